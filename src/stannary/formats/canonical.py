@@ -1,0 +1,154 @@
+"""Canonical JSON: the JSON Canonicalization Scheme (JCS, RFC 8785), and a strict reader.
+
+Rules:
+1. What we sign holds objects, arrays, strings, booleans, null and integers within +-(2**53 - 1)
+   (RFC 8785 section 3.2.2.3 keeps to I-JSON). Fractions travel as decimal strings, so that no two
+   languages print one number in two ways: a float is refused on the way out and on the way in.
+2. Object members are sorted by UTF-16 code units (section 3.2.3).
+3. The reader refuses duplicate names, NaN, lone surrogates, depth over MAX_DEPTH and size over the
+   caller's limit, and raises our errors only, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, TypeAlias, cast
+
+from stannary.errors import FormatError, LimitExceeded
+
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
+
+MAX_DEPTH = 32  # our deepest signed object is 11 levels; CVM Attestation v1 refuses depth 33
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # a receipt of 10,000 contributions is about 12 MiB
+MAX_SAFE_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON) section 2.2
+
+
+def encode(value: Json) -> bytes:
+    """Return the JCS bytes of `value`.
+
+    Raises:
+        FormatError: a float, a non-string name, an integer outside I-JSON, a lone surrogate.
+        LimitExceeded: nesting deeper than MAX_DEPTH.
+    """
+    _check(value, 0)
+    # json.dumps with sort_keys sorts by code points, which differs from UTF-16 only outside the BMP;
+    # _sorted puts members in UTF-16 order first and dumps keeps insertion order.
+    try:
+        text = json.dumps(_sorted(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise FormatError("cannot write canonical JSON", why="a string holds a lone surrogate") from err
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, max_depth: int = MAX_DEPTH) -> Json:
+    """Parse JSON bytes strictly (any white space and member order; see rule 3).
+
+    Raises:
+        LimitExceeded: more than `max_bytes` or deeper than `max_depth`.
+        FormatError: anything else that is not our JSON.
+    """
+    if len(data) > max_bytes:
+        raise LimitExceeded("JSON document too large", why=f"{len(data):,} bytes, limit {max_bytes:,}")
+    _check_depth(data, max_depth)
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_members,
+            parse_float=_refuse_float,
+            parse_constant=_refuse_float,
+            parse_int=_safe_integer,
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise FormatError("not JSON", why=str(err)) from err
+    _check(value, 0)
+    return cast(Json, value)
+
+
+def decode_object(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Json]:
+    """Parse JSON bytes whose top level must be an object."""
+    value = decode(data, max_bytes=max_bytes)
+    if not isinstance(value, dict):
+        raise FormatError("not a JSON object", why=f"top level is {type(value).__name__}")
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise LimitExceeded("JSON nested too deeply", why=f"more than {MAX_DEPTH} levels")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if abs(value) > MAX_SAFE_INTEGER:
+            raise FormatError("integer outside I-JSON", why=f"{value}, limit +-(2**53 - 1)")
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise FormatError("JSON member name is not a string", why=repr(name))
+            _check_text(name)
+            _check(item, depth + 1)
+    else:
+        raise FormatError("value has no canonical JSON", why=f"{type(value).__name__}; write fractions as strings")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+        raise FormatError("not canonical JSON", why="a string holds a lone surrogate")
+
+
+def _sorted(value: Json) -> Json:
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return {name: _sorted(value[name]) for name in names}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _check_depth(data: bytes, max_depth: int) -> None:
+    """Bound nesting before json.loads recurses: brackets outside strings, in one pass."""
+    if data.count(b"[") + data.count(b"{") <= max_depth:
+        return
+    depth = 0
+    in_string = escaped = False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > max_depth:
+                raise LimitExceeded("JSON nested too deeply", why=f"more than {max_depth} levels")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise FormatError("duplicate JSON member", why=repr(name))
+            seen.add(name)
+    return members
+
+
+def _safe_integer(text: str) -> int:
+    if len(text) > len(str(MAX_SAFE_INTEGER)) + 1 or text == "-0":
+        raise FormatError("not a canonical integer", why=f"{text:.40}")
+    return int(text)
+
+
+def _refuse_float(text: str) -> NoReturn:
+    raise FormatError("fraction in signed JSON", why=f"{text:.40}; fractions travel as decimal strings")

@@ -1,0 +1,74 @@
+"""Names of things: nodes, jobs, tasks, audits. Derived from keys and digests, never chosen.
+
+    node     n-<12 hex of SHA-256 of its public key>
+    job      j-<12 hex of the job digest>
+    task     <job>/r<round>/l<lane>/a<attempt>      one lane's unit of a round
+             <job>/r<round>/merge/a<attempt>        the merge of a round
+             <job>/run/l<lane>/a<attempt>           a command
+    audit    <task>/q<number>                       the number-th recomputation of a task
+
+An *attempt* is counted up when a task is superseded (its base weights were re-merged); an
+*epoch* (in the lease, not in the name) when the same task goes to another node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import StrEnum
+from typing import NewType
+
+from stannary.errors import FormatError
+from stannary.formats.digest import Digest, parse
+
+NodeId = NewType("NodeId", str)
+JobId = NewType("JobId", str)
+TaskId = NewType("TaskId", str)
+AuditId = NewType("AuditId", str)
+
+_TASK = re.compile(r"(j-[0-9a-f]{12})/(?:r(\d{1,6})/(?:l(\d{1,5})|merge)|run/l(\d{1,5}))/a(\d{1,4})")
+
+
+class TaskKind(StrEnum):
+    """What one unit of a job is."""
+
+    ROUND = "round"
+    MERGE = "merge"
+    COMMAND = "command"
+
+
+def node_id(public_key: bytes) -> NodeId:
+    """Return the id of the node that holds this raw Ed25519 public key."""
+    return NodeId("n-" + hashlib.sha256(public_key).hexdigest()[:12])
+
+
+def job_id(job_digest: Digest) -> JobId:
+    """Return the id of the job with this digest."""
+    return JobId("j-" + parse(job_digest)[7:19])
+
+
+def round_task(job: JobId, round_index: int, lane: int, attempt: int = 0) -> TaskId:
+    """Name one lane's unit of a round."""
+    return TaskId(f"{job}/r{round_index}/l{lane}/a{attempt}")
+
+
+def merge_task(job: JobId, round_index: int, attempt: int = 0) -> TaskId:
+    """Name the merge of a round."""
+    return TaskId(f"{job}/r{round_index}/merge/a{attempt}")
+
+
+def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
+    """Name one command of a job."""
+    return TaskId(f"{job}/run/l{lane}/a{attempt}")
+
+
+def audit_id(task: TaskId, number: int) -> AuditId:
+    """Name the `number`-th recomputation of a task."""
+    return AuditId(f"{task}/q{number}")
+
+
+def parse_task(text: str) -> TaskId:
+    """Return `text` as a task id."""
+    if _TASK.fullmatch(text) is None:
+        raise FormatError("not a task id", why=f"{text!r:.80}")
+    return TaskId(text)

@@ -1,0 +1,425 @@
+"""Every predicate that is signed, one frozen record each, in the order a job meets them.
+
+    kind                signed by   logged   says
+    join                node        yes      I am this key, of this operator, under these terms
+    credential          market      yes      this node may work here, at this tier, until then
+    job                 buyer       yes      do this, for at most that; my beacon chain ends here
+    placement           market      yes      these nodes were chosen; every other one lost because
+    assignment          market      yes      the inputs of one task (all a round is a function of)
+    commitment          node        yes      H(node, salt, root) of a result not yet shown
+    contribution        node        yes      the result: root, outputs, units, time spent
+    reveal              buyer       yes      the next value of the beacon chain, for this checkpoint
+    draw                market      yes      what the beacon drew, and who could be an auditor
+    answer-commitment   node        yes      a blinded answer to an audit question
+    answer              node        yes      the answer: recomputed root, H(audit salt, inner state)
+    verdict             market      yes      what the answers prove about one task
+    reading             node        yes      cumulative meter of a node in a job (the last one is logged)
+    receipt             market      yes      the whole: every leaf above, settlement, totals
+
+Numbers are integers (micro-dollars, milliseconds, bytes, parts per million) or decimal strings.
+Times are RFC 3339 UTC with whole seconds and `Z`. Hex values are lower case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stannary.formats import canonical, digest, record
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
+from stannary.formats.dsse import KeyId
+from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+
+
+class Tier(StrEnum):
+    """How well a node is known (DESIGN section 2); a site's tier is the minimum over its members."""
+
+    T0 = "T0"
+    T1 = "T1"
+    T2 = "T2"
+    T3 = "T3"
+    T4 = "T4"
+
+
+class Attestation(StrEnum):
+    """What stands behind a credential. Software satisfies no hardware policy."""
+
+    SOFTWARE = "software"
+
+
+class NodeKind(StrEnum):
+    """One machine, or a site whose members one agent speaks for."""
+
+    MACHINE = "machine"
+    SITE = "site"
+
+
+class Verdict(StrEnum):
+    """What is proven about a piece of work."""
+
+    PENDING = "pending"
+    VERIFIED = "verified"
+    ATTESTED = "attested"
+    UNVERIFIED = "unverified"
+    REFUTED = "refuted"
+
+
+class Role(StrEnum):
+    """Who answers an audit question."""
+
+    PROVER = "prover"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One machine of a site."""
+
+    name: str
+    tier: Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A node's own words when it joins; `token` is the digest of the join token it used."""
+
+    node: NodeId
+    key: str  # base64 of the raw public key
+    operator: str
+    jurisdiction: str
+    terms: Digest
+    kind: NodeKind
+    members: tuple[Member, ...]
+    engine_class: str
+    cpus: int
+    memory_bytes: int
+    ask_usd_micros_per_hour: int
+    token: Digest
+    joined_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """EAR-profiled appraisal result (draft-ietf-rats-ear): status `none` for software evidence."""
+
+    node: NodeId
+    key: str
+    operator: str
+    jurisdiction: str
+    terms: Digest
+    kind: NodeKind
+    members: tuple[Member, ...]
+    tier: Tier
+    attestation: Attestation
+    ear_status: str
+    engine_class: str
+    cpus: int
+    memory_bytes: int
+    ask_usd_micros_per_hour: int
+    bond_usd_micros: int
+    join: Digest  # log leaf of the join statement
+    issued_at: str
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a buyer asked for. The job digest is the SHA-256 of the statement that holds this."""
+
+    spec: dict[str, Json]
+    market: KeyId
+    buyer: str  # base64 of the buyer's raw public key
+    beacon_tip: str  # hex of SHA-256^length(seed)
+    beacon_length: int
+    nonce: str
+    submitted_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A node that was not chosen, and the mask or price that decided."""
+
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which nodes hold the lanes of a job, and why each other one does not."""
+
+    job: JobId
+    chosen: tuple[NodeId, ...]  # lane order; an auditor or aggregator may be any certified node of the job's class
+    rejected: tuple[Rejection, ...]
+    escrow_usd_micros: int
+    work_usd_micros: int
+    audit_usd_micros: int
+    placed_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """One contribution admitted to a merge, in log-index order."""
+
+    task: TaskId
+    root: Digest
+    log_index: int
+    weight_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """All that a task is a function of. The same bytes go to prover, successor and auditor."""
+
+    job: JobId
+    task: TaskId
+    kind: TaskKind
+    round: int
+    lane: int
+    num_steps: int  # inner steps (round), admitted contributions (merge), 1 (command): what a question draws from
+    first_step: int  # global index of the first inner step
+    tokens: int
+    theta: Digest | None = None  # weights at the start of the round (absent: made from the recipe's seed)
+    outer: Digest | None = None  # outer optimizer state, merges only
+    admitted: tuple[Admitted, ...] | None = None  # merges only
+    excluded: tuple[TaskId, ...] | None = None  # merges only: convicted, late or silent
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """H(node, salt, root): a result claimed before anybody knows what will be audited."""
+
+    job: JobId
+    task: TaskId
+    epoch: int
+    node: NodeId
+    commitment: str  # hex, see digests below
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One stored object of a contribution."""
+
+    name: str
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Milliseconds of one node, in disjoint phases."""
+
+    start_ms: int
+    compute_ms: int
+    link_ms: int
+    idle_ms: int
+    audit_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A result, opened: `root` is the digest of the canonical list of outputs."""
+
+    job: JobId
+    task: TaskId
+    epoch: int
+    node: NodeId
+    assignment: Digest  # digest of the assignment's canonical JSON
+    salt: str
+    root: Digest
+    outputs: tuple[Output, ...]
+    engine_class: str
+    environment: Digest  # interpreter, requirements and sandbox the work ran in
+    sandbox: str
+    num_steps: int
+    spent: Spent
+    metrics: dict[str, Json]  # decimal strings: loss, heldout_bits_per_byte
+    finished_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """The next beacon value, bound to the checkpoint it was revealed for, so that it serves one only."""
+
+    job: JobId
+    index: int
+    value: str
+    checkpoint_size: int
+    checkpoint_root: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that could audit at the time of a draw."""
+
+    node: NodeId
+    operator: str
+    engine_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawable:
+    """A task whose commitment lies inside the checkpoint of a draw."""
+
+    task: TaskId
+    node: NodeId
+    operator: str
+    engine_class: str
+    num_steps: int
+    commitment_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Inputs of a draw; what it selects is recomputed from them (verify/draw.py), never read."""
+
+    job: JobId
+    index: int
+    reveal: Digest  # leaf of the reveal statement, spelled as a digest
+    checkpoint_size: int
+    checkpoint_root: Digest
+    drawable: tuple[Drawable, ...]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCommitment:
+    """A blinded answer: nobody sees another's answer before giving his own."""
+
+    job: JobId
+    audit: AuditId
+    task: TaskId
+    role: Role
+    node: NodeId
+    commitment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An opened answer. An auditor adds the root it recomputed; it never saw the prover's."""
+
+    job: JobId
+    audit: AuditId
+    task: TaskId
+    role: Role
+    node: NodeId
+    blind: str
+    answer: str  # hex of H(audit salt, state bytes at the drawn step)
+    root: Digest
+    outputs: tuple[Output, ...]
+    spent: Spent
+    answered_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict:
+    """What the answers prove about one task; recomputed by verify/verdict.py."""
+
+    job: JobId
+    task: TaskId
+    node: NodeId
+    verdict: Verdict
+    reason: str
+    refuted: tuple[NodeId, ...]  # prover and/or auditors convicted by this decision
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Cumulative meter of a node in a job; `previous` chains the readings of one node."""
+
+    job: JobId
+    node: NodeId
+    seq: int
+    previous: str
+    spent: Spent
+    read_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementLine:
+    """One movement of escrow: who got how much, for which task, and why."""
+
+    account: str  # operator:<name> | buyer | bond:<operator> | insurance
+    task: str
+    reason: str  # work | audit | merge | refund | redo | forfeit | withheld
+    usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Soundness:
+    """The audit figures of a job; every one is recomputed by the verifier."""
+
+    units: int
+    drawn: int
+    audited: int
+    audit_ppm: int
+    required_ppm: int
+    gain_ppm: int
+    detection_ppm: int
+    stake_ppm: int  # slashable value in task prices, times a million
+    escape: str  # probability that one cheated unit is never audited, decimal string
+    independence: str  # declared | certified | buyer
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSplit:
+    """Where every paid second went: six disjoint parts in hundredths of a per cent, sum 10,000."""
+
+    useful: int
+    start: int
+    link: int
+    idle: int
+    audit: int
+    churn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The end of a job. `evidence` lists every other logged leaf of the job in log order."""
+
+    job: JobId
+    job_digest: Digest
+    status: str
+    reason: str
+    verdict: Verdict
+    verification: str  # replay | rerun-compare | none
+    evidence: tuple[Digest, ...]
+    settlement: tuple[SettlementLine, ...]
+    escrow_usd_micros: int
+    paid_usd_micros: int
+    refunded_usd_micros: int
+    soundness: Soundness
+    time_split: TimeSplit
+    engine_classes: tuple[str, ...]
+    witness: str  # "local, not independent" or the names of independent witnesses
+    attestation: str  # "NOT hardware-attested" for software credentials
+    started_at: str
+    finished_at: str
+
+
+def result_root(outputs: tuple[Output, ...]) -> Digest:
+    """Return the root of a result: the digest of its outputs (name, digest, size) in name order."""
+    listed = sorted(outputs, key=lambda item: item.name)
+    return digest.digest(canonical.encode([record.to_json(item) for item in listed]))
+
+
+def assignment_digest(assignment: Assignment) -> Digest:
+    """Return the digest a contribution names its inputs by."""
+    return digest.digest(canonical.encode(record.to_json(assignment)))
+
+
+def commitment_hash(node: NodeId, salt: str, root: Digest) -> str:
+    """Return H(node, salt, root) in hex; the node id keeps another from handing it in as his own."""
+    return digest.hash_parts("stannary commitment v1", node.encode(), bytes.fromhex(salt), digest.raw(root)).hex()
+
+
+def answer_hash(audit_salt: bytes, state: bytes) -> str:
+    """Return H(audit salt, state bytes at the drawn inner step) in hex."""
+    return digest.hash_parts("stannary answer v1", audit_salt, state).hex()
+
+
+def answer_commitment_hash(node: NodeId, blind: str, answer: str, root: Digest) -> str:
+    """Return the blinded commitment of an answer in hex."""
+    return digest.hash_parts(
+        "stannary answer commitment v1", node.encode(), bytes.fromhex(blind), bytes.fromhex(answer), digest.raw(root)
+    ).hex()
