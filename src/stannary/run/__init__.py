@@ -1,0 +1,1 @@
+"""Node side of a job: work directory, environment, sandbox, frames and logs."""
