@@ -38,17 +38,20 @@ class StannaryError(Exception):
         what: what failed, one line, no trailing full stop.
         why: the reason, with the observed value.
         hint: the exact next command or change, empty if there is none.
+        detail: a stable word for programs that must tell cases of one code apart (`stale-epoch`),
+            or the name of the member at fault; empty if there is none.
     """
 
     code: ClassVar[str] = "E-GENERAL"
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
 
-    def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", hint: str = "", detail: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.hint = hint
+        self.detail = detail
 
     def __str__(self) -> str:
         return self.what if not self.why else f"{self.what}: {self.why}"

@@ -1,0 +1,83 @@
+"""Bodies between the market's operator and the market."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stannary.wire import limits
+from stannary.wire.message import Count, Instant, Message, Name, NodeText, UsdMicros, Word
+
+MAX_JOIN_TOKEN_TTL_S = 7 * 86_400
+MAX_JOIN_TOKEN_USES = 10_000
+
+
+class ApiTokenRequest(Message):
+    """POST /v1/admin/api-tokens: a buyer's account, with money in it."""
+
+    name: Name
+    deposit_usd_micros: Count
+
+
+class ApiToken(Message):
+    """The token, shown once; the market keeps its hash."""
+
+    token: Name
+    account: Name
+
+
+class JoinTokenRequest(Message):
+    """POST /v1/admin/join-tokens: let `uses` nodes of one operator in; the bond is per node."""
+
+    operator: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    bond_usd_micros: Count
+    ttl_s: Annotated[int, Field(ge=1, le=MAX_JOIN_TOKEN_TTL_S)] = limits.JOIN_TOKEN_TTL_S
+    uses: Annotated[int, Field(ge=1, le=MAX_JOIN_TOKEN_USES)] = 1
+
+
+class JoinTokenAnswer(Message):
+    """A join token (wire/join_token.py), shown once."""
+
+    token: Annotated[str, Field(max_length=2048)]
+    expires_at: Instant
+
+
+class NodeView(Message):
+    """A node as the market's operator sees it."""
+
+    node: NodeText
+    operator: Name
+    tier: Name
+    engine_class: Name
+    state: Word
+    revoked: bool
+    last_seen_at: Instant | None = None
+    leases: Count
+    bond_usd_micros: UsdMicros
+    ask_usd_micros_per_hour: UsdMicros
+
+
+class NodeList(Message):
+    """GET /v1/admin/nodes."""
+
+    nodes: list[NodeView]
+
+
+class LedgerLine(Message):
+    """One double entry: `usd_micros` moved from one account to another."""
+
+    seq: Count
+    at: Instant
+    debit: Name
+    credit: Name
+    usd_micros: UsdMicros
+    reason: Name
+    job: Name | None = None
+
+
+class Ledger(Message):
+    """GET /v1/admin/ledger: balances by account (they sum to zero) and the newest entries."""
+
+    balances: dict[str, int]
+    entries: list[LedgerLine]

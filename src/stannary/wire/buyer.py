@@ -1,0 +1,261 @@
+"""Bodies between a buyer (sdk, broker) and the market."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from stannary.wire import limits
+from stannary.wire.message import (
+    Count,
+    Decimal,
+    DigestText,
+    Hex32,
+    Instant,
+    JobText,
+    LongText,
+    Message,
+    Name,
+    NodeText,
+    Signed,
+    TaskText,
+    Text,
+    UsdMicros,
+    Word,
+)
+
+MAX_CHECKPOINT_CHARS = 16 * 1024  # a signed note with 16 witnesses stays below 4 KiB
+MAX_CONSISTENCY_HASHES = 64  # RFC 6962 section 2.1.2: at most ceil(log2(n)) + 1
+
+Page = Annotated[int, Field(ge=1, le=limits.MAX_PAGE_ITEMS)]
+
+
+class QuoteRequest(Message):
+    """POST /v1/quotes: a canonical job spec, not signed."""
+
+    spec: dict[str, Any]
+
+
+class Offer(Message):
+    """What one node sells."""
+
+    node: NodeText
+    operator: Name
+    jurisdiction: Name
+    tier: Name
+    attestation: Name
+    engine_class: Name
+    cpus: Count
+    memory_bytes: Count
+    ask_usd_micros_per_hour: UsdMicros
+    state: Word  # idle | busy | draining | suspect | lost
+
+
+class Offers(Message):
+    """GET /v1/offers."""
+
+    offers: list[Offer]
+
+
+class RejectedNode(Message):
+    """A node that would not be chosen, and why."""
+
+    node: NodeText
+    reason: Text
+
+
+class Quote(Message):
+    """What a job would cost at worst, on which nodes, and why not on the others."""
+
+    chosen: list[NodeText]
+    rejected: list[RejectedNode]
+    offers: list[Offer]
+    work_usd_micros: UsdMicros
+    audit_usd_micros: UsdMicros
+    escrow_usd_micros: UsdMicros
+    audit_ppm: Count
+    required_ppm: Count
+
+
+class Submit(Signed):
+    """POST /v1/jobs, with the header Idempotency-Key: the buyer's `job` envelope."""
+
+
+class Progress(Message):
+    """How far a job is."""
+
+    round: Count
+    rounds: Count
+    steps: Count = 0
+    loss: Decimal | None = None
+    heldout: Decimal | None = None  # held-out bits per byte
+
+
+class JobNode(Message):
+    """A node of a job."""
+
+    node: NodeText
+    operator: Name
+    lane: int
+    state: Word
+    task: TaskText | None = None
+
+
+class JobView(Message):
+    """A job as its buyer sees it."""
+
+    id: JobText
+    name: Name
+    kind: Word
+    status: Word
+    verdict: Word
+    settlement: Word
+    reason: Text
+    message: LongText
+    progress: Progress
+    escrow_usd_micros: UsdMicros
+    paid_usd_micros: UsdMicros
+    refunded_usd_micros: UsdMicros
+    nodes: list[JobNode]
+    submitted_at: Instant
+    finished_at: Instant | None = None
+
+
+class JobPage(Message):
+    """GET /v1/jobs?limit&cursor. `next` is the cursor of the next page, absent at the end."""
+
+    jobs: list[JobView]
+    next: Name | None = None
+
+
+class Event(Message):
+    """One thing that happened to a job; `data` holds the numbers behind the message."""
+
+    seq: Count
+    at: Instant
+    type: Name
+    task: TaskText | None = None
+    node: NodeText | None = None
+    message: Text
+    data: dict[str, Any]
+
+
+class EventPage(Message):
+    """GET /v1/jobs/{id}/events?after=SEQ&wait=S&limit. `next` is the `after` of the next request."""
+
+    events: list[Event]
+    next: Count
+
+
+class LogLine(Message):
+    """One line a task printed."""
+
+    seq: Count
+    at: Instant
+    node: NodeText
+    task: TaskText
+    stream: Word  # stdout | stderr | agent
+    text: Text
+
+
+class LogPage(Message):
+    """GET /v1/jobs/{id}/logs?after=SEQ&tail=N&since=RFC3339&wait=S."""
+
+    lines: list[LogLine]
+    next: Count
+
+
+class CostLine(Message):
+    """One movement of escrow."""
+
+    account: Name
+    task: Name
+    reason: Word
+    usd_micros: UsdMicros
+
+
+class CostSplit(Message):
+    """Six disjoint parts of the paid time, hundredths of a per cent, sum 10,000."""
+
+    useful: Count
+    start: Count
+    link: Count
+    idle: Count
+    audit: Count
+    churn: Count
+
+
+class Cost(Message):
+    """GET /v1/jobs/{id}/cost. `split` is absent until something was paid."""
+
+    lines: list[CostLine]
+    escrow_usd_micros: UsdMicros
+    paid_usd_micros: UsdMicros
+    refunded_usd_micros: UsdMicros
+    split: CostSplit | None = None
+
+
+class OutputRef(Message):
+    """A stored result."""
+
+    name: Name
+    digest: DigestText
+    size_bytes: Count
+
+
+class Outputs(Message):
+    """GET /v1/jobs/{id}/outputs."""
+
+    outputs: list[OutputRef]
+
+
+class BeaconRequest(Message):
+    """GET /v1/jobs/{id}/beacon: reveal value `index` for this checkpoint, and for no other.
+
+    The broker checks the note by the pinned market key and a witness cosignature, that `old_size`
+    is the size it last revealed for (0 the first time) and that `consistency` joins the two trees,
+    and that it has not revealed `index` for another checkpoint. The market repeats one request
+    until the reveal arrives; an index never moves to another checkpoint.
+    """
+
+    index: Count
+    checkpoint: Annotated[str, Field(max_length=MAX_CHECKPOINT_CHARS)]
+    old_size: Count
+    consistency: Annotated[list[Hex32], Field(max_length=MAX_CONSISTENCY_HASHES)]
+
+
+class RevealSubmit(Signed):
+    """POST /v1/jobs/{id}/beacon: the buyer's `reveal` envelope."""
+
+
+class Accepted(Message):
+    """A statement was logged. `log_index` is its leaf's place in the log."""
+
+    log_index: Count
+
+
+class ManifestFile(Message):
+    """One file of the work directory."""
+
+    path: Name
+    mode: Annotated[int, Field(ge=0, le=0o777)]
+    digest: DigestText
+    size_bytes: Count
+
+
+class ManifestInput(Message):
+    """One named input."""
+
+    name: Name
+    digest: DigestText
+    size_bytes: Count
+
+
+class Manifest(Message):
+    """GET /v1/jobs/{id}/manifest: all a node needs of a job. The signed spec inside decides."""
+
+    job: Signed
+    workdir: list[ManifestFile]
+    inputs: list[ManifestInput]
+    environment: DigestText | None = None

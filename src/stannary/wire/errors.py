@@ -1,0 +1,75 @@
+"""Error bodies: one StannaryError to JSON and back, the same fields people see on a terminal.
+
+    {"error": {"message", "why", "hint", "code", "type", "param"}, "request_id"}
+
+`code` is the stable E-... code, `type` the class's name, `param` the error's `detail`: a stable word
+(`stale-epoch`) or the member at fault. The HTTP status is the class's `http_status`. A body that is
+not ours (a proxy's page, a cut connection) becomes a ServiceError naming the status.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from stannary import errors
+from stannary.wire.message import LongText, Message, Name, Text
+
+STALE_EPOCH = "stale-epoch"  # 409: the lease is no longer the node's; drop the work
+NOT_YOUR_LEASE = "not-your-lease"
+IDEMPOTENCY_CONFLICT = "idempotency-key"  # 409: same key, another body
+SESSION_EXPIRED = "session-expired"  # 401: answer a new challenge
+BUDGET_TOO_SMALL = "budget"  # 400: the worst case does not fit the spec's budget
+DEPOSIT_TOO_SMALL = "deposit"  # 400: the account cannot cover the escrow
+BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
+DISK_FULL = "disk-full"  # 507
+
+_INSUFFICIENT_STORAGE = 507  # RFC 4918 section 11.5
+
+
+class ErrorDetail(Message):
+    """What failed, why, and the next thing to do."""
+
+    message: LongText
+    why: LongText = ""
+    hint: LongText = ""
+    code: Name
+    type: Name
+    param: Text = ""
+
+
+class ErrorBody(Message):
+    """The body of every answer with a status of 400 and above."""
+
+    error: ErrorDetail
+    request_id: Name
+
+
+def to_body(err: errors.StannaryError, request_id: str) -> ErrorBody:
+    """Return the body for an error."""
+    cut = 16_000
+    detail = ErrorDetail(
+        message=err.what[:cut],
+        why=err.why[:cut],
+        hint=err.hint[:cut],
+        code=err.code,
+        type=type(err).__name__,
+        param=err.detail[:4000],
+    )
+    return ErrorBody(error=detail, request_id=request_id)
+
+
+def status_of(err: errors.StannaryError) -> int:
+    """Return the HTTP status of an error."""
+    return _INSUFFICIENT_STORAGE if err.detail == DISK_FULL else err.http_status
+
+
+def from_body(status: int, body: bytes) -> errors.StannaryError:
+    """Return the error a server answered with, to be raised by the client."""
+    try:
+        read = ErrorBody.model_validate_json(body)
+    except ValidationError:
+        return errors.ServiceError(
+            "the market gave an answer that is not its own", why=f"status {status}, body {body[:80]!r}"
+        )
+    detail = read.error
+    return errors.by_code(detail.code)(detail.message, why=detail.why, hint=detail.hint, detail=detail.param)

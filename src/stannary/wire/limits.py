@@ -1,0 +1,26 @@
+"""Every limit of the HTTP protocol, named once (docs/protocol.md lists them).
+
+A client that keeps to these is never refused for size; a server enforces them before it parses.
+"""
+
+from __future__ import annotations
+
+MAX_BODY_BYTES = 1024 * 1024  # ordinary JSON bodies; the largest is a page of log lines
+MAX_ENVELOPE_BODY_BYTES = 6 * 1024 * 1024  # a DSSE payload of 4 MiB in base64, and its frame
+MAX_BLOB_BYTES = 8 * 1024 * 1024 * 1024  # one stored object
+BLOB_CHUNK_BYTES = 256 * 1024  # read and write unit of blob streams
+
+MAX_WAIT_S = 30.0  # a long poll ends by then; below the 60 s at which proxies cut idle connections
+MAX_PAGE_ITEMS = 1000  # jobs, events and log lines of one answer
+MAX_LOG_LINES = 500  # lines of one upload
+MAX_LOG_LINE_CHARS = 4096  # longer lines are cut by the agent; the market refuses them
+MAX_LOG_LINES_PER_TASK = 20_000  # later lines of a task are dropped, once with a note
+MAX_LOG_TAIL_CHARS = 16 * 1024  # what a failure carries
+MAX_LEASES_HELD = 64  # ids a node may list in one message
+
+SESSION_CHALLENGE_TTL_S = 60
+SESSION_TTL_S = 600
+HEARTBEAT_INTERVAL_S = 10.0  # sent at +-20 %, so that a fleet does not beat in step
+SUSPECT_AFTER_S = 35.0  # no new work (research/scale_engines.md 4.2)
+LOST_AFTER_S = 120.0  # leases go to another node, epoch + 1
+JOIN_TOKEN_TTL_S = 1800

@@ -1,0 +1,224 @@
+"""Bodies between a node's agent and the market."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import Role
+from stannary.wire import limits
+from stannary.wire.market import MarketInfo
+from stannary.wire.message import (
+    AuditText,
+    Base64Signature,
+    Count,
+    Decimal,
+    DigestText,
+    EnvelopeBody,
+    Hex32,
+    Instant,
+    JobText,
+    LeaseText,
+    LongText,
+    Message,
+    Name,
+    NodeText,
+    Signed,
+    TaskText,
+    Text,
+    WaitS,
+    Word,
+)
+
+SESSION_LABEL = b"stannary session v1\n"
+
+LogText = Annotated[str, StringConstraints(max_length=limits.MAX_LOG_LINE_CHARS)]
+HeldLeases = Annotated[list[LeaseText], Field(max_length=limits.MAX_LEASES_HELD)]
+
+
+class JoinRequest(Message):
+    """POST /v1/join: the whole token word, and the node's `join` envelope (its digest inside)."""
+
+    token: Annotated[str, StringConstraints(max_length=2048)]
+    envelope: EnvelopeBody
+
+
+class Joined(Message):
+    """The node's id, its credential (a market statement) and the market it joined."""
+
+    node: NodeText
+    credential: EnvelopeBody
+    market: MarketInfo
+
+
+class ChallengeRequest(Message):
+    """POST /v1/sessions/challenge."""
+
+    node: NodeText
+
+
+class Challenge(Message):
+    """A nonce to sign once, before it expires."""
+
+    nonce: Hex32
+    expires_at: Instant
+
+
+class SessionRequest(Message):
+    """POST /v1/sessions: Ed25519 by the node key over `session_message(market vkey, nonce)`."""
+
+    node: NodeText
+    nonce: Hex32
+    signature: Base64Signature
+
+
+class Session(Message):
+    """A short bearer token; renewed by a new challenge."""
+
+    token: Name
+    expires_at: Instant
+
+
+class NodeState(StrEnum):
+    """What an agent says of itself."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    DRAINING = "draining"
+
+
+class Heartbeat(Message):
+    """POST /v1/heartbeat: still here, holding these leases."""
+
+    state: NodeState
+    leases: HeldLeases
+    version: Name
+
+
+class HeartbeatAnswer(Message):
+    """Leases that are no longer the node's, and when to beat again (+-20 %)."""
+
+    drop: list[LeaseText]
+    interval_s: float
+
+
+class LeaseType(StrEnum):
+    """What a lease asks for."""
+
+    WORK = "work"
+    AUDIT = "audit"
+    QUESTION = "question"
+    REVEAL = "reveal"
+
+
+class NextLease(Message):
+    """POST /v1/leases/next: the oldest open lease of the node that is not in `have`, or a new one.
+
+    An answer lost on the way is given again to whoever asks with the same `have`; an agent that
+    starts anew with an empty list is handed all it still holds.
+    """
+
+    wait_s: WaitS = 0.0
+    have: HeldLeases = Field(default_factory=list)
+
+
+class AuditRef(Message):
+    """Which question a lease belongs to."""
+
+    audit_id: AuditText
+    role: Role
+    number: Count
+
+
+class BlobRef(Message):
+    """An input to fetch: `theta`, `outer`, or the task id of an admitted contribution (its delta)."""
+
+    name: Name
+    digest: DigestText
+    size_bytes: Count
+
+
+class Lease(Message):
+    """A task or a question held by one node until `deadline_at`.
+
+    work      do the task: commitment, blobs, contribution
+    audit     recompute it without being told the prover's root: answer-commitment
+    question  (prover) answer for a task you contributed: answer-commitment
+    reveal    both commitments are logged: hand in the answer that opens yours
+    """
+
+    lease_id: LeaseText
+    type: LeaseType
+    epoch: Count
+    job: JobText
+    task: TaskText
+    kind: TaskKind
+    deadline_at: Instant
+    assignment: dict[str, Any] | None = None  # canonical JSON of the Assignment; absent in `reveal`
+    audit: AuditRef | None = None  # audit, question and reveal
+    salt: Hex32 | None = None  # audit and question: the audit salt, hex
+    step: Count | None = None  # audit and question: the drawn inner step, 1..num_steps
+    blobs: list[BlobRef] = Field(default_factory=list)
+
+
+class CommitmentSubmit(Signed):
+    """POST /v1/leases/{id}/commitment: answered when logged."""
+
+
+class ContributionSubmit(Signed):
+    """POST /v1/leases/{id}/contribution: its outputs must be stored already."""
+
+
+class AnswerCommitmentSubmit(Signed):
+    """POST /v1/leases/{id}/answer-commitment."""
+
+
+class AnswerSubmit(Signed):
+    """POST /v1/leases/{id}/answer, through the `reveal` lease."""
+
+
+class ReadingSubmit(Signed):
+    """POST /v1/leases/{id}/reading."""
+
+
+class LogUploadLine(Message):
+    """One line of a task's output."""
+
+    at: Instant
+    stream: Word
+    text: LogText
+
+
+class LogUpload(Message):
+    """POST /v1/leases/{id}/logs. `first_seq` numbers the first line within the lease, from 0.
+
+    Lines already received are dropped by number, so that an upload may be repeated.
+    """
+
+    first_seq: Count
+    lines: Annotated[list[LogUploadLine], Field(max_length=limits.MAX_LOG_LINES)]
+
+
+class ProgressReport(Message):
+    """POST /v1/leases/{id}/progress."""
+
+    step: Count
+    steps: Count
+    phase: Word  # environment | fetch | compute | store
+    loss: Decimal | None = None
+
+
+class Failure(Message):
+    """POST /v1/leases/{id}/fail: the task cannot be done here."""
+
+    reason: Word  # recipe-not-deterministic | recipe-error | pickle-refused | out-of-memory | wall-limit | ...
+    message: Text
+    log_tail: LongText = ""
+
+
+def session_message(market_vkey: str, nonce: str) -> bytes:
+    """Return the bytes a node signs; the market's key inside keeps one market from replaying to another."""
+    return SESSION_LABEL + market_vkey.encode() + b"\n" + nonce.encode()

@@ -1,0 +1,75 @@
+"""Paths and headers of the protocol, so that no two processes spell one differently.
+
+Constants hold the templates the server registers; the functions below fill them in for clients.
+Ids in paths never hold a slash: a task id travels in bodies only.
+"""
+
+from __future__ import annotations
+
+MARKET = "/v1/market"
+CHECKPOINT = "/checkpoint"  # C2SP tlog-tiles
+TILE = "/tile/{path:path}"
+LOG_PROOF = "/v1/log/proof/{leaf_hex}"
+
+BLOB = "/v1/blobs/{digest}"
+QUOTES = "/v1/quotes"
+OFFERS = "/v1/offers"
+JOBS = "/v1/jobs"
+JOB = "/v1/jobs/{job}"
+JOB_EVENTS = "/v1/jobs/{job}/events"
+JOB_LOGS = "/v1/jobs/{job}/logs"
+JOB_CANCEL = "/v1/jobs/{job}/cancel"
+JOB_COST = "/v1/jobs/{job}/cost"
+JOB_RECEIPT = "/v1/jobs/{job}/receipt"
+JOB_OUTPUTS = "/v1/jobs/{job}/outputs"
+JOB_BEACON = "/v1/jobs/{job}/beacon"
+JOB_MANIFEST = "/v1/jobs/{job}/manifest"
+
+JOIN = "/v1/join"
+SESSION_CHALLENGE = "/v1/sessions/challenge"
+SESSIONS = "/v1/sessions"
+HEARTBEAT = "/v1/heartbeat"
+LEASE_NEXT = "/v1/leases/next"
+LEASE_READING = "/v1/leases/{lease}/reading"
+LEASE_LOGS = "/v1/leases/{lease}/logs"
+LEASE_PROGRESS = "/v1/leases/{lease}/progress"
+LEASE_COMMITMENT = "/v1/leases/{lease}/commitment"
+LEASE_CONTRIBUTION = "/v1/leases/{lease}/contribution"
+LEASE_ANSWER_COMMITMENT = "/v1/leases/{lease}/answer-commitment"
+LEASE_ANSWER = "/v1/leases/{lease}/answer"
+LEASE_FAIL = "/v1/leases/{lease}/fail"
+LEASE_RELEASE = "/v1/leases/{lease}/release"
+
+ADMIN_API_TOKENS = "/v1/admin/api-tokens"
+ADMIN_JOIN_TOKENS = "/v1/admin/join-tokens"
+ADMIN_NODES = "/v1/admin/nodes"
+ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
+ADMIN_LEDGER = "/v1/admin/ledger"
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+REQUEST_ID = "X-Request-Id"
+
+
+def job(template: str, job_id: str) -> str:
+    """Fill a job's path: `routes.job(routes.JOB_EVENTS, job_id)`."""
+    return template.replace("{job}", job_id)
+
+
+def lease(template: str, lease_id: str) -> str:
+    """Fill a lease's path."""
+    return template.replace("{lease}", lease_id)
+
+
+def blob(digest: str) -> str:
+    """Return the path of a blob."""
+    return BLOB.replace("{digest}", digest)
+
+
+def node(template: str, node_id: str) -> str:
+    """Fill a node's path."""
+    return template.replace("{node}", node_id)
+
+
+def log_proof(leaf_hex: str) -> str:
+    """Return the path of a leaf's proof."""
+    return LOG_PROOF.replace("{leaf_hex}", leaf_hex)
