@@ -1,0 +1,173 @@
+"""The listing of a work directory: (path, mode, digest, size) of every file, and nothing else.
+
+Rules (a listing that breaks one is refused, wherever it comes from):
+1. A path is relative POSIX in UTF-8, NFC: no empty, `.` or `..` segment, no leading or trailing
+   slash, no backslash, no control character, within the length limits. It names the same file on
+   every system, and never one outside the directory.
+2. A file has the mode 0644 or 0755. There are no links, devices, fifos or sockets.
+3. Paths are sorted and unique; none collide by letter case (two files on one machine would be one
+   on another), and none is both a file and a directory.
+4. No pickle by name: loading one runs its author's code outside every promise we make.
+
+Walking a directory and writing one are left to `stannary.workdir`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stannary.errors import FormatError, LimitExceeded
+from stannary.formats import canonical, digest
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
+
+MODE_FILE = 0o644
+MODE_EXECUTABLE = 0o755
+
+MAX_FILES = 20_000  # the longest list in a signed record (formats/record.py)
+MAX_PATH_BYTES = 1024  # POSIX allows 4096; the market's and node's own prefix needs room
+MAX_SEGMENT_BYTES = 255  # NAME_MAX of every common file system
+MAX_DEPTH = 32
+
+PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill")
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC_BYTES = 64 * 1024  # how much of a file the magic test wants to see
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a work directory."""
+
+    path: str
+    mode: int
+    digest: Digest
+    size_bytes: int
+
+
+def parse_path(text: str) -> str:
+    """Return `text` if it is a path of rule 1."""
+    segments = text.split("/")
+    if not text or any(segment in ("", ".", "..") for segment in segments):
+        raise FormatError("not a path inside the work directory", why=f"{text!r:.120}")
+    if "\\" in text or any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        raise FormatError("path holds a backslash or control character", why=f"{text!r:.120}")
+    if unicodedata.normalize("NFC", text) != text:
+        raise FormatError("path is not in Unicode NFC", why=f"{text!r:.120}", hint="rename the file")
+    if len(text.encode()) > MAX_PATH_BYTES or len(segments) > MAX_DEPTH:
+        raise LimitExceeded("path too long", why=f"{text!r:.120}; {MAX_PATH_BYTES} bytes, {MAX_DEPTH} levels at most")
+    if any(len(segment.encode()) > MAX_SEGMENT_BYTES for segment in segments):
+        raise LimitExceeded("file name too long", why=f"{text!r:.120}; {MAX_SEGMENT_BYTES} bytes at most")
+    return text
+
+
+def check(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Return the entries in path order.
+
+    Raises:
+        FormatError: any rule above is broken.
+        LimitExceeded: more than MAX_FILES.
+    """
+    listed = sorted(entries, key=lambda entry: entry.path)
+    if len(listed) > MAX_FILES:
+        raise LimitExceeded("too many files in the work directory", why=f"{len(listed):,}, limit {MAX_FILES:,}")
+    spelled: dict[str, str] = {}
+    for entry in listed:
+        _check_entry(entry)
+        _check_collision(entry.path, spelled)
+    return tuple(listed)
+
+
+def to_json(entries: tuple[Entry, ...]) -> list[Json]:
+    """Return the listing as JSON members, in path order."""
+    return [
+        {"path": entry.path, "mode": entry.mode, "digest": entry.digest, "size_bytes": entry.size_bytes}
+        for entry in entries
+    ]
+
+
+def from_json(value: Json) -> tuple[Entry, ...]:
+    """Read a listing and check every rule."""
+    if not isinstance(value, list):
+        raise FormatError("work directory listing is not a list")
+    if len(value) > MAX_FILES:
+        raise LimitExceeded("too many files in the work directory", why=f"{len(value):,}, limit {MAX_FILES:,}")
+    listed = tuple(_read_entry(item) for item in value)
+    checked = check(listed)
+    if checked != listed:
+        raise FormatError("work directory listing is not in path order")
+    return checked
+
+
+def listing_digest(entries: tuple[Entry, ...]) -> Digest:
+    """Return the digest of the canonical listing."""
+    return digest.digest(canonical.encode(to_json(entries)))
+
+
+def refuse_pickle_name(path: str) -> None:
+    """Refuse a file whose name says it is a pickle."""
+    if path.lower().endswith(PICKLE_SUFFIXES):
+        raise FormatError("pickle refused", why=f"{path!r:.120}: loading a pickle runs its author's code", hint=_HINT)
+
+
+def refuse_pickle_bytes(path: str, head: bytes) -> None:
+    """Refuse a file whose first bytes are a pickle, or a zip that carries one (torch.save).
+
+    Args:
+        path: for the message.
+        head: the first PICKLE_MAGIC_BYTES bytes.
+    """
+    if looks_like_pickle(head):
+        raise FormatError("pickle refused", why=f"{path!r:.120} is a pickle by its first bytes", hint=_HINT)
+
+
+def looks_like_pickle(head: bytes) -> bool:
+    """Say whether the first bytes are a pickle of protocol 2 and later, or a torch.save archive.
+
+    Protocols 0 and 1 have no magic number; they are refused by name, and nothing of ours loads them.
+    """
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return True
+    return head.startswith(ZIP_MAGIC) and b"data.pkl" in head
+
+
+_HINT = "write it as safetensors, jsonl or plain bytes"
+
+
+def _check_entry(entry: Entry) -> None:
+    parse_path(entry.path)
+    refuse_pickle_name(entry.path)
+    digest.parse(entry.digest)
+    if entry.mode not in (MODE_FILE, MODE_EXECUTABLE):
+        raise FormatError("file mode is neither 0644 nor 0755", why=f"{entry.path!r:.120}: {entry.mode:o}")
+    if entry.size_bytes < 0:
+        raise FormatError("file size is negative", why=f"{entry.path!r:.120}")
+
+
+def _check_collision(path: str, spelled: dict[str, str]) -> None:
+    """Refuse two spellings of one name, and a file that is also a directory; `spelled` grows."""
+    segments = path.split("/")
+    for depth in range(1, len(segments) + 1):
+        prefix = "/".join(segments[:depth])
+        is_file = depth == len(segments)
+        # A directory is remembered with its slash: meeting the name as a file is then another spelling.
+        spelling = prefix if is_file else prefix + "/"
+        is_known = prefix.casefold() in spelled
+        if is_known and (is_file or spelled[prefix.casefold()] != spelling):
+            seen = spelled[prefix.casefold()]
+            raise FormatError(
+                "two names in the work directory are one on some systems",
+                why=f"{seen!r:.120} and {path!r:.120}",
+                hint="rename one of them",
+            )
+        spelled[prefix.casefold()] = spelling
+
+
+def _read_entry(value: Json) -> Entry:
+    if not isinstance(value, dict) or set(value) != {"path", "mode", "digest", "size_bytes"}:
+        raise FormatError("work directory entry has missing or unknown members")
+    path, mode, size_bytes = value["path"], value["mode"], value["size_bytes"]
+    if not isinstance(path, str) or type(mode) is not int or type(size_bytes) is not int:
+        raise FormatError("work directory entry member of the wrong type")
+    return Entry(path, mode, digest.parse(value["digest"]), size_bytes)

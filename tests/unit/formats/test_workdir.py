@@ -1,0 +1,69 @@
+"""The listing of a work directory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stannary.errors import FormatError, LimitExceeded, StannaryError
+from stannary.formats import digest, workdir
+from stannary.formats.workdir import Entry
+
+BLOB = digest.digest(b"x")
+
+
+def listing(*paths: str) -> list[Entry]:
+    return [Entry(path, 0o644, BLOB, 1) for path in paths]
+
+
+def test_order_and_round_trip() -> None:
+    """A listing is sorted by path and reads back as itself."""
+    entries = workdir.check(listing("b/c", "a"))
+    assert [entry.path for entry in entries] == ["a", "b/c"]
+    assert workdir.from_json(workdir.to_json(entries)) == entries
+
+
+@pytest.mark.parametrize("paths", [("a", "A"), ("a", "a"), ("a", "a/b"), ("Dir/x", "dir/y"), ("straße", "strasse")])
+def test_collisions(paths: tuple[str, ...]) -> None:
+    """Names that are one somewhere, and a file that is also a directory, are refused."""
+    with pytest.raises(FormatError):
+        workdir.check(listing(*paths))
+
+
+def test_two_files_of_one_directory() -> None:
+    """Sharing a directory is no collision."""
+    assert len(workdir.check(listing("d/a", "d/b", "d/e/f"))) == 3
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o4755, 0o120777, 0o600, 0])
+def test_modes(mode: int) -> None:
+    """No mode but 0644 and 0755 travels: no set-uid, no link."""
+    with pytest.raises(FormatError):
+        workdir.check([Entry("a", mode, BLOB, 1)])
+
+
+def test_unsorted_listing_is_refused() -> None:
+    """A listing has one spelling."""
+    with pytest.raises(FormatError, match="order"):
+        workdir.from_json(workdir.to_json(tuple(listing("b", "a"))))
+
+
+def test_limits() -> None:
+    """Long paths, deep paths and too many files are limits with names."""
+    for path in ("a" * 256, "/".join("a" * 40), "/".join(["a" * 200] * 6)):
+        with pytest.raises(LimitExceeded):
+            workdir.parse_path(path)
+    with pytest.raises(LimitExceeded):
+        workdir.check(listing(*(f"f{i}" for i in range(workdir.MAX_FILES + 1))))
+
+
+@given(st.text(max_size=30))
+def test_any_path(text: str) -> None:
+    """A path is either accepted as relative and inside, or refused by our error."""
+    try:
+        path = workdir.parse_path(text)
+    except StannaryError:
+        return
+    assert not path.startswith("/")
+    assert ".." not in path.split("/")
