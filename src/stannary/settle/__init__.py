@@ -1,0 +1,1 @@
+"""What work is worth and who has been paid: meter, double entry, escrow. Pure."""

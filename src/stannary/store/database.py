@@ -1,0 +1,100 @@
+"""The store: one writer, many readers, opened at the newest schema.
+
+    store = Store.open(directory / "market.db")
+    future = store.write(lambda c: leases.grant(c, ...))      # durable when it resolves
+    rows = store.read(lambda c: events.after(c, job, 0))      # one snapshot, read-only
+    job = await store.awrite(...)                             # the same, from asyncio
+
+A function given to `write` touches nothing but its connection, and quickly: it may be run twice
+(writer.py) and everybody waits for it. No network call, no file, no sleep inside one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from stannary.store import engine as engines
+from stannary.store import migrate
+from stannary.store.writer import Bulk, Writer
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Store:
+    """All that a market keeps. Make one with `open`."""
+
+    def __init__(self, *, held: IO[bytes], write_engine: sa.Engine, read_engine: sa.Engine) -> None:
+        self._held = held
+        self._writer = Writer(write_engine)
+        self._write_engine = write_engine
+        self._read_engine = read_engine
+
+    @classmethod
+    def open(cls, path: Path, *, max_pages: int | None = None) -> Store:
+        """Open the database at `path`, made or migrated as needed.
+
+        Raises:
+            ConflictError: another process has it open.
+            EnvironmentProblem: the disk refuses, or a newer release wrote it.
+        """
+        held = engines.lock(path)
+        write_engine = engines.writer(path, max_pages=max_pages)
+        try:
+            migrate.upgrade(write_engine)
+        except DBAPIError as error:
+            held.close()
+            raise engines.environment_problem(error) from error
+        except BaseException:
+            held.close()
+            raise
+        return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path))
+
+    def write(self, operation: Callable[[Connection], T]) -> Future[T]:
+        """Run `operation` in the writer; the future resolves after the COMMIT is durable."""
+        return self._writer.write(operation)
+
+    def write_bulk(self, bulk: Bulk[Item, T], item: Item) -> Future[T]:
+        """Hand `item` to `bulk` together with whoever waits beside it (job submits)."""
+        return self._writer.write_bulk(bulk, item)
+
+    async def awrite(self, operation: Callable[[Connection], T]) -> T:
+        """Await `write`. A cancelled waiter leaves the write itself to finish."""
+        return await asyncio.shield(asyncio.wrap_future(self.write(operation)))
+
+    async def awrite_bulk(self, bulk: Bulk[Item, T], item: Item) -> T:
+        """Await `write_bulk`."""
+        return await asyncio.shield(asyncio.wrap_future(self.write_bulk(bulk, item)))
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` on one read-only snapshot, in this thread."""
+        with self._read_engine.connect() as connection, connection.begin():
+            return query(connection)
+
+    async def aread(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` on a read-only snapshot in a thread, off the event loop."""
+        return await asyncio.to_thread(self.read, query)
+
+    def close(self) -> None:
+        """Write what waits, close all connections, let go of the file."""
+        self._writer.close()
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+        self._held.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

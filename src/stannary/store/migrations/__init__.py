@@ -1,0 +1,1 @@
+"""Migrations, one file each under versions/, run in order by migrate.py."""

@@ -1,0 +1,442 @@
+"""Every table of a market, in the order a job meets them.
+
+Rules:
+- Secrets (API, join and session tokens, nonces) are stored as SHA-256 only: a copy of the database
+  logs nobody in.
+- Money is integer micro-dollars; times are integer milliseconds since 1970 UTC (`_at_ms`), given by
+  the caller, so that a whole market runs under a virtual clock.
+- What must never happen twice is a UNIQUE constraint, not a check in code: one job per idempotency
+  key, one live work lease per task and per node, one ledger entry per key, one line per log seq.
+- `events`, `ledger_entries`, `ledger_postings` and `settlement_lines` are append-only, and a state
+  column changes only after its event was written: triggers refuse anything else (migrations/).
+
+Change a table here *and* by a migration (docs/store.md); a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# --- who ---------------------------------------------------------------------------------------
+
+buyers = Table(
+    "buyers",
+    metadata,
+    Column("buyer", Text, primary_key=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("buyer", Text, ForeignKey("buyers.buyer"), nullable=False, index=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger),
+)
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("operator", Text, primary_key=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("operator", Text, ForeignKey("operators.operator"), nullable=False),
+    Column("bond_usd_micros", BigInteger, nullable=False),
+    Column("uses_left", Integer, CheckConstraint("uses_left >= 0", name="uses_left"), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),  # base64 of the raw public key
+    Column("operator", Text, ForeignKey("operators.operator"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("jurisdiction", Text, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("engine_class", Text, nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("ask_usd_micros_per_hour", BigInteger, nullable=False),
+    Column("join_leaf", Text, nullable=False),
+    Column("joined_at_ms", BigInteger, nullable=False),
+    Column("draining", Integer, nullable=False, server_default=text("0")),
+    Column("revoked_at_ms", BigInteger),
+    Column("revoked_reason", Text),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("leaf", Text, primary_key=True),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("issued_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Index("ix_credentials_node_expires_at_ms", "node", "expires_at_ms"),
+)
+
+challenges = Table(
+    "challenges",
+    metadata,
+    Column("nonce_hash", Text, primary_key=True),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False, index=True),
+    Column("used_at_ms", BigInteger),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False, index=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False, index=True),
+)
+
+# --- what --------------------------------------------------------------------------------------
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("buyer", Text, ForeignKey("buyers.buyer"), nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("payload_digest", Text, nullable=False),
+    Column("job_digest", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("verification", Text, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("settlement", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("message", Text, nullable=False, server_default=text("''")),
+    Column("progress", JSON, nullable=False, server_default=text("'{}'")),
+    Column("escrow_usd_micros", BigInteger, nullable=False),
+    Column("num_events", Integer, nullable=False, server_default=text("0")),
+    Column("num_log_lines", Integer, nullable=False, server_default=text("0")),
+    Column("num_log_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("num_dropped_log_lines", Integer, nullable=False, server_default=text("0")),
+    Column("submitted_at_ms", BigInteger, nullable=False),
+    Column("started_at_ms", BigInteger),
+    Column("finished_at_ms", BigInteger),
+    Column("receipt", Text),  # digest of the assembled receipt file, a blob
+    UniqueConstraint("buyer", "idempotency_key"),
+    Index("ix_jobs_buyer_submitted_at_ms_job", "buyer", "submitted_at_ms", "job"),
+    Index(
+        "ix_jobs_open",
+        "status",
+        sqlite_where=text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
+        postgresql_where=text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
+    ),
+)
+
+job_nodes = Table(
+    "job_nodes",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False, index=True),
+    PrimaryKeyConstraint("job", "lane"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("lane", Integer, nullable=False),  # -1 for a merge
+    Column("attempt", Integer, nullable=False),
+    Column("num_steps", Integer, nullable=False),
+    Column("assignment", Text, nullable=False),  # canonical JSON, the bytes whose digest is signed
+    Column("assignment_digest", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("node", Text, ForeignKey("nodes.node")),  # holder of the current epoch
+    Column("price_usd_micros", BigInteger, nullable=False, server_default=text("0")),
+    Column("commitment", Text),
+    Column("commitment_index", Integer),  # log index
+    Column("contribution", Text),  # leaf
+    Column("contribution_index", Integer),  # log index: the order of admission
+    Column("root", Text),
+    Column("outputs", JSON),
+    Column("draw_number", Integer),
+    Column("verdict", Text, nullable=False, server_default=text("'pending'")),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("planned_at_ms", BigInteger, nullable=False),
+    Column("leased_at_ms", BigInteger),
+    Column("contributed_at_ms", BigInteger),
+    UniqueConstraint("job", "round", "kind", "lane", "attempt"),
+    Index("ix_tasks_job_state", "job", "state"),
+    Index(
+        "ix_tasks_planned", "state", sqlite_where=text("state = 'planned'"), postgresql_where=text("state = 'planned'")
+    ),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("lease", Text, primary_key=True),
+    Column("type", Text, nullable=False),  # work | audit | question | reveal
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False, index=True),
+    Column("audit", Text, ForeignKey("audits.audit"), index=True),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("body", JSON, nullable=False),  # what the node is told beside the columns (salt, step, blobs)
+    Column("granted_at_ms", BigInteger, nullable=False),
+    Column("deadline_at_ms", BigInteger, nullable=False),
+    Column("ended_at_ms", BigInteger),
+    # At most one live epoch of a task, and one piece of work per node: not a matter of careful code.
+    Index(
+        "uq_leases_live_work_task",
+        "task",
+        unique=True,
+        sqlite_where=text("type = 'work' AND state = 'granted'"),
+        postgresql_where=text("type = 'work' AND state = 'granted'"),
+    ),
+    Index(
+        "uq_leases_live_work_node",
+        "node",
+        unique=True,
+        sqlite_where=text("type = 'work' AND state = 'granted'"),
+        postgresql_where=text("type = 'work' AND state = 'granted'"),
+    ),
+    Index(
+        "ix_leases_live",
+        "node",
+        "deadline_at_ms",
+        sqlite_where=text("state = 'granted'"),
+        postgresql_where=text("state = 'granted'"),
+    ),
+)
+
+# --- proof -------------------------------------------------------------------------------------
+
+draws = Table(
+    "draws",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("checkpoint", Text, nullable=False),  # note text shown to the buyer
+    Column("checkpoint_size", BigInteger, nullable=False),
+    Column("checkpoint_root", Text, nullable=False),
+    Column("consistency", JSON, nullable=False),
+    Column("requested_at_ms", BigInteger, nullable=False),
+    Column("reveal", Text),  # leaf
+    Column("value", Text),  # the revealed beacon value, hex
+    Column("draw", Text),  # leaf
+    Column("revealed_at_ms", BigInteger),
+    PrimaryKeyConstraint("job", "number"),
+)
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("audit", Text, primary_key=True),
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("draw_number", Integer, nullable=False),
+    Column("canary", Integer, nullable=False, server_default=text("0")),
+    Column("salt", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("auditor", Text, ForeignKey("nodes.node")),
+    Column("ranked", JSON, nullable=False),  # auditors in the order the draw gives
+    Column("rank", Integer, nullable=False, server_default=text("0")),
+    Column("price_usd_micros", BigInteger, nullable=False, server_default=text("0")),
+    Column("outcome", Text, nullable=False, server_default=text("'open'")),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("closed_at_ms", BigInteger),
+    UniqueConstraint("task", "number"),
+    Index("ix_audits_job_outcome", "job", "outcome"),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("audit", Text, ForeignKey("audits.audit"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("commitment", Text, nullable=False),
+    Column("commitment_leaf", Text, nullable=False),
+    Column("committed_at_ms", BigInteger, nullable=False),
+    Column("answer_leaf", Text),
+    Column("answer", Text),
+    Column("root", Text),
+    Column("outputs", JSON),
+    Column("answered_at_ms", BigInteger),
+    PrimaryKeyConstraint("audit", "role", "node"),
+)
+
+envelopes = Table(
+    "envelopes",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("leaf", Text, nullable=False, unique=True),  # digest spelling of SHA-256(PAE)
+    Column("kind", Text, nullable=False),
+    Column("job", Text, index=True),  # absent for join and credential
+    Column("envelope", LargeBinary, nullable=False),
+    Column("log_index", BigInteger, unique=True),  # absent until the log has it
+    Column("received_at_ms", BigInteger, nullable=False),
+    Index(
+        "ix_envelopes_unlogged",
+        "seq",
+        sqlite_where=text("log_index IS NULL"),
+        postgresql_where=text("log_index IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("task", Text),
+    Column("node", Text),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    PrimaryKeyConstraint("job", "seq"),
+    sqlite_with_rowid=False,
+)
+
+log_lines = Table(
+    "log_lines",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    PrimaryKeyConstraint("job", "seq"),
+    sqlite_with_rowid=False,
+)
+
+# --- bytes -------------------------------------------------------------------------------------
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("stored_at_ms", BigInteger, nullable=False),
+)
+
+blob_owners = Table(
+    "blob_owners",
+    metadata,
+    Column("digest", Text, ForeignKey("blobs.digest"), nullable=False),
+    Column("owner", Text, nullable=False),  # a job id, `buyer:<id>` or `node:<id>`
+    PrimaryKeyConstraint("digest", "owner"),
+    Index("ix_blob_owners_owner", "owner"),
+    sqlite_with_rowid=False,
+)
+
+# --- money -------------------------------------------------------------------------------------
+
+readings = Table(
+    "readings",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("spent", JSON, nullable=False),
+    Column("read_at_ms", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("job", "node", "seq"),
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("account", Text, primary_key=True),
+    # Only the outside world may owe: whatever a bug orders, nobody is overdrawn.
+    Column(
+        "usd_micros",
+        BigInteger,
+        CheckConstraint("usd_micros >= 0 OR account = 'world'", name="not_overdrawn"),
+        nullable=False,
+    ),
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("entry", Integer, primary_key=True, autoincrement=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("job", Text, index=True),
+    Column("task", Text),
+)
+
+ledger_postings = Table(
+    "ledger_postings",
+    metadata,
+    Column("entry", Integer, ForeignKey("ledger_entries.entry"), nullable=False),
+    Column("account", Text, ForeignKey("balances.account"), nullable=False),
+    Column("usd_micros", BigInteger, nullable=False),
+    PrimaryKeyConstraint("entry", "account"),
+    Index("ix_ledger_postings_account", "account", "entry"),
+    sqlite_with_rowid=False,
+)
+
+settlement_lines = Table(
+    "settlement_lines",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("usd_micros", BigInteger, nullable=False),
+    PrimaryKeyConstraint("job", "number"),
+)

@@ -1,0 +1,203 @@
+"""The one thread that writes, and its group commit.
+
+Rules:
+- Everything waiting when a commit ends goes into the next transaction: the more wait, the more share
+  one fsync. Nobody waits for a timer.
+- Each operation runs in its own SAVEPOINT: one that raises is undone alone.
+- A future is resolved only after the COMMIT, success *and* failure: a refusal can rest on what a
+  neighbour wrote, and must not be told before that is durable.
+- When the machine fails (disk full), the whole batch is rolled back and tried again one by one, so
+  that a small operation still gets through beside a large one; those that fail get an
+  EnvironmentProblem, and the writer goes on. Operations must therefore bear being run twice: they
+  touch nothing but their connection.
+- Items of one `Bulk` are handed to it together: that is how job submits become executemany.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from stannary.errors import ServiceError, StannaryError
+from stannary.store import engine as engines
+
+T = TypeVar("T")
+Item = TypeVar("Item", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+
+MAX_BATCH = 1_024  # operations of one transaction: bounds the wait of a reader's snapshot and the WAL
+
+
+class Bulk(Protocol[Item, Out]):
+    """An operation over many items at once, one answer or error each, in order."""
+
+    def __call__(self, connection: Connection, items: Sequence[Item], /) -> Sequence[Out | StannaryError]: ...
+
+
+@dataclass(slots=True)
+class _Operation(Generic[T]):
+    """What waits to be written: a function of the connection, or one item of a bulk."""
+
+    run: Callable[[Connection], T] | None
+    bulk: Bulk[Any, T] | None
+    item: object
+    future: Future[T]
+    outcome: T | BaseException | None = None
+
+
+_Pending = _Operation[Any]
+
+
+class Writer:
+    """Owns the write connection; started by the store, stopped by `close`."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._closed = False
+        self._admission = threading.Lock()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, run: Callable[[Connection], T]) -> Future[T]:
+        """Queue `run`; the future resolves once its effect is durable."""
+        return self._admit(_Operation(run, None, None, Future()))
+
+    def write_bulk(self, bulk: Bulk[Item, T], item: Item) -> Future[T]:
+        """Queue one item of `bulk`, to be written together with its neighbours."""
+        return self._admit(_Operation(None, bulk, item, Future()))
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        with self._admission:
+            if not self._closed:
+                self._closed = True
+                self._waiting.put(None)
+        self._thread.join()
+
+    def _admit(self, operation: _Operation[T]) -> Future[T]:
+        with self._admission:
+            if self._closed:
+                raise ServiceError("the store is closed", why="the market is stopping", hint="try again in a moment")
+            self._waiting.put(operation)
+        return operation.future
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._take()
+            self._commit(batch)
+        self._discard_connection()
+
+    def _take(self) -> tuple[list[_Pending], bool]:
+        """Wait for one operation, then take all that wait with it. The flag says: that was all."""
+        batch: list[_Pending] = []
+        operation = self._waiting.get()
+        while operation is not None:
+            # A caller that gave up before its turn wants nothing written.
+            if operation.future.set_running_or_notify_cancel():
+                batch.append(operation)
+            if len(batch) >= MAX_BATCH:
+                return batch, False
+            try:
+                operation = self._waiting.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: list[_Pending]) -> None:
+        if not batch:
+            return
+        try:
+            self._transact(batch)
+        except DBAPIError as error:
+            self._discard_connection()
+            if len(batch) > 1 and engines.error_code(error) in engines.DISK_FULL:
+                for operation in batch:
+                    self._commit([operation])
+                return
+            for operation in batch:
+                operation.outcome = engines.environment_problem(error)
+        for operation in batch:
+            _resolve(operation)
+
+    def _transact(self, batch: list[_Pending]) -> None:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        with connection.begin():
+            for bulk, operations in _runs(batch):
+                if bulk is None:
+                    _perform(connection, operations[0])
+                else:
+                    _perform_bulk(connection, bulk, operations)
+
+    def _discard_connection(self) -> None:
+        """Drop a connection whose state is unknown after a failure; the next batch opens a fresh one."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.invalidate()
+            connection.close()
+
+
+def _runs(batch: list[_Pending]) -> Iterator[tuple[Bulk[Any, Any] | None, list[_Pending]]]:
+    """Split a batch, in order, into single operations and runs of one bulk."""
+    for bulk, group in groupby(batch, key=lambda operation: operation.bulk):
+        if bulk is not None:
+            yield bulk, list(group)
+        else:
+            for operation in group:
+                yield None, [operation]
+
+
+def _perform(connection: Connection, operation: _Pending) -> None:
+    run = cast("Callable[[Connection], object]", operation.run)
+    connection.exec_driver_sql("SAVEPOINT operation")
+    try:
+        operation.outcome = run(connection)
+    except Exception as error:  # noqa: BLE001 - it belongs to the caller, whose future carries it
+        _undo(connection, error)
+        operation.outcome = error
+    connection.exec_driver_sql("RELEASE operation")
+
+
+def _perform_bulk(connection: Connection, bulk: Bulk[Any, Any], operations: list[_Pending]) -> None:
+    connection.exec_driver_sql("SAVEPOINT operation")
+    try:
+        outcomes = bulk(connection, [operation.item for operation in operations])
+        for operation, outcome in zip(operations, outcomes, strict=True):
+            operation.outcome = outcome
+    except Exception as error:  # noqa: BLE001 - as above; alone, one by one, if others were with it
+        _undo(connection, error)
+        connection.exec_driver_sql("RELEASE operation")
+        if len(operations) == 1:
+            operations[0].outcome = error
+            return
+        for operation in operations:
+            _perform_bulk(connection, bulk, [operation])
+        return
+    connection.exec_driver_sql("RELEASE operation")
+
+
+def _undo(connection: Connection, error: Exception) -> None:
+    """Take back one operation; a failure of the machine takes the whole transaction (re-raised)."""
+    if isinstance(error, DBAPIError) and engines.is_environmental(error):
+        raise error
+    connection.exec_driver_sql("ROLLBACK TO operation")
+
+
+def _resolve(operation: _Pending) -> None:
+    if isinstance(operation.outcome, BaseException):
+        operation.future.set_exception(operation.outcome)
+    else:
+        operation.future.set_result(operation.outcome)
