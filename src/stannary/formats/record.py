@@ -5,7 +5,7 @@ unknown members, missing members and wrong types, so that whatever a signature c
 understood: nothing rides along unread.
 
 Annotations understood: `str`, `int`, `bool`, `Digest` and other `NewType`s of `str`, `StrEnum`s,
-nested records, `tuple[T, ...]`, `dict[str, Json]` (kept as it is) and `T | None`.
+nested records, `tuple[T, ...]`, `dict[str, Json]` (kept as it is), `dict[str, Record]` and `T | None`.
 An optional field that is None is written as absent, so each value has one spelling.
 """
 
@@ -55,6 +55,8 @@ def _write(value: object) -> Json:
         return to_json(value)
     if isinstance(value, tuple | list):
         return [_write(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _write(item) for name, item in value.items()}
     if isinstance(value, StrEnum):
         return value.value
     return cast("Json", value)
@@ -94,10 +96,16 @@ def _read(hint: object, value: Json, path: str) -> object:
     if origin is dict:
         if not isinstance(value, dict):
             raise FormatError(f"{path} is not an object", why=f"a {type(value).__name__}")
-        return value
+        return _read_dict(typing.get_args(hint)[1], value, path)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _read_record(hint, value, path)
     return _read_scalar(hint, value, path)
+
+
+def _read_dict(item_hint: object, value: dict[str, Json], path: str) -> dict[str, object]:
+    if not (dataclasses.is_dataclass(item_hint) and isinstance(item_hint, type)):
+        return dict(value)
+    return {name: _read_record(item_hint, item, f"{path}.{name:.80}") for name, item in value.items()}
 
 
 def _read_tuple(item_hint: object, value: Json, path: str) -> tuple[object, ...]:

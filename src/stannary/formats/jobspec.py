@@ -1,0 +1,384 @@
+"""The job spec: what a buyer asks for, in the form that is signed.
+
+Rules:
+1. Every default is explicit, money is micro-dollars, sizes are bytes, shares are parts per million.
+   Two specs that mean the same have the same bytes.
+2. The work directory is a list of (path, mode, digest, size): no archive, no link, no device. Paths
+   are relative, normal, free of control characters, and differ by more than letter case.
+3. `from_canonical` accepts exactly what `to_canonical` writes: unknown members, defaults left out,
+   and values outside the named limits are refused, on the market and on the node as on the client.
+4. Combinations no later step could honour are refused here, not at run time.
+
+Reading `job.yaml` is jobfile.py; listing a directory is workdir.py; resolving inputs is sdk/submit.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from stannary.errors import FormatError, SpecError
+from stannary.formats import canonical, record
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest, parse
+from stannary.formats.predicates import Tier
+from stannary.formats.quantity import PPM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+MAX_ROUNDS = 5_000
+MAX_LANES = 256
+MAX_UNITS = 10_000  # rounds x lanes + merges; the longest receipt a verifier must read (canonical.MAX_DOCUMENT_BYTES)
+MAX_INNER_STEPS = 100_000
+MAX_STEP_LIST = 64
+MAX_STEP_MS = 3_600_000  # an inner step of an hour
+MAX_WALL_S = 7 * 24 * 3600
+MAX_CPUS = 1_024
+MAX_FILES = 10_000
+MAX_PATH_CHARS = 1_024
+MAX_INPUTS = 64
+MAX_OUTPUTS = 256
+MAX_ENVS = 256
+MAX_TEXT_CHARS = 32_768  # one shell command line, one environment value
+MAX_NAMES = 256  # regions, operators
+MAX_OPTION_VALUES = 4_096
+MAX_OPTION_DEPTH = 8
+MODES = frozenset({0o644, 0o755})  # what survives of a file's mode: executable or not
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+_ENTRY = re.compile(r"(?P<file>[^:]+\.py):(?P<attribute>[A-Za-z_][A-Za-z0-9_]*)")
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    TRAIN = "train"
+    COMMAND = "command"
+
+
+class Verification(StrEnum):
+    """How the work is checked. `none`: the buyer agrees to pay on completion."""
+
+    REPLAY = "replay"
+    RERUN_COMPARE = "rerun-compare"
+    NONE = "none"
+
+
+class Privacy(StrEnum):
+    """Who may read the job's artifacts; `open`: every node it runs on."""
+
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkdirFile:
+    """One file of the work directory."""
+
+    path: str
+    mode: int
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One named input, already a blob; `source` says in words where the client took it from."""
+
+    digest: Digest
+    size_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The training recipe: an attribute of a file in the work directory, and its public schedule."""
+
+    entry: str
+    rounds: int
+    lanes: int
+    inner_steps: tuple[int, ...]
+    seed: int
+    step_ms: int
+    options: dict[str, Json]
+
+    @property
+    def file(self) -> str:
+        """The file that holds the recipe."""
+        return self.entry.rpartition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """The recipe's name in that file."""
+        return self.entry.rpartition(":")[2]
+
+    def num_steps(self, round_index: int) -> int:
+        """Return H of a round; the last listed value repeats."""
+        return self.inner_steps[min(round_index, len(self.inner_steps) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Limits of one node's share of the job."""
+
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    wall_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the buyer demands of nodes and of the check of their work."""
+
+    tier: Tier
+    policy: str
+    privacy: Privacy
+    verify: Verification
+    audit_ppm: int
+    gain_ppm: int
+    detection_ppm: int
+    regions: tuple[str, ...]
+    exclude_operators: tuple[str, ...]
+    max_price_usd_micros_per_hour: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A whole job."""
+
+    name: str
+    kind: JobKind
+    workdir: tuple[WorkdirFile, ...]
+    envs: dict[str, Json]
+    num_nodes: int
+    resources: Resources
+    inputs: dict[str, Input]
+    outputs: tuple[str, ...]
+    trust: Trust
+    budget_usd_micros: int
+    setup: str | None = None
+    run: str | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def workdir_bytes(self) -> int:
+        """Total size of the work directory."""
+        return sum(item.size_bytes for item in self.workdir)
+
+
+def to_canonical(spec: JobSpec) -> dict[str, Json]:
+    """Return the members that are signed."""
+    return record.to_json(spec)
+
+
+def from_canonical(value: Json) -> JobSpec:
+    """Read a spec from signed members.
+
+    Raises:
+        FormatError: unknown, missing or ill-typed members.
+        SpecError: well-formed members that break a rule or limit.
+    """
+    spec = record.from_json(JobSpec, value, what="spec")
+    check(spec)
+    check_resolved(spec)
+    return spec
+
+
+def check(spec: JobSpec) -> None:
+    """Check everything that does not need the files: names, ranges and combinations.
+
+    Raises:
+        SpecError: naming the path, the observed value and what would be accepted.
+    """
+    _check_text(_NAME, spec.name, "name", "letters, digits, '.', '_' and '-', at most 63")
+    _check_range(spec.num_nodes, "num_nodes", 1, MAX_LANES)
+    _check_range(spec.resources.cpus, "resources.cpus", 1, MAX_CPUS)
+    _check_range(spec.resources.wall_s, "resources.wall_s", 1, MAX_WALL_S)
+    for name in ("memory_bytes", "disk_bytes"):
+        _check_range(getattr(spec.resources, name), f"resources.{name}", 1, canonical.MAX_SAFE_INTEGER)
+    _check_range(spec.budget_usd_micros, "budget_usd_micros", 1, canonical.MAX_SAFE_INTEGER)
+    _check_envs(spec.envs)
+    _check_outputs(spec.outputs)
+    _check_kind(spec)
+    _check_trust(spec.trust, spec.kind)
+
+
+def check_resolved(spec: JobSpec) -> None:
+    """Check the work directory and inputs, and that what the spec names is in them."""
+    check_workdir(spec.workdir)
+    if len(spec.inputs) > MAX_INPUTS:
+        raise SpecError("inputs has too many entries", why=f"{len(spec.inputs)}, limit {MAX_INPUTS}")
+    for name, item in spec.inputs.items():
+        _check_text(_INPUT_NAME, name, "inputs", "a name of letters, digits, '_' and '-'")
+        _check_blob(item.digest, item.size_bytes, f"inputs.{name}")
+        _check_words(item.source, f"inputs.{name}.source")
+    paths = {item.path for item in spec.workdir}
+    wanted = {"setup": spec.setup, "recipe.entry": spec.recipe.file if spec.recipe else None}
+    for path, file in wanted.items():
+        if file is not None and file not in paths:
+            raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
+
+
+def check_workdir(files: Iterable[WorkdirFile]) -> None:
+    """Check a work directory listing: sorted, unique also by case, no path through a file, known modes."""
+    previous = ""
+    folded: dict[str, str] = {}
+    for count, item in enumerate(files, start=1):
+        if count > MAX_FILES:
+            raise SpecError("workdir has too many files", why=f"more than {MAX_FILES:,}")
+        check_path(item.path, "workdir")
+        if item.path <= previous:
+            raise SpecError("workdir is not sorted by path", why=f"{item.path!r:.80} after {previous!r:.80}")
+        previous = item.path
+        _check_collision(item.path, folded)
+        if item.mode not in MODES:
+            raise SpecError(f"workdir file {item.path:.80} has another mode", why=f"{item.mode:o}, expected 644 or 755")
+        _check_blob(item.digest, item.size_bytes, f"workdir file {item.path:.80}")
+
+
+def check_path(path: str, where: str) -> None:
+    """Check that `path` is relative, normal and printable, so that joining it never leaves a directory."""
+    parts = path.split("/")
+    if not path or len(path) > MAX_PATH_CHARS:
+        raise SpecError(f"{where} path is empty or too long", why=f"{len(path)} characters, limit {MAX_PATH_CHARS}")
+    if not path.isprintable() or "\\" in path or any(part in {"", ".", ".."} for part in parts):
+        raise SpecError(f"{where} path is not a plain relative path", why=f"{path!r:.120}")
+
+
+def _check_collision(path: str, folded: dict[str, str]) -> None:
+    """Refuse names that fall together where letter case does not count, files below files included."""
+    parts = path.split("/")
+    for end in range(1, len(parts) + 1):
+        name = "/".join(parts[:end])
+        spelling = name if end == len(parts) else name + "/"
+        known = folded.setdefault(name.casefold(), spelling)
+        if known != spelling:
+            raise SpecError("workdir has names that collide", why=f"{known!r:.80} and {spelling!r:.80}")
+
+
+def _check_blob(digest: object, size_bytes: int, path: str) -> None:
+    try:
+        parse(digest)
+    except FormatError as err:
+        raise SpecError(f"{path} has no digest", why=err.why) from err
+    _check_range(size_bytes, f"{path} size", 0, canonical.MAX_SAFE_INTEGER)
+
+
+def _check_envs(envs: Mapping[str, Json]) -> None:
+    if len(envs) > MAX_ENVS:
+        raise SpecError("envs has too many entries", why=f"{len(envs)}, limit {MAX_ENVS}")
+    for name, value in envs.items():
+        _check_text(_ENV_NAME, name, "envs", "a name of letters, digits and '_'")
+        if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT_CHARS:
+            raise SpecError(f"envs.{name} is not a plain string", why=f"{value!r:.80}")
+
+
+def _check_outputs(outputs: tuple[str, ...]) -> None:
+    if len(outputs) > MAX_OUTPUTS:
+        raise SpecError("outputs has too many entries", why=f"{len(outputs)}, limit {MAX_OUTPUTS}")
+    if len(set(outputs)) != len(outputs):
+        raise SpecError("outputs names one file twice", why=", ".join(outputs)[:120])
+    for pattern in outputs:
+        check_path(pattern, "outputs")
+
+
+def _check_kind(spec: JobSpec) -> None:
+    if spec.setup is not None:
+        check_path(spec.setup, "setup")
+    if spec.kind is JobKind.COMMAND:
+        if spec.recipe is not None:
+            raise SpecError("recipe belongs to kind: train", why="kind is command")
+        if spec.run is None:
+            raise SpecError("run is missing", why="a command job needs one", hint="add: run: python main.py")
+        _check_words(spec.run, "run")
+        return
+    if spec.run is not None:
+        raise SpecError("run belongs to kind: command", why="kind is train; its entry is recipe.entry")
+    if spec.recipe is None:
+        raise SpecError("recipe is missing", why="a train job needs one", hint="add: recipe: {entry: recipe.py:recipe}")
+    _check_recipe(spec.recipe, spec.num_nodes)
+
+
+def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
+    if _ENTRY.fullmatch(recipe.entry) is None:
+        raise SpecError("recipe.entry is not file.py:attribute", why=f"{recipe.entry!r:.80}")
+    check_path(recipe.file, "recipe.entry")
+    _check_range(recipe.rounds, "recipe.rounds", 1, MAX_ROUNDS)
+    _check_range(recipe.lanes, "recipe.lanes", 1, MAX_LANES)
+    if recipe.lanes != num_nodes:
+        raise SpecError(
+            "recipe.lanes differs from num_nodes",
+            why=f"{recipe.lanes} lanes on {num_nodes} nodes; several lanes on one node are not yet possible",
+            hint="leave one of the two out",
+        )
+    units = recipe.rounds * (recipe.lanes + 1)
+    if units > MAX_UNITS:
+        raise SpecError("recipe has too many tasks", why=f"{units:,} rounds, lanes and merges, limit {MAX_UNITS:,}")
+    if not 1 <= len(recipe.inner_steps) <= MAX_STEP_LIST:
+        raise SpecError(
+            "recipe.inner_steps has the wrong length", why=f"{len(recipe.inner_steps)}, 1 to {MAX_STEP_LIST}"
+        )
+    for index, steps in enumerate(recipe.inner_steps):
+        _check_range(steps, f"recipe.inner_steps[{index}]", 1, MAX_INNER_STEPS)
+    _check_range(recipe.seed, "recipe.seed", 0, 2**32 - 1)
+    _check_range(recipe.step_ms, "recipe.step_ms", 1, MAX_STEP_MS)
+    _check_options(recipe.options)
+
+
+def _check_options(options: dict[str, Json]) -> None:
+    pending: list[tuple[Json, int]] = [(options, 0)]
+    seen = 0
+    while pending:
+        value, depth = pending.pop()
+        seen += 1
+        if depth > MAX_OPTION_DEPTH or seen > MAX_OPTION_VALUES:
+            raise SpecError("recipe.options is too large", why=f"over {MAX_OPTION_DEPTH} levels or {MAX_OPTION_VALUES}")
+        if isinstance(value, dict):
+            pending.extend((item, depth + 1) for item in value.values())
+        elif isinstance(value, list):
+            pending.extend((item, depth + 1) for item in value)
+
+
+def _check_trust(trust: Trust, kind: JobKind) -> None:
+    _check_text(_NAME, trust.policy, "trust.policy", "a policy name")
+    allowed = {
+        JobKind.TRAIN: {Verification.REPLAY},
+        JobKind.COMMAND: {Verification.RERUN_COMPARE, Verification.NONE},
+    }[kind]
+    if trust.verify not in allowed:
+        raise SpecError(
+            f"trust.verify {trust.verify} does not fit kind {kind}",
+            why=f"a {kind} job can be checked by: {', '.join(sorted(allowed))}",
+        )
+    _check_range(trust.audit_ppm, "trust.audit", 0, PPM)
+    if trust.verify is not Verification.NONE and trust.audit_ppm == 0:
+        raise SpecError("trust.audit is 0", why="nothing would be checked", hint="use verify: none, or audit above 0")
+    _check_range(trust.gain_ppm, "trust.gain", 1, PPM)
+    _check_range(trust.detection_ppm, "trust.detection", 1, PPM)
+    _check_range(trust.max_price_usd_micros_per_hour, "trust.max_price", 1, canonical.MAX_SAFE_INTEGER)
+    for name, words in (("regions", trust.regions), ("exclude_operators", trust.exclude_operators)):
+        if len(words) > MAX_NAMES:
+            raise SpecError(f"trust.{name} has too many entries", why=f"{len(words)}, limit {MAX_NAMES}")
+        for word in words:
+            _check_words(word, f"trust.{name}")
+
+
+def _check_range(value: int, path: str, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise SpecError(f"{path} is out of range", why=f"{value:,}, expected {low:,} to {high:,}")
+
+
+def _check_text(pattern: re.Pattern[str], text: str, path: str, expected: str) -> None:
+    if pattern.fullmatch(text) is None:
+        raise SpecError(f"{path} is not {expected}", why=f"{text!r:.80}")
+
+
+def _check_words(text: str, path: str) -> None:
+    if not text.strip() or "\0" in text or len(text) > MAX_TEXT_CHARS:
+        raise SpecError(f"{path} is empty or too long", why=f"{len(text):,} characters, limit {MAX_TEXT_CHARS:,}")
