@@ -13,13 +13,14 @@ made of them.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from stannary.errors import SpecError
-from stannary.formats import jobspec, quantity
+from stannary.formats import jobspec, quantity, training
 from stannary.formats.jobspec import (
     Input,
     JobKind,
@@ -29,10 +30,11 @@ from stannary.formats.jobspec import (
     Resources,
     Trust,
     Verification,
-    WorkdirFile,
 )
 from stannary.formats.predicates import Tier
 from stannary.formats.quantity import show
+from stannary.formats.training import Training
+from stannary.formats.workdir import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +48,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "name", "kind", "workdir", "setup", "run", "recipe", "envs", "num_nodes", "resources", "inputs", "outputs",
         "trust", "budget",
     ),
-    "recipe": ("entry", "rounds", "lanes", "inner_steps", "seed", "step_ms", "options"),
+    "recipe": ("entry", "rounds", "lanes", "inner_steps", "seed", "step_ms", "options", "training"),
+    "recipe.training": tuple(field.name for field in dataclasses.fields(Training)),
     "resources": ("cpus", "memory", "disk", "wall_s", "accelerators"),
     "trust": (
         "tier", "policy", "privacy", "verify", "audit", "gain", "detection", "regions", "exclude_operators",
@@ -105,7 +108,7 @@ class Draft:
     workdir: str
     inputs: Mapping[str, InputSource]
 
-    def resolve(self, files: Sequence[WorkdirFile], inputs: Mapping[str, Input]) -> JobSpec:
+    def resolve(self, files: Sequence[Entry], inputs: Mapping[str, Input]) -> JobSpec:
         """Return the whole spec; raise SpecError if something it names is missing."""
         if set(inputs) != set(self.inputs):
             raise SpecError("inputs are not those of the draft", why=", ".join(sorted(set(inputs) ^ set(self.inputs))))
@@ -161,6 +164,7 @@ def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | Non
         seed=_integer(members.get("seed", 0), "recipe.seed"),
         step_ms=_integer(members.get("step_ms", DEFAULT_STEP_MS), "recipe.step_ms"),
         options=_options(members.get("options", {})),
+        training=training.read(_training(members.get("training", {}))),
     )
 
 
@@ -250,6 +254,12 @@ def _options(value: object) -> dict[str, Json]:
 
     members = _mapping(value, "recipe.options")
     return {name: read(item, f"recipe.options.{name:.80}", 1) for name, item in members.items()}
+
+
+def _training(value: object) -> dict[str, Json]:
+    members = _section(value, "recipe.training")
+    # A learning rate is written as a number by everybody; its shortest decimal spelling is what is signed.
+    return _options({name: repr(item) if isinstance(item, float) else item for name, item in members.items()})
 
 
 def _section(value: object, path: str, table: str | None = None) -> dict[str, object]:

@@ -3,8 +3,7 @@
 Rules:
 1. Every default is explicit, money is micro-dollars, sizes are bytes, shares are parts per million.
    Two specs that mean the same have the same bytes.
-2. The work directory is a list of (path, mode, digest, size): no archive, no link, no device. Paths
-   are relative, normal, free of control characters, and differ by more than letter case.
+2. The work directory is a listing (formats/workdir.py): no archive, no link, no device.
 3. `from_canonical` accepts exactly what `to_canonical` writes: unknown members, defaults left out,
    and values outside the named limits are refused, on the market and on the node as on the client.
 4. Combinations no later step could honour are refused here, not at run time.
@@ -15,19 +14,21 @@ Reading `job.yaml` is jobfile.py; listing a directory is workdir.py; resolving i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.errors import FormatError, SpecError
-from stannary.formats import canonical, record
+from stannary.formats import canonical, record, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
 from stannary.formats.predicates import Tier
 from stannary.formats.quantity import PPM
+from stannary.formats.training import Training
+from stannary.formats.workdir import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 
 MAX_ROUNDS = 5_000
@@ -38,8 +39,6 @@ MAX_STEP_LIST = 64
 MAX_STEP_MS = 3_600_000  # an inner step of an hour
 MAX_WALL_S = 7 * 24 * 3600
 MAX_CPUS = 1_024
-MAX_FILES = 10_000
-MAX_PATH_CHARS = 1_024
 MAX_INPUTS = 64
 MAX_OUTPUTS = 256
 MAX_ENVS = 256
@@ -47,7 +46,6 @@ MAX_TEXT_CHARS = 32_768  # one shell command line, one environment value
 MAX_NAMES = 256  # regions, operators
 MAX_OPTION_VALUES = 4_096
 MAX_OPTION_DEPTH = 8
-MODES = frozenset({0o644, 0o755})  # what survives of a file's mode: executable or not
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -77,16 +75,6 @@ class Privacy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkdirFile:
-    """One file of the work directory."""
-
-    path: str
-    mode: int
-    digest: Digest
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Input:
     """One named input, already a blob; `source` says in words where the client took it from."""
 
@@ -106,6 +94,7 @@ class Recipe:
     seed: int
     step_ms: int
     options: dict[str, Json]
+    training: Training = field(default_factory=Training)
 
     @property
     def file(self) -> str:
@@ -154,7 +143,7 @@ class JobSpec:
 
     name: str
     kind: JobKind
-    workdir: tuple[WorkdirFile, ...]
+    workdir: tuple[Entry, ...]
     envs: dict[str, Json]
     num_nodes: int
     resources: Resources
@@ -210,8 +199,14 @@ def check(spec: JobSpec) -> None:
 
 
 def check_resolved(spec: JobSpec) -> None:
-    """Check the work directory and inputs, and that what the spec names is in them."""
-    check_workdir(spec.workdir)
+    """Check the work directory and inputs, and that what the spec names is in them.
+
+    Raises:
+        SpecError: an input or a named file breaks a rule.
+        FormatError: the work directory listing breaks one of its own.
+    """
+    if workdir.check(spec.workdir) != spec.workdir:
+        raise SpecError("workdir is not in path order")
     if len(spec.inputs) > MAX_INPUTS:
         raise SpecError("inputs has too many entries", why=f"{len(spec.inputs)}, limit {MAX_INPUTS}")
     for name, item in spec.inputs.items():
@@ -225,41 +220,12 @@ def check_resolved(spec: JobSpec) -> None:
             raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
 
 
-def check_workdir(files: Iterable[WorkdirFile]) -> None:
-    """Check a work directory listing: sorted, unique also by case, no path through a file, known modes."""
-    previous = ""
-    folded: dict[str, str] = {}
-    for count, item in enumerate(files, start=1):
-        if count > MAX_FILES:
-            raise SpecError("workdir has too many files", why=f"more than {MAX_FILES:,}")
-        check_path(item.path, "workdir")
-        if item.path <= previous:
-            raise SpecError("workdir is not sorted by path", why=f"{item.path!r:.80} after {previous!r:.80}")
-        previous = item.path
-        _check_collision(item.path, folded)
-        if item.mode not in MODES:
-            raise SpecError(f"workdir file {item.path:.80} has another mode", why=f"{item.mode:o}, expected 644 or 755")
-        _check_blob(item.digest, item.size_bytes, f"workdir file {item.path:.80}")
-
-
 def check_path(path: str, where: str) -> None:
-    """Check that `path` is relative, normal and printable, so that joining it never leaves a directory."""
-    parts = path.split("/")
-    if not path or len(path) > MAX_PATH_CHARS:
-        raise SpecError(f"{where} path is empty or too long", why=f"{len(path)} characters, limit {MAX_PATH_CHARS}")
-    if not path.isprintable() or "\\" in path or any(part in {"", ".", ".."} for part in parts):
-        raise SpecError(f"{where} path is not a plain relative path", why=f"{path!r:.120}")
-
-
-def _check_collision(path: str, folded: dict[str, str]) -> None:
-    """Refuse names that fall together where letter case does not count, files below files included."""
-    parts = path.split("/")
-    for end in range(1, len(parts) + 1):
-        name = "/".join(parts[:end])
-        spelling = name if end == len(parts) else name + "/"
-        known = folded.setdefault(name.casefold(), spelling)
-        if known != spelling:
-            raise SpecError("workdir has names that collide", why=f"{known!r:.80} and {spelling!r:.80}")
+    """Check that `path` stays inside a directory (formats/workdir.py rule 1)."""
+    try:
+        workdir.parse_path(path)
+    except FormatError as err:
+        raise SpecError(f"{where}: {err.what}", why=err.why, hint=err.hint) from err
 
 
 def _check_blob(digest: object, size_bytes: int, path: str) -> None:
@@ -329,6 +295,7 @@ def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
     _check_range(recipe.seed, "recipe.seed", 0, 2**32 - 1)
     _check_range(recipe.step_ms, "recipe.step_ms", 1, MAX_STEP_MS)
     _check_options(recipe.options)
+    training.check(recipe.training)
 
 
 def _check_options(options: dict[str, Json]) -> None:
