@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.errors import FormatError, SpecError
-from stannary.formats import canonical, record, workdir
+from stannary.formats import canonical, record, training, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
 from stannary.formats.predicates import Tier

@@ -1,0 +1,112 @@
+"""The optimizer and data settings of a training job, as the buyer signs them.
+
+Everything a round depends on besides weights, data and the recipe's own code is here or beside it in
+`jobspec.Recipe`, every default explicit, so that prover, auditor and whoever holds the receipt
+compute with the same numbers. Fractions are decimal strings (canonical rule 1); they become floats
+once, by `float()`, which rounds correctly and so gives the same bits everywhere.
+
+What the numbers do is in train/ (schedule, data, muon, round, merge).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from stannary.errors import SpecError
+from stannary.formats import record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stannary.formats.canonical import Json
+
+MAX_BATCH = 1_048_576
+MAX_STEPS = 1_000_000
+PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Settings of inner and outer optimizer; the defaults are those of research on tiny GPTs.
+
+    Parameters with fewer than two dimensions, or with a part of their dotted name that begins with
+    one of `adamw_names`, are AdamW's; the rest are Muon's.
+    """
+
+    batch_size: int = 16  # examples of one lane in one inner step
+    microbatch_size: int = 16  # examples of one forward pass: the split changes the bits, so it is signed
+    dtype: str = "float32"
+    threads: int = 1  # 1 and 2 threads sum in another order and give other bits
+    data_order: str = "shake256-v1"
+    optimizer: str = "muon"  # muon (with AdamW beside it) | adamw
+    muon_lr: str = "0.01"
+    muon_momentum: str = "0.9"
+    adamw_lr: str = "0.004"
+    adamw_beta1: str = "0.9"
+    adamw_beta2: str = "0.95"
+    weight_decay: str = "0"
+    adamw_names: tuple[str, ...] = ("emb", "head", "lm_head", "wpe", "wte")
+    warmup_steps: int = 20
+    constant_ppm: int = 400_000  # share of all steps before the linear decay begins
+    final_lr_ppm: int = 50_000
+    rewarm_steps: int = 1  # steps of each round while the fresh optimizer has no moments yet
+    outer_lr: str = "1"
+    outer_momentum: str = "0.6"  # 0.8 above about fifty rounds
+
+
+FRACTIONS = (
+    "muon_lr", "muon_momentum", "adamw_lr", "adamw_beta1", "adamw_beta2", "weight_decay", "outer_lr", "outer_momentum",
+)  # fmt: skip
+ONLY = {"dtype": "float32", "threads": 1, "data_order": "shake256-v1"}  # what this release can compute
+
+
+def read(members: Mapping[str, Json]) -> Training:
+    """Return the settings with the defaults of absent members filled in.
+
+    Raises:
+        FormatError: an unknown or ill-typed member.
+        SpecError: a value that makes no sense.
+    """
+    training = record.from_json(Training, {**record.to_json(Training()), **members}, what="recipe.training")
+    check(training)
+    return training
+
+
+def check(training: Training) -> None:
+    """Check ranges and names.
+
+    Raises:
+        SpecError: naming the member and the observed value.
+    """
+    for name, only in ONLY.items():
+        if getattr(training, name) != only:
+            raise SpecError(f"recipe.training.{name} is not yet possible", why=f"only {only!r} is")
+    if training.optimizer not in {"muon", "adamw"}:
+        raise SpecError("recipe.training.optimizer is unknown", why=f"{training.optimizer!r:.40}", hint="muon or adamw")
+    _range("batch_size", training.batch_size, 1, MAX_BATCH)
+    _range("microbatch_size", training.microbatch_size, 1, training.batch_size)
+    _range("warmup_steps", training.warmup_steps, 0, MAX_STEPS)
+    _range("rewarm_steps", training.rewarm_steps, 0, MAX_STEPS)
+    _range("constant_ppm", training.constant_ppm, 0, PPM)
+    _range("final_lr_ppm", training.final_lr_ppm, 0, PPM)
+    for name in FRACTIONS:
+        fraction(getattr(training, name), name)
+
+
+def fraction(text: str, name: str) -> float:
+    """Return the float nearest to a decimal string from 0 to 1,000."""
+    try:
+        value = Decimal(text) if len(text) <= 40 else Decimal("NaN")
+    except InvalidOperation as err:
+        raise SpecError(f"recipe.training.{name} is not a decimal string", why=f"{text!r:.80}") from err
+    if not value.is_finite() or not 0 <= value <= 1_000 or not math.isfinite(float(value)):
+        raise SpecError(f"recipe.training.{name} is out of range", why=f"{text!r:.80}, expected 0 to 1000")
+    return float(value)
+
+
+def _range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise SpecError(f"recipe.training.{name} is out of range", why=f"{value:,}, expected {low:,} to {high:,}")
