@@ -1,0 +1,125 @@
+"""One round of one lane: a pure function of weights, assignment and signed settings.
+
+    theta_0 = theta_t
+    theta_(k+1) = theta_k - Inner(grad loss(theta_k, examples(step, lane)))     k = 0 .. H-1
+    delta = theta_0 - theta_H
+
+The inner optimizer begins anew (DESIGN 8, stateless rounds), data and learning rate are public
+functions of the global step, so that a node that never saw the job before, an auditor, and the
+buyer all compute the same bytes from the same log entries. A lane whose node died is taken up from
+the weights alone.
+
+State bytes after s steps (1 .. H) are the canonical checkpoint of the weights: what audit questions
+hash, and what a bisection compares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from stannary.formats import jobspec
+from stannary.formats.predicates import Assignment
+from stannary.formats.training import Training
+from stannary.train import checkpoint, data, recipe, schedule
+from stannary.train.muon import InnerOptimizer
+from stannary.train.recipe import Recipe
+
+DELTA = "delta"
+
+Progress = Callable[[int, int, float], None]  # (step, steps, loss)
+
+
+def ignore_progress(step: int, steps: int, loss: float) -> None:
+    """Follow nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What to keep and whom to tell while a round or merge runs; none of it touches the result."""
+
+    keep_states: bool = True
+    evaluate: bool = True  # merges: measure the new weights on held-out data
+    progress: Progress = ignore_progress
+
+
+RECORDING = Recording()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """The outputs of a round or merge, and what it can be asked about later."""
+
+    outputs: dict[str, bytes]
+    states: list[bytes]  # canonical checkpoint after step 1, 2, ...; empty unless kept
+    metrics: dict[str, str]
+    num_steps: int
+    tokens: int
+    compute_ms: int
+    notes: list[str] = field(default_factory=list)  # for the job log, e.g. a contribution that weighs nothing
+
+    def state(self, step: int) -> bytes:
+        """Return the state bytes after `step` steps, 1 .. num_steps."""
+        return self.states[step - 1]
+
+
+def run_round(
+    recipe_: Recipe,
+    assignment: Assignment,
+    settings: jobspec.Recipe,
+    theta: bytes | None,
+    recording: Recording = RECORDING,
+) -> RoundResult:
+    """Take the inner steps of one assignment and return its pseudo-gradient."""
+    started = time.monotonic()
+    model = recipe.build(recipe_, settings, theta)
+    weights = recipe.weights_of(model)
+    start = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer = InnerOptimizer(weights, settings.training)
+    num_steps = schedule.total_steps(settings)
+    states: list[bytes] = []
+    losses: list[float] = []
+    for inner in range(assignment.num_steps):
+        step = assignment.first_step + inner
+        losses.append(accumulate(recipe_, model, settings, step=step, lane=assignment.lane))
+        optimizer.step(lr_at(settings.training, step, inner, num_steps))
+        optimizer.clear()
+        if recording.keep_states:
+            states.append(checkpoint.encode(weights))
+        recording.progress(inner + 1, assignment.num_steps, losses[-1])
+    delta = {name: start[name] - weight.detach() for name, weight in weights.items()}
+    return RoundResult(
+        outputs={DELTA: checkpoint.encode(delta)},
+        states=states,
+        metrics={"loss": decimal(sum(losses) / len(losses)), "last_loss": decimal(losses[-1])},
+        num_steps=assignment.num_steps,
+        tokens=assignment.num_steps * settings.training.batch_size * recipe_.tokens_per_example,
+        compute_ms=round((time.monotonic() - started) * 1000),
+    )
+
+
+def lr_at(training: Training, step: int, inner: int, num_steps: int) -> float:
+    """Return the share of the peak rate: the global schedule times the re-warm of a fresh optimizer."""
+    return schedule.lr_factor(training, step, num_steps) * schedule.rewarm_factor(training, inner)
+
+
+def accumulate(recipe_: Recipe, model: nn.Module, settings: jobspec.Recipe, *, step: int, lane: int) -> float:
+    """Leave the gradient of one step's batch in the weights, microbatch by microbatch; return the mean loss."""
+    training = settings.training
+    recipe.seed_everything(data.step_seed(settings.seed, step, lane))
+    examples = data.draw_examples(settings.seed, step, lane, training.batch_size, num_examples=recipe_.num_examples)
+    total = 0.0
+    for begin in range(0, len(examples), training.microbatch_size):
+        part = examples[begin : begin + training.microbatch_size]
+        loss: Tensor = recipe_.loss(model, part) * (len(part) / len(examples))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+        total += float(loss.detach())
+    return total
+
+
+def decimal(value: float) -> str:
+    """Spell a measure for a signed record: six decimals, `nan` and `inf` as they are."""
+    return f"{value:.6f}"
