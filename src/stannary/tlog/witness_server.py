@@ -1,0 +1,111 @@
+"""The witness as a process of its own: `python -m stannary.tlog.witness_server --dir D --port 0 --log-vkey KEY`.
+
+Prints one JSON line `{"url": ..., "vkey": ...}` when it listens. Loopback only: a witness that anybody on a
+network may ask belongs behind a real web server. SIGTERM ends it; it holds nothing that is not durable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+
+from stannary.errors import EnvironmentProblem, StannaryError
+from stannary.formats import note
+from stannary.tlog.witness import MAX_REQUEST_BYTES, Answer, Witness, load_key
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_NAME = "local.witness"
+READ_TIMEOUT_S = 10.0  # a client that stalls must not hold a thread
+
+
+class WitnessServer(ThreadingHTTPServer):
+    """HTTP face of one witness."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, witness: Witness) -> None:
+        self.witness = witness
+        super().__init__((LOOPBACK, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Return the address clients use."""
+        return f"http://{LOOPBACK}:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: WitnessServer
+    timeout = READ_TIMEOUT_S
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        if self.path != "/add-checkpoint":
+            self._send(Answer(HTTPStatus.NOT_FOUND, "no such path\n"))
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
+            self.close_connection = True
+            self._send(Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request too large\n"))
+            return
+        request = self.rfile.read(int(length))
+        try:
+            answer = self.server.witness.add_checkpoint(request)
+        except EnvironmentProblem as err:  # the disk is full: no state, no signature
+            answer = Answer(HTTPStatus.INSUFFICIENT_STORAGE, f"{err}\n")
+        self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        body = answer.body.encode()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's parameter name
+        """Say nothing: stdout holds the one JSON line, stderr is for failures."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="stannary.tlog.witness_server", description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="key and state live here")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--name", default=DEFAULT_NAME)
+    parser.add_argument("--log-vkey", action="append", required=True, help="verifier key of a log to witness")
+    options = parser.parse_args(arguments)
+    try:
+        server = WitnessServer(options.port, _open(options.dir, options.name, options.log_vkey))
+    except StannaryError as err:
+        sys.stderr.write(err.diagnostics() + "\n")
+        return err.exit_code
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # shutdown() waits for serve_forever, which runs in this very thread
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    sys.stdout.write(json.dumps({"url": server.url, "vkey": server.witness.vkey}) + "\n")
+    sys.stdout.flush()
+    server.serve_forever(poll_interval=0.1)
+    server.server_close()
+    return 0
+
+
+def _open(directory: Path, name: str, log_vkeys: list[str]) -> Witness:
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    logs = [note.parse_vkey(item) for item in log_vkeys]
+    return Witness(directory, name, load_key(directory / "key"), logs, time.time)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
