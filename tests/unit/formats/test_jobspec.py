@@ -246,7 +246,7 @@ def test_any_value_anywhere_gives_a_draft_or_our_error(path, value):
     *parents, last = path.split(".")
     section = document
     for name in parents:
-        section = section[name]
+        section = section.setdefault(name, {})
     section[last] = value
     try:
         draft = jobfile.parse(document)
