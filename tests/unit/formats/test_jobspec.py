@@ -40,7 +40,7 @@ def without(path: str) -> dict[str, Any]:
     *parents, last = path.split(".")
     section = value
     for name in parents:
-        section = section[name]
+        section = section.setdefault(name, {})
     del section[last]
     return value
 
@@ -76,7 +76,7 @@ class TestCanonical:
         *parents, last = path.split(".")
         section = members
         for name in parents:
-            section = section[name]
+            section = section.setdefault(name, {})
         del section[last]
         with pytest.raises(FormatError):
             jobspec.from_canonical(members)
@@ -105,7 +105,7 @@ class TestCanonical:
         *parents, last = path.split(".")
         section = members
         for name in parents:
-            section = section[name]
+            section = section.setdefault(name, {})
         section[last] = value
         with pytest.raises(SpecError):
             jobspec.from_canonical(members)
