@@ -1,0 +1,1 @@
+"""What may be believed: draws, verdicts, soundness, money and receipts, recomputed from signed records. Pure."""

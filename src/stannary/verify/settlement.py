@@ -1,0 +1,199 @@
+"""Money: prices, who is paid for what, and where every paid second went.
+
+Rules (micro-dollars throughout):
+1. A price is ceil(steps · step_ms · ask / 3,600,000), with the ask of the node's credential.
+2. Work is paid when its verdict is `verified` (or, where the signed spec says so, on completion). Verified work that
+   a conviction made useless is paid as `redo`. Honest auditors are always paid. Refuted and unverified work gets
+   a `withheld` line of zero, so that nobody is left out in silence.
+3. A convicted node forfeits its bond. From it come, in this order, the redone work and the audits its cheating caused;
+   what is left goes to `insurance`, never to the judge and never to the market.
+4. All else comes from escrow, in the order work, redo, audit; what is left goes back to the buyer as `refund`.
+   If escrow runs dry, later lines are cut, never earlier ones, and no account goes below zero.
+5. Conservation: the lines (bonds negative) sum to the escrow. `paid` is what the buyer paid, escrow minus refund.
+
+The market settles with these functions, the verifier again (receipt.py): they must agree to the micro-dollar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stannary.errors import FormatError
+from stannary.formats.ids import AuditId, NodeId, TaskId
+from stannary.formats.predicates import Reading, SettlementLine, TimeSplit, Verdict
+
+MS_PER_HOUR = 3_600_000
+WHOLE = 10_000  # hundredths of a per cent
+INSURANCE = "insurance"
+BUYER = "buyer"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One contribution to settle, in log order."""
+
+    task: TaskId
+    node: NodeId
+    operator: str
+    price_usd_micros: int
+    verdict: Verdict
+    merge: bool = False
+    superseded_by: NodeId | None = None  # the convicted node whose conviction made this work useless
+
+
+@dataclass(frozen=True, slots=True)
+class AuditWork:
+    """One answered audit to settle, in log order."""
+
+    audit: AuditId
+    node: NodeId
+    operator: str
+    price_usd_micros: int
+    refuted: bool = False  # this auditor was convicted for it: unpaid
+    caused_by: NodeId | None = None  # the convicted node this audit exposed: it pays
+
+
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """What a convicted node forfeits."""
+
+    node: NodeId
+    operator: str
+    usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The lines of a job and their totals."""
+
+    lines: tuple[SettlementLine, ...]
+    paid_usd_micros: int
+    refunded_usd_micros: int
+
+
+def price_of(num_steps: int, step_ms: int, ask_usd_micros_per_hour: int) -> int:
+    """Return the price of a task in micro-dollars (rule 1)."""
+    if min(num_steps, step_ms, ask_usd_micros_per_hour) < 0:
+        raise FormatError("price of a negative amount", why=f"{num_steps} x {step_ms} ms x {ask_usd_micros_per_hour}")
+    return -(-num_steps * step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
+
+
+def settle(
+    escrow_usd_micros: int,
+    work: Sequence[Work],
+    audits: Sequence[AuditWork],
+    forfeited: Iterable[Bond] = (),
+    *,
+    pay_unverified: bool = False,
+) -> Settlement:
+    """Divide escrow and forfeited bonds by the rules above.
+
+    Args:
+        escrow_usd_micros: what the buyer paid in.
+        work: contributions in log order.
+        audits: answered audits in log order.
+        forfeited: bonds of the convicted, one per node.
+        pay_unverified: the signed spec says `verify: none`, or the buyer never revealed its beacon.
+    """
+    books = _Books(escrow_usd_micros, {bond.node: bond for bond in forfeited})
+    payable = {Verdict.VERIFIED, Verdict.ATTESTED} | ({Verdict.UNVERIFIED} if pay_unverified else set())
+    for item in work:
+        _settle_work(books, item, paid=item.verdict in payable)
+    for item in work:
+        if item.superseded_by is not None and item.verdict in payable:
+            books.pay(item.operator, item.task, "redo", item.price_usd_micros, first_from=item.superseded_by)
+    for audit in audits:
+        if audit.refuted:
+            books.note(audit.operator, audit.audit, "withheld")
+        else:
+            books.pay(audit.operator, audit.audit, "audit", audit.price_usd_micros, first_from=audit.caused_by)
+    return books.close()
+
+
+def time_split(useful_ms: int, readings: Iterable[Reading]) -> TimeSplit:
+    """Return where every paid second went, six disjoint parts that sum to exactly 10,000.
+
+    Args:
+        useful_ms: compute of verified contributions that are in the result, and of audited merges.
+        readings: every logged reading; the last of each node counts (they are cumulative). Compute beyond the
+            useful is churn: refuted, superseded, abandoned.
+    """
+    last: dict[NodeId, Reading] = {}
+    for reading in readings:
+        held = last.get(reading.node)
+        if held is None or reading.seq > held.seq:
+            last[reading.node] = reading
+    spent = [reading.spent for reading in last.values()]
+    parts = {
+        "useful": useful_ms,
+        "start": sum(item.start_ms for item in spent),
+        "link": sum(item.link_ms for item in spent),
+        "idle": sum(item.idle_ms for item in spent),
+        "audit": sum(item.audit_ms for item in spent),
+        "churn": max(sum(item.compute_ms for item in spent) - useful_ms, 0),
+    }
+    return TimeSplit(**_largest_remainder(parts))
+
+
+@dataclass(slots=True)
+class _Source:
+    bond: Bond
+    left: int
+
+
+class _Books:
+    """Escrow and bonds while they are being divided."""
+
+    def __init__(self, escrow_usd_micros: int, bonds: Mapping[NodeId, Bond]) -> None:
+        if escrow_usd_micros < 0 or any(bond.usd_micros < 0 for bond in bonds.values()):
+            raise FormatError("negative escrow or bond", why=f"escrow {escrow_usd_micros}")
+        self._escrow = escrow_usd_micros
+        self._left = escrow_usd_micros
+        self._sources = {node: _Source(bond, bond.usd_micros) for node, bond in bonds.items()}
+        self._lines: list[SettlementLine] = []
+
+    def pay(self, operator: str, task: str, reason: str, usd_micros: int, *, first_from: NodeId | None = None) -> None:
+        due = usd_micros
+        source = self._sources.get(first_from) if first_from is not None else None
+        if source is not None:
+            taken = min(source.left, due)
+            source.left -= taken
+            due -= taken
+        from_escrow = min(self._left, due)
+        self._left -= from_escrow
+        self._lines.append(SettlementLine(f"operator:{operator}", task, reason, usd_micros - due + from_escrow))
+
+    def note(self, operator: str, task: str, reason: str) -> None:
+        self._lines.append(SettlementLine(f"operator:{operator}", task, reason, 0))
+
+    def close(self) -> Settlement:
+        for source in self._sources.values():
+            bond = source.bond
+            self._lines.append(SettlementLine(f"bond:{bond.operator}", bond.node, "forfeit", -bond.usd_micros))
+            if source.left:
+                self._lines.append(SettlementLine(INSURANCE, bond.node, "forfeit", source.left))
+        self._lines.append(SettlementLine(BUYER, "", "refund", self._left))
+        lines = tuple(self._lines)
+        if sum(line.usd_micros for line in lines) != self._escrow:
+            raise AssertionError("settlement does not conserve money")  # a bug of ours, never input
+        return Settlement(lines, self._escrow - self._left, self._left)
+
+
+def _settle_work(books: _Books, item: Work, *, paid: bool) -> None:
+    if not paid:
+        books.note(item.operator, item.task, "withheld")
+    elif item.superseded_by is None:
+        books.pay(item.operator, item.task, "merge" if item.merge else "work", item.price_usd_micros)
+
+
+def _largest_remainder(parts: Mapping[str, int]) -> dict[str, int]:
+    total = sum(parts.values())
+    if total == 0:
+        return {name: WHOLE if name == "idle" else 0 for name in parts}
+    shares = {name: amount * WHOLE // total for name, amount in parts.items()}
+    missing = WHOLE - sum(shares.values())
+    by_remainder = sorted(parts, key=lambda name: -(parts[name] * WHOLE % total))  # stable: ties in field order
+    for name in by_remainder[:missing]:
+        shares[name] += 1
+    return shares

@@ -1,0 +1,57 @@
+"""How much the audits of a job are worth (research/verification.md section 4).
+
+Cheating saves the fraction g of a task's price, is audited with probability p, found with probability d when audited,
+and then costs S task prices. It loses money exactly when p > g / (d·(S + 1)). Below that p the verdict of a job is
+`unverified`, whatever its audits said.
+
+All figures are integers in parts per million, or decimal strings: what is signed must be recomputed exactly.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+
+from stannary.errors import FormatError
+
+PPM = 1_000_000
+_PLACES = Decimal("0.000001")
+
+
+def required_ppm(gain_ppm: int, detection_ppm: int, stake_ppm: int) -> int:
+    """Return the smallest audit probability at which cheating loses money, in ppm.
+
+    Args:
+        gain_ppm: g, what cheating saves of one task's price.
+        detection_ppm: d, how often an audit of a cheat finds it.
+        stake_ppm: S times a million: slashable value in task prices.
+    """
+    if not (0 < detection_ppm <= PPM and 0 <= gain_ppm <= PPM and stake_ppm >= 0):
+        raise FormatError("soundness figures out of range", why=f"g={gain_ppm} d={detection_ppm} S={stake_ppm} ppm")
+    return gain_ppm * PPM * PPM // (detection_ppm * (stake_ppm + PPM)) + 1  # strictly greater
+
+
+def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
+    """Return S·10^6 of one prover: its forfeitable bond in prices of its dearest task."""
+    return bond_usd_micros * PPM // max(task_price_usd_micros, 1)
+
+
+def escape(audit_ppm: int) -> str:
+    """Return the probability that one cheated unit is never audited, as a decimal string."""
+    return _decimal(Decimal(PPM - audit_ppm) / PPM)
+
+
+def survival(audit_ppm: int, detection_ppm: int, cheated_units: int) -> str:
+    """Return the probability that a node that cheats `cheated_units` times is never found, (1 - p·d)^n."""
+    with localcontext() as context:
+        context.prec = 40
+        caught = Decimal(audit_ppm) * detection_ppm / (PPM * PPM)
+        return _decimal((1 - caught) ** cheated_units)
+
+
+def is_sound(audit_ppm: int, required: int) -> bool:
+    """Return whether audits at `audit_ppm` make cheating a loss; drawing everything always does what can be done."""
+    return audit_ppm >= required or audit_ppm >= PPM
+
+
+def _decimal(value: Decimal) -> str:
+    return format(value.quantize(_PLACES), "f")

@@ -1,0 +1,127 @@
+"""Verdicts: what the answers prove about one task (DESIGN section 9).
+
+Statistics accuse, exact recomputation convicts:
+1. A *recomputation* is the same result root and the same answer for the drawn inner step. The prover's answer must
+   stand beside the root it contributed.
+2. The prover and one auditor of another operator agree: `verified`.
+3. They differ: another auditor, of a third operator, is drawn. Two auditors of different operators who agree with
+   one another against the prover: `refuted`, and the prover is convicted.
+4. An auditor against whom two parties of different operators agree is convicted itself, also when only the root or
+   only the answer differs: a right root with a wrong answer was copied, not computed.
+5. All differ: `unverified`; nobody can be convicted.
+6. The prover does not answer: `unverified`. Silence is a pause, never a conviction.
+7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
+
+A task that was not drawn is `verified` in the statistical sense only; soundness.py says how much that is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Answer, Contribution, Verdict
+
+Same = Callable[[Answer, Answer], bool]
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is; stands in every logged verdict."""
+
+    AGREED = "agreed"
+    CONTRADICTED = "two-recomputations-disagree"
+    MISMATCH = "mismatch"
+    NO_AGREEMENT = "no-two-agree"
+    CONTESTED = "two-against-two"
+    PROVER_SILENT = "prover-silent"
+    NO_AUDITOR = "no-auditor-answered"
+    AWAITED = "auditor-awaited"
+    NOT_DRAWN = "not-drawn"
+    NOT_ASKED = "verification-none"
+    BUYER_SILENT = "buyer-silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on one task, who is convicted by it, and whether another auditor is needed first."""
+
+    verdict: Verdict
+    reason: Reason
+    refuted: tuple[NodeId, ...] = ()
+    need_auditor: bool = False
+
+
+def bitwise(first: Answer, second: Answer) -> bool:
+    """Return whether two answers are the same recomputation, bit for bit (one engine class)."""
+    return first.root == second.root and first.answer == second.answer
+
+
+def judge(
+    contribution: Contribution,
+    prover: Answer | None,
+    auditors: Sequence[Answer],
+    operators: Mapping[NodeId, str],
+    *,
+    exhausted: bool = False,
+    same: Same = bitwise,
+) -> Decision:
+    """Judge one drawn task from the opened answers.
+
+    Args:
+        contribution: the work that was handed in.
+        prover: its node's opened answer, None if it stayed silent past its deadline.
+        auditors: opened answers in audit-number order; nobody of the prover's operator is heard, and of each
+            operator only the first.
+        operators: the operator of every node named.
+        exhausted: no further auditor can be had, so an open question closes as `unverified`.
+        same: how two answers are compared; bitwise inside an engine class.
+    """
+    if prover is None:
+        return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT)
+    heard = _independent(auditors, operators[contribution.node], operators)
+    honest_root = prover.root == contribution.root  # else it answers for work it did not hand in
+    with_prover = [item for item in heard if honest_root and same(prover, item)]
+    against = [item for item in heard if item not in with_prover]
+    camp = _largest_camp(against, same)
+    if with_prover:
+        if len(camp) >= 2:
+            return Decision(Verdict.UNVERIFIED, Reason.CONTESTED)
+        return Decision(Verdict.VERIFIED, Reason.AGREED, _nodes(against))
+    if len(camp) >= 2:
+        outvoted = [item for item in against if item not in camp]
+        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (contribution.node, *_nodes(outvoted)))
+    return _open(heard, exhausted=exhausted)
+
+
+def undrawn() -> Decision:
+    """Return the decision on a task the beacon passed over."""
+    return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
+
+
+def _open(heard: Sequence[Answer], *, exhausted: bool) -> Decision:
+    if len(heard) >= 2:
+        return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT)
+    if exhausted:
+        return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT if heard else Reason.NO_AUDITOR)
+    return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
+
+
+def _independent(auditors: Sequence[Answer], prover: str, operators: Mapping[NodeId, str]) -> list[Answer]:
+    first_of: dict[str, Answer] = {}
+    for item in auditors:
+        operator = operators[item.node]
+        if operator != prover:
+            first_of.setdefault(operator, item)
+    return list(first_of.values())
+
+
+def _largest_camp(answers: Sequence[Answer], same: Same) -> list[Answer]:
+    """Return the largest set of answers that agree with one of their number (the first such set on a tie)."""
+    camps = [[other for other in answers if same(item, other)] for item in answers]
+    return max(camps, key=len, default=[])
+
+
+def _nodes(answers: Sequence[Answer]) -> tuple[NodeId, ...]:
+    return tuple(item.node for item in answers)
