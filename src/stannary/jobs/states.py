@@ -123,9 +123,7 @@ TASK: Mapping[TaskState, frozenset[TaskState]] = {
 }
 
 LEASE: Mapping[LeaseState, frozenset[LeaseState]] = {
-    LeaseState.GRANTED: frozenset(
-        {LeaseState.EXPIRED, LeaseState.RELEASED, LeaseState.COMPLETED, LeaseState.REVOKED}
-    ),
+    LeaseState.GRANTED: frozenset({LeaseState.EXPIRED, LeaseState.RELEASED, LeaseState.COMPLETED, LeaseState.REVOKED}),
     LeaseState.EXPIRED: frozenset(),
     LeaseState.RELEASED: frozenset(),
     LeaseState.COMPLETED: frozenset(),

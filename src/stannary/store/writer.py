@@ -31,16 +31,17 @@ from stannary.errors import ServiceError, StannaryError
 from stannary.store import engine as engines
 
 T = TypeVar("T")
-Item = TypeVar("Item", contravariant=True)
-Out = TypeVar("Out", covariant=True)
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+Item = TypeVar("Item")
 
 MAX_BATCH = 1_024  # operations of one transaction: bounds the wait of a reader's snapshot and the WAL
 
 
-class Bulk(Protocol[Item, Out]):
+class Bulk(Protocol[Item_contra, Out_co]):
     """An operation over many items at once, one answer or error each, in order."""
 
-    def __call__(self, connection: Connection, items: Sequence[Item], /) -> Sequence[Out | StannaryError]: ...
+    def __call__(self, connection: Connection, items: Sequence[Item_contra], /) -> Sequence[Out_co | StannaryError]: ...
 
 
 @dataclass(slots=True)

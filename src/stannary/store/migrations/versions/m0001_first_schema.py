@@ -144,7 +144,7 @@ def _work() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("verification", sa.Text(), nullable=False),
         sa.Column("envelope", sa.LargeBinary(), nullable=False),
-        sa.Column("spec", sa.JSON(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
         sa.Column("settlement", sa.Text(), nullable=False),
@@ -487,6 +487,6 @@ def _announced() -> None:
             f"CREATE TRIGGER {table}_{column}_is_announced BEFORE UPDATE OF {column} ON {table} "
             f"WHEN NEW.{column} <> OLD.{column} AND NOT EXISTS ("
             "SELECT 1 FROM events JOIN jobs ON jobs.job = events.job AND events.seq = jobs.num_events "
-            f"WHERE events.job = NEW.job AND events.type = {kind} AND {subject}) "
+            f"WHERE events.job = NEW.job AND events.type = {kind} AND {subject}) "  # names above, no input
             f"BEGIN SELECT RAISE(ABORT, 'a change of {table}.{column} needs its event'); END"
         )

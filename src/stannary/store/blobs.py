@@ -1,0 +1,50 @@
+"""Which bytes the market holds, and who may have them.
+
+A digest is no secret (it stands in signed statements), so knowing one opens nothing: a blob is
+served to its owners only. Owners are a job id, `buyer:<id>` or `node:<id>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+
+from stannary.errors import ConflictError
+from stannary.store.schema import blob_owners, blobs
+
+
+def add(connection: Connection, digest: str, size_bytes: int, owner: str, *, at_ms: int) -> None:
+    """Note bytes that are stored (fsynced, renamed) and who may have them."""
+    values = {"digest": digest, "size_bytes": size_bytes, "stored_at_ms": at_ms}
+    connection.execute(insert(blobs).values(**values).on_conflict_do_nothing())
+    if size_of(connection, digest) != size_bytes:
+        raise ConflictError("this digest has another size", why=digest)
+    grant(connection, [digest], owner)
+
+
+def grant(connection: Connection, digests: Iterable[str], owner: str) -> None:
+    """Let `owner` have these blobs too (a job's manifest names them)."""
+    rows = [{"digest": digest, "owner": owner} for digest in digests]
+    if rows:
+        connection.execute(insert(blob_owners).on_conflict_do_nothing(), rows)
+
+
+def size_of(connection: Connection, digest: str) -> int | None:
+    """Return the size of a stored blob, None if it is not stored."""
+    size = connection.execute(sa.select(blobs.c.size_bytes).where(blobs.c.digest == digest)).scalar()
+    return int(size) if size is not None else None
+
+
+def missing(connection: Connection, digests: Sequence[str]) -> list[str]:
+    """Return those of `digests` that are not stored."""
+    stored = set(connection.execute(sa.select(blobs.c.digest).where(blobs.c.digest.in_(digests))).scalars())
+    return [digest for digest in digests if digest not in stored]
+
+
+def may_have(connection: Connection, digest: str, owners: Sequence[str]) -> bool:
+    """Tell whether one of `owners` (all that the asker is) owns the blob."""
+    query = sa.select(blob_owners.c.owner).where(blob_owners.c.digest == digest, blob_owners.c.owner.in_(owners))
+    return connection.execute(query.limit(1)).first() is not None

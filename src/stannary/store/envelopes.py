@@ -1,0 +1,107 @@
+"""Every signed envelope, and whether the log has it yet.
+
+Write order: the envelope is kept here first (`log_index` absent), then appended to the log, then
+its index noted. A market killed in between finds it in `unlogged` and appends it again: the log
+knows a leaf it has. Nothing is ever acknowledged from a log entry this table does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+
+from stannary.errors import ConflictError, NotFound
+from stannary.store.schema import envelopes
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An envelope to keep; `leaf` is its log leaf, spelled as a digest."""
+
+    leaf: str
+    kind: str
+    envelope: bytes
+    received_at_ms: int
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An envelope as kept."""
+
+    leaf: str
+    kind: str
+    job: str | None
+    envelope: bytes
+    log_index: int | None
+    received_at_ms: int
+
+
+def add(connection: Connection, incoming: Incoming) -> bool:
+    """Keep an envelope; return False if this leaf is kept already."""
+    return add_many(connection, [incoming]) == 1
+
+
+def add_many(connection: Connection, incoming: Sequence[Incoming]) -> int:
+    """Keep many envelopes; return how many were new."""
+    if not incoming:
+        return 0
+    return int(connection.execute(_INSERT, [asdict(item) for item in incoming]).rowcount)
+
+
+def set_indexes(connection: Connection, indexes: Mapping[str, int]) -> None:
+    """Note where the log holds each leaf.
+
+    Raises:
+        ConflictError: a leaf is noted at another index already, or is not kept here.
+    """
+    for leaf, index in indexes.items():
+        changed = connection.execute(_SET_INDEX, {"key": leaf, "at": index}).rowcount
+        if changed != 1:
+            raise ConflictError("this leaf is logged elsewhere", why=f"{leaf} at index {index}")
+
+
+def unlogged(connection: Connection, *, limit: int = 10_000) -> list[Kept]:
+    """Return what the log has still to take, in order of arrival."""
+    query = _SELECT.where(envelopes.c.log_index.is_(None)).order_by(envelopes.c.seq).limit(limit)
+    return [Kept(**row) for row in connection.execute(query).mappings()]
+
+
+def get(connection: Connection, leaf: str) -> Kept:
+    """Return one envelope; NotFound if it is not kept."""
+    row = connection.execute(_SELECT.where(envelopes.c.leaf == leaf)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("no such envelope", why=leaf)
+    return Kept(**row)
+
+
+def of_job(connection: Connection, job: str, *, kind: str | None = None) -> list[Kept]:
+    """Return the envelopes of a job in log order, those not yet logged last."""
+    query = _SELECT.where(envelopes.c.job == job)
+    if kind is not None:
+        query = query.where(envelopes.c.kind == kind)
+    query = query.order_by(envelopes.c.log_index.is_(None), envelopes.c.log_index, envelopes.c.seq)
+    return [Kept(**row) for row in connection.execute(query).mappings()]
+
+
+_INSERT = insert(envelopes).on_conflict_do_nothing(index_elements=[envelopes.c.leaf])
+_SELECT = sa.select(
+    envelopes.c.leaf,
+    envelopes.c.kind,
+    envelopes.c.job,
+    envelopes.c.envelope,
+    envelopes.c.log_index,
+    envelopes.c.received_at_ms,
+)
+_SET_INDEX = (
+    sa.update(envelopes)
+    .where(
+        envelopes.c.leaf == sa.bindparam("key"),
+        sa.or_(envelopes.c.log_index.is_(None), envelopes.c.log_index == sa.bindparam("at")),
+    )
+    .values(log_index=sa.bindparam("at"))
+)

@@ -1,0 +1,95 @@
+"""The append-only history of each job: what happened, in one order, with its reason.
+
+A sequence number is given once and without gaps, so a reader who asks for everything after the last
+one it saw misses nothing. State changes come through transitions.py, which is the only caller that
+may announce one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from stannary.errors import NotFound
+from stannary.formats.canonical import Json
+from stannary.store.schema import events, jobs
+
+MAX_MESSAGE = 2_000  # characters; longer texts belong into the log
+MAX_PAGE = 1_000  # events of one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a job's history."""
+
+    seq: int
+    at_ms: int
+    type: str
+    task: str | None
+    node: str | None
+    message: str
+    data: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """What to write: `type` is `<subject>.<state>` for a state change, else a word of the market's."""
+
+    type: str
+    message: str
+    at_ms: int
+    task: str | None = None
+    node: str | None = None
+    data: Mapping[str, Json] = field(default_factory=dict)
+
+
+def append(connection: Connection, job: str, happening: Happening) -> int:
+    """Write the next event of `job` and return its sequence number."""
+    seq = connection.execute(_NEXT, {"key": job}).scalar_one_or_none()
+    if seq is None:
+        raise NotFound("no such job", why=job)
+    connection.execute(
+        _INSERT,
+        {
+            "job": job,
+            "seq": seq,
+            "at_ms": happening.at_ms,
+            "type": happening.type,
+            "task": happening.task,
+            "node": happening.node,
+            "message": happening.message[:MAX_MESSAGE],
+            "data": dict(happening.data),
+        },
+    )
+    return int(seq)
+
+
+def after(connection: Connection, job: str, seq: int, *, limit: int = MAX_PAGE) -> list[Event]:
+    """Return the events of `job` behind `seq`, oldest first."""
+    rows = connection.execute(_AFTER, {"key": job, "seq": seq, "limit": min(limit, MAX_PAGE)})
+    return [Event(**row) for row in rows.mappings()]
+
+
+def last_seq(connection: Connection, job: str) -> int:
+    """Return the sequence number of the newest event, 0 before the first."""
+    return int(connection.execute(sa.select(jobs.c.num_events).where(jobs.c.job == job)).scalar() or 0)
+
+
+_NEXT = (
+    sa.update(jobs)
+    .where(jobs.c.job == sa.bindparam("key"))
+    .values(num_events=jobs.c.num_events + 1)
+    .returning(jobs.c.num_events)
+)
+_INSERT = sa.insert(events)
+_AFTER = (
+    sa.select(
+        events.c.seq, events.c.at_ms, events.c.type, events.c.task, events.c.node, events.c.message, events.c.data
+    )
+    .where(events.c.job == sa.bindparam("key"), events.c.seq > sa.bindparam("seq"))
+    .order_by(events.c.seq)
+    .limit(sa.bindparam("limit"))
+)

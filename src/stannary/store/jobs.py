@@ -1,0 +1,277 @@
+"""Jobs: submitted once, placed, watched.
+
+`submit` is the hot path: it takes all submits that wait together and writes them with a handful of
+executemany, each with its escrow, its first event and its envelope for the log. Which of them were
+submitted before, and whose money does not reach, is decided in memory before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from stannary.errors import AuthError, ConflictError, NotFound, StannaryError, UsageError
+from stannary.formats.canonical import Json
+from stannary.formats.predicates import Verdict
+from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
+from stannary.settle import escrow
+from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
+from stannary.store import envelopes, ledger
+from stannary.store.schema import buyers, events, job_nodes, jobs
+
+MAX_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job as it arrives; `payload_digest` covers all that the idempotency key stands for."""
+
+    job: str
+    buyer: str
+    idempotency_key: str
+    payload_digest: str
+    job_digest: str
+    leaf: str
+    name: str
+    kind: str
+    verification: str
+    envelope: bytes
+    spec: str  # canonical JSON
+    escrow_usd_micros: int
+    submitted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The durable answer: `created` is False when the same submit came before."""
+
+    job: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it stands."""
+
+    job: str
+    buyer: str
+    idempotency_key: str
+    payload_digest: str
+    job_digest: str
+    name: str
+    kind: str
+    verification: str
+    envelope: bytes
+    spec: str
+    status: JobStatus
+    verdict: Verdict
+    settlement: Settlement
+    reason: str
+    message: str
+    progress: Mapping[str, Json]
+    escrow_usd_micros: int
+    num_events: int
+    num_log_lines: int
+    num_dropped_log_lines: int
+    submitted_at_ms: int
+    started_at_ms: int | None
+    finished_at_ms: int | None
+    receipt: str | None
+
+
+def submit(connection: Connection, items: Sequence[Submission], /) -> list[Submitted | StannaryError]:
+    """Accept many submissions in one transaction (a `Bulk`); one answer each.
+
+    An answer is `Submitted`, or an error that leaves the others alone: ConflictError (the key was
+    used for another payload, the job exists), UsageError (not enough money), AuthError (no such buyer).
+    """
+    seen = _submitted_before(connection, items)
+    known = _known_buyers(connection, items)
+    money = ledger.balances_of(
+        connection, {name for buyer in known for name in (buyer_available(buyer), buyer_escrow(buyer))}
+    )
+    fresh: list[tuple[Submission, Entry | None]] = []
+    answers: list[Submitted | StannaryError] = []
+    touched: dict[Account, int] = {}
+    for item in items:
+        answer = _judge(item, seen, known)
+        if answer is None:
+            try:
+                entry = _hold(item, money, touched)
+            except UsageError as error:
+                answers.append(error)
+                continue
+            answer = Submitted(item.job, created=True)
+            seen[item.buyer, item.idempotency_key] = seen[item.job] = (item.job, item.payload_digest)
+            fresh.append((item, entry))
+        answers.append(answer)
+    if fresh:
+        _insert(connection, fresh, touched)
+    return answers
+
+
+def get(connection: Connection, job: str) -> JobRow:
+    """Return one job; NotFound if there is none."""
+    row = connection.execute(_SELECT.where(jobs.c.job == job)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("no such job", why=job, hint="stannary ls")
+    return _job(row)
+
+
+def of_buyer(
+    connection: Connection, buyer: str, *, limit: int = MAX_PAGE, before: tuple[int, str] | None = None
+) -> list[JobRow]:
+    """Return a page of a buyer's jobs, newest first; `before` is (submitted_at_ms, job) of the last seen."""
+    query = _SELECT.where(jobs.c.buyer == buyer).order_by(jobs.c.submitted_at_ms.desc(), jobs.c.job.desc())
+    if before is not None:
+        query = query.where(sa.tuple_(jobs.c.submitted_at_ms, jobs.c.job) < sa.tuple_(*map(sa.literal, before)))
+    return [_job(row) for row in connection.execute(query.limit(min(limit, MAX_PAGE))).mappings()]
+
+
+def open_jobs(connection: Connection) -> list[JobRow]:
+    """Return every job that has not ended: what a market goes on with after a restart."""
+    states = sorted(state.value for state in OPEN_JOB)
+    query = _SELECT.where(jobs.c.status.in_(states)).order_by(jobs.c.submitted_at_ms, jobs.c.job)
+    return [_job(row) for row in connection.execute(query).mappings()]
+
+
+def set_progress(connection: Connection, job: str, progress: Mapping[str, Json]) -> None:
+    """Replace what a job says of its progress (no event: it changes every second)."""
+    connection.execute(sa.update(jobs).where(jobs.c.job == job).values(progress=dict(progress)))
+
+
+def set_receipt(connection: Connection, job: str, receipt: str) -> None:
+    """Note the digest of a job's receipt file, once."""
+    changed = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.job == job, sa.or_(jobs.c.receipt.is_(None), jobs.c.receipt == receipt))
+        .values(receipt=receipt)
+    )
+    if changed.rowcount != 1:
+        raise ConflictError("this job has its receipt already", why=job)
+
+
+def place(connection: Connection, job: str, nodes: Sequence[str]) -> None:
+    """Note which node holds each lane, replacing an earlier placement."""
+    connection.execute(sa.delete(job_nodes).where(job_nodes.c.job == job))
+    if nodes:
+        rows = [{"job": job, "lane": lane, "node": node} for lane, node in enumerate(nodes)]
+        connection.execute(sa.insert(job_nodes), rows)
+
+
+def placed(connection: Connection, job: str) -> list[str]:
+    """Return the nodes of a job's lanes, in lane order."""
+    query = sa.select(job_nodes.c.node).where(job_nodes.c.job == job).order_by(job_nodes.c.lane)
+    return list(connection.execute(query).scalars())
+
+
+_COLUMNS = [field.name for field in fields(JobRow)]
+_SELECT = sa.select(*(jobs.c[name] for name in _COLUMNS))
+_Seen = dict[Any, tuple[str, str]]  # (buyer, key) or job -> (job, payload digest)
+
+
+def _job(row: sa.RowMapping) -> JobRow:
+    states = {
+        "status": JobStatus(row["status"]),
+        "verdict": Verdict(row["verdict"]),
+        "settlement": Settlement(row["settlement"]),
+    }
+    return JobRow(**{**row, **states})
+
+
+def _submitted_before(connection: Connection, items: Sequence[Submission]) -> _Seen:
+    columns = (jobs.c.job, jobs.c.buyer, jobs.c.idempotency_key, jobs.c.payload_digest)
+    by_job = sa.select(*columns).where(jobs.c.job.in_([item.job for item in items]))
+    pairs = [(item.buyer, item.idempotency_key) for item in items]
+    by_key = sa.select(*columns).where(sa.tuple_(jobs.c.buyer, jobs.c.idempotency_key).in_(pairs))
+    seen: _Seen = {}
+    for query in (by_job, by_key):
+        for job, buyer, key, payload in connection.execute(query):
+            seen[buyer, key] = seen[job] = (job, payload)
+    return seen
+
+
+def _known_buyers(connection: Connection, items: Sequence[Submission]) -> set[str]:
+    wanted = {item.buyer for item in items}
+    return set(connection.execute(sa.select(buyers.c.buyer).where(buyers.c.buyer.in_(wanted))).scalars())
+
+
+def _judge(item: Submission, seen: _Seen, known: set[str]) -> Submitted | StannaryError | None:
+    before = seen.get((item.buyer, item.idempotency_key))
+    if before is not None:
+        job, payload = before
+        if payload == item.payload_digest:
+            return Submitted(job, created=False)
+        return ConflictError(
+            "this idempotency key was used for another job",
+            why=f"key {item.idempotency_key!r:.80} stands for {job}",
+            hint="send the new job under a key of its own",
+        )
+    if item.job in seen:
+        return ConflictError("this job was submitted already", why=f"{item.job}, under another idempotency key")
+    if item.buyer not in known:
+        return AuthError("no such buyer", why=item.buyer)
+    return None
+
+
+def _hold(item: Submission, money: dict[Account, int], touched: dict[Account, int]) -> Entry | None:
+    if item.escrow_usd_micros == 0:
+        return None
+    entry = escrow.hold(item.job, item.buyer, item.escrow_usd_micros)
+    after = after_posting(money, entry.postings)
+    money.update(after)
+    touched.update(after)
+    return entry
+
+
+def _insert(
+    connection: Connection, fresh: Sequence[tuple[Submission, Entry | None]], touched: dict[Account, int]
+) -> None:
+    connection.execute(_INSERT_JOB, [_job_values(item) for item, _ in fresh])
+    connection.execute(_INSERT_EVENT, [_first_event(item) for item, _ in fresh])
+    envelopes.add_many(
+        connection,
+        [envelopes.Incoming(item.leaf, "job", item.envelope, item.submitted_at_ms, item.job) for item, _ in fresh],
+    )
+    at_ms = max(item.submitted_at_ms for item, _ in fresh)
+    ledger.append(connection, [entry for _, entry in fresh if entry is not None], touched, at_ms=at_ms)
+
+
+def _job_values(item: Submission) -> dict[str, Any]:
+    return {
+        "job": item.job,
+        "buyer": item.buyer,
+        "idempotency_key": item.idempotency_key,
+        "payload_digest": item.payload_digest,
+        "job_digest": item.job_digest,
+        "name": item.name,
+        "kind": item.kind,
+        "verification": item.verification,
+        "envelope": item.envelope,
+        "spec": item.spec,
+        "status": JobStatus.QUEUED.value,
+        "verdict": Verdict.PENDING.value,
+        "settlement": Settlement.HELD.value,
+        "escrow_usd_micros": item.escrow_usd_micros,
+        "num_events": 1,
+        "submitted_at_ms": item.submitted_at_ms,
+    }
+
+
+def _first_event(item: Submission) -> dict[str, Any]:
+    return {
+        "job": item.job,
+        "seq": 1,
+        "at_ms": item.submitted_at_ms,
+        "type": f"job.{JobStatus.QUEUED}",
+        "message": "submitted",
+        "data": {"reason": "submitted"},
+    }
+
+
+_INSERT_JOB = sa.insert(jobs)
+_INSERT_EVENT = sa.insert(events)

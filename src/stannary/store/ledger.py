@@ -1,0 +1,156 @@
+"""The durable ledger: entries under unique keys, postings, and the balances they add up to.
+
+The rules are settle/ledger.py's. The database holds them too: UNIQUE on the key, a CHECK that only
+`world` is below zero, triggers that refuse to change or delete an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+
+from stannary.settle.ledger import (
+    ESCROW_SUFFIX,
+    Account,
+    Entry,
+    Posting,
+    after_posting,
+    overdrawn,
+    same_or_conflict,
+)
+from stannary.store.schema import balances, ledger_entries, ledger_postings
+
+
+def post(connection: Connection, entry: Entry, *, at_ms: int) -> bool:
+    """Post one entry; return False if exactly this was posted before.
+
+    Raises:
+        ConflictError: another entry has its key.
+        UsageError: an account would be overdrawn.
+    """
+    posted = find(connection, entry.key)
+    if posted is not None:
+        same_or_conflict(posted, entry)
+        return False
+    _within_own_escrow(connection, entry)
+    before = balances_of(connection, [posting.account for posting in entry.postings])
+    append(connection, [entry], after_posting(before, entry.postings), at_ms=at_ms)
+    return True
+
+
+def append(connection: Connection, entries: Sequence[Entry], after: dict[Account, int], *, at_ms: int) -> None:
+    """Write entries whose keys are new and whose outcome is `after` (checked by the caller)."""
+    if not entries:
+        return
+    # One writer: the next number is ours, and known before the rows that refer to it.
+    first = int(connection.execute(_NEXT_ENTRY).scalar_one())
+    connection.execute(_UPSERT_BALANCE, [{"account": name, "usd_micros": value} for name, value in after.items()])
+    connection.execute(
+        _INSERT_ENTRY,
+        [
+            {
+                "entry": number,
+                "key": entry.key,
+                "at_ms": at_ms,
+                "reason": entry.reason,
+                "job": entry.job,
+                "task": entry.task,
+            }
+            for number, entry in enumerate(entries, first)
+        ],
+    )
+    connection.execute(
+        _INSERT_POSTING,
+        [
+            {"entry": number, "account": posting.account, "usd_micros": posting.usd_micros}
+            for number, entry in enumerate(entries, first)
+            for posting in entry.postings
+        ],
+    )
+
+
+def find(connection: Connection, key: str) -> Entry | None:
+    """Return the entry posted under `key`."""
+    found = _entries(connection, ledger_entries.c.key == key)
+    return found[0] if found else None
+
+
+def of_job(connection: Connection, job: str) -> list[Entry]:
+    """Return every entry of a job, in the order of posting."""
+    return _entries(connection, ledger_entries.c.job == job)
+
+
+def all_entries(connection: Connection, *, after: int = 0, limit: int = 1_000) -> list[Entry]:
+    """Return a page of the whole ledger (admin)."""
+    return _entries(connection, (ledger_entries.c.entry > after) & (ledger_entries.c.entry <= after + limit))
+
+
+def balance(connection: Connection, account: Account) -> int:
+    """Return what an account holds."""
+    return balances_of(connection, [account]).get(account, 0)
+
+
+def balances_of(connection: Connection, accounts: Iterable[Account]) -> dict[Account, int]:
+    """Return the balances of those of `accounts` that exist."""
+    wanted = list(accounts)
+    rows = connection.execute(sa.select(balances).where(balances.c.account.in_(wanted)))
+    return {Account(account): value for account, value in rows}
+
+
+def all_balances(connection: Connection) -> dict[Account, int]:
+    """Return every account and what it holds; they add up to zero."""
+    return {Account(account): value for account, value in connection.execute(sa.select(balances))}
+
+
+def escrow_left(connection: Connection, job: str) -> int:
+    """Return what a job still holds of its own escrow."""
+    return int(connection.execute(_JOB_ESCROW, {"key": job}).scalar() or 0)
+
+
+def _within_own_escrow(connection: Connection, entry: Entry) -> None:
+    """Keep one job from being paid out of another's escrow: both lie in one account of the buyer."""
+    taken = -sum(p.usd_micros for p in entry.postings if p.account.endswith(ESCROW_SUFFIX))
+    if taken <= 0:
+        return
+    left = escrow_left(connection, entry.job) if entry.job is not None else 0
+    if taken > left:
+        raise overdrawn(f"the escrow of {entry.job}", left, taken)
+
+
+def _entries(connection: Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
+    rows = connection.execute(
+        sa.select(ledger_entries, ledger_postings.c.account, ledger_postings.c.usd_micros)
+        .join(ledger_postings, ledger_postings.c.entry == ledger_entries.c.entry)
+        .where(condition)
+        .order_by(ledger_entries.c.entry, ledger_postings.c.account)
+    ).all()
+    grouped: dict[int, list[sa.Row[tuple[object, ...]]]] = {}
+    for row in rows:
+        grouped.setdefault(row.entry, []).append(row)
+    return [
+        Entry(
+            key=group[0].key,
+            reason=group[0].reason,
+            postings=tuple(Posting(Account(row.account), row.usd_micros) for row in group),
+            job=group[0].job,
+            task=group[0].task,
+        )
+        for group in grouped.values()
+    ]
+
+
+_NEXT_ENTRY = sa.select(sa.func.coalesce(sa.func.max(ledger_entries.c.entry), 0) + 1)
+_INSERT_ENTRY = sa.insert(ledger_entries)
+_INSERT_POSTING = sa.insert(ledger_postings)
+_UPSERT = insert(balances)
+_UPSERT_BALANCE = _UPSERT.on_conflict_do_update(
+    index_elements=[balances.c.account], set_={"usd_micros": _UPSERT.excluded.usd_micros}
+)
+_JOB_ESCROW = (
+    sa.select(sa.func.sum(ledger_postings.c.usd_micros))
+    .join(ledger_entries, ledger_entries.c.entry == ledger_postings.c.entry)
+    .where(ledger_entries.c.job == sa.bindparam("key"), ledger_postings.c.account.like(f"%{ESCROW_SUFFIX}"))
+)

@@ -1,0 +1,183 @@
+"""Nodes, their credentials, and how they prove who they are.
+
+A session begins with a challenge: a nonce that is spent by the first answer, right or wrong, and
+within its minute. So neither an old answer nor a second one opens a session. Sessions of a revoked
+node are worthless from the same transaction on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from stannary.errors import AuthError, ConflictError, NotFound
+from stannary.formats.predicates import NodeKind, Tier
+from stannary.store.accounts import token_hash
+from stannary.store.schema import challenges, credentials, nodes, sessions
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it joined, and whether it may work."""
+
+    node: str
+    key: str
+    operator: str
+    kind: NodeKind
+    jurisdiction: str
+    terms: str
+    tier: Tier
+    engine_class: str
+    cpus: int
+    memory_bytes: int
+    ask_usd_micros_per_hour: int
+    join_leaf: str
+    joined_at_ms: int
+    draining: bool = False
+    revoked_at_ms: int | None = None
+    revoked_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """A credential as issued."""
+
+    leaf: str
+    node: str
+    envelope: bytes
+    issued_at_ms: int
+    expires_at_ms: int
+
+
+def add(connection: Connection, node: NodeRow) -> None:
+    """Add a node, or renew one that joins again under the same key and operator.
+
+    Raises:
+        ConflictError: the key belongs to another operator's node, or was revoked.
+    """
+    values = {name.name: getattr(node, name.name) for name in fields(NodeRow)} | {"draining": int(node.draining)}
+    known = connection.execute(sa.select(nodes).where(nodes.c.node == node.node)).mappings().one_or_none()
+    if known is None:
+        connection.execute(sa.insert(nodes).values(**values))
+        return
+    if known["revoked_at_ms"] is not None:
+        raise ConflictError("this node was revoked", why=f"{node.node}: {known['revoked_reason']}")
+    if known["operator"] != node.operator or known["key"] != node.key:
+        # One machine under two operators could audit itself.
+        raise ConflictError("this node belongs to another operator", why=node.node)
+    connection.execute(sa.update(nodes).where(nodes.c.node == node.node).values(**values))
+
+
+def get(connection: Connection, node: str) -> NodeRow:
+    """Return one node; NotFound if it never joined."""
+    row = connection.execute(_SELECT.where(nodes.c.node == node)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("no such node", why=node)
+    return _node(row)
+
+
+def all_nodes(connection: Connection) -> list[NodeRow]:
+    """Return every node that ever joined, oldest first."""
+    return [_node(row) for row in connection.execute(_SELECT.order_by(nodes.c.joined_at_ms, nodes.c.node)).mappings()]
+
+
+def set_draining(connection: Connection, node: str, draining: bool) -> None:
+    """Note whether a node takes new work."""
+    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(draining=int(draining)))
+
+
+def revoke(connection: Connection, node: str, reason: str, *, at_ms: int) -> None:
+    """Take a node's right to work, and its sessions. Its leases are the market's to revoke."""
+    changed = connection.execute(
+        sa.update(nodes)
+        .where(nodes.c.node == node, nodes.c.revoked_at_ms.is_(None))
+        .values(revoked_at_ms=at_ms, revoked_reason=reason)
+    )
+    if changed.rowcount != 1:
+        raise ConflictError("this node is unknown or revoked already", why=node)
+    connection.execute(sa.delete(sessions).where(sessions.c.node == node))
+
+
+def add_credential(connection: Connection, credential: CredentialRow) -> None:
+    """Keep a credential beside its node."""
+    values = {name.name: getattr(credential, name.name) for name in fields(CredentialRow)}
+    connection.execute(sa.insert(credentials).values(**values))
+
+
+def credential_of(connection: Connection, node: str) -> CredentialRow | None:
+    """Return the newest credential of a node, expired or not."""
+    query = sa.select(credentials).where(credentials.c.node == node)
+    query = query.order_by(credentials.c.expires_at_ms.desc(), credentials.c.leaf).limit(1)
+    row = connection.execute(query).mappings().one_or_none()
+    return CredentialRow(**row) if row is not None else None
+
+
+def add_challenge(connection: Connection, nonce: str, node: str, *, expires_at_ms: int) -> None:
+    """Give a node a nonce to sign."""
+    get(connection, node)
+    connection.execute(
+        sa.insert(challenges).values(nonce_hash=token_hash(nonce), node=node, expires_at_ms=expires_at_ms)
+    )
+
+
+def spend_challenge(connection: Connection, nonce: str, node: str, *, now_ms: int) -> None:
+    """Spend a nonce; call this before the signature is looked at, in a write of its own.
+
+    Raises:
+        AuthError: unknown, another node's, expired or spent before.
+    """
+    changed = connection.execute(
+        sa.update(challenges)
+        .where(
+            challenges.c.nonce_hash == token_hash(nonce),
+            challenges.c.node == node,
+            challenges.c.expires_at_ms > now_ms,
+            challenges.c.used_at_ms.is_(None),
+        )
+        .values(used_at_ms=now_ms)
+    )
+    if changed.rowcount != 1:
+        raise AuthError(
+            "this challenge is not valid", why="unknown, expired or answered before", hint="ask for a new one"
+        )
+
+
+def add_session(connection: Connection, token: str, node: str, *, now_ms: int, expires_at_ms: int) -> None:
+    """Open a session of a node that may work.
+
+    Raises:
+        AuthError: the node was revoked.
+    """
+    if get(connection, node).revoked_at_ms is not None:
+        raise AuthError("this node was revoked", why=node)
+    values = {"token_hash": token_hash(token), "node": node, "created_at_ms": now_ms, "expires_at_ms": expires_at_ms}
+    connection.execute(sa.insert(sessions).values(**values))
+
+
+def node_of(connection: Connection, token: str, *, now_ms: int) -> str:
+    """Return the node whose live session this is.
+
+    Raises:
+        AuthError: unknown, expired, or of a revoked node.
+    """
+    where = (sessions.c.token_hash == token_hash(token)) & (sessions.c.expires_at_ms > now_ms)
+    node = connection.execute(sa.select(sessions.c.node).where(where)).scalar_one_or_none()
+    if node is None:
+        raise AuthError("this session is not valid", why="unknown or expired", hint="prove the node's key again")
+    return str(node)
+
+
+def forget_expired(connection: Connection, *, now_ms: int) -> int:
+    """Delete challenges and sessions that can serve nobody any more; return how many."""
+    gone = connection.execute(sa.delete(challenges).where(challenges.c.expires_at_ms <= now_ms)).rowcount
+    return int(gone + connection.execute(sa.delete(sessions).where(sessions.c.expires_at_ms <= now_ms)).rowcount)
+
+
+def _node(row: sa.RowMapping) -> NodeRow:
+    typed = {"kind": NodeKind(row["kind"]), "tier": Tier(row["tier"]), "draining": bool(row["draining"])}
+    return NodeRow(**{**row, **typed})
+
+
+_SELECT = sa.select(*(nodes.c[field.name] for field in fields(NodeRow)))
