@@ -1,0 +1,123 @@
+"""Files a party keeps: where they lie, and how secrets and states are written.
+
+Rules:
+1. Configuration lies in $STANNARY_CONFIG_DIR, data in $STANNARY_DATA_DIR, else where XDG says.
+2. A secret is created 0600 by O_EXCL and never rewritten; one that others can read is refused.
+3. A state file is replaced by rename after fsync: a reader sees the old or the new one, whole, also
+   after a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from stannary.errors import EnvironmentProblem, NotFound
+
+APP = "stannary"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A value that must not reach a log: its text is `***`."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+def config_dir() -> Path:
+    """Return the directory of config.toml and trust.toml."""
+    return _place("STANNARY_CONFIG_DIR", "user_config_path")
+
+
+def data_dir() -> Path:
+    """Return the directory of keys, jobs and the embedded market."""
+    return _place("STANNARY_DATA_DIR", "user_data_path")
+
+
+def create_secret(path: Path, data: bytes) -> None:
+    """Create a secret file; raise FileExistsError if there is one."""
+    make_private_dir(path.parent)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        with contextlib.suppress(OSError):
+            path.unlink()  # half a secret would be taken for a whole one
+        raise EnvironmentProblem("cannot write a secret file", why=str(err)) from err
+    _sync_dir(path.parent)
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a secret file.
+
+    Raises:
+        NotFound: there is none.
+        EnvironmentProblem: other accounts can read or write it, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read()
+    except FileNotFoundError as err:
+        raise NotFound("no such secret file", why=str(path)) from err
+    except OSError as err:
+        raise EnvironmentProblem("cannot read a secret file", why=str(err)) from err
+    if stat.S_IMODE(mode) & 0o077:
+        raise EnvironmentProblem(
+            "a secret file is open to others", why=f"{path} has mode {stat.S_IMODE(mode):o}", hint=f"chmod 600 {path}"
+        )
+    return data
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace a state file by rename, durable when this returns."""
+    make_private_dir(path.parent)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as err:
+        fresh.unlink(missing_ok=True)
+        raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
+    _sync_dir(path.parent)
+
+
+def make_private_dir(path: Path) -> Path:
+    """Make a directory only its owner may enter, and return it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as err:
+        raise EnvironmentProblem("cannot make a directory", why=str(err)) from err
+    return path
+
+
+def _place(variable: str, platform_name: str) -> Path:
+    given = os.environ.get(variable, "")
+    if given:
+        return Path(given).expanduser()
+    import platformdirs
+
+    found = getattr(platformdirs, platform_name)(APP, appauthor=False)
+    return Path(found)
+
+
+def _sync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
