@@ -1,0 +1,1 @@
+"""The buyer's broker: holds the beacon seed and reveals one value per checked checkpoint."""

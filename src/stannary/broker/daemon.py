@@ -1,0 +1,156 @@
+"""The broker process: one thread per unfinished job, each in a long poll for beacon requests.
+
+Rules:
+1. Only jobs sent to this market (by its pinned key) are served from here.
+2. A refused request is reported and waited out; the broker never answers it. A job the market never
+   asks rightly for ends as the market's own deadline says (docs/threat-model.md).
+3. Nothing is lost by a kill: what was revealed is in the ledger, what was asked is asked again.
+
+Deciding is reveal.py; keeping is ledger.py; starting this process is sdk/local.py or the user.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from stannary import buyer, files
+from stannary.broker.ledger import Ledger
+from stannary.broker.reveal import Anchors, Revealer
+from stannary.errors import MarketUnreachable, NotFound, Refuted, ServiceError, StannaryError
+from stannary.wire import routes
+from stannary.wire.buyer import Accepted, BeaconRequest, JobView, RevealSubmit
+from stannary.wire.connection import Connection
+
+POLL_WAIT_S = 25.0
+SCAN_INTERVAL_S = 0.25  # how soon a new job is served; a reveal is not asked for earlier
+REFUSED_DELAY_S = 5.0
+DOWN_DELAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Whom the broker answers, and for whom."""
+
+    directory: Path
+    url: str
+    token: files.Secret
+    anchors: Anchors
+    tls_fingerprint: str = ""
+    idle_exit_s: float = 0.0  # 0: stay
+
+
+class Broker:
+    """Serves all orders of one buyer at one market until stopped."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._key = buyer.load_key(settings.directory)
+        self._stop = threading.Event()
+        self._served: dict[str, threading.Thread] = {}
+        self._skipped: set[str] = set()
+
+    def stop(self) -> None:
+        """Ask all threads to end."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Look for orders until stopped, or until idle for `idle_exit_s`."""
+        idle_since = time.monotonic()
+        while not self._stop.is_set():
+            self._adopt()
+            if any(thread.is_alive() for thread in self._served.values()):
+                idle_since = time.monotonic()
+            elif self._settings.idle_exit_s and time.monotonic() - idle_since > self._settings.idle_exit_s:
+                return
+            self._stop.wait(SCAN_INTERVAL_S)
+
+    def _adopt(self) -> None:
+        for place in buyer.list_orders(self._settings.directory):
+            if place.name in self._served or place.name in self._skipped or (place / buyer.ENDED_FILE).exists():
+                continue
+            try:
+                order = buyer.load_order(place)
+            except NotFound:
+                continue  # the client is still writing it
+            except StannaryError as err:
+                report("skipped", place.name, str(err))
+                self._skipped.add(place.name)
+                continue
+            if order.market_vkey != self._settings.anchors.market_vkey:
+                self._skipped.add(place.name)
+                continue
+            thread = threading.Thread(target=self._serve, args=(order,), name=order.job, daemon=True)
+            self._served[place.name] = thread
+            thread.start()
+
+    def _serve(self, order: buyer.Order) -> None:
+        try:
+            revealer = Revealer(
+                order.job,
+                order.statement,
+                order.seed(),
+                self._key,
+                self._settings.anchors,
+                Ledger(order.directory / buyer.REVEALS_FILE),
+            )
+            with Connection(
+                self._settings.url, token=self._settings.token, tls_fingerprint=self._settings.tls_fingerprint
+            ) as market:
+                serve_order(order, revealer, market, self._stop)
+        except StannaryError as err:  # a thread's edge: one job's trouble must not end the others
+            report("failed", order.job, str(err))
+
+
+def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop: threading.Event) -> None:
+    """Answer the beacon requests of one job until it ends or `stop` is set."""
+    path = routes.job(routes.JOB_BEACON, order.job)
+    while not stop.is_set():
+        try:
+            request = market.poll(path, BeaconRequest, wait_s=POLL_WAIT_S)
+            if request is None:
+                if _has_ended(order, market):
+                    return
+                continue
+            envelope = revealer.answer(request)
+            market.post(path, RevealSubmit.of(envelope), Accepted, is_repeatable=True)
+            report("revealed", order.job, f"value {request.index} for checkpoint {request.old_size}..")
+        except Refuted as err:
+            report("refused", order.job, str(err))
+            stop.wait(REFUSED_DELAY_S)
+        except NotFound:
+            stop.wait(SCAN_INTERVAL_S)  # the order is on disk before it is sent; or it was refused
+        except (MarketUnreachable, ServiceError) as err:
+            report("waiting", order.job, str(err))
+            stop.wait(DOWN_DELAY_S)
+        except StannaryError as err:
+            report("waiting", order.job, str(err))
+            if _has_ended(order, market):
+                return
+            stop.wait(DOWN_DELAY_S)
+
+
+def report(event: str, job: str, message: str) -> None:
+    """Write one JSON line to stderr, the broker's log. Never a beacon value or token."""
+    line = {"at": int(time.time()), "event": event, "job": job, "message": message}
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+def _has_ended(order: buyer.Order, market: Connection) -> bool:
+    """Ask whether the job is over, and note it so that no later broker asks again."""
+    try:
+        view = market.get(routes.job(routes.JOB, order.job), JobView)
+    except NotFound:
+        # The order was written before it was sent; perhaps the market has it in a moment.
+        return False
+    except StannaryError:
+        return False
+    if view.finished_at is None:
+        return False
+    order.end()
+    return True

@@ -1,0 +1,104 @@
+"""What the broker has revealed for one job: an append-only file, synced before an answer leaves.
+
+Rules:
+1. A value serves one checkpoint. The line that binds index to checkpoint is on disk before the
+   reveal is signed, so that a kill in between cannot lead to a second binding.
+2. Checkpoints only grow, each consistent with the one before: a market that shows the broker two
+   histories gets nothing for the second.
+3. A line cut short by a crash was never answered and is dropped; any other damage stops the broker.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stannary.errors import EnvironmentProblem, FormatError, Refuted
+from stannary.formats import canonical, digest, record
+from stannary.formats.digest import Digest
+from stannary.formats.note import Checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_LEDGER_BYTES = 32 * 1024 * 1024  # MAX_CHAIN lines of some 200 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One index and the checkpoint it was revealed for."""
+
+    index: int
+    size: int
+    root: Digest
+
+
+class Ledger:
+    """The bindings of one job, in order. One process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bindings = _load(path)
+
+    @property
+    def last(self) -> Binding | None:
+        """The newest binding."""
+        return self._bindings[-1] if self._bindings else None
+
+    def find(self, index: int) -> Binding | None:
+        """Return the binding of an index that was revealed."""
+        return self._bindings[index - 1] if 1 <= index <= len(self._bindings) else None
+
+    def bind(self, index: int, checkpoint: Checkpoint) -> Binding:
+        """Bind the next index to a checkpoint, durably; the same pair again is answered as before.
+
+        Raises:
+            Refuted: the index is bound to another checkpoint, or values would be skipped.
+        """
+        wanted = Binding(index, checkpoint.size, digest.from_raw(checkpoint.root))
+        known = self.find(index)
+        if known is not None:
+            if known != wanted:
+                raise Refuted(
+                    "the market asks for a revealed value a second time, for another checkpoint",
+                    why=f"index {index}, revealed for size {known.size}, asked for size {wanted.size}",
+                )
+            return known
+        if index != len(self._bindings) + 1:
+            raise Refuted("the market skips beacon values", why=f"index {index} after {len(self._bindings)}")
+        _append(self._path, canonical.encode(record.to_json(wanted)) + b"\n")
+        self._bindings.append(wanted)
+        return wanted
+
+
+def _load(path: Path) -> list[Binding]:
+    try:
+        size_bytes = path.stat().st_size
+        data = path.read_bytes() if size_bytes <= MAX_LEDGER_BYTES else b""
+    except FileNotFoundError:
+        return []
+    except OSError as err:
+        raise EnvironmentProblem("cannot read the broker's ledger", why=str(err)) from err
+    if size_bytes > MAX_LEDGER_BYTES:
+        raise FormatError("the broker's ledger is too large", why=f"{size_bytes:,} bytes")
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):  # rule 3: what follows the last newline never left this process
+        os.truncate(path, len(whole))
+    bindings = [record.from_json(Binding, canonical.decode(line)) for line in whole.splitlines()]
+    for expected, binding in enumerate(bindings, start=1):
+        if binding.index != expected:
+            raise FormatError("the broker's ledger is damaged", why=f"{path}: index {binding.index} on line {expected}")
+    return bindings
+
+
+def _append(path: Path, line: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as err:
+        raise EnvironmentProblem("cannot write the broker's ledger", why=str(err), hint="free disk space") from err

@@ -1,0 +1,104 @@
+"""Decide on one beacon request: check the checkpoint, bind the value to it, sign the reveal.
+
+Rules, in this order (DESIGN 9; wire/buyer.py BeaconRequest):
+1. The note is signed by the market key pinned when the job was sent, and cosigned by a pinned
+   witness where the buyer pinned any.
+2. A value that was revealed is given again for the same checkpoint and never for another.
+3. The checkpoint is newer than the last one revealed for, and the consistency proof joins the two.
+4. The binding is on disk before the value leaves.
+
+A request that breaks a rule is Refuted: nothing is revealed. Pure but for the ledger it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stannary.errors import Refuted
+from stannary.formats import digest, dsse, note, statement
+from stannary.formats.predicates import Job, Reveal
+from stannary.formats.statement import Subject
+from stannary.tlog import tree
+from stannary.verify import draw
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stannary.broker.ledger import Ledger
+    from stannary.formats.ids import JobId
+    from stannary.formats.note import Checkpoint
+    from stannary.wire.buyer import BeaconRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The keys a checkpoint must carry, pinned before the job was sent."""
+
+    market_vkey: str
+    witness_vkeys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revealer:
+    """Answers the beacon requests of one job."""
+
+    job: JobId
+    order: Job
+    seed: bytes
+    key: Ed25519PrivateKey
+    anchors: Anchors
+    ledger: Ledger
+
+    def answer(self, request: BeaconRequest) -> dsse.Envelope:
+        """Return the signed reveal.
+
+        Raises:
+            Refuted: the request breaks a rule; the reason says which.
+            FormatError: a note or proof that cannot be read.
+        """
+        checkpoint = _checked(request.checkpoint, self.anchors)
+        if not 1 <= request.index <= self.order.beacon_length:
+            raise Refuted("no such beacon value", why=f"index {request.index} of {self.order.beacon_length}")
+        if self.ledger.find(request.index) is None:
+            _check_growth(self.ledger, checkpoint, request)
+        binding = self.ledger.bind(request.index, checkpoint)
+        reveal = Reveal(
+            job=self.job,
+            index=binding.index,
+            value=draw.chain_value(self.seed, self.order.beacon_length, binding.index),
+            checkpoint_size=binding.size,
+            checkpoint_root=binding.root,
+        )
+        return statement.sign("reveal", reveal, (_subject(reveal),), self.key)
+
+
+def _checked(text: str, anchors: Anchors) -> Checkpoint:
+    checkpoint = note.verify_checkpoint(text, anchors.market_vkey)
+    if not anchors.witness_vkeys:
+        return checkpoint
+    for vkey in anchors.witness_vkeys:
+        with contextlib.suppress(Refuted):
+            note.verify_cosignature(text, vkey)
+            return checkpoint
+    raise Refuted("no pinned witness has cosigned the checkpoint", why=f"size {checkpoint.size}")
+
+
+def _check_growth(ledger: Ledger, checkpoint: Checkpoint, request: BeaconRequest) -> None:
+    last = ledger.last
+    if last is None:
+        if request.old_size != 0:
+            raise Refuted("consistency from another checkpoint", why=f"size {request.old_size}, nothing is revealed")
+        return
+    if request.old_size != last.size:
+        raise Refuted("consistency from another checkpoint", why=f"size {request.old_size}, last was {last.size}")
+    if checkpoint.size <= last.size:
+        raise Refuted("the checkpoint is not newer", why=f"size {checkpoint.size}, last was {last.size}")
+    proof: Sequence[bytes] = [bytes.fromhex(item) for item in request.consistency]
+    tree.verify_consistency(last.size, digest.raw(last.root), checkpoint.size, checkpoint.root, proof)
+
+
+def _subject(reveal: Reveal) -> Subject:
+    return Subject(f"checkpoint/{reveal.checkpoint_size}", reveal.checkpoint_root)

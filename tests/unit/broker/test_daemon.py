@@ -1,0 +1,102 @@
+"""The broker process serves orders of its own market, and survives what the market does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stannary import buyer
+from stannary.broker import daemon
+from stannary.errors import FormatError, MarketUnreachable, Refuted
+from stannary.formats import dsse, note, statement
+from stannary.formats.predicates import Job
+from stannary.verify import draw
+from stannary.wire.buyer import BeaconRequest
+
+MARKET_KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
+VKEY = note.format_vkey("test.market", dsse.public_bytes(MARKET_KEY))
+SEED = b"s" * 32
+
+
+def signed_order(directory):
+    key = buyer.load_key(directory)
+    job = Job(
+        spec={},
+        market=dsse.key_id(dsse.public_bytes(MARKET_KEY)),
+        buyer=dsse.encode_base64(dsse.public_bytes(key)),
+        beacon_tip=draw.chain_value(SEED, 8, 0),
+        beacon_length=8,
+        nonce="00",
+        submitted_at="2026-11-22T00:00:00Z",
+    )
+    return statement.sign("job", job, (), key)
+
+
+def test_the_seed_is_private_and_matches_the_signed_tip(tmp_path):
+    """The seed file is 0600, and another seed than the signed one is refused."""
+    order = buyer.store_order(tmp_path, signed_order(tmp_path), SEED, VKEY)
+    assert (order.directory / buyer.SEED_FILE).stat().st_mode & 0o777 == 0o600
+    assert order.seed() == SEED
+    (order.directory / buyer.SEED_FILE).write_bytes(b"00" * 32)
+    with pytest.raises(FormatError, match="seed"):
+        order.seed()
+
+
+def test_an_order_stored_twice_is_one_order(tmp_path):
+    """Sending again after a crash finds the same files."""
+    envelope = signed_order(tmp_path)
+    assert buyer.store_order(tmp_path, envelope, SEED, VKEY) == buyer.store_order(tmp_path, envelope, SEED, VKEY)
+    assert len(buyer.list_orders(tmp_path)) == 1
+
+
+class ScriptedMarket:
+    """Answers polls from a list: a request, None, or an error to raise."""
+
+    def __init__(self, script, stop):
+        self.script, self.stop, self.posted = list(script), stop, []
+
+    def poll(self, path, cls, *, wait_s):
+        if not self.script:
+            self.stop.set()
+            return None
+        item = self.script.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def get(self, path, cls):
+        raise MarketUnreachable("down")
+
+    def post(self, path, body, cls, *, is_repeatable):
+        self.posted.append(body)
+
+
+class ScriptedRevealer:
+    def __init__(self, key):
+        self.key = key
+
+    def answer(self, request):
+        if request.index > 1:
+            raise Refuted("not this one")
+        return dsse.sign(b"{}", self.key)
+
+
+@pytest.mark.parametrize("trouble", [MarketUnreachable("down"), FormatError("nonsense"), None])
+def test_trouble_is_waited_out(tmp_path, monkeypatch, trouble):
+    """A market that is down, silent or talks nonsense does not end the service of a job."""
+    monkeypatch.setattr(daemon, "DOWN_DELAY_S", 0.0)
+    monkeypatch.setattr(daemon, "REFUSED_DELAY_S", 0.0)
+    order = buyer.store_order(tmp_path, signed_order(tmp_path), SEED, VKEY)
+    stop = threading.Event()
+    requests = [BeaconRequest(index=index, checkpoint="", old_size=0, consistency=[]) for index in (2, 1)]
+    market = ScriptedMarket([trouble, *requests], stop)
+    daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), market, stop)
+    assert len(market.posted) == 1, "the refused request is not answered, the good one is"
+
+
+def test_no_beacon_value_or_token_reaches_the_log(capsys):
+    """The broker's log names job and event only."""
+    daemon.report("revealed", "j-000000000000", "value 1 for checkpoint 5")
+    assert SEED.hex() not in capsys.readouterr().err
