@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -33,12 +34,19 @@ class WitnessServer(ThreadingHTTPServer):
 
     def __init__(self, port: int, witness: Witness) -> None:
         self.witness = witness
+        self.parent_pid: int | None = None  # end when this process is no longer the parent
         super().__init__((LOOPBACK, port), _Handler)
 
     @property
     def url(self) -> str:
         """Return the address clients use."""
         return f"http://{LOOPBACK}:{self.server_port}"
+
+    def service_actions(self) -> None:
+        """End when the parent is gone: a market killed hard must not leave a second witness on the same state."""
+        if self.parent_pid is not None and os.getppid() != self.parent_pid:
+            self.parent_pid = None
+            threading.Thread(target=self.shutdown, daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,12 +89,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--name", default=DEFAULT_NAME)
     parser.add_argument("--log-vkey", action="append", required=True, help="verifier key of a log to witness")
+    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
     options = parser.parse_args(arguments)
     try:
         server = WitnessServer(options.port, _open(options.dir, options.name, options.log_vkey))
     except StannaryError as err:
         sys.stderr.write(err.diagnostics() + "\n")
         return err.exit_code
+
+    if options.with_parent:
+        server.parent_pid = os.getppid()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         # shutdown() waits for serve_forever, which runs in this very thread

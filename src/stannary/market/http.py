@@ -1,0 +1,148 @@
+"""Reading requests and writing answers: bounded bodies, our error bodies, a request id on everything.
+
+Rules:
+- A body is read up to its limit and no further; what does not fit its model is a FormatError that
+  names the member.
+- Every answer, errors included, carries X-Request-Id. What is not a StannaryError is a bug of ours:
+  it is logged with its trace and answered as E-GENERAL without a word of the inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TypeVar
+
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, StannaryError, UsageError
+from stannary.wire import errors as wire_errors
+from stannary.wire import limits, message, routes
+
+M = TypeVar("M", bound=message.Message)
+
+JSON = "application/json"
+MAX_REQUEST_ID_CHARS = 64
+MAX_HEADER_CHARS = 4096
+
+log = logging.getLogger("stannary.market")
+
+
+async def read(request: Request, cls: type[M], *, max_bytes: int = limits.MAX_BODY_BYTES) -> M:
+    """Read the request's body as a `cls`.
+
+    Raises:
+        LimitExceeded: longer than `max_bytes`; reading stops there.
+        FormatError: not a `cls`.
+    """
+    return message.read(cls, await read_bytes(request, max_bytes), max_bytes=max_bytes)
+
+
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """Read the request's body, at most `max_bytes`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise LimitExceeded("the request body is too large", why=f"more than {max_bytes:,} bytes")
+    return bytes(body)
+
+
+def answer(body: message.Message, status: int = 200) -> Response:
+    """Answer with a message."""
+    return Response(body.to_bytes(), status, media_type=JSON)
+
+
+def no_content() -> Response:
+    """Answer that there is nothing (yet)."""
+    return Response(status_code=204)
+
+
+def bearer(request: Request) -> str:
+    """Return the bearer token of a request.
+
+    Raises:
+        AuthError: there is none.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token or len(token) > MAX_HEADER_CHARS:
+        raise AuthError("the request carries no token", why="no Authorization: Bearer header")
+    return token.strip()
+
+
+def integer(query: QueryParams, name: str, default: int, high: int) -> int:
+    """Read a whole number from 0 to `high` from the query."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > high:
+        raise UsageError(f"{name} is not a number from 0 to {high:,}", why=f"{text!r:.40}", detail=name)
+    return int(text)
+
+
+def wait_s(query: QueryParams) -> float:
+    """Read how long a poll may wait, bounded by MAX_WAIT_S."""
+    text = query.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise UsageError("wait is not a number of seconds", why=f"{text!r:.40}", detail="wait") from None
+    if not 0 <= seconds < float("inf"):
+        raise UsageError("wait is not a number of seconds", why=f"{text!r:.40}", detail="wait")
+    return min(seconds, limits.MAX_WAIT_S)
+
+
+class Edge:
+    """Outermost ASGI layer: request ids, and every error as an error body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req-" + secrets.token_hex(8)
+        begun = False
+
+        async def stamped(event: Message) -> None:
+            nonlocal begun
+            if event["type"] == "http.response.start":
+                begun = True
+                stamp = (routes.REQUEST_ID.lower().encode(), request_id.encode())
+                event["headers"] = [*event.get("headers", []), stamp]
+            await send(event)
+
+        try:
+            await self._app(scope, receive, stamped)
+        except ClientDisconnect:
+            return
+        except StannaryError as err:
+            await self._refuse(err, request_id, begun, scope, receive, stamped)
+        except Exception:  # a process edge: one broken request must not take the others with it
+            log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
+            bug = StannaryError("the market failed to answer", hint=f"look for {request_id} in the market's log")
+            await self._refuse(bug, request_id, begun, scope, receive, stamped)
+
+    async def _refuse(
+        self, err: StannaryError, request_id: str, begun: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if begun:  # the answer was under way: cutting the connection is the only honest sign left
+            raise err
+        body = wire_errors.to_body(err, request_id).to_bytes()
+        await Response(body, wire_errors.status_of(err), media_type=JSON)(scope, receive, send)
+
+
+async def unrouted(request: Request, err: Exception) -> Response:
+    """Turn the framework's own refusals (no such path, wrong method) into error bodies."""
+    status = err.status_code if isinstance(err, HTTPException) else 500
+    if status == 404:
+        raise NotFound("no such path", why=f"{request.url.path:.200}")
+    if status == 405:
+        raise UsageError("this path has no such method", why=f"{request.method} {request.url.path:.200}")
+    raise FormatError("the request is not understood", why=f"status {status}")

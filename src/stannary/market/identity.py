@@ -1,0 +1,165 @@
+"""The market's keys on disk: identity key, admin token, certificate; and market.json, its card.
+
+Rules:
+- One Ed25519 key signs statements (DSSE) and checkpoints (notes); the domains differ, so no byte
+  string serves as both.
+- Secrets are created 0600 by O_EXCL, never rewritten, never logged.
+- market.json is replaced by rename after the server listens: whoever reads it can connect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from stannary.errors import EnvironmentProblem
+from stannary.formats import dsse, note
+
+KEY_FILE = "key"
+ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
+TLS_KEY_FILE, TLS_CERT_FILE = "tls.key", "tls.crt"
+CARD_FILE = "market.json"
+CERTIFICATE_DAYS = 3650  # it is pinned by fingerprint, not by date
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this market is."""
+
+    name: str
+    key: Ed25519PrivateKey
+    vkey: str
+    admin_token: str
+
+    def __repr__(self) -> str:
+        return f"Identity({self.vkey})"
+
+    @property
+    def public(self) -> bytes:
+        """The raw public key."""
+        return dsse.public_bytes(self.key)
+
+    @property
+    def keyid(self) -> dsse.KeyId:
+        """The key id statements are signed under."""
+        return dsse.key_id(self.public)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What market.json says; written when the market is ready."""
+
+    url: str
+    name: str
+    vkey: str
+    witness_vkeys: tuple[str, ...]
+    tls_fingerprint: str
+    pid: int
+    admin_token_file: str
+
+    def line(self) -> str:
+        """Return the card as one JSON line."""
+        return json.dumps({field: getattr(self, field) for field in self.__dataclass_fields__})
+
+
+def load(directory: Path, name: str) -> Identity:
+    """Return the identity kept in `directory`, made on first use."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    raw = _secret_file(directory / KEY_FILE, lambda: _pem(Ed25519PrivateKey.generate()))
+    key = serialization.load_pem_private_key(raw, password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise EnvironmentProblem("the market's key file holds another kind of key", why=f"{directory / KEY_FILE}")
+    token = _secret_file(directory / ADMIN_TOKEN_FILE, f"sta_{secrets.token_urlsafe(32)}\n".encode)
+    vkey = note.format_vkey(name, dsse.public_bytes(key))
+    return Identity(name, key, vkey, token.decode("ascii").strip())
+
+
+def certificate(directory: Path, host: str, now: float) -> tuple[Path, Path, str]:
+    """Return certificate file, key file and SHA-256 fingerprint (hex), made on first use."""
+    cert_path, key_path = directory / TLS_CERT_FILE, directory / TLS_KEY_FILE
+    if not cert_path.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = _self_signed(key, host, datetime.fromtimestamp(now, UTC))
+        key_path.unlink(missing_ok=True)
+        encryption = serialization.NoEncryption()
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        _secret_file(key_path, lambda: pem)
+        replace(cert_path, cert.public_bytes(serialization.Encoding.PEM))
+    der = ssl.PEM_cert_to_DER_cert(cert_path.read_text(encoding="ascii"))
+    return cert_path, key_path, hashlib.sha256(der).hexdigest()
+
+
+def write_card(directory: Path, card: Card) -> None:
+    """Replace market.json atomically."""
+    replace(directory / CARD_FILE, card.line().encode() + b"\n")
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, also after a power cut."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with staged.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    staged.replace(path)
+    _sync_directory(path.parent)
+
+
+def _secret_file(path: Path, make: Callable[[], bytes]) -> bytes:
+    if not path.exists():
+        data = make()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        _sync_directory(path.parent)
+    return path.read_bytes()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, host: str, now: datetime) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stannary market")])
+    try:
+        alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        alternative = x509.DNSName(host)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )

@@ -1,0 +1,76 @@
+"""Who is here: heartbeats in memory, and what silence makes of a node.
+
+Rules (research/scale_engines.md 4.2):
+- A beat costs no disk: only the transitions live -> suspect -> lost -> live are told to the caller.
+- `suspect` (35 s): no new work. `lost` (120 s): its leases go to another node with the next epoch.
+- After a restart every node known to hold a lease counts as seen at the start: a market that was down
+  must not punish nodes for its own silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stannary.market.settings import Timing
+
+
+class Presence(StrEnum):
+    """What the market thinks of a node's line."""
+
+    LIVE = "live"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class _Seen:
+    at: float
+    state: str
+    told: Presence
+
+
+class Roster:
+    """Last beats of all nodes."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._seen: dict[str, _Seen] = {}
+
+    def beat(self, node: str, state: str, now: float) -> Presence | None:
+        """Record a sign of life; return the presence it comes back from, if it was away."""
+        known = self._seen.get(node)
+        before = known.told if known is not None else None
+        self._seen[node] = _Seen(now, state, Presence.LIVE)
+        return before if before is not Presence.LIVE else None
+
+    def assume(self, node: str, now: float) -> None:
+        """Count `node` as seen now unless it was seen already (restart)."""
+        self._seen.setdefault(node, _Seen(now, "idle", Presence.LIVE))
+
+    def presence(self, node: str, now: float) -> Presence:
+        """Return what `node` is at `now`; a node never seen is lost."""
+        seen = self._seen.get(node)
+        if seen is None or now - seen.at >= self._timing.lost_s:
+            return Presence.LOST
+        return Presence.SUSPECT if now - seen.at >= self._timing.suspect_s else Presence.LIVE
+
+    def state(self, node: str) -> str:
+        """Return what the node last said of itself (idle, busy, draining)."""
+        seen = self._seen.get(node)
+        return seen.state if seen is not None else "idle"
+
+    def last_seen(self, node: str) -> float | None:
+        """Return when the node was last heard."""
+        seen = self._seen.get(node)
+        return seen.at if seen is not None else None
+
+    def sweep(self, now: float) -> list[tuple[str, Presence]]:
+        """Return every node whose presence got worse since the last sweep."""
+        changed = []
+        for node, seen in self._seen.items():
+            current = self.presence(node, now)
+            if current is not seen.told:
+                seen.told = current
+                changed.append((node, current))
+        return changed
