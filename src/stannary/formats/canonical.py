@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn, TypeAlias, cast
 
 from stannary.errors import FormatError, LimitExceeded
@@ -60,8 +61,20 @@ def decode(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, max_depth: int =
         )
     except (UnicodeDecodeError, json.JSONDecodeError) as err:
         raise FormatError("not JSON", why=str(err)) from err
-    _check(value, 0)
+    if b"\\u" in data:  # only an escape can smuggle in a lone surrogate; all else is checked by the hooks above
+        _check(value, 0)
     return cast(Json, value)
+
+
+def is_canonical(value: Json, data: bytes) -> bool:
+    """Return whether `data` is the canonical JSON of `value`, which `decode` read from it.
+
+    For plain ASCII without escapes, sorting by code point is the order of RFC 8785 and one pass of the C encoder
+    decides; anything else takes the long way.
+    """
+    if data.isascii() and b"\\u" not in data:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() == data
+    return encode(value) == data
 
 
 def decode_object(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Json]:
@@ -109,28 +122,30 @@ def _sorted(value: Json) -> Json:
     return value
 
 
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_PAIR = re.compile(rb"\[\]|\{\}")
+_CLOSING = re.compile(rb"[\]}]")
+
+
 def _check_depth(data: bytes, max_depth: int) -> None:
-    """Bound nesting before json.loads recurses: brackets outside strings, in one pass."""
+    """Bound nesting before json.loads recurses.
+
+    Strings and everything but brackets are dropped; each pass then removes the innermost pairs, so that what has a
+    pair left after `max_depth` passes is nested deeper. What never closes is bounded by its leading brackets;
+    json.loads refuses it at the first that does not match. No step is a loop over bytes in Python.
+    """
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
-    depth = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise LimitExceeded("JSON nested too deeply", why=f"more than {max_depth} levels")
-        elif byte in b"]}":
-            depth -= 1
+    brackets = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
+    for _ in range(max_depth):
+        if not brackets:
+            return
+        brackets = _PAIR.sub(b"", brackets)
+    mismatch = _CLOSING.search(brackets)
+    unclosed = mismatch.start() if mismatch else len(brackets)
+    if _PAIR.search(brackets) or unclosed > max_depth:
+        raise LimitExceeded("JSON nested too deeply", why=f"more than {max_depth} levels")
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,7 +162,10 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _safe_integer(text: str) -> int:
     if len(text) > len(str(MAX_SAFE_INTEGER)) + 1 or text == "-0":
         raise FormatError("not a canonical integer", why=f"{text:.40}")
-    return int(text)
+    number = int(text)
+    if abs(number) > MAX_SAFE_INTEGER:
+        raise FormatError("integer outside I-JSON", why=f"{text}, limit +-(2**53 - 1)")
+    return number
 
 
 def _refuse_float(text: str) -> NoReturn:

@@ -21,6 +21,7 @@ Keys come from the caller. Which keys are trusted is left to verify/trust.py.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def parse(note: str | bytes) -> Note:
         raise LimitExceeded("too many signatures on a note", why=f"{len(lines)}, limit {MAX_SIGNATURES}")
     signatures = tuple(_parse_line(line) for line in lines)
     witnesses = [item.name for item in signatures[1:]]
-    if any(first >= second for first, second in zip(witnesses, witnesses[1:], strict=False)):
+    if any(first >= second for first, second in itertools.pairwise(witnesses)):
         raise FormatError("note signatures are not in order", why="cosignatures are sorted by name, one each")
     return Note(head + "\n", signatures)
 

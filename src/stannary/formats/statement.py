@@ -93,7 +93,7 @@ def read(payload: bytes, kind: str, cls: type[P]) -> Statement[P]:
         raise FormatError("not an in-toto Statement v1", why=f"{members['_type']!r:.80}")
     if members["predicateType"] != predicate_type(kind):
         raise FormatError("another kind of statement", why=f"{members['predicateType']!r:.80}, expected {kind}")
-    if canonical.encode(members) != payload:
+    if not canonical.is_canonical(members, payload):
         raise FormatError("statement is not canonical JSON")
     subjects = members["subject"]
     if not isinstance(subjects, list):

@@ -4,8 +4,7 @@ Rules:
 1. beacon = H(value, checkpoint root), where `value` is the next link of the buyer's hash chain and the checkpoint
    covers the commitments it judges. The market knows the commitments but not the value; the buyer knows the value
    but cannot change it; the node committed before either was joined: nobody steers.
-2. SHA-256 applied `index` times to value number `index` gives the chain's tip, which the signed job names
-   (value 0 is the tip itself). A value is revealed once, for one checkpoint.
+2. Values are revealed in chain order, each once, for one checkpoint (formats/beacon.py checks the chain).
 3. Everything a draw selects is a function of (beacon, task): whether the task is audited, the inner step both sides
    must answer for (1 to num_steps), the audit salt, and the order of the auditors.
 4. Auditors belong to another operator than the prover and to its engine class, at most one node per operator,
@@ -17,11 +16,10 @@ The market draws with these functions, and the verifier draws again (receipt.py)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stannary.errors import FormatError, Refuted
+from stannary.errors import FormatError
 from stannary.formats import digest
 from stannary.formats.digest import SIZE_BYTES, Digest
 from stannary.formats.ids import TaskId
@@ -29,7 +27,6 @@ from stannary.formats.predicates import Candidate, Draw, Drawable
 
 PPM = 1_000_000
 CANARY_PPM = 10_000  # 1 %: research/verification.md section 4, the verifier's dilemma
-MAX_CHAIN = 100_000  # links of a beacon chain; one checkpoint each
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +41,10 @@ class Selection:
     canary: bool
 
 
-def chain_value(seed: bytes, length: int, index: int) -> str:
-    """Return value number `index` of the buyer's chain, in hex: SHA-256^(length - index)(seed); 0 is the tip."""
-    if not 0 <= index <= length <= MAX_CHAIN:
-        raise FormatError("no such beacon value", why=f"index {index} of a chain of {length}, limit {MAX_CHAIN}")
-    return _hashed(seed, length - index).hex()
-
-
-def check_chain(value: str, index: int, tip: str, *, tip_index: int = 0) -> None:
-    """Check that `value` is number `index` of the chain in which `tip` is number `tip_index` (rule 2).
-
-    Raises:
-        Refuted: it is not; or it is not later than the tip.
-    """
-    if not tip_index < index <= MAX_CHAIN:
-        raise Refuted("beacon value out of order", why=f"number {index} after {tip_index}")
-    if _hashed(_value_bytes(value), index - tip_index) != _value_bytes(tip):
-        raise Refuted("beacon value is not of the buyer's chain", why=f"number {index}")
-
-
 def beacon(value: str, checkpoint_root: Digest) -> bytes:
     """Return the randomness that `value`, revealed for this checkpoint, makes (rule 1)."""
-    return digest.hash_parts("stannary beacon v1", _value_bytes(value), digest.raw(checkpoint_root))
+    raw_value = digest.raw(Digest(digest.PREFIX + value))
+    return digest.hash_parts("stannary beacon v1", raw_value, digest.raw(checkpoint_root))
 
 
 def select(draw: Draw, randomness: bytes, audit_ppm: int, canary_ppm: int = CANARY_PPM) -> tuple[Selection, ...]:
@@ -111,19 +90,3 @@ def _chosen(value: bytes, ppm: int) -> bool:
 
 def _hash(label: str, randomness: bytes, task: TaskId, *more: bytes) -> bytes:
     return digest.hash_parts(f"stannary draw {label} v1", randomness, task.encode(), *more)
-
-
-def _hashed(value: bytes, times: int) -> bytes:
-    for _ in range(times):
-        value = hashlib.sha256(value).digest()
-    return value
-
-
-def _value_bytes(value: str) -> bytes:
-    try:
-        data = bytes.fromhex(value)
-    except ValueError as err:
-        raise FormatError("beacon value is not hex", why=f"{value!r:.80}") from err
-    if len(data) != SIZE_BYTES or data.hex() != value:
-        raise FormatError("not a beacon value", why=f"{value!r:.80}")
-    return data

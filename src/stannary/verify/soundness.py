@@ -49,8 +49,8 @@ def survival(audit_ppm: int, detection_ppm: int, cheated_units: int) -> str:
 
 
 def is_sound(audit_ppm: int, required: int) -> bool:
-    """Return whether audits at `audit_ppm` make cheating a loss; drawing everything always does what can be done."""
-    return audit_ppm >= required or audit_ppm >= PPM
+    """Return whether audits at `audit_ppm` make cheating a loss (a requirement above 100 % cannot be met)."""
+    return audit_ppm >= required
 
 
 def _decimal(value: Decimal) -> str:

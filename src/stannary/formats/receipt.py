@@ -1,0 +1,167 @@
+"""The receipt file, `JOB.receipt.json`: everything needed to check a job offline, in one document.
+
+    format        "stannary.receipt/v1"
+    receipt       the market's `receipt` statement (DSSE envelope)
+    proof         C2SP tlog-proof of the receipt statement; its checkpoint is the *final* one
+    evidence      every other logged statement of the job, and the credentials of the nodes named in them,
+                  in log order: {envelope, index, path}, paths lead to the final checkpoint
+    checkpoints   those that draws were made for, smallest first: {note, consistency}, proofs lead to the final one
+
+Rules:
+1. Everything is covered or absent: unknown members are refused at every level, indexes and sizes must rise strictly
+   (no order of the file is free), base64 must be canonical.
+2. White space and member order carry no meaning: a file that was re-serialised is the same receipt.
+3. Size and count are bounded before anything is built from them.
+
+What it proves is judged in verify/receipt.py, with keys that never come from this file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stannary.errors import FormatError, LimitExceeded
+from stannary.formats import canonical, dsse
+from stannary.formats.canonical import Json
+from stannary.formats.digest import SIZE_BYTES
+from stannary.formats.dsse import Envelope, decode_base64, encode_base64
+
+FORMAT = "stannary.receipt/v1"
+MAX_RECEIPT_BYTES = 64 * 1024 * 1024  # 20,000 statements (record.MAX_ITEMS) of about 2 KiB, and room
+MAX_EVIDENCE = 20_000
+MAX_CHECKPOINTS = 5_000  # one per draw; draws are batched
+MAX_PATH = 63
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEnvelope:
+    """A signed statement, its place in the log, and its audit path to the final checkpoint."""
+
+    envelope: Envelope
+    index: int
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierCheckpoint:
+    """A checkpoint note and its consistency proof to the final checkpoint."""
+
+    note: str
+    consistency: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptFile:
+    """The parsed file; nothing in it is believed yet."""
+
+    receipt: Envelope
+    proof: str
+    evidence: tuple[LoggedEnvelope, ...]
+    checkpoints: tuple[EarlierCheckpoint, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the file's canonical JSON."""
+        return canonical.encode(
+            {
+                "format": FORMAT,
+                "receipt": self.receipt.to_json(),
+                "proof": self.proof,
+                "evidence": [
+                    {"envelope": item.envelope.to_json(), "index": item.index, "path": _hash_texts(item.path)}
+                    for item in self.evidence
+                ],
+                "checkpoints": [
+                    {"note": item.note, "consistency": _hash_texts(item.consistency)} for item in self.checkpoints
+                ],
+            }
+        )
+
+
+def build(
+    receipt: Envelope,
+    proof: str,
+    evidence: Sequence[LoggedEnvelope],
+    checkpoints: Sequence[EarlierCheckpoint] = (),
+) -> bytes:
+    """Assemble the file's bytes; `evidence` in log order, `checkpoints` by size, both without repeats.
+
+    Raises:
+        FormatError: evidence out of order, which no verifier would accept.
+    """
+    _check_rising([item.index for item in evidence])
+    return ReceiptFile(receipt, proof, tuple(evidence), tuple(checkpoints)).to_bytes()
+
+
+def parse(data: bytes) -> ReceiptFile:
+    """Read a receipt file from JSON.
+
+    Raises:
+        LimitExceeded: too large, too deep, too many statements.
+        FormatError: not JSON, or not a receipt file.
+    """
+    return read(canonical.decode(data, max_bytes=MAX_RECEIPT_BYTES))
+
+
+def read(value: Json) -> ReceiptFile:
+    """Read a receipt file from decoded JSON members."""
+    members = _members(value, {"format", "receipt", "proof", "evidence", "checkpoints"}, "receipt file")
+    if members["format"] != FORMAT:
+        raise FormatError("not a receipt of this format", why=f"{members['format']!r:.80}, expected {FORMAT!r}")
+    proof = members["proof"]
+    if not isinstance(proof, str):
+        raise FormatError("receipt proof is not text", why=f"a {type(proof).__name__}")
+    evidence = tuple(_evidence(item) for item in _list(members["evidence"], "evidence", MAX_EVIDENCE))
+    _check_rising([item.index for item in evidence])
+    checkpoints = tuple(_checkpoint(item) for item in _list(members["checkpoints"], "checkpoints", MAX_CHECKPOINTS))
+    return ReceiptFile(dsse.parse(members["receipt"]), proof, evidence, checkpoints)
+
+
+def _evidence(value: Json) -> LoggedEnvelope:
+    members = _members(value, {"envelope", "index", "path"}, "evidence")
+    index = members["index"]
+    if type(index) is not int or index < 0:
+        raise FormatError("evidence index is not a number", why=f"{index!r:.40}")
+    return LoggedEnvelope(dsse.parse(members["envelope"]), index, _hashes(members["path"], "path"))
+
+
+def _checkpoint(value: Json) -> EarlierCheckpoint:
+    members = _members(value, {"note", "consistency"}, "checkpoint")
+    note = members["note"]
+    if not isinstance(note, str):
+        raise FormatError("checkpoint note is not text", why=f"a {type(note).__name__}")
+    return EarlierCheckpoint(note, _hashes(members["consistency"], "consistency"))
+
+
+def _hashes(value: Json, what: str) -> tuple[bytes, ...]:
+    hashes = tuple(decode_base64(item, what) for item in _list(value, what, 2 * MAX_PATH))
+    if any(len(item) != SIZE_BYTES for item in hashes):
+        raise FormatError(f"{what} holds what is no hash")
+    return hashes
+
+
+def _hash_texts(hashes: Sequence[bytes]) -> list[Json]:
+    return [encode_base64(item) for item in hashes]
+
+
+def _check_rising(indexes: Sequence[int]) -> None:
+    for first, second in itertools.pairwise(indexes):
+        if first >= second:
+            raise FormatError("evidence is not in log order", why=f"index {second} after {first}")
+
+
+def _list(value: Json, what: str, limit: int) -> list[Json]:
+    if not isinstance(value, list):
+        raise FormatError(f"{what} is not a list", why=f"a {type(value).__name__}")
+    if len(value) > limit:
+        raise LimitExceeded(f"{what} is too long", why=f"{len(value):,} items, limit {limit:,}")
+    return value
+
+
+def _members(value: Json, names: set[str], what: str) -> dict[str, Json]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not an object", why=f"a {type(value).__name__}")
+    if set(value) != names:
+        raise FormatError(f"{what} has missing or unknown members", why=", ".join(sorted(set(value) ^ names))[:200])
+    return value
