@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stannary.errors import FormatError, LimitExceeded
-from stannary.formats import canonical
+from stannary.formats import canonical, workdir
 from stannary.formats.canonical import Json
 
 HEADER_LENGTH_BYTES = 8  # u64, little endian
@@ -43,18 +43,9 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
+# torch.save before 1.6 begins with a bare LONG1 opcode and this number, without a protocol byte.
+_LEGACY_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
-
-PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin.index")
-# Protocol 2-5 opcodes, the zip that torch.save writes, and the legacy torch magic (pickled long).
-_PICKLE_MAGICS = (
-    b"\x80\x02",
-    b"\x80\x03",
-    b"\x80\x04",
-    b"\x80\x05",
-    b"PK\x03\x04",
-    b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +99,12 @@ def decode(data: bytes) -> Checkpoint:
     return Checkpoint({span.name: span.tensor(body) for span in sorted(spans, key=lambda s: s.name)}, metadata)
 
 
-def refuse_pickle(data: bytes, name: str = "") -> None:
+def refuse_pickle(data: bytes, name: str = "checkpoint") -> None:
     """Raise FormatError for a pickle, by file name or by its first bytes; loading one runs its code."""
-    if name.lower().endswith(PICKLE_SUFFIXES):
-        raise FormatError("pickle checkpoint refused", why=f"by name: {name[:200]}", hint="save it as safetensors")
-    if data.startswith(_PICKLE_MAGICS):
-        raise FormatError("pickle checkpoint refused", why="by its first bytes", hint="save it as safetensors")
+    workdir.refuse_pickle_name(name)
+    workdir.refuse_pickle_bytes(name, data[: workdir.PICKLE_MAGIC_BYTES])
+    if data.startswith(_LEGACY_TORCH_MAGIC):
+        raise FormatError("pickle refused", why=f"{name[:120]!r} is a torch.save file of the old kind")
 
 
 @dataclass(frozen=True, slots=True)

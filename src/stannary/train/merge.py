@@ -64,14 +64,14 @@ def run_merge(
         Support(item, _open(item.task, inputs.deltas[item.task], weights, notes))
         for item in sorted(assignment.admitted or (), key=lambda item: item.log_index)
     ]
-    states: list[bytes] = []
+    states: dict[int, bytes] = {}
     gradient = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for count, (support, factor) in enumerate(zip(supports, factors(supports), strict=True), start=1):
         for name, total in gradient.items():
             if support.delta is not None:
                 total.add_(support.delta[name], alpha=factor)
-        if recording.keep_states:
-            states.append(checkpoint.encode(gradient))
+        if recording.keep(count):
+            states[count] = checkpoint.encode(gradient)
         recording.progress(count, len(supports), 0.0)
     outer = outer_step(weights, gradient, inputs.outer, settings)
     return RoundResult(

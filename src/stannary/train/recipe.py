@@ -96,6 +96,11 @@ def build(recipe: Recipe, settings: jobspec.Recipe, theta: bytes | None) -> nn.M
     return model
 
 
+def num_parameters(recipe: Recipe) -> int:
+    """Return how many numbers the model's weights are."""
+    return sum(weight.numel() for weight in weights_of(recipe.build()).values())
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters by name, after checking that they are all the state there is."""
     buffers = set(model.state_dict()) - {name for name, _ in model.named_parameters(remove_duplicate=False)}

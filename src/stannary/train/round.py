@@ -31,17 +31,28 @@ from stannary.train.recipe import Recipe
 DELTA = "delta"
 
 Progress = Callable[[int, int, float], None]  # (step, steps, loss)
+Keep = Callable[[int], bool]  # whether to keep the state after a step, 1 .. num_steps
 
 
 def ignore_progress(step: int, steps: int, loss: float) -> None:
     """Follow nothing."""
 
 
+def keep_all(step: int) -> bool:
+    """Keep the state after every step."""
+    return step > 0
+
+
+def keep_none(step: int) -> bool:
+    """Keep no state; a question later is answered by computing again."""
+    return step < 0
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """What to keep and whom to tell while a round or merge runs; none of it touches the result."""
 
-    keep_states: bool = True
+    keep: Keep = keep_all
     evaluate: bool = True  # merges: measure the new weights on held-out data
     progress: Progress = ignore_progress
 
@@ -54,16 +65,12 @@ class RoundResult:
     """The outputs of a round or merge, and what it can be asked about later."""
 
     outputs: dict[str, bytes]
-    states: list[bytes]  # canonical checkpoint after step 1, 2, ...; empty unless kept
+    states: dict[int, bytes]  # canonical checkpoint after the steps that were kept
     metrics: dict[str, str]
     num_steps: int
     tokens: int
     compute_ms: int
     notes: list[str] = field(default_factory=list)  # for the job log, e.g. a contribution that weighs nothing
-
-    def state(self, step: int) -> bytes:
-        """Return the state bytes after `step` steps, 1 .. num_steps."""
-        return self.states[step - 1]
 
 
 def run_round(
@@ -80,15 +87,15 @@ def run_round(
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     optimizer = InnerOptimizer(weights, settings.training)
     num_steps = schedule.total_steps(settings)
-    states: list[bytes] = []
+    states: dict[int, bytes] = {}
     losses: list[float] = []
     for inner in range(assignment.num_steps):
         step = assignment.first_step + inner
         losses.append(accumulate(recipe_, model, settings, step=step, lane=assignment.lane))
         optimizer.step(lr_at(settings.training, step, inner, num_steps))
         optimizer.clear()
-        if recording.keep_states:
-            states.append(checkpoint.encode(weights))
+        if recording.keep(inner + 1):
+            states[inner + 1] = checkpoint.encode(weights)
         recording.progress(inner + 1, assignment.num_steps, losses[-1])
     delta = {name: start[name] - weight.detach() for name, weight in weights.items()}
     return RoundResult(

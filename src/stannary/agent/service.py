@@ -1,0 +1,217 @@
+"""What the worker answers: each request of the agent, one handler (worker.py lists them).
+
+The composition root of train/ and audit/ inside the sandbox. torch is imported with the first
+request that trains, so a command job starts without it.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from stannary.errors import FormatError, StannaryError, UsageError
+from stannary.formats import jobspec, record, workdir
+from stannary.formats.canonical import Json
+from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.predicates import Assignment
+from stannary.run import frames
+
+if TYPE_CHECKING:
+    from stannary.agent.tasks import TaskRunner
+
+PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
+MAX_MESSAGE_CHARS = 2_000
+
+
+class Service:
+    """One worker's state and its handlers."""
+
+    def __init__(self, job: Path, requests: BinaryIO, replies: BinaryIO) -> None:
+        self.job = job
+        self.requests = requests
+        self.replies = replies
+        self.runner: TaskRunner | None = None
+
+    def serve(self) -> None:
+        """Answer requests until `stop` or the end of the stream."""
+        while (frame := frames.read(self.requests)) is not None:
+            if frame.header.get("op") == "stop":
+                return
+            self.handle(frame.header)
+
+    def handle(self, request: dict[str, Json]) -> None:
+        """Answer one request; a failure is an answer too."""
+        handlers: dict[str, Callable[[dict[str, Json]], dict[str, Json]]] = {
+            "prepare": self.prepare,
+            "run": self.run,
+            "answer": self.answer,
+            "audit": self.audit,
+            "command": self.command,
+        }
+        operation = request.get("op")
+        try:
+            handler = handlers.get(operation) if isinstance(operation, str) else None
+            if handler is None:
+                raise UsageError("unknown operation", why=f"{operation!r:.80}")
+            self.reply(handler(request))
+        except StannaryError as err:
+            self.refuse(_reason(err), err.diagnostics())
+        except Exception as err:  # noqa: BLE001  # process edge: the recipe is somebody else's code and may raise anything
+            traceback.print_exc()
+            self.refuse("recipe-error", f"{type(err).__name__}: {err}")
+        sys.stdout.flush()
+
+    def prepare(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Load the recipe, check that it gives the same bits twice, and describe this engine."""
+        from stannary.agent.blobs import Blobs
+        from stannary.agent.tasks import Prepared, TaskRunner
+        from stannary.train import determinism, engine, recipe
+
+        engine.pin()
+        spec = jobspec.from_canonical(request["spec"])
+        if spec.recipe is None:
+            raise UsageError("job has no recipe to prepare", why=f"kind {spec.kind}")
+        inputs = self._inputs(request)
+        loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
+        step = determinism.first_difference(loaded, spec.recipe)
+        if step is not None:
+            return {
+                "ok": False,
+                "reason": "recipe-not-deterministic",
+                "message": f"two runs of the same steps differ after step {step}; "
+                "randomness must come from torch's, random's or numpy's global generators",
+            }
+        self.runner = TaskRunner(Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs"))
+        return {
+            "ok": True,
+            "engine_class": engine.engine_class(),
+            "num_parameters": recipe.num_parameters(loaded),
+            "environment": _environment(),
+        }
+
+    def run(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Do a task and hand in its outputs."""
+        runner, assignment = self._task(request)
+        result = runner.run(assignment, self._progress())
+        for note in result.notes:
+            sys.stderr.write(note + "\n")
+        for name in sorted(result.outputs):
+            self.reply({"output": name, "size": len(result.outputs[name])}, result.outputs[name])
+        return {
+            "ok": True,
+            "metrics": dict(result.metrics),
+            "compute_ms": result.compute_ms,
+            "num_steps": result.num_steps,
+        }
+
+    def answer(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Answer a question about a task done here (or, after a loss, done again)."""
+        from stannary.audit import answer, replay
+
+        runner, assignment = self._task(request)
+        step, salt = _question(request)
+        replay.check_step(assignment, step)
+        return {"ok": True, "answer": answer.answer(runner.state(assignment, step), salt)}
+
+    def audit(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Recompute a task; only digests and the answer leave."""
+        from stannary.audit import answer, replay
+
+        runner, assignment = self._task(request)
+        step, salt = _question(request)
+        found = replay.replay(assignment, step, runner)
+        return {
+            "ok": True,
+            "answer": answer.answer(found.state, salt),
+            "outputs": [record.to_json(item) for item in found.outputs],
+            "compute_ms": found.compute_ms,
+        }
+
+    def command(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Run a command job and hand in what it declared."""
+        from stannary.agent.command import run_command
+
+        spec = jobspec.from_canonical(request["spec"])
+        started = time.monotonic()
+        ended = run_command(spec, self.job / "workdir", self._inputs(request))
+        for name in ended.outputs:
+            data = (ended.directory / name).read_bytes()
+            self.reply({"output": name, "size": len(data)}, data)
+        return {
+            "ok": ended.exit_code == 0,
+            "exit_code": ended.exit_code,
+            "compute_ms": round((time.monotonic() - started) * 1000),
+            **({} if ended.exit_code == 0 else {"reason": "command-failed", "message": f"exit code {ended.exit_code}"}),
+        }
+
+    def reply(self, header: dict[str, Json], body: bytes = b"") -> None:
+        """Send one frame."""
+        frames.write(self.replies, header, body)
+
+    def refuse(self, reason: str, message: str) -> None:
+        """Say why a request was not done."""
+        printable = message.encode("utf-8", "replace").decode()  # a recipe's message may hold lone surrogates
+        self.reply({"ok": False, "reason": reason, "message": printable[:MAX_MESSAGE_CHARS]})
+
+    def _task(self, request: dict[str, Json]) -> tuple[TaskRunner, Assignment]:
+        if self.runner is None:
+            raise UsageError("worker is not prepared", why="the first request must be prepare")
+        return self.runner, record.from_json(Assignment, request.get("assignment"), what="assignment")
+
+    def _inputs(self, request: dict[str, Json]) -> dict[str, Path]:
+        from stannary.agent.blobs import Blobs
+
+        listed = request.get("inputs", {})
+        if not isinstance(listed, dict):
+            raise FormatError("inputs is not an object")
+        blobs = Blobs(self.job / "blobs")
+        paths: dict[str, Path] = {}
+        for name, value in listed.items():
+            digest = Digest(PREFIX + str(value))
+            workdir.refuse_pickle_bytes(name, blobs.read(digest)[: workdir.PICKLE_MAGIC_BYTES])
+            paths[name] = blobs.path(digest)
+        return paths
+
+    def _progress(self) -> Callable[[int, int, float], None]:
+        due = 0.0
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            nonlocal due
+            now = time.monotonic()
+            if now >= due or step == steps:
+                due = now + PROGRESS_INTERVAL_S
+                self.reply({"progress": {"step": step, "steps": steps, "loss": f"{loss:.6f}"}})
+
+        return tell
+
+
+def _question(request: dict[str, Json]) -> tuple[int, bytes]:
+    step, salt = request.get("step"), request.get("salt")
+    if type(step) is not int or not isinstance(salt, str):
+        raise FormatError("question has no step or salt")
+    try:
+        return step, bytes.fromhex(salt)
+    except ValueError as err:
+        raise FormatError("audit salt is not hex") from err
+
+
+def _reason(err: StannaryError) -> str:
+    if err.what.startswith("pickle refused"):
+        return "pickle-refused"
+    return "recipe-error" if isinstance(err, UsageError) else "worker-error"
+
+
+def _environment() -> dict[str, Json]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,111 @@
+"""Tasks inside the sandbox: assignments joined to blobs, computed by train/, remembered for questions.
+
+Rules:
+1. Everything a task depends on is named in its assignment, by digest or root (blobs.py).
+2. States of the last tasks are kept within a memory cap to answer questions; what was dropped is
+   computed again, since a task is a pure function of its assignment.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stannary.agent.blobs import Blobs
+from stannary.errors import FormatError
+from stannary.formats import jobspec
+from stannary.formats.digest import Digest
+from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.predicates import Assignment, assignment_digest
+from stannary.train import recipe
+from stannary.train.merge import MergeInputs, run_merge
+from stannary.train.recipe import Recipe
+from stannary.train.round import Keep, Progress, Recording, RoundResult, keep_all, keep_none, run_round
+
+KEPT_ROUNDS = 2  # with W = 1 every audit of a round closes before the second merge after it
+BYTES_PER_WEIGHT = 4  # fp32
+STATE_SHARE = 4  # at most this part of the job's memory holds states
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job ready to run: its settings and the recipe made from its inputs."""
+
+    spec: jobspec.JobSpec
+    settings: jobspec.Recipe
+    recipe: Recipe
+
+
+class TaskRunner:
+    """Computes rounds and merges of one job; an audit.replay.Runner."""
+
+    def __init__(self, prepared: Prepared, blobs: Blobs) -> None:
+        self.prepared = prepared
+        self.blobs = blobs
+        self.kept: OrderedDict[Digest, KeptTask] = OrderedDict()
+        self.state_bytes = recipe.num_parameters(prepared.recipe) * BYTES_PER_WEIGHT
+        self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
+
+    def run(self, assignment: Assignment, progress: Progress) -> RoundResult:
+        """Do the work of an assignment and remember its states as far as the cap allows."""
+        recording = Recording(keep=self._keep_within_cap(assignment), progress=progress)
+        result = self._compute(assignment, recording)
+        self._remember(assignment, result)
+        return result
+
+    def compute(self, assignment: Assignment, step: int) -> RoundResult:
+        """Recompute an assignment for an audit, keeping one state; held-out measures are not repeated."""
+        return self._compute(assignment, Recording(keep=lambda done: done == step, evaluate=False))
+
+    def state(self, assignment: Assignment, step: int) -> bytes:
+        """Return the state after a step, from memory or by computing again."""
+        kept = self.kept.get(assignment_digest(assignment))
+        if kept is not None and step in kept.states:
+            return kept.states[step]
+        return self.compute(assignment, step).states[step]
+
+    def _compute(self, assignment: Assignment, recording: Recording) -> RoundResult:
+        theta = self._optional(assignment.theta)
+        settings = self.prepared.settings
+        if assignment.kind is TaskKind.ROUND:
+            return run_round(self.prepared.recipe, assignment, settings, theta, recording)
+        if assignment.kind is TaskKind.MERGE:
+            inputs = MergeInputs(theta, self._optional(assignment.outer), self._contributions(assignment))
+            return run_merge(self.prepared.recipe, assignment, settings, inputs, recording)
+        raise FormatError("a training job has no such task", why=assignment.kind.value)
+
+    def _optional(self, name: Digest | None) -> bytes | None:
+        return None if name is None else self.blobs.read(name)
+
+    def _contributions(self, assignment: Assignment) -> Mapping[TaskId, bytes]:
+        return {item.task: self.blobs.read_contribution(item.root) for item in assignment.admitted or ()}
+
+    def _keep_within_cap(self, assignment: Assignment) -> Keep:
+        num_bytes = assignment.num_steps * self.state_bytes
+        return keep_all if num_bytes <= self.state_limit_bytes else keep_none
+
+    def _remember(self, assignment: Assignment, result: RoundResult) -> None:
+        self.kept[assignment_digest(assignment)] = KeptTask(assignment.round, dict(result.states))
+        while self._is_over_cap(assignment.round):
+            self.kept.popitem(last=False)
+
+    def _is_over_cap(self, round_index: int) -> bool:
+        if not self.kept:
+            return False
+        oldest = next(iter(self.kept.values()))
+        total = sum(task.num_bytes for task in self.kept.values())
+        return oldest.round <= round_index - KEPT_ROUNDS or total > self.state_limit_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTask:
+    """States of a task done here, by step."""
+
+    round: int
+    states: dict[int, bytes]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory the states take."""
+        return sum(map(len, self.states.values()))

@@ -1,0 +1,47 @@
+"""The worker: the process inside the sandbox, one per node and job, kept across rounds.
+
+    worker REQUESTS_FD REPLIES_FD [JOB_DIRECTORY]        (/job: blobs/ and workdir/, both read-only)
+
+    {"op": "prepare", "spec": {...}, "inputs": {name: hex}}           engine class, parameters, or why not
+    {"op": "run", "assignment": {...}}                                progress*, outputs*, measures
+    {"op": "answer", "assignment": {...}, "step": s, "salt": hex}     H(audit salt, state at s)
+    {"op": "audit", "assignment": {...}, "step": s, "salt": hex}      the same, and digests of the outputs
+    {"op": "command", "spec": {...}, "inputs": {name: hex}}           outputs*, exit code
+    {"op": "stop"}
+
+Rules:
+1. Results leave only as frames; stdout and stderr are the job log. The recipe runs in this process
+   and could write frames of its own: the agent believes them no more than it believes the recipe,
+   and what it signs is the node's claim, to be audited like any other.
+2. No failure ends the loop: it is answered with a reason, and the agent decides.
+3. Hash order and thread count are fixed before anything is imported that depends on them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+FIXED_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def main(arguments: list[str]) -> int:
+    """Serve requests until `stop` or the end of the stream."""
+    if any(os.environ.get(name) != value for name, value in FIXED_ENVIRONMENT.items()):
+        # Hash order is chosen before the first line of Python runs, so it takes a new interpreter.
+        os.environ.update(FIXED_ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, "-m", "stannary.agent.worker", *arguments])  # noqa: S606
+    requests_fd, replies_fd = int(arguments[0]), int(arguments[1])
+    job = Path(arguments[2] if len(arguments) > 2 else "/job")
+    from stannary.agent.service import Service
+
+    for fd in (requests_fd, replies_fd):
+        os.set_inheritable(fd, False)  # a command must not speak for its worker
+    with os.fdopen(requests_fd, "rb") as requests, os.fdopen(replies_fd, "wb") as replies:
+        Service(job, requests, replies).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""Comparing two results of one task: bitwise inside an engine class, with tolerance between some.
+
+Rules:
+1. Inside one class equality is of bytes. There is no tolerance to hide a cheat in.
+2. Between two classes a relative distance of pseudo-gradients may be judged only where
+   `bench/audit_distance.py` measured cheat-min / honest-max >= MIN_SEPARATION for that optimizer, H
+   and pair of classes. The threshold is the geometric mean of the two.
+3. Everywhere else the answer is that nothing can be said: "bitwise in class only".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+MIN_SEPARATION = 30.0  # DESIGN 9: below it honest noise and the smallest cheat are too near
+
+
+class Agreement(StrEnum):
+    """What comparing two results shows."""
+
+    EQUAL = "equal"  # bit for bit
+    WITHIN = "within tolerance"
+    DIFFERENT = "different"
+    INCOMPARABLE = "bitwise in class only"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """One measured cell: the largest honest distance and the smallest of a cheat."""
+
+    optimizer: str
+    max_inner_steps: int  # H the cell was measured at; noise grows with steps, so it holds up to here
+    honest_max: float
+    cheat_min: float
+
+    @property
+    def threshold(self) -> float | None:
+        """Return the distance that separates, None where the gap is too narrow."""
+        if self.honest_max <= 0.0 or self.cheat_min / self.honest_max < MIN_SEPARATION:
+            return None
+        return math.sqrt(self.honest_max * self.cheat_min)
+
+
+def relative_distance(claimed: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> float:
+    """Return ||claimed - replayed|| / ||replayed|| over all tensors in fp64; inf for another shape."""
+    if set(claimed) != set(replayed):
+        return math.inf
+    if any(claimed[name].shape != replayed[name].shape for name in replayed):
+        return math.inf
+    apart = _norm({name: claimed[name].double() - replayed[name].double() for name in replayed})
+    size = _norm({name: tensor.double() for name, tensor in replayed.items()})
+    if not (math.isfinite(apart) and math.isfinite(size)):
+        return math.inf
+    return apart / size if size > 0.0 else (0.0 if apart == 0.0 else math.inf)
+
+
+def compare(
+    claimed: Mapping[str, Tensor], replayed: Mapping[str, Tensor], *, same_class: bool, tolerance: Tolerance | None
+) -> Agreement:
+    """Say whether two results of one task agree (rules 1 to 3)."""
+    distance = relative_distance(claimed, replayed)
+    if distance == 0.0 and _same_bits(claimed, replayed):
+        return Agreement.EQUAL
+    if same_class:
+        return Agreement.DIFFERENT
+    threshold = tolerance.threshold if tolerance is not None else None
+    if threshold is None:
+        return Agreement.INCOMPARABLE
+    return Agreement.WITHIN if distance <= threshold else Agreement.DIFFERENT
+
+
+def find_tolerance(table: tuple[Tolerance, ...], optimizer: str, inner_steps: int) -> Tolerance | None:
+    """Return the narrowest measured cell that covers an optimizer and H."""
+    cells = [cell for cell in table if cell.optimizer == optimizer and inner_steps <= cell.max_inner_steps]
+    return min(cells, key=lambda cell: cell.max_inner_steps, default=None)
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    squares = [tensors[name].square().sum() for name in sorted(tensors)]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _same_bits(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    # +0.0 and -0.0 are at distance 0 and still other bytes.
+    return all(
+        left[name].dtype == right[name].dtype
+        and torch.equal(left[name].contiguous().view(torch.uint8), right[name].contiguous().view(torch.uint8))
+        for name in right
+    )

@@ -1,0 +1,222 @@
+"""The worker as a process: every request over real pipes, on the hello recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from stannary.formats import digest, jobspec, record
+from stannary.formats.digest import PREFIX
+from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
+from stannary.formats.jobspec import Input, JobSpec, Privacy, Resources, Trust, Verification
+from stannary.formats.predicates import Admitted, Assignment, Output, Tier, result_root
+from stannary.formats.workdir import Entry
+from stannary.run import frames
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+CORPUS = "".join(topics[key] for key in sorted(topics)).encode()
+JOB = JobId("j-0123456789ab")
+SALT = bytes(range(32))
+SMALL = {"width": 32, "layers": 1, "context": 32, "buckets": 256}
+
+
+class Worker:
+    """A worker process and both ends of its pipes."""
+
+    def __init__(self, job: Path, environment: dict[str, str] | None = None) -> None:
+        ask_r, ask_w = os.pipe()
+        tell_r, tell_w = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stannary.agent.worker", str(ask_r), str(tell_w), str(job)],
+            pass_fds=(ask_r, tell_w),
+            env={"PATH": os.environ["PATH"], "TMPDIR": "/tmp", **(environment or {})},
+            stdout=subprocess.DEVNULL,
+        )
+        os.close(ask_r)
+        os.close(tell_w)
+        self.asking = os.fdopen(ask_w, "wb")
+        self.hearing = os.fdopen(tell_r, "rb")
+
+    def ask(self, **request):
+        """Return the last reply, and the outputs that came before it."""
+        frames.write(self.asking, request)
+        outputs: dict[str, bytes] = {}
+        while (frame := frames.read(self.hearing)) is not None:
+            if "output" in frame.header:
+                outputs[frame.header["output"]] = frame.body
+            elif "ok" in frame.header:
+                return frame.header, outputs
+        raise AssertionError("worker ended without a reply")
+
+    def close(self) -> int:
+        """Stop it and return its exit code."""
+        with contextlib.suppress(BrokenPipeError):
+            self.asking.close()
+        self.hearing.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture(name="job")
+def fixture_job(tmp_path):
+    """A job directory as the agent lays it out, with the hello recipe and corpus."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "workdir").mkdir()
+    (tmp_path / "workdir/recipe.py").write_bytes((EXAMPLES / "hello/recipe.py").read_bytes())
+    put(tmp_path, CORPUS)
+    return tmp_path
+
+
+@pytest.fixture(name="start")
+def fixture_start():
+    """Start workers that are stopped at the end whatever happens."""
+    workers: list[Worker] = []
+
+    def start(job: Path, **environment: str) -> Worker:
+        workers.append(Worker(job, environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def put(job: Path, data: bytes) -> digest.Digest:
+    name = digest.digest(data)
+    (job / "blobs" / name[len(PREFIX) :]).write_bytes(data)
+    return name
+
+
+def train_spec(job: Path, **options) -> dict:
+    recipe = jobspec.Recipe("recipe.py:recipe", 3, 2, (2, 3), 7, 40, {**SMALL, **options})
+    return spec_of(job, jobspec.JobKind.TRAIN, Verification.REPLAY, recipe=recipe)
+
+
+def spec_of(job: Path, kind, verify, *, recipe=None, run=None, outputs=()) -> dict:
+    files = Entry("recipe.py", 0o644, digest.digest(b""), 0)
+    spec = JobSpec(
+        name="test",
+        kind=kind,
+        workdir=(files,),
+        envs={"GREETING": "hello"},
+        num_nodes=2 if recipe else 1,
+        resources=Resources(1, 2**30, 2**20, 60),
+        inputs={"corpus": Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")},
+        outputs=tuple(outputs),
+        trust=Trust(Tier.T0, "local", Privacy.OPEN, verify, 1_000_000, 600_000, 990_000, (), (), 500_000),
+        budget_usd_micros=1_000_000,
+        recipe=recipe,
+        run=run,
+    )
+    return jobspec.to_canonical(spec)
+
+
+def prepare(worker: Worker, job: Path, **options):
+    return worker.ask(op="prepare", spec=train_spec(job, **options), inputs={"corpus": digest.digest(CORPUS)[7:]})[0]
+
+
+def a_round(lane: int, round_index: int = 0, theta=None) -> dict:
+    steps = 2 if round_index == 0 else 3
+    task = round_task(JOB, round_index, lane)
+    return record.to_json(Assignment(JOB, task, TaskKind.ROUND, round_index, lane, steps, 2 * round_index, 0, theta))
+
+
+def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
+    """Two rounds and a merge by one worker are recomputed bit for bit by another, answers included."""
+    prover, auditor = start(job), start(job, PYTHONHASHSEED="77")
+    described = prepare(prover, job)
+    assert described == prepare(auditor, job)
+    assert described["ok"] and described["engine_class"].startswith("cpu-fp32-torch")
+
+    admitted = []
+    for lane in (0, 1):
+        done, outputs = prover.ask(op="run", assignment=a_round(lane))
+        assert done["ok"] and done["num_steps"] == 2 and float(done["metrics"]["loss"]) > 0
+        listed = Output("delta", put(job, outputs["delta"]), len(outputs["delta"]))
+        admitted.append(Admitted(round_task(JOB, 0, lane), result_root((listed,)), lane, 1_000_000))
+        replayed = auditor.ask(op="audit", assignment=a_round(lane), step=1, salt=SALT.hex())[0]
+        assert replayed["outputs"] == [record.to_json(listed)]
+        assert prover.ask(op="answer", assignment=a_round(lane), step=1, salt=SALT.hex())[0] == {
+            "ok": True,
+            "answer": replayed["answer"],
+        }
+
+    merge = record.to_json(
+        Assignment(JOB, merge_task(JOB, 0), TaskKind.MERGE, 0, 0, 2, 0, 0, admitted=tuple(admitted), excluded=())
+    )
+    done, outputs = prover.ask(op="run", assignment=merge)
+    assert set(outputs) == {"theta", "outer"} and float(done["metrics"]["heldout_bits_per_byte"]) > 0
+    replayed = auditor.ask(op="audit", assignment=merge, step=2, salt=SALT.hex())[0]
+    assert [item["digest"] for item in replayed["outputs"]] == [
+        digest.digest(outputs["outer"]),
+        digest.digest(outputs["theta"]),
+    ]
+    # A worker that never saw round 0 starts from the weights alone and answers what it never ran.
+    after = a_round(1, 1, put(job, outputs["theta"]))
+    assert prover.ask(op="run", assignment=after)[0]["ok"]
+    answers = {w.ask(op="answer", assignment=after, step=3, salt=SALT.hex())[0]["answer"] for w in (prover, auditor)}
+    assert len(answers) == 1
+
+
+def test_failures_are_answers(job, start):
+    """An unknown operation, a missing input and a step too far are answered, and the worker lives on."""
+    worker = start(job)
+    assert worker.ask(op="run", assignment=a_round(0))[0]["ok"] is False
+    assert worker.ask(op="dance")[0]["reason"] == "recipe-error"
+    assert prepare(worker, job)["ok"]
+    missing = a_round(0, 1, digest.digest(b"nobody has this"))
+    assert "not in the sandbox" in worker.ask(op="run", assignment=missing)[0]["message"]
+    assert (
+        "step the task does not have"
+        in worker.ask(op="answer", assignment=a_round(0), step=9, salt=SALT.hex())[0]["message"]
+    )
+    frames.write(worker.asking, {"op": "stop"})
+    assert worker.process.wait(30) == 0
+
+
+NOT_DETERMINISTIC = """
+import os
+from recipe import Hello
+class Odd(Hello):
+    def loss(self, model, examples):
+        return super().loss(model, examples) * (1 + os.urandom(1)[0] / 1000)
+"""
+
+
+def test_a_recipe_that_is_not_deterministic_is_found_before_pay(job, start):
+    """Two steps are run twice before any work is taken."""
+    (job / "workdir/odd.py").write_text(NOT_DETERMINISTIC)
+    spec = train_spec(job)
+    spec["recipe"]["entry"] = "odd.py:Odd"
+    spec["workdir"] = [{**spec["workdir"][0], "path": "odd.py"}]
+    reply = start(job).ask(op="prepare", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})[0]
+    assert reply["reason"] == "recipe-not-deterministic" and "step 1" in reply["message"]
+
+
+def test_a_pickle_input_is_refused(job, start):
+    """A pickle is refused by its first bytes, before the recipe could load it."""
+    name = put(job, b"\x80\x04\x95\x10\x00\x00")
+    reply = start(job).ask(op="prepare", spec=train_spec(job), inputs={"corpus": name[7:]})[0]
+    assert reply["reason"] == "pickle-refused"
+
+
+def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, start):
+    """A command runs beside a copy of the work directory, with named inputs and nothing of the agent."""
+    line = 'wc -c < "$STANNARY_INPUT_CORPUS" > size.txt; echo $GREETING$SECRET > sub.txt; ls >> sub.txt; ln -s /etc/passwd l.txt'
+    spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.RERUN_COMPARE, run=line, outputs=["s*.txt"])
+    worker = start(job, SECRET="agent")
+    done, outputs = worker.ask(op="command", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})
+    assert done["ok"] and done["exit_code"] == 0
+    assert set(outputs) == {"size.txt", "sub.txt"}
+    assert int(outputs["size.txt"]) == len(CORPUS)
+    assert outputs["sub.txt"].splitlines()[0] == b"hello" and b"recipe.py" in outputs["sub.txt"]
+    for run, pattern, says in (("true", "none.bin", "no such output"), ("ln -s /etc/passwd l", "l", "no such output")):
+        spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.RERUN_COMPARE, run=run, outputs=[pattern])
+        assert says in worker.ask(op="command", spec=spec)[0]["message"]
+    spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.NONE, run="exit 7")
+    assert worker.ask(op="command", spec=spec)[0]["exit_code"] == 7
