@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from stannary.errors import UsageError
 from stannary.settle import ledger
-from stannary.settle.ledger import Entry, Posting
+from stannary.settle.ledger import Entry, Posting, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +37,36 @@ class Payment:
 def deposit(key: str, buyer: str, usd_micros: int) -> Entry:
     """Bring a buyer's money in from outside; `key` is the operator's reference for it."""
     _positive("deposit", usd_micros)
-    return ledger.transfer(f"deposit:{key}", "deposit", ledger.WORLD, ledger.buyer_available(buyer), usd_micros)
+    way = (ledger.WORLD, ledger.buyer_available(buyer))
+    return ledger.transfer(f"deposit:{key}", "deposit", way, usd_micros)
 
 
 def post_bond(key: str, operator: str, usd_micros: int) -> Entry:
     """Bring an operator's bond in from outside."""
     _positive("bond", usd_micros)
-    return ledger.transfer(f"bond:{key}", "bond", ledger.WORLD, ledger.operator_bond(operator), usd_micros)
+    return ledger.transfer(f"bond:{key}", "bond", (ledger.WORLD, ledger.operator_bond(operator)), usd_micros)
 
 
 def hold(job: str, buyer: str, usd_micros: int) -> Entry:
     """Hold the worst case of a job, once."""
     _positive("escrow", usd_micros)
-    return _of_job(job, ledger.transfer(f"hold:{job}", "hold", *_available_escrow(buyer), usd_micros))
+    way = (ledger.buyer_available(buyer), ledger.buyer_escrow(buyer))
+    return ledger.transfer(f"hold:{job}", "hold", way, usd_micros, Subject(job))
 
 
 def pay(payment: Payment) -> Entry:
     """Pay one task or audit out of escrow to its operator."""
     _positive("payment", payment.usd_micros)
-    entry = ledger.transfer(
-        f"pay:{payment.subject}",
-        payment.reason,
-        ledger.buyer_escrow(payment.buyer),
-        ledger.operator_available(payment.operator),
-        payment.usd_micros,
-    )
-    return _of_job(payment.job, entry, payment.subject)
+    way = (ledger.buyer_escrow(payment.buyer), ledger.operator_available(payment.operator))
+    about = Subject(payment.job, payment.subject)
+    return ledger.transfer(f"pay:{payment.subject}", payment.reason, way, payment.usd_micros, about)
 
 
 def refund(job: str, buyer: str, usd_micros: int) -> Entry:
     """Give the rest of a job's escrow back, once."""
     _positive("refund", usd_micros)
-    available, held = _available_escrow(buyer)
-    return _of_job(job, ledger.transfer(f"refund:{job}", "refund", held, available, usd_micros))
+    way = (ledger.buyer_escrow(buyer), ledger.buyer_available(buyer))
+    return ledger.transfer(f"refund:{job}", "refund", way, usd_micros, Subject(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +95,7 @@ def forfeit(conviction: Conviction) -> Entry | None:
         postings.append(Posting(ledger.buyer_escrow(conviction.buyer), damage))
     if penalty:
         postings.append(Posting(ledger.INSURANCE, penalty))
-    entry = Entry(f"forfeit:{conviction.subject}", "forfeit", tuple(postings))
-    return _of_job(conviction.job, entry, conviction.subject)
-
-
-def _available_escrow(buyer: str) -> tuple[ledger.Account, ledger.Account]:
-    return ledger.buyer_available(buyer), ledger.buyer_escrow(buyer)
-
-
-def _of_job(job: str, entry: Entry, task: str | None = None) -> Entry:
-    return Entry(entry.key, entry.reason, entry.postings, job, task)
+    return Entry(f"forfeit:{conviction.subject}", "forfeit", tuple(postings), conviction.job, conviction.subject)
 
 
 def _positive(what: str, usd_micros: int) -> None:

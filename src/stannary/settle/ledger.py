@@ -93,9 +93,21 @@ def check(entry: Entry) -> None:
         raise UsageError("a ledger entry moves an impossible amount", why=f"{entry.key}: {amounts}")
 
 
-def transfer(key: str, reason: str, source: Account, target: Account, usd_micros: int) -> Entry:
-    """Move `usd_micros` from one account to another."""
-    return Entry(key, reason, (Posting(source, -usd_micros), Posting(target, usd_micros)))
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an entry is for: a job, and within it a task or audit."""
+
+    job: str | None = None
+    task: str | None = None
+
+
+def transfer(
+    key: str, reason: str, source_target: tuple[Account, Account], usd_micros: int, subject: Subject | None = None
+) -> Entry:
+    """Move `usd_micros` from the first account to the second."""
+    source, target = source_target
+    about = subject or Subject()
+    return Entry(key, reason, (Posting(source, -usd_micros), Posting(target, usd_micros)), about.job, about.task)
 
 
 def overdrawn(account: str, balance: int, wanted: int) -> UsageError:

@@ -26,7 +26,9 @@ from sqlalchemy.pool import NullPool, QueuePool
 from stannary.errors import ConflictError, EnvironmentProblem
 
 BUSY_TIMEOUT_MS = 5_000  # a checkpoint or a backup tool may hold the file for a moment
-CACHE_KIB = 32_768
+CACHE_KIB = 65_536  # the upper levels of every index of a million jobs
+PAGE_BYTES = 8_192  # an envelope of usual size and its row fit one page
+CHECKPOINT_PAGES = 4_000  # 32 MiB of WAL between checkpoints: keys are hashes and touch pages all over the file
 JOURNAL_LIMIT_BYTES = 64 * 2**20  # the WAL is cut back to this after a checkpoint
 READERS = 8  # concurrent long-polls wait on events, not on connections
 
@@ -58,8 +60,10 @@ def writer(path: Path, *, max_pages: int | None = None) -> sa.Engine:
 
     def configure(connection: sqlite3.Connection) -> None:
         cursor = connection.cursor()
+        cursor.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file only
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         cursor.execute(f"PRAGMA journal_size_limit={JOURNAL_LIMIT_BYTES}")
         if max_pages is not None:
             cursor.execute(f"PRAGMA max_page_count={max_pages}")

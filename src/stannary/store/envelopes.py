@@ -8,13 +8,13 @@ knows a leaf it has. Nothing is ever acknowledged from a log entry this table do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, NotFound
+from stannary.store import statements
 from stannary.store.schema import envelopes
 
 
@@ -50,7 +50,8 @@ def add_many(connection: Connection, incoming: Sequence[Incoming]) -> int:
     """Keep many envelopes; return how many were new."""
     if not incoming:
         return 0
-    return int(connection.execute(_INSERT, [asdict(item) for item in incoming]).rowcount)
+    rows = [(item.leaf, item.kind, item.job, item.envelope, item.received_at_ms) for item in incoming]
+    return _INSERT(connection, rows)
 
 
 def set_indexes(connection: Connection, indexes: Mapping[str, int]) -> None:
@@ -88,7 +89,7 @@ def of_job(connection: Connection, job: str, *, kind: str | None = None) -> list
     return [Kept(**row) for row in connection.execute(query).mappings()]
 
 
-_INSERT = insert(envelopes).on_conflict_do_nothing(index_elements=[envelopes.c.leaf])
+_INSERT = statements.insert(envelopes, "leaf kind job envelope received_at_ms", ignore_known=True)
 _SELECT = sa.select(
     envelopes.c.leaf,
     envelopes.c.kind,

@@ -7,6 +7,7 @@ submitted before, and whose money does not reach, is decided in memory before an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,7 +21,7 @@ from stannary.formats.predicates import Verdict
 from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
-from stannary.store import envelopes, ledger
+from stannary.store import envelopes, ledger, statements
 from stannary.store.schema import buyers, events, job_nodes, jobs
 
 MAX_PAGE = 200
@@ -65,7 +66,7 @@ class JobRow:
     name: str
     kind: str
     verification: str
-    envelope: bytes
+    leaf: str  # of the buyer's envelope (envelopes.get)
     spec: str
     status: JobStatus
     verdict: Verdict
@@ -184,13 +185,10 @@ def _job(row: sa.RowMapping) -> JobRow:
 
 
 def _submitted_before(connection: Connection, items: Sequence[Submission]) -> _Seen:
-    columns = (jobs.c.job, jobs.c.buyer, jobs.c.idempotency_key, jobs.c.payload_digest)
-    by_job = sa.select(*columns).where(jobs.c.job.in_([item.job for item in items]))
-    pairs = [(item.buyer, item.idempotency_key) for item in items]
-    by_key = sa.select(*columns).where(sa.tuple_(jobs.c.buyer, jobs.c.idempotency_key).in_(pairs))
+    wanted = json.dumps([[item.buyer, item.idempotency_key, item.job] for item in items])
     seen: _Seen = {}
-    for query in (by_job, by_key):
-        for job, buyer, key, payload in connection.execute(query):
+    for query in (_BY_KEY, _BY_JOB):
+        for job, buyer, key, payload in connection.execute(query, {"wanted": wanted}):
             seen[buyer, key] = seen[job] = (job, payload)
     return seen
 
@@ -231,8 +229,8 @@ def _hold(item: Submission, money: dict[Account, int], touched: dict[Account, in
 def _insert(
     connection: Connection, fresh: Sequence[tuple[Submission, Entry | None]], touched: dict[Account, int]
 ) -> None:
-    connection.execute(_INSERT_JOB, [_job_values(item) for item, _ in fresh])
-    connection.execute(_INSERT_EVENT, [_first_event(item) for item, _ in fresh])
+    _INSERT_JOB(connection, [_job_values(item) for item, _ in fresh])
+    _INSERT_EVENT(connection, [_first_event(item) for item, _ in fresh])
     envelopes.add_many(
         connection,
         [envelopes.Incoming(item.leaf, "job", item.envelope, item.submitted_at_ms, item.job) for item, _ in fresh],
@@ -241,37 +239,44 @@ def _insert(
     ledger.append(connection, [entry for _, entry in fresh if entry is not None], touched, at_ms=at_ms)
 
 
-def _job_values(item: Submission) -> dict[str, Any]:
-    return {
-        "job": item.job,
-        "buyer": item.buyer,
-        "idempotency_key": item.idempotency_key,
-        "payload_digest": item.payload_digest,
-        "job_digest": item.job_digest,
-        "name": item.name,
-        "kind": item.kind,
-        "verification": item.verification,
-        "envelope": item.envelope,
-        "spec": item.spec,
-        "status": JobStatus.QUEUED.value,
-        "verdict": Verdict.PENDING.value,
-        "settlement": Settlement.HELD.value,
-        "escrow_usd_micros": item.escrow_usd_micros,
-        "num_events": 1,
-        "submitted_at_ms": item.submitted_at_ms,
-    }
+def _job_values(item: Submission) -> tuple[object, ...]:
+    return (
+        item.job,
+        item.buyer,
+        item.idempotency_key,
+        item.payload_digest,
+        item.job_digest,
+        item.name,
+        item.kind,
+        item.verification,
+        item.leaf,
+        item.spec,
+        JobStatus.QUEUED.value,
+        Verdict.PENDING.value,
+        Settlement.HELD.value,
+        item.escrow_usd_micros,
+        1,
+        item.submitted_at_ms,
+    )
 
 
-def _first_event(item: Submission) -> dict[str, Any]:
-    return {
-        "job": item.job,
-        "seq": 1,
-        "at_ms": item.submitted_at_ms,
-        "type": f"job.{JobStatus.QUEUED}",
-        "message": "submitted",
-        "data": {"reason": "submitted"},
-    }
+def _first_event(item: Submission) -> tuple[object, ...]:
+    return (item.job, 1, item.submitted_at_ms, f"job.{JobStatus.QUEUED}", "submitted", '{"reason": "submitted"}')
 
 
-_INSERT_JOB = sa.insert(jobs)
-_INSERT_EVENT = sa.insert(events)
+# One parameter for a thousand keys: an IN list of them would be compiled anew for each length.
+_BY_KEY = sa.text(
+    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(:wanted) AS wanted "
+    "CROSS JOIN jobs ON buyer = json_extract(wanted.value, '$[0]') "
+    "AND idempotency_key = json_extract(wanted.value, '$[1]')"
+)
+_BY_JOB = sa.text(
+    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(:wanted) AS wanted "
+    "CROSS JOIN jobs ON jobs.job = json_extract(wanted.value, '$[2]')"
+)
+_INSERT_JOB = statements.insert(
+    jobs,
+    "job buyer idempotency_key payload_digest job_digest name kind verification leaf spec"
+    " status verdict settlement escrow_usd_micros num_events submitted_at_ms",
+)
+_INSERT_EVENT = statements.insert(events, "job seq at_ms type message data")

@@ -21,6 +21,7 @@ from stannary.settle.ledger import (
     overdrawn,
     same_or_conflict,
 )
+from stannary.store import statements
 from stannary.store.schema import balances, ledger_entries, ledger_postings
 
 
@@ -48,27 +49,12 @@ def append(connection: Connection, entries: Sequence[Entry], after: dict[Account
     # One writer: the next number is ours, and known before the rows that refer to it.
     first = int(connection.execute(_NEXT_ENTRY).scalar_one())
     connection.execute(_UPSERT_BALANCE, [{"account": name, "usd_micros": value} for name, value in after.items()])
-    connection.execute(
-        _INSERT_ENTRY,
-        [
-            {
-                "entry": number,
-                "key": entry.key,
-                "at_ms": at_ms,
-                "reason": entry.reason,
-                "job": entry.job,
-                "task": entry.task,
-            }
-            for number, entry in enumerate(entries, first)
-        ],
+    numbered = list(enumerate(entries, first))
+    _INSERT_ENTRY(
+        connection, [(number, entry.key, at_ms, entry.reason, entry.job, entry.task) for number, entry in numbered]
     )
-    connection.execute(
-        _INSERT_POSTING,
-        [
-            {"entry": number, "account": posting.account, "usd_micros": posting.usd_micros}
-            for number, entry in enumerate(entries, first)
-            for posting in entry.postings
-        ],
+    _INSERT_POSTING(
+        connection, [(number, p.account, p.usd_micros) for number, entry in numbered for p in entry.postings]
     )
 
 
@@ -143,8 +129,8 @@ def _entries(connection: Connection, condition: sa.ColumnElement[bool]) -> list[
 
 
 _NEXT_ENTRY = sa.select(sa.func.coalesce(sa.func.max(ledger_entries.c.entry), 0) + 1)
-_INSERT_ENTRY = sa.insert(ledger_entries)
-_INSERT_POSTING = sa.insert(ledger_postings)
+_INSERT_ENTRY = statements.insert(ledger_entries, "entry key at_ms reason job task")
+_INSERT_POSTING = statements.insert(ledger_postings, "entry account usd_micros")
 _UPSERT = insert(balances)
 _UPSERT_BALANCE = _UPSERT.on_conflict_do_update(
     index_elements=[balances.c.account], set_={"usd_micros": _UPSERT.excluded.usd_micros}

@@ -141,7 +141,7 @@ jobs = Table(
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("verification", Text, nullable=False),
-    Column("envelope", LargeBinary, nullable=False),
+    Column("leaf", Text, nullable=False),  # of the buyer's envelope, kept in `envelopes`
     Column("spec", Text, nullable=False),  # canonical JSON, as the buyer signed it
     Column("status", Text, nullable=False),
     Column("verdict", Text, nullable=False),
@@ -318,8 +318,15 @@ envelopes = Table(
     Column("kind", Text, nullable=False),
     Column("job", Text, index=True),  # absent for join and credential
     Column("envelope", LargeBinary, nullable=False),
-    Column("log_index", BigInteger, unique=True),  # absent until the log has it
+    Column("log_index", BigInteger),  # absent until the log has it
     Column("received_at_ms", BigInteger, nullable=False),
+    Index(
+        "uq_envelopes_log_index",
+        "log_index",
+        unique=True,
+        sqlite_where=text("log_index IS NOT NULL"),
+        postgresql_where=text("log_index IS NOT NULL"),
+    ),
     Index(
         "ix_envelopes_unlogged",
         "seq",

@@ -143,7 +143,7 @@ def _work() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("verification", sa.Text(), nullable=False),
-        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.Column("leaf", sa.Text(), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
@@ -299,7 +299,6 @@ def _proof() -> None:
         sa.Column("received_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_envelopes")),
         sa.UniqueConstraint("leaf", name=op.f("uq_envelopes_leaf")),
-        sa.UniqueConstraint("log_index", name=op.f("uq_envelopes_log_index")),
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_envelopes_job"), "envelopes", ["job"], unique=False)
@@ -310,6 +309,14 @@ def _proof() -> None:
         unique=False,
         sqlite_where=sa.text("log_index IS NULL"),
         postgresql_where=sa.text("log_index IS NULL"),
+    )
+    op.create_index(
+        "uq_envelopes_log_index",
+        "envelopes",
+        ["log_index"],
+        unique=True,
+        sqlite_where=sa.text("log_index IS NOT NULL"),
+        postgresql_where=sa.text("log_index IS NOT NULL"),
     )
 
 
@@ -487,6 +494,6 @@ def _announced() -> None:
             f"CREATE TRIGGER {table}_{column}_is_announced BEFORE UPDATE OF {column} ON {table} "
             f"WHEN NEW.{column} <> OLD.{column} AND NOT EXISTS ("
             "SELECT 1 FROM events JOIN jobs ON jobs.job = events.job AND events.seq = jobs.num_events "
-            f"WHERE events.job = NEW.job AND events.type = {kind} AND {subject}) "  # names above, no input
-            f"BEGIN SELECT RAISE(ABORT, 'a change of {table}.{column} needs its event'); END"
+            f"WHERE events.job = NEW.job AND events.type = {kind} AND {subject}) "
+            f"BEGIN SELECT RAISE(ABORT, 'a change of {table}.{column} needs its event'); END"  # noqa: S608 - our own names
         )
