@@ -22,7 +22,7 @@ Rules:
 6. While the witness is away the batch waits, up to `cosign_patience_s`; then its futures fail with the witness's error.
    The leaves stay (rule 3); the next commit publishes them, and a retry is answered with their indexes.
 
-The map of leaves to indexes is kept in memory (about 170 bytes a leaf); a log past some ten million leaves wants it on disk.
+The map of leaves to indexes is kept in memory (about 170 bytes a leaf); past some ten million leaves it wants a disk.
 The network is left to the cosigner, HTTP to the market.
 """
 

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary.errors import EnvironmentProblem, FormatError, Refuted, StannaryError
 from stannary.formats import note
 from stannary.formats.dsse import encode_base64, public_bytes
-from stannary.formats.note import KeyType, VerifierKey
+from stannary.formats.note import Checkpoint, KeyType, VerifierKey
 from stannary.tlog import tree
 from stannary.tlog.proof import MAX_PATH, read_hash
 from stannary.tlog.tiles import TileDirectory
@@ -94,21 +94,24 @@ class Witness:
             checkpoint = note.verify_checkpoint(signed, self._logs[origin])
         except StannaryError as err:
             return Answer(HTTPStatus.FORBIDDEN, f"{err}\n")
+        with self._lock:
+            return self._extend(old, proof, checkpoint, signed)
+
+    def _extend(self, old: int, proof: Sequence[bytes], checkpoint: Checkpoint, signed: str) -> Answer:
         if old > checkpoint.size:
             return Answer(HTTPStatus.BAD_REQUEST, "old size is beyond the checkpoint\n")
-        with self._lock:
-            held = self._held[origin]
-            # rule 1: same size must mean same root, else the log shows two histories
-            if old != held.size or (checkpoint.size == held.size and held.size and checkpoint.root != held.root):
-                return Answer(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
-            try:
-                tree.verify_consistency(old, held.root, checkpoint.size, checkpoint.root, proof)
-            except Refuted as err:
-                return Answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
-            state = Held(checkpoint.size, checkpoint.root)
-            self._store(origin, state)  # rule 3: before the signature exists
-            self._held[origin] = state
-            return Answer(HTTPStatus.OK, note.cosign(signed, self._name, self._key, int(self._clock_s())))
+        held = self._held[checkpoint.origin]
+        # rule 1: the same size must mean the same root, else the log shows two histories
+        if old != held.size or (checkpoint.size == held.size and held.size and checkpoint.root != held.root):
+            return Answer(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
+        try:
+            tree.verify_consistency(old, held.root, checkpoint.size, checkpoint.root, proof)
+        except Refuted as err:
+            return Answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
+        state = Held(checkpoint.size, checkpoint.root)
+        self._store(checkpoint.origin, state)  # rule 3: before the signature exists
+        self._held[checkpoint.origin] = state
+        return Answer(HTTPStatus.OK, note.cosign(signed, self._name, self._key, int(self._clock_s())))
 
     def _load(self, origin: str) -> Held:
         data = self._files.read(_state_name(origin))
