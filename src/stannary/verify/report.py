@@ -1,0 +1,103 @@
+"""What a verification says: findings and claims, never a bare yes or no.
+
+A failed check is data. All findings are collected, so that one look tells everything that is wrong; the exit code
+follows from the worst of them:
+
+    refuted    3    a signature, proof or recomputation says no
+    policy     4    perhaps true, not enough for what was asked for (unknown log, unverified work)
+    notice     0    worth knowing: a silent auditor, a witness that is not independent
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stannary.formats.predicates import Receipt, TaskVerdict, Verdict
+
+
+class Severity(StrEnum):
+    """How much a finding weighs."""
+
+    REFUTED = "refuted"
+    POLICY = "policy"
+    NOTICE = "notice"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a check found."""
+
+    id: str  # stable, dotted: `proof.inclusion`, `verdict.mismatch`
+    severity: Severity
+    subject: str  # the statement, task or member it is about
+    observed: str
+    expected: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the receipt says and this verification has checked (meaningless beside a `refuted` finding)."""
+
+    market: str
+    log_size: int
+    witnessed_at: int  # POSIX seconds of the latest cosignature that every pinned witness has reached
+    job_name: str
+    buyer: str  # base64 of the buyer's public key
+    receipt: Receipt
+    convictions: tuple[TaskVerdict, ...]
+    operators: dict[str, str]  # node -> operator
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of verifying one receipt."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    claims: Claims | None
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0, 3 or 4 (errors.py)."""
+        severities = {finding.severity for finding in self.findings}
+        if Severity.REFUTED in severities:
+            return 3
+        return 4 if Severity.POLICY in severities else 0
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects findings while a verification goes on."""
+
+    items: list[Finding] = field(default_factory=list)
+
+    def refute(self, finding_id: str, subject: str, observed: object, expected: object = "", remedy: str = "") -> None:
+        """Add a finding that refutes the receipt."""
+        self.items.append(Finding(finding_id, Severity.REFUTED, subject, _brief(observed), _brief(expected), remedy))
+
+    def below_policy(self, finding_id: str, subject: str, observed: object, expected: object, remedy: str = "") -> None:
+        """Add a finding that leaves the receipt below the policy asked for."""
+        self.items.append(Finding(finding_id, Severity.POLICY, subject, _brief(observed), _brief(expected), remedy))
+
+    def notice(self, finding_id: str, subject: str, observed: object) -> None:
+        """Add a finding that changes nothing."""
+        self.items.append(Finding(finding_id, Severity.NOTICE, subject, _brief(observed)))
+
+    def expect(self, finding_id: str, subject: str, observed: object, expected: object) -> bool:
+        """Refute unless `observed` equals `expected`; return whether it does."""
+        if observed == expected:
+            return True
+        self.refute(finding_id, subject, observed, expected)
+        return False
+
+    @property
+    def refuted(self) -> bool:
+        """Return whether anything refutes the receipt so far."""
+        return any(item.severity is Severity.REFUTED for item in self.items)
+
+
+def _brief(value: object) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= 300 else text[:297] + "..."
