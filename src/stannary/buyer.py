@@ -23,15 +23,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError, NotFound
-from stannary.formats import dsse, ids, statement
+from stannary.formats import beacon, dsse, ids, statement
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId
 from stannary.formats.predicates import Job
-from stannary.verify import draw
 
-SEED_BYTES = 32
-CHAIN_LENGTH = 4096  # a reveal costs one value: a few per round, and re-merges
-CHAIN_VALUES_PER_ROUND = 8
+CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
 SEED_FILE, JOB_FILE, MARKET_FILE = "seed", "job.json", "market"
 REVEALS_FILE, ENDED_FILE = "reveals", "ended"
 
@@ -57,7 +54,7 @@ class Order:
             seed = bytes.fromhex(raw.decode("ascii"))
         except ValueError as err:
             raise FormatError("not a beacon seed", why=str(self.directory / SEED_FILE)) from err
-        if draw.chain_value(seed, self.statement.beacon_length, 0) != self.statement.beacon_tip:
+        if beacon.tip(seed, self.statement.beacon_length) != self.statement.beacon_tip:
             raise FormatError("the beacon seed is not that of the signed job", why=self.job)
         return seed
 
@@ -87,7 +84,7 @@ def load_key(directory: Path) -> Ed25519PrivateKey:
 
 def fresh_seed() -> bytes:
     """Return a new beacon seed."""
-    return secrets.token_bytes(SEED_BYTES)
+    return secrets.token_bytes(beacon.SEED_BYTES)
 
 
 def store_order(directory: Path, envelope: dsse.Envelope, seed: bytes, market_vkey: str) -> Order:

@@ -22,7 +22,7 @@ from stannary.formats.note import Checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_LEDGER_BYTES = 32 * 1024 * 1024  # MAX_CHAIN lines of some 200 bytes
+MAX_LEDGER_BYTES = 32 * 1024 * 1024  # beacon.MAX_LENGTH lines of some 200 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Ledger:
 
     def find(self, index: int) -> Binding | None:
         """Return the binding of an index that was revealed."""
-        return self._bindings[index - 1] if 1 <= index <= len(self._bindings) else None
+        return self._bindings[index] if 0 <= index < len(self._bindings) else None
 
     def bind(self, index: int, checkpoint: Checkpoint) -> Binding:
         """Bind the next index to a checkpoint, durably; the same pair again is answered as before.
@@ -65,8 +65,8 @@ class Ledger:
                     why=f"index {index}, revealed for size {known.size}, asked for size {wanted.size}",
                 )
             return known
-        if index != len(self._bindings) + 1:
-            raise Refuted("the market skips beacon values", why=f"index {index} after {len(self._bindings)}")
+        if index != len(self._bindings):
+            raise Refuted("the market skips beacon values", why=f"index {index}, expected {len(self._bindings)}")
         _append(self._path, canonical.encode(record.to_json(wanted)) + b"\n")
         self._bindings.append(wanted)
         return wanted
@@ -86,9 +86,11 @@ def _load(path: Path) -> list[Binding]:
     if len(whole) < len(data):  # rule 3: what follows the last newline never left this process
         os.truncate(path, len(whole))
     bindings = [record.from_json(Binding, canonical.decode(line)) for line in whole.splitlines()]
-    for expected, binding in enumerate(bindings, start=1):
+    for expected, binding in enumerate(bindings):
         if binding.index != expected:
-            raise FormatError("the broker's ledger is damaged", why=f"{path}: index {binding.index} on line {expected}")
+            raise FormatError(
+                "the broker's ledger is damaged", why=f"{path}: index {binding.index} expected {expected}"
+            )
     return bindings
 
 

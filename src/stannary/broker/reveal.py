@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.errors import Refuted
-from stannary.formats import digest, dsse, note, statement
+from stannary.formats import beacon, digest, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
 from stannary.formats.statement import Subject
 from stannary.tlog import tree
-from stannary.verify import draw
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -60,7 +59,7 @@ class Revealer:
             FormatError: a note or proof that cannot be read.
         """
         checkpoint = _checked(request.checkpoint, self.anchors)
-        if not 1 <= request.index <= self.order.beacon_length:
+        if not 0 <= request.index < self.order.beacon_length:
             raise Refuted("no such beacon value", why=f"index {request.index} of {self.order.beacon_length}")
         if self.ledger.find(request.index) is None:
             _check_growth(self.ledger, checkpoint, request)
@@ -68,7 +67,7 @@ class Revealer:
         reveal = Reveal(
             job=self.job,
             index=binding.index,
-            value=draw.chain_value(self.seed, self.order.beacon_length, binding.index),
+            value=beacon.value(self.seed, self.order.beacon_length, binding.index),
             checkpoint_size=binding.size,
             checkpoint_root=binding.root,
         )

@@ -10,9 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import buyer
 from stannary.broker import daemon
 from stannary.errors import FormatError, MarketUnreachable, Refuted
-from stannary.formats import dsse, note, statement
+from stannary.formats import beacon, dsse, note, statement
 from stannary.formats.predicates import Job
-from stannary.verify import draw
 from stannary.wire.buyer import BeaconRequest
 
 MARKET_KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
@@ -26,7 +25,7 @@ def signed_order(directory):
         spec={},
         market=dsse.key_id(dsse.public_bytes(MARKET_KEY)),
         buyer=dsse.encode_base64(dsse.public_bytes(key)),
-        beacon_tip=draw.chain_value(SEED, 8, 0),
+        beacon_tip=beacon.tip(SEED, 8),
         beacon_length=8,
         nonce="00",
         submitted_at="2026-11-22T00:00:00Z",
@@ -78,7 +77,7 @@ class ScriptedRevealer:
         self.key = key
 
     def answer(self, request):
-        if request.index > 1:
+        if request.index > 0:
             raise Refuted("not this one")
         return dsse.sign(b"{}", self.key)
 
@@ -90,7 +89,7 @@ def test_trouble_is_waited_out(tmp_path, monkeypatch, trouble):
     monkeypatch.setattr(daemon, "REFUSED_DELAY_S", 0.0)
     order = buyer.store_order(tmp_path, signed_order(tmp_path), SEED, VKEY)
     stop = threading.Event()
-    requests = [BeaconRequest(index=index, checkpoint="", old_size=0, consistency=[]) for index in (2, 1)]
+    requests = [BeaconRequest(index=index, checkpoint="", old_size=0, consistency=[]) for index in (1, 0)]
     market = ScriptedMarket([trouble, *requests], stop)
     daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), market, stop)
     assert len(market.posted) == 1, "the refused request is not answered, the good one is"

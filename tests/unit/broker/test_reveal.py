@@ -11,10 +11,9 @@ from stannary import buyer
 from stannary.broker.ledger import Ledger
 from stannary.broker.reveal import Anchors, Revealer
 from stannary.errors import FormatError, Refuted, StannaryError
-from stannary.formats import dsse, note, statement
+from stannary.formats import beacon, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
 from stannary.tlog.tree import Tree
-from stannary.verify import draw
 from stannary.wire.buyer import BeaconRequest
 
 SEED = bytes(range(32))
@@ -68,7 +67,7 @@ def open_revealer(keys, tmp_path):
         spec={},
         market=dsse.key_id(dsse.public_bytes(keys[0])),
         buyer=dsse.encode_base64(dsse.public_bytes(keys[2])),
-        beacon_tip=draw.chain_value(SEED, LENGTH, 0),
+        beacon_tip=beacon.tip(SEED, LENGTH),
         beacon_length=LENGTH,
         nonce="00",
         submitted_at="2026-11-22T00:00:00Z",
@@ -82,49 +81,49 @@ def open_revealer(keys, tmp_path):
 
 def test_a_reveal_belongs_to_the_chain_and_names_its_checkpoint(revealer, market, keys):
     """The value hashes to the signed tip and the statement binds it to the checkpoint's size and root."""
-    envelope = revealer.answer(market.ask(1, 0))
+    envelope = revealer.answer(market.ask(0, 0))
     reveal = statement.open_envelope(envelope, "reveal", Reveal, dsse.public_bytes(keys[2])).predicate
-    draw.check_chain(reveal.value, 1, revealer.order.beacon_tip)
+    beacon.check(revealer.order.beacon_tip, reveal.value)
     assert reveal.checkpoint_size == 5
 
 
 def test_the_same_request_gets_the_same_bytes(revealer, market):
     """A repeated request is answered with the very same statement."""
-    assert revealer.answer(market.ask(1, 0)) == revealer.answer(market.ask(1, 0))
+    assert revealer.answer(market.ask(0, 0)) == revealer.answer(market.ask(0, 0))
 
 
 def test_one_value_serves_one_checkpoint(revealer, market):
     """A second checkpoint for a revealed index is refused, however well it is signed."""
-    revealer.answer(market.ask(1, 0))
+    revealer.answer(market.ask(0, 0))
     with pytest.raises(Refuted, match="second time"):
-        revealer.answer(market.grow(9).ask(1, 5))
+        revealer.answer(market.grow(9).ask(0, 5))
 
 
 def test_a_kill_before_the_answer_does_not_allow_a_second_binding(revealer, market, keys, tmp_path):
     """What was bound before a kill is bound after it."""
-    first = revealer.answer(market.ask(1, 0))
+    first = revealer.answer(market.ask(0, 0))
     reopened = open_revealer(keys, tmp_path)
-    assert reopened.answer(market.ask(1, 0)) == first
+    assert reopened.answer(market.ask(0, 0)) == first
     with pytest.raises(Refuted):
-        reopened.answer(market.grow(9).ask(1, 0))
+        reopened.answer(market.grow(9).ask(0, 0))
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(revealer, market, keys, tmp_path):
     """Half a line was never answered; the index is free again."""
-    revealer.answer(market.ask(1, 0))
+    revealer.answer(market.ask(0, 0))
     path = tmp_path / buyer.REVEALS_FILE
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"index":2,"ro')
+    path.write_bytes(whole + b'{"index":1,"ro')
     reopened = open_revealer(keys, tmp_path)
-    reopened.answer(market.grow(9).ask(2, 5))
+    reopened.answer(market.grow(9).ask(1, 5))
     assert path.read_bytes().startswith(whole)
     assert len(path.read_bytes().splitlines()) == 2
 
 
 def test_damage_in_the_middle_stops_the_broker(revealer, market, keys, tmp_path):
     """A ledger with a line missing is refused rather than continued."""
-    revealer.answer(market.ask(1, 0))
-    revealer.answer(market.grow(9).ask(2, 5))
+    revealer.answer(market.ask(0, 0))
+    revealer.answer(market.grow(9).ask(1, 5))
     path = tmp_path / buyer.REVEALS_FILE
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[1])
     with pytest.raises(FormatError, match="damaged"):
@@ -133,49 +132,49 @@ def test_damage_in_the_middle_stops_the_broker(revealer, market, keys, tmp_path)
 
 def test_a_log_that_forks_gets_nothing(revealer, market, keys):
     """A later checkpoint of another history is refused though both keys signed it."""
-    revealer.answer(market.ask(1, 0))
+    revealer.answer(market.ask(0, 0))
     fork = Market(keys[0], keys[1], history="other").grow(9)
     with pytest.raises(Refuted):
-        revealer.answer(fork.ask(2, 5))
+        revealer.answer(fork.ask(1, 5))
 
 
 def test_a_log_that_shrinks_gets_nothing(revealer, market, keys):
     """A checkpoint not newer than the last one is refused."""
-    revealer.answer(market.grow(9).ask(1, 0))
+    revealer.answer(market.grow(9).ask(0, 0))
     with pytest.raises(Refuted):
-        revealer.answer(market.ask(2, 9))
+        revealer.answer(market.ask(1, 9))
     with pytest.raises(Refuted):
-        revealer.answer(Market(keys[0], keys[1]).grow(5).ask(2, 0))
+        revealer.answer(Market(keys[0], keys[1]).grow(5).ask(1, 0))
 
 
 def test_values_are_not_skipped(revealer, market):
     """Asking for a later value first would reveal the earlier ones, and is refused."""
     with pytest.raises(Refuted, match="skips"):
-        revealer.answer(market.ask(3, 0))
+        revealer.answer(market.ask(2, 0))
 
 
-@pytest.mark.parametrize("index", [0, LENGTH + 1])
+@pytest.mark.parametrize("index", [-1, LENGTH])
 def test_indexes_outside_the_chain_are_refused(revealer, market, index):
     """The tip is public and the chain ends."""
-    with pytest.raises(Refuted):
-        revealer.answer(market.ask(index, 0))
+    with pytest.raises(StannaryError):
+        revealer.answer(market.ask(0, 0).model_copy(update={"index": index}))
 
 
 def test_a_checkpoint_without_the_witness_is_refused(revealer, market):
     """The pinned witness must have cosigned."""
     with pytest.raises(Refuted, match="witness"):
-        revealer.answer(market.ask(1, 0, cosigned=False))
+        revealer.answer(market.ask(0, 0, cosigned=False))
 
 
 def test_a_checkpoint_by_another_key_is_refused(revealer, keys):
     """Only the pinned market key counts."""
     stranger = Market(keys[2], keys[1]).grow(5)
     with pytest.raises(Refuted):
-        revealer.answer(stranger.ask(1, 0))
+        revealer.answer(stranger.ask(0, 0))
 
 
 def test_what_cannot_be_read_is_our_error_and_reveals_nothing(revealer, tmp_path):
     """A note that is none raises our error and leaves the ledger empty."""
     with pytest.raises(StannaryError):
-        revealer.answer(BeaconRequest(index=1, checkpoint="nonsense", old_size=0, consistency=[]))
+        revealer.answer(BeaconRequest(index=0, checkpoint="nonsense", old_size=0, consistency=[]))
     assert not (tmp_path / buyer.REVEALS_FILE).exists()

@@ -1,0 +1,78 @@
+"""The buyer's beacon: a hash chain whose tip is signed in the job and whose values are revealed one by one.
+
+    value(i) = SHA-256 applied (length - 1 - i) times to the seed,   i = 0 .. length - 1
+    SHA-256(value(0)) = tip,   SHA-256(value(i)) = value(i - 1)
+
+Rules:
+1. Values come in order, and each proves itself by hashing to its predecessor: the buyer chose all of
+   them before he saw any commitment, so he cannot choose what is audited either.
+2. The randomness of a draw is H(value, checkpoint): the market could not know the value before it
+   logged the commitments, the buyer could not choose the checkpoint.
+
+Keeping the seed is the broker's business (broker/), drawing is verify/draw.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from stannary.errors import FormatError, Refuted
+
+LENGTH = 4096  # a few reveals per round; long jobs take a longer chain (sdk/submit.py)
+MAX_LENGTH = 65_536  # a verifier hashes at most this often
+SEED_BYTES = 32
+
+
+def tip(seed: bytes, length: int) -> str:
+    """Return the hex tip of the chain, signed in the job."""
+    return _hash(_checked(seed, length), length).hex()
+
+
+def value(seed: bytes, length: int, index: int) -> str:
+    """Return the `index`-th value in hex."""
+    if not 0 <= index < length:
+        raise FormatError("beacon index outside the chain", why=f"{index}, the chain has {length} values")
+    return _hash(_checked(seed, length), length - 1 - index).hex()
+
+
+def check(previous: str, revealed: str) -> None:
+    """Check that `revealed` hashes to its predecessor (the tip for index 0); both hex.
+
+    Raises:
+        FormatError: not 32 bytes of hex.
+        Refuted: another value.
+    """
+    if hashlib.sha256(_raw(revealed)).digest() != _raw(previous):
+        raise Refuted(
+            "beacon value does not belong to the chain", why=f"{revealed[:16]}... does not hash to {previous[:16]}..."
+        )
+
+
+def check_index(tip_hex: str, length: int, index: int, revealed: str) -> None:
+    """Check the `index`-th value against the tip alone, by index + 1 hashes."""
+    if not 0 <= index < length <= MAX_LENGTH:
+        raise FormatError("beacon index outside the chain", why=f"{index}, the chain has {length} values")
+    if _hash(_raw(revealed), index + 1) != _raw(tip_hex):
+        raise Refuted("beacon value does not belong to the chain", why=f"index {index}, value {revealed[:16]}...")
+
+
+def _hash(data: bytes, times: int) -> bytes:
+    for _ in range(times):
+        data = hashlib.sha256(data).digest()
+    return data
+
+
+def _checked(seed: bytes, length: int) -> bytes:
+    if len(seed) != SEED_BYTES or not 1 <= length <= MAX_LENGTH:
+        raise FormatError("not a beacon chain", why=f"seed of {len(seed)} bytes, length {length}")
+    return seed
+
+
+def _raw(text: str) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as err:
+        raise FormatError("not a beacon value", why=f"{text!r:.80}") from err
+    if len(data) != SEED_BYTES or data.hex() != text:
+        raise FormatError("not a beacon value", why=f"{text!r:.80}, expected 64 lower-case hex digits")
+    return data

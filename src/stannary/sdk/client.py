@@ -1,0 +1,235 @@
+"""A synchronous client of one market, for buyers.
+
+Every method is one request (or one long poll) over wire/connection.py and returns a message of
+wire/; errors are those of errors.py. Following a job to its end is `follow`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from stannary import files
+from stannary.errors import AuthError, EnvironmentProblem, Refuted, UsageError
+from stannary.formats.canonical import Json
+from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.dsse import Envelope
+from stannary.sdk.profile import Settings
+from stannary.wire import admin, limits, routes
+from stannary.wire.buyer import (
+    Cost,
+    Event,
+    EventPage,
+    JobPage,
+    JobView,
+    LogPage,
+    Offers,
+    Outputs,
+    Quote,
+    QuoteRequest,
+    Submit,
+)
+from stannary.wire.connection import Connection
+from stannary.wire.market import MarketInfo
+
+FOLLOW_WAIT_S = 20.0
+MAX_RECEIPT_BYTES = 128 * 1024 * 1024
+
+Progress = Callable[[int], None]  # bytes sent since the last call
+
+
+class Client:
+    """What a buyer may ask of a market."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, settings: Settings) -> Client:
+        """Connect by a profile's settings.
+
+        Raises:
+            UsageError: no market is configured.
+            AuthError: there is no API token.
+        """
+        if not settings.has_market:
+            raise UsageError("no market is configured", why=f"profile {settings.profile.name}", hint="stannary run ...")
+        if settings.token is None:
+            raise AuthError(
+                "no API token for this market",
+                why=f"profile {settings.profile.name}, {settings.token_file} does not exist",
+                hint="ask the market's operator for one, then: STANNARY_TOKEN=... stannary ls",
+            )
+        pin = settings.profile.tls_pin
+        return cls(Connection(settings.profile.url, token=settings.token, tls_fingerprint=pin))
+
+    @property
+    def url(self) -> str:
+        """The market's address."""
+        return self._connection.url
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def market(self) -> MarketInfo:
+        """Return what the market says of itself."""
+        return self._connection.get(routes.MARKET, MarketInfo)
+
+    def offers(self) -> Offers:
+        """Return what nodes sell."""
+        return self._connection.get(routes.OFFERS, Offers)
+
+    def quote(self, spec: dict[str, Json]) -> Quote:
+        """Return the worst-case cost of a canonical spec, and where it would run."""
+        return self._connection.post(routes.QUOTES, QuoteRequest(spec=spec), Quote, is_repeatable=True)
+
+    def submit(self, envelope: Envelope, key: str) -> JobView:
+        """Send a signed job; the same `key` and envelope again give the same answer."""
+        return self._connection.post(routes.JOBS, Submit.of(envelope), JobView, key=key)
+
+    def job(self, job: str) -> JobView:
+        """Return a job."""
+        return self._connection.get(routes.job(routes.JOB, job), JobView)
+
+    def jobs(self, limit: int = 50) -> Iterator[JobView]:
+        """Yield the newest jobs first, page by page."""
+        cursor: str | None = None
+        while limit > 0:
+            params: dict[str, str | int] = {"limit": min(limit, limits.MAX_PAGE_ITEMS)}
+            if cursor:
+                params["cursor"] = cursor
+            page = self._connection.get(routes.JOBS, JobPage, params=params)
+            yield from page.jobs[:limit]
+            limit -= len(page.jobs)
+            cursor = page.next
+            if cursor is None or not page.jobs:
+                return
+
+    def cancel(self, job: str) -> JobView:
+        """Ask for a job to be cancelled."""
+        return self._connection.post(routes.job(routes.JOB_CANCEL, job), None, JobView, is_repeatable=True)
+
+    def cost(self, job: str) -> Cost:
+        """Return a job's ledger lines and time split."""
+        return self._connection.get(routes.job(routes.JOB_COST, job), Cost)
+
+    def receipt(self, job: str) -> bytes:
+        """Return the receipt file's bytes; JobNotFinished before the end."""
+        return self._connection.get_bytes(routes.job(routes.JOB_RECEIPT, job), max_bytes=MAX_RECEIPT_BYTES)
+
+    def outputs(self, job: str) -> Outputs:
+        """Return the stored results."""
+        return self._connection.get(routes.job(routes.JOB_OUTPUTS, job), Outputs)
+
+    def events(self, job: str, after: int = 0, wait_s: float = 0.0) -> EventPage:
+        """Return events after a sequence number, waiting up to `wait_s` for the first."""
+        params: dict[str, str | int | float] = {"after": after, "wait": wait_s}
+        return self._connection.get(routes.job(routes.JOB_EVENTS, job), EventPage, params=params, wait_s=wait_s)
+
+    def logs(
+        self, job: str, *, after: int | None = None, tail: int | None = None, since: str = "", wait_s: float = 0.0
+    ) -> LogPage:
+        """Return log lines: after a number, the last `tail`, or since a time."""
+        params: dict[str, str | int | float] = {"wait": wait_s}
+        params |= {name: value for name, value in (("after", after), ("tail", tail)) if value is not None}
+        if since:
+            params["since"] = since
+        return self._connection.get(routes.job(routes.JOB_LOGS, job), LogPage, params=params, wait_s=wait_s)
+
+    def follow(self, job: str, after: int = 0) -> Iterator[Event | JobView]:
+        """Yield events as they happen, and the job itself once it has ended."""
+        while True:
+            page = self.events(job, after, FOLLOW_WAIT_S)
+            yield from page.events
+            after = page.next
+            if page.events and not any(event.type.startswith("job") for event in page.events):
+                continue
+            view = self.job(job)
+            if view.finished_at is None:
+                continue
+            # What was written between the last page and the end.
+            while (page := self.events(job, after)).events:
+                yield from page.events
+                after = page.next
+            yield view
+            return
+
+    def upload(self, digest: Digest, size_bytes: int, opened: Callable[[], BinaryIO], progress: Progress) -> bool:
+        """Store a blob unless the market has it; return whether it was sent."""
+        path = routes.blob(digest)
+        if self._connection.has(path):
+            progress(size_bytes)
+            return False
+
+        def chunks() -> Iterable[bytes]:
+            with opened() as file:
+                while chunk := file.read(limits.BLOB_CHUNK_BYTES):
+                    progress(len(chunk))
+                    yield chunk
+
+        self._connection.put(path, chunks, size_bytes)
+        return True
+
+    def download(self, digest: Digest, target: Path, max_bytes: int) -> None:
+        """Fetch a blob into a new file; its bytes are hashed on the way and it appears whole or not at all.
+
+        Raises:
+            Refuted: the market sent other bytes than the digest names.
+        """
+        fresh = target.with_name(f".{target.name}.part")
+        state = hashlib.sha256()
+        num_bytes = 0
+        try:
+            with self._connection.stream(routes.blob(digest)) as chunks, fresh.open("wb") as file:
+                for chunk in chunks:
+                    num_bytes += len(chunk)
+                    if num_bytes > max_bytes:
+                        break
+                    state.update(chunk)
+                    file.write(chunk)
+            if num_bytes != max_bytes or PREFIX + state.hexdigest() != digest:
+                raise Refuted("the market sent other bytes than asked for", why=f"{digest}, {num_bytes:,} bytes")
+            fresh.replace(target)
+        except OSError as err:
+            raise EnvironmentProblem("cannot write a result", why=str(err), hint="free disk space") from err
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+class Operator:
+    """What a market's operator may ask of it, by the admin token."""
+
+    def __init__(self, url: str, token: files.Secret, tls_pin: str = "") -> None:
+        self._connection = Connection(url, token=token, tls_fingerprint=tls_pin)
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def api_token(self, name: str, deposit_usd_micros: int) -> admin.ApiToken:
+        """Open a buyer's account and return its token."""
+        body = admin.ApiTokenRequest(name=name, deposit_usd_micros=deposit_usd_micros)
+        return self._connection.post(routes.ADMIN_API_TOKENS, body, admin.ApiToken)
+
+    def join_token(self, request: admin.JoinTokenRequest) -> admin.JoinTokenAnswer:
+        """Return a token that lets nodes in."""
+        return self._connection.post(routes.ADMIN_JOIN_TOKENS, request, admin.JoinTokenAnswer)
+
+    def nodes(self) -> admin.NodeList:
+        """Return all nodes."""
+        return self._connection.get(routes.ADMIN_NODES, admin.NodeList)
+
+    def revoke(self, node: str) -> admin.NodeView:
+        """Take a node's credential back."""
+        return self._connection.post(routes.node(routes.ADMIN_NODE_REVOKE, node), None, admin.NodeView)

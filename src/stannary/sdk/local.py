@@ -1,0 +1,235 @@
+"""A private market on this machine: market, nodes and broker, each a process of its own.
+
+Rules:
+1. Nothing of the market is imported here; it is started as `python -m stannary.market`, as an
+   operator would, and spoken to over loopback HTTP.
+2. A running one is reused if its process is ours and its address answers with the key on its card;
+   what a crash left behind is cleared and started anew over the same data.
+3. Its key is pinned when it is created, from the card only this account can write, not from HTTP.
+
+Who starts what: the command line (`stannary run` without a market), the demo, end-to-end tests.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stannary import buyer, files
+from stannary.errors import AuthError, EnvironmentProblem, MarketUnreachable, NotFound, StannaryError
+from stannary.formats import canonical
+from stannary.sdk import profile as profiles
+from stannary.sdk import trustfile
+from stannary.sdk.client import Client, Operator
+from stannary.sdk.processes import Register, Started, wait_until
+from stannary.sdk.profile import Profile
+from stannary.verify import trust
+from stannary.wire import routes
+from stannary.wire.admin import JoinTokenRequest
+from stannary.wire.connection import Connection
+from stannary.wire.market import MarketInfo
+
+START_PATIENCE_S = 60.0  # a cold interpreter and database on a loaded laptop
+JOIN_PATIENCE_S = 120.0  # torch is imported once to learn the engine class
+STOP_PATIENCE_S = 15.0
+DEPOSIT_USD_MICROS = 100_000_000  # play money: nobody outside this machine owes it
+BOND_USD_MICROS = 10_000_000
+ASK_USD_MICROS_PER_HOUR = 100_000
+CARD_FILE = "market.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What market.json says of a running market."""
+
+    url: str
+    name: str
+    vkey: str
+    witness_vkeys: tuple[str, ...]
+    tls_fingerprint: str
+    pid: int
+    admin_token_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to be started on this machine."""
+
+    name: str
+    operator: str
+    ask_usd_micros_per_hour: int = ASK_USD_MICROS_PER_HOUR
+    module: Sequence[str] = ("-m", "stannary.agent")
+    bond_usd_micros: int = BOND_USD_MICROS
+
+
+TWO_NODES = (NodePlan("node-1", "this-machine-1"), NodePlan("node-2", "this-machine-2"))
+
+
+class LocalMarket:
+    """A market directory on this machine and the processes around it."""
+
+    def __init__(self, directory: Path, say: Say = lambda _: None) -> None:
+        self.directory = directory
+        self.register = Register(directory)
+        self._say = say
+
+    @property
+    def card(self) -> Card | None:
+        """Return the card of a running market, None if none runs."""
+        card = _read_card(self.directory / CARD_FILE)
+        if card is None:
+            return None
+        started = self.register.find("market")
+        if started is None or started.pid != card.pid:
+            return None
+        try:
+            with Connection(card.url, tls_fingerprint=card.tls_fingerprint) as connection:
+                return card if connection.get(routes.MARKET, MarketInfo).vkey == card.vkey else None
+        except StannaryError:
+            return None
+
+    def ensure(self, nodes: Sequence[NodePlan] = TWO_NODES, *, profile: str = profiles.LOCAL) -> Profile:
+        """Return the profile of a running market with these nodes and a broker, started where missing."""
+        with self._locked():
+            card = self.card or self._start_market()
+            known = self._pin(card, profile)
+            self._ensure_account(card, known)
+            for plan in nodes:
+                self.start_node(card, plan)
+            self.start_broker(card, profile)
+            return known
+
+    def start_node(self, card: Card, plan: NodePlan) -> Started:
+        """Join (the first time) and run one node."""
+        running = self.register.find(plan.name)
+        if running is not None:
+            return running
+        place = self.directory / "nodes" / plan.name
+        if not (place / "joined").exists():
+            self._join(card, plan, place)
+        return self.register.start(plan.name, [*plan.module, "run", "--dir", str(place)])
+
+    def start_broker(self, card: Card, profile: str) -> Started:
+        """Run the buyer's broker for this market."""
+        running = self.register.find("broker")
+        if running is not None:
+            return running
+        arguments = ["-m", "stannary.broker", "--url", card.url, "--market-key", card.vkey]
+        arguments += ["--token-file", str(profiles.token_path(profile)), "--dir", str(buyer.root())]
+        for key in card.witness_vkeys:
+            arguments += ["--witness-key", key]
+        if card.tls_fingerprint:
+            arguments += ["--tls-pin", card.tls_fingerprint]
+        return self.register.start("broker", arguments)
+
+    def stop(self) -> list[str]:
+        """Stop nodes, broker and market, in this order; return the names of what was stopped."""
+        with self._locked():
+            running = self.register.all()
+            order = {"broker": 1, "market": 2}
+            running.sort(key=lambda item: order.get(item.name, 0))
+            for started in running:
+                self.register.stop(started, patience_s=STOP_PATIENCE_S)
+            (self.directory / CARD_FILE).unlink(missing_ok=True)
+            return [started.name for started in running]
+
+    def operator(self, card: Card) -> Operator:
+        """Return a connection with the operator's rights."""
+        token = files.Secret(files.read_secret(Path(card.admin_token_file)).decode("ascii").strip())
+        return Operator(card.url, token, card.tls_fingerprint)
+
+    def _start_market(self) -> Card:
+        path = self.directory / CARD_FILE
+        stale = self.register.find("market")
+        if stale is not None:  # alive but deaf: it would keep the log locked
+            self.register.stop(stale, patience_s=STOP_PATIENCE_S)
+        path.unlink(missing_ok=True)
+        started = self.register.start("market", ["-m", "stannary.market", "serve", "--dir", str(self.directory)])
+        wait_until(lambda: path.exists() or not started.is_alive, START_PATIENCE_S)
+        card = _read_card(path)
+        if card is None:
+            tail = self.register.log_tail("market").splitlines()[-1:] or ["no output"]
+            raise EnvironmentProblem(
+                "the private market did not start", why=tail[0], hint=f"cat {self.directory / 'market.log'}"
+            )
+        return card
+
+    def _pin(self, card: Card, name: str) -> Profile:
+        trustfile.pin(trust.pin(card.vkey, card.witness_vkeys))
+        known = Profile(name, card.url, card.vkey, card.witness_vkeys, card.tls_fingerprint)
+        profiles.store(known, None, make_default=False)
+        return known
+
+    def _ensure_account(self, card: Card, known: Profile) -> None:
+        try:
+            token = files.Secret(files.read_secret(profiles.token_path(known.name)).decode("ascii").strip())
+            with Client(Connection(card.url, token=token, tls_fingerprint=card.tls_fingerprint)) as client:
+                next(client.jobs(1), None)
+            return
+        except (NotFound, AuthError):
+            pass  # no token yet, or one of a market that is gone
+        with self.operator(card) as operator:
+            answer = operator.api_token(f"{_account()}-{os.getpid()}", DEPOSIT_USD_MICROS)
+        profiles.store(known, files.Secret(answer.token), make_default=False)
+
+    def _join(self, card: Card, plan: NodePlan, place: Path) -> None:
+        request = JoinTokenRequest(operator=plan.operator, bond_usd_micros=plan.bond_usd_micros)
+        with self.operator(card) as operator:
+            token = operator.join_token(request).token
+        files.make_private_dir(place)
+        arguments = [*plan.module, "join", token, "--dir", str(place), "--ask", str(plan.ask_usd_micros_per_hour)]
+        joining = self.register.start(f"{plan.name}-join", arguments)
+        wait_until(lambda: not joining.is_alive, JOIN_PATIENCE_S)
+        self.register.stop(joining, patience_s=1.0)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep two commands from starting the same market at once."""
+        files.make_private_dir(self.directory)
+        fd = os.open(self.directory / ".start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def root() -> Path:
+    """Return the directory of the private market."""
+    return files.data_dir() / "local"
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in some containers
+        return "buyer"
+
+
+def _read_card(path: Path) -> Card | None:
+    try:
+        members = canonical.decode_object(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except StannaryError as err:
+        raise EnvironmentProblem("the market's card is damaged", why=f"{path}: {err}", hint=f"rm {path}") from err
+    witnesses = members.get("witness_vkeys")
+    texts = {name: members.get(name) for name in ("url", "name", "vkey", "tls_fingerprint", "admin_token_file")}
+    pid = members.get("pid")
+    if (
+        not isinstance(witnesses, list)
+        or not isinstance(pid, int)
+        or not all(isinstance(t, str) for t in texts.values())
+    ):
+        raise EnvironmentProblem("the market's card is damaged", why=str(path), hint=f"rm {path}")
+    return Card(pid=pid, witness_vkeys=tuple(str(item) for item in witnesses), **{n: str(t) for n, t in texts.items()})
+
+
+__all__ = ["TWO_NODES", "Card", "LocalMarket", "MarketUnreachable", "NodePlan", "root"]

@@ -1,0 +1,156 @@
+"""Processes this machine started and must find again: by pid *and* start time.
+
+Rule: a pid alone names nobody; it may belong to a stranger by now. A process is ours only if it
+started when our record says (field 22 of /proc/<pid>/stat; proc(5)). Where there is no /proc, the
+record's pid must be alive and nothing more can be said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stannary import files
+from stannary.errors import EnvironmentProblem
+from stannary.formats import canonical
+from stannary.formats.canonical import Json
+
+POLL_S = 0.05
+LOG_TAIL_BYTES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """One process of ours."""
+
+    name: str
+    pid: int
+    born: int  # clock ticks since boot, 0 where unknown
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether it still runs."""
+        return _born(self.pid) == self.born and _exists(self.pid)
+
+
+class Register:
+    """The processes of one directory, kept in processes.json."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "processes.json"
+
+    def all(self) -> list[Started]:
+        """Return the living ones, in the order they were started."""
+        return [item for item in self._read() if item.is_alive]
+
+    def find(self, name: str) -> Started | None:
+        """Return the living process of this name."""
+        return next((item for item in self.all() if item.name == name), None)
+
+    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Started:
+        """Start `python <arguments>` in its own session, its output in <name>.log, and record it."""
+        files.make_private_dir(self._directory)
+        with (self._directory / f"{name}.log").open("ab") as log:
+            try:
+                process = subprocess.Popen(  # noqa: S603  our own modules, no shell
+                    [sys.executable, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C on the terminal detaches from a job, it kills nothing
+                    env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                )
+            except OSError as err:
+                raise EnvironmentProblem(f"cannot start {name}", why=str(err)) from err
+        _CHILDREN[process.pid] = process
+        started = Started(name, process.pid, _born(process.pid))
+        self._write([*(item for item in self.all() if item.name != name), started])
+        return started
+
+    def log_tail(self, name: str) -> str:
+        """Return the end of a process's log."""
+        try:
+            data = (self._directory / f"{name}.log").read_bytes()
+        except OSError:
+            return ""
+        return data[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
+
+    def stop(self, started: Started, *, patience_s: float) -> None:
+        """Ask a process to end, and kill it after `patience_s`."""
+        if started.is_alive:
+            _signal(started, signal.SIGTERM)
+            if not wait_until(lambda: not started.is_alive, patience_s):
+                _signal(started, signal.SIGKILL)
+                wait_until(lambda: not started.is_alive, patience_s)
+        self._write([item for item in self.all() if item.pid != started.pid])
+
+    def kill(self, started: Started) -> None:
+        """Kill -9 one process of ours, as a power cut would."""
+        _signal(started, signal.SIGKILL)
+        wait_until(lambda: not started.is_alive, 5.0)
+
+    def _read(self) -> list[Started]:
+        try:
+            value = canonical.decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return []
+        listed = value if isinstance(value, list) else []
+        return [
+            Started(str(item["name"]), int(str(item["pid"])), int(str(item["born"])))
+            for item in listed
+            if isinstance(item, dict) and {"name", "pid", "born"} <= set(item)
+        ]
+
+    def _write(self, items: Sequence[Started]) -> None:
+        value: list[Json] = [{"name": item.name, "pid": item.pid, "born": item.born} for item in items]
+        files.replace(self._path, canonical.encode(value))
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float) -> bool:
+    """Poll a condition until it holds or patience ends; return whether it holds."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # reaped here, or a dead child would seem alive as a zombie
+
+
+def _exists(pid: int) -> bool:
+    child = _CHILDREN.get(pid)
+    if child is not None and child.poll() is not None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _born(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    # The command name, in parentheses, may itself hold spaces and parentheses: count from the last one.
+    rest = text.rpartition(")")[2].split()
+    return 0 if rest[0] == "Z" else int(rest[19])
+
+
+def _signal(started: Started, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if started.is_alive:
+            os.kill(started.pid, number)
