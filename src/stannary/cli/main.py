@@ -1,0 +1,94 @@
+"""The process edge: parse, run one command, turn every outcome into an exit code.
+
+    0 ok  1 error  2 usage  3 refuted  4 below policy  5 no capacity  6 auth
+    100 failed  101 not finished  102 not found  103 cancelled  130 interrupted (docs/errors.md)
+
+STANNARY_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from stannary.cli.lazy import LazyGroup
+from stannary.cli.output import Output
+from stannary.cli.registry import COMMANDS
+from stannary.errors import StannaryError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--profile", metavar="NAME", help="Market profile to use (default: STANNARY_PROFILE, then config.toml).")
+@click.version_option(package_name="stannary", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, profile: str | None) -> None:
+    """Run AI jobs on machines you do not own, and get back proof.
+
+    \b
+    First job, no account:   stannary run --example hello
+    Check a receipt:         stannary verify JOB.receipt.json
+    """
+    context.ensure_object(dict)["profile"] = profile
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    shared: dict[str, Any] = {}
+    try:
+        outcome = cli.main(args=arguments, prog_name="stannary", standalone_mode=False, obj=shared)
+    except StannaryError as err:
+        return _fail(shared, err)
+    except click.UsageError as err:
+        return _fail(shared, _usage_error(err))
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _out(shared).say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `stannary ls | head`: the reader has enough. Keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as err:  # noqa: BLE001  the process edge: a bug is reported like any failure
+        return _fail(shared, _unexpected(err))
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _out(shared: dict[str, Any]) -> Output:
+    out = shared.get("out")
+    return out if isinstance(out, Output) else Output()
+
+
+def _fail(shared: dict[str, Any], err: StannaryError) -> int:
+    if os.environ.get("STANNARY_DEBUG") == "1":
+        traceback.print_exception(err)
+    _out(shared).error(err)
+    return err.exit_code
+
+
+def _usage_error(err: click.UsageError) -> UsageError:
+    path = err.ctx.command_path if err.ctx else "stannary"
+    return UsageError(err.format_message().rstrip("."), why="the command line does not parse", hint=f"{path} --help")
+
+
+def _unexpected(err: Exception) -> StannaryError:
+    wrapped = StannaryError(
+        "unexpected failure, a bug of ours",
+        why=f"{type(err).__name__}: {err}"[:300],
+        hint="STANNARY_DEBUG=1 shows the traceback; please report it",
+    )
+    wrapped.__cause__ = err
+    return wrapped
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Every command: its name, where it lives, and its line in the help.
+
+A command's module is imported only when the command is used, so the help never pays for torch,
+pydantic or an HTTP client. To add one, write cli/commands/<name>.py with a `@command` and a line here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a command lives (`module:attribute`) and its line in the help."""
+
+    target: str
+    summary: str
+
+
+_COMMANDS = "stannary.cli.commands"
+
+COMMANDS: dict[str, Entry] = {
+    "run": Entry(f"{_COMMANDS}.run:run", "Run a job and follow it to its receipt."),
+    "ls": Entry(f"{_COMMANDS}.jobs:ls", "List your jobs."),
+    "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a job printed."),
+    "stop": Entry(f"{_COMMANDS}.jobs:stop", "Cancel a job."),
+    "wait": Entry(f"{_COMMANDS}.wait:wait", "Wait for a job's end; the exit code is its outcome."),
+    "cost": Entry(f"{_COMMANDS}.cost:cost", "Show who was paid what, and where the time went."),
+    "get": Entry(f"{_COMMANDS}.get:get", "Fetch a job's results."),
+    "verify": Entry(f"{_COMMANDS}.verify:verify", "Check a receipt offline, against pinned keys."),
+    "offers": Entry(f"{_COMMANDS}.offers:offers", "Show what nodes sell."),
+    "certify": Entry(f"{_COMMANDS}.certify:certify", "Check a machine's evidence and grade."),
+    "policy": Entry(f"{_COMMANDS}.policy:policy", "Explain and test trust policies."),
+    "seal": Entry(f"{_COMMANDS}.seal:seal", "Seal files into an artifact."),
+    "open": Entry(f"{_COMMANDS}.open:open_", "Open a sealed artifact."),
+    "artifact": Entry(f"{_COMMANDS}.artifact:artifact", "Inspect sealed artifacts."),
+    "trust": Entry(f"{_COMMANDS}.trust:trust", "Manage the keys receipts are checked against."),
+    "node": Entry(f"{_COMMANDS}.node:node", "Sell this machine's power."),
+    "market": Entry(f"{_COMMANDS}.market:market", "Run a market."),
+    "config": Entry(f"{_COMMANDS}.config:config", "Show the configuration and where it came from."),
+}
