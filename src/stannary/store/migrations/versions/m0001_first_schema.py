@@ -491,9 +491,9 @@ def _announced() -> None:
     """Refuse a change of state that has no event."""
     for table, column, kind, subject in ANNOUNCED:
         op.execute(
-            f"CREATE TRIGGER {table}_{column}_is_announced BEFORE UPDATE OF {column} ON {table} "
+            f"CREATE TRIGGER {table}_{column}_announced BEFORE UPDATE OF {column} ON {table} "  # noqa: S608
             f"WHEN NEW.{column} <> OLD.{column} AND NOT EXISTS ("
             "SELECT 1 FROM events JOIN jobs ON jobs.job = events.job AND events.seq = jobs.num_events "
             f"WHERE events.job = NEW.job AND events.type = {kind} AND {subject}) "
-            f"BEGIN SELECT RAISE(ABORT, 'a change of {table}.{column} needs its event'); END"  # noqa: S608 - our own names
+            f"BEGIN SELECT RAISE(ABORT, 'a change of {table}.{column} needs its event'); END"
         )

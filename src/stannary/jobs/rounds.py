@@ -1,0 +1,236 @@
+"""Decisions about the rounds of a training job, as pure functions of plain records.
+
+    closing       when a round stops waiting (quorum, grace, deadline)
+    assignable    which round or merge may be assigned (W = 1)
+    admission     what a merge admits, in which order, and what it leaves out
+    superseded    what a conviction or a late silence makes void, and what is planned instead
+
+Rules (DESIGN sections 8 and 9):
+- A round closes when every lane has contributed; or with a quorum, once the deadline has passed or
+  the grace after the quorum's arrival is over, whichever is later. It never closes without quorum.
+- Deadline = median + K x MAD of the arrivals, within a floor and a ceiling of the expected time, so
+  that one node can neither hurry the others by coming early nor hold them by coming late.
+- W = 1: merge t+1 is not assigned before every audit of round t and of merge t is closed.
+- A merge admits in the order of log indexes: the order is evidence, not the market's choice.
+- A conviction makes void the merge that admitted the work and everything computed from it. What was
+  void is planned again as the next attempt; nothing is ever subtracted from a result.
+
+The market executes these decisions; the simulator runs them under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stannary.formats.ids import TaskKind
+from stannary.jobs.states import TaskState
+
+QUORUM_PPM = 666_667  # two thirds of the lanes
+MAD_FACTOR = 5.0  # of a normal spread, one honest arrival in a thousand lies behind
+FLOOR_FACTOR = 1.5  # of the expected time: below this no deadline falls, however quick the first are
+CEILING_FACTOR = 6.0  # nor above this, however slow
+GRACE_FACTOR = 0.25  # of the expected time, after the quorum is there
+LEAST_S = 5.0  # a deadline below a few heartbeats' pause would measure the link, not the work
+WINDOW = 1  # W
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a round should take and how many lanes it has."""
+
+    num_lanes: int
+    expected_s: float  # assigned steps x agreed step time, with start and link
+
+    @property
+    def quorum(self) -> int:
+        """Return the least number of contributions a round can close with."""
+        return max(1, -(-self.num_lanes * QUORUM_PPM // 1_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Whether a round is closed at the time asked about, and when to ask again if it is not."""
+
+    closed: bool
+    reason: str  # complete | deadline | waiting
+    check_again_s: float | None = None
+
+
+def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:
+    """Return the time after the opening of a round at which late lanes are left out.
+
+    Args:
+        arrivals_s: when contributions came, counted from the opening.
+        pace: what was expected.
+    """
+    floor_s = max(LEAST_S, FLOOR_FACTOR * pace.expected_s)
+    ceiling_s = max(LEAST_S, CEILING_FACTOR * pace.expected_s)
+    if not arrivals_s:
+        return ceiling_s
+    median_s = statistics.median(arrivals_s)
+    mad_s = statistics.median(abs(arrival_s - median_s) for arrival_s in arrivals_s)
+    return min(max(median_s + MAD_FACTOR * mad_s, floor_s), ceiling_s)
+
+
+def closing(arrivals_s: Sequence[float], pace: Pace, elapsed_s: float) -> Closing:
+    """Tell whether a round that opened `elapsed_s` ago is closed."""
+    if len(arrivals_s) >= pace.num_lanes:
+        return Closing(closed=True, reason="complete")
+    if len(arrivals_s) < pace.quorum:
+        return Closing(closed=False, reason="waiting")
+    quorum_s = sorted(arrivals_s)[pace.quorum - 1]
+    end_s = max(deadline_s(arrivals_s, pace), quorum_s + GRACE_FACTOR * pace.expected_s)
+    if elapsed_s >= end_s:
+        return Closing(closed=True, reason="deadline")
+    return Closing(closed=False, reason="waiting", check_again_s=end_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A task as the decisions see it."""
+
+    task: str
+    kind: TaskKind
+    round: int
+    lane: int
+    attempt: int
+    state: TaskState
+    log_index: int | None = None  # of its contribution
+    admitted: frozenset[str] = frozenset()  # merges: the tasks admitted
+
+
+VOID = frozenset({TaskState.SUPERSEDED, TaskState.ABANDONED})
+HANDED_IN = frozenset(
+    {TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED}
+)
+JUDGED = frozenset({TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED, TaskState.REFUTED})
+ADMISSIBLE = frozenset({TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED})
+
+
+def latest(units: Iterable[Unit]) -> dict[tuple[int, TaskKind, int], Unit]:
+    """Return the newest attempt at each (round, kind, lane)."""
+    newest: dict[tuple[int, TaskKind, int], Unit] = {}
+    for unit in units:
+        place = (unit.round, unit.kind, unit.lane)
+        if place not in newest or newest[place].attempt < unit.attempt:
+            newest[place] = unit
+    return newest
+
+
+def merge_of(units: Iterable[Unit], round_index: int) -> Unit | None:
+    """Return the merge of a round that counts: its newest attempt, unless void or convicted."""
+    merges = [unit for unit in units if unit.kind is TaskKind.MERGE and unit.round == round_index]
+    newest = max(merges, key=lambda unit: unit.attempt, default=None)
+    return None if newest is None or newest.state in VOID or newest.state is TaskState.REFUTED else newest
+
+
+def audits_closed(units: Iterable[Unit], round_index: int) -> bool:
+    """Tell whether nothing of a round or its merge waits for a draw, an audit or a verdict."""
+    of_round = [unit for unit in units if unit.round == round_index and unit.state not in VOID]
+    return bool(of_round) and all(unit.state in JUDGED for unit in of_round)
+
+
+def may_open(units: Sequence[Unit], round_index: int) -> bool:
+    """Tell whether the lanes of a round may be assigned: the merge before it is handed in."""
+    if round_index == 0:
+        return True
+    before = merge_of(units, round_index - 1)
+    return before is not None and before.state in HANDED_IN
+
+
+def may_merge(units: Sequence[Unit], round_index: int) -> bool:
+    """Tell whether merge `round_index` may be assigned: W = 1, all audits of round and merge t-1 are closed."""
+    behind = round_index - WINDOW
+    return all(audits_closed(units, index) for index in range(max(0, behind), behind + 1))
+
+
+def may_finish(units: Sequence[Unit], num_rounds: int) -> bool:
+    """Tell whether a job is done: the last merge handed in and every audit closed."""
+    last = merge_of(units, num_rounds - 1)
+    if last is None or last.state not in HANDED_IN:
+        return False
+    return all(audits_closed(units, index) for index in range(num_rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a merge takes, in log order, and what it leaves out, by name."""
+
+    admitted: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+
+def admission(units: Iterable[Unit], round_index: int) -> Admission:
+    """Decide what the merge of a closed round admits.
+
+    Left out are the convicted, the silent (`unverified` before the merge) and the late; attempts that
+    were superseded are no candidates at all.
+    """
+    lanes = [unit for unit in units if unit.kind is TaskKind.ROUND and unit.round == round_index]
+    counted = [unit for unit in lanes if unit.state is not TaskState.SUPERSEDED]
+    taken = [unit for unit in counted if unit.state in ADMISSIBLE and unit.log_index is not None]
+    taken.sort(key=lambda unit: (unit.log_index or 0, unit.task))
+    names = tuple(unit.task for unit in taken)
+    return Admission(names, tuple(sorted(unit.task for unit in counted if unit.task not in set(names))))
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A place in the job to be planned anew, as the given attempt."""
+
+    kind: TaskKind
+    round: int
+    lane: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """What a conviction (or a silence found after the merge) makes void, and what to plan instead."""
+
+    superseded: tuple[str, ...]
+    again: tuple[Again, ...]
+
+
+def superseded(units: Sequence[Unit], tainted: str) -> Redo:
+    """Decide what falls with one task that was convicted, or that fell silent after its merge.
+
+    - Not admitted to any merge yet: nothing falls; `admission` leaves it out.
+    - A lane's work that a live merge admitted: that merge falls, and everything after it.
+    - A merge: it falls itself (a refuted one keeps that state) and everything after it.
+
+    Of what falls, merge t is planned again at once; the rounds after it open again from its new
+    weights by `may_open`, so only their lanes that were already planned are listed to be redone,
+    to keep lane and attempt numbers in one hand.
+    """
+    by_task = {unit.task: unit for unit in units}
+    unit = by_task[tainted]
+    merge = unit if unit.kind is TaskKind.MERGE else _admitting(units, tainted)
+    if merge is None:
+        return Redo((), ())
+    fallen = [merge, *(later for later in units if later.round > merge.round)]
+    void = tuple(sorted(item.task for item in fallen if item.state not in VOID and item.state is not TaskState.REFUTED))
+    again = [Again(TaskKind.MERGE, merge.round, merge.lane, _next_attempt(units, merge))]
+    again.extend(
+        Again(TaskKind.ROUND, later.round, later.lane, later.attempt + 1)
+        for (index, kind, _), later in sorted(latest(units).items())
+        if kind is TaskKind.ROUND and index == merge.round + 1
+    )
+    return Redo(void, tuple(again))
+
+
+def next_attempt(units: Iterable[Unit], kind: TaskKind, round_index: int, lane: int) -> int:
+    """Return the attempt number a new task at this place gets."""
+    attempts = [u.attempt for u in units if u.kind is kind and u.round == round_index and u.lane == lane]
+    return max(attempts, default=-1) + 1
+
+
+def _next_attempt(units: Iterable[Unit], unit: Unit) -> int:
+    return next_attempt(units, unit.kind, unit.round, unit.lane)
+
+
+def _admitting(units: Iterable[Unit], task: str) -> Unit | None:
+    merges = [u for u in units if u.kind is TaskKind.MERGE and task in u.admitted and u.state not in VOID]
+    return max(merges, key=lambda merge: merge.attempt, default=None)

@@ -1,0 +1,161 @@
+"""Chooses the nodes of a job: hard masks, one engine class, then the cheapest.
+
+Rules:
+- A mask is never weighed against a price. Every node that is not chosen is listed with the first
+  mask it failed, or with what decided between it and the chosen.
+- All lanes lie in one engine class, and where work is verified that class must hold an eligible
+  node of another operator for *every* chosen one: results are compared inside one class only, and
+  nobody audits himself.
+- No operator holds more lanes than its share.
+- Deterministic: ties are broken by node id. Same offers, same answer, whoever recomputes it.
+
+Inside one class the cheapest first under a cap for each operator is optimal: the caps make a
+partition matroid, for which greedy gives the least sum. So the answer is the cheapest of the
+classes' optima, in O(n log n) for n offers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stannary.errors import NoCapacity
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Rejection, Tier
+from stannary.place.offers import Offer
+from stannary.place.requirement import Requirement
+
+_RANK = {tier: rank for rank, tier in enumerate(Tier)}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The decision: chosen offers in lane order, everyone else with a reason, and the dearest eligible ask."""
+
+    chosen: tuple[Offer, ...]
+    rejected: tuple[Rejection, ...]
+    engine_class: str
+    highest_ask_usd_micros_per_hour: int  # of any eligible node of the class: what escrow reckons with
+
+
+def eligible(offer: Offer, requirement: Requirement) -> str:
+    """Return why a node may not hold a lane of the job, empty if it may."""
+    return _trust_mask(offer, requirement) or _power_mask(offer, requirement)
+
+
+def _trust_mask(offer: Offer, requirement: Requirement) -> str:
+    if _RANK[offer.tier] < _RANK[requirement.tier]:
+        return f"tier {offer.tier}, {requirement.tier} is required"
+    if offer.operator in requirement.exclude_operators:
+        return f"operator {offer.operator} is excluded"
+    if requirement.terms and offer.terms not in requirement.terms:
+        return "its terms are not accepted"
+    if requirement.regions and offer.jurisdiction not in requirement.regions:
+        return f"region {offer.jurisdiction}, {', '.join(sorted(requirement.regions))} is required"
+    return ""
+
+
+def _power_mask(offer: Offer, requirement: Requirement) -> str:
+    ceiling = requirement.max_ask_usd_micros_per_hour
+    if offer.cpus < requirement.cpus:
+        return f"{offer.cpus} cpus, {requirement.cpus} are required"
+    if offer.memory_bytes < requirement.memory_bytes:
+        return f"{offer.memory_bytes:,} bytes of memory, {requirement.memory_bytes:,} are required"
+    if offer.ask_usd_micros_per_hour > ceiling:
+        return f"asks ${offer.ask_usd_micros_per_hour / 1e6:.6f}/h, at most ${ceiling / 1e6:.6f}/h is allowed"
+    return ""
+
+
+def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
+    """Choose the nodes of a job.
+
+    Raises:
+        NoCapacity: no engine class has enough; the reasons are counted in the message.
+    """
+    rejected: dict[NodeId, str] = {}
+    classes: dict[str, list[Offer]] = {}
+    for offer in offers:
+        reason = eligible(offer, requirement)
+        if reason:
+            rejected[offer.node] = reason
+        else:
+            classes.setdefault(offer.engine_class, []).append(offer)
+    best: tuple[int, str, list[Offer]] | None = None
+    unfit: dict[str, str] = {}
+    for name in sorted(classes):
+        chosen, problem = _cheapest(classes[name], requirement)
+        if problem:
+            unfit[name] = problem
+            continue
+        candidate = (sum(offer.ask_usd_micros_per_hour for offer in chosen), name, chosen)
+        if best is None or candidate[:2] < best[:2]:
+            best = candidate
+    if best is None:
+        raise _no_capacity(rejected, classes, unfit, requirement)
+    _, name, chosen = best
+    rejected.update(_not_chosen(classes, unfit, name, chosen))
+    return Match(
+        chosen=tuple(chosen),
+        rejected=tuple(Rejection(node, rejected[node]) for node in sorted(rejected)),
+        engine_class=name,
+        highest_ask_usd_micros_per_hour=max(offer.ask_usd_micros_per_hour for offer in classes[name]),
+    )
+
+
+def _cheapest(offers: Sequence[Offer], requirement: Requirement) -> tuple[list[Offer], str]:
+    """Return the cheapest lanes of one class, or why it cannot hold the job."""
+    cap = requirement.max_lanes_per_operator
+    held: Counter[str] = Counter()
+    chosen: list[Offer] = []
+    # Only a node that takes work now can hold a lane; a busy one still counts as an auditor.
+    for offer in sorted((o for o in offers if not o.not_ready), key=_by_price):
+        if len(chosen) == requirement.num_nodes:
+            break
+        if held[offer.operator] < cap:
+            held[offer.operator] += 1
+            chosen.append(offer)
+    if len(chosen) < requirement.num_nodes:
+        return [], f"{len(chosen)} of {requirement.num_nodes} lanes can be held, {cap} by one operator"
+    if requirement.verified and len({offer.operator for offer in offers}) < 2:
+        return [], "nobody of another operator could audit it"
+    return chosen, ""
+
+
+def _by_price(offer: Offer) -> tuple[int, str]:
+    return offer.ask_usd_micros_per_hour, offer.node
+
+
+def _not_chosen(
+    classes: dict[str, list[Offer]], unfit: dict[str, str], name: str, chosen: Sequence[Offer]
+) -> dict[NodeId, str]:
+    """Say of every eligible node that lost what it lost to."""
+    taken = {offer.node for offer in chosen}
+    dearest = max(offer.ask_usd_micros_per_hour for offer in chosen)
+    reasons: dict[NodeId, str] = {}
+    for engine_class, offers in classes.items():
+        for offer in offers:
+            if offer.node in taken:
+                continue
+            if offer.not_ready:
+                reasons[offer.node] = offer.not_ready
+            elif engine_class != name:
+                reasons[offer.node] = f"engine class: {unfit.get(engine_class, 'another class is cheaper')}"
+            elif offer.ask_usd_micros_per_hour < dearest:
+                reasons[offer.node] = f"operator {offer.operator} holds its share of lanes"
+            else:
+                reasons[offer.node] = f"price: the dearest chosen asks ${dearest / 1e6:.6f}/h"
+    return reasons
+
+
+def _no_capacity(
+    rejected: dict[NodeId, str], classes: dict[str, list[Offer]], unfit: dict[str, str], requirement: Requirement
+) -> NoCapacity:
+    counted = Counter(rejected.values()).most_common(3)
+    parts = [f"{number} x {reason}" for reason, number in counted]
+    parts += [f"class {name} ({len(classes[name])} nodes): {reason}" for name, reason in sorted(unfit.items())][:3]
+    return NoCapacity(
+        f"no place for {requirement.num_nodes} lanes at {requirement.tier}",
+        why="; ".join(parts) or "no node is offered",
+        hint="stannary offers, then relax trust, resources or price in the spec",
+    )
