@@ -164,7 +164,9 @@ def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | Non
         seed=_integer(members.get("seed", 0), "recipe.seed"),
         step_ms=_integer(members.get("step_ms", DEFAULT_STEP_MS), "recipe.step_ms"),
         options=_options(members.get("options", {})),
-        training=training.read(_training(members.get("training", {}))),
+        training=training.read(
+            _training(members.get("training", {})), _integer(members.get("rounds", 0), "recipe.rounds")
+        ),
     )
 
 

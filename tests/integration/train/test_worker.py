@@ -207,7 +207,10 @@ def test_a_pickle_input_is_refused(job, start):
 
 def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, start):
     """A command runs beside a copy of the work directory, with named inputs and nothing of the agent."""
-    line = 'wc -c < "$STANNARY_INPUT_CORPUS" > size.txt; echo $GREETING$SECRET > sub.txt; ls >> sub.txt; ln -s /etc/passwd l.txt'
+    line = (
+        'wc -c < "$STANNARY_INPUT_CORPUS" > size.txt; echo $GREETING$SECRET > sub.txt; '
+        "ls >> sub.txt; ln -s /etc/passwd l.txt"
+    )
     spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.RERUN_COMPARE, run=line, outputs=["s*.txt"])
     worker = start(job, SECRET="agent")
     done, outputs = worker.ask(op="command", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})
