@@ -39,7 +39,9 @@ class Work:
     price_usd_micros: int
     verdict: Verdict
     merge: bool = False
-    superseded_by: NodeId | None = None  # the convicted node whose conviction made this work useless
+    on_completion: bool = False  # paid though unverified: the spec says `none`, or the buyer never revealed
+    redone: bool = False  # a later attempt replaced it: paid as `redo`
+    caused_by: NodeId | None = None  # the convicted node whose conviction made this work useless
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,6 @@ def settle(
     work: Sequence[Work],
     audits: Sequence[AuditWork],
     forfeited: Iterable[Bond] = (),
-    *,
-    pay_unverified: bool = False,
 ) -> Settlement:
     """Divide escrow and forfeited bonds by the rules above.
 
@@ -94,15 +94,16 @@ def settle(
         work: contributions in log order.
         audits: answered audits in log order.
         forfeited: bonds of the convicted, one per node.
-        pay_unverified: the signed spec says `verify: none`, or the buyer never revealed its beacon.
     """
     books = _Books(escrow_usd_micros, {bond.node: bond for bond in forfeited})
-    payable = {Verdict.VERIFIED, Verdict.ATTESTED} | ({Verdict.UNVERIFIED} if pay_unverified else set())
     for item in work:
-        _settle_work(books, item, paid=item.verdict in payable)
+        if not _is_payable(item):
+            books.note(item.operator, item.task, "withheld")
+        elif not item.redone:
+            books.pay(item.operator, item.task, "merge" if item.merge else "work", item.price_usd_micros)
     for item in work:
-        if item.superseded_by is not None and item.verdict in payable:
-            books.pay(item.operator, item.task, "redo", item.price_usd_micros, first_from=item.superseded_by)
+        if item.redone and _is_payable(item):
+            books.pay(item.operator, item.task, "redo", item.price_usd_micros, first_from=item.caused_by)
     for audit in audits:
         if audit.refuted:
             books.note(audit.operator, audit.audit, "withheld")
@@ -180,11 +181,10 @@ class _Books:
         return Settlement(lines, self._escrow - self._left, self._left)
 
 
-def _settle_work(books: _Books, item: Work, *, paid: bool) -> None:
-    if not paid:
-        books.note(item.operator, item.task, "withheld")
-    elif item.superseded_by is None:
-        books.pay(item.operator, item.task, "merge" if item.merge else "work", item.price_usd_micros)
+def _is_payable(item: Work) -> bool:
+    if item.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
+        return True
+    return item.verdict is Verdict.UNVERIFIED and item.on_completion
 
 
 def _largest_remainder(parts: Mapping[str, int]) -> dict[str, int]:

@@ -1,0 +1,278 @@
+"""The case: all logged statements of one job, typed and indexed, so that they can be judged together.
+
+Rules:
+1. A case is made of statements and their log indexes alone; whether their signatures and proofs hold is
+   checked before (receipt.py) or known (the market reads its own log).
+2. One job, one placement; per task one assignment and one contribution; per audit and party one answer. A second one
+   is refused: whoever may choose among two could show each reader another.
+3. Every statement names this job; statements of another job are refused. Joins and credentials belong to no job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from stannary.errors import Refuted
+from stannary.formats import digest, ids, jobspec, predicates, statement
+from stannary.formats.digest import Digest
+from stannary.formats.dsse import Envelope
+from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+from stannary.formats.predicates import (
+    Answer,
+    AnswerCommitment,
+    Assignment,
+    Commitment,
+    Contribution,
+    Credential,
+    Draw,
+    Job,
+    Join,
+    Placement,
+    Reading,
+    Reveal,
+    Role,
+    TaskVerdict,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from stannary.formats.jobspec import JobSpec
+
+P = TypeVar("P", bound="DataclassInstance")
+P_co = TypeVar("P_co", bound="DataclassInstance", covariant=True)
+
+KINDS: dict[str, type[DataclassInstance]] = {
+    "join": Join,
+    "credential": Credential,
+    "job": Job,
+    "placement": Placement,
+    "assignment": Assignment,
+    "commitment": Commitment,
+    "contribution": Contribution,
+    "reveal": Reveal,
+    "draw": Draw,
+    "answer-commitment": AnswerCommitment,
+    "answer": Answer,
+    "verdict": TaskVerdict,
+    "reading": Reading,
+}
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
+OF_NO_JOB = frozenset({"join", "credential"})
+
+
+@dataclass(frozen=True, slots=True)
+class Logged(Generic[P_co]):
+    """A statement, its place in the log and its leaf."""
+
+    index: int
+    leaf: Digest
+    payload: bytes
+    kind: str
+    predicate: P_co
+
+
+def read(index: int, envelope: Envelope) -> Logged[DataclassInstance]:
+    """Read one envelope's statement, whatever its kind; signatures are not looked at (rule 1).
+
+    Raises:
+        FormatError: not a statement we know, or not canonical.
+    """
+    kind = statement.kind_of(envelope.payload)
+    cls = KINDS.get(kind)
+    if cls is None:
+        raise Refuted("statement of a kind that has no place in evidence", why=f"{kind!r:.80} at log index {index}")
+    parsed = statement.read(envelope.payload, kind, cls)
+    return Logged(index, digest.from_raw(envelope.leaf()), envelope.payload, kind, parsed.predicate)
+
+
+class Case:
+    """All statements of one job in log order."""
+
+    def __init__(self, statements: Iterable[Logged[DataclassInstance]]) -> None:
+        """Index the statements.
+
+        Raises:
+            Refuted: rules 2 and 3.
+            FormatError, SpecError: the job's spec does not parse.
+        """
+        self.statements = tuple(sorted(statements, key=lambda item: item.index))
+        jobs = self._of(Job)
+        if len(jobs) != 1:
+            raise Refuted("evidence must hold one job", why=f"{len(jobs)} job statements")
+        self.job = jobs[0]
+        self.job_digest = digest.digest(self.job.payload)
+        self.job_id: JobId = ids.job_id(self.job_digest)
+        self._check_one_job()
+        self.spec: JobSpec = jobspec.from_canonical(self.job.predicate.spec)
+        self.joins = self._of(Join)
+        self.credentials = _grouped(self._of(Credential))
+        self.placements = self._of(Placement)
+        self.assignments = _by_task(self._of(Assignment))
+        self.commitments = self._of(Commitment)
+        self.contributions = _by_task(self._of(Contribution))
+        self.reveals = self._of(Reveal)
+        self.draws = self._of(Draw)
+        self.answer_commitments = self._by_party("answer-commitment", AnswerCommitment)
+        self.answers = self._by_party("answer", Answer)
+        self.verdicts = self._of(TaskVerdict)
+        self.readings = self._of(Reading)
+        self._check_known()
+
+    @cached_property
+    def answers_of(self) -> dict[TaskId, tuple[Logged[Answer], ...]]:
+        """Return each task's opened answers in audit order: number, then prover before auditor."""
+        listed: dict[TaskId, list[Logged[Answer]]] = {}
+        for item in self.answers.values():
+            listed.setdefault(item.predicate.task, []).append(item)
+        return {
+            task: tuple(sorted(items, key=lambda item: (audit_number(item.predicate.audit), item.index)))
+            for task, items in listed.items()
+        }
+
+    @cached_property
+    def commitments_of(self) -> dict[TaskId, list[Logged[Commitment]]]:
+        """Return each task's commitments in log order; one for each node that finished it."""
+        listed: dict[TaskId, list[Logged[Commitment]]] = {}
+        for item in self.commitments:
+            listed.setdefault(item.predicate.task, []).append(item)
+        return listed
+
+    @cached_property
+    def commitment_indexes_of(self) -> dict[AuditId, list[int]]:
+        """Return the log indexes of each audit's answer commitments."""
+        listed: dict[AuditId, list[int]] = {}
+        for (audit, _, _), item in self.answer_commitments.items():
+            listed.setdefault(audit, []).append(item.index)
+        return listed
+
+    @cached_property
+    def verdicts_of(self) -> dict[TaskId, tuple[Logged[TaskVerdict], ...]]:
+        """Return each task's verdicts in log order; the last one counts."""
+        listed: dict[TaskId, list[Logged[TaskVerdict]]] = {}
+        for item in self.verdicts:
+            listed.setdefault(item.predicate.task, []).append(item)
+        return {task: tuple(items) for task, items in listed.items()}
+
+    @cached_property
+    def operators(self) -> dict[NodeId, str]:
+        """Return the operator of every node with a credential here."""
+        return {node: held[-1].predicate.operator for node, held in self.credentials.items()}
+
+    def credential(self, node: NodeId) -> Credential:
+        """Return the last credential of a node.
+
+        Raises:
+            Refuted: there is none, so nothing this node did can be placed.
+        """
+        held = self.credentials.get(node)
+        if not held:
+            raise Refuted("a node without a credential", why=node)
+        return held[-1].predicate
+
+    @cached_property
+    def attempts(self) -> dict[tuple[str, int, int], list[TaskId]]:
+        """Return the assigned tasks of each unit (kind, round, lane), first attempt first."""
+        listed: dict[tuple[str, int, int], list[TaskId]] = {}
+        for task, item in self.assignments.items():
+            listed.setdefault(unit_of(item.predicate), []).append(task)
+        return {unit: sorted(tasks, key=attempt_of) for unit, tasks in listed.items()}
+
+    def is_superseded(self, task: TaskId) -> bool:
+        """Return whether a later attempt at the same unit was assigned."""
+        return self.attempts[unit_of(self.assignments[task].predicate)][-1] != task
+
+    def step_ms(self) -> int:
+        """Return the agreed time of one step, for prices."""
+        return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
+
+    def _of(self, cls: type[P]) -> tuple[Logged[P], ...]:
+        return tuple(cast("Logged[P]", item) for item in self.statements if isinstance(item.predicate, cls))
+
+    def _by_party(self, kind: str, cls: type[P]) -> dict[tuple[AuditId, NodeId, Role], Logged[P]]:
+        found: dict[tuple[AuditId, NodeId, Role], Logged[P]] = {}
+        for item in self._of(cls):
+            said = cast("Answer | AnswerCommitment", item.predicate)
+            key = (said.audit, said.node, said.role)
+            if key in found:
+                raise Refuted(f"two {kind} statements of one party", why=f"{said.audit} by {said.node}")
+            found[key] = item
+        return found
+
+    def _check_one_job(self) -> None:
+        for item in self.statements:
+            if item.kind not in OF_NO_JOB and item is not self.job and _job_of(item.predicate) != self.job_id:
+                raise Refuted("a statement of another job", why=f"{item.kind} at log index {item.index}")
+
+    def _check_known(self) -> None:
+        """Refuse what names a task, an audit or a node this case knows nothing about."""
+        for task, item in self.contributions.items():
+            if task not in self.assignments:
+                raise Refuted("a contribution without its assignment", why=task)
+            self.credential(item.predicate.node)
+        for said in (*self.answers.values(), *self.answer_commitments.values()):
+            if said.predicate.task not in self.contributions or not _is_audit(said.predicate):
+                raise Refuted("an answer to no audit of this job", why=f"{said.predicate.audit!r:.80}")
+            self.credential(said.predicate.node)
+        for item in self.verdicts:
+            if item.predicate.task not in self.contributions:
+                raise Refuted("a verdict on no contribution of this job", why=item.predicate.task)
+        for reading in self.readings:
+            self.credential(reading.predicate.node)
+
+
+def unit_of(assignment: Assignment) -> tuple[str, int, int]:
+    """Return what a task is an attempt at."""
+    if assignment.kind is TaskKind.MERGE:
+        return assignment.kind.value, assignment.round, 0
+    if assignment.kind is TaskKind.COMMAND:
+        return assignment.kind.value, 0, assignment.lane
+    return assignment.kind.value, assignment.round, assignment.lane
+
+
+def attempt_of(task: TaskId) -> int:
+    """Return the attempt number in a task id."""
+    return int(task.rpartition("/a")[2])
+
+
+def audit_number(audit: AuditId) -> int:
+    """Return the number in an audit id; 0 is the first auditor."""
+    return int(audit.rpartition("/q")[2])
+
+
+def output(contribution: Contribution, name: str) -> predicates.Output | None:
+    """Return a contribution's output of this name."""
+    return next((item for item in contribution.outputs if item.name == name), None)
+
+
+def _is_audit(said: Answer | AnswerCommitment) -> bool:
+    prefix, _, number = said.audit.rpartition("/q")
+    return prefix == said.task and _NUMBER.fullmatch(number) is not None
+
+
+def _job_of(predicate: object) -> object:
+    return getattr(predicate, "job", None)
+
+
+def _grouped(credentials: Iterable[Logged[Credential]]) -> dict[NodeId, list[Logged[Credential]]]:
+    found: dict[NodeId, list[Logged[Credential]]] = {}
+    for item in credentials:
+        found.setdefault(item.predicate.node, []).append(item)
+    return found
+
+
+T = TypeVar("T", Assignment, Contribution)
+
+
+def _by_task(items: Iterable[Logged[T]]) -> dict[TaskId, Logged[T]]:
+    found: dict[TaskId, Logged[T]] = {}
+    for item in items:
+        task = ids.parse_task(item.predicate.task)
+        if task in found:
+            raise Refuted(f"two {item.kind} statements of one task", why=task)
+        found[task] = item
+    return found

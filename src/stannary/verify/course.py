@@ -1,0 +1,248 @@
+"""The course of a job: whether each task was what the signed spec asks for, done by whom it may be.
+
+Rules:
+1. A task id names its job, kind, round, lane and attempt; steps follow from the spec's schedule.
+2. A commitment is logged after the assignment, the contribution after its commitment; the contribution opens exactly
+   that commitment (node, salt, root), answers exactly that assignment, and its root is that of its outputs.
+3. A merge starts from the weights its contributions started from, admits contributions of its round in log order with
+   the roots they were logged with, and nobody who was convicted before it was assigned. Round t's audits close
+   before merge t + 1 is assigned (W = 1), so a conviction never comes too late to be undone.
+4. A node worked only while a credential of it was valid, for a tier, place, operator and price the spec allows. Times
+   are the node's own, held between the witness times of the checkpoints around the statement.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stannary.errors import StannaryError
+from stannary.formats import dsse, ids, predicates
+from stannary.formats.ids import NodeId, TaskId, TaskKind
+from stannary.formats.predicates import Assignment, Contribution, Credential, Verdict
+from stannary.verify import instants, lineage
+from stannary.verify.case import Case, Logged, attempt_of, unit_of
+from stannary.verify.report import Findings
+
+CLOCK_SKEW_S = 300  # between a node's clock and a witness's; both are asked to run NTP
+MAX_LAG_S = 24 * 3600  # between the work's end and the log: a node that was cut off hands in late, not years late
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """Checkpoint sizes and the time by which every pinned witness had seen each, both rising."""
+
+    sizes: Sequence[int]
+    times: Sequence[int]
+
+    def before(self, index: int) -> int | None:
+        """Return a time by which the statement at `index` was in the log, None if no checkpoint covers it."""
+        position = bisect.bisect_right(self.sizes, index)
+        return self.times[position] if position < len(self.times) else None
+
+    def after(self, index: int) -> int | None:
+        """Return a time at which the statement at `index` was not yet in the log, None if unknown."""
+        position = bisect.bisect_right(self.sizes, index) - 1
+        return self.times[position] if position >= 0 else None
+
+
+def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
+    """Add a finding for everything in the course of the job that breaks a rule."""
+    _check_job(case, findings)
+    for item in case.assignments.values():
+        _check_assignment(case, item, findings)
+    for task in case.contributions:
+        _check_contribution(case, task, findings)
+    for unit, tasks in case.attempts.items():
+        if unit[0] == TaskKind.MERGE.value:
+            for task in tasks:
+                _check_merge(case, task, findings)
+    _check_order_of_merges(case, findings)
+    for node, held in case.credentials.items():
+        _check_credentials(case, node, held, findings)
+    for index, node, time in _signed_times(case):
+        _check_time(case, index, node, time, witnessed, findings)
+
+
+def _check_job(case: Case, findings: Findings) -> None:
+    order = case.job.predicate
+    if len(case.placements) > 1:
+        findings.refute("placement.twice", case.job_id, f"{len(case.placements)} placements", "one")
+    for item in case.placements:
+        placement = item.predicate
+        findings.expect("placement.order", "placement", item.index > case.job.index, True)
+        findings.expect("placement.lanes", "placement", len(placement.chosen), case.spec.num_nodes)
+        total = placement.work_usd_micros + placement.audit_usd_micros
+        findings.expect("placement.escrow", "placement", placement.escrow_usd_micros, total)
+        if total > case.spec.budget_usd_micros:
+            findings.refute("placement.budget", "placement", total, f"at most {case.spec.budget_usd_micros}")
+        for node in placement.chosen:
+            if node not in case.credentials:
+                findings.refute("credential.missing", node, "chosen without a credential")
+    findings.expect("job.buyer", "job", len(dsse.decode_base64(order.buyer, "buyer")), dsse.PUBLIC_KEY_BYTES)
+
+
+def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) -> None:
+    assignment = item.predicate
+    attempt, kind, lane = attempt_of(assignment.task), assignment.kind, assignment.lane
+    names = {
+        TaskKind.ROUND: ids.round_task(case.job_id, assignment.round, lane, attempt),
+        TaskKind.MERGE: ids.merge_task(case.job_id, assignment.round, attempt),
+        TaskKind.COMMAND: ids.command_task(case.job_id, lane, attempt),
+    }
+    findings.expect("assignment.task", assignment.task, assignment.task, names[kind])
+    findings.expect("assignment.order", assignment.task, item.index > case.job.index, True)
+    attempts = case.attempts[unit_of(assignment)]
+    findings.expect("assignment.attempt", assignment.task, attempts.index(assignment.task), attempt)
+    recipe = case.spec.recipe
+    if recipe is None:
+        expected = (TaskKind.COMMAND, 1)
+    elif kind is TaskKind.MERGE:
+        expected = (kind, len(assignment.admitted or ()))
+    else:
+        expected = (TaskKind.ROUND, recipe.num_steps(assignment.round))
+        first = sum(recipe.num_steps(index) for index in range(assignment.round))
+        findings.expect("assignment.first-step", assignment.task, assignment.first_step, first)
+    findings.expect("assignment.steps", assignment.task, (kind, assignment.num_steps), expected)
+    rounds = recipe.rounds if recipe is not None else 1
+    if not (0 <= assignment.round < rounds and 0 <= lane < case.spec.num_nodes):
+        findings.refute(
+            "assignment.range", assignment.task, f"round {assignment.round}, lane {lane}", "as the spec says"
+        )
+
+
+def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:
+    item, assigned = case.contributions[task], case.assignments[task]
+    contribution, assignment = item.predicate, assigned.predicate
+    named = predicates.assignment_digest(assignment)
+    findings.expect("contribution.assignment", task, contribution.assignment, named)
+    findings.expect("contribution.root", task, contribution.root, predicates.result_root(contribution.outputs))
+    findings.expect("contribution.steps", task, contribution.num_steps, assignment.num_steps)
+    held = case.credential(contribution.node)
+    findings.expect("contribution.engine-class", task, contribution.engine_class, held.engine_class)
+    party = (contribution.epoch, contribution.node)
+    made_for = case.commitments_of.get(task, ())
+    commitments = [made for made in made_for if (made.predicate.epoch, made.predicate.node) == party]
+    if len(commitments) != 1:
+        findings.refute("commitment.missing", task, f"{len(commitments)} commitments", "one before the contribution")
+        return
+    if not assigned.index < commitments[0].index < item.index:
+        order = f"{assigned.index}, {commitments[0].index}, {item.index}"
+        findings.refute("commitment.order", task, order, "assignment, commitment, contribution")
+    findings.expect("commitment.opening", task, commitments[0].predicate.commitment, _opening(contribution))
+
+
+def _opening(contribution: Contribution) -> str:
+    try:
+        return predicates.commitment_hash(contribution.node, contribution.salt, contribution.root)
+    except (ValueError, StannaryError) as err:  # a salt that is not hex
+        return f"cannot be opened: {err}"
+
+
+def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:
+    item = case.assignments[task]
+    assignment = item.predicate
+    admitted = assignment.admitted or ()
+    indexes = [entry.log_index for entry in admitted]
+    if not admitted or indexes != sorted(set(indexes)):
+        findings.refute("merge.order", task, indexes, "admitted contributions in log order")
+    lanes = [case.assignments[entry.task].predicate.lane for entry in admitted if entry.task in case.assignments]
+    if len(set(lanes)) != len(lanes):
+        findings.refute("merge.lane-twice", task, lanes, "each lane once")
+    for entry in admitted:
+        contribution, base = case.contributions.get(entry.task), case.assignments.get(entry.task)
+        if contribution is None or base is None or base.predicate.kind is not TaskKind.ROUND:
+            findings.refute("merge.admitted", task, entry.task, "a contribution in evidence")
+            continue
+        observed = (entry.root, entry.log_index, base.predicate.round, base.predicate.theta)
+        expected = (contribution.predicate.root, contribution.index, assignment.round, assignment.theta)
+        findings.expect("merge.admitted", task, observed, expected)
+        if contribution.index >= item.index or entry.weight_ppm <= 0:
+            findings.refute("merge.admitted", task, entry.task, "logged before the merge, with a weight")
+        if _convicted_before(case, entry.task, item.index):
+            findings.refute("merge.convicted", task, entry.task, "no convicted contribution")
+    _check_base(case, assignment, findings)
+
+
+def _check_base(case: Case, assignment: Assignment, findings: Findings) -> None:
+    """Check that a merge continues a merge of the round before: its weights and its outer state."""
+    if assignment.round == 0:
+        return
+    before = lineage.merge_behind(case, assignment.round - 1, assignment.theta)
+    if before is None:
+        findings.refute("merge.base", assignment.task, assignment.theta, "the weights of a merge of the round before")
+        return
+    findings.expect("merge.outer", assignment.task, assignment.outer, lineage.merge_output(case, before, lineage.OUTER))
+
+
+def _convicted_before(case: Case, task: TaskId, index: int) -> bool:
+    return any(
+        item.predicate.verdict is Verdict.REFUTED and item.index < index for item in case.verdicts_of.get(task, ())
+    )
+
+
+def _check_order_of_merges(case: Case, findings: Findings) -> None:
+    """Check rule 3's W = 1 on the merges that are in the result."""
+    merges = [task for task in lineage.trace(case).tasks if case.assignments[task].predicate.kind is TaskKind.MERGE]
+    for task in merges:
+        assignment = case.assignments[task].predicate
+        if assignment.round == 0:
+            continue
+        before = lineage.merge_behind(case, assignment.round - 1, assignment.theta)
+        if before is None:
+            continue
+        earlier = [before, *(entry.task for entry in case.assignments[before].predicate.admitted or ())]
+        for name in earlier:
+            verdicts = case.verdicts_of.get(name, ())
+            if verdicts and verdicts[0].index > case.assignments[task].index:
+                findings.refute("merge.window", task, f"{name} was still being audited", "audits closed before (W = 1)")
+
+
+def _check_credentials(case: Case, node: NodeId, held: Sequence[Logged[Credential]], findings: Findings) -> None:
+    trust = case.spec.trust
+    worked = {item.predicate.node for item in case.contributions.values()}
+    worked.update(*(item.predicate.chosen for item in case.placements))
+    for item in held:
+        credential = item.predicate
+        key = dsse.decode_base64(credential.key, "credential key")
+        findings.expect("credential.node", node, ids.node_id(key), node)
+        if node not in worked:
+            continue
+        refusals = {
+            "tier": credential.tier < trust.tier,  # T0 < T1 < ... as text
+            "operator": credential.operator in trust.exclude_operators,
+            "region": bool(trust.regions) and credential.jurisdiction not in trust.regions,
+            "price": credential.ask_usd_micros_per_hour > trust.max_price_usd_micros_per_hour,
+        }
+        for name, refused in refusals.items():
+            if refused:
+                findings.refute(
+                    f"placement.{name}", node, f"{credential.operator}, {credential.tier}", "as the spec says"
+                )
+    for join in case.joins:
+        if join.predicate.node == node and all(item.predicate.join != join.leaf for item in held):
+            findings.refute("credential.join", node, join.leaf, "the join its credential names")
+
+
+def _signed_times(case: Case) -> Iterator[tuple[int, NodeId, str]]:
+    for contribution in case.contributions.values():
+        yield contribution.index, contribution.predicate.node, contribution.predicate.finished_at
+    for answer in case.answers.values():
+        yield answer.index, answer.predicate.node, answer.predicate.answered_at
+    for reading in case.readings:
+        yield reading.index, reading.predicate.node, reading.predicate.read_at
+
+
+def _check_time(case: Case, index: int, node: NodeId, time: str, witnessed: Witnessed, findings: Findings) -> None:
+    at = instants.parse(time)
+    latest, earliest = witnessed.before(index), witnessed.after(index)
+    if latest is not None and at > latest + CLOCK_SKEW_S:
+        findings.refute("time.future", f"log index {index}", time, f"not after its witness saw it, {latest}")
+    if earliest is not None and at < earliest - MAX_LAG_S:
+        findings.refute("time.past", f"log index {index}", time, f"not a day before the log, {earliest}")
+    for item in case.credentials.get(node, ()):
+        held = item.predicate
+        if item.index < index and instants.parse(held.issued_at) <= at <= instants.parse(held.expires_at):
+            return
+    findings.refute("credential.expired", node, f"worked at {time}", "a credential valid at that time")

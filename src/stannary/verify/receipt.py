@@ -1,0 +1,289 @@
+"""Verifying a receipt: bytes in, report out, with keys from the pinned store and from nowhere else.
+
+The order of trust:
+1. The final checkpoint must be signed by a pinned log key and cosigned by every witness pinned with it. A log that is
+   not pinned ends the verification: `unknown log`, exit 4. Nothing in the file can vouch for the file.
+2. The receipt statement and every statement in evidence must stand in that log (inclusion), each by the key its kind
+   demands: market statements by the log's key; the buyer's by the key in the job statement, whose digest the receipt
+   and every id are bound to; a node's by the key in its market-signed credential.
+3. Evidence is exactly the list the receipt names, in log order; earlier checkpoints are exactly those the draws used,
+   cosigned and consistent with the final one. Nothing may ride along unread.
+4. The course of the job and the trial of its work must follow the rules (course.py, trial.py).
+5. All the receipt states is computed again from the evidence (conclusion.py) and must be equal, member by member.
+
+`now` only bounds times from above; a receipt does not expire. No clock, disk, network, market or torch is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from stannary.errors import FormatError, LimitExceeded, StannaryError
+from stannary.formats import canonical, digest, dsse, note, statement
+from stannary.formats import receipt as receipt_format
+from stannary.formats.digest import Digest
+from stannary.formats.ids import NodeId
+from stannary.formats.jobspec import Verification
+from stannary.formats.predicates import Receipt, Verdict
+from stannary.formats.receipt import ReceiptFile
+from stannary.formats.statement import Statement
+from stannary.tlog import proof, tree
+from stannary.verify import conclusion, course, instants, trial
+from stannary.verify.case import Case, Logged
+from stannary.verify.case import read as read_statement
+from stannary.verify.conclusion import Ending
+from stannary.verify.course import CLOCK_SKEW_S, Witnessed
+from stannary.verify.report import Claims, Findings, Report
+from stannary.verify.trust import TrustedMarket, TrustStore
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from stannary.formats.note import Checkpoint
+
+BY_MARKET = frozenset({"credential", "placement", "assignment", "draw", "verdict"})
+BY_BUYER = frozenset({"job", "reveal"})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the reader asks for beyond truth."""
+
+    allow_unverified: bool = False  # accept work nobody checked (`verify: none`)
+    job_digest: Digest | None = None  # the job the reader submitted, if it is his own
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A receipt file whose log is trusted: the market, the final checkpoint and when it was witnessed."""
+
+    file: ReceiptFile
+    market: TrustedMarket
+    final: Checkpoint
+    witnessed_at: int
+    roots: dict[int, Digest]
+    witnessed: Witnessed
+
+
+def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | None = None) -> Report:
+    """Verify the bytes of a receipt file.
+
+    Args:
+        data: the file.
+        trust: the pinned store; trust comes from here alone.
+        now: POSIX seconds; nothing may have been witnessed later than this (and some skew).
+        policy: what the reader asks for.
+
+    Returns:
+        A report with every finding; exit code 0, 3 (refuted) or 4 (below policy, unknown log).
+
+    Raises:
+        LimitExceeded: larger or deeper than any receipt; refused before it is read.
+        FormatError: not JSON.
+    """
+    findings = Findings()
+    value = canonical.decode(data, max_bytes=receipt_format.MAX_RECEIPT_BYTES)
+    try:
+        return _verify(receipt_format.read(value), trust, now, policy or Policy(), findings)
+    except StannaryError as err:
+        findings.refute("receipt.malformed", "receipt", str(err), "a receipt as the market writes it", err.hint)
+        return Report(Verdict.REFUTED, tuple(findings.items), None)
+
+
+def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, findings: Findings) -> Report:
+    market = _find_market(file, trust, findings)
+    if market is None:
+        return Report(Verdict.UNVERIFIED, tuple(findings.items), None)
+    opened = _open_log(file, market, now, findings)
+    said = _open_receipt(opened, findings)
+    case = _open_evidence(opened, said.predicate, findings)
+    if findings.refuted:  # what is not in the log, or not signed, is not worth judging further
+        return Report(Verdict.REFUTED, tuple(findings.items), None)
+    selections = conclusion.selections_of(case)
+    course.check(case, opened.witnessed, findings)
+    trial.check(case, opened.roots, selections, findings)
+    _check_checkpoints_used(case, opened, findings)
+    _compare(case, opened, said, findings)
+    _apply_policy(case, said.predicate, policy, findings)
+    claims = Claims(
+        market=market.name,
+        log_size=opened.final.size,
+        witnessed_at=opened.witnessed_at,
+        job_name=case.spec.name,
+        buyer=case.job.predicate.buyer,
+        receipt=said.predicate,
+        convictions=tuple(item.predicate for item in case.verdicts if item.predicate.refuted),
+        operators=dict(case.operators),
+    )
+    verdict = Verdict.REFUTED if findings.refuted else said.predicate.verdict
+    return Report(verdict, tuple(findings.items), claims)
+
+
+# --- the log (rules 1 and 3) ---
+
+
+def _find_market(file: ReceiptFile, trust: TrustStore, findings: Findings) -> TrustedMarket | None:
+    signed = note.parse(proof.parse(file.proof).note)
+    first = signed.signatures[0]
+    market = trust.market(first.name, first.key_hash)
+    if market is None:
+        findings.below_policy(
+            "log.unknown",
+            "checkpoint",
+            f"unknown log {first.name}",
+            "a log whose key is pinned here",
+            "if you know its key from the market itself: stannary trust add KEY",
+        )
+    return market
+
+
+def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Findings) -> _Opened:
+    final_note = proof.parse(file.proof).note
+    final = note.verify_checkpoint(final_note, market.vkey)
+    witnessed_at = _witnessed_at(final_note, market, "final checkpoint", findings)
+    if witnessed_at is not None and witnessed_at > now + CLOCK_SKEW_S:
+        findings.refute("witness.future", "final checkpoint", witnessed_at, f"not later than now, {now}")
+    seen: list[tuple[Checkpoint, int]] = []
+    for item in file.checkpoints:
+        checkpoint = note.verify_checkpoint(item.note, market.vkey)
+        name = f"checkpoint {checkpoint.size}"
+        tree.verify_consistency(checkpoint.size, checkpoint.root, final.size, final.root, item.consistency)
+        time = _witnessed_at(item.note, market, name, findings)
+        if seen and checkpoint.size <= seen[-1][0].size:
+            findings.refute("checkpoint.order", name, checkpoint.size, f"more than {seen[-1][0].size}")
+        if seen and time is not None and time < seen[-1][1]:
+            findings.refute("checkpoint.time", name, time, f"not before {seen[-1][1]}")
+        seen.append((checkpoint, time or 0))
+    if seen and seen[-1][0].size >= final.size:
+        findings.refute("checkpoint.order", "final checkpoint", final.size, f"more than {seen[-1][0].size}")
+    if seen and witnessed_at is not None and witnessed_at < seen[-1][1]:
+        findings.refute("checkpoint.time", "final checkpoint", witnessed_at, f"not before {seen[-1][1]}")
+    roots = {checkpoint.size: digest.from_raw(checkpoint.root) for checkpoint, _ in seen}
+    witnessed = Witnessed((), ())
+    if market.witnesses:  # without a witness nothing bounds the nodes' own times
+        sizes = [checkpoint.size for checkpoint, _ in seen] + [final.size]
+        witnessed = Witnessed(sizes, [time for _, time in seen] + [witnessed_at or 0])
+    return _Opened(file, market, final, witnessed_at or 0, roots, witnessed)
+
+
+def _witnessed_at(text: str, market: TrustedMarket, name: str, findings: Findings) -> int | None:
+    """Return when the last pinned witness had cosigned; refuse signature lines nobody here can check (rule 3)."""
+    stray = note.unchecked_signatures(text, [market.vkey, *market.witnesses])
+    if stray:
+        findings.below_policy(
+            "witness.unknown",
+            name,
+            f"cosigned by {', '.join(stray)}",
+            "only signatures whose keys are pinned",
+            f"pin it with the market's key: stannary trust add {market.vkey}",
+        )
+    return max((note.verify_cosignature(text, witness) for witness in market.witnesses), default=None)
+
+
+# --- statements (rule 2) ---
+
+
+def _open_receipt(opened: _Opened, findings: Findings) -> Statement[Receipt]:
+    envelope = opened.file.receipt
+    market = opened.market
+    proof.verify(opened.file.proof, envelope.leaf(), market.vkey)
+    said = statement.open_envelope(envelope, "receipt", Receipt, market.public_key)
+    last = opened.file.evidence[-1].index if opened.file.evidence else -1
+    if proof.parse(opened.file.proof).index <= last:
+        findings.refute("receipt.order", "receipt", "evidence logged after it", "a receipt logged last")
+    return said
+
+
+def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:
+    file, final = opened.file, opened.final
+    listed = tuple(digest.from_raw(item.envelope.leaf()) for item in file.evidence)
+    if listed != said.evidence:
+        findings.refute("evidence.list", "receipt", f"{len(listed)} statements", "exactly those the receipt names")
+    statements: list[Logged[DataclassInstance]] = []
+    for item in file.evidence:
+        tree.verify_inclusion(item.envelope.leaf(), item.index, final.size, item.path, final.root)
+        statements.append(read_statement(item.index, item.envelope))
+    case = Case(statements)
+    for item, read in zip(file.evidence, statements, strict=True):
+        try:
+            dsse.verify(item.envelope, _signer(case, read, opened.market))
+        except StannaryError as err:
+            findings.refute(
+                "signature", f"{read.kind} at log index {read.index}", str(err), "signed as its kind demands"
+            )
+    findings.expect("receipt.job", "receipt", (said.job, said.job_digest), (case.job_id, case.job_digest))
+    findings.expect("job.market", "job", case.job.predicate.market, opened.market.key_id)
+    return case
+
+
+def _signer(case: Case, read: Logged[DataclassInstance], market: TrustedMarket) -> bytes:
+    """Return the only key that may have signed this statement."""
+    if read.kind in BY_MARKET:
+        return market.public_key
+    if read.kind in BY_BUYER:
+        return dsse.decode_base64(case.job.predicate.buyer, "buyer key")
+    node: NodeId = read.predicate.node  # type: ignore[attr-defined]  # every node-signed predicate names its node
+    return dsse.decode_base64(case.credential(node).key, "credential key")
+
+
+# --- comparison (rules 3 and 5) ---
+
+
+def _check_checkpoints_used(case: Case, opened: _Opened, findings: Findings) -> None:
+    used = {item.predicate.checkpoint_size for item in case.reveals}
+    for size in opened.roots:
+        if size not in used:
+            findings.refute("checkpoint.unused", f"checkpoint {size}", "no draw was made for it", "nothing unread")
+
+
+def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Findings) -> None:
+    """Compute the receipt again and compare every member."""
+    stated = said.predicate
+    concluded = conclusion.conclude(case, status=stated.status, reason=stated.reason)
+    ending = Ending(stated.status, stated.reason, opened.market.witness_words, stated.started_at, stated.finished_at)
+    computed = conclusion.compose(case, concluded, ending, stated.evidence)
+    for field in fields(Receipt):
+        observed, expected = getattr(stated, field.name), getattr(computed, field.name)
+        if observed != expected:
+            findings.refute(f"receipt.{field.name}", "receipt", observed, expected)
+    expected_subjects = concluded.lineage.subjects if stated.status == conclusion.SUCCEEDED else ()
+    findings.expect("receipt.subject", "receipt", said.subjects, expected_subjects)
+    complete = concluded.lineage.complete
+    if stated.status == conclusion.SUCCEEDED and not complete:
+        findings.refute("receipt.status", "receipt", stated.status, "a result every part of which is in evidence")
+    _check_span(case, stated, opened, findings)
+
+
+def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings) -> None:
+    submitted = instants.parse(case.job.predicate.submitted_at)
+    started, finished = instants.parse(stated.started_at), instants.parse(stated.finished_at)
+    if not submitted - CLOCK_SKEW_S <= started <= finished:
+        span = f"{stated.started_at} to {stated.finished_at}"
+        findings.refute("receipt.span", "receipt", span, f"after {case.job.predicate.submitted_at}, in order")
+    if opened.market.witnesses and finished > opened.witnessed_at + CLOCK_SKEW_S:
+        findings.refute("receipt.span", "receipt", stated.finished_at, "not after its witness saw it")
+
+
+def _apply_policy(case: Case, stated: Receipt, policy: Policy, findings: Findings) -> None:
+    if policy.job_digest is not None and stated.job_digest != policy.job_digest:
+        findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
+    if not stated.witness or stated.witness == "local, not independent":
+        findings.notice("witness.local", "final checkpoint", "the only witness is the market's own machine")
+    if stated.verdict is Verdict.VERIFIED or findings.refuted:
+        return
+    if stated.verdict is Verdict.REFUTED:
+        findings.refute("receipt.verdict", "receipt", "the result contains convicted work", "a result without it")
+    elif not policy.allow_unverified:
+        figures = stated.soundness
+        why = f"job {stated.status}"
+        if stated.verification == Verification.NONE:
+            why = "the buyer asked for no verification"
+        elif figures.audit_ppm < figures.required_ppm:
+            why = f"audited {figures.audit_ppm} ppm, cheating pays below {figures.required_ppm} ppm"
+        findings.below_policy(
+            "receipt.unverified", "receipt", why, "a verified result", "accept it knowingly: --allow-unverified"
+        )
+
+
+__all__ = ["FormatError", "LimitExceeded", "Policy", "verify_receipt"]

@@ -1,0 +1,203 @@
+"""The trial of a job's work: whether draws, audits and verdicts followed the rules (DESIGN section 9).
+
+Rules:
+1. Each reveal is the next value of the buyer's chain, logged after the checkpoint it names; each draw uses one
+   reveal and the same checkpoint, and is logged after the reveal.
+2. A draw takes *every* commitment the checkpoint covers that no earlier draw took (one whose node never opened it
+   may be missing): a task held back for a luckier beacon is a task not audited. It takes them with the figures in evidence.
+3. Candidates stand in node order, each with a credential that says the same; so nobody is ranked twice or invented.
+4. Only ranked auditors answer, in rank order; ranks passed over were silent, which is noted.
+5. Commitments of an audit are logged before any of its answers is opened, after the draw; each answer opens its own.
+6. Each logged verdict is what judge() says of the answers logged before it. A drawn contribution has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stannary.errors import StannaryError
+from stannary.formats import beacon, predicates
+from stannary.formats.digest import Digest
+from stannary.formats.ids import NodeId, TaskId
+from stannary.formats.predicates import Answer, Candidate, Commitment, Draw, Drawable, Role
+from stannary.verify.case import Case, Logged, audit_number
+from stannary.verify.conclusion import decide
+from stannary.verify.draw import Selection
+from stannary.verify.report import Findings
+
+
+def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selection], findings: Findings) -> None:
+    """Add a finding for every draw, audit and verdict that breaks a rule.
+
+    Args:
+        case: the job's statements.
+        roots: size -> root of every checkpoint the log has signed in this receipt.
+        selections: what the beacons selected (conclusion.selections_of).
+        findings: collects.
+    """
+    _check_reveals(case, roots, findings)
+    taken: set[int] = set()
+    for item in case.draws:
+        _check_draw(case, item, taken, findings)
+    drawn_at = _draw_indexes(case)
+    for task, answers in case.answers_of.items():
+        selection = selections.get(task)
+        if selection is None or not selection.drawn:
+            findings.refute("audit.undrawn", task, "answers to an audit nobody drew")
+            continue
+        _check_audits(case, task, selection, answers, findings)
+        for answer in answers:
+            _check_answer(case, answer, drawn_at.get(task, -1), findings)
+    _check_verdicts(case, selections, findings)
+
+
+def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> None:
+    order = case.job.predicate
+    previous = order.beacon_tip
+    for number, item in enumerate(case.reveals):
+        reveal = item.predicate
+        name = f"reveal {reveal.index}"
+        findings.expect("reveal.index", name, reveal.index, number)
+        if number >= order.beacon_length:
+            findings.refute("reveal.length", name, number, f"a chain of {order.beacon_length}")
+        try:
+            beacon.check(previous, reveal.value)
+        except StannaryError as err:
+            findings.refute("reveal.chain", name, str(err), "the next value of the buyer's chain")
+        previous = reveal.value
+        findings.expect("reveal.checkpoint", name, reveal.checkpoint_root, roots.get(reveal.checkpoint_size))
+        if item.index < reveal.checkpoint_size:
+            findings.refute("reveal.order", name, item.index, f"logged after checkpoint {reveal.checkpoint_size}")
+
+
+def _check_draw(case: Case, item: Logged[Draw], taken: set[int], findings: Findings) -> None:
+    draw = item.predicate
+    name = f"draw {draw.index}"
+    reveal = next((held for held in case.reveals if held.leaf == draw.reveal), None)
+    if reveal is None:
+        findings.refute("draw.reveal", name, draw.reveal, "a reveal in evidence")
+        return
+    observed = (draw.index, draw.checkpoint_size, draw.checkpoint_root)
+    expected = (reveal.predicate.index, reveal.predicate.checkpoint_size, reveal.predicate.checkpoint_root)
+    findings.expect("draw.checkpoint", name, observed, expected)
+    findings.expect("draw.order", name, item.index > reveal.index, True)
+    findings.expect("draw.number", name, draw.index, case.draws.index(item))
+    covered = {made.index: made for made in case.commitments if made.index < draw.checkpoint_size}
+    listed = [entry.commitment_index for entry in draw.drawable]
+    if listed != sorted(set(listed)):
+        findings.refute("draw.drawable", name, listed, "commitments in log order, once each")
+    for entry in draw.drawable:
+        made = covered.get(entry.commitment_index)
+        if made is None or entry.commitment_index in taken:
+            findings.refute("draw.drawable", name, f"{entry.task} at {entry.commitment_index}", "a new commitment")
+            continue
+        findings.expect("draw.drawable", name, entry, _drawable(case, made))
+    missing = [index for index in covered if index not in taken and index not in listed]
+    for index in missing:
+        if _is_opened(case, covered[index].predicate):
+            findings.refute("draw.held-back", name, covered[index].predicate.task, "every commitment of the checkpoint")
+    taken.update(listed)
+    _check_candidates(case, name, draw.candidates, findings)
+
+
+def _drawable(case: Case, made: Logged[Commitment]) -> Drawable:
+    commitment = made.predicate
+    held = case.credential(commitment.node)
+    assignment = case.assignments.get(commitment.task)
+    steps = assignment.predicate.num_steps if assignment is not None else 0
+    return Drawable(commitment.task, commitment.node, held.operator, held.engine_class, steps, made.index)
+
+
+def _is_opened(case: Case, commitment: Commitment) -> bool:
+    contribution = case.contributions.get(commitment.task)
+    if contribution is None:
+        return False
+    opened = contribution.predicate
+    return (opened.node, opened.epoch) == (commitment.node, commitment.epoch)
+
+
+def _check_candidates(case: Case, name: str, candidates: Sequence[Candidate], findings: Findings) -> None:
+    nodes = [item.node for item in candidates]
+    if nodes != sorted(set(nodes)):
+        findings.refute("draw.candidates", name, nodes, "in node order, once each")
+    for item in candidates:
+        if item.node not in case.credentials:
+            findings.refute("draw.candidates", name, item.node, "a node with a credential in evidence")
+            continue
+        held = case.credential(item.node)
+        findings.expect("draw.candidates", name, item, Candidate(item.node, held.operator, held.engine_class))
+
+
+def _draw_indexes(case: Case) -> dict[TaskId, int]:
+    found: dict[TaskId, int] = {}
+    for item in case.draws:
+        for entry in item.predicate.drawable:
+            contribution = case.contributions.get(entry.task)
+            if contribution is not None and contribution.predicate.node == entry.node:
+                found.setdefault(entry.task, item.index)
+    return found
+
+
+def _check_audits(
+    case: Case, task: TaskId, selection: Selection, answers: Sequence[Logged[Answer]], findings: Findings
+) -> None:
+    """Check who answered: the prover once, in the first audit; auditors in rank order, one a number."""
+    prover = case.contributions[task].predicate.node
+    ranked: list[NodeId] = [item.node for item in selection.auditors]
+    expected_rank = 0
+    numbers: list[int] = []
+    for item in answers:
+        answer = item.predicate
+        if answer.role is Role.PROVER:
+            findings.expect("audit.prover", answer.audit, answer.node, prover)
+            continue
+        numbers.append(audit_number(answer.audit))
+        if answer.node not in ranked[expected_rank:]:
+            findings.refute("audit.auditor", answer.audit, answer.node, f"one of {', '.join(ranked[expected_rank:])}")
+            continue
+        rank = ranked.index(answer.node)
+        if rank > expected_rank:
+            findings.notice("audit.silent", answer.audit, f"{', '.join(ranked[expected_rank:rank])} did not answer")
+        expected_rank = rank + 1
+    if len(set(numbers)) != len(numbers):
+        findings.refute("audit.number", task, numbers, "one auditor for each number")
+
+
+def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Findings) -> None:
+    answer = item.predicate
+    own = case.answer_commitments.get((answer.audit, answer.node, answer.role))
+    if own is None:
+        findings.refute("answer.commitment", answer.audit, f"{answer.node} never committed", "a commitment before")
+        return
+    others = case.commitment_indexes_of[answer.audit]
+    if not drawn_at < min(others) or not max(others) < item.index:
+        findings.refute("answer.order", answer.audit, f"{others} and {item.index}", "draw, commitments, then answers")
+    try:
+        opened = predicates.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root)
+    except (ValueError, StannaryError) as err:  # blind or answer that is not hex
+        opened = f"cannot be opened: {err}"
+    findings.expect("answer.opening", answer.audit, own.predicate.commitment, opened)
+    if answer.role is Role.AUDITOR:
+        findings.expect("answer.root", answer.audit, answer.root, predicates.result_root(answer.outputs))
+
+
+def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: Findings) -> None:
+    for item in case.verdicts:
+        said = item.predicate
+        contribution = case.contributions[said.task]
+        findings.expect("verdict.node", said.task, said.node, contribution.predicate.node)
+        findings.expect("verdict.order", said.task, item.index > contribution.index, True)
+        decision = decide(case, said.task, selections.get(said.task), before=item.index)
+        observed = (said.verdict, said.reason, tuple(sorted(said.refuted)))
+        expected = (decision.verdict, decision.reason.value, tuple(sorted(decision.refuted)))
+        findings.expect("verdict.mismatch", said.task, observed, expected)
+    for task, selection in selections.items():
+        if selection.drawn and task not in case.verdicts_of:
+            findings.below_policy("verdict.missing", task, "drawn, never judged", "a verdict")
+            continue
+        # answers logged after the last verdict (a canary's, or an inconvenient one) must have been judged too
+        if selection.drawn:
+            last = case.verdicts_of[task][-1].predicate
+            decision = decide(case, task, selection)
+            if (last.verdict, set(last.refuted)) != (decision.verdict, set(decision.refuted)):
+                findings.refute("verdict.outdated", task, last.verdict, decision.verdict)
