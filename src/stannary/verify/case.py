@@ -208,19 +208,22 @@ class Case:
             if item.kind not in OF_NO_JOB and item is not self.job and _job_of(item.predicate) != self.job_id:
                 raise Refuted("a statement of another job", why=f"{item.kind} at log index {item.index}")
 
+    def _committed(self) -> Iterable[AnswerCommitment]:
+        return (item.predicate for item in self.answer_commitments.values())
+
     def _check_known(self) -> None:
         """Refuse what names a task, an audit or a node this case knows nothing about."""
         for task, item in self.contributions.items():
             if task not in self.assignments:
                 raise Refuted("a contribution without its assignment", why=task)
             self.credential(item.predicate.node)
-        for said in (*self.answers.values(), *self.answer_commitments.values()):
-            if said.predicate.task not in self.contributions or not _is_audit(said.predicate):
-                raise Refuted("an answer to no audit of this job", why=f"{said.predicate.audit!r:.80}")
-            self.credential(said.predicate.node)
-        for item in self.verdicts:
-            if item.predicate.task not in self.contributions:
-                raise Refuted("a verdict on no contribution of this job", why=item.predicate.task)
+        for said in (*(item.predicate for item in self.answers.values()), *self._committed()):
+            if said.task not in self.contributions or not _is_audit(said):
+                raise Refuted("an answer to no audit of this job", why=f"{said.audit!r:.80}")
+            self.credential(said.node)
+        for verdict in self.verdicts:
+            if verdict.predicate.task not in self.contributions:
+                raise Refuted("a verdict on no contribution of this job", why=verdict.predicate.task)
         for reading in self.readings:
             self.credential(reading.predicate.node)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from stannary.errors import FormatError, LimitExceeded, StannaryError
+from stannary.errors import StannaryError
 from stannary.formats import canonical, digest, dsse, note, statement
 from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
@@ -105,7 +105,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
     trial.check(case, opened.roots, selections, findings)
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
-    _apply_policy(case, said.predicate, policy, findings)
+    _apply_policy(said.predicate, policy, findings)
     claims = Claims(
         market=market.name,
         log_size=opened.final.size,
@@ -265,7 +265,7 @@ def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings
         findings.refute("receipt.span", "receipt", stated.finished_at, "not after its witness saw it")
 
 
-def _apply_policy(case: Case, stated: Receipt, policy: Policy, findings: Findings) -> None:
+def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:
     if policy.job_digest is not None and stated.job_digest != policy.job_digest:
         findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
     if not stated.witness or stated.witness == "local, not independent":
@@ -284,6 +284,3 @@ def _apply_policy(case: Case, stated: Receipt, policy: Policy, findings: Finding
         findings.below_policy(
             "receipt.unverified", "receipt", why, "a verified result", "accept it knowingly: --allow-unverified"
         )
-
-
-__all__ = ["FormatError", "LimitExceeded", "Policy", "verify_receipt"]

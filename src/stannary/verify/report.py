@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Receipt, TaskVerdict, Verdict
 
 
@@ -47,7 +48,7 @@ class Claims:
     buyer: str  # base64 of the buyer's public key
     receipt: Receipt
     convictions: tuple[TaskVerdict, ...]
-    operators: dict[str, str]  # node -> operator
+    operators: dict[NodeId, str]  # node -> operator
 
 
 @dataclass(frozen=True, slots=True)

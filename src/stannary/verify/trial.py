@@ -4,7 +4,7 @@ Rules:
 1. Each reveal is the next value of the buyer's chain, logged after the checkpoint it names; each draw uses one
    reveal and the same checkpoint, and is logged after the reveal.
 2. A draw takes *every* commitment the checkpoint covers that no earlier draw took (one whose node never opened it
-   may be missing): a task held back for a luckier beacon is a task not audited. It takes them with the figures in evidence.
+   may be missing): a task held back for a luckier beacon is a task not audited. Its figures are those in evidence.
 3. Candidates stand in node order, each with a credential that says the same; so nobody is ranked twice or invented.
 4. Only ranked auditors answer, in rank order; ranks passed over were silent, which is noted.
 5. Commitments of an audit are logged before any of its answers is opened, after the draw; each answer opens its own.
