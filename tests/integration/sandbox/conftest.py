@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from stannary.run.sandbox import bubblewrap, cgroup
-from stannary.run.sandbox.bubblewrap import Bubblewrap, interpreter_mounts
+from stannary.run.sandbox import bubblewrap, cgroup, unshare
+from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
 
 REPORT_TIMEOUT_S = 60.0
@@ -29,11 +29,16 @@ def hierarchy() -> cgroup.Hierarchy:
     return found
 
 
-@pytest.fixture(scope="session")
-def bwrap(hierarchy: cgroup.Hierarchy) -> Bubblewrap:
-    found = bubblewrap.find(hierarchy)
+@pytest.fixture(scope="session", params=["bubblewrap", "unshare"])
+def sandbox(request: pytest.FixtureRequest, hierarchy: cgroup.Hierarchy) -> Sandbox:
+    """Each attack meets both sandboxes: the fallback keeps the same promises."""
+    found: Sandbox | None
+    if request.param == "bubblewrap":
+        found = bubblewrap.find(hierarchy)
+    else:
+        found = unshare.find(hierarchy)
     if found is None:
-        pytest.skip("bubblewrap is not installed or may make no user namespace here")
+        pytest.skip(f"{request.param} is not installed or may make no user namespace here")
     return found
 
 
@@ -71,8 +76,8 @@ class Attempt:
 
 
 @pytest.fixture
-def attempt(bwrap: Bubblewrap) -> Attempt:
-    return Attempt(bwrap)
+def attempt(sandbox: Sandbox) -> Attempt:
+    return Attempt(sandbox)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from stannary.run import frames
-from stannary.run.sandbox.bubblewrap import Bubblewrap, interpreter_mounts
-from stannary.run.sandbox.contract import Command, Limits, Mount
+from stannary.run.sandbox.bubblewrap import interpreter_mounts
+from stannary.run.sandbox.cgroup import Hierarchy
+from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
 
 from .conftest import Attempt
 
@@ -137,7 +138,10 @@ def test_no_network(attempt: Attempt) -> None:
                 """
             )
         ).json
-    assert report == [errno.ECONNREFUSED, errno.ECONNREFUSED, 1]
+    refused = {errno.ECONNREFUSED, errno.EACCES, errno.EPERM}  # nobody there, or Landlock forbids asking
+    assert report[0] in refused
+    assert report[1] in refused
+    assert report[2] == 1
 
 
 def test_host_files(attempt: Attempt, tmp_path: Path) -> None:
@@ -206,7 +210,8 @@ def test_agent_environment(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) ->
             everything = {p: read(p) for p in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline")}
             word = "tell-" + "nobody"
             report([sorted(k for k in os.environ if k not in ("PWD", "LC_CTYPE")),
-                    [p for p, text in everything.items() if word in text], "ro-" + "bind" in everything["/proc/1/cmdline"]])
+                    [p for p, text in everything.items() if word in text],
+                    "ro-" + "bind" in everything["/proc/1/cmdline"]])
             """
         ),
         environment={"GIVEN": "1"},
@@ -214,10 +219,10 @@ def test_agent_environment(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) ->
     assert report == [["GIVEN"], [], False]
 
 
-def test_nested_user_namespace(bwrap: Bubblewrap) -> None:
+def test_nested_user_namespace(sandbox: Sandbox) -> None:
     """A tool inside that wants a namespace of its own gets none."""
-    command = Command(("/usr/bin/unshare", "--user", "--map-root-user", "/usr/bin/true"))
-    with bwrap.start(command) as running:
+    command = Command(("/usr/bin/unshare", "--user", "--map-root-user", "/usr/bin/true"), mounts=interpreter_mounts())
+    with sandbox.start(command) as running:
         assert running.wait(20) not in (0, None)
         assert b"not permitted" in running.stderr.read()
 
@@ -344,7 +349,9 @@ def test_daemon_does_not_outlive_a_finished_job(attempt: Attempt, processes_with
     assert processes_with(mark) == []
 
 
-def test_dies_with_the_agent(processes_with: Callable[[str], list[int]], bwrap: Bubblewrap) -> None:
+def test_dies_with_the_agent(
+    processes_with: Callable[[str], list[int]], sandbox: Sandbox, hierarchy: Hierarchy
+) -> None:
     """When the agent is killed with SIGKILL its jobs end, and the next agent sweeps their control groups."""
     mark = f"stannary-orphan-{os.getpid()}"
     agent = subprocess.Popen(
@@ -354,9 +361,9 @@ def test_dies_with_the_agent(processes_with: Callable[[str], list[int]], bwrap: 
             textwrap.dedent(
                 f"""
                 import sys
-                from stannary.run.sandbox import bubblewrap, cgroup
+                from stannary.run.sandbox import bubblewrap, cgroup, unshare
                 from stannary.run.sandbox.contract import Command
-                job = bubblewrap.find(cgroup.find()).start(Command(
+                job = {type(sandbox).__name__.lower()}.find(cgroup.find()).start(Command(
                     (sys.executable, "-I", "-S", "-c", "import time; print(1, flush=True); time.sleep(600)", {mark!r}),
                     mounts=bubblewrap.interpreter_mounts()))
                 job.stdout.readline()
@@ -376,8 +383,7 @@ def test_dies_with_the_agent(processes_with: Callable[[str], list[int]], bwrap: 
     while processes_with(mark) and time.monotonic() < deadline:
         pass  # each look is a process start, which is pause enough
     assert processes_with(mark) == []
-    assert bwrap.hierarchy is not None
-    assert bwrap.hierarchy.sweep() >= 1
+    assert hierarchy.sweep() >= 1
     assert list(Path("/sys/fs/cgroup").glob(f"**/stannary-{agent.pid}-*")) == []
 
 
@@ -394,7 +400,7 @@ def test_output_flood(attempt: Attempt) -> None:
         assert running.wait(10) not in (0, None)
 
 
-def test_frame_flood(bwrap: Bubblewrap) -> None:
+def test_frame_flood(sandbox: Sandbox) -> None:
     """A worker that claims an endless body is refused by its length, and small frames without end by the clock."""
     read_fd, write_fd = os.pipe()
     text = (
@@ -404,7 +410,7 @@ def test_frame_flood(bwrap: Bubblewrap) -> None:
         "while 1: f.write(b'x' * 65536)"
     )
     command = Command((sys.executable, "-I", "-S", "-c", text), mounts=interpreter_mounts(), inherited_fds=(write_fd,))
-    with bwrap.start(command) as running, os.fdopen(read_fd, "rb") as replies:
+    with sandbox.start(command) as running, os.fdopen(read_fd, "rb") as replies:
         os.close(write_fd)
         running.kill_after(20.0)
         assert frames.read(replies) == frames.Frame({}, b"abc")
@@ -449,18 +455,18 @@ def test_inherited_descriptors(attempt: Attempt, tmp_path: Path) -> None:
     assert all(name.startswith(("pipe:", "/dev/null", "/proc/")) for name in report), report
 
 
-def test_start_is_quick(bwrap: Bubblewrap) -> None:
+def test_several_at_once(sandbox: Sandbox) -> None:
     """Many sandboxes start and end one after another and in several threads without residue."""
 
     def several() -> None:
-        for _ in range(3):
-            with bwrap.start(Command(("/usr/bin/true",))) as running:
+        for _ in range(2):
+            with sandbox.start(Command(("/usr/bin/true",), mounts=interpreter_mounts())) as running:
                 codes.append(running.wait(30))
 
     codes: list[int | None] = []
-    threads = [threading.Thread(target=several) for _ in range(3)]
+    threads = [threading.Thread(target=several) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert codes == [0] * 9
+    assert codes == [0] * 4

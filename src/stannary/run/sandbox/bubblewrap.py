@@ -27,7 +27,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import process, seccomp
@@ -58,9 +57,9 @@ class Bubblewrap:
 
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside (contract.py: stay in the calling thread while it shall live)."""
-        with _as_file(seccomp.program(seccomp.this_machine())) as filter_file:
+        with process.as_file(seccomp.program(seccomp.this_machine())) as filter_file:
             options = "\0".join(self._options(command, filter_file.fileno())) + "\0"
-            with _as_file(options.encode()) as options_file:
+            with process.as_file(options.encode()) as options_file:
                 argv = [self.program, "--args", str(options_file.fileno()), "--", *command.argv]
                 fds = (filter_file.fileno(), options_file.fileno())
                 return process.start(argv, command, self.hierarchy, fds)
@@ -131,11 +130,3 @@ def _root_options() -> list[str]:
     for name in _ROOT_FILES:
         options += ["--ro-bind-try", name, name]
     return options
-
-
-def _as_file(data: bytes) -> BinaryIO:
-    """Return an open file that reads `data` from its start."""
-    file = os.fdopen(os.memfd_create("stannary"), "w+b", buffering=0)
-    file.write(data)
-    file.seek(0)
-    return cast(BinaryIO, file)

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -139,6 +140,14 @@ def start(argv: list[str], command: Command, hierarchy: Hierarchy | None, own_fd
             group.remove()
         raise EnvironmentProblem("cannot start the sandbox", why=str(err)) from err
     return SandboxedProcess(popen, group)
+
+
+def as_file(data: bytes) -> BinaryIO:
+    """Return an open, unnamed file that reads `data` from its start: for what no command line should show."""
+    file = os.fdopen(os.memfd_create("stannary"), "w+b", buffering=0)
+    file.write(data)
+    file.seek(0)
+    return cast(BinaryIO, file)
 
 
 def _rlimits(limits: Limits, hierarchy: Hierarchy | None) -> tuple[str, str, str]:

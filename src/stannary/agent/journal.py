@@ -1,0 +1,72 @@
+"""What an agent must not forget when it is killed: claims, answers, meters.
+
+Rules:
+1. An entry is one file, replaced by rename after fsync: whole or absent.
+2. It is written *before* what it describes is sent. A commitment whose salt is lost can never be opened,
+   an answer whose blind is lost reads as silence, and a second reading with one number is a lie.
+3. Signed envelopes are kept as they were sent, so that a repetition is the same bytes.
+
+Entries of jobs long over are dropped at start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from stannary import files
+from stannary.errors import EnvironmentProblem
+from stannary.formats import canonical
+from stannary.formats.canonical import Json
+
+KEPT_S = 14 * 86_400  # a job may run for seven days, and be asked about for as long again
+
+
+class Entry(StrEnum):
+    """Kinds of entries."""
+
+    CLAIM = "claim"  # by lease: salt, root, outputs, both envelopes of a result not yet handed in
+    RESULT = "result"  # by task: root and outputs handed in, for questions later
+    ANSWER = "answer"  # by audit and role: what opens an answer commitment
+    METER = "meter"  # by job: cumulative time, number and hash of the last reading, and its envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The entries of one node."""
+
+    root: Path
+
+    def put(self, kind: Entry, name: str, members: dict[str, Json]) -> None:
+        """Write an entry; durable when this returns."""
+        files.replace(self._path(kind, name), canonical.encode({"name": name, "entry": members}))
+
+    def get(self, kind: Entry, name: str) -> dict[str, Json] | None:
+        """Return an entry, None if there is none."""
+        try:
+            data = self._path(kind, name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            raise EnvironmentProblem("cannot read the journal", why=str(err)) from err
+        entry = canonical.decode_object(data).get("entry")
+        return entry if isinstance(entry, dict) else None
+
+    def drop(self, kind: Entry, name: str) -> None:
+        """Remove an entry; one that is not there is no error."""
+        self._path(kind, name).unlink(missing_ok=True)
+
+    def prune(self, now_s: float | None = None) -> int:
+        """Drop entries nobody can ask for any more; return how many."""
+        oldest_s = (time.time() if now_s is None else now_s) - KEPT_S
+        stale = [path for path in self.root.glob("*/*.json") if path.stat().st_mtime < oldest_s]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _path(self, kind: Entry, name: str) -> Path:
+        # Names come from the market: hashed, they cannot lead out of the directory.
+        return self.root / kind.value / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"

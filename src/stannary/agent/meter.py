@@ -1,0 +1,159 @@
+"""The meter of a node: every millisecond in exactly one phase of exactly one job, signed in a chain.
+
+Rules:
+1. Phases are disjoint by construction: the meter is always in one, and `switch` closes the one before.
+   Time comes from a monotonic clock; setting the wall clock changes nothing.
+2. Readings are cumulative per job, numbered from 0, each holding the SHA-256 of the statement before it.
+3. A reading is in the journal before it is sent, so that a kill in between repeats it and does not
+   sign a second one with the same number.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stannary.agent.journal import Entry, Journal
+from stannary.errors import FormatError
+from stannary.formats import digest, dsse, record, statement
+from stannary.formats.canonical import Json
+from stannary.formats.ids import JobId, NodeId
+from stannary.formats.predicates import Reading, Spent
+
+FIRST_PREVIOUS = "0" * 64
+
+
+class Phase(StrEnum):
+    """What a node does at a moment."""
+
+    START = "start"
+    COMPUTE = "compute"
+    LINK = "link"
+    IDLE = "idle"
+    AUDIT = "audit"
+
+
+@dataclass(slots=True)
+class _Account:
+    seconds: dict[Phase, float]
+    claimed: Spent  # what contributions and answers have named so far
+    next_seq: int = 0
+    previous: str = FIRST_PREVIOUS
+    unsent: dict[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Meter:
+    """Time per job and phase; safe to use from several threads."""
+
+    journal: Journal
+    clock: Callable[[], float] = time.monotonic
+    _accounts: dict[JobId, _Account] = field(default_factory=dict)
+    _job: JobId | None = None
+    _phase: Phase = Phase.IDLE
+    _since_s: float = 0.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def switch(self, job: JobId | None, phase: Phase) -> None:
+        """Close the current phase and go over to another; `job` None stops the meter."""
+        with self._lock:
+            self._settle()
+            if job is not None:
+                self._account(job)
+            self._job, self._phase = job, phase
+
+    @contextmanager
+    def phase(self, job: JobId, phase: Phase) -> Iterator[None]:
+        """Be in a phase for the length of a block, and back in the one before afterwards."""
+        with self._lock:
+            before = (self._job, self._phase)
+            self.switch(job, phase)
+        try:
+            yield
+        finally:
+            self.switch(*before)
+
+    def spent(self, job: JobId) -> Spent:
+        """Return the cumulative milliseconds of a job."""
+        with self._lock:
+            self._settle()
+            return _spent(self._account(job))
+
+    def claim(self, job: JobId) -> Spent:
+        """Return what was spent since the last claim, for one contribution or answer."""
+        with self._lock:
+            total = self.spent(job)
+            account = self._account(job)
+            part = _minus(total, account.claimed)
+            account.claimed = total
+            self._store(job)
+            return part
+
+    def reading(self, job: JobId, node: NodeId, key: Ed25519PrivateKey, read_at: str) -> dsse.Envelope:
+        """Return the next reading to send: the one that was not acknowledged, else a new one."""
+        with self._lock:
+            account = self._account(job)
+            if account.unsent is None:
+                made = Reading(job, node, account.next_seq, account.previous, self.spent(job), read_at)
+                account.unsent = statement.sign("reading", made, (), key).to_json()
+                self._store(job)
+            return dsse.parse(account.unsent)
+
+    def acknowledge(self, job: JobId, sent: dsse.Envelope) -> None:
+        """Go on to the next number: the market has this reading."""
+        with self._lock:
+            account = self._account(job)
+            if account.unsent != sent.to_json():
+                return
+            account.unsent = None
+            account.previous = digest.raw(digest.digest(sent.payload)).hex()
+            account.next_seq += 1
+            self._store(job)
+
+    def _settle(self) -> None:
+        now_s = self.clock()
+        if self._job is not None:
+            self._account(self._job).seconds[self._phase] += max(0.0, now_s - self._since_s)
+        self._since_s = now_s
+
+    def _account(self, job: JobId) -> _Account:
+        if job not in self._accounts:
+            self._accounts[job] = _load(self.journal.get(Entry.METER, job))
+        return self._accounts[job]
+
+    def _store(self, job: JobId) -> None:
+        account = self._accounts[job]
+        members: dict[str, Json] = {
+            "spent": record.to_json(_spent(account)),
+            "claimed": record.to_json(account.claimed),
+            "next_seq": account.next_seq,
+            "previous": account.previous,
+            "unsent": account.unsent,
+        }
+        self.journal.put(Entry.METER, job, members)
+
+
+def _load(entry: dict[str, Json] | None) -> _Account:
+    if entry is None:
+        return _Account(dict.fromkeys(Phase, 0.0), Spent(0, 0, 0, 0, 0))
+    spent = record.from_json(Spent, entry.get("spent"))
+    next_seq, previous, unsent = entry.get("next_seq"), entry.get("previous"), entry.get("unsent")
+    if type(next_seq) is not int or not isinstance(previous, str) or not isinstance(unsent, dict | None):
+        raise FormatError("the journal holds a meter that is none")
+    seconds = {phase: getattr(spent, f"{phase.value}_ms") / 1000 for phase in Phase}
+    return _Account(seconds, record.from_json(Spent, entry.get("claimed")), next_seq, previous, unsent)
+
+
+def _spent(account: _Account) -> Spent:
+    return Spent(**{f"{phase.value}_ms": int(account.seconds[phase] * 1000) for phase in Phase})
+
+
+def _minus(total: Spent, earlier: Spent) -> Spent:
+    names = [f"{phase.value}_ms" for phase in Phase]
+    return Spent(**{name: getattr(total, name) - getattr(earlier, name) for name in names})
