@@ -1,0 +1,142 @@
+"""Several stores that are said to hold one artifact, and none of which is believed.
+
+Rules:
+1. A mirror that served bytes of another hash is named in a blame record and never asked again.
+2. A mirror that fails or stalls is set aside for this object and asked again later, at most ATTEMPTS
+   times in all, with growing pauses; the object is then a ServiceError.
+3. Mirrors take turns by object, so that several of them share the load.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from stannary.errors import FormatError, LimitExceeded, NotFound, Refuted, StannaryError
+from stannary.formats import digest
+from stannary.formats.digest import Digest
+from stannary.seal import head as head_format
+from stannary.seal.blame import Blame
+from stannary.seal.head import Head, SealedObject
+from stannary.seal.message import BadBytes, ShardOpener, check_name
+from stannary.seal.source import Source, SourceFailure, envelope_name, head_name, object_name
+
+ATTEMPTS = 4
+LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
+REMOTE_JOBS = 12  # 8-16 connections fill a lossy link (research/data_plane.md 1.4)
+PAUSE_S = 0.25  # doubled after every failed attempt
+
+T = TypeVar("T")
+Pause = Callable[[float], object]
+
+
+class Mirrors:
+    """Reads objects of one artifact from any of its mirrors. Thread safe."""
+
+    def __init__(self, artifact: Digest, sources: tuple[Source, ...], *, pause: Pause | None = None) -> None:
+        self.artifact = digest.parse(artifact)
+        self.blames: list[Blame] = []
+        self.fetched_bytes = 0
+        self._sources = sources
+        self._dropped: set[str] = set()
+        self._turn = 0
+        self._lock = threading.Lock()
+        self._pause = pause or threading.Event().wait
+
+    def of(self, artifact: Digest) -> Mirrors:
+        """Return the same mirrors for another artifact (a parent); wrong bytes are remembered together."""
+        other = Mirrors(artifact, self._sources, pause=self._pause)
+        other.blames, other._dropped = self.blames, self._dropped
+        return other
+
+    def default_jobs(self) -> int:
+        """Return how many transfers run at once unless the caller says."""
+        remote = any("://" in source.url for source in self._sources)
+        return REMOTE_JOBS if remote else max(1, min(LOCAL_JOBS, os.cpu_count() or 1))
+
+    def head(self) -> Head:
+        """Return the head, checked against the artifact digest."""
+
+        def attempt(source: Source) -> Head:
+            data = source.read(head_name(self.artifact), head_format.MAX_HEAD_BYTES)
+            observed = digest.digest(data)
+            if observed != self.artifact:
+                self._blame(source, head_name(self.artifact), self.artifact, observed)
+            envelope = source.read(envelope_name(self.artifact), head_format.MAX_ENVELOPE_BYTES)
+            return head_format.check(data, envelope, self.artifact)
+
+        return self._try_all("head", attempt)
+
+    def object(self, item: SealedObject) -> bytes:
+        """Return a small object whole, checked against its name."""
+
+        def attempt(source: Source) -> bytes:
+            data = source.read(object_name(item), item.length)
+            check_name(data, item)
+            self._count(len(data))
+            return data
+
+        return self._try_all(object_name(item), attempt)
+
+    def open_shard(self, item: SealedObject, key: bytes, into: memoryview) -> None:
+        """Fetch, check and decrypt one shard into `into`. Nothing counts before this returns."""
+
+        def attempt(source: Source) -> None:
+            opener = ShardOpener(item, key, into)
+            received = 0
+            try:
+                for piece in source.stream(object_name(item), item.length):
+                    opener.feed(piece)
+                    received += len(piece)
+            finally:
+                self._count(received)
+            opener.finish()
+
+        self._try_all(object_name(item), attempt)
+
+    def _try_all(self, what: str, attempt: Callable[[Source], T]) -> T:
+        last: StannaryError | None = None
+        for round_number in range(ATTEMPTS):
+            for source in self._in_turn():
+                try:
+                    return attempt(source)
+                except BadBytes as err:
+                    last = err
+                    self._blame(source, what, err.expected.spell(), err.observed)
+                except (SourceFailure, NotFound, LimitExceeded) as err:
+                    last = err
+                except (Refuted, FormatError) as err:
+                    if what != "head":
+                        raise  # the right bytes do not open: no mirror can help
+                    last = err
+            if not self._alive() or isinstance(last, NotFound):
+                break
+            if round_number + 1 < ATTEMPTS:
+                self._pause(PAUSE_S * 2**round_number)
+        if last is None:
+            last = Refuted("every mirror served wrong bytes", why=", ".join(sorted(self._dropped))[:200])
+        raise last
+
+    def _in_turn(self) -> list[Source]:
+        with self._lock:
+            alive = [source for source in self._sources if source.url not in self._dropped]
+            self._turn += 1
+            first = self._turn % len(alive) if alive else 0
+        return alive[first:] + alive[:first]
+
+    def _alive(self) -> bool:
+        return any(source.url not in self._dropped for source in self._sources)
+
+    def _blame(self, source: Source, name: str, expected: str, observed: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._lock:
+            if source.url not in self._dropped:
+                self._dropped.add(source.url)
+                self.blames.append(Blame(self.artifact, source.url, name, expected, observed, now))
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.fetched_bytes += num_bytes

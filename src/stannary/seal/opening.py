@@ -1,0 +1,224 @@
+"""Open an artifact to files: whole or not at all, and resumable.
+
+Rules:
+1. Files grow in a private folder beside PATH. PATH appears by one rename (a folder) or link (a file)
+   after the last shard was checked and everything was fsynced; it must not exist before.
+2. Space is taken before the first shard is fetched, so a full disk is known at once.
+3. Resume: `done` lists finished shards. It is a hint and not believed: each listed shard is hashed again
+   on the disk against the sealed manifest, so a power cut or a meddler costs a fetch, never a wrong byte.
+4. What cannot be mended by trying again (a refusal, a full disk) takes the private folder with it; a
+   lost connection or a kill leaves it for the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import blake3
+
+from stannary.errors import AuthError, ConflictError, EnvironmentProblem, FormatError, Refuted, UsageError
+from stannary.formats import digest
+from stannary.seal import names
+from stannary.seal.directory import disk_problem
+from stannary.seal.manifest import FileKind, Layout
+from stannary.seal.reader import SealedArtifact, run_all
+
+RECORD = struct.Struct(">I")
+DATA_FOLDER = "data"
+DONE_FILE = "done"
+LOCK_FILE = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """What was done."""
+
+    path: Path
+    size_bytes: int
+    num_shards: int
+    resumed_shards: int
+    fetched_bytes: int
+
+
+def open_to(
+    artifact: SealedArtifact,
+    path: Path,
+    *,
+    jobs: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> OpenReport:
+    """Write the files of `artifact` to the new `path`, resuming an earlier run.
+
+    Raises:
+        UsageError: PATH exists or has no parent folder.
+        Refuted, FormatError, AuthError, ServiceError, EnvironmentProblem: PATH does not exist afterwards.
+    """
+    if os.path.lexists(path):
+        raise UsageError("PATH exists", why=str(path), hint="name a new file or folder with -o")
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", why=str(path.parent))
+    for entry in artifact.manifest.files:
+        names.check_path(entry.path)
+    run = _Opening(artifact, path, progress)
+    try:
+        with run.locked():
+            return run.run(jobs or artifact.mirrors.default_jobs())
+    except (Refuted, FormatError, AuthError, EnvironmentProblem):
+        run.discard()
+        raise
+
+
+def partial_folder(artifact: SealedArtifact, path: Path) -> Path:
+    """Return where the files of an unfinished run lie."""
+    return path.parent / f".{path.name[:100]}.{digest.raw(artifact.digest).hex()[:16]}.partial"
+
+
+class _Opening:
+    """One run of `open_to`."""
+
+    def __init__(self, artifact: SealedArtifact, path: Path, progress: Callable[[int], object] | None) -> None:
+        self._artifact = artifact
+        self._path = path
+        self._progress = progress
+        self._folder = partial_folder(artifact, path)
+        self._data = self._folder / DATA_FOLDER
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._descriptors: list[int] = []
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the private folder against a second run."""
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as err:
+            raise disk_problem(err, self._folder) from err
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as err:
+            raise ConflictError("another run is opening this artifact to the same place", why=str(self._path)) from err
+        finally:
+            os.close(descriptor)
+
+    def run(self, jobs: int) -> OpenReport:
+        manifest = self._artifact.manifest
+        try:
+            self._make_files()
+            finished = self._finished()
+            if self._progress is not None:
+                self._progress(sum(manifest.shards[number].size for number in finished))
+            missing = [number for number in range(len(manifest.shards)) if number not in finished]
+            with (self._folder / DONE_FILE).open("ab", buffering=0) as done:
+                run_all(((self._fetch, (number, done.fileno())) for number in missing), jobs)
+            self._check_headers()
+            for descriptor in self._descriptors:
+                os.fsync(descriptor)
+        except OSError as err:
+            raise disk_problem(err, self._path) from err
+        finally:
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self._descriptors = []
+        self._publish()
+        return OpenReport(
+            self._path,
+            self._artifact.size_bytes,
+            len(manifest.shards),
+            len(finished),
+            self._artifact.mirrors.fetched_bytes,
+        )
+
+    def discard(self) -> None:
+        """Remove the private folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _make_files(self) -> None:
+        """Create every file at its full length, space taken (rule 2)."""
+        manifest = self._artifact.manifest
+        for folder in manifest.folders:
+            (self._data / folder).mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(exist_ok=True)
+        for entry in manifest.files:
+            target = self._data / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            self._descriptors.append(descriptor)
+            if os.fstat(descriptor).st_size > entry.size:
+                os.ftruncate(descriptor, entry.size)
+            if entry.size:
+                os.posix_fallocate(descriptor, 0, entry.size)
+
+    def _finished(self) -> set[int]:
+        """Return the shards that are on the disk already, each hashed again (rule 3)."""
+        try:
+            listed = (self._folder / DONE_FILE).read_bytes()
+        except FileNotFoundError:
+            return set()
+        whole = len(listed) // RECORD.size * RECORD.size
+        os.truncate(self._folder / DONE_FILE, whole)
+        shards = self._artifact.manifest.shards
+        finished: set[int] = set()
+        for (number,) in RECORD.iter_unpack(listed[:whole]):
+            if number < len(shards) and number not in finished:
+                shard = shards[number]
+                view = self._buffer(shard.size)
+                count = os.preadv(self._descriptors[shard.file], [view], shard.offset)
+                if count == shard.size and blake3.blake3(view).hexdigest() == shard.plain:
+                    finished.add(number)
+        return finished
+
+    def _fetch(self, number: int, done: int) -> None:
+        shard = self._artifact.manifest.shards[number]
+        view = self._buffer(shard.size)
+        self._artifact.read_shard(number, view)
+        written = 0
+        while written < shard.size:
+            written += os.pwrite(self._descriptors[shard.file], view[written:], shard.offset + written)
+        with self._lock:
+            os.write(done, RECORD.pack(number))
+            if self._progress is not None:
+                self._progress(shard.size)
+
+    def _buffer(self, size: int) -> memoryview:
+        held: memoryview | None = getattr(self._local, "buffer", None)
+        if held is None or len(held) < size:
+            held = self._local.buffer = memoryview(bytearray(size))
+        return held[:size]
+
+    def _check_headers(self) -> None:
+        for index, entry in enumerate(self._artifact.manifest.files):
+            if entry.kind is FileKind.SAFETENSORS:
+                self._artifact.check_header(index, os.pread(self._descriptors[index], entry.header, 0))
+
+    def _publish(self) -> None:
+        """Let PATH appear, whole (rule 1)."""
+        manifest = self._artifact.manifest
+        try:
+            if manifest.layout is Layout.FILE:
+                os.link(self._data / manifest.files[0].path, self._path, follow_symlinks=False)
+            else:
+                self._data.rename(self._path)
+            _sync_folder(self._path.parent)
+        except FileExistsError as err:
+            raise UsageError("PATH appeared meanwhile", why=str(self._path), hint="name another -o") from err
+        except OSError as err:
+            raise disk_problem(err, self._path) from err
+        self.discard()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

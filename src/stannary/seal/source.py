@@ -1,0 +1,105 @@
+"""Where sealed objects lie: a folder, an HTTP host or an S3 bucket, all with the same names.
+
+    head/<hex of the artifact digest>         the public head (JCS)
+    head/<hex of the artifact digest>.dsse    the owner's signature; written last, so it publishes
+    b3/<hex BLAKE3>                           a ciphertext: shard or manifest
+
+Every name is immutable, so any dumb host or mirror will do and none is trusted: readers check every
+byte against the digest they started from. A source may lie, stall, cut and vanish; it may not hang a
+reader: STALL_S and MIN_BYTES_PER_S bound every transfer.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from stannary.errors import ServiceError, UsageError
+from stannary.formats import digest
+from stannary.formats.digest import Digest
+from stannary.seal.head import SealedObject
+from stannary.seal.message import Buffer
+
+STALL_S = 20.0  # no byte for so long: the host is given up for this object
+MIN_BYTES_PER_S = 32 * 1024  # a host slower than a modem is as good as stalled
+PIECE_BYTES = 1024 * 1024
+
+
+class SourceFailure(ServiceError):
+    """A store did not give or take an object; another one may."""
+
+
+class Source(Protocol):
+    """A store to read from. Thread safe."""
+
+    url: str
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small object whole; NotFound, SourceFailure, or LimitExceeded past `limit`."""
+        ...
+
+    def stream(self, name: str, length: int) -> Iterator[memoryview]:
+        """Yield an object of exactly `length` bytes in pieces, each valid until the next.
+
+        Raises NotFound or SourceFailure; a shorter object simply ends (the reader's hash refuses it).
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return the length of an object, None if it is not there."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the names under `prefix/`."""
+        ...
+
+
+class Store(Source, Protocol):
+    """A store to write to as well."""
+
+    def put(self, name: str, data: Buffer) -> None:
+        """Write one object; nothing is seen under `name` before it is whole and durable."""
+        ...
+
+
+def head_name(artifact: Digest) -> str:
+    """Return where the head of an artifact lies."""
+    return f"head/{digest.raw(artifact).hex()}"
+
+
+def envelope_name(artifact: Digest) -> str:
+    """Return where the owner's signature lies."""
+    return head_name(artifact) + ".dsse"
+
+
+def object_name(item: SealedObject) -> str:
+    """Return where a ciphertext lies."""
+    return f"b3/{item.blake3}"
+
+
+def connect(location: str) -> Source:
+    """Return the source behind a folder path, `http(s)://` or `s3://` URL."""
+    scheme = urllib.parse.urlsplit(location).scheme
+    if scheme in {"http", "https"}:
+        from stannary.seal.http import HttpSource
+
+        return HttpSource(location)
+    return connect_store(location)
+
+
+def connect_store(location: str) -> Store:
+    """Return the store behind a folder path or `s3://` URL."""
+    parts = urllib.parse.urlsplit(location)
+    if parts.scheme == "s3":
+        from stannary.seal.s3 import S3Store
+
+        return S3Store(location)
+    if parts.scheme in {"", "file"}:
+        from stannary.seal.directory import DirectoryStore
+
+        return DirectoryStore(Path(urllib.parse.unquote(parts.path)) if parts.scheme else Path(location))
+    raise UsageError(
+        "this address is neither a folder nor a bucket", why=f"{location!r:.100}", hint="use DIR, s3:// or http(s)://"
+    )

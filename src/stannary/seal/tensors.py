@@ -1,0 +1,132 @@
+"""The safetensors header, read more strictly than the format's own library does.
+
+Refused besides what the library refuses: duplicate names (it merges them silently), names that climb
+out of a folder (it accepts `../../x`), metadata that is not text, members it would ignore, fractions,
+dtypes outside DTYPES. Offsets must tile the data area exactly, so that every byte of the file belongs
+to the header or to one tensor: no hole can carry an archive or a pickle.
+
+Sources: safetensors format description (8-byte little-endian header length, JSON header, data);
+research/data_plane.md section 4 for the library's gaps, measured on 0.8.0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stannary.errors import FormatError, LimitExceeded
+from stannary.formats import canonical
+from stannary.formats.canonical import Json
+from stannary.seal import names
+
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 16 * 1024 * 1024  # 60,000 tensors of a trillion-parameter model are about 8 MiB
+MAX_TENSORS = 200_000
+MAX_RANK = 16
+
+DTYPES: dict[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: offsets count from the start of the file, not of the data area."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def header_length(prefix: bytes, file_bytes: int) -> int:
+    """Return the length of the JSON header from the first eight bytes of a file of `file_bytes`."""
+    if len(prefix) < LENGTH_BYTES or file_bytes < LENGTH_BYTES:
+        raise FormatError("not a safetensors file", why=f"{file_bytes} bytes, shorter than its length field")
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
+    if length > MAX_HEADER_BYTES:
+        raise LimitExceeded("safetensors header too large", why=f"{length:,} bytes, limit {MAX_HEADER_BYTES:,}")
+    if length < 2 or LENGTH_BYTES + length > file_bytes:
+        raise FormatError("not a safetensors file", why=f"header of {length:,} bytes in a file of {file_bytes:,}")
+    return length
+
+
+def parse_header(header: bytes, file_bytes: int) -> tuple[Tensor, ...]:
+    """Read the JSON header (without its length field) of a file of `file_bytes`.
+
+    Returns:
+        The tensors in the order of their bytes.
+
+    Raises:
+        FormatError, LimitExceeded: see the module's rules.
+    """
+    if not header.startswith(b"{"):
+        raise FormatError("not a safetensors file", why="the header does not start with {")
+    members = canonical.decode_object(header, max_bytes=MAX_HEADER_BYTES)
+    _check_metadata(members.pop("__metadata__", None))
+    start = LENGTH_BYTES + len(header)
+    listed = [_read_tensor(name, value, start) for name, value in members.items()]
+    return check_tiling(listed, start, file_bytes)
+
+
+def check_tiling(tensors: list[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
+    """Return `tensors` in byte order if they cover [start, stop) exactly, once each."""
+    if len(tensors) > MAX_TENSORS:
+        raise LimitExceeded("too many tensors", why=f"{len(tensors):,}, limit {MAX_TENSORS:,}")
+    ordered = sorted(tensors, key=lambda item: (item.begin, item.end, item.name))
+    position = start
+    for tensor in ordered:
+        if tensor.begin != position:
+            kind = "overlap" if tensor.begin < position else "leave a hole"
+            raise FormatError(f"tensors {kind}", why=f"{tensor.name!r:.80} at byte {tensor.begin}, expected {position}")
+        position = tensor.end
+    if position != stop:
+        raise FormatError("tensors do not fill the file", why=f"they end at byte {position} of {stop}")
+    return tuple(ordered)
+
+
+def check_tensor(tensor: Tensor) -> Tensor:
+    """Return `tensor` if name, dtype, shape and length agree."""
+    names.check_tensor_name(tensor.name)
+    width = DTYPES.get(tensor.dtype)
+    if width is None:
+        raise FormatError("unknown dtype", why=f"{tensor.dtype!r:.40} of tensor {tensor.name!r:.80}")
+    if len(tensor.shape) > MAX_RANK or any(extent < 0 for extent in tensor.shape):
+        raise FormatError("tensor shape refused", why=f"{tensor.name!r:.80} has shape {tensor.shape!r:.80}")
+    if tensor.begin < 0 or math.prod(tensor.shape) * width != tensor.end - tensor.begin:
+        raise FormatError("tensor length does not match its shape", why=f"{tensor.name!r:.80}")
+    return tensor
+
+
+def _read_tensor(name: str, value: Json, start: int) -> Tensor:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError("tensor entry has missing or unknown members", why=f"{name!r:.80}")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str):
+        raise FormatError("tensor dtype is not a string", why=f"{name!r:.80}")
+    begin, end = _integers(offsets, name, "data_offsets", exactly=2)
+    if begin > end:
+        raise FormatError("tensor ends before it begins", why=f"{name!r:.80}")
+    return check_tensor(Tensor(name, dtype, _integers(shape, name, "shape"), start + begin, start + end))
+
+
+def _integers(value: Json, name: str, what: str, *, exactly: int | None = None) -> tuple[int, ...]:
+    if not isinstance(value, list) or (exactly is not None and len(value) != exactly):
+        raise FormatError(f"tensor {what} is not a list of the right length", why=f"{name!r:.80}")
+    whole: list[int] = []
+    for item in value:
+        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            raise FormatError(f"tensor {what} is not of whole numbers", why=f"{name!r:.80}: {item!r:.40}")
+        whole.append(item)
+    return tuple(whole)
+
+
+def _check_metadata(value: Json) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise FormatError("safetensors metadata is not a map of text to text")
