@@ -5,7 +5,8 @@
     │   ├── SpecError                 E-SPEC         exit 2    a job spec, policy or flag that does not parse
     │   └── ConfirmationRequired      E-CONFIRM      exit 2    a prompt was needed and there is no terminal
     ├── FormatError                   E-FORMAT       exit 1    bytes that are not what they claim to be
-    │   └── LimitExceeded             E-LIMIT        exit 1    a named size, depth or count limit was passed
+    │   ├── LimitExceeded             E-LIMIT        exit 1    a named size, depth or count limit was passed
+    │   └── UnsupportedFormat         E-UNSUPPORTED  exit 1    a version or algorithm we do not know
     ├── Refuted                       E-REFUTED      exit 3    a signature, proof or recomputation says no
     ├── BelowPolicy                   E-POLICY       exit 4    perhaps true, not enough for the policy (or unknown log)
     ├── NoCapacity                    E-CAPACITY     exit 5    no node at that trust level and price
@@ -98,6 +99,12 @@ class LimitExceeded(FormatError):
 
     code = "E-LIMIT"
     http_status = 413
+
+
+class UnsupportedFormat(FormatError):
+    """Well formed perhaps, but of a version or algorithm we do not know."""
+
+    code = "E-UNSUPPORTED"
 
 
 class Refuted(StannaryError):
