@@ -1,0 +1,115 @@
+"""Collateral: what vendors sign about their hardware, carried beside the evidence.
+
+Nothing is fetched here. A verifier names what it needs (`collateral_keys`), the caller gathers it
+from the evidence, a folder or a cache, and the verifier judges each artifact at the evaluation
+time. Of two copies the newer wins (`newer`), so that an attacker cannot replay an old one that is
+still inside its window over a newer one we hold.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stannary.certify.revocation import OcspResponse, RevocationList
+from stannary.errors import FormatError
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from stannary.certify.certificates import Certificate
+
+MAX_COLLATERAL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralKey:
+    """One artifact a verifier needs: `kind` and what names it (FMSPC, chip id, RIM id, serial)."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedJson:
+    """A JSON object of Intel's provisioning service: its text as signed, signature and signer chain."""
+
+    text: str
+    signature: bytes
+    chain: tuple[Certificate, ...]
+
+    def members(self, what: str) -> dict[str, canonical.Json]:
+        """Read the object, strictly."""
+        try:
+            return canonical.decode_object(self.text.encode("utf-8"), max_bytes=MAX_COLLATERAL_BYTES)
+        except UnicodeEncodeError as err:
+            raise FormatError(f"{what} is not text", why=str(err)) from err
+
+
+@dataclass(frozen=True, slots=True)
+class IntelCollateral:
+    """TCB info, quoting enclave identity and the two revocation lists (Intel PCS v4)."""
+
+    tcb_info: SignedJson
+    qe_identity: SignedJson
+    pck_crl: bytes
+    root_crl: bytes
+    pck_crl_chain: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collateral:
+    """Everything carried for one appraisal."""
+
+    certificates: tuple[Certificate, ...] = ()
+    crls: tuple[RevocationList, ...] = ()
+    ocsp: tuple[OcspResponse, ...] = ()
+    intel: IntelCollateral | None = None
+    rims: tuple[bytes, ...] = ()
+
+    def with_certificates(self, *more: Certificate) -> Collateral:
+        """Return a copy that carries `more` certificates too."""
+        return replace(self, certificates=(*self.certificates, *more))
+
+
+EMPTY = Collateral()
+
+
+def newer(mine: IntelCollateral | None, carried: IntelCollateral | None) -> IntelCollateral | None:
+    """Return whichever TCB info was issued later; an unreadable carried one loses."""
+    if mine is None or carried is None:
+        return mine or carried
+    try:
+        theirs = carried.tcb_info.members("TCB info").get("issueDate")
+    except FormatError:
+        return mine
+    ours = mine.tcb_info.members("TCB info").get("issueDate")
+    # RFC 3339 in UTC with whole seconds sorts as text.
+    return carried if isinstance(theirs, str) and isinstance(ours, str) and theirs > ours else mine
+
+
+def signed_member(document: bytes, member: str, chain: tuple[Certificate, ...]) -> SignedJson:
+    """Split a PCS body `{"<member>": {...}, "signature": "<hex>"}` into signed text and signature.
+
+    The signature covers the text of the member as it stands, so it is cut out, never written again.
+    """
+    whole = canonical.decode_object(document, max_bytes=MAX_COLLATERAL_BYTES)
+    signature = whole.get("signature")
+    if set(whole) != {member, "signature"} or not isinstance(signature, str):
+        raise FormatError(f"not a signed {member}", why=", ".join(sorted(whole))[:120])
+    text = document.decode("utf-8")
+    start = text.index(":", text.index(f'"{member}"')) + 1
+    while text[start] in " \t\r\n":
+        start += 1
+    _, end = json.JSONDecoder().raw_decode(text, start)
+    return SignedJson(text[start:end], unhex(signature, "signature"), chain)
+
+
+def unhex(text: object, what: str) -> bytes:
+    """Read lower or upper case hex without separators."""
+    try:
+        if not isinstance(text, str) or not text.isascii() or not text.isalnum():
+            raise FormatError(f"{what} is not hex", why=f"{text!r:.60}")
+        return bytes.fromhex(text)
+    except ValueError as err:
+        raise FormatError(f"{what} is not hex", why=str(err)) from err

@@ -1,0 +1,1 @@
+"""Evidence verifiers, one pure module a kind: `parse`, `collateral_keys`, `appraise`."""

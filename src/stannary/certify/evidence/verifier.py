@@ -1,0 +1,50 @@
+"""The one shape of an evidence verifier: pure, no clock, no network, no files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from stannary.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stannary.certify.collateral import Collateral, CollateralKey
+    from stannary.certify.outcomes import Appraisal
+    from stannary.certify.rules import Rules
+
+MAX_EVIDENCE_BYTES = 10 * 1024 * 1024  # CVM Attestation v1; the largest real log is below 100 KiB
+
+Parsed = TypeVar("Parsed")
+
+
+class EvidenceVerifier(Protocol[Parsed]):
+    """What each kind of evidence implements.
+
+    `bound` is what the evidence must bind: the anchor, or the nonce derived from it for a device.
+    None says that the caller has no challenge; the check is then waived and the tier capped.
+    """
+
+    kind: str
+    media_types: frozenset[str]
+
+    def parse(self, blob: bytes) -> Parsed:
+        """Read the bytes, trusting nothing; raise FormatError for anything malformed."""
+        ...
+
+    def collateral_keys(self, parsed: Parsed) -> tuple[CollateralKey, ...]:
+        """Name the collateral an appraisal will need."""
+        ...
+
+    def appraise(
+        self, parsed: Parsed, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
+    ) -> Appraisal:
+        """Check everything, collect all findings."""
+        ...
+
+
+def limit(blob: bytes, what: str, max_bytes: int = MAX_EVIDENCE_BYTES) -> bytes:
+    """Return `blob` if it is within the limit."""
+    if len(blob) > max_bytes:
+        raise LimitExceeded(f"{what} too large", why=f"{len(blob):,} bytes, limit {max_bytes:,}")
+    return blob
