@@ -1,0 +1,172 @@
+"""TCG event logs: the crypto-agile format of TPMs and CCEL, and the older SHA-1 format.
+
+Replaying a log reproduces the registers it was measured into; that is all a log proves, because it
+is not signed itself (TCG PC Client Platform Firmware Profile 1.05, section 10). A parsed log is
+only believed where its replay equals registers that a quote covers.
+
+CCEL uses the same format with measurement registers 1..4 for RTMR0..3 and 0 for MRTD
+(UEFI 2.10, section 38.4.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from stannary.certify.evidence.cursor import Cursor
+from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
+
+MAX_LOG_BYTES = 4 << 20
+MAX_EVENTS = 20_000
+EV_NO_ACTION = 0x03
+_SPEC_ID = b"Spec ID Event03\0"
+_LOCALITY = b"StartupLocality\0"
+NUM_PCRS = 24
+EVENT_NAMES = {
+    0x01: "EV_POST_CODE",
+    0x04: "EV_SEPARATOR",
+    0x05: "EV_ACTION",
+    0x06: "EV_EVENT_TAG",
+    0x07: "EV_S_CRTM_CONTENTS",
+    0x08: "EV_S_CRTM_VERSION",
+    0x0D: "EV_IPL",
+    0x80000001: "EV_EFI_VARIABLE_DRIVER_CONFIG",
+    0x80000002: "EV_EFI_VARIABLE_BOOT",
+    0x80000003: "EV_EFI_BOOT_SERVICES_APPLICATION",
+    0x80000004: "EV_EFI_BOOT_SERVICES_DRIVER",
+    0x80000007: "EV_EFI_ACTION",
+    0x80000008: "EV_EFI_PLATFORM_FIRMWARE_BLOB",
+    0x80000009: "EV_EFI_HANDOFF_TABLES",
+    0x8000000A: "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    0x800000E0: "EV_EFI_VARIABLE_AUTHORITY",
+}
+
+_ALGORITHMS = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
+_DIGEST_BYTES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: the register, its type, digests by bank, and the data measured or described."""
+
+    register: int
+    type: int
+    digests: dict[str, bytes]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """A parsed log; `banks` are the digest algorithms it announces."""
+
+    banks: tuple[str, ...]
+    events: tuple[Event, ...]
+
+    def replay(self, bank: str) -> dict[int, bytes]:
+        """Return the registers this log measures, by index, starting from the values at reset."""
+        if bank not in self.banks:
+            raise FormatError(f"event log has no {bank} bank", why=", ".join(self.banks))
+        size = _DIGEST_BYTES[bank]
+        registers: dict[int, bytes] = {}
+        locality = startup_locality(self)
+        for event in self.events:
+            if event.type == EV_NO_ACTION:
+                continue
+            start = bytes(size - 1) + bytes([locality]) if event.register == 0 else bytes(size)
+            value = registers.get(event.register, start)
+            registers[event.register] = hashlib.new(bank, value + event.digests[bank]).digest()
+        return registers
+
+
+def startup_locality(log: EventLog) -> int:
+    """Return the locality PCR 0 starts from (profile section 10.4.5.3): 0, 3 or 4."""
+    for event in log.events:
+        if event.type == EV_NO_ACTION and event.data.startswith(_LOCALITY) and len(event.data) == len(_LOCALITY) + 1:
+            return event.data[-1]
+    return 0
+
+
+def describe(event: Event) -> str:
+    """Return an event in words: its type and the readable part of its data."""
+    text = event.data.decode("utf-16-le" if event.data[1:2] == b"\0" else "utf-8", errors="replace")
+    readable = "".join(char for char in text if char.isprintable() and char != "\ufffd").strip()
+    return f"{EVENT_NAMES.get(event.type, f'type {event.type:#x}')}: {readable[:80]}"
+
+
+def parse_log(data: bytes) -> EventLog:
+    """Read a log; padding of zeros or ones after the last event is what firmware leaves in the table."""
+    if len(data) > MAX_LOG_BYTES:
+        raise LimitExceeded("event log too large", why=f"{len(data):,} bytes, limit {MAX_LOG_BYTES:,}")
+    cursor = Cursor(data, "event log")
+    register, kind = cursor.little(4), cursor.little(4)
+    digest, described = cursor.take(20), cursor.sized_little()
+    if kind != EV_NO_ACTION or not described.startswith(_SPEC_ID):
+        return _parse_sha1(data)
+    # TPM logs write register 0 here, CCEL logs 1; nothing is measured by it either way.
+    if any(digest) or register > 1:
+        raise FormatError("event log header measures something", why=f"register {register}")
+    sizes = _spec_id(described)
+    events: list[Event] = []
+    while cursor.remaining >= 8 and not _is_padding(data, cursor.offset):
+        if len(events) >= MAX_EVENTS:
+            raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
+        events.append(_event(cursor, sizes))
+    if cursor.remaining and not _is_padding(data, cursor.offset):
+        raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
+    return EventLog(tuple(_ALGORITHMS[item] for item in sizes if item in _ALGORITHMS), tuple(events))
+
+
+def _spec_id(described: bytes) -> dict[int, int]:
+    cursor = Cursor(described, "event log header")
+    cursor.take(len(_SPEC_ID) + 4 + 4)  # platform class, versions, uintn size
+    count = cursor.little(4)
+    if not 1 <= count <= 16:
+        raise FormatError("event log announces no banks or too many", why=str(count))
+    sizes = {cursor.little(2): cursor.little(2) for _ in range(count)}
+    for algorithm, size in sizes.items():
+        name = _ALGORITHMS.get(algorithm)
+        if name is not None and _DIGEST_BYTES[name] != size:
+            raise FormatError("event log announces a wrong digest size", why=f"{name}: {size} bytes")
+    cursor.sized_little(1)
+    cursor.finish()
+    return sizes
+
+
+def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
+    register, kind, count = cursor.little(4), cursor.little(4), cursor.little(4)
+    if register >= NUM_PCRS:
+        raise FormatError("event log names an unknown register", why=str(register))
+    if count != len(sizes):
+        raise FormatError("event does not carry every bank", why=f"{count} digests, expected {len(sizes)}")
+    digests: dict[str, bytes] = {}
+    seen: set[int] = set()
+    for _ in range(count):
+        algorithm = cursor.little(2)
+        if algorithm not in sizes or algorithm in seen:
+            raise UnsupportedFormat("event carries an unannounced or doubled digest", why=f"{algorithm:#06x}")
+        seen.add(algorithm)
+        value = cursor.take(sizes[algorithm])
+        if algorithm in _ALGORITHMS:
+            digests[_ALGORITHMS[algorithm]] = value
+    return Event(register, kind, digests, cursor.sized_little())
+
+
+def _parse_sha1(data: bytes) -> EventLog:
+    cursor = Cursor(data, "event log")
+    events: list[Event] = []
+    while cursor.remaining >= 8 and not _is_padding(data, cursor.offset):
+        register, kind = cursor.little(4), cursor.little(4)
+        digest, described = cursor.take(20), cursor.sized_little()
+        if register >= NUM_PCRS or len(events) >= MAX_EVENTS:
+            raise FormatError("not an event log", why=f"register {register}")
+        events.append(Event(register, kind, {"sha1": digest}, described))
+    if cursor.remaining and not _is_padding(data, cursor.offset):
+        raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
+    return EventLog(("sha1",), tuple(events))
+
+
+def _is_padding(data: bytes, offset: int) -> bool:
+    """Whether only 0x00 or only 0xFF follow; an event of register 0 and type 0 does not exist."""
+    if data[offset : offset + 8].strip(b"\0") and data[offset : offset + 8].strip(b"\xff"):
+        return False  # the common case without scanning the rest for every event
+    return not data[offset:].strip(b"\0") or not data[offset:].strip(b"\xff")

@@ -1,0 +1,178 @@
+"""Intel DCAP quotes, versions 3 (SGX), 4 and 5 (SGX and TDX).
+
+Layout: header 48 bytes, body, signature section (Intel TDX DCAP Quoting Library API, appendix A).
+Version 5 puts a body type and size before the body. The PCK chain of the platform is inside.
+Bytes after the signature section must be zero: TD hosts hand out fixed-size buffers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stannary.certify import certificates
+from stannary.certify.certificates import Certificate
+from stannary.certify.evidence.cursor import Cursor
+from stannary.errors import FormatError, UnsupportedFormat
+
+MAX_QUOTE_BYTES = 64 * 1024
+HEADER_BYTES, ENCLAVE_BYTES, TD10_BYTES, TD15_BYTES = 48, 384, 584, 648
+TEE_SGX, TEE_TDX = 0x00, 0x81
+KEY_ECDSA_P256 = 2
+CERTIFICATION_PCK_CHAIN, CERTIFICATION_QE_REPORT = 5, 6
+BODY_SGX, BODY_TD10, BODY_TD15 = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class TdBody:
+    """A TD report as quoted (TDREPORT 1.0; 1.5 adds two fields at the end)."""
+
+    tee_tcb_svn: bytes
+    mr_seam: bytes
+    mr_signer_seam: bytes
+    seam_attributes: bytes
+    td_attributes: int
+    xfam: bytes
+    mr_td: bytes
+    mr_config_id: bytes
+    mr_owner: bytes
+    mr_owner_config: bytes
+    rtmrs: tuple[bytes, bytes, bytes, bytes]
+    report_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveBody:
+    """An SGX enclave report."""
+
+    cpu_svn: bytes
+    attributes: int
+    mr_enclave: bytes
+    mr_signer: bytes
+    isv_prod_id: int
+    isv_svn: int
+    report_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A quote: what is signed, by what, and the chain of the platform."""
+
+    raw: bytes  # without the zero tail
+    version: int
+    body: TdBody | EnclaveBody
+    signed: bytes
+    signature: bytes
+    attestation_key: bytes
+    qe_report: bytes
+    qe_signature: bytes
+    qe_auth_data: bytes
+    pck_chain: tuple[Certificate, ...]
+
+    @property
+    def is_tdx(self) -> bool:
+        """Whether the body is a trust domain's."""
+        return isinstance(self.body, TdBody)
+
+
+def parse_quote(data: bytes) -> Quote:
+    """Read a quote."""
+    if len(data) > MAX_QUOTE_BYTES:
+        raise FormatError("quote too large", why=f"{len(data):,} bytes, limit {MAX_QUOTE_BYTES:,}")
+    cursor = Cursor(data, "quote")
+    version, key_type, tee = cursor.little(2), cursor.little(2), cursor.little(4)
+    if version not in {3, 4, 5}:
+        raise UnsupportedFormat("quote version is not known", why=str(version))
+    if key_type != KEY_ECDSA_P256:
+        raise UnsupportedFormat("quote's attestation key type is not known", why=str(key_type))
+    if tee not in {TEE_SGX, TEE_TDX} or (version == 3 and tee != TEE_SGX):
+        raise UnsupportedFormat("quote's TEE type is not known", why=f"{tee:#x} in version {version}")
+    cursor.take(HEADER_BYTES - cursor.offset)
+    body = _body(cursor, version, tee)
+    signed = data[: cursor.offset]
+    section = cursor.sized_little()
+    if any(data[cursor.offset :]):
+        raise FormatError("quote has trailing bytes", why=f"{cursor.remaining:,} bytes, not all zero")
+    raw = data[: cursor.offset]
+    part = Cursor(section, "quote signature section")
+    signature, attestation_key = part.take(64), part.take(64)
+    if version > 3:
+        kind = part.little(2)
+        if kind != CERTIFICATION_QE_REPORT:
+            raise UnsupportedFormat("quote's certification data is not known", why=f"type {kind}")
+        inner = part.sized_little()
+        part.finish()
+        part = Cursor(inner, "quote certification data")
+    qe_report, qe_signature = part.take(ENCLAVE_BYTES), part.take(64)
+    qe_auth_data = part.sized_little(2)
+    kind, chain = part.little(2), part.sized_little()
+    part.finish()
+    if kind != CERTIFICATION_PCK_CHAIN:
+        raise UnsupportedFormat("quote does not carry its PCK chain", why=f"certification type {kind}")
+    return Quote(
+        raw=raw,
+        version=version,
+        body=body,
+        signed=signed,
+        signature=signature,
+        attestation_key=attestation_key,
+        qe_report=qe_report,
+        qe_signature=qe_signature,
+        qe_auth_data=qe_auth_data,
+        pck_chain=certificates.load_bundle(chain.rstrip(b"\0")),
+    )
+
+
+def parse_enclave(data: bytes) -> EnclaveBody:
+    """Read a 384-byte enclave report (SGX SDM, REPORT body)."""
+    cursor = Cursor(data, "enclave report")
+    cpu_svn = cursor.take(16)
+    cursor.take(32)  # MISCSELECT, reserved, ISVEXTPRODID
+    attributes = int.from_bytes(cursor.take(16)[:8], "little")
+    mr_enclave, _, mr_signer = cursor.take(32), cursor.take(32), cursor.take(32)
+    cursor.take(96)  # reserved, CONFIGID
+    isv_prod_id, isv_svn = cursor.little(2), cursor.little(2)
+    cursor.take(60)  # CONFIGSVN, reserved, ISVFAMILYID
+    report_data = cursor.take(64)
+    cursor.finish()
+    return EnclaveBody(cpu_svn, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data)
+
+
+def parse_td(data: bytes) -> TdBody:
+    """Read a TD report body of 584 or 648 bytes."""
+    cursor = Cursor(data, "TD report")
+    tee_tcb_svn, mr_seam, mr_signer_seam = cursor.take(16), cursor.take(48), cursor.take(48)
+    seam_attributes, td_attributes, xfam = cursor.take(8), cursor.little(8), cursor.take(8)
+    mr_td, config_id, owner, owner_config = (cursor.take(48) for _ in range(4))
+    rtmrs = (cursor.take(48), cursor.take(48), cursor.take(48), cursor.take(48))
+    report_data = cursor.take(64)
+    return TdBody(
+        tee_tcb_svn=tee_tcb_svn,
+        mr_seam=mr_seam,
+        mr_signer_seam=mr_signer_seam,
+        seam_attributes=seam_attributes,
+        td_attributes=td_attributes,
+        xfam=xfam,
+        mr_td=mr_td,
+        mr_config_id=config_id,
+        mr_owner=owner,
+        mr_owner_config=owner_config,
+        rtmrs=rtmrs,
+        report_data=report_data,
+    )
+
+
+def _body(cursor: Cursor, version: int, tee: int) -> TdBody | EnclaveBody:
+    if version < 5:
+        return parse_td(cursor.take(TD10_BYTES)) if tee == TEE_TDX else parse_enclave(cursor.take(ENCLAVE_BYTES))
+    kind, size = cursor.little(2), cursor.little(4)
+    expected = {
+        (BODY_SGX, TEE_SGX): ENCLAVE_BYTES,
+        (BODY_TD10, TEE_TDX): TD10_BYTES,
+        (BODY_TD15, TEE_TDX): TD15_BYTES,
+    }.get((kind, tee))
+    if expected is None:
+        raise UnsupportedFormat("quote body type is not known", why=f"{kind} for TEE {tee:#x}")
+    if size != expected:
+        raise FormatError("quote body has another size", why=f"{size:,} bytes, expected {expected}")
+    body = cursor.take(size)
+    return parse_enclave(body) if kind == BODY_SGX else parse_td(body)

@@ -1,0 +1,97 @@
+"""The TCB level of an Intel platform, decided by `dcap-qvl` at a given time.
+
+The only module that touches the library: its messages become our codes here and nowhere else. It
+takes the evaluation time as an argument and does no network in `verify`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stannary.certify.remedies import Code
+from stannary.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from stannary.certify.certificates import Certificate
+    from stannary.certify.collateral import IntelCollateral
+
+# First match wins; the library's wording is pinned by tests on real evidence.
+_CODES: tuple[tuple[str, Code], ...] = (
+    ("No matching TCB level", Code.TCB_NOT_ALLOWED),
+    ("TCB status is invalid", Code.TCB_NOT_ALLOWED),
+    ("Debug mode", Code.GUEST_POLICY),
+    ("CertRevoked", Code.REVOKED),
+    ("for tcb_info", Code.COLLATERAL_INVALID),
+    ("for qe_identity", Code.COLLATERAL_INVALID),
+    ("report signature is invalid", Code.SIGNATURE_INVALID),
+    ("for qe_report", Code.SIGNATURE_INVALID),
+    ("QE report hash mismatch", Code.SIGNATURE_INVALID),
+    ("QE MRSIGNER", Code.TCB_NOT_ALLOWED),
+    ("QE ISVPRODID", Code.TCB_NOT_ALLOWED),
+    ("QE ATTRIBUTES", Code.TCB_NOT_ALLOWED),
+    ("QE MISCSELECT", Code.TCB_NOT_ALLOWED),
+    ("TDX module", Code.TCB_NOT_ALLOWED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TcbVerdict:
+    """A status and its advisories, or a refusal."""
+
+    status: str = ""
+    advisories: tuple[str, ...] = ()
+    fmspc: str = ""
+    ppid: str = ""
+    code: Code | None = None
+    reason: str = ""
+
+
+def judge(raw: bytes, carried: IntelCollateral, pck_chain: Iterable[Certificate], now: datetime) -> TcbVerdict:
+    """Return the platform's TCB status at `now`."""
+    try:
+        import dcap_qvl
+    except ImportError as err:
+        raise EnvironmentProblem(
+            "cannot judge Intel evidence", why="dcap-qvl is not installed", hint="pip install 'stannary[certify]'"
+        ) from err
+    crl_chain = carried.pck_crl_chain or tuple(pck_chain)[1:]
+    try:
+        collateral = dcap_qvl.QuoteCollateralV3(
+            pck_crl_issuer_chain=pem(crl_chain),
+            root_ca_crl=carried.root_crl,
+            pck_crl=carried.pck_crl,
+            tcb_info_issuer_chain=pem(carried.tcb_info.chain),
+            tcb_info=carried.tcb_info.text,
+            tcb_info_signature=carried.tcb_info.signature,
+            qe_identity_issuer_chain=pem(carried.qe_identity.chain),
+            qe_identity=carried.qe_identity.text,
+            qe_identity_signature=carried.qe_identity.signature,
+        )
+        report = dcap_qvl.verify(raw, collateral, int(now.timestamp()))
+        fmspc = str(dcap_qvl.Quote.parse(raw).fmspc())
+    except ValueError as err:
+        reason = " ".join(str(err).split())
+        code = next((code for text, code in _CODES if text in reason), Code.COLLATERAL_INVALID)
+        return TcbVerdict(code=code, reason=reason[:300])
+    members = json.loads(report.to_json())
+    return TcbVerdict(
+        status=str(members["status"]),
+        advisories=tuple(str(item) for item in members["advisory_ids"]),
+        fmspc=fmspc.lower(),
+        ppid=bytes(report.ppid).hex(),
+    )
+
+
+def pem(chain: Iterable[Certificate]) -> str:
+    """Write certificates as PEM."""
+    blocks = []
+    for item in chain:
+        text = base64.encodebytes(item.raw).decode("ascii")
+        blocks.append(f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n")
+    return "".join(blocks)
