@@ -1,0 +1,306 @@
+"""NVIDIA GPU and NVSwitch evidence: signed SPDM reports of one or several devices.
+
+Rules:
+1. Every device: certificate chain to NVIDIA's pinned device root, report signature by that chain's
+   leaf, our nonce in the signed request, firmware id of the report equal to the one certified.
+2. Devices are told apart by their certified identity; one identity twice is a collision.
+3. Device certificates never expire (9999): only OCSP shows a withdrawn one. Without a carried OCSP
+   answer the tier is capped, and a device known to be on hold is `valid-offline-only`.
+4. Golden values come from reference manifests (`rim.py`); a match does not show that confidential
+   computing is on. The signed feature flag does, from driver 580 on; without it the tier is capped.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stannary.certify import certificates, keys, revocation
+from stannary.certify.collateral import Collateral, CollateralKey, unhex
+from stannary.certify.evidence import spdm
+from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
+from stannary.certify.remedies import Code
+from stannary.certify.revocation import Status
+from stannary.errors import FormatError, LimitExceeded
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stannary.certify.certificates import Certificate
+    from stannary.certify.evidence.spdm import SpdmReport
+    from stannary.certify.rules import Rules
+
+MAX_DEVICES = 32  # 8 GPUs and 4 switches a node; NVL72 trays report 4 GPUs each
+_DICE_TCB_INFO = "2.23.133.5.4.1"
+_MEMBERS = frozenset({"arch", "certificate", "evidence", "nonce"})
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device's report and certificates, leaf first; `nonce` is what its sender says it signed."""
+
+    report: SpdmReport
+    chain: tuple[Certificate, ...]
+    arch: str
+    claimed_nonce: bytes | None
+
+    @property
+    def ueid(self) -> str:
+        """The device's identity: the serial number NVIDIA certified for it."""
+        return f"{self.chain[0].serial:x}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the certified device is an NVSwitch."""
+        return self.chain[0].common_name().startswith("LS")
+
+
+class DeviceVerifier:
+    """Verifier of `nvgpu` evidence: one hex or binary report, its chain as collateral."""
+
+    kind = "nvgpu"
+    media_types = frozenset({"application/vnd.stannary.nvidia-report"})
+
+    def parse(self, blob: bytes) -> SpdmReport:
+        """Read one report, binary or hex text."""
+        return spdm.parse_report(_binary(blob))
+
+    def collateral_keys(self, parsed: SpdmReport) -> tuple[CollateralKey, ...]:
+        """Name the certificate chain and the reference manifests."""
+        return (
+            CollateralKey("nvidia-device-chain", ""),
+            CollateralKey("nvidia-driver-rim", parsed.text(spdm.DRIVER_VERSION)),
+            CollateralKey("nvidia-vbios-rim", parsed.vbios),
+        )
+
+    def appraise(
+        self, parsed: SpdmReport, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
+    ) -> Appraisal:
+        """Check one device."""
+        exam = Examination(self.kind)
+        if not collateral.certificates:
+            exam.refuse("chain", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no device certificates carried")
+            return exam.close()
+        device = Device(parsed, collateral.certificates, "", None)
+        check_device(exam, device, bound, (collateral, now, rules))
+        return exam.close()
+
+
+class FleetVerifier:
+    """Verifier of `nvgpu-json` evidence: a JSON list of devices with report, chain and nonce."""
+
+    kind = "nvgpu-json"
+    media_types = frozenset({"application/vnd.stannary.nvidia-fleet+json"})
+
+    def parse(self, blob: bytes) -> tuple[Device, ...]:
+        """Read the list."""
+        listed = canonical.decode(blob)
+        if not isinstance(listed, list) or not listed:
+            raise FormatError("device evidence is not a list of devices")
+        if len(listed) > MAX_DEVICES:
+            raise LimitExceeded("too many devices", why=f"{len(listed)}, limit {MAX_DEVICES}")
+        return tuple(_device(item) for item in listed)
+
+    def collateral_keys(self, parsed: tuple[Device, ...]) -> tuple[CollateralKey, ...]:
+        """Name reference manifests and OCSP answers of every device."""
+        keys_: list[CollateralKey] = []
+        for device in parsed:
+            keys_.append(CollateralKey("nvidia-driver-rim", device.report.text(spdm.DRIVER_VERSION)))
+            keys_.append(CollateralKey("nvidia-vbios-rim", device.report.vbios))
+            keys_.append(CollateralKey("nvidia-ocsp", device.ueid))
+        return tuple(dict.fromkeys(keys_))
+
+    def appraise(
+        self,
+        parsed: tuple[Device, ...],
+        *,
+        bound: bytes | None,
+        collateral: Collateral,
+        now: datetime | None,
+        rules: Rules,
+    ) -> Appraisal:
+        """Check every device, and that no two are one."""
+        exam = Examination(self.kind)
+        reports: list[canonical.Json] = []
+        for index, device in enumerate(parsed):
+            part = Examination("nvgpu")
+            check_device(part, device, bound or device.claimed_nonce, (collateral, now, rules))
+            closed = part.close()
+            exam.absorb(closed, f"device{index}")
+            exam.qualifiers |= part.qualifiers
+            reports.append({**closed.claims, "outcome": closed.outcome})
+        exam.claims["devices"] = reports
+        check_collisions(exam)
+        return exam.close()
+
+
+def check_collisions(exam: Examination) -> None:
+    """Refuse an identity that was presented twice."""
+    doubled = sorted({item for item in exam.identities if exam.identities.count(item) > 1})
+    exam.require(
+        "distinct", not doubled, Step.BINDING, Code.IDENTITY_COLLISION, observed=", ".join(doubled)[:200] or "none"
+    )
+
+
+def check_device(
+    exam: Examination,
+    device: Device,
+    bound: bytes | None,
+    context: tuple[Collateral, datetime | None, Rules],
+) -> None:
+    """Check one device's chain, signature, nonce, firmware id, revocation and mode."""
+    collateral, now, rules = context
+    report, leaf = device.report, device.chain[0]
+    exam.claims.update(
+        {
+            "ueid": device.ueid,
+            "device": leaf.common_name(),
+            "driver": report.text(spdm.DRIVER_VERSION),
+            "vbios": report.vbios,
+            "project": f"{report.text(spdm.PROJECT)}_{report.text(spdm.PROJECT_SKU)}_{report.text(spdm.CHIP_SKU)}",
+        }
+    )
+    path = certificates.find_path(leaf, device.chain[1:], rules.roots.nvidia_device, now)
+    exam.require_path("chain", path)
+    exam.require(
+        "signature",
+        _signed(report, leaf),
+        Step.SIGNATURE,
+        Code.SIGNATURE_INVALID,
+        observed="report is not signed by this device",
+    )
+    _check_firmware_id(exam, report, leaf)
+    if bound is None:
+        exam.waive("nonce", "no challenge given; freshness is not shown")
+    else:
+        exam.require(
+            "nonce",
+            report.nonce == bound,
+            Step.NONCE,
+            Code.NONCE_MISMATCH,
+            observed=report.nonce.hex(),
+            expected=bound.hex(),
+        )
+    if path.root is not None:
+        _check_ocsp(exam, device, path.certificates, (collateral, now, rules))
+    _check_mode(exam, device)
+    if device.ueid in rules.denied:
+        exam.refuse("denied", Step.TCB, Code.REVOKED, observed=f"device {device.ueid} is on the deny list")
+    exam.identities.append(f"nvidia:{device.ueid}")
+
+
+def _signed(report: SpdmReport, leaf: Certificate) -> bool:
+    try:
+        key = leaf.public_key()
+    except FormatError:
+        return False
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        return False
+    return keys.verify_ecdsa_raw(key, report.signature[:48], report.signature[48:], report.signed, hashes.SHA384())
+
+
+def _check_firmware_id(exam: Examination, report: SpdmReport, leaf: Certificate) -> None:
+    """The leaf is an alias certificate: it certifies the hash of the firmware that signs (DICE)."""
+    dice, measured = leaf.extensions.get(_DICE_TCB_INFO), report.opaque.get(spdm.FWID)
+    if dice is None or measured is None:
+        exam.not_applicable("firmware-id", "certificate or report carries no firmware id")
+        return
+    exam.require(
+        "firmware-id",
+        len(measured) >= 32 and measured in dice.value,
+        Step.BINDING,
+        Code.BINDING_MISMATCH,
+        observed=measured.hex(),
+        expected="the firmware id in the device certificate",
+    )
+
+
+def _check_ocsp(
+    exam: Examination,
+    device: Device,
+    path: tuple[Certificate, ...],
+    context: tuple[Collateral, datetime | None, Rules],
+) -> None:
+    collateral, now, rules = context
+    unknown: list[str] = []
+    for subject, issuer in pairwise(path):
+        status, reason = revocation.ocsp_status(subject, issuer, collateral.ocsp, now)
+        name = subject.common_name()
+        if status is Status.REVOKED:
+            exam.require("ocsp", False, Step.COLLATERAL, Code.REVOKED, observed=f"{name}: {reason}")
+        elif status is Status.UNKNOWN:
+            unknown.append(f"{name}: {reason}")
+    if not unknown:
+        exam.require("ocsp", True, Step.COLLATERAL, Code.REVOKED)
+        return
+    exam.waive("ocsp", "could not check: " + "; ".join(unknown)[:300])
+    exam.cap(
+        "ocsp",
+        Step.COLLATERAL,
+        1,
+        observed=f"no good OCSP answer for {len(unknown)} of {len(path) - 1} certificates",
+        expected="a fresh OCSP answer for each",
+        remedy="carry NVIDIA's OCSP answers in the evidence",
+    )
+    held = rules.known_holds.get(device.ueid)
+    if held is not None:
+        exam.qualifiers.add(Qualifier.OFFLINE_ONLY)
+        exam.note("known-hold", Step.COLLATERAL, observed=held, expected="an OCSP answer that says good")
+
+
+def _check_mode(exam: Examination, device: Device) -> None:
+    """Confidential mode as the device signs it (rule 4)."""
+    if device.is_switch:
+        exam.not_applicable("cc-mode", "switches carry no feature flag")
+        return
+    feature = device.report.feature
+    if feature in spdm.FEATURES.values():
+        exam.claims["cc_mode"] = feature
+        exam.require("cc-mode", True, Step.GUEST_POLICY, Code.CC_OFF)
+        return
+    exam.waive("cc-mode", "could not check: the report does not say whether confidential computing is on")
+    exam.cap(
+        "cc-mode",
+        Step.GUEST_POLICY,
+        1,
+        observed=feature or "no feature flag in the report",
+        expected="a signed feature flag (driver 580 or later)",
+        remedy="update the GPU driver to 580 or later",
+    )
+
+
+def _device(item: canonical.Json) -> Device:
+    if not isinstance(item, dict) or not _MEMBERS - {"arch", "nonce"} <= set(item):
+        raise FormatError("device lacks its certificate or evidence")
+    nonce, arch = item.get("nonce"), item.get("arch", "")
+    if not isinstance(arch, str):
+        raise FormatError("device architecture is not text")
+    return Device(
+        report=spdm.parse_report(_base64(item["evidence"], "device evidence")),
+        chain=certificates.load_bundle(_base64(item["certificate"], "device certificate")),
+        arch=arch,
+        claimed_nonce=None if nonce is None else unhex(nonce, "device nonce"),
+    )
+
+
+def _base64(text: canonical.Json, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise FormatError(f"{what} is not text")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise FormatError(f"{what} is not base64", why=str(err)) from err
+
+
+def _binary(blob: bytes) -> bytes:
+    text = blob.strip()
+    if text[:4].lower() == b"11e0":
+        return unhex(text.decode("ascii", errors="replace"), "device report")
+    return blob
