@@ -1,0 +1,236 @@
+"""AWS Nitro Enclaves attestation documents: COSE_Sign1 (RFC 9052) over a CBOR map.
+
+Rules: ES384 by the certificate inside the document, whose chain (`cabundle`, root first) ends in
+AWS's pinned root; leaf certificates live three hours, so the evaluation time is the document's own
+hour or it is refused; the timestamp may not lie in the future; PCR 0-2 all zero mean a debug
+enclave. Identity is the instance's, not a machine's: AWS places it where it likes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stannary.certify import certificates, keys
+from stannary.certify.collateral import Collateral, CollateralKey
+from stannary.certify.evidence import cbor
+from stannary.certify.evidence.verifier import limit
+from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.remedies import Code
+from stannary.errors import FormatError, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from stannary.certify.certificates import Certificate
+    from stannary.certify.rules import Rules
+    from stannary.formats.canonical import Json
+
+MAX_DOCUMENT_BYTES = 64 * 1024  # AWS: at most 16 KiB, plus base64 and certificates
+COSE_SIGN1_TAG = 18
+ES384 = -35
+CLOCK_SKEW = timedelta(minutes=5)
+MAX_PCRS = 32
+PCR_BYTES = frozenset({32, 48, 64})
+
+
+@dataclass(frozen=True, slots=True)
+class NitroDocument:
+    """A parsed document and what is signed."""
+
+    to_be_signed: bytes
+    signature: bytes
+    module_id: str
+    timestamp: datetime
+    pcrs: dict[int, bytes]
+    certificate: Certificate
+    bundle: tuple[Certificate, ...]
+    public_key: bytes
+    user_data: bytes
+    nonce: bytes
+
+
+class NitroVerifier:
+    """Verifier of `nitro` evidence."""
+
+    kind = "nitro"
+    media_types = frozenset({"application/vnd.stannary.nitro-document"})
+
+    def parse(self, blob: bytes) -> NitroDocument:
+        """Read a document, binary or base64 text."""
+        return parse_document(blob)
+
+    def collateral_keys(self, parsed: NitroDocument) -> tuple[CollateralKey, ...]:
+        """Nothing: the chain is inside and the root is pinned."""
+        return ()
+
+    def appraise(
+        self, parsed: NitroDocument, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
+    ) -> Appraisal:
+        """Check a document."""
+        exam = Examination(self.kind)
+        exam.claims.update(_claims(parsed))
+        roots = rules.roots.nitro
+        path = certificates.find_path(parsed.certificate, (*parsed.bundle, *collateral.certificates), roots, now)
+        exam.require_path("chain", path)
+        signed = _signed(parsed)
+        exam.require("signature", signed, Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not by its certificate")
+        if now is None:
+            exam.waive("timestamp", "no evaluation time given")
+        else:
+            exam.require(
+                "timestamp",
+                parsed.timestamp <= now + CLOCK_SKEW,
+                Step.CHAIN,
+                Code.CHAIN_INVALID,
+                observed=f"document is of {parsed.timestamp:%Y-%m-%d %H:%M:%S}",
+                expected=f"at most {now:%Y-%m-%d %H:%M:%S}",
+            )
+        _check_nonce(exam, parsed, bound)
+        _check_pcrs(exam, parsed, rules)
+        exam.cap(
+            "identity",
+            Step.BINDING,
+            2,
+            observed="names an instance, not a machine",
+            expected="a hardware identity",
+            remedy="none at this provider: the enclave moves between machines",
+        )
+        return exam.close()
+
+
+def parse_document(blob: bytes) -> NitroDocument:
+    """Read COSE_Sign1, tagged or not."""
+    data = _binary(limit(blob, "attestation document", MAX_DOCUMENT_BYTES))
+    item = cbor.read(data, "attestation document")
+    if isinstance(item, cbor.Tagged):
+        if item.tag != COSE_SIGN1_TAG:
+            raise UnsupportedFormat("COSE structure is not Sign1", why=f"tag {item.tag}")
+        item = item.value
+    if not isinstance(item, list) or len(item) != 4:
+        raise FormatError("not a COSE_Sign1 structure")
+    protected, unprotected, payload, signature = item
+    if not (isinstance(protected, bytes) and isinstance(payload, bytes) and isinstance(signature, bytes)):
+        raise FormatError("COSE_Sign1 parts are not byte strings")
+    if unprotected != {}:
+        raise FormatError("COSE_Sign1 has unprotected headers", why="nothing may ride along unsigned")
+    header = cbor.read(protected, "COSE header")
+    if not isinstance(header, dict) or header.get(1) != ES384:
+        raise UnsupportedFormat("COSE algorithm is not ES384")
+    members = cbor.read(payload, "attestation document body")
+    if not isinstance(members, dict):
+        raise FormatError("attestation document body is not a map")
+    parts = (cbor.encode_text("Signature1"), cbor.encode_bytes(protected), b"\x40", cbor.encode_bytes(payload))
+    return _document(members, b"\x84" + b"".join(parts), signature)
+
+
+def _document(members: dict[int | str, cbor.Cbor], to_be_signed: bytes, signature: bytes) -> NitroDocument:
+    module_id, digest, timestamp = members.get("module_id"), members.get("digest"), members.get("timestamp")
+    if not isinstance(module_id, str) or not module_id or digest != "SHA384":
+        raise FormatError("attestation document lacks module id or digest")
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int) or not 0 < timestamp < 1 << 48:
+        raise FormatError("attestation document lacks its timestamp")
+    bundle = members.get("cabundle")
+    if not isinstance(bundle, list) or not 1 <= len(bundle) <= certificates.MAX_CERTIFICATES:
+        raise FormatError("attestation document lacks its certificate bundle")
+    return NitroDocument(
+        to_be_signed=to_be_signed,
+        signature=signature,
+        module_id=module_id,
+        timestamp=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=timestamp),
+        pcrs=_pcrs(members.get("pcrs")),
+        certificate=certificates.parse(_octets(members.get("certificate"), "certificate")),
+        bundle=tuple(certificates.parse(_octets(item, "bundle certificate")) for item in bundle),
+        public_key=_octets(members.get("public_key") or b"", "public key"),
+        user_data=_octets(members.get("user_data") or b"", "user data"),
+        nonce=_octets(members.get("nonce") or b"", "nonce"),
+    )
+
+
+def _octets(value: cbor.Cbor, what: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise FormatError(f"attestation document's {what} is not a byte string")
+    return value
+
+
+def _pcrs(value: cbor.Cbor) -> dict[int, bytes]:
+    if not isinstance(value, dict) or not 1 <= len(value) <= MAX_PCRS:
+        raise FormatError("attestation document lacks its PCRs")
+    found: dict[int, bytes] = {}
+    for index, register in value.items():
+        if not isinstance(index, int) or not 0 <= index < MAX_PCRS:
+            raise FormatError("attestation document names an unknown PCR", why=repr(index)[:40])
+        found[index] = _octets(register, "PCR")
+        if len(found[index]) not in PCR_BYTES:
+            raise FormatError("attestation document's PCR has another length", why=f"{len(found[index])} bytes")
+    return found
+
+
+def _claims(parsed: NitroDocument) -> dict[str, Json]:
+    return {
+        "module_id": parsed.module_id,
+        "timestamp": parsed.timestamp.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "pcrs": {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)},
+        "user_data": parsed.user_data.hex()[:2048],
+    }
+
+
+def _signed(parsed: NitroDocument) -> bool:
+    try:
+        key = parsed.certificate.public_key()
+    except FormatError:
+        return False
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1" or len(parsed.signature) != 96:
+        return False
+    r, s = parsed.signature[:48], parsed.signature[48:]
+    return keys.verify_ecdsa_raw(key, r, s, parsed.to_be_signed, hashes.SHA384())
+
+
+def _check_nonce(exam: Examination, parsed: NitroDocument, bound: bytes | None) -> None:
+    if bound is None:
+        exam.waive("nonce", "no challenge given; freshness is not shown")
+        return
+    exam.require(
+        "nonce",
+        parsed.nonce == bound,
+        Step.NONCE,
+        Code.NONCE_MISMATCH,
+        observed=parsed.nonce.hex() or "none",
+        expected=bound.hex(),
+    )
+
+
+def _check_pcrs(exam: Examination, parsed: NitroDocument, rules: Rules) -> None:
+    boot = [parsed.pcrs.get(index, b"") for index in range(3)]
+    exam.require(
+        "debug",
+        all(any(value) for value in boot),
+        Step.GUEST_POLICY,
+        Code.GUEST_POLICY,
+        observed="PCR 0-2 are zero or absent: the enclave runs in debug mode",
+    )
+    if not rules.measurements:
+        exam.waive("measurement", "no enclave measurement given")
+        return
+    exam.require(
+        "measurement",
+        boot[0].hex() in rules.measurements,
+        Step.REFERENCE,
+        Code.REFERENCE_MISMATCH,
+        observed=boot[0].hex(),
+        expected="a signed enclave measurement",
+    )
+
+
+def _binary(blob: bytes) -> bytes:
+    """Return the document's bytes: CBOR arrays and tags start with 0x84 or 0xD2, base64 does not."""
+    if blob[:1] in {b"\x84", b"\xd2"}:
+        return blob
+    try:
+        return base64.b64decode(b"".join(blob.split()), validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise FormatError("attestation document is neither CBOR nor base64", why=str(err)) from err
