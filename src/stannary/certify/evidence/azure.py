@@ -1,0 +1,253 @@
+"""Azure confidential VMs: a hardware report that vouches for a vTPM key, and that key's quote.
+
+The chain of trust: AMD or Intel report -> SHA-256 of the HCL runtime claims in its report data ->
+`HCLAkPub` in those claims -> vTPM quote. The hardware report is made once at boot: **freshness is
+only in the vTPM quote**, and only where it carries the challenge; so the paravisor that owns the
+vTPM is part of what is trusted (it runs at VMPL 0 and its measurement is a claim).
+
+Evidence is JSON: `hcl_report`, `tpm_quote {message, signature, pcrs}`, and `vcek` or `td_quote`; older
+collectors write `report`, `quote` and arrays of numbers. All three spellings are read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stannary.certify import certificates
+from stannary.certify.collateral import Collateral, CollateralKey
+from stannary.certify.evidence import quote as dcap
+from stannary.certify.evidence import tpm as tpm_evidence
+from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.evidence.cursor import Cursor
+from stannary.certify.evidence.intel import IntelVerifier, check_guest, check_signatures
+from stannary.certify.evidence.snp import SnpVerifier
+from stannary.certify.evidence.snp_report import REPORT_BYTES, parse_report
+from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.remedies import Code
+from stannary.errors import FormatError, UnsupportedFormat
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    from stannary.certify.certificates import Certificate
+    from stannary.certify.evidence.quote import Quote
+    from stannary.certify.evidence.snp_report import SnpReport
+    from stannary.certify.evidence.tpm_structures import Attest, Signature
+    from stannary.certify.rules import Rules
+    from stannary.formats.canonical import Json
+
+MAX_EVIDENCE_BYTES = 1 << 20
+MAX_RUNTIME_BYTES = 32 * 1024
+_MAGIC = b"HCLA"
+_REPORT_SNP, _REPORT_TDX = 2, 4
+_HASHES = {1: "sha256", 2: "sha384", 3: "sha512"}
+_TD_REPORT_DATA = slice(128, 192)  # REPORTMACSTRUCT.REPORTDATA (TDX module ABI)
+_ATTESTATION_KEY = "HCLAkPub"
+
+
+@dataclass(frozen=True, slots=True)
+class HclReport:
+    """The paravisor's report: hardware report, and the runtime claims it hashes."""
+
+    hardware: bytes
+    report_type: int
+    hash_name: str
+    runtime: bytes
+    attestation_key: rsa.RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class AzureEvidence:
+    """One composite."""
+
+    hcl: HclReport
+    snp: SnpReport | None
+    td_quote: Quote | None
+    endorsement: tuple[Certificate, ...]
+    attest: Attest
+    signature: Signature
+    pcrs: dict[int, bytes]
+
+
+class AzureVerifier:
+    """Verifier of `azure-snp` or `azure-tdx` evidence."""
+
+    media_types = frozenset({"application/vnd.stannary.azure+json"})
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def parse(self, blob: bytes) -> AzureEvidence:
+        """Read a composite of this verifier's hardware."""
+        return parse_composite(blob, is_tdx=self.kind == "azure-tdx")
+
+    def collateral_keys(self, parsed: AzureEvidence) -> tuple[CollateralKey, ...]:
+        """Name what the hardware report needs."""
+        if parsed.snp is not None:
+            return SnpVerifier().collateral_keys(parsed.snp)
+        return () if parsed.td_quote is None else IntelVerifier("tdx").collateral_keys(parsed.td_quote)
+
+    def appraise(
+        self, parsed: AzureEvidence, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
+    ) -> Appraisal:
+        """Check hardware report, binding and quote."""
+        exam = Examination(self.kind)
+        if parsed.snp is not None:
+            carried = collateral.with_certificates(*parsed.endorsement)
+            layer = SnpVerifier().appraise(parsed.snp, bound=None, collateral=carried, now=now, rules=rules)
+            exam.claims["snp"] = layer.claims
+            exam.absorb(layer, "snp")
+            self._check_binding(exam, parsed, parsed.snp.report_data)
+        elif parsed.td_quote is not None:
+            _check_td(exam, parsed.td_quote, (collateral, now, rules))
+            self._check_binding(exam, parsed, parsed.td_quote.body.report_data)
+            exam.require(
+                "td-report",
+                parsed.hcl.hardware[_TD_REPORT_DATA] == parsed.td_quote.body.report_data,
+                Step.BINDING,
+                Code.BINDING_MISMATCH,
+                observed="HCL report and TD quote are of two different reports",
+            )
+        self._check_quote(exam, parsed, bound)
+        return exam.close()
+
+    def _check_binding(self, exam: Examination, parsed: AzureEvidence, report_data: bytes) -> None:
+        named = hashlib.new(parsed.hcl.hash_name, parsed.hcl.runtime).digest()
+        exam.require(
+            "runtime-claims",
+            report_data == named.ljust(len(report_data), b"\0"),
+            Step.BINDING,
+            Code.BINDING_MISMATCH,
+            observed=f"hardware vouches for {report_data[: len(named)].hex()}",
+            expected=named.hex(),
+        )
+
+    def _check_quote(self, exam: Examination, parsed: AzureEvidence, bound: bytes | None) -> None:
+        exam.require(
+            "signature",
+            tpm.verify(parsed.hcl.attestation_key, parsed.signature, parsed.attest.raw),
+            Step.SIGNATURE,
+            Code.SIGNATURE_INVALID,
+            observed="vTPM quote is not signed by HCLAkPub",
+        )
+        tpm_evidence.check_registers(exam, parsed.attest, parsed.pcrs, parsed.signature.digest)
+        tpm_evidence.check_challenge(exam, parsed.attest, bound)
+        exam.claims["reset_count"] = parsed.attest.reset_count
+        exam.claims["pcrs"] = {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)}
+
+
+def _check_td(exam: Examination, parsed: Quote, context: tuple[Collateral, datetime | None, Rules]) -> None:
+    collateral, now, rules = context
+    if collateral.intel is not None:
+        layer = IntelVerifier("tdx").appraise(parsed, bound=None, collateral=collateral, now=now, rules=rules)
+        exam.claims["tdx"] = layer.claims
+        exam.tcb_status = layer.tcb_status
+        exam.absorb(layer, "tdx")
+        return
+    part = Examination("tdx")
+    check_signatures(part, parsed, now, rules)
+    check_guest(part, parsed)
+    part.waive("tcb", "could not check: no Intel collateral carried")
+    part.cap(
+        "tcb",
+        Step.TCB,
+        1,
+        observed="the platform's TCB status is unknown",
+        expected="UpToDate",
+        remedy="carry Intel's TCB info, QE identity and revocation lists",
+    )
+    exam.absorb(part.close(), "tdx")
+
+
+def parse_composite(blob: bytes, *, is_tdx: bool) -> AzureEvidence:
+    """Read any of the three JSON spellings."""
+    members = canonical.decode_object(blob, max_bytes=MAX_EVIDENCE_BYTES)
+    inner = members.get("evidence")
+    if isinstance(inner, dict):
+        members = inner
+    hcl = parse_hcl(_octets(members.get("hcl_report", members.get("report")), "HCL report"))
+    if hcl.report_type != (_REPORT_TDX if is_tdx else _REPORT_SNP):
+        raise FormatError("HCL report is of other hardware", why=f"type {hcl.report_type}")
+    quote = members.get("tpm_quote", members.get("quote"))
+    if not isinstance(quote, dict):
+        raise FormatError("Azure evidence lacks its vTPM quote")
+    endorsement: tuple[Certificate, ...] = ()
+    if not is_tdx and members.get("vcek") is not None:
+        endorsement = certificates.load_bundle(_octets(members["vcek"], "VCEK"))
+    signature = _octets(quote.get("signature"), "vTPM signature")
+    return AzureEvidence(
+        hcl=hcl,
+        snp=None if is_tdx else parse_report(hcl.hardware),
+        td_quote=dcap.parse_quote(_octets(members.get("td_quote"), "TD quote")) if is_tdx else None,
+        endorsement=endorsement,
+        attest=tpm.parse_attest(_octets(quote.get("message"), "vTPM quote")),
+        signature=tpm.Signature(tpm.ALG_RSASSA, "sha256", (signature,)),
+        pcrs=_pcrs(quote.get("pcrs")),
+    )
+
+
+def parse_hcl(data: bytes) -> HclReport:
+    """Read the paravisor's report: header, hardware report, runtime data header and claims."""
+    cursor = Cursor(data, "HCL report")
+    if cursor.take(4) != _MAGIC:
+        raise FormatError("not an HCL report", why="no HCLA magic")
+    cursor.take(28)  # version, report size, request type, status, reserved
+    hardware = cursor.take(REPORT_BYTES)
+    cursor.take(8)  # data size, version
+    report_type, hash_type, size = cursor.little(4), cursor.little(4), cursor.little(4)
+    if report_type not in {_REPORT_SNP, _REPORT_TDX} or hash_type not in _HASHES:
+        raise UnsupportedFormat("HCL report type is not known", why=f"type {report_type}, hash {hash_type}")
+    if size > MAX_RUNTIME_BYTES:
+        raise FormatError("HCL runtime claims too large", why=f"{size:,} bytes")
+    runtime = cursor.take(size)
+    if any(cursor.take(cursor.remaining)):
+        raise FormatError("HCL report has trailing bytes")
+    return HclReport(hardware, report_type, _HASHES[hash_type], runtime, _attestation_key(runtime))
+
+
+def _attestation_key(runtime: bytes) -> rsa.RSAPublicKey:
+    listed = canonical.decode_object(runtime, max_bytes=MAX_RUNTIME_BYTES).get("keys")
+    found = [
+        item
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict) and item.get("kid") == _ATTESTATION_KEY
+    ]
+    if len(found) != 1 or found[0].get("kty") != "RSA":
+        raise FormatError("HCL runtime claims name no attestation key", why=f"{len(found)} of {_ATTESTATION_KEY}")
+    modulus, exponent = _octets(found[0].get("n"), "modulus"), _octets(found[0].get("e"), "exponent")
+    return tpm.rsa_key(int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big"))
+
+
+def _pcrs(listed: Json) -> dict[int, bytes]:
+    if not isinstance(listed, list) or len(listed) > tpm.NUM_PCRS:
+        raise FormatError("vTPM quote lacks its registers")
+    found = {index: _octets(item, "register") for index, item in enumerate(listed)}
+    if any(len(value) != 32 for value in found.values()):
+        raise FormatError("vTPM register is not SHA-256")
+    return found
+
+
+def _octets(value: Json, what: str) -> bytes:
+    """Read bytes written as hex, base64, base64url, PEM text or an array of numbers."""
+    if isinstance(value, list):
+        if not all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= 255 for item in value):
+            raise FormatError(f"{what} is not an array of octets")
+        return bytes(item for item in value if isinstance(item, int))
+    if not isinstance(value, str) or not value.isascii():
+        raise FormatError(f"{what} is missing or not text")
+    if value.startswith("-----BEGIN"):
+        return value.encode("ascii")
+    if len(value) % 2 == 0 and all(char in "0123456789abcdefABCDEF" for char in value):
+        return bytes.fromhex(value)
+    text = value.replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise FormatError(f"{what} is neither hex nor base64", why=str(err)) from err
