@@ -217,7 +217,8 @@ class Case:
             if task not in self.assignments:
                 raise Refuted("a contribution without its assignment", why=task)
             self.credential(item.predicate.node)
-        for said in (*(item.predicate for item in self.answers.values()), *self._committed()):
+        answers: list[Answer | AnswerCommitment] = [item.predicate for item in self.answers.values()]
+        for said in (*answers, *self._committed()):
             if said.task not in self.contributions or not _is_audit(said):
                 raise Refuted("an answer to no audit of this job", why=f"{said.audit!r:.80}")
             self.credential(said.node)
