@@ -7,7 +7,10 @@ wire/; errors are those of errors.py. Following a job to its end is `follow`.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,8 +37,18 @@ from stannary.wire.buyer import (
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
-FOLLOW_WAIT_S = 20.0
+FOLLOW_WAIT_S = 5.0  # a cut connection is noticed by then
+LOOK_INTERVAL_S = 0.5
 MAX_RECEIPT_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One look at a job that is being followed."""
+
+    events: list[Event]
+    view: JobView
+
 
 Progress = Callable[[int], None]  # bytes sent since the last call
 
@@ -145,23 +158,21 @@ class Client:
             params["since"] = since
         return self._connection.get(routes.job(routes.JOB_LOGS, job), LogPage, params=params, wait_s=wait_s)
 
-    def follow(self, job: str, after: int = 0) -> Iterator[Event | JobView]:
-        """Yield events as they happen, and the job itself once it has ended."""
+    def follow(self, job: str, after: int = 0, clock: Callable[[], float] = time.monotonic) -> Iterator[Turn]:
+        """Yield what happened since the last turn and where the job stands, until it has ended."""
+        looked_at = -math.inf
+        view: JobView | None = None
         while True:
             page = self.events(job, after, FOLLOW_WAIT_S)
-            yield from page.events
             after = page.next
-            if page.events and not any(event.type.startswith("job") for event in page.events):
-                continue
-            view = self.job(job)
-            if view.finished_at is None:
-                continue
-            # What was written between the last page and the end.
-            while (page := self.events(job, after)).events:
-                yield from page.events
-                after = page.next
-            yield view
-            return
+            if view is None or clock() - looked_at >= LOOK_INTERVAL_S or not page.events or _may_end(page.events):
+                view, looked_at = self.job(job), clock()
+            if view.finished_at is not None:
+                # What was written between the page above and the end.
+                rest = self.events(job, after).events
+                yield Turn([*page.events, *rest], view)
+                return
+            yield Turn(page.events, view)
 
     def upload(self, digest: Digest, size_bytes: int, opened: Callable[[], BinaryIO], progress: Progress) -> bool:
         """Store a blob unless the market has it; return whether it was sent."""
@@ -233,3 +244,7 @@ class Operator:
     def revoke(self, node: str) -> admin.NodeView:
         """Take a node's credential back."""
         return self._connection.post(routes.node(routes.ADMIN_NODE_REVOKE, node), None, admin.NodeView)
+
+
+def _may_end(events: Iterable[Event]) -> bool:
+    return any(event.type.startswith("job.") for event in events)

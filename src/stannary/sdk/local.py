@@ -41,6 +41,7 @@ DEPOSIT_USD_MICROS = 100_000_000  # play money: nobody outside this machine owes
 BOND_USD_MICROS = 10_000_000
 ASK_USD_MICROS_PER_HOUR = 100_000
 CARD_FILE = "market.json"
+NODE_FILE = "node.json"  # written by the agent when a join is done
 
 Say = Callable[[str], None]
 
@@ -112,7 +113,7 @@ class LocalMarket:
         if running is not None:
             return running
         place = self.directory / "nodes" / plan.name
-        if not (place / "joined").exists():
+        if not (place / NODE_FILE).exists():
             self._join(card, plan, place)
         return self.register.start(plan.name, [*plan.module, "run", "--dir", str(place)])
 

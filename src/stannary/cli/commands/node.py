@@ -1,0 +1,137 @@
+"""`stannary node`: sell this machine's power. The agent is a process of its own (`python -m stannary.agent`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from stannary import files
+from stannary.cli.command import command
+from stannary.cli.lazy import LazyGroup
+from stannary.cli.output import Output, plain
+from stannary.cli.registry import NODE_COMMANDS
+from stannary.errors import ConflictError, NotFound, StannaryError, UsageError
+from stannary.formats import canonical, workdir
+from stannary.sdk.processes import wait_until
+
+NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
+DRAIN_PATIENCE_S = 600.0
+
+name_option = click.option("--name", default="node", show_default=True, help="Which node of this machine.")
+
+
+@click.group(cls=LazyGroup, table=NODE_COMMANDS)
+def node() -> None:
+    """Sell this machine's power. No inbound port is opened; software evidence is NOT hardware-attested."""
+
+
+@command
+@click.argument("token")
+@name_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def join(out: Output, token: str, name: str, arguments: tuple[str, ...]) -> NoReturn:
+    """Join a market with TOKEN. What follows `--` goes to `python -m stannary.agent join`."""
+    place = files.make_private_dir(_place(name))
+    _become(out, ["join", token, "--dir", str(place), *arguments])
+
+
+@command
+@name_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(out: Output, name: str, arguments: tuple[str, ...]) -> NoReturn:
+    """Run the agent in the foreground; SIGTERM drains it."""
+    _become(out, ["run", "--dir", str(_joined(name)), *arguments])
+
+
+@command
+def ls(out: Output) -> None:
+    """List the nodes kept on this machine."""
+    root = files.data_dir() / "node"
+    found = [_describe(path) for path in sorted(root.glob(f"*/{NODE_FILE}"))]
+    rows = [(item["name"], item["node"], item["operator"], item["url"], item["state"]) for item in found]
+    out.table(("NAME", "NODE", "OPERATOR", "MARKET", "STATE"), rows, {"nodes": found})
+
+
+@command
+@name_option
+def status(out: Output, name: str) -> None:
+    """Show a node's market, engine class and process."""
+    described = _describe(_joined(name) / NODE_FILE)
+    out.result(described, "\n".join(f"{key:<14}{value}" for key, value in described.items()))
+    out.say("software evidence, tier T0: NOT hardware-attested")
+
+
+@command
+@name_option
+def drain(out: Output, name: str) -> None:
+    """Finish the work at hand, take no more, and stop."""
+    place = _joined(name)
+    pid = _pid(place)
+    if pid is None:
+        raise NotFound(f"node {name} does not run", why=f"no living process in {place / PID_FILE}")
+    os.kill(pid, signal.SIGTERM)
+    out.say(f"draining {name} (pid {pid}); Ctrl-C stops waiting, not draining")
+    if not wait_until(lambda: _pid(place) is None, DRAIN_PATIENCE_S):
+        raise ConflictError(
+            f"node {name} still works", why=f"after {DRAIN_PATIENCE_S:.0f} s", hint="stannary node status"
+        )
+    out.result({"name": name, "state": "stopped"}, f"{name} has stopped")
+
+
+@command
+@name_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def leave(out: Output, name: str, yes: bool) -> None:
+    """Remove a stopped node's key and credential from this machine."""
+    place = _joined(name)
+    if _pid(place) is not None:
+        raise ConflictError(f"node {name} runs", why=f"pid {_pid(place)}", hint=f"stannary node drain --name {name}")
+    if not yes:
+        out.confirm(f"Remove {place}? The node's key is lost; it cannot come back under this name.", flag="--yes")
+    shutil.rmtree(place)
+    out.result({"removed": str(place)}, f"removed {place}")
+
+
+def _become(out: Output, arguments: list[str]) -> NoReturn:
+    """Replace this process by the agent, so that signals and the exit code pass as they are."""
+    out.clear_status()
+    sys.stdout.flush()
+    words = [sys.executable, "-m", "stannary.agent", *arguments]
+    os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+
+
+def _place(name: str) -> Path:
+    if "/" in name or workdir.parse_path(name) != name:
+        raise UsageError("not a node name", why=f"{name!r:.60}")
+    return files.data_dir() / "node" / name
+
+
+def _joined(name: str) -> Path:
+    place = _place(name)
+    if not (place / NODE_FILE).exists():
+        raise NotFound(f"no node {name} on this machine", why=str(place), hint="stannary node join TOKEN")
+    return place
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    members = canonical.decode_object(path.read_bytes())
+    wanted = ("node", "operator", "url", "engine_class", "market_profile")
+    pid = _pid(path.parent)
+    described = {name: plain(str(members.get(name, ""))) for name in wanted}
+    return {"name": path.parent.name, **described, "state": f"running, pid {pid}" if pid else "stopped"}
+
+
+def _pid(place: Path) -> int | None:
+    """Return the pid of the living agent of a node."""
+    with contextlib.suppress(OSError, ValueError, StannaryError):
+        pid = int((place / PID_FILE).read_text())
+        os.kill(pid, 0)
+        return pid
+    return None

@@ -1,0 +1,133 @@
+"""`stannary run`: from a job file to a verified receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stannary import buyer
+from stannary.cli import ending, follow, session
+from stannary.cli.command import command
+from stannary.cli.output import Output, plain
+from stannary.errors import SpecError, UsageError
+from stannary.formats import jobspec
+from stannary.formats.quantity import dollars
+from stannary.sdk import examples, local, profile
+from stannary.sdk import submit as submission
+from stannary.sdk.client import Client
+from stannary.sdk.profile import Settings
+from stannary.sdk.submit import Overrides, Prepared
+from stannary.wire.buyer import Quote
+
+INTERRUPTED = 130
+SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could be read
+
+
+@command
+@click.argument("job_file", required=False, type=click.Path(path_type=Path))
+@click.option("--example", metavar="NAME", help="Run an example that comes with stannary, such as hello.")
+@click.option("-d", "--detach", is_flag=True, help="Print the job's id and return.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: nodes, each rejected one, the worst-case cost.")
+@click.option("--budget", metavar="DOLLARS", help="Spend at most this.")
+@click.option("--trust", metavar="TIER", help="Lowest tier of nodes, such as T0.")
+@click.option("--max-price", metavar="DOLLARS", help="Highest price of a node per hour.")
+@click.option("-e", "--env", "envs", multiple=True, metavar="KEY=VALUE", help="Set an environment variable of the job.")
+@click.option("--yes", is_flag=True, help="Do not ask, not even for a work directory over 1 GiB.")
+def run(out: Output, **options: Any) -> int:
+    """Run a job and follow it to its receipt.
+
+    JOB_FILE is YAML (see README). Ctrl-C detaches; the job goes on. At the end JOB.receipt.json is in
+    the current directory.
+    """
+    path = _job_path(options["job_file"], options["example"])
+    overrides = Overrides(options["budget"], options["max_price"], _envs(options["envs"]), options["trust"])
+    prepared = submission.prepare(path, overrides, allow_large=options["yes"])
+    settings = _market(out)
+    with Client.open(settings) as client:
+        if options["dry_run"]:
+            return _show_plan(client, prepared, out)
+        _upload(client, prepared, out)
+        view = submission.submit(client, prepared.spec, settings.profile, buyer.root())
+        if options["detach"]:
+            out.result({"job": view.id, "status": view.status}, view.id)
+            return 0
+        out.say(f"Job    {view.id}  {plain(view.name)}  at most {dollars(view.escrow_usd_micros)}, held until verified")
+        try:
+            view = follow.follow(client, view.id, out)
+        except KeyboardInterrupt:
+            out.say(f"Detached. {view.id} goes on.   follow: stannary wait {view.id}   end it: stannary stop {view.id}")
+            return INTERRUPTED
+        return ending.conclude(client, view, out)
+
+
+def _job_path(job_file: Path | None, example: str | None) -> Path:
+    if (job_file is None) == (example is None):
+        raise UsageError("name one job", why="give a job file or --example", hint="stannary run --example hello")
+    return job_file if job_file is not None else examples.find(example or "")
+
+
+def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
+    envs = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise SpecError("-e needs KEY=VALUE", why=f"{name!r:.60}")
+        envs[name] = value
+    return envs
+
+
+def _market(out: Output) -> Settings:
+    """Return settings with a market behind them, starting the private one where none is configured."""
+    settings = session.settings()
+    if settings.profile.name != profile.LOCAL or settings.origins["url"].startswith("environment"):
+        return settings
+    private = local.LocalMarket(local.root())
+    if private.card is None:
+        out.say('No market configured: starting a private one on this machine (profile "local").')
+    known = private.ensure()
+    out.say(f"  market    {known.url}   data {local.root()}")
+    for plan in local.TWO_NODES:
+        out.say(f"  node      {plan.name}   tier T0 software - NOT hardware-attested")
+    return session.settings()
+
+
+def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
+    quote = client.quote(jobspec.to_canonical(prepared.spec))
+    out.result(quote.model_dump(mode="json"), _plan_text(quote, prepared))
+    return 0
+
+
+def _plan_text(quote: Quote, prepared: Prepared) -> str:
+    spec = prepared.spec
+    offers = {offer.node: offer for offer in quote.offers}
+    lines = [f"Plan   {spec.name}: {spec.kind}, {spec.num_nodes} nodes, verification {spec.trust.verify}"]
+    for node in quote.chosen:
+        offer = offers.get(node)
+        price = f"{plain(offer.operator):<20}{dollars(offer.ask_usd_micros_per_hour)}/h" if offer else ""
+        lines.append(f"  chosen    {node}  {price}")
+    lines += [f"  rejected  {item.node}  {plain(item.reason)}" for item in quote.rejected]
+    lines += [
+        f"  upload    {len(prepared.blobs)} files, {prepared.size_bytes:,} bytes",
+        f"  audited   {quote.audit_ppm / 10_000:.2f} % of tasks, {quote.required_ppm / 10_000:.2f} % needed",
+        f"  work      {dollars(quote.work_usd_micros):>12}",
+        f"  audits    {dollars(quote.audit_usd_micros):>12}",
+        f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {dollars(spec.budget_usd_micros)}",
+        "NOT hardware-attested: tier T0 nodes show software evidence only.",
+    ]
+    return "\n".join(lines)
+
+
+def _upload(client: Client, prepared: Prepared, out: Output) -> None:
+    done = 0
+    total = max(prepared.size_bytes, 1)
+
+    def progress(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        if total >= SHOW_UPLOAD_BYTES:
+            out.status(f"    uploading  {done / total:5.1%}  of {total / 1e6:,.1f} MB")
+
+    sent = submission.upload(client, prepared, progress)
+    out.say(f"Upload {sent} of {len(prepared.blobs)} files ({prepared.size_bytes:,} bytes in all; the rest was there)")

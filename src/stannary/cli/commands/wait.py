@@ -1,0 +1,25 @@
+"""`stannary wait`: follow a job to its end; the exit code is its outcome."""
+
+from __future__ import annotations
+
+import click
+
+from stannary.cli import ending, session
+from stannary.cli.command import command
+from stannary.cli.follow import follow
+from stannary.cli.output import Output
+
+INTERRUPTED = 130
+
+
+@command
+@click.argument("job")
+def wait(out: Output, job: str) -> int:
+    """Wait for a job's end and write its receipt. Ctrl-C stops waiting, not the job."""
+    with session.connect() as client:
+        try:
+            view = follow(client, session.job_id(job), out)
+        except KeyboardInterrupt:
+            out.say(f"Detached. {job} goes on.")
+            return INTERRUPTED
+        return ending.conclude(client, view, out)
