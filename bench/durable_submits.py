@@ -116,20 +116,19 @@ def main() -> None:
         f"durable submits, store: SQLite {sqlite3.sqlite_version} WAL FULL, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-        with Store.open(Path(directory) / "market.db") as store:
-            prepare(store)
-            source = submissions()
-            print(f"{'in flight':>9} {'submits/s':>10} {'n':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/submit':>14}")
-            for in_flight in map(int, arguments.in_flight.split(",")):
-                run = measure(store, source, in_flight, arguments.seconds)
-                cpu_us = run.cpu_seconds / run.num_submits * 1e6
-                print(
-                    f"{run.in_flight:>9} {run.per_second:>10,.0f} {run.num_submits:>8,} {run.p50_ms:>8.1f} "
-                    f"{run.p99_ms:>8.1f} {cpu_us:>14.0f}"
-                )
-            total = store.read(lambda c: sum(ledger.all_balances(c).values()))
-            print(f"ledger sum {total}, load at the end {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory, Store.open(Path(directory) / "m.db") as store:
+        prepare(store)
+        source = submissions()
+        print(f"{'in flight':>9} {'submits/s':>10} {'n':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/submit':>14}")
+        for in_flight in map(int, arguments.in_flight.split(",")):
+            run = measure(store, source, in_flight, arguments.seconds)
+            cpu_us = run.cpu_seconds / run.num_submits * 1e6
+            print(
+                f"{run.in_flight:>9} {run.per_second:>10,.0f} {run.num_submits:>8,} {run.p50_ms:>8.1f} "
+                f"{run.p99_ms:>8.1f} {cpu_us:>14.0f}"
+            )
+        total = store.read(lambda c: sum(ledger.all_balances(c).values()))
+        print(f"ledger sum {total}, load at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""Placement: masks, one class, an auditor of another operator, then the cheapest."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stannary.errors import NoCapacity
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Tier
+from stannary.place.match import eligible, match
+from stannary.place.offers import Offer
+from stannary.place.requirement import Requirement
+
+GIB = 2**30
+BASE = Offer(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100)
+NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified=True)
+
+
+def offers(*rows: tuple[str, str, str, int]) -> list[Offer]:
+    """Make offers of (node, operator, engine class, ask)."""
+    return [
+        replace(BASE, node=NodeId(node), operator=operator, engine_class=name, ask_usd_micros_per_hour=ask)
+        for node, operator, name, ask in rows
+    ]
+
+
+OFFERS = st.lists(
+    st.tuples(st.sampled_from(["ann", "bob", "cat"]), st.sampled_from(["x", "y"]), st.integers(0, 30), st.booleans()),
+    max_size=9,
+).map(
+    lambda rows: [
+        replace(offer, not_ready="busy" if busy else "")
+        for index, (operator, name, ask, busy) in enumerate(rows)
+        for offer in offers((f"n-{index}", operator, name, ask))
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "need", "said"),
+    [
+        ({}, {"tier": Tier.T1}, "tier T0"),
+        ({}, {"exclude_operators": frozenset({"ann"})}, "excluded"),
+        ({}, {"terms": frozenset({"other"})}, "terms"),
+        ({}, {"regions": frozenset({"US"})}, "region EU"),
+        ({"cpus": 1}, {"cpus": 2}, "1 cpus, 2"),
+        ({"memory_bytes": GIB - 1}, {}, "bytes of memory"),
+        ({"ask_usd_micros_per_hour": 1_001}, {}, "$0.001001/h"),
+    ],
+)
+def test_each_mask_says_what_failed(change: dict[str, object], need: dict[str, object], said: str) -> None:
+    """A node below a mask is refused with the observed value; one above it is not."""
+    assert said in eligible(replace(BASE, **change), replace(NEED, **need))
+    assert eligible(BASE, NEED) == ""
+
+
+@given(OFFERS, st.integers(1, 4), st.booleans(), st.randoms())
+def test_the_answer_is_the_cheapest_there_is(
+    found: list[Offer], num_nodes: int, verified: bool, random: object
+) -> None:
+    """Against every possible choice: feasible, of least price, complete in its reasons, independent of order."""
+    need = replace(NEED, num_nodes=num_nodes, verified=verified)
+    least = min((_cost(pick) for pick in _picks(found, need)), default=None)
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    if least is None:
+        with pytest.raises(NoCapacity):
+            match(found, need)
+        return
+    answer = match(found, need)
+    assert answer == match(shuffled, need)
+    assert sum(offer.ask_usd_micros_per_hour for offer in answer.chosen) == least
+    named = {offer.node for offer in answer.chosen} | {rejection.node for rejection in answer.rejected}
+    assert named == {offer.node for offer in found}
+    assert len(answer.chosen) + len(answer.rejected) == len(found)
+    assert all(rejection.reason for rejection in answer.rejected)
+
+
+def test_nobody_audits_himself() -> None:
+    """A class held by one operator alone takes no verified work, but takes unverified work."""
+    alone = offers(("n-1", "ann", "x", 1), ("n-2", "ann", "x", 2))
+    with pytest.raises(NoCapacity):
+        match(alone, replace(NEED, num_nodes=1))
+    assert len(match(alone, replace(NEED, verified=False)).chosen) == 2
+
+
+def test_a_busy_node_audits_but_holds_no_lane() -> None:
+    """A node at work makes its class auditable; its own reason is that it is busy."""
+    found = [*offers(("n-1", "ann", "x", 1)), replace(offers(("n-2", "bob", "x", 1))[0], not_ready="busy")]
+    answer = match(found, replace(NEED, num_nodes=1))
+    assert [offer.node for offer in answer.chosen] == ["n-1"]
+    assert [(item.node, item.reason) for item in answer.rejected] == [("n-2", "busy")]
+
+
+def test_losers_are_told_what_decided() -> None:
+    """Share, class and price are named for those that passed every mask."""
+    found = offers(
+        ("n-1", "ann", "x", 1),
+        ("n-2", "ann", "x", 2),
+        ("n-3", "bob", "x", 3),
+        ("n-4", "cat", "x", 4),
+        ("n-5", "bob", "y", 9),
+    )
+    reasons = {item.node: item.reason for item in match(found, NEED).rejected}
+    assert "share of lanes" in reasons[NodeId("n-2")]
+    assert "price" in reasons[NodeId("n-4")]
+    assert "engine class" in reasons[NodeId("n-5")]
+
+
+def test_no_capacity_says_why() -> None:
+    """The refusal counts the reasons."""
+    with pytest.raises(NoCapacity) as refused:
+        match(offers(("n-1", "ann", "x", 5_000)), NEED)
+    assert "1 x asks $0.005000/h" in refused.value.why
+    with pytest.raises(NoCapacity) as empty:
+        match([], NEED)
+    assert empty.value.why == "no node is offered"
+
+
+def test_fifty_thousand_offers_are_no_square() -> None:
+    """Placing touches each offer a constant number of times (counted, not timed)."""
+    touched = itertools.count()
+
+    class Counting(Offer):
+        __slots__ = ()
+
+        def __getattribute__(self, name: str) -> object:
+            next(touched)
+            return object.__getattribute__(self, name)
+
+    found = [
+        Counting(NodeId(f"n-{n}"), f"op-{n % 97}", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, n % 991)
+        for n in range(5_000)
+    ]
+    assert len(match(found, replace(NEED, num_nodes=64)).chosen) == 64
+    assert next(touched) < 40 * len(found)
+
+
+def _picks(found: list[Offer], need: Requirement) -> list[tuple[Offer, ...]]:
+    ready = [offer for offer in found if not offer.not_ready]
+    picks = []
+    for pick in itertools.combinations(ready, need.num_nodes):
+        operators = [offer.operator for offer in pick]
+        within = max(map(operators.count, operators)) <= need.max_lanes_per_operator
+        if within and len({offer.engine_class for offer in pick}) == 1:
+            others = {o.operator for o in found if o.engine_class == pick[0].engine_class}
+            if not need.verified or len(others) > 1:
+                picks.append(pick)
+    return picks
+
+
+def _cost(pick: tuple[Offer, ...]) -> int:
+    return sum(offer.ask_usd_micros_per_hour for offer in pick)
