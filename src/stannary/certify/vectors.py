@@ -21,6 +21,7 @@ from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, unreadable
 from stannary.certify.remedies import Code
@@ -165,17 +166,14 @@ def _with_root(case: Case, *names: str) -> Rules:
 def _appraise(
     verifier: Any, case: Case, now: datetime | None, *, collateral: Collateral | None = None, rules: Rules | None = None
 ) -> Appraisal:
-    try:
-        parsed = verifier.parse(case.evidence())
-    except FormatError as err:
-        return unreadable(verifier.kind, err)
-    bound = case.bound()
-    if bound is None:
-        bound = getattr(parsed, "claimed_nonce", None)
-    result: Appraisal = verifier.appraise(
-        parsed, bound=bound, collateral=collateral or Collateral(), now=now, rules=rules or Rules()
+    return examine(
+        verifier,
+        case.evidence(),
+        bound=case.bound(),
+        collateral=collateral or Collateral(),
+        now=now,
+        rules=rules or Rules(),
     )
-    return result
 
 
 def _snp(case: Case, now: datetime | None) -> Appraisal:
@@ -311,7 +309,7 @@ def _azure(case: Case, now: datetime | None) -> Appraisal:
 def _tpm(case: Case, now: datetime | None) -> Appraisal:
     rules = _with_root(case, "tpm")
     carried = Collateral(certificates=case.bundle("ek_certificate", "chain"))
-    return _appraise(TpmVerifier(), case, now, collateral=carried, rules=rules)
+    return _appraise(TpmVerifier(believes_nonce=True), case, now, collateral=carried, rules=rules)
 
 
 def _ear(case: Case, now: datetime | None) -> Appraisal:

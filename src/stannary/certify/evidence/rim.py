@@ -125,7 +125,7 @@ def parse_manifest(data: bytes) -> Manifest:
     meta = root.find(f"{_SWID}Meta")
     version = "" if meta is None else str(meta.get("colloquialVersion", ""))
     golden = _golden(root)
-    root.remove(signature)  # the enveloped-signature transform; tail text belongs to the document
+    _envelope(root, signature)
     digest = hashlib.new(algorithm, _canonical(root)).digest()
     return Manifest(
         name=str(root.get("name", "")),
@@ -219,6 +219,17 @@ def _tree(data: bytes) -> Any:
         if any(str(name).startswith("{http://www.w3.org/XML/1998/namespace}") for name in element.attrib):
             raise UnsupportedFormat("manifest uses xml: attributes", why=str(element.tag)[:80])
     return root
+
+
+def _envelope(root: Any, signature: Any) -> None:
+    """Take the signature out, but not the text behind it, which belongs to the document."""
+    before = signature.getprevious()
+    tail = signature.tail or ""
+    if before is None:
+        root.text = (root.text or "") + tail
+    else:
+        before.tail = (before.tail or "") + tail
+    root.remove(signature)
 
 
 def _canonical(element: Any) -> bytes:

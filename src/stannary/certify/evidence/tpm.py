@@ -21,16 +21,17 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from stannary.certify import certificates, der
+from stannary.certify import certificates, der, keys
 from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import event_log
 from stannary.certify.evidence import tpm_structures as tpm
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError
-from stannary.formats import canonical
+from stannary.formats import canonical, dsse
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -71,6 +72,7 @@ class TpmEvidence:
     attest: Attest
     signature: Signature
     ak: PublicArea | None
+    bare_key: keys.PublicKey | None  # a quoting key sent without its TPM attributes
     ek: PublicArea | None
     ek_chain: tuple[Certificate, ...]
     pcrs: dict[int, bytes]
@@ -94,18 +96,28 @@ class TpmVerifier:
     Args:
         activation: the credential made for this node, if one was.
         session: the boot session of the appraisal this one renews.
+        believes_nonce: take the nonce from the evidence where no challenge is given. For recorded
+            vectors only; anywhere else it would admit any old quote.
     """
 
     kind = "tpm"
     media_types = frozenset({"application/vnd.stannary.tpm+json"})
 
-    def __init__(self, activation: Activation | None = None, session: BootSession | None = None) -> None:
+    def __init__(
+        self,
+        activation: Activation | None = None,
+        session: BootSession | None = None,
+        *,
+        believes_nonce: bool = False,
+    ) -> None:
         self._activation = activation
         self._session = session
+        self._believes_nonce = believes_nonce
 
     def parse(self, blob: bytes) -> TpmEvidence:
-        """Read the JSON form."""
-        return parse_evidence(canonical.decode_object(blob))
+        """Read the JSON form, ours or that of guest components that send a bare key."""
+        members = canonical.decode_object(blob)
+        return parse_bare(members) if "tpm_quote" in members else parse_evidence(members)
 
     def collateral_keys(self, parsed: TpmEvidence) -> tuple[CollateralKey, ...]:
         """Name the EK certificate's issuers."""
@@ -119,6 +131,8 @@ class TpmVerifier:
         exam.claims.update(_claims(parsed))
         check_endorsement(exam, parsed, collateral, (now, rules))
         _check_key(exam, parsed)
+        if bound is None and self._believes_nonce:
+            bound = parsed.claimed_nonce
         check_quote(exam, parsed, bound)
         _check_activation(exam, parsed, self._activation)
         _check_session(exam, parsed, self._session)
@@ -142,12 +156,38 @@ def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
         attest=tpm.parse_attest(values["attest"]),
         signature=tpm.parse_signature(values["signature"]),
         ak=tpm.parse_public(values["ak"]) if values["ak"] else None,
+        bare_key=None,
         ek=tpm.parse_public(values["ek"]) if values["ek"] else None,
         ek_chain=tuple(certificates.parse(item) for item in carried if item),
         pcrs=parse_pcrs(listed),
         log=event_log.parse_log(values["log"]) if values["log"] else None,
         activation_secret=values["secret"],
         claimed_nonce=values["nonce"] if "nonce_hex" in members else None,
+    )
+
+
+def parse_bare(members: dict[str, Json]) -> TpmEvidence:
+    """Read `ak_public` (a SubjectPublicKeyInfo) and `tpm_quote {message, signature, pcrs}` in base64.
+
+    Such evidence says nothing of the key's attributes, so it can never show rule 1.
+    """
+    quote = members["tpm_quote"]
+    if not isinstance(quote, dict):
+        raise FormatError("TPM evidence lacks its quote")
+    listed = quote.get("pcrs")
+    if not isinstance(listed, list):
+        raise FormatError("TPM evidence lacks its registers")
+    return TpmEvidence(
+        attest=tpm.parse_attest(dsse.decode_base64(quote.get("message"), "quote")),
+        signature=tpm.parse_signature(dsse.decode_base64(quote.get("signature"), "signature")),
+        ak=None,
+        bare_key=keys.load(dsse.decode_base64(members.get("ak_public"), "attestation key")),
+        ek=None,
+        ek_chain=(),
+        pcrs=parse_pcrs({str(index): value for index, value in enumerate(listed)}),
+        log=None,
+        activation_secret=b"",
+        claimed_nonce=None,
     )
 
 
@@ -237,7 +277,10 @@ def _check_key(exam: Examination, parsed: TpmEvidence) -> None:
 def check_quote(exam: Examination, parsed: TpmEvidence, bound: bytes | None) -> None:
     """Check signature, registers and challenge of a quote."""
     attest = parsed.attest
-    signed = parsed.ak is not None and tpm.verify(parsed.ak.key, parsed.signature, attest.raw)
+    key = parsed.bare_key if parsed.ak is None else parsed.ak.key
+    signed = isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) and tpm.verify(
+        key, parsed.signature, attest.raw
+    )
     exam.require("signature", signed, Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not made by this key")
     check_registers(exam, attest, parsed.pcrs, parsed.signature.digest)
     if parsed.ak is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from stannary.errors import LimitExceeded
+from stannary.certify.outcomes import unreadable
+from stannary.errors import FormatError, LimitExceeded
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,6 +42,23 @@ class EvidenceVerifier(Protocol[Parsed]):
     ) -> Appraisal:
         """Check everything, collect all findings."""
         ...
+
+
+def examine(
+    verifier: EvidenceVerifier[Any],
+    blob: bytes,
+    *,
+    bound: bytes | None,
+    collateral: Collateral,
+    now: datetime | None,
+    rules: Rules,
+) -> Appraisal:
+    """Parse and appraise in one step; what does not parse becomes an appraisal too."""
+    try:
+        parsed = verifier.parse(limit(blob, f"{verifier.kind} evidence"))
+        return verifier.appraise(parsed, bound=bound, collateral=collateral, now=now, rules=rules)
+    except FormatError as err:
+        return unreadable(verifier.kind, err)
 
 
 def limit(blob: bytes, what: str, max_bytes: int = MAX_EVIDENCE_BYTES) -> bytes:
