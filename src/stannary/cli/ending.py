@@ -23,7 +23,7 @@ def conclude(client: Client, view: JobView, out: Output, directory: Path | None 
     """
     path = (directory or Path()) / f"{view.id}.receipt.json"
     receipt = _fetch(client, view)
-    members = {"job": view.id, "status": view.status, "receipt": str(path) if receipt else None}
+    members: dict[str, object] = {"job": view.id, "status": view.status, "receipt": str(path) if receipt else None}
     if receipt is None:
         out.result({**members, "report": None})
         raise_for(view)

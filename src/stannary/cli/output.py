@@ -83,6 +83,13 @@ class Output:
         if not click.confirm(question, default=False, err=True):
             raise UsageError("not confirmed", why=question)
 
+    def ask(self, question: str, *, flag: str) -> str:
+        """Ask for a line; raise ConfirmationRequired naming `flag` where nobody can answer."""
+        if not (sys.stdin.isatty() and self.is_terminal):
+            raise ConfirmationRequired(f"{question} is needed", why="no terminal to ask on", hint=f"add {flag}")
+        self.clear_status()
+        return str(click.prompt(question, err=True))
+
     def error(self, err: StannaryError) -> None:
         """Print the three lines of an error, and with --json its members on stdout."""
         self.clear_status()

@@ -38,3 +38,13 @@ COMMANDS: dict[str, Entry] = {
     "market": Entry(f"{_COMMANDS}.market:market", "Run a market."),
     "config": Entry(f"{_COMMANDS}.config:config", "Show the configuration and where it came from."),
 }
+
+NODE_COMMANDS: dict[str, Entry] = {
+    "join": Entry(f"{_COMMANDS}.node:join", "Join a market with a token."),
+    "run": Entry(f"{_COMMANDS}.node:run", "Run the agent in the foreground."),
+    "ls": Entry(f"{_COMMANDS}.node:ls", "List the nodes kept on this machine."),
+    "status": Entry(f"{_COMMANDS}.node:status", "Show a node's market, engine class and process."),
+    "drain": Entry(f"{_COMMANDS}.node:drain", "Finish the work at hand, take no more, and stop."),
+    "leave": Entry(f"{_COMMANDS}.node:leave", "Remove a stopped node from this machine."),
+    "check": Entry(f"{_COMMANDS}.certify:check", "Measure this machine as certification would."),
+}

@@ -68,7 +68,11 @@ class Client:
             AuthError: there is no API token.
         """
         if not settings.has_market:
-            raise UsageError("no market is configured", why=f"profile {settings.profile.name}", hint="stannary run ...")
+            raise UsageError(
+                "no market is configured",
+                why=f"profile {settings.profile.name}",
+                hint="stannary run --example hello starts a private one",
+            )
         if settings.token is None:
             raise AuthError(
                 "no API token for this market",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary import buyer, files
-from stannary.errors import AuthError, EnvironmentProblem, MarketUnreachable, NotFound, StannaryError
+from stannary.errors import AuthError, EnvironmentProblem, NotFound, StannaryError
 from stannary.formats import canonical
 from stannary.sdk import profile as profiles
 from stannary.sdk import trustfile
@@ -67,6 +67,7 @@ class NodePlan:
     operator: str
     ask_usd_micros_per_hour: int = ASK_USD_MICROS_PER_HOUR
     module: Sequence[str] = ("-m", "stannary.agent")
+    flags: Sequence[str] = ()  # further flags of `join`, such as a kernel choice
     bond_usd_micros: int = BOND_USD_MICROS
 
 
@@ -84,7 +85,7 @@ class LocalMarket:
     @property
     def card(self) -> Card | None:
         """Return the card of a running market, None if none runs."""
-        card = _read_card(self.directory / CARD_FILE)
+        card = read_card(self.directory)
         if card is None:
             return None
         started = self.register.find("market")
@@ -154,7 +155,7 @@ class LocalMarket:
         path.unlink(missing_ok=True)
         started = self.register.start("market", ["-m", "stannary.market", "serve", "--dir", str(self.directory)])
         wait_until(lambda: path.exists() or not started.is_alive, START_PATIENCE_S)
-        card = _read_card(path)
+        card = read_card(self.directory)
         if card is None:
             tail = self.register.log_tail("market").splitlines()[-1:] or ["no output"]
             raise EnvironmentProblem(
@@ -185,10 +186,25 @@ class LocalMarket:
         with self.operator(card) as operator:
             token = operator.join_token(request).token
         files.make_private_dir(place)
-        arguments = [*plan.module, "join", token, "--dir", str(place), "--ask", str(plan.ask_usd_micros_per_hour)]
+        arguments = [*plan.module, "join", token, "--dir", str(place), "--operator", plan.operator, "--name", plan.name]
+        arguments += ["--ask", str(plan.ask_usd_micros_per_hour), *plan.flags]
+        measured = self._engine_class(plan)
+        if measured:
+            arguments += ["--engine-class", measured]
         joining = self.register.start(f"{plan.name}-join", arguments)
         wait_until(lambda: not joining.is_alive, JOIN_PATIENCE_S)
         self.register.stop(joining, patience_s=1.0)
+        if not (place / NODE_FILE).exists():
+            tail = self.register.log_tail(joining.name).splitlines()[-3:]
+            raise EnvironmentProblem(f"{plan.name} could not join", why=" ".join(tail)[:400] or "no output")
+
+    def _engine_class(self, plan: NodePlan) -> str:
+        """Return the class a node with the same flags measured here: measuring loads torch for seconds."""
+        for path in sorted(self.directory.glob(f"nodes/*/{NODE_FILE}")):
+            members = canonical.decode_object(path.read_bytes())
+            if not plan.flags and not members.get("kernel"):
+                return str(members.get("engine_class", ""))
+        return ""
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -214,7 +230,9 @@ def _account() -> str:
         return "buyer"
 
 
-def _read_card(path: Path) -> Card | None:
+def read_card(directory: Path) -> Card | None:
+    """Return the card in a market's directory, None if there is none; it may be stale."""
+    path = directory / CARD_FILE
     try:
         members = canonical.decode_object(path.read_bytes())
     except FileNotFoundError:
@@ -231,6 +249,3 @@ def _read_card(path: Path) -> Card | None:
     ):
         raise EnvironmentProblem("the market's card is damaged", why=str(path), hint=f"rm {path}")
     return Card(pid=pid, witness_vkeys=tuple(str(item) for item in witnesses), **{n: str(t) for n, t in texts.items()})
-
-
-__all__ = ["TWO_NODES", "Card", "LocalMarket", "MarketUnreachable", "NodePlan", "root"]

@@ -127,5 +127,9 @@ def _card(place: LocalMarket) -> Card:
     return card
 
 
-for item in (serve, status, stop, token, join_token, add):
-    market.add_command(item)
+market.add_command(serve)
+market.add_command(status)
+market.add_command(stop)
+market.add_command(token)
+market.add_command(join_token)
+market.add_command(add)

@@ -18,7 +18,7 @@ from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.cli.registry import NODE_COMMANDS
 from stannary.errors import ConflictError, NotFound, StannaryError, UsageError
-from stannary.formats import canonical, workdir
+from stannary.formats import canonical, quantity, workdir
 from stannary.sdk.processes import wait_until
 
 NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
@@ -35,11 +35,18 @@ def node() -> None:
 @command
 @click.argument("token")
 @name_option
+@click.option("--operator", help="Who answers for this node; the token names the same.")
+@click.option("--ask", metavar="DOLLARS", default="0.10", show_default=True, help="Price per hour.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def join(out: Output, token: str, name: str, arguments: tuple[str, ...]) -> NoReturn:
+def join(out: Output, token: str, name: str, operator: str | None, ask: str, arguments: tuple[str, ...]) -> NoReturn:
     """Join a market with TOKEN. What follows `--` goes to `python -m stannary.agent join`."""
+    who = operator or out.ask("Operator (who answers for this node)", flag="--operator NAME")
     place = files.make_private_dir(_place(name))
-    _become(out, ["join", token, "--dir", str(place), *arguments])
+    price = quantity.usd_micros(ask, "--ask")
+    _become(
+        out,
+        ["join", token, "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price), *arguments],
+    )
 
 
 @command
