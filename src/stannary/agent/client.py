@@ -67,14 +67,11 @@ class MarketClient:
 
     def next_lease(self, wait_s: float, have: list[str]) -> node.Lease | None:
         """Ask for work by long poll; None if there is none yet."""
-        body = node.NextLease(wait_s=wait_s, have=have[-limits.MAX_LEASES_HELD :]).to_bytes()
-        headers = {"Content-Type": "application/json"}
+        return self._patiently(lambda link: _next_lease(link, wait_s, have))
 
-        def ask(link: Connection) -> node.Lease | None:
-            answer = link.send("POST", routes.LEASE_NEXT, content=body, headers=headers, wait_s=wait_s)
-            return None if answer.status_code == 204 else message.read(node.Lease, answer.content)
-
-        return self._patiently(ask)
+    def look(self, have: list[str]) -> node.Lease | None:
+        """Ask once for what is there now."""
+        return self._once(lambda link: _next_lease(link, 0.0, have))
 
     def manifest(self, job: str) -> Manifest:
         """Fetch what a node needs of a job."""
@@ -216,6 +213,15 @@ class MarketClient:
             was_silent, self._silent_since_s = self._silent_since_s is not None, None
         if was_silent:
             self.tell("the market answers again")
+
+
+def _next_lease(link: Connection, wait_s: float, have: list[str]) -> node.Lease | None:
+    body = node.NextLease(wait_s=wait_s, have=have[-limits.MAX_LEASES_HELD :]).to_bytes()
+    headers = {"Content-Type": "application/json"}
+    answer = link.send("POST", routes.LEASE_NEXT, content=body, headers=headers, wait_s=wait_s)
+    if answer.status_code == 204:
+        return None
+    return message.read(node.Lease, answer.content, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
 
 
 def _post(link: Connection, path: str, body: message.Message | None) -> None:

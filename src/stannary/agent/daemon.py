@@ -1,0 +1,416 @@
+"""The agent: takes leases, does them through `Work`, hands in what can be proven later.
+
+    work      journal claim -> commitment logged -> blobs stored -> contribution
+    audit     recompute -> journal answer -> answer-commitment
+    question  the same about this node's own task
+    reveal    the answer from the journal
+
+Rules:
+1. Every step is written before it is sent and may be repeated: after kill -9 the market hands out again
+   what is still ours, and the journal says how far we were.
+2. A 409 means the work is no longer ours: it is dropped, quietly.
+3. A task that cannot be done here is reported with a reason and the end of its log; the agent lives on.
+4. SIGTERM drains: the lease in hand is finished (a second SIGTERM, or DRAIN_S, hands it back), the
+   rest is handed back, and the node says that it leaves.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from stannary.agent import journal as journals
+from stannary.agent.client import MarketClient
+from stannary.agent.desk import Desk
+from stannary.agent.executor import DROPPED, outbox_path
+from stannary.agent.holdings import Holding, Holdings
+from stannary.agent.journal import Entry
+from stannary.agent.meter import Meter, Phase
+from stannary.agent.pulse import Pulse
+from stannary.agent.settings import NodeSettings, load_key
+from stannary.agent.work import Finding, Result, SandboxedWork, TaskInHand, Work
+from stannary.errors import (
+    ConflictError,
+    FormatError,
+    JobFailed,
+    MarketUnreachable,
+    NotFound,
+    StannaryError,
+)
+from stannary.formats import digest, dsse, predicates, record, statement
+from stannary.formats.canonical import Json
+from stannary.formats.ids import AuditId, JobId, TaskId
+from stannary.formats.predicates import (
+    Answer,
+    AnswerCommitment,
+    Assignment,
+    Commitment,
+    Contribution,
+    Output,
+    Role,
+)
+from stannary.run.logs import TaskLog
+from stannary.run.sandbox.contract import Sandbox
+from stannary.wire import limits, rfc3339, routes
+from stannary.wire.node import AuditRef, Failure, Lease, LeaseType, ProgressReport
+
+POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
+DRAIN_S = 120.0
+SALT_BYTES = 32
+
+Tell = Callable[[str], None]
+
+
+class Agent:
+    """One node's process. Its main thread must be the one that calls `run` (sandboxes live by it)."""
+
+    def __init__(
+        self, directory: Path, settings: NodeSettings, sandbox: Sandbox, tell: Tell, work: Work | None = None
+    ) -> None:
+        self.settings = settings
+        self.key = load_key(directory)
+        self.tell = tell
+        self.stop = threading.Event()
+        self.sandbox = sandbox
+        self.work: Work = work or SandboxedWork()
+        self.client = MarketClient(settings, self.key, self.stop, tell)
+        self.journal = journals.Journal(directory / "journal")
+        self.meter = Meter(self.journal)
+        self.desk = Desk()
+        self.holdings = Holdings(directory, settings, self.client, sandbox)
+        self.pulse = Pulse(
+            client=self.client,
+            desk=self.desk,
+            meter=self.meter,
+            node=settings.node,
+            key=self.key,
+            answer_reveal=self.reveal,
+            drop_current=self._drop_current,
+            tell=tell,
+        )
+        self._is_polling = False
+        self._hands_back = False
+
+    def run(self) -> None:
+        """Serve leases until drained."""
+        self.journal.prune()
+        self.holdings.forget_old()
+        self.pulse.start()
+        try:
+            while not self.stop.is_set():
+                lease = self._next()
+                if lease is not None:
+                    self.serve(lease)
+        except MarketUnreachable as err:
+            self.tell(str(err))
+        finally:
+            self._leave()
+
+    def drain(self, *_: int | FrameType | None) -> None:
+        """Leave in order; called a second time, at once. A signal handler."""
+        if self.stop.is_set():
+            self._hand_back_current()
+            return
+        self.tell("draining: no new work")
+        self.pulse.is_draining = True
+        self.stop.set()
+        timer = threading.Timer(DRAIN_S, self._hand_back_current)
+        timer.daemon = True
+        timer.start()
+        if self._is_polling:
+            raise _Woken
+
+    def serve(self, lease: Lease) -> None:
+        """Do what one lease asks for; no failure of a task ends the agent."""
+        log = TaskLog(time.time)
+        self.desk.hold(lease, log)
+        serve = {
+            LeaseType.WORK: self.do_work,
+            LeaseType.AUDIT: self.do_audit,
+            LeaseType.QUESTION: self.do_question,
+            LeaseType.REVEAL: self.reveal,
+        }[lease.type]
+        self.tell(f"{lease.type.value} {lease.task}")
+        try:
+            serve(lease)
+        except (ConflictError, NotFound) as err:
+            self.tell(f"{lease.type.value} {lease.task} is no longer ours: {err}")
+        except MarketUnreachable:
+            raise
+        except StannaryError as err:
+            self._report(lease, log, err)
+        finally:
+            self.desk.finish(lease)
+            self.meter.switch(JobId(lease.job), Phase.IDLE)
+
+    def do_work(self, lease: Lease) -> None:
+        """Do a task and hand it in; go on where the journal says."""
+        claim = self.journal.get(Entry.CLAIM, lease.lease_id)
+        if claim is None or not self._has_outputs(claim):
+            claim = self._claim(lease, *self._compute(lease))
+        self._hand_in(lease, claim)
+
+    def do_audit(self, lease: Lease) -> None:
+        """Recompute somebody's task and commit to what was found."""
+        self._answer(lease, Role.AUDITOR)
+
+    def do_question(self, lease: Lease) -> None:
+        """Answer for a task of this node's own and commit to the answer."""
+        self._answer(lease, Role.PROVER)
+
+    def reveal(self, lease: Lease) -> None:
+        """Open an answer; only the journal is needed."""
+        audit = _audit_of(lease)
+        entry = self.journal.get(Entry.ANSWER, _answer_name(audit))
+        if entry is None:
+            raise JobFailed("the answer is lost", why=f"{audit.audit_id} is not in the journal", detail="answer-lost")
+        self.client.submit(routes.LEASE_ANSWER, lease.lease_id, dsse.parse(entry["answer"]))
+
+    def _compute(self, lease: Lease) -> tuple[Holding, Assignment, Result]:
+        assignment = _assignment_of(lease)
+        holding = self._holding(lease)
+        self._bring_inputs(lease, holding)
+        with self.meter.phase(holding.job, Phase.COMPUTE):
+            result = self.work.do(TaskInHand(holding, assignment, self._take_progress))
+        if self.desk.is_dropped(lease):
+            raise ConflictError("the market took the lease back", why=lease.lease_id)
+        return holding, assignment, result
+
+    def _claim(self, lease: Lease, holding: Holding, assignment: Assignment, result: Result) -> dict[str, Json]:
+        """Sign commitment and contribution and keep both before either is sent."""
+        salt = secrets.token_hex(SALT_BYTES)
+        commitment = Commitment(
+            job=assignment.job,
+            task=assignment.task,
+            epoch=lease.epoch,
+            node=self.settings.node,
+            commitment=predicates.commitment_hash(self.settings.node, salt, result.root),
+        )
+        contribution = Contribution(
+            job=assignment.job,
+            task=assignment.task,
+            epoch=lease.epoch,
+            node=self.settings.node,
+            assignment=predicates.assignment_digest(assignment),
+            salt=salt,
+            root=result.root,
+            outputs=tuple(sorted(result.outputs, key=lambda item: item.name)),
+            engine_class=self.settings.engine_class,
+            environment=holding.environment,
+            sandbox=self.sandbox.describe(),
+            num_steps=result.num_steps,
+            spent=self.meter.claim(assignment.job),
+            metrics=dict(result.metrics),
+            finished_at=rfc3339.spell(time.time()),
+        )
+        claim: dict[str, Json] = {
+            "commitment": self._sign("commitment", commitment).to_json(),
+            "contribution": self._sign("contribution", contribution).to_json(),
+            "outputs": [record.to_json(item) for item in contribution.outputs],
+        }
+        self.journal.put(Entry.CLAIM, lease.lease_id, claim)
+        self.journal.put(Entry.RESULT, assignment.task, {"outputs": claim["outputs"]})
+        return claim
+
+    def _hand_in(self, lease: Lease, claim: dict[str, Json]) -> None:
+        with self.meter.phase(JobId(lease.job), Phase.LINK):
+            self.client.submit(routes.LEASE_COMMITMENT, lease.lease_id, dsse.parse(claim["commitment"]))
+            for output in _outputs(claim):
+                self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest))
+            self._ship_everything(lease)
+            self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
+        self.journal.drop(Entry.CLAIM, lease.lease_id)
+
+    def _answer(self, lease: Lease, role: Role) -> None:
+        audit = _audit_of(lease)
+        entry = self.journal.get(Entry.ANSWER, _answer_name(audit))
+        if entry is None:
+            entry = self._keep_answer(lease, audit, self._find(lease, role))
+        with self.meter.phase(JobId(lease.job), Phase.LINK):
+            self._ship_everything(lease)
+            self.client.submit(routes.LEASE_ANSWER_COMMITMENT, lease.lease_id, dsse.parse(entry["commitment"]))
+
+    def _find(self, lease: Lease, role: Role) -> Finding:
+        assignment = _assignment_of(lease)
+        if lease.step is None or lease.salt is None:
+            raise FormatError("the question has no step or salt", why=lease.lease_id)
+        holding = self._holding(lease)
+        self._bring_inputs(lease, holding)
+        task = TaskInHand(holding, assignment, self._take_progress)
+        with self.meter.phase(holding.job, Phase.AUDIT):
+            if role is Role.AUDITOR:
+                return self.work.audit(task, lease.step, lease.salt)
+            kept = self.journal.get(Entry.RESULT, assignment.task)
+            return self.work.answer(task, _outputs(kept) if kept is not None else None, lease.step, lease.salt)
+
+    def _keep_answer(self, lease: Lease, audit: AuditRef, finding: Finding) -> dict[str, Json]:
+        """Sign the blinded answer and its opening, and keep both before either is sent."""
+        blind = secrets.token_hex(SALT_BYTES)
+        job, task = JobId(lease.job), TaskId(lease.task)
+        hidden = predicates.answer_commitment_hash(self.settings.node, blind, finding.answer, finding.root)
+        commitment = AnswerCommitment(job, AuditId(audit.audit_id), task, audit.role, self.settings.node, hidden)
+        answer = Answer(
+            job=job,
+            audit=AuditId(audit.audit_id),
+            task=task,
+            role=audit.role,
+            node=self.settings.node,
+            blind=blind,
+            answer=finding.answer,
+            root=finding.root,
+            outputs=tuple(sorted(finding.outputs, key=lambda item: item.name)),
+            spent=self.meter.claim(job),
+            answered_at=rfc3339.spell(time.time()),
+        )
+        entry: dict[str, Json] = {
+            "commitment": self._sign("answer-commitment", commitment).to_json(),
+            "answer": self._sign("answer", answer).to_json(),
+        }
+        self.journal.put(Entry.ANSWER, _answer_name(audit), entry)
+        return entry
+
+    def _holding(self, lease: Lease) -> Holding:
+        job = JobId(lease.job)
+        self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
+        with self.meter.phase(job, Phase.START):
+            return self.holdings.get(job, lambda text: self._take_line("agent", text), self._take_line)
+
+    def _bring_inputs(self, lease: Lease, holding: Holding) -> None:
+        self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+        with self.meter.phase(holding.job, Phase.LINK):
+            for blob in lease.blobs:
+                self.holdings.bring(holding, digest.parse(blob.digest), blob.size_bytes)
+
+    def _take_line(self, stream: str, text: str) -> None:
+        log = self.desk.log
+        if log is not None:  # a line between two leases belongs to nobody who could read it
+            log.add(stream, text)
+
+    def _take_progress(self, reported: dict[str, Json]) -> None:
+        step, steps, loss = reported.get("step"), reported.get("steps"), reported.get("loss")
+        if type(step) is int and type(steps) is int and 0 <= step <= steps:
+            shown = loss if isinstance(loss, str) and _is_decimal(loss) else None
+            self.desk.progress = ProgressReport(step=step, steps=steps, phase="compute", loss=shown)
+
+    def _has_outputs(self, claim: dict[str, Json]) -> bool:
+        return all(outbox_path(self.holdings.outbox, output.digest).exists() for output in _outputs(claim))
+
+    def _ship_everything(self, lease: Lease) -> None:
+        """Send all log lines while the lease still takes them; a log that will not go holds up no result."""
+        for _ in range(limits.MAX_LOG_LINES_PER_TASK // limits.MAX_LOG_LINES + 1):
+            try:
+                if self.pulse.ship(lease):
+                    return
+            except StannaryError as err:
+                self.tell(f"log lines of {lease.task} were not taken: {err}")
+                return
+
+    def _report(self, lease: Lease, log: TaskLog, err: StannaryError) -> None:
+        """Tell the market why a task is not done here."""
+        reason = err.detail if isinstance(err, JobFailed) and err.detail else err.code.removeprefix("E-").lower()
+        self.tell(f"{lease.type.value} {lease.task} failed: {err}")
+        if self._hands_back:
+            self.client.release(lease.lease_id)
+            return
+        if reason == DROPPED or self.desk.is_dropped(lease):
+            return
+        failure = Failure(reason=reason, message=str(err)[:4000], log_tail=log.tail()[-limits.MAX_LOG_TAIL_CHARS :])
+        try:
+            self._ship_everything(lease)
+            self.client.fail(lease.lease_id, failure)
+        except (ConflictError, NotFound) as gone:
+            self.tell(f"{lease.task} was no longer ours: {gone}")
+
+    def _next(self) -> Lease | None:
+        waiting = self.desk.take()
+        if waiting is not None:
+            return waiting
+        try:
+            self._is_polling = True
+            if self.stop.is_set():
+                return None
+            return self.client.next_lease(POLL_WAIT_S, self.desk.known())
+        except _Woken:
+            return None
+        except StannaryError as err:
+            if self.stop.is_set() or isinstance(err, MarketUnreachable):
+                raise MarketUnreachable("the agent stops", why=str(err)) from err
+            self.tell(f"the market's answer was not understood: {err}")
+            self.stop.wait(limits.HEARTBEAT_INTERVAL_S)
+            return None
+        finally:
+            self._is_polling = False
+
+    def _drop_current(self, lease: Lease) -> None:
+        self.tell(f"{lease.type.value} {lease.task} was taken back")
+        self.holdings.kill_worker(JobId(lease.job), DROPPED)
+
+    def _hand_back_current(self) -> None:
+        lease = self.desk.current
+        if lease is not None:
+            self._hands_back = True
+            self.holdings.kill_worker(JobId(lease.job), DROPPED)
+
+    def _leave(self) -> None:
+        """Hand back what was not begun, say goodbye, end the workers."""
+        self.pulse.stop()
+        try:
+            for lease in self.desk.clear():
+                self.client.release(lease.lease_id)
+            self.pulse.beat_now()
+        except StannaryError as err:
+            self.tell(f"the market was not told that the node leaves: {err}")
+        self.holdings.close()
+        self.client.close()
+        self.tell("stopped")
+
+    def _sign(
+        self, kind: str, predicate: predicates.Commitment | Contribution | AnswerCommitment | Answer
+    ) -> dsse.Envelope:
+        return statement.sign(kind, predicate, (), self.key)
+
+
+class _Woken(BaseException):
+    """Raised by the signal handler inside a long poll, which would otherwise go on for POLL_WAIT_S."""
+
+
+def install_signals(agent: Agent) -> None:
+    """Drain on SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, agent.drain)
+
+
+def _assignment_of(lease: Lease) -> Assignment:
+    if lease.assignment is None:
+        raise FormatError("the lease has no assignment", why=lease.lease_id)
+    assignment = record.from_json(Assignment, lease.assignment, what="assignment")
+    if (assignment.task, assignment.job) != (lease.task, lease.job):
+        raise FormatError("the assignment is another task's", why=f"{assignment.task}, lease of {lease.task}")
+    return assignment
+
+
+def _audit_of(lease: Lease) -> AuditRef:
+    if lease.audit is None:
+        raise FormatError("the lease names no audit", why=lease.lease_id)
+    return lease.audit
+
+
+def _answer_name(audit: AuditRef) -> str:
+    return f"{audit.audit_id} {audit.role.value}"
+
+
+def _outputs(entry: dict[str, Json]) -> tuple[Output, ...]:
+    listed = entry.get("outputs")
+    if not isinstance(listed, list):
+        raise FormatError("the journal holds a result without outputs")
+    return tuple(record.from_json(Output, item) for item in listed)
+
+
+def _is_decimal(text: str) -> bool:
+    whole, _, fraction = text.removeprefix("-").partition(".")
+    return len(text) <= 30 and whole.isdigit() and (fraction.isdigit() or not fraction)

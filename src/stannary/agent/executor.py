@@ -1,0 +1,217 @@
+"""One worker in its sandbox: requests in, replies out, everything bounded.
+
+    worker REQUESTS_FD REPLIES_FD           over run/frames.py; what it answers: agent/worker.py
+
+Rules:
+1. The worker is hostile: headers, bodies, their number and their sum are limited, names are paths of
+   the work directory grammar, and a frame that breaks a rule ends the worker.
+2. Outputs are written to the outbox under their digest as they arrive; nothing is believed of them.
+3. Each request has a wall-clock limit; when it passes, everything of the job dies, daemons included.
+4. What went wrong has a stable word: worker-died, out-of-memory, wall-limit, bad-frame, dropped, or the
+   worker's own reason.
+
+The thread that starts a worker must live as long as the worker (sandbox/contract.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from stannary import files
+from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError
+from stannary.formats import digest, workdir
+from stannary.formats.canonical import Json
+from stannary.formats.predicates import Output
+from stannary.run import frames, logs
+from stannary.run.frames import Frame, FrameLimits
+from stannary.run.sandbox.bubblewrap import interpreter_mounts
+from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.process import SandboxedProcess
+
+MAX_REPLY_HEADER_BYTES = 1024 * 1024
+MAX_OUTPUTS = 1024  # of one task
+MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one ten times
+STOP_TIMEOUT_S = 5.0
+
+WORKER_DIED = "worker-died"
+OUT_OF_MEMORY = "out-of-memory"
+WALL_LIMIT = "wall-limit"
+BAD_FRAME = "bad-frame"
+DROPPED = "dropped"
+
+TakeLine = Callable[[str, str], None]  # (stream, text)
+TakeProgress = Callable[[dict[str, Json]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The last frame of an answer, and what was handed in before it."""
+
+    header: dict[str, Json]
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a worker is given: its directories, environment and limits."""
+
+    job_directory: Path  # holds blobs/ and workdir/; shown read-only as /job
+    outbox: Path
+    environment: Mapping[str, str]
+    limits: Limits
+    output_bytes: int
+    packages: Path | None = None  # the installed requirements, shown read-only as /environment
+
+
+@dataclass(slots=True)
+class Worker:
+    """A running worker."""
+
+    process: SandboxedProcess
+    bench: Bench
+    _requests: BinaryIO
+    _replies: BinaryIO
+    _readers: list[threading.Thread] = field(default_factory=list)
+    _why_killed: str = ""
+
+    @classmethod
+    def start(cls, sandbox: Sandbox, bench: Bench, take_line: TakeLine) -> Worker:
+        """Start a worker; its lines go to `take_line` from threads of their own."""
+        requests_in, requests_out = os.pipe()
+        replies_in, replies_out = os.pipe()
+        mounts = [*interpreter_mounts(), Mount(bench.job_directory, "/job")]
+        environment = dict(bench.environment)
+        if bench.packages is not None:
+            mounts.append(Mount(bench.packages, "/environment"))
+            environment["PYTHONPATH"] = "/environment"
+        # -P: the current directory is no place to import from, or a work directory could shadow ours.
+        argv = (sys.executable, "-P", "-m", "stannary.agent.worker", str(requests_in), str(replies_out))
+        command = Command(argv, environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
+        try:
+            process = sandbox.start(command)
+        except EnvironmentProblem:
+            for fd in (requests_out, replies_in):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (requests_in, replies_out):
+                os.close(fd)
+        worker = cls(process, bench, os.fdopen(requests_out, "wb"), os.fdopen(replies_in, "rb"))
+        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+            worker._capture(name, pipe, take_line)
+        return worker
+
+    def request(self, header: dict[str, Json], wall_s: float, progress: TakeProgress) -> Reply:
+        """Send a request and collect its answer.
+
+        Raises:
+            JobFailed: the worker refused, broke a rule, died or ran too long; `detail` is the reason.
+            EnvironmentProblem: the outbox cannot be written.
+        """
+        # The limit is a timer of ours: whether it fired must not be mixed up with other kills.
+        timer = threading.Timer(wall_s, self.kill, (WALL_LIMIT,))
+        timer.daemon = True
+        timer.start()
+        try:
+            frames.write(self._requests, header)
+            return self._collect(progress)
+        except (FormatError, ServiceError) as err:
+            if isinstance(err, FormatError) and not self._why_killed and "cut short" not in err.what:
+                self.kill(BAD_FRAME)
+            raise self._lost(err) from err
+        finally:
+            timer.cancel()
+
+    def kill(self, why: str) -> None:
+        """End everything of the job at once; a request under way raises JobFailed with this reason."""
+        self._why_killed = self._why_killed or why
+        self.process.kill()
+
+    def is_alive(self) -> bool:
+        """Say whether the worker can take another request."""
+        return not self._why_killed and self.process.popen.poll() is None
+
+    def close(self) -> None:
+        """Ask the worker to stop, then end it whatever it does."""
+        with contextlib.suppress(ServiceError, ValueError):
+            frames.write(self._requests, {"op": "stop"})
+        with contextlib.suppress(OSError):
+            self._requests.close()
+        self.process.wait(STOP_TIMEOUT_S)
+        self.process.close()
+        for reader in self._readers:
+            reader.join(STOP_TIMEOUT_S)
+        for pipe in (self.process.stdout, self.process.stderr, self._replies):
+            pipe.close()
+
+    def _collect(self, progress: TakeProgress) -> Reply:
+        outputs: dict[str, Output] = {}
+        num_left_bytes = self.bench.output_bytes
+        for _ in range(MAX_PROGRESS_FRAMES):
+            frame = frames.read(self._replies, FrameLimits(MAX_REPLY_HEADER_BYTES, num_left_bytes))
+            if frame is None:
+                raise ServiceError("the worker ended", why="in the middle of a request")
+            if "progress" in frame.header:
+                reported = frame.header["progress"]
+                progress(reported if isinstance(reported, dict) else {})
+            elif "output" in frame.header:
+                output = self._keep(frame)
+                if output.name in outputs or len(outputs) >= MAX_OUTPUTS:
+                    raise LimitExceeded("too many outputs, or one twice", why=f"{output.name!r:.120}")
+                outputs[output.name] = output
+                num_left_bytes -= output.size_bytes
+            else:
+                return _finish(frame.header, outputs)
+        raise LimitExceeded("too many frames", why=f"{MAX_PROGRESS_FRAMES:,} in one request")
+
+    def _keep(self, frame: Frame) -> Output:
+        name = frame.header["output"]
+        if not isinstance(name, str) or frame.header.get("size") != len(frame.body):
+            raise FormatError("output frame with a wrong name or size")
+        workdir.parse_path(name)
+        named = digest.digest(frame.body)
+        path = outbox_path(self.bench.outbox, named)
+        if not path.exists():
+            files.replace(path, frame.body)
+        return Output(name, named, len(frame.body))
+
+    def _capture(self, name: str, pipe: BinaryIO, take_line: TakeLine) -> None:
+        reader = threading.Thread(
+            target=logs.capture, args=(pipe, lambda text: take_line(name, text)), name=f"job-{name}", daemon=True
+        )
+        reader.start()
+        self._readers.append(reader)
+
+    def _lost(self, err: Exception) -> JobFailed:
+        if self.process.usage().num_oom_kills > 0:
+            used = f"more than {self.bench.limits.memory_bytes / 1024**2:.0f} MiB"
+            return JobFailed("the job took too much memory", why=used, detail=OUT_OF_MEMORY)
+        code = self.process.wait(1.0)
+        return JobFailed("the worker is lost", why=f"{err}; exit code {code}", detail=self._why_killed or WORKER_DIED)
+
+
+def outbox_path(outbox: Path, named: digest.Digest) -> Path:
+    """Return where an output waits for its upload."""
+    return outbox / named.removeprefix(digest.PREFIX)
+
+
+def _finish(header: dict[str, Json], outputs: dict[str, Output]) -> Reply:
+    if header.get("ok") is not True:
+        reason, message = header.get("reason"), header.get("message")
+        raise JobFailed(
+            "the worker refused", why=logs.printable(str(message))[:2000], detail=_word(reason) or "worker-refused"
+        )
+    return Reply(header, tuple(outputs[name] for name in sorted(outputs)))
+
+
+def _word(value: object) -> str:
+    """Return a worker's reason if it is a plain word, since it travels on under our name."""
+    text = value if isinstance(value, str) else ""
+    return text if len(text) <= 60 and text.replace("-", "").isalnum() and text.islower() else ""

@@ -1,0 +1,174 @@
+"""Joining a market: one token, one key made here, one credential back.
+
+Rules:
+1. The market is known by the token: its address, its key, its certificate. A market with another key
+   than the token's is refused before anything is said.
+2. The key is made in the node's directory, 0600, and never leaves it.
+3. The join statement names operator, jurisdiction and the digest of the terms; the credential that comes
+   back must be the market's, for this key, operator and terms.
+4. Evidence is software here: the output says `NOT hardware-attested`, and so does the credential.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stannary import files
+from stannary.agent import settings as node_settings
+from stannary.agent.settings import KERNEL_VARIABLES, NODE_FILE, PINNED_ENVIRONMENT, NodeSettings
+from stannary.errors import AuthError, ConflictError, EnvironmentProblem, Refuted
+from stannary.formats import digest, dsse, ids, note, statement
+from stannary.formats.predicates import Credential, Join, Member, NodeKind
+from stannary.wire import join_token, message, node, rfc3339, routes
+from stannary.wire.connection import Connection
+from stannary.wire.join_token import JoinToken
+from stannary.wire.market import MarketInfo
+
+ENGINE_TIMEOUT_S = 300.0
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What an operator says of a node."""
+
+    token: str
+    directory: Path
+    operator: str
+    name: str
+    jurisdiction: str = "none"
+    kind: NodeKind = NodeKind.MACHINE
+    members: tuple[Member, ...] = ()
+    ask_usd_micros_per_hour: int = 100_000
+    engine_class: str = ""  # measured here if empty
+    kernel: dict[str, str] = field(default_factory=dict)
+    find_links: str = ""
+    index_url: str = ""
+    no_index: bool = False
+
+
+def join(application: Application, tell: Tell) -> NodeSettings:
+    """Join a market and keep everything in the node's directory.
+
+    Raises:
+        ConflictError: the directory holds a node already.
+        AuthError: the token's market has another key or certificate, or the token is used up.
+        Refuted: the credential is not what was applied for.
+    """
+    token = join_token.parse(application.token)
+    if (application.directory / NODE_FILE).exists():
+        raise ConflictError(
+            "this directory holds a node already", why=str(application.directory), hint="choose another --dir"
+        )
+    kernel = node_settings.check_kernel(application.kernel)
+    engine_class = application.engine_class or measure_engine_class(application.kernel)
+    files.make_private_dir(application.directory)
+    key = node_settings.create_key(application.directory)
+    with Connection(token.url, tls_fingerprint=token.tls) as link:
+        market = _known_market(link, token)
+        claim = _claim(application, key, market, engine_class)
+        body = node.JoinRequest(
+            token=application.token, envelope=message.EnvelopeBody.of(statement.sign("join", claim, (), key))
+        )
+        joined = link.post(routes.JOIN, body, node.Joined)
+    credential = joined.credential.open()
+    checked = check_credential(credential, claim, market.vkey)
+    settings = NodeSettings(
+        name=application.name,
+        node=claim.node,
+        url=token.url,
+        tls_fingerprint=token.tls,
+        market_vkey=token.vkey,
+        market_profile=market.profile,
+        operator=application.operator,
+        engine_class=engine_class,
+        kernel=kernel,
+        find_links=application.find_links,
+        index_url=application.index_url,
+        no_index=application.no_index,
+    )
+    node_settings.store(application.directory, settings, credential.to_bytes())
+    _say(tell, checked, market)
+    return settings
+
+
+def measure_engine_class(kernel: dict[str, str]) -> str:
+    """Return the engine class of this machine under a kernel choice, measured in a process of its own."""
+    environment = {**PINNED_ENVIRONMENT, **{name: kernel[name] for name in KERNEL_VARIABLES if name in kernel}}
+    argv = [sys.executable, "-P", "-m", "stannary.train.engine"]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            argv, env=environment, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as err:
+        raise EnvironmentProblem("the engine class cannot be measured", why=str(err)) from err
+    measured = done.stdout.strip()
+    if done.returncode != 0 or not measured:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise EnvironmentProblem(
+            "the engine class cannot be measured", why=last[:300], hint="pip install 'stannary[agent,train]'"
+        )
+    return measured
+
+
+def check_credential(envelope: dsse.Envelope, claim: Join, market_vkey: str) -> Credential:
+    """Return a credential that is the market's and says what was applied for.
+
+    Raises:
+        Refuted: another signer, node, key, operator, terms or engine class.
+    """
+    public = note.parse_vkey(market_vkey).public
+    credential = statement.open_envelope(envelope, "credential", Credential, public).predicate
+    for name in ("node", "key", "operator", "jurisdiction", "terms", "kind", "engine_class"):
+        if getattr(credential, name) != getattr(claim, name):
+            raise Refuted(
+                "the credential is not what was applied for",
+                why=f"{name}: {getattr(credential, name)!r:.80}, applied for {getattr(claim, name)!r:.80}",
+            )
+    return credential
+
+
+def _known_market(link: Connection, token: JoinToken) -> MarketInfo:
+    market = link.get(routes.MARKET, MarketInfo)
+    if market.vkey != token.vkey:
+        raise AuthError(
+            "this is not the market of the token",
+            why=f"it says its key is {market.vkey:.80}",
+            hint="ask the market's operator for a new token",
+        )
+    return market
+
+
+def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo, engine_class: str) -> Join:
+    public = dsse.public_bytes(key)
+    return Join(
+        node=ids.node_id(public),
+        key=dsse.encode_base64(public),
+        operator=application.operator,
+        jurisdiction=application.jurisdiction,
+        terms=digest.parse(market.terms_digest),
+        kind=application.kind,
+        members=application.members,
+        engine_class=engine_class,
+        cpus=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        ask_usd_micros_per_hour=application.ask_usd_micros_per_hour,
+        token=join_token.token_digest(application.token),
+        joined_at=rfc3339.spell(time.time()),
+    )
+
+
+def _say(tell: Tell, credential: Credential, market: MarketInfo) -> None:
+    attested = "NOT hardware-attested" if credential.attestation == "software" else credential.attestation.value
+    tell(f"joined {market.name} as {credential.operator}: node {credential.node}, tier {credential.tier}, {attested}")
+    tell(f"  terms {credential.terms}")
+    tell(f"  engine class {credential.engine_class}; credential until {credential.expires_at}; no inbound port")

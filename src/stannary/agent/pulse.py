@@ -1,0 +1,142 @@
+"""The pulse of an agent: a thread that never computes, so that a long round does not look like a death.
+
+It beats every 10 s (+-20 %, as the market says), sends readings of the meter, progress and log lines of
+the lease in hand, and picks up new leases while the main thread computes: a `reveal` needs only the
+journal and is answered here at once, anything else is laid on the desk.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stannary import __version__
+from stannary.agent.client import MarketClient
+from stannary.agent.desk import Desk
+from stannary.agent.meter import Meter
+from stannary.errors import ConflictError, NotFound, StannaryError
+from stannary.formats.ids import JobId, NodeId
+from stannary.wire import limits, rfc3339, routes
+from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
+
+TICK_S = 0.5
+READING_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
+PROGRESS_EVERY_S = 1.0
+JITTER = 0.2
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Pulse:
+    """The thread beside the main one."""
+
+    client: MarketClient
+    desk: Desk
+    meter: Meter
+    node: NodeId
+    key: Ed25519PrivateKey
+    answer_reveal: Callable[[Lease], None]
+    drop_current: Callable[[Lease], None]
+    tell: Tell
+    is_draining: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _due_s: dict[str, float] = field(default_factory=dict)
+    _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating and wait for the thread."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(limits.MAX_WAIT_S)
+
+    def beat_now(self) -> None:
+        """Say at once what has changed (draining, a lease finished)."""
+        state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
+        answer = self.client.heartbeat(NodeState.DRAINING if self.is_draining else state, self.desk.held(), __version__)
+        self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
+        current = self.desk.drop(answer.drop)
+        if current is not None:
+            self.drop_current(current)
+
+    def ship(self, lease: Lease) -> bool:
+        """Send the waiting log lines of the lease in hand; say whether none are left."""
+        log = self.desk.log
+        if log is None:
+            return True
+        first_seq, lines = log.batch()
+        if lines:
+            upload = LogUpload(
+                first_seq=first_seq,
+                lines=[
+                    LogUploadLine(at=rfc3339.spell(line.at_s), stream=line.stream, text=line.text) for line in lines
+                ],
+            )
+            self.client.upload_logs(lease.lease_id, upload)
+            log.acknowledge(first_seq, len(lines))
+        return not log.batch()[1]
+
+    def send_reading(self, lease: Lease) -> None:
+        """Send the meter's next reading under the lease in hand."""
+        job = JobId(lease.job)
+        envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
+        self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
+        self.meter.acknowledge(job, envelope)
+
+    def _run(self) -> None:
+        while not self._ended.wait(TICK_S):
+            self._guarded("beat", self._beat_every_s, self.beat_now)
+            lease = self.desk.current
+            if lease is None:
+                continue
+            self._guarded("reading", READING_EVERY_S, functools.partial(self.send_reading, lease))
+            self._guarded("logs", TICK_S, functools.partial(self.ship, lease))
+            self._guarded("progress", PROGRESS_EVERY_S, functools.partial(self._send_progress, lease))
+            if not self.is_draining:
+                self._guarded("look", LOOK_EVERY_S, self._look)
+        self.client.close()
+
+    def _guarded(self, what: str, every_s: float, act: Callable[[], object]) -> None:
+        """Act when due; no failure ends the pulse, since its silence would be taken for a death."""
+        now_s = time.monotonic()
+        if now_s < self._due_s.get(what, 0.0):
+            return
+        # Not a secret: spreading a fleet's beats needs no cryptographic randomness.
+        self._due_s[what] = now_s + every_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+        try:
+            act()
+        except (ConflictError, NotFound):
+            return  # the lease is gone; the next beat says so with the market's own words
+        except StannaryError as err:
+            self.tell(f"{what} was not sent: {err}")
+
+    def _send_progress(self, lease: Lease) -> None:
+        report = self.desk.progress
+        if report is not None:
+            self.client.tell_progress(lease.lease_id, report)
+            if self.desk.progress is report:
+                self.desk.progress = None
+
+    def _look(self) -> None:
+        """Pick up what came in while the main thread is busy."""
+        lease = self.client.look(self.desk.known())
+        if lease is None:
+            return
+        if lease.type is LeaseType.REVEAL:
+            self.answer_reveal(lease)
+            self.desk.finish(lease)
+        else:
+            self.desk.put(lease)

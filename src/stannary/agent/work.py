@@ -1,0 +1,159 @@
+"""What a node does with a task: the honest way, in a sandboxed worker.
+
+`Work` is the border between the agent (sessions, leases, journal, money) and the computing. Whoever
+wants a node that behaves otherwise passes another `Work`; the agent neither knows nor asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from stannary.agent.executor import Reply, TakeProgress
+from stannary.agent.holdings import Holding, worker_of
+from stannary.errors import FormatError
+from stannary.formats import canonical, jobspec, predicates, record
+from stannary.formats.canonical import Json
+from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import Assignment, Output
+
+MIN_WALL_S = 60.0
+WALL_FACTOR = 20  # a task may take this many times its agreed reference time before it is killed
+DECIMAL_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInHand:
+    """A task with its job, inputs in place."""
+
+    holding: Holding
+    assignment: Assignment
+    progress: TakeProgress
+
+    @property
+    def wall_s(self) -> float:
+        """How long the task may take."""
+        spec = self.holding.spec
+        if spec.recipe is None:
+            return float(spec.resources.wall_s)
+        reference_s = spec.recipe.step_ms * self.assignment.num_steps / 1000
+        return min(float(spec.resources.wall_s), max(MIN_WALL_S, WALL_FACTOR * reference_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a task brought: outputs in the outbox, and measures."""
+
+    outputs: tuple[Output, ...]
+    metrics: dict[str, str]
+    num_steps: int
+
+    @property
+    def root(self) -> Digest:
+        """Return the root of the outputs."""
+        return predicates.result_root(self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An answer to an audit question."""
+
+    answer: str
+    outputs: tuple[Output, ...]
+
+    @property
+    def root(self) -> Digest:
+        """Return the root of the outputs that were found."""
+        return predicates.result_root(self.outputs)
+
+
+class Work(Protocol):
+    """Doing tasks and answering for them."""
+
+    def do(self, task: TaskInHand) -> Result:
+        """Do a task and leave its outputs in the outbox."""
+        ...
+
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+        """Recompute somebody's task without knowing what he found."""
+        ...
+
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+        """Answer for a task of this node's own; `contributed` is None where the journal lost it."""
+        ...
+
+
+class SandboxedWork:
+    """The honest way."""
+
+    def do(self, task: TaskInHand) -> Result:
+        """Ask the worker to run the task."""
+        reply = self.compute(task)
+        num_steps = reply.header.get("num_steps", task.assignment.num_steps)
+        if type(num_steps) is not int:
+            raise FormatError("the worker reports no number of steps")
+        return Result(reply.outputs, _metrics(reply.header.get("metrics")), num_steps)
+
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+        """Ask the worker to recompute the task; only digests and the answer leave it."""
+        if task.assignment.kind is TaskKind.COMMAND:
+            return _command_finding(self.compute(task).outputs, salt)
+        header = self._ask(task, "audit", step, salt).header
+        listed = header.get("outputs")
+        if not isinstance(listed, list):
+            raise FormatError("the worker lists no outputs")
+        return Finding(_hex(header), tuple(record.from_json(Output, item) for item in listed))
+
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+        """Ask the worker for its state; where the journal lost the result, recompute: it is a pure function."""
+        if contributed is None:
+            return self.audit(task, step, salt)
+        if task.assignment.kind is TaskKind.COMMAND:
+            return _command_finding(contributed, salt)
+        return Finding(_hex(self._ask(task, "answer", step, salt).header), contributed)
+
+    def compute(self, task: TaskInHand) -> Reply:
+        """Run the task in the worker."""
+        holding = task.holding
+        request: dict[str, Json] = {"op": "run", "assignment": record.to_json(task.assignment)}
+        if task.assignment.kind is TaskKind.COMMAND:
+            inputs: dict[str, Json] = {
+                name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
+            }
+            request = {"op": "command", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs}
+        return worker_of(holding).request(request, task.wall_s, task.progress)
+
+    def _ask(self, task: TaskInHand, operation: str, step: int, salt: str) -> Reply:
+        request: dict[str, Json] = {
+            "op": operation,
+            "assignment": record.to_json(task.assignment),
+            "step": step,
+            "salt": salt,
+        }
+        return worker_of(task.holding).request(request, task.wall_s, task.progress)
+
+
+MakeWork = Callable[[], Work]
+
+
+def _command_finding(outputs: tuple[Output, ...], salt: str) -> Finding:
+    """A command has one step; its state is the canonical list of its outputs."""
+    listed = sorted(outputs, key=lambda item: item.name)
+    state = canonical.encode([record.to_json(item) for item in listed])
+    return Finding(predicates.answer_hash(bytes.fromhex(salt), state), outputs)
+
+
+def _hex(header: dict[str, Json]) -> str:
+    answer = header.get("answer")
+    if not isinstance(answer, str) or len(answer) != 64 or any(char not in "0123456789abcdef" for char in answer):
+        raise FormatError("the worker gives no answer", why=f"{answer!r:.80}")
+    return answer
+
+
+def _metrics(value: Json) -> dict[str, str]:
+    """Keep decimal strings only: metrics are signed."""
+    if not isinstance(value, dict):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(text, str) and len(text) <= DECIMAL_CHARS}
