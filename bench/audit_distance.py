@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from stannary.audit.compare import Tolerance, relative_distance
+from stannary.audit.compare import Tolerance, family_of, relative_distance
 from stannary.formats import jobspec
 from stannary.formats.ids import JobId, TaskKind, round_task
 from stannary.formats.predicates import Assignment
@@ -184,8 +184,9 @@ def rows(directory: Path) -> Iterator[dict[str, object]]:
             for name in CLASSES:
                 replayed = tensors(directory / f"{name}.{optimizer}.{steps}.honest")
                 distances = {cheat: relative_distance(delta, replayed) for cheat, delta in cheats.items()}
+                family = family_of((directory / f"{name}.class").read_text())
                 smallest = min(distances, key=lambda cheat: distances[cheat])
-                measured = Tolerance(optimizer, steps, relative_distance(honest, replayed), distances[smallest])
+                measured = Tolerance(family, optimizer, steps, relative_distance(honest, replayed), distances[smallest])
                 yield {
                     "optimizer": optimizer,
                     "inner_steps": steps,

@@ -28,10 +28,11 @@ FIXED_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 
 def main(arguments: list[str]) -> int:
     """Serve requests until `stop` or the end of the stream."""
-    if any(os.environ.get(name) != value for name, value in FIXED_ENVIRONMENT.items()):
-        # Hash order is chosen before the first line of Python runs, so it takes a new interpreter.
+    if sys.flags.hash_randomization or any(os.environ.get(name) != value for name, value in FIXED_ENVIRONMENT.items()):
+        # Hash order is chosen before the first line of Python runs, so it takes a new interpreter; one
+        # that reads the variables (no -I) and finds no module of ours in the work directory (-P).
         os.environ.update(FIXED_ENVIRONMENT)
-        os.execv(sys.executable, [sys.executable, "-m", "stannary.agent.worker", *arguments])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-s", "-P", "-m", "stannary.agent.worker", *arguments])  # noqa: S606
     requests_fd, replies_fd = int(arguments[0]), int(arguments[1])
     job = Path(arguments[2] if len(arguments) > 2 else "/job")
     from stannary.agent.service import Service

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
-from stannary.audit.compare import Agreement, Tolerance, compare, find_tolerance, relative_distance
+from stannary.audit.compare import MEASURED, Agreement, Tolerance, compare, find_tolerance, relative_distance
 
 BASE = {"a": torch.linspace(-1, 1, 50), "b": torch.ones(3, 4)}
-CELL = Tolerance("muon", 10, honest_max=1e-6, cheat_min=1e-2)
+FAMILY = "cpu-fp32-torch2.13.0"
+PAIR = (f"{FAMILY}-0123456789ab", f"{FAMILY}-ba9876543210")
+CELL = Tolerance(FAMILY, "muon", 10, honest_max=1e-6, cheat_min=1e-2)
 
 
 def shifted(by: float) -> dict[str, torch.Tensor]:
@@ -53,7 +55,9 @@ def test_between_classes_the_measured_threshold_decides():
     assert compare(shifted(1e-3), BASE, same_class=False, tolerance=CELL) is Agreement.DIFFERENT
 
 
-@pytest.mark.parametrize("cell", [None, Tolerance("muon", 10, 1e-3, 2.9e-2), Tolerance("muon", 10, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    "cell", [None, Tolerance(FAMILY, "muon", 10, 1e-3, 2.9e-2), Tolerance(FAMILY, "muon", 10, 0.0, 1.0)]
+)
 def test_where_the_gap_is_narrow_nothing_is_said(cell):
     """Below a separation of thirty, or unmeasured, results of two classes are incomparable."""
     assert compare(shifted(1e-5), BASE, same_class=False, tolerance=cell) is Agreement.INCOMPARABLE
@@ -61,8 +65,22 @@ def test_where_the_gap_is_narrow_nothing_is_said(cell):
 
 def test_a_cell_covers_shorter_rounds_of_its_optimizer():
     """Noise grows with steps, so the narrowest cell that reaches H is used."""
-    table = (CELL, Tolerance("muon", 30, 1e-5, 1e-2), Tolerance("adamw", 10, 1e-5, 1e-2))
-    assert find_tolerance(table, "muon", 7) is CELL
-    assert find_tolerance(table, "muon", 30) is table[1]
-    assert find_tolerance(table, "muon", 31) is None
-    assert find_tolerance(table, "adamw", 10) is table[2]
+    table = (CELL, Tolerance(FAMILY, "muon", 30, 1e-5, 1e-2), Tolerance(FAMILY, "adamw", 10, 1e-5, 1e-2))
+    assert find_tolerance(PAIR, "muon", 7, table) is CELL
+    assert find_tolerance(PAIR, "muon", 30, table) is table[1]
+    assert find_tolerance(PAIR, "muon", 31, table) is None
+    assert find_tolerance(PAIR, "adamw", 10, table) is table[2]
+
+
+def test_what_was_not_measured_has_no_tolerance():
+    """Another torch, dtype or device on either side leaves bitwise comparison in class only."""
+    for odd in ("cpu-fp32-torch2.14.0-0123456789ab", "cpu-bf16-torch2.13.0-0123456789ab", "sm90-fp32-torch2.13.0-01"):
+        assert find_tolerance((PAIR[0], odd), "muon", 4) is None
+        assert find_tolerance((odd, odd), "muon", 4) is None
+
+
+def test_every_measured_cell_separates():
+    """Each cell of the table keeps the promise of thirty, and its threshold lies between the two."""
+    for cell in MEASURED:
+        assert cell.threshold is not None
+        assert cell.honest_max * 5 < cell.threshold < cell.cheat_min / 5
