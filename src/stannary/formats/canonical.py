@@ -52,13 +52,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, max_depth: int =
         raise LimitExceeded("JSON document too large", why=f"{len(data):,} bytes, limit {max_bytes:,}")
     _check_depth(data, max_depth)
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_members,
-            parse_float=_refuse_float,
-            parse_constant=_refuse_float,
-            parse_int=_safe_integer,
-        )
+        value = _DECODER.decode(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as err:
         raise FormatError("not JSON", why=str(err)) from err
     if b"\\u" in data:  # only an escape can smuggle in a lone surrogate; all else is checked by the hooks above
@@ -73,7 +67,7 @@ def is_canonical(value: Json, data: bytes) -> bool:
     decides; anything else takes the long way.
     """
     if data.isascii() and b"\\u" not in data:
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() == data
+        return _ASCII_ENCODER.encode(value).encode() == data
     return encode(value) == data
 
 
@@ -170,3 +164,13 @@ def _safe_integer(text: str) -> int:
 
 def _refuse_float(text: str) -> NoReturn:
     raise FormatError("fraction in signed JSON", why=f"{text:.40}; fractions travel as decimal strings")
+
+
+# built once: json.loads and json.dumps with options build theirs on every call
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members,
+    parse_float=_refuse_float,
+    parse_constant=_refuse_float,
+    parse_int=_safe_integer,
+)
+_ASCII_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)

@@ -14,7 +14,6 @@ ML-DSA-44 as a second signature is left to a later release.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ def from_bytes(data: bytes) -> Envelope:
 
 def encode_base64(data: bytes) -> str:
     """Return standard base64 with padding (RFC 4648 section 4)."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_base64(text: Json, name: str) -> bytes:
@@ -158,10 +157,11 @@ def decode_base64(text: Json, name: str) -> bytes:
     if not isinstance(text, str):
         raise FormatError(f"{name} is not base64", why=f"a {type(text).__name__}")
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
+        written = text.encode("ascii")
+        data = binascii.a2b_base64(written, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as err:
         raise FormatError(f"{name} is not base64", why=str(err)) from err
-    if encode_base64(data) != text:
+    if binascii.b2a_base64(data, newline=False) != written:
         raise FormatError(f"{name} is not canonical base64")
     return data
 

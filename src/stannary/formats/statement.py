@@ -20,6 +20,8 @@ from stannary.formats import canonical, dsse, record
 from stannary.formats.digest import PREFIX, Digest, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from _typeshed import DataclassInstance
 
     from stannary.formats.canonical import Json
@@ -73,7 +75,11 @@ def sign(
 
 def kind_of(payload: bytes) -> str:
     """Return the predicate kind of statement bytes, without trusting or reading the rest."""
-    kind = canonical.decode_object(payload).get("predicateType")
+    return _kind_of(canonical.decode_object(payload))
+
+
+def _kind_of(members: dict[str, Json]) -> str:
+    kind = members.get("predicateType")
     prefix, suffix = "urn:stannary:", ":v1"
     if not isinstance(kind, str) or not (kind.startswith(prefix) and kind.endswith(suffix)):
         raise FormatError("not a stannary statement", why=f"predicateType {kind!r:.80}")
@@ -86,7 +92,23 @@ def read(payload: bytes, kind: str, cls: type[P]) -> Statement[P]:
     Raises:
         FormatError: not canonical, another kind, unknown or missing members.
     """
+    return _read(payload, canonical.decode_object(payload), kind, cls)
+
+
+def read_any(payload: bytes, kinds: Mapping[str, type[P]]) -> Statement[P]:
+    """Read a statement whose kind may be any of `kinds`, parsing the bytes once.
+
+    Raises:
+        FormatError: as `read`, and for a kind not listed.
+    """
     members = canonical.decode_object(payload)
+    kind = _kind_of(members)
+    if kind not in kinds:
+        raise FormatError("a statement of this kind has no place here", why=f"{kind!r:.80}")
+    return _read(payload, members, kind, kinds[kind])
+
+
+def _read(payload: bytes, members: dict[str, Json], kind: str, cls: type[P]) -> Statement[P]:
     if set(members) != {"_type", "subject", "predicateType", "predicate"}:
         raise FormatError("statement has missing or unknown members", why=", ".join(sorted(members))[:200])
     if members["_type"] != STATEMENT_V1:

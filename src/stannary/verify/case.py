@@ -76,18 +76,15 @@ class Logged(Generic[P_co]):
     predicate: P_co
 
 
-def read(index: int, envelope: Envelope) -> Logged[DataclassInstance]:
+def read(index: int, envelope: Envelope, leaf: Digest | None = None) -> Logged[DataclassInstance]:
     """Read one envelope's statement, whatever its kind; signatures are not looked at (rule 1).
 
     Raises:
         FormatError: not a statement we know, or not canonical.
     """
-    kind = statement.kind_of(envelope.payload)
-    cls = KINDS.get(kind)
-    if cls is None:
-        raise Refuted("statement of a kind that has no place in evidence", why=f"{kind!r:.80} at log index {index}")
-    parsed = statement.read(envelope.payload, kind, cls)
-    return Logged(index, digest.from_raw(envelope.leaf()), envelope.payload, kind, parsed.predicate)
+    parsed = statement.read_any(envelope.payload, KINDS)
+    leaf = digest.from_raw(envelope.leaf()) if leaf is None else leaf
+    return Logged(index, leaf, envelope.payload, parsed.kind, parsed.predicate)
 
 
 class Case:

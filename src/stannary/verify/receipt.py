@@ -197,13 +197,14 @@ def _open_receipt(opened: _Opened, findings: Findings) -> Statement[Receipt]:
 
 def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:
     file, final = opened.file, opened.final
-    listed = tuple(digest.from_raw(item.envelope.leaf()) for item in file.evidence)
+    leaves = [item.envelope.leaf() for item in file.evidence]
+    listed = tuple(digest.from_raw(leaf) for leaf in leaves)
     if listed != said.evidence:
         findings.refute("evidence.list", "receipt", f"{len(listed)} statements", "exactly those the receipt names")
     statements: list[Logged[DataclassInstance]] = []
-    for item in file.evidence:
-        tree.verify_inclusion(item.envelope.leaf(), item.index, final.size, item.path, final.root)
-        statements.append(read_statement(item.index, item.envelope))
+    for item, leaf, spelled in zip(file.evidence, leaves, listed, strict=True):
+        tree.verify_inclusion(leaf, item.index, final.size, item.path, final.root)
+        statements.append(read_statement(item.index, item.envelope, spelled))
     case = Case(statements)
     for item, read in zip(file.evidence, statements, strict=True):
         try:
