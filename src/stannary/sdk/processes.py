@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stannary import files
 from stannary.errors import EnvironmentProblem
-from stannary.formats import canonical
+from stannary.formats import canonical, record
 from stannary.formats.canonical import Json
 
 POLL_S = 0.05
@@ -102,16 +102,33 @@ class Register:
             value = canonical.decode(self._path.read_bytes())
         except FileNotFoundError:
             return []
-        listed = value if isinstance(value, list) else []
-        return [
-            Started(str(item["name"]), int(str(item["pid"])), int(str(item["born"])))
-            for item in listed
-            if isinstance(item, dict) and {"name", "pid", "born"} <= set(item)
-        ]
+        return [_parse(item) for item in value] if isinstance(value, list) else []
 
     def _write(self, items: Sequence[Started]) -> None:
-        value: list[Json] = [{"name": item.name, "pid": item.pid, "born": item.born} for item in items]
+        value: list[Json] = [record.to_json(item) for item in items]
         files.replace(self._path, canonical.encode(value))
+
+
+def this(name: str) -> Started:
+    """Return this very process."""
+    return Started(name, os.getpid(), _born(os.getpid()))
+
+
+def write(path: Path, started: Started) -> None:
+    """Keep one process in a file of its own."""
+    files.replace(path, canonical.encode(record.to_json(started)))
+
+
+def read(path: Path) -> Started | None:
+    """Return the process kept in a file, living or not."""
+    try:
+        return _parse(canonical.decode(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def _parse(value: Json) -> Started:
+    return record.from_json(Started, value)
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float) -> bool:

@@ -106,7 +106,7 @@ def join_token(out: Output, directory: Path | None, operator_name: str, bond: st
 def add(out: Output, url: str, key: str, witnesses: tuple[str, ...], tls_pin: str, profile_name: str) -> None:
     """Use a market: pin its key and make it the default. The API token is read from standard input."""
     pinned = trust.pin(key, witnesses)
-    words = click.get_text_stream("stdin").readline().strip()
+    words = sys.stdin.readline().strip()
     trustfile.pin(pinned)
     known = Profile(profile_name, url, key, witnesses, tls_pin)
     profiles.store(known, Secret(words) if words else None, make_default=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -17,8 +16,9 @@ from stannary.cli.command import command
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.cli.registry import NODE_COMMANDS
-from stannary.errors import ConflictError, NotFound, StannaryError, UsageError
+from stannary.errors import ConflictError, NotFound, UsageError
 from stannary.formats import canonical, quantity, workdir
+from stannary.sdk import processes
 from stannary.sdk.processes import wait_until
 
 NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
@@ -54,7 +54,11 @@ def join(out: Output, token: str, name: str, operator: str | None, ask: str, arg
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(out: Output, name: str, arguments: tuple[str, ...]) -> NoReturn:
     """Run the agent in the foreground; SIGTERM drains it."""
-    _become(out, ["run", "--dir", str(_joined(name)), *arguments])
+    place = _joined(name)
+    if _pid(place) is not None:
+        raise ConflictError(f"node {name} runs already", why=f"pid {_pid(place)}", hint="stannary node status")
+    processes.write(place / PID_FILE, processes.this(name))  # exec keeps the pid
+    _become(out, ["run", "--dir", str(place), *arguments])
 
 
 @command
@@ -137,8 +141,5 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _pid(place: Path) -> int | None:
     """Return the pid of the living agent of a node."""
-    with contextlib.suppress(OSError, ValueError, StannaryError):
-        pid = int((place / PID_FILE).read_text())
-        os.kill(pid, 0)
-        return pid
-    return None
+    started = processes.read(place / PID_FILE)
+    return started.pid if started is not None and started.is_alive else None

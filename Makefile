@@ -1,0 +1,63 @@
+# Commands of this repository. `make` alone lists them.
+#
+# The virtual environment is made once and again when its inputs change (.venv/.stamp). uv is used
+# where it can be had, pip otherwise; both keep to constraints.txt. System packages are installed
+# with apt as root, after printing the list; STANNARY_NO_APT=1 prevents it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SYSTEM_STAMP := $(VENV)/.system-stamp
+TORCH := torch==2.13.0
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint fmt types layers bench docs e2e vectors
+
+help:
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+install: $(STAMP) $(SYSTEM_STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sh scripts/install-python.sh $(BIN) "$(TORCH)"
+	@touch $@
+
+$(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
+	@sh scripts/install-system.sh
+	@touch $@
+
+demo: install ## train among honest nodes, one that dies and one that lies; prove the result
+	@$(BIN)/python -m examples.demo.run
+
+test: install ## run every test but e2e-vm (10 minutes at most on 2 cores)
+	$(BIN)/pytest
+
+lint: install ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: install ## rewrite to the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports --no-cache
+
+bench: install ## print every published figure
+	$(BIN)/python bench/run.py
+
+docs: install ## check that documents name real files, commands and error codes
+	$(BIN)/python scripts/check_docs.py
+
+e2e: install ## run the end-to-end tests alone
+	$(BIN)/pytest tests/e2e
+
+vectors: install ## write the test vectors anew; the tree must not change
+	@set -e; for script in tests/vectors/*/generate.py; do test ! -e "$$script" || $(BIN)/python "$$script"; done
+	git diff --exit-code -- tests/vectors

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Install this project and all its extras into a virtual environment.
+#   install-python.sh BIN TORCH     BIN: the environment's bin directory; TORCH: torch's requirement
+#
+# torch comes first and pinned: an unpinned one would be the newest CUDA build, gigabytes of it.
+# uv does not read pip's settings, so the local wheels pip would find are passed on by hand.
+set -eu
+bin=$1
+torch=$2
+
+if "$bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+    export UV_FIND_LINKS="${PIP_FIND_LINKS:-}"
+    export VIRTUAL_ENV="$(cd "$bin/.." && pwd)"
+    "$bin/uv" pip install --quiet -c constraints.txt "$torch"
+    "$bin/uv" pip install --quiet -c constraints.txt -e ".[dev]"
+else
+    echo "uv cannot be had here; using pip (slower)"
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt "$torch"
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+fi

@@ -1,0 +1,106 @@
+"""`stannary open`: fetch, check and decrypt an artifact to a new file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stannary.cli.command import command
+from stannary.cli.output import Output
+
+if TYPE_CHECKING:
+    from stannary.seal.keys import KeyRing
+    from stannary.seal.mirrors import Mirrors
+
+
+@command
+@click.argument("digest")
+@click.option(
+    "--from", "sources", required=True, multiple=True, metavar="DIR|URL", help="Where it lies; give several mirrors."
+)
+@click.option("-o", "--to", "path", required=True, type=click.Path(path_type=Path), help="New file or folder.")
+@click.option("--jobs", type=int, help="Connections at once (default: 12 remote, one a core local).")
+@click.option("--wrap", type=click.Path(path_type=Path, exists=True), help="Keys that were wrapped to you.")
+@click.option("--audience", help="What the wrap was made for (with --wrap).")
+@click.option("--blame", type=click.Path(path_type=Path), help="Write signed records of lying mirrors here.")
+def open_(
+    out: Output, digest: str, sources: tuple[str, ...], path: Path, jobs: int | None, **options: Path | str | None
+) -> int | None:
+    """Open the artifact DIGEST to the new file or folder PATH.
+
+    Nothing is left at PATH unless every byte was checked. A broken transfer goes on where it stopped.
+    """
+    from stannary.cli.progress import ByteProgress
+    from stannary.formats import digest as digests
+    from stannary.seal import opening, reader, source
+    from stannary.seal.mirrors import Mirrors
+
+    wanted = digests.parse(digest)
+    mirrors = Mirrors(wanted, tuple(source.connect(item) for item in sources))
+    try:
+        artifact = reader.SealedArtifact(mirrors, _keys(wanted, options))
+        progress = ByteProgress(out, "opened", artifact.size_bytes)
+        report = opening.open_to(artifact, path, jobs=jobs, progress=progress)
+    finally:
+        _write_blames(out, mirrors, options.get("blame"))
+    signature = _write_signature(out, artifact.manifest.signature, path)
+    out.say(f"{report.size_bytes:,} bytes, {report.fetched_bytes:,} fetched, {report.resumed_shards} shards resumed")
+    members = {
+        "path": str(path),
+        "digest": wanted,
+        "size_bytes": report.size_bytes,
+        "fetched_bytes": report.fetched_bytes,
+        "resumed_shards": report.resumed_shards,
+        "signature": str(signature) if signature else None,
+        "blamed": [item.mirror for item in mirrors.blames],
+    }
+    out.result(members, str(path))
+    return None
+
+
+def _keys(wanted: str, options: dict[str, Path | str | None]) -> KeyRing:
+    from datetime import UTC, datetime
+
+    from stannary.errors import UsageError
+    from stannary.formats import digest as digests
+    from stannary.seal import keystore, wrap
+
+    owner = keystore.load()
+    given, audience = options.get("wrap"), options.get("audience")
+    if not isinstance(given, Path):
+        return owner
+    if not isinstance(audience, str):
+        raise UsageError("--wrap needs --audience", hint="--audience NAME, as the wrap was made for")
+    return wrap.unwrap(
+        given.read_bytes(), owner.receiving, artifact=digests.parse(wanted), audience=audience, now=datetime.now(UTC)
+    )
+
+
+def _write_signature(out: Output, bundle: str | None, path: Path) -> Path | None:
+    """Write the model-signing bundle beside PATH, never over another file."""
+    if bundle is None:
+        return None
+    target = path.with_name(path.name + ".sig")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(bundle)
+    except FileExistsError:
+        out.say(f"kept {target}: the model-signing bundle was not written")
+        return None
+    return target
+
+
+def _write_blames(out: Output, mirrors: Mirrors, target: Path | str | None) -> None:
+    """Name the mirrors that served wrong bytes, and sign records of it when asked."""
+    import json
+
+    from stannary.seal import blame, keystore
+
+    for item in mirrors.blames:
+        out.say(f"wrong bytes from {item.mirror}: {item.object}")
+    if mirrors.blames and isinstance(target, Path):
+        key = keystore.load_or_create()[0].signing
+        lines = [json.dumps(blame.sign(item, key).to_json(), sort_keys=True) for item in mirrors.blames]
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
