@@ -73,9 +73,10 @@ join_tokens = Table(
     Column("token_hash", Text, primary_key=True),
     Column("operator", Text, ForeignKey("operators.operator"), nullable=False),
     Column("bond_usd_micros", BigInteger, nullable=False),
-    Column("uses_left", Integer, CheckConstraint("uses_left >= 0", name="uses_left"), nullable=False),
+    Column("uses_left", Integer, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
+    CheckConstraint("uses_left >= 0", name="uses_left"),
 )
 
 nodes = Table(
@@ -405,13 +406,9 @@ balances = Table(
     "balances",
     metadata,
     Column("account", Text, primary_key=True),
+    Column("usd_micros", BigInteger, nullable=False),
     # Only the outside world may owe: whatever a bug orders, nobody is overdrawn.
-    Column(
-        "usd_micros",
-        BigInteger,
-        CheckConstraint("usd_micros >= 0 OR account = 'world'", name="not_overdrawn"),
-        nullable=False,
-    ),
+    CheckConstraint("usd_micros >= 0 OR account = 'world'", name="not_overdrawn"),
 )
 
 ledger_entries = Table(

@@ -215,7 +215,7 @@ while True:
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     """A process killed while it writes has, on reopening, every write it acknowledged."""
     path, acknowledged, following = tmp_path / "market.db", set[str](), 0
-    for _ in range(3):
+    for _ in range(2):
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path), str(following)], stdout=subprocess.PIPE, text=True
         )

@@ -71,6 +71,7 @@ def _who() -> None:
         sa.Column("uses_left", sa.Integer(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("uses_left >= 0", name=op.f("ck_join_tokens_uses_left")),
         sa.ForeignKeyConstraint(["operator"], ["operators.operator"], name=op.f("fk_join_tokens_operator")),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_join_tokens")),
     )
@@ -439,6 +440,7 @@ def _money() -> None:
         "balances",
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("usd_micros", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("usd_micros >= 0 OR account = 'world'", name=op.f("ck_balances_not_overdrawn")),
         sa.PrimaryKeyConstraint("account", name=op.f("pk_balances")),
     )
     op.create_table(

@@ -1,0 +1,79 @@
+"""Tokens, challenges, sessions: hashed, single use, worthless after their time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.unit.store import world
+
+from stannary.errors import AuthError, ConflictError, StannaryError
+from stannary.store import accounts, nodes
+from stannary.store.accounts import JoinGrant, NewJoinToken
+from stannary.store.database import Store
+
+
+def do(store: Store, step: object) -> object:
+    """Return the outcome of a write, its error included."""
+    future = store.write(step)  # type: ignore[arg-type]  # a function of a connection
+    error = future.exception(30)
+    return error if isinstance(error, StannaryError) else future.result(30)
+
+
+def test_api_tokens_name_their_buyer_until_revoked(furnished: Store) -> None:
+    """A known token gives its buyer, an unknown or revoked one nothing."""
+    do(furnished, lambda c: accounts.add_api_token(c, "secret", "buyer", at_ms=0))
+    assert do(furnished, lambda c: accounts.buyer_of(c, "secret")) == "buyer"
+    assert isinstance(do(furnished, lambda c: accounts.buyer_of(c, "Secret")), AuthError)
+    do(furnished, lambda c: accounts.revoke_api_token(c, "secret", at_ms=1))
+    assert isinstance(do(furnished, lambda c: accounts.buyer_of(c, "secret")), AuthError)
+
+
+def test_a_join_token_is_used_as_often_as_it_says(store: Store) -> None:
+    """Uses run out, and so does time."""
+    do(store, lambda c: accounts.add_join_token(c, NewJoinToken("t", "ann", 5, 2, 0, 100)))
+    assert do(store, lambda c: accounts.use_join_token(c, "t", now_ms=99)) == JoinGrant("ann", 5)
+    assert isinstance(do(store, lambda c: accounts.use_join_token(c, "t", now_ms=100)), AuthError)
+    assert do(store, lambda c: accounts.use_join_token(c, "t", now_ms=50)) == JoinGrant("ann", 5)
+    assert isinstance(do(store, lambda c: accounts.use_join_token(c, "t", now_ms=50)), AuthError)
+
+
+def test_a_challenge_is_answered_once_by_its_node_in_time(furnished: Store) -> None:
+    """A replayed, late or borrowed nonce opens nothing."""
+    for nonce in ("a", "b", "c"):
+        do(furnished, lambda c, nonce=nonce: nodes.add_challenge(c, nonce, "n-1", expires_at_ms=60_000))
+    assert do(furnished, lambda c: nodes.spend_challenge(c, "a", "n-1", now_ms=1)) is None
+    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "a", "n-1", now_ms=2)), AuthError)
+    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "b", "n-2", now_ms=1)), AuthError)
+    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "c", "n-1", now_ms=60_000)), AuthError)
+    assert do(furnished, lambda c: nodes.forget_expired(c, now_ms=60_000)) == 3
+
+
+def test_a_revoked_node_loses_its_sessions(furnished: Store) -> None:
+    """Sessions end with their time or with their node, and a revoked node does not come back."""
+    do(furnished, lambda c: nodes.add_session(c, "s", "n-1", now_ms=0, expires_at_ms=10))
+    assert do(furnished, lambda c: nodes.node_of(c, "s", now_ms=9)) == "n-1"
+    assert isinstance(do(furnished, lambda c: nodes.node_of(c, "s", now_ms=10)), AuthError)
+    do(furnished, lambda c: nodes.revoke(c, "n-1", "refuted", at_ms=5))
+    assert isinstance(do(furnished, lambda c: nodes.node_of(c, "s", now_ms=6)), AuthError)
+    again = nodes.add_session
+    assert isinstance(do(furnished, lambda c: again(c, "t", "n-1", now_ms=6, expires_at_ms=9)), AuthError)
+    assert isinstance(do(furnished, lambda c: nodes.add(c, world.node("n-1", "ann"))), ConflictError)
+
+
+def test_one_machine_has_one_operator(furnished: Store) -> None:
+    """A node that joins again under another operator is refused: it could audit itself."""
+    assert isinstance(do(furnished, lambda c: nodes.add(c, world.node("n-1", "bob"))), ConflictError)
+    assert do(furnished, lambda c: nodes.add(c, world.node("n-1", "ann"))) is None
+
+
+def test_no_secret_lies_in_the_file(tmp_path: Path) -> None:
+    """A copy of the database contains none of the tokens it judges."""
+    with Store.open(tmp_path / "market.db") as store:
+        do(store, world.furnish)
+        do(store, lambda c: accounts.add_api_token(c, "api-secret", "buyer", at_ms=0))
+        do(store, lambda c: accounts.add_join_token(c, NewJoinToken("join-secret", "ann", 5, 1, 0, 9)))
+        do(store, lambda c: nodes.add_challenge(c, "nonce-secret", "n-1", expires_at_ms=9))
+        do(store, lambda c: nodes.add_session(c, "session-secret", "n-1", now_ms=0, expires_at_ms=9))
+    content = b"".join(path.read_bytes() for path in tmp_path.glob("market.db*"))
+    assert b"n-1" in content
+    assert b"-secret" not in content
