@@ -36,7 +36,7 @@ class DirectoryStore:
 
     def read(self, name: str, limit: int) -> bytes:
         """Return an object whole."""
-        descriptor, length = self._open(name)
+        descriptor, length = self.open_object(name)
         with os.fdopen(descriptor, "rb") as file:
             if length > limit:
                 raise LimitExceeded("object too large", why=f"{name}: {length:,} bytes, limit {limit:,}")
@@ -45,7 +45,7 @@ class DirectoryStore:
     def stream(self, name: str, length: int) -> Iterator[memoryview]:
         """Yield an object in pieces of one reused buffer per thread."""
         scratch = self._buffer()
-        descriptor, actual = self._open(name)
+        descriptor, actual = self.open_object(name)
         try:
             left = min(length, actual) if actual <= length else 0  # a longer object is another one: end at once
             while left:
@@ -93,7 +93,8 @@ class DirectoryStore:
         except OSError as err:
             raise disk_problem(err, target) from err
 
-    def _open(self, name: str) -> tuple[int, int]:
+    def open_object(self, name: str) -> tuple[int, int]:
+        """Return an open descriptor and the length of an object; the caller closes it."""
         path = self.root / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,30 +1,32 @@
-"""A plain HTTP host as a source of sealed objects: ranged GETs on immutable names, one connection a thread.
+"""A plain HTTP host as a source of sealed objects: ranged GETs on immutable names over kept connections.
 
-Bytes are received into one reused buffer per thread. Every read has the stall limit, and a host that
+Every read has the stall limit, and a host that
 drips below MIN_BYTES_PER_S is given up as well. Redirects are not followed and nothing is decompressed:
 an object is the bytes of its name or it is refused by the reader.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import http.client
 import re
 import socket
 import ssl
-import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
 from stannary.seal.link import prefer_bbr
 from stannary.seal.message import Buffer
-from stannary.seal.source import MIN_BYTES_PER_S, PIECE_BYTES, STALL_S, SourceFailure
+from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, SourceFailure
 
 CONNECT_S = 10.0
 GRACE_S = 15.0  # before the least rate is asked for: name lookup, handshake, a slow first byte
+RECEIVE_BYTES = 512 * 1024
 MAX_LISTING_BYTES = 8 * 1024 * 1024
 
 Connection: TypeAlias = http.client.HTTPConnection
@@ -47,7 +49,7 @@ class HttpSource:
         return self._pool.read(f"{self._base}/{name}", limit)
 
     def stream(self, name: str, length: int) -> Iterator[memoryview]:
-        """Yield an object in pieces of one reused buffer per thread."""
+        """Yield an object in pieces."""
         return self._pool.stream(f"{self._base}/{name}", length)
 
     def size(self, name: str) -> int | None:
@@ -64,119 +66,125 @@ class HttpSource:
 
 
 class ConnectionPool:
-    """One kept connection and one buffer per thread, to one host."""
+    """Kept connections to one host; each request takes one and gives it back."""
 
     def __init__(self, parts: urllib.parse.SplitResult, stall_s: float = STALL_S) -> None:
         self._parts = parts
         self._stall_s = stall_s
-        self._local = threading.local()
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._idle: collections.deque[Connection] = collections.deque()  # append and pop are atomic
+        weakref.finalize(self, _close_all, self._idle)
 
     def read(self, target: str, limit: int) -> bytes:
         """GET a small object."""
         with self._responding("GET", target) as response:
             data = response.read(limit + 1)
         if len(data) > limit:
-            self._close()
-            raise LimitExceeded("object too large", why=f"{target:.120}: more than {limit:,} bytes")
+            raise LimitExceeded("object too large", why=f"{_path(target)}: more than {limit:,} bytes")
         return data
 
     def stream(self, target: str, length: int) -> Iterator[memoryview]:
         """GET exactly `length` bytes in pieces."""
-        scratch = self._buffer()
         deadline = time.monotonic() + GRACE_S + length / MIN_BYTES_PER_S
         received = 0
         with self._responding("GET", target, {"Range": f"bytes=0-{length - 1}"}) as response:
             _check_total(response, target, length)
             while received < length:
-                count = response.readinto(scratch[: min(PIECE_BYTES, length - received)])
-                if count == 0:
-                    raise SourceFailure("the host closed early", why=f"{target:.120}: {received:,} of {length:,} bytes")
-                received += count
+                # One receive at a time: `readinto` would wait for a full buffer, and a host that drips a
+                # byte now and then would stay below every limit.
+                piece = response.read1(min(RECEIVE_BYTES, length - received))
+                received += len(piece)
+                progress = f"{_path(target)}: {received:,} of {length:,} bytes"
+                if not piece:
+                    raise SourceFailure("the host closed early", why=progress)
                 if time.monotonic() > deadline:
-                    raise SourceFailure("the host is too slow", why=f"{target:.120}: {received:,} of {length:,} bytes")
-                yield scratch[:count]
-            response.read(0)
+                    raise SourceFailure("the host is too slow", why=progress)
+                yield memoryview(piece)
+            response.read()
 
     def size(self, target: str) -> int | None:
         """HEAD an object."""
         try:
             with self._responding("HEAD", target) as response:
                 response.read()
-                return response.length if response.length else _content_length(response)
+                return _content_length(response)
         except NotFound:
             return None
 
     def put(self, target: str, data: Buffer) -> None:
         """PUT an object."""
         with self._responding("PUT", target, {"Content-Length": str(len(data))}, data) as response:
-            response.read()
+            response.read(MAX_LISTING_BYTES)
 
     @contextlib.contextmanager
     def _responding(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: Buffer | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """Ask once more on a fresh connection if a kept one turns out to be closed; then give up."""
-        whole = False
+        """Send a request on a kept or a fresh connection; keep it again if the body was read to its end."""
+        connection: Connection | None = None
         try:
-            response = self._ask(method, target, headers or {}, body)
+            connection, response = self._ask(method, target, headers or {}, body)
             if response.status == http.client.NOT_FOUND:
                 response.read(MAX_LISTING_BYTES)
-                whole = True
-                raise NotFound("no such object", why=f"{self._parts.netloc}{target:.120}")
+                raise NotFound("no such object", why=f"{self._parts.netloc}{_path(target)}")
             if response.status not in {200, 201, 204, 206}:
-                raise SourceFailure("the host refused", why=f"{response.status} for {target:.120}")
+                raise SourceFailure("the host refused", why=f"{response.status} for {_path(target)}")
             yield response
-            whole = response.isclosed()
+            if response.isclosed() and not response.will_close:
+                self._idle.append(connection)
+                connection = None
         except (OSError, http.client.HTTPException) as err:
             raise SourceFailure("the host failed", why=f"{self._parts.netloc}: {err!r:.160}") from err
         finally:
-            if not whole:
-                self._close()  # a connection in the middle of a body cannot be used again
+            if connection is not None:
+                connection.close()  # in the middle of a body: cannot be used again
 
-    def _ask(self, method: str, target: str, headers: dict[str, str], body: Buffer | None) -> http.client.HTTPResponse:
-        kept = getattr(self._local, "connection", None) is not None
-        try:
-            return self._ask_once(method, target, headers, body)
-        except (ConnectionError, http.client.BadStatusLine):
-            if not kept:
-                raise
-        self._close()
-        return self._ask_once(method, target, headers, body)
-
-    def _ask_once(
+    def _ask(
         self, method: str, target: str, headers: dict[str, str], body: Buffer | None
-    ) -> http.client.HTTPResponse:
-        connection = self._connection()
-        connection.request(method, target, body=body, headers={"Accept-Encoding": "identity", **headers})
-        return connection.getresponse()
+    ) -> tuple[Connection, http.client.HTTPResponse]:
+        """Send on a kept connection; the host may have closed it meanwhile, then on a fresh one."""
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                return connection, _ask_on(connection, method, target, headers, body)
+            except (OSError, http.client.HTTPException):
+                connection.close()
+        connection = self._connect()
+        try:
+            return connection, _ask_on(connection, method, target, headers, body)
+        except BaseException:
+            connection.close()
+            raise
 
-    def _connection(self) -> Connection:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            host, port = self._parts.hostname or "", self._parts.port
-            if self._tls is not None:
-                connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=self._tls)
-            else:
-                connection = http.client.HTTPConnection(host, port, timeout=CONNECT_S)
-            connection.connect()
-            connection.sock.settimeout(self._stall_s)
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            prefer_bbr(connection.sock)  # matters when we send: uploads
-            self._local.connection = connection
+    def _connect(self) -> Connection:
+        host, port = self._parts.hostname or "", self._parts.port
+        connection: Connection
+        if self._tls is not None:
+            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=self._tls)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_S)
+        connection.connect()
+        connection.sock.settimeout(self._stall_s)
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prefer_bbr(connection.sock)  # matters when we send: uploads
         return connection
 
-    def _close(self) -> None:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
 
-    def _buffer(self) -> memoryview:
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None:
-            buffer = self._local.buffer = memoryview(bytearray(PIECE_BYTES))
-        return buffer
+def _ask_on(
+    connection: Connection, method: str, target: str, headers: dict[str, str], body: Buffer | None
+) -> http.client.HTTPResponse:
+    connection.request(method, target, body=body, headers={"Accept-Encoding": "identity", **headers})
+    return connection.getresponse()
+
+
+def _close_all(idle: collections.deque[Connection]) -> None:
+    while idle:
+        idle.pop().close()
+
+
+def _path(target: str) -> str:
+    """Return what may be shown of a target: a signed URL's query is a secret."""
+    return target.partition("?")[0][:160]
 
 
 def _check_total(response: http.client.HTTPResponse, target: str, length: int) -> None:
@@ -186,7 +194,7 @@ def _check_total(response: http.client.HTTPResponse, target: str, length: int) -
         stated = (response.getheader("Content-Range") or "").rpartition("/")[2]
         total = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else None
     if total is not None and total != length:
-        raise SourceFailure("the object has another length", why=f"{target:.120}: {total:,}, expected {length:,}")
+        raise SourceFailure("the object has another length", why=f"{_path(target)}: {total:,}, expected {length:,}")
 
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:

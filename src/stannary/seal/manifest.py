@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, dsse, record
 from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
 from stannary.seal import message, names, tensors
 from stannary.seal.head import MAX_SHARDS, Head
 from stannary.seal.tensors import Tensor
@@ -65,13 +66,13 @@ class Codec(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file. `blake3` of the whole is there when a model-signing bundle was asked for."""
+    """One file. `sha256` is there when a model-signing bundle was asked for."""
 
     path: str
     size: int
     kind: FileKind
     header: int = 0  # safetensors: bytes before the data area
-    blake3: str | None = None
+    sha256: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

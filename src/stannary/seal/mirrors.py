@@ -4,11 +4,13 @@ Rules:
 1. A mirror that served bytes of another hash is named in a blame record and never asked again.
 2. A mirror that fails or stalls is set aside for this object and asked again later, at most ATTEMPTS
    times in all, with growing pauses; the object is then a ServiceError.
-3. Mirrors take turns by object, so that several of them share the load.
+3. Mirrors take turns by object, so that several of them share the load; those that failed least go
+   first, so a stalling mirror costs its time limit once and not for every object.
 """
 
 from __future__ import annotations
 
+import collections
 import os
 import threading
 from collections.abc import Callable
@@ -42,6 +44,7 @@ class Mirrors:
         self.fetched_bytes = 0
         self._sources = sources
         self._dropped: set[str] = set()
+        self._failures: collections.Counter[str] = collections.Counter()
         self._turn = 0
         self._lock = threading.Lock()
         self._pause = pause or threading.Event().wait
@@ -49,7 +52,7 @@ class Mirrors:
     def of(self, artifact: Digest) -> Mirrors:
         """Return the same mirrors for another artifact (a parent); wrong bytes are remembered together."""
         other = Mirrors(artifact, self._sources, pause=self._pause)
-        other.blames, other._dropped = self.blames, self._dropped
+        other.blames, other._dropped, other._failures = self.blames, self._dropped, self._failures
         return other
 
     def default_jobs(self) -> int:
@@ -108,6 +111,8 @@ class Mirrors:
                     self._blame(source, what, err.expected.spell(), err.observed)
                 except (SourceFailure, NotFound, LimitExceeded) as err:
                     last = err
+                    with self._lock:
+                        self._failures[source.url] += 1
                 except (Refuted, FormatError) as err:
                     if what != "head":
                         raise  # the right bytes do not open: no mirror can help
@@ -125,7 +130,7 @@ class Mirrors:
             alive = [source for source in self._sources if source.url not in self._dropped]
             self._turn += 1
             first = self._turn % len(alive) if alive else 0
-        return alive[first:] + alive[:first]
+            return sorted(alive[first:] + alive[:first], key=lambda source: self._failures[source.url])
 
     def _alive(self) -> bool:
         return any(source.url not in self._dropped for source in self._sources)

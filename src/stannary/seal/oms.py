@@ -1,9 +1,8 @@
 """OpenSSF model-signing bundles, so that a model opened from an artifact can be checked without us.
 
 The bundle is a sigstore bundle v0.3 with a DSSE envelope around an in-toto Statement whose predicate
-lists every file with its BLAKE3 (one of the hashes that tool knows; SHA-256 would be 5-15 times slower
-without SHA instructions). It is made when the model is sealed, travels in the sealed manifest, and is
-checked by `model_signing verify key --public_key KEY --signature PATH.sig PATH`.
+lists every file with its SHA-256, the one hash that tool's command line checks. It is made when the model
+is sealed, travels in the sealed manifest, and is checked by `model_signing verify key --public_key KEY --signature PATH.sig PATH`.
 
 Rules: the key is P-256 (that tool takes no Ed25519). Files of a git checkout are left out, as that tool
 leaves them out by itself; the artifact covers them all the same.
@@ -20,19 +19,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from stannary.formats import canonical, dsse, statement
 from stannary.formats.canonical import Json
+from stannary.formats.digest import PREFIX, Digest, raw
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-ALGORITHM = "blake3"
+ALGORITHM = "sha256"
 WHOLE = "."  # how that tool names the only file of a model that is one file
 IGNORED = (".git", ".gitattributes", ".github", ".gitignore")
 
 
-def sign(name: str, digests: dict[str, str], key: ec.EllipticCurvePrivateKey) -> str:
-    """Return the bundle of a model `name` with files `digests` (path to hex BLAKE3)."""
+def sign(name: str, digests: dict[str, Digest], key: ec.EllipticCurvePrivateKey) -> str:
+    """Return the bundle of a model `name` with files `digests` (by path)."""
     listed = {path: value for path, value in digests.items() if path.split("/")[0] not in IGNORED}
-    resources: list[Json] = [{"name": path, "algorithm": ALGORITHM, "digest": listed[path]} for path in sorted(listed)]
-    root = hashlib.sha256(b"".join(bytes.fromhex(listed[path]) for path in sorted(listed))).hexdigest()
+    resources: list[Json] = [
+        {"name": path, "algorithm": ALGORITHM, "digest": listed[path][len(PREFIX) :]} for path in sorted(listed)
+    ]
+    root = hashlib.sha256(b"".join(raw(listed[path]) for path in sorted(listed))).hexdigest()
     payload = canonical.encode(
         {
             "_type": statement.STATEMENT_V1,

@@ -1,9 +1,9 @@
 """An S3 bucket as a store of sealed objects: `s3://bucket/prefix`.
 
 `obstore` knows the accounts, regions and signatures (AWS_* environment, AWS_ENDPOINT_URL for others);
-the bulk of the bytes travels on our own sockets over URLs it signs, for three reasons: bytes arrive in
-reused memory, a stalled host is noticed within seconds instead of by a whole-request timeout, and the
-sender's congestion control can be chosen (link.py). Signed URLs are secrets and appear in no message.
+the bulk of the bytes travels on our own sockets over URLs it signs, for two reasons: a stalled host
+is noticed within seconds instead of by a whole-request timeout, and the sender's congestion control
+can be chosen (link.py). Signed URLs are secrets and appear in no message.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class S3Store:
         return pool.read(target, limit)
 
     def stream(self, name: str, length: int) -> Iterator[memoryview]:
-        """Yield an object in pieces of one reused buffer per thread."""
+        """Yield an object in pieces."""
         pool, target = self._signed("GET", name)
         return pool.stream(target, length)
 

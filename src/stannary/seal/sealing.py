@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import threading
@@ -162,7 +163,7 @@ class _Sealer:
         descriptor = self._tree.open(leaf)
         try:
             admission.check_content(leaf.path, kind, descriptor, leaf.size)
-            whole = _blake3(descriptor) if self._options.sign_model else None
+            whole = _sha256(descriptor) if self._options.sign_model else None
             if kind is FileKind.SAFETENSORS:
                 header, listed = _read_header(descriptor, leaf.size)
                 self._tensors += [
@@ -283,7 +284,7 @@ class _Sealer:
         from stannary.seal import oms
 
         whole = self._tree.layout is manifest.Layout.FILE
-        listed = {oms.WHOLE if whole else item.path: item.blake3 for item in self._files if item.blake3 is not None}
+        listed = {oms.WHOLE if whole else item.path: item.sha256 for item in self._files if item.sha256 is not None}
         return oms.sign(self._tree.name, listed, self._owner.model_signing)
 
     def _read(self, cut: Cut) -> memoryview:
@@ -399,11 +400,11 @@ def _read_header(descriptor: int, size: int) -> tuple[int, tuple[tensors.Tensor,
     return tensors.LENGTH_BYTES + length, tensors.parse_header(bytes(header), size)
 
 
-def _blake3(descriptor: int) -> str:
-    state = blake3.blake3()
+def _sha256(descriptor: int) -> Digest:
+    state = hashlib.sha256()
     piece = memoryview(bytearray(HASH_PIECE_BYTES))
     offset = 0
     while count := os.preadv(descriptor, [piece], offset):
         state.update(piece[:count])
         offset += count
-    return state.hexdigest()
+    return digest.from_raw(state.digest())

@@ -84,12 +84,12 @@ def show(out: Output, digest: str, source: str, with_tensors: bool) -> None:
         "files": [{"path": item.path, "size": item.size, "kind": item.kind.value} for item in manifest.files],
         "groups": dict(groups),
         "codecs": dict(codecs),
-        "tensors": len(manifest.tensors),
+        "num_tensors": len(manifest.tensors),
+        "tensors": [
+            {"name": item.name, "dtype": item.dtype, "shape": list(item.shape)}
+            for item in (manifest.tensors if with_tensors else ())
+        ],
     }
-    if with_tensors:
-        members["tensor"] = [
-            {"name": item.name, "dtype": item.dtype, "shape": list(item.shape)} for item in manifest.tensors
-        ]
     out.result(members, _show_text(opened, dict(groups), dict(codecs), with_tensors=with_tensors))
 
 

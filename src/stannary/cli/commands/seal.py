@@ -15,9 +15,11 @@ from stannary.cli.output import Output
 @click.option("-o", "--to", "store", required=True, metavar="DIR|URL", help="Folder or s3:// bucket to seal into.")
 @click.option("--parent", metavar="DIGEST", help="Earlier version in the same store: only what changed is sealed.")
 @click.option(
-    "--codec", type=click.Choice(["raw", "small", "auto"]), default="auto", help="Code bf16 weights: never, if smaller, "
-    "or while the store is slower than the coder (default)."
-)  # fmt: skip
+    "--codec",
+    type=click.Choice(["raw", "small", "auto"]),
+    default="auto",
+    help="Code bf16 weights: never, if smaller, or while the store is slower than the coder (default).",
+)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Shards at once.")
 @click.option("--shard-bytes", type=int, default=8 * 1024 * 1024, show_default=True, help="Largest shard.")
 @click.option("--sign-model/--no-sign-model", default=True, help="Add an OpenSSF model-signing bundle (default).")
