@@ -1,0 +1,324 @@
+"""A real agent process against a scripted market: joining, work, questions, death, drain."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stannary.agent.join import Application, join
+from stannary.errors import AuthError, ConflictError, ServiceError
+from stannary.formats import canonical, predicates, record
+from stannary.formats.jobspec import Resources
+from stannary.run.sandbox import choice
+
+from .scripted_market import ScriptedMarket
+
+ENGINE_CLASS = "cpu-fp32-scripted-000000000000"
+HELLO = "echo working; printf '%s' \"$WORD\" > out.txt"
+SALT = "ab" * 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sandbox() -> None:
+    try:
+        choice.choose("private", lambda _: None)
+    except choice.EnvironmentProblem as err:
+        pytest.skip(f"no sandbox works here: {err}")
+
+
+@pytest.fixture
+def market() -> Iterator[ScriptedMarket]:
+    scripted = ScriptedMarket()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def directory(market: ScriptedMarket, tmp_path: Path) -> Path:
+    application = Application(market.token(), tmp_path / "node", "basalt", "n1", engine_class=ENGINE_CLASS)
+    join(application, lambda _: None)
+    return tmp_path / "node"
+
+
+def run_join(market: ScriptedMarket, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "stannary.agent", "join", market.token(), "--dir", str(directory)]
+    said = ["--operator", "basalt", "--name", "n1", "--engine-class", ENGINE_CLASS, *more]
+    return subprocess.run([*argv, *said], capture_output=True, text=True, check=False)
+
+
+Launch = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def launch(directory: Path) -> Iterator[Launch]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "stannary.agent", "run", "--dir", str(directory)]
+        with (directory / "agent.log").open("ab") as log:
+            started.append(subprocess.Popen(argv, stderr=log, stdout=log, env={**os.environ, "SECRET_TOKEN": "hidden"}))
+        return started[-1]
+
+    yield start
+    for agent in started:
+        with contextlib.suppress(ProcessLookupError):
+            agent.kill()
+        agent.wait()
+
+
+def test_join_leaves_a_private_key_and_an_honest_word(market: ScriptedMarket, tmp_path: Path) -> None:
+    """Joining makes a 0600 key, keeps the credential, and says NOT hardware-attested."""
+    done = run_join(market, tmp_path / "n", "--kernel", "MKL_CBWR=COMPATIBLE")
+    assert done.returncode == 0, done.stderr
+    assert "NOT hardware-attested" in done.stderr
+    assert json.loads(done.stdout)["engine_class"] == ENGINE_CLASS
+    assert stat.S_IMODE((tmp_path / "n/key").stat().st_mode) == 0o600
+    kept = json.loads((tmp_path / "n/node.json").read_text())
+    assert (kept["operator"], kept["kernel"]) == ("basalt", {"MKL_CBWR": "COMPATIBLE"})
+    again = run_join(market, tmp_path / "n")
+    assert again.returncode == 1
+    assert "holds a node already" in again.stderr
+
+
+def test_join_refuses_another_market(market: ScriptedMarket, tmp_path: Path) -> None:
+    """A server with another key than the token's gets neither token nor join statement."""
+    honest = market.vkey
+    other = ScriptedMarket()
+    market.vkey = other.vkey  # tokens now name the other market's key, the address stays
+    token = market.token()
+    market.vkey = honest
+    argv = [sys.executable, "-m", "stannary.agent", "join", token, "--dir", str(tmp_path / "n"), "--operator", "o"]
+    done = subprocess.run([*argv, "--name", "n", "--engine-class", "x"], capture_output=True, text=True, check=False)
+    other.close()
+    assert done.returncode == 6
+    assert "not the market of the token" in done.stderr
+    assert market.node_keys == {}
+
+
+def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
+    """A command is run, committed before it is shown, metered, and answered for; an audit finds the same root."""
+    job = market.add_command_job(HELLO, {"data/a.txt": b"x"}, envs={"WORD": "hello"})
+    work = market.lease(job)
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    made = market.predicate("contribution")
+    order = [what for what, lease, _ in market.statements if lease == work and what != "reading"]
+    assert order == ["commitment", "contribution"]
+    assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
+    assert market.blobs[made.outputs[0].digest] == b"hello"
+    assert made.root == predicates.result_root(made.outputs)
+    assert made.engine_class == ENGINE_CLASS
+    assert made.sandbox.startswith(("bubblewrap-", "unshare+"))
+    assert made.spent.compute_ms > 0
+    assert made.spent.start_ms > 0
+    assert market.lines == ["working"]
+
+    market.question(job, "auditor", SALT)
+    market.question(job, "prover", SALT)
+    market.wait_for(lambda: market.count("answer-commitment") == 2)
+    for role in ("auditor", "prover"):
+        market.question(job, role, "", kind="reveal")
+    market.wait_for(lambda: market.count("answer") == 2)
+    state = canonical.encode([record.to_json(item) for item in made.outputs])
+    hidden = {p.role: p.commitment for what, _, p in market.statements if what == "answer-commitment"}
+    for opened in (predicate for what, _, predicate in market.statements if what == "answer"):
+        assert opened.root == made.root
+        assert opened.answer == predicates.answer_hash(bytes.fromhex(SALT), state)
+        assert hidden[opened.role] == predicates.answer_commitment_hash(
+            made.node, opened.blind, opened.answer, opened.root
+        )
+
+
+def test_killed_in_mid_task(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """After kill -9 between commitment and contribution the agent goes on with the very same statements."""
+    job = market.add_command_job(HELLO, envs={"WORD": "hello"})
+    work = market.lease(job)
+    blocked = ServiceError("not now")
+    market.refuse = lambda method, path: blocked if path.endswith("/contribution") else None
+    first = launch()
+    market.wait_for(lambda: market.count("commitment") == 1)
+    first.kill()
+    first.wait()
+    market.refuse = lambda method, path: None
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    sent = market.envelopes[("commitment", work)]
+    assert len(sent) >= 2
+    assert len(set(sent)) == 1
+    made = market.predicate("contribution")
+    assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
+
+
+def test_readings_are_a_chain(market: ScriptedMarket, launch: Launch) -> None:
+    """Readings are cumulative, numbered without a gap, each naming the hash of the one before, across a kill."""
+    job = market.add_command_job("sleep 7; printf x > out.txt")
+    market.lease(job)
+    first = launch()
+    market.wait_for(lambda: market.count("reading") >= 1)
+    first.kill()
+    first.wait()
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    readings = [predicate for what, _, predicate in market.statements if what == "reading"]
+    unique = {reading.seq: reading for reading in readings}
+    assert sorted(unique) == list(range(len(unique)))
+    assert all(unique[reading.seq] == reading for reading in readings)
+    assert unique[0].previous == "0" * 64
+    totals = [sum(record.to_json(unique[seq].spent).values()) for seq in sorted(unique)]  # type: ignore[arg-type]
+    assert totals == sorted(totals)
+
+
+def test_stale_work_is_dropped(market: ScriptedMarket, launch: Launch) -> None:
+    """A lease that went to another node is dropped without a word, and the next one is served."""
+    job = market.add_command_job(HELLO, envs={"WORD": "a"})
+    stale = market.lease(job)
+    refused = ConflictError("stale", detail="stale-epoch")
+    market.refuse = lambda method, path: refused if stale in path and path.endswith("/commitment") else None
+    launch()
+    market.wait_for(lambda: any(stale not in beat["leases"] and len(market.beats) > 3 for beat in market.beats[-1:]))
+    with market.changed:
+        market.leases = [lease for lease in market.leases if lease["lease_id"] != stale]
+    market.lease(job, task=job + "/run/l1/a0")
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert market.failures == []
+
+
+def test_taken_back_while_running(market: ScriptedMarket, launch: Launch) -> None:
+    """A lease the heartbeat takes back ends the work at once, hands nothing in, and the agent goes on."""
+    job = market.add_command_job("sleep 300")
+    lost = market.lease(job)
+    launch()
+    market.wait_for(lambda: any(lost in beat["leases"] for beat in market.beats))
+    with market.changed:
+        market.leases = []
+        market.drop = [lost]
+    market.wait_for(lambda: market.beats[-1]["leases"] == [])
+    other = market.add_command_job(HELLO, envs={"WORD": "b"})
+    market.lease(other)
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert market.failures == []
+    assert market.predicate("contribution").job == other
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ("echo broken >&2; exit 3", "command-failed"),
+        ("sleep 60", "wall-limit"),
+        ("python3 -c 'x = bytearray(1 << 30); x[::4096] = b\"1\" * (1 << 18)'; exit 1", None),
+    ],
+)
+def test_failure_is_told(market: ScriptedMarket, launch: Launch, run: str, reason: str | None) -> None:
+    """A task that cannot be done is reported with its reason and the end of its log; the next one is served."""
+    small = Resources(cpus=1, memory_bytes=256 * 1024**2, disk_bytes=8 * 1024**2, wall_s=2)
+    market.lease(market.add_command_job(run, resources=small))
+    launch()
+    market.wait_for(lambda: len(market.failures) == 1)
+    failure = market.failures[0]
+    expected = ("out-of-memory", "command-failed") if reason is None else (reason,)
+    assert failure["reason"] in expected
+    if reason == "command-failed":
+        assert "broken" in failure["log_tail"]
+    market.lease(market.add_command_job(HELLO, envs={"WORD": "c"}, resources=replace(small, wall_s=30)))
+    market.wait_for(lambda: market.count("contribution") == 1)
+
+
+def test_drain(market: ScriptedMarket, launch: Launch) -> None:
+    """SIGTERM finishes the lease in hand, says `draining`, and ends; a second one hands it back at once."""
+    job = market.add_command_job("sleep 3; printf x > out.txt")
+    market.lease(job)
+    agent = launch()
+    market.wait_for(lambda: any(beat["state"] == "busy" for beat in market.beats))
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(60) == 0
+    assert market.count("contribution") == 1
+    assert market.beats[-1]["state"] == "draining"
+
+    held = market.lease(market.add_command_job("sleep 300"))
+    agent = launch()
+    market.wait_for(lambda: any(held in beat["leases"] for beat in market.beats))
+    agent.send_signal(signal.SIGTERM)
+    market.wait_for(lambda: market.beats[-1]["state"] == "draining")
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(60) == 0
+    assert market.released == [held]
+
+
+def test_idle_drain_is_prompt(market: ScriptedMarket, launch: Launch) -> None:
+    """An idle agent does not wait for the end of its long poll."""
+    agent = launch()
+    market.wait_for(lambda: len(market.beats) > 0)
+    started = time.monotonic()
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(30) == 0
+    assert time.monotonic() - started < 15
+
+
+def test_market_down(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """While the market is silent the agent lives, says so once, and works when it is back."""
+    down = ServiceError("down")
+    market.refuse = lambda method, path: down
+    agent = launch()
+    deadline = time.monotonic() + 30
+    log = directory / "agent.log"
+    while "gives no answer" not in log.read_text() and time.monotonic() < deadline:
+        market.changed.acquire()
+        market.changed.wait(0.2)
+        market.changed.release()
+    assert agent.poll() is None
+    assert log.read_text().count("gives no answer") == 1
+    market.refuse = lambda method, path: None
+    market.lease(market.add_command_job(HELLO, envs={"WORD": "d"}))
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert "answers again" in log.read_text()
+
+
+def test_session_is_renewed(market: ScriptedMarket, launch: Launch) -> None:
+    """When the market forgets a session the agent proves itself again and nothing is lost."""
+    launch()
+    market.wait_for(lambda: len(market.beats) > 0)
+    market.sessions.clear()
+    market.lease(market.add_command_job(HELLO, envs={"WORD": "e"}))
+    market.wait_for(lambda: market.count("contribution") == 1)
+
+
+def test_revoked_session_does_not_spin(market: ScriptedMarket, launch: Launch) -> None:
+    """A node the market will not know any more backs off instead of asking in a loop."""
+    asked: list[str] = []
+
+    def refuse(method: str, path: str) -> AuthError | None:
+        asked.append(path)
+        return AuthError("revoked")
+
+    market.refuse = refuse
+    agent = launch()
+    market.wait_for(lambda: len(asked) >= 2)
+    before = len(asked)
+    with market.changed:
+        market.changed.wait(2.0)
+    assert agent.poll() is None
+    assert len(asked) - before < 20
+
+
+def test_job_sees_nothing_of_the_agent(market: ScriptedMarket, launch: Launch) -> None:
+    """A job finds neither the agent's environment nor its directory, key, or another path into it."""
+    look = "(env; cat /proc/*/environ; ls / /job /job/* ) > out.txt 2>&1; true"
+    market.lease(market.add_command_job(look, envs={"WORD": "mine", "MKL_CBWR": "AVX2"}))
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    seen = market.blobs[market.predicate("contribution").outputs[0].digest]
+    assert b"WORD=mine" in seen
+    assert b"hidden" not in seen
+    assert b"SECRET_TOKEN" not in seen
+    assert b"node.json" not in seen
