@@ -1,0 +1,32 @@
+"""Evidence of real machines gives the outcomes that were measured for it."""
+
+from __future__ import annotations
+
+import pytest
+from tests.vectors.certify.evidence_vectors import FOLDER, needs_vectors
+
+from stannary.certify import vectors
+
+pytestmark = needs_vectors
+
+
+def _names() -> list[str]:
+    if not (FOLDER / "manifest.json").is_file():
+        return []
+    return [str(item.members["id"]) for item in vectors.load(FOLDER)]
+
+
+@pytest.mark.parametrize("name", _names())
+def test_every_case_gives_its_expected_outcome(name):
+    """Every case of the manifest gives the outcome it expects."""
+    (case,) = [item for item in vectors.load(FOLDER) if item.members["id"] == name]
+    result = vectors.run_case(case)
+    assert result.observed == result.expected, result.detail
+
+
+def test_no_check_is_silently_skipped():
+    """Every finding-free check row of every case says checked, waived or not applicable with its reason."""
+    for result in vectors.run(vectors.load(FOLDER)):
+        assert result.appraisal is not None
+        assert result.appraisal.checks
+        assert all(row.detail for row in result.appraisal.checks)
