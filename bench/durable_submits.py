@@ -116,7 +116,7 @@ def main() -> None:
         f"durable submits, store: SQLite {sqlite3.sqlite_version} WAL FULL, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory, Store.open(Path(directory) / "m.db") as store:
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as home, Store.open(Path(home) / "m.db") as store:
         prepare(store)
         source = submissions()
         print(f"{'in flight':>9} {'submits/s':>10} {'n':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/submit':>14}")

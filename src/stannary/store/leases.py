@@ -214,7 +214,10 @@ def _lease(row: sa.RowMapping) -> LeaseRow:
 
 def _stale(why: str) -> ConflictError:
     return ConflictError(
-        f"{STALE_EPOCH}: this work is no longer yours", why=why, hint="drop the work and ask for the next lease"
+        f"{STALE_EPOCH}: this work is no longer yours",
+        why=why,
+        hint="drop the work and ask for the next lease",
+        detail=STALE_EPOCH,
     )
 
 

@@ -29,9 +29,11 @@ ANNOUNCED = (
 
 def upgrade() -> None:
     """Make every table, then the triggers that keep history from being rewritten."""
-    _who()
-    _work()
-    _proof()
+    _buyers()
+    _nodes()
+    _jobs()
+    _tasks()
+    _audits()
     _leases()
     _journal()
     _money()
@@ -39,8 +41,8 @@ def upgrade() -> None:
     _announced()
 
 
-def _who() -> None:
-    """Buyers, operators, nodes and their secrets' digests."""
+def _buyers() -> None:
+    """Buyers, operators and their tokens' digests."""
     op.create_table(
         "buyers",
         sa.Column("buyer", sa.Text(), nullable=False),
@@ -75,6 +77,10 @@ def _who() -> None:
         sa.ForeignKeyConstraint(["operator"], ["operators.operator"], name=op.f("fk_join_tokens_operator")),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_join_tokens")),
     )
+
+
+def _nodes() -> None:
+    """Nodes, their credentials, challenges and sessions."""
     op.create_table(
         "nodes",
         sa.Column("node", sa.Text(), nullable=False),
@@ -132,8 +138,8 @@ def _who() -> None:
     op.create_index(op.f("ix_sessions_node"), "sessions", ["node"], unique=False)
 
 
-def _work() -> None:
-    """Jobs, where they were placed, and their tasks."""
+def _jobs() -> None:
+    """Jobs and where they were placed."""
     op.create_table(
         "jobs",
         sa.Column("job", sa.Text(), nullable=False),
@@ -184,6 +190,10 @@ def _work() -> None:
         sa.PrimaryKeyConstraint("job", "lane", name=op.f("pk_job_nodes")),
     )
     op.create_index(op.f("ix_job_nodes_node"), "job_nodes", ["node"], unique=False)
+
+
+def _tasks() -> None:
+    """Units of work."""
     op.create_table(
         "tasks",
         sa.Column("task", sa.Text(), nullable=False),
@@ -229,8 +239,8 @@ def _work() -> None:
     )
 
 
-def _proof() -> None:
-    """Draws, audits, answers and every signed envelope."""
+def _audits() -> None:
+    """Draws, audits and answers."""
     op.create_table(
         "draws",
         sa.Column("job", sa.Text(), nullable=False),
@@ -289,36 +299,6 @@ def _proof() -> None:
         sa.ForeignKeyConstraint(["node"], ["nodes.node"], name=op.f("fk_answers_node")),
         sa.PrimaryKeyConstraint("audit", "role", "node", name=op.f("pk_answers")),
     )
-    op.create_table(
-        "envelopes",
-        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("leaf", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("job", sa.Text(), nullable=True),
-        sa.Column("envelope", sa.LargeBinary(), nullable=False),
-        sa.Column("log_index", sa.BigInteger(), nullable=True),
-        sa.Column("received_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_envelopes")),
-        sa.UniqueConstraint("leaf", name=op.f("uq_envelopes_leaf")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index(op.f("ix_envelopes_job"), "envelopes", ["job"], unique=False)
-    op.create_index(
-        "ix_envelopes_unlogged",
-        "envelopes",
-        ["seq"],
-        unique=False,
-        sqlite_where=sa.text("log_index IS NULL"),
-        postgresql_where=sa.text("log_index IS NULL"),
-    )
-    op.create_index(
-        "uq_envelopes_log_index",
-        "envelopes",
-        ["log_index"],
-        unique=True,
-        sqlite_where=sa.text("log_index IS NOT NULL"),
-        postgresql_where=sa.text("log_index IS NOT NULL"),
-    )
 
 
 def _leases() -> None:
@@ -374,7 +354,37 @@ def _leases() -> None:
 
 
 def _journal() -> None:
-    """Events, log lines, stored bytes."""
+    """Signed envelopes, events, log lines, stored bytes."""
+    op.create_table(
+        "envelopes",
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("leaf", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("job", sa.Text(), nullable=True),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.Column("log_index", sa.BigInteger(), nullable=True),
+        sa.Column("received_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_envelopes")),
+        sa.UniqueConstraint("leaf", name=op.f("uq_envelopes_leaf")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_envelopes_job"), "envelopes", ["job"], unique=False)
+    op.create_index(
+        "ix_envelopes_unlogged",
+        "envelopes",
+        ["seq"],
+        unique=False,
+        sqlite_where=sa.text("log_index IS NULL"),
+        postgresql_where=sa.text("log_index IS NULL"),
+    )
+    op.create_index(
+        "uq_envelopes_log_index",
+        "envelopes",
+        ["log_index"],
+        unique=True,
+        sqlite_where=sa.text("log_index IS NOT NULL"),
+        postgresql_where=sa.text("log_index IS NOT NULL"),
+    )
     op.create_table(
         "events",
         sa.Column("job", sa.Text(), nullable=False),
