@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stannary.errors import FormatError, NotFound
@@ -16,6 +17,8 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output, result_root
 
 CONTRIBUTED = "delta"  # the one output of a round (train/round.py)
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
@@ -46,6 +49,8 @@ class Blobs:
     def read_contribution(self, root: Digest) -> bytes:
         """Return the one output of the result with this root (rule 2)."""
         for file in sorted(self.directory.iterdir()):
+            if _HEX.fullmatch(file.name) is None:
+                continue  # half fetched: the agent adds files while a task runs
             listed = Output(CONTRIBUTED, Digest(PREFIX + file.name), file.stat().st_size)
             if result_root((listed,)) == root:
                 return self.read(listed.digest)

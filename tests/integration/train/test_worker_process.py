@@ -7,23 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pytest
+from tests.integration.train.small_job import CORPUS, JOB, a_round, command_spec, lay_out, put, train_spec
 
-from stannary.formats import digest, jobspec, record
+from stannary.formats import digest, record
 from stannary.formats.digest import PREFIX
-from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
-from stannary.formats.jobspec import Input, JobSpec, Privacy, Resources, Trust, Verification
-from stannary.formats.predicates import Admitted, Assignment, Output, Tier, result_root
-from stannary.formats.workdir import Entry
+from stannary.formats.ids import TaskKind, merge_task, round_task
+from stannary.formats.jobspec import Verification, to_canonical
+from stannary.formats.predicates import Admitted, Assignment, Output, result_root
 from stannary.run import frames
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
-CORPUS = "".join(topics[key] for key in sorted(topics)).encode()
-JOB = JobId("j-0123456789ab")
 SALT = bytes(range(32))
-SMALL = {"width": 32, "layers": 1, "context": 32, "buckets": 256}
 
 
 class Worker:
@@ -65,10 +60,7 @@ class Worker:
 @pytest.fixture(name="job")
 def fixture_job(tmp_path):
     """A job directory as the agent lays it out, with the hello recipe and corpus."""
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "workdir").mkdir()
-    (tmp_path / "workdir/recipe.py").write_bytes((EXAMPLES / "hello/recipe.py").read_bytes())
-    put(tmp_path, CORPUS)
+    lay_out(tmp_path)
     return tmp_path
 
 
@@ -86,62 +78,32 @@ def fixture_start():
         worker.close()
 
 
-def put(job: Path, data: bytes) -> digest.Digest:
-    name = digest.digest(data)
-    (job / "blobs" / name[len(PREFIX) :]).write_bytes(data)
-    return name
+def prepare(worker: Worker, spec=None, corpus=None):
+    named = digest.digest(CORPUS) if corpus is None else corpus
+    request = {"spec": to_canonical(spec or train_spec()), "inputs": {"corpus": named.removeprefix(PREFIX)}}
+    return worker.ask(op="prepare", **request)[0]
 
 
-def train_spec(job: Path, **options) -> dict:
-    recipe = jobspec.Recipe("recipe.py:recipe", 3, 2, (2, 3), 7, 40, {**SMALL, **options})
-    return spec_of(job, jobspec.JobKind.TRAIN, Verification.REPLAY, recipe=recipe)
-
-
-def spec_of(job: Path, kind, verify, *, recipe=None, run=None, outputs=()) -> dict:
-    files = Entry("recipe.py", 0o644, digest.digest(b""), 0)
-    spec = JobSpec(
-        name="test",
-        kind=kind,
-        workdir=(files,),
-        envs={"GREETING": "hello"},
-        num_nodes=2 if recipe else 1,
-        resources=Resources(1, 2**30, 2**20, 60),
-        inputs={"corpus": Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")},
-        outputs=tuple(outputs),
-        trust=Trust(Tier.T0, "local", Privacy.OPEN, verify, 1_000_000, 600_000, 990_000, (), (), 500_000),
-        budget_usd_micros=1_000_000,
-        recipe=recipe,
-        run=run,
-    )
-    return jobspec.to_canonical(spec)
-
-
-def prepare(worker: Worker, job: Path, **options):
-    return worker.ask(op="prepare", spec=train_spec(job, **options), inputs={"corpus": digest.digest(CORPUS)[7:]})[0]
-
-
-def a_round(lane: int, round_index: int = 0, theta=None) -> dict:
-    steps = 2 if round_index == 0 else 3
-    task = round_task(JOB, round_index, lane)
-    return record.to_json(Assignment(JOB, task, TaskKind.ROUND, round_index, lane, steps, 2 * round_index, 0, theta))
+def assigned(*arguments) -> dict:
+    return record.to_json(a_round(*arguments))
 
 
 def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
     """Two rounds and a merge by one worker are recomputed bit for bit by another, answers included."""
     prover, auditor = start(job), start(job, PYTHONHASHSEED="77")
-    described = prepare(prover, job)
-    assert described == prepare(auditor, job)
+    described = prepare(prover)
+    assert described == prepare(auditor)
     assert described["ok"] and described["engine_class"].startswith("cpu-fp32-torch")
 
     admitted = []
     for lane in (0, 1):
-        done, outputs = prover.ask(op="run", assignment=a_round(lane))
+        done, outputs = prover.ask(op="run", assignment=assigned(lane))
         assert done["ok"] and done["num_steps"] == 2 and float(done["metrics"]["loss"]) > 0
         listed = Output("delta", put(job, outputs["delta"]), len(outputs["delta"]))
         admitted.append(Admitted(round_task(JOB, 0, lane), result_root((listed,)), lane, 1_000_000))
-        replayed = auditor.ask(op="audit", assignment=a_round(lane), step=1, salt=SALT.hex())[0]
+        replayed = auditor.ask(op="audit", assignment=assigned(lane), step=1, salt=SALT.hex())[0]
         assert replayed["outputs"] == [record.to_json(listed)]
-        assert prover.ask(op="answer", assignment=a_round(lane), step=1, salt=SALT.hex())[0] == {
+        assert prover.ask(op="answer", assignment=assigned(lane), step=1, salt=SALT.hex())[0] == {
             "ok": True,
             "answer": replayed["answer"],
         }
@@ -157,7 +119,7 @@ def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
         digest.digest(outputs["theta"]),
     ]
     # A worker that never saw round 0 starts from the weights alone and answers what it never ran.
-    after = a_round(1, 1, put(job, outputs["theta"]))
+    after = assigned(1, 1, put(job, outputs["theta"]))
     assert prover.ask(op="run", assignment=after)[0]["ok"]
     answers = {w.ask(op="answer", assignment=after, step=3, salt=SALT.hex())[0]["answer"] for w in (prover, auditor)}
     assert len(answers) == 1
@@ -166,14 +128,14 @@ def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
 def test_failures_are_answers(job, start):
     """An unknown operation, a missing input and a step too far are answered, and the worker lives on."""
     worker = start(job)
-    assert worker.ask(op="run", assignment=a_round(0))[0]["ok"] is False
+    assert worker.ask(op="run", assignment=assigned(0))[0]["ok"] is False
     assert worker.ask(op="dance")[0]["reason"] == "recipe-error"
-    assert prepare(worker, job)["ok"]
-    missing = a_round(0, 1, digest.digest(b"nobody has this"))
+    assert prepare(worker)["ok"]
+    missing = assigned(0, 1, digest.digest(b"nobody has this"))
     assert "not in the sandbox" in worker.ask(op="run", assignment=missing)[0]["message"]
     assert (
         "step the task does not have"
-        in worker.ask(op="answer", assignment=a_round(0), step=9, salt=SALT.hex())[0]["message"]
+        in worker.ask(op="answer", assignment=assigned(0), step=9, salt=SALT.hex())[0]["message"]
     )
     frames.write(worker.asking, {"op": "stop"})
     assert worker.process.wait(30) == 0
@@ -191,17 +153,14 @@ class Odd(Hello):
 def test_a_recipe_that_is_not_deterministic_is_found_before_pay(job, start):
     """Two steps are run twice before any work is taken."""
     (job / "workdir/odd.py").write_text(NOT_DETERMINISTIC)
-    spec = train_spec(job)
-    spec["recipe"]["entry"] = "odd.py:Odd"
-    spec["workdir"] = [{**spec["workdir"][0], "path": "odd.py"}]
-    reply = start(job).ask(op="prepare", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})[0]
+    reply = prepare(start(job), train_spec("odd.py:Odd"))
     assert reply["reason"] == "recipe-not-deterministic" and "step 1" in reply["message"]
 
 
 def test_a_pickle_input_is_refused(job, start):
     """A pickle is refused by its first bytes, before the recipe could load it."""
     name = put(job, b"\x80\x04\x95\x10\x00\x00")
-    reply = start(job).ask(op="prepare", spec=train_spec(job), inputs={"corpus": name[7:]})[0]
+    reply = prepare(start(job), corpus=name)
     assert reply["reason"] == "pickle-refused"
 
 
@@ -211,7 +170,7 @@ def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, star
         'wc -c < "$STANNARY_INPUT_CORPUS" > size.txt; echo $GREETING$SECRET > sub.txt; '
         "ls >> sub.txt; ln -s /etc/passwd l.txt"
     )
-    spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.RERUN_COMPARE, run=line, outputs=["s*.txt"])
+    spec = to_canonical(command_spec(line, ["s*.txt"]))
     worker = start(job, SECRET="agent")
     done, outputs = worker.ask(op="command", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})
     assert done["ok"] and done["exit_code"] == 0
@@ -219,7 +178,7 @@ def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, star
     assert int(outputs["size.txt"]) == len(CORPUS)
     assert outputs["sub.txt"].splitlines()[0] == b"hello" and b"recipe.py" in outputs["sub.txt"]
     for run, pattern, says in (("true", "none.bin", "no such output"), ("ln -s /etc/passwd l", "l", "no such output")):
-        spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.RERUN_COMPARE, run=run, outputs=[pattern])
+        spec = to_canonical(command_spec(run, [pattern]))
         assert says in worker.ask(op="command", spec=spec)[0]["message"]
-    spec = spec_of(job, jobspec.JobKind.COMMAND, Verification.NONE, run="exit 7")
+    spec = to_canonical(command_spec("exit 7", verify=Verification.NONE))
     assert worker.ask(op="command", spec=spec)[0]["exit_code"] == 7

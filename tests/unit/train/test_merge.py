@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from tests.unit.train.conftest import JOB, a_merge, a_round, round_task
 
 from stannary.train import checkpoint, recipe
 from stannary.train.merge import MergeInputs, Support, factors, run_merge
 from stannary.train.round import run_round
-
-from .conftest import JOB, a_merge, a_round, round_task
 
 
 @pytest.fixture(name="deltas")
