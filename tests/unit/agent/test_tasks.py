@@ -1,0 +1,102 @@
+"""Tasks inside the worker: inputs by digest and root, states within a cap."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.integration.train.small_job import train_spec
+from tests.unit.train.conftest import Tiny, a_round
+
+from stannary.agent.blobs import Blobs
+from stannary.agent.tasks import Prepared, TaskRunner
+from stannary.errors import FormatError, NotFound
+from stannary.formats import digest
+from stannary.formats.digest import PREFIX
+from stannary.formats.predicates import Output, result_root
+from stannary.train import engine, schedule
+
+
+@pytest.fixture(name="blobs")
+def fixture_blobs(tmp_path):
+    (tmp_path / "half-fetched.part").write_bytes(b"agent is still writing")
+    return Blobs(tmp_path)
+
+
+def put(blobs: Blobs, data: bytes) -> digest.Digest:
+    name = digest.digest(data)
+    blobs.path(name).write_bytes(data)
+    return name
+
+
+def runner(blobs: Blobs, state_limit_bytes: int) -> TaskRunner:
+    engine.pin()
+    spec = train_spec()
+    made = TaskRunner(Prepared(spec, spec.recipe, Tiny()), blobs)
+    made.state_limit_bytes = state_limit_bytes
+    return made
+
+
+def rounds(made: TaskRunner, count: int):
+    settings = dataclasses.replace(made.prepared.settings, rounds=9)
+    return [
+        dataclasses.replace(a_round(settings, index, 0), first_step=schedule.first_step(settings, index))
+        for index in range(count)
+    ]
+
+
+def test_an_input_is_hashed_before_use(blobs):
+    """A file with other bytes than its name says is refused, a missing one named."""
+    name = put(blobs, b"good")
+    assert blobs.read(name) == b"good"
+    blobs.path(name).write_bytes(b"evil")
+    with pytest.raises(FormatError, match="other bytes"):
+        blobs.read(name)
+    with pytest.raises(NotFound, match="not in the sandbox"):
+        blobs.read(digest.digest(b"absent"))
+
+
+def test_a_contribution_is_found_by_its_root_alone(blobs):
+    """Only the blob whose output list has the logged root is read, whatever else lies there."""
+    for data in (b"one", b"two", b"three"):
+        put(blobs, data)
+    root = result_root((Output("delta", digest.digest(b"two"), 3),))
+    assert blobs.read_contribution(root) == b"two"
+    with pytest.raises(NotFound, match="contribution"):
+        blobs.read_contribution(result_root((Output("theta", digest.digest(b"two"), 3),)))
+
+
+def test_states_of_two_rounds_are_kept(blobs):
+    """Questions about the last two rounds cost nothing; older states are dropped."""
+    made = runner(blobs, 2**30)
+    done = rounds(made, 4)
+    for assignment in done:
+        made.run(assignment, lambda step, steps, loss: None)
+    assert [kept.round for kept in made.kept.values()] == [2, 3]
+
+
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_what_the_cap_drops_is_computed_again(blobs, limit):
+    """With no room for states the answer is the same, only later."""
+    roomy, tight = runner(blobs, 2**30), runner(blobs, limit)
+    for made in (roomy, tight):
+        for assignment in rounds(made, 2):
+            made.run(assignment, lambda step, steps, loss: None)
+    assert sum(kept.num_bytes for kept in tight.kept.values()) <= limit
+    for assignment in rounds(roomy, 2):
+        for step in range(1, assignment.num_steps + 1):
+            assert tight.state(assignment, step) == roomy.state(assignment, step)
+
+
+def test_an_audit_keeps_one_state_and_evaluates_nothing(blobs):
+    """An auditor's recomputation has the prover's outputs and only the state it was asked for."""
+    made = runner(blobs, 2**30)
+    (assignment,) = rounds(made, 1)
+    worked = made.run(assignment, lambda step, steps, loss: None)
+    audited = made.compute(assignment, 2)
+    assert audited.outputs == worked.outputs and set(audited.states) == {2}
+
+
+def test_blobs_live_under_their_hex(blobs):
+    """The agent and the worker agree on one spelling."""
+    assert blobs.path(digest.digest(b"")).name == digest.digest(b"").removeprefix(PREFIX)
