@@ -30,7 +30,7 @@ $(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
 	@touch $@
 
 demo: install ## train among honest nodes, one that dies and one that lies; prove the result
-	@$(BIN)/python -m examples.demo.run
+	@$(BIN)/python examples/demo/run.py
 
 test: install ## run every test but e2e-vm (10 minutes at most on 2 cores)
 	$(BIN)/pytest

@@ -15,13 +15,13 @@ from stannary.verify.receipt import verify_receipt
 from stannary.wire.buyer import JobView
 
 
-def conclude(client: Client, view: JobView, out: Output, directory: Path | None = None) -> int:
+def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool = True) -> int:
     """Write JOB.receipt.json, print the final block, and return the exit code.
 
     Raises:
         JobFailed, JobCancelled: the job ended without its result; the receipt is written all the same.
     """
-    path = (directory or Path()) / f"{view.id}.receipt.json"
+    path = Path(f"{view.id}.receipt.json")
     receipt = _fetch(client, view)
     members: dict[str, object] = {"job": view.id, "status": view.status, "receipt": str(path) if receipt else None}
     if receipt is None:
@@ -31,7 +31,7 @@ def conclude(client: Client, view: JobView, out: Output, directory: Path | None 
     files.replace(path, receipt, mode=0o644)
     report = verify_receipt(receipt, trustfile.load(), int(time.time()))
     members["report"] = summary.to_json(report)
-    out.result(members, summary.text(report, receipt_file=str(path)))
+    out.result(members, summary.text(report, receipt_file=str(path), has_results=keeps_results))
     if report.exit_code == 0 or view.status != "succeeded":
         raise_for(view)
     return report.exit_code

@@ -53,7 +53,7 @@ def convictions(claims: Claims) -> dict[str, str]:
     return reasons
 
 
-def text(report: Report, *, receipt_file: str) -> str:
+def text(report: Report, *, receipt_file: str, has_results: bool = False) -> str:
     """Return the final block."""
     claims = report.claims
     if claims is None:
@@ -65,11 +65,9 @@ def text(report: Report, *, receipt_file: str) -> str:
     lines += ["", "escrow {} · paid {} · refunded {}".format(*map(dollars, money))]
     lines += [split_line(receipt.time_split), f"witness {plain(receipt.witness)} · {plain(receipt.attestation)}"]
     if receipt_file:
-        lines += [
-            "",
-            f"  check it   stannary verify {receipt_file}",
-            f"  results    stannary get {receipt.job} -o out/",
-        ]
+        lines += ["", f"  check it   stannary verify {receipt_file}"]
+    if has_results:
+        lines += [f"  results    stannary get {receipt.job} -o out/"]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,6 @@ BOND_USD_MICROS = 10_000_000
 ASK_USD_MICROS_PER_HOUR = 100_000
 CARD_FILE = "market.json"
 NODE_FILE = "node.json"  # written by the agent when a join is done
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,10 @@ TWO_NODES = (NodePlan("node-1", "this-machine-1"), NodePlan("node-2", "this-mach
 class LocalMarket:
     """A market directory on this machine and the processes around it."""
 
-    def __init__(self, directory: Path, say: Say = lambda _: None) -> None:
+    def __init__(self, directory: Path, *, name: str = "") -> None:
         self.directory = directory
         self.register = Register(directory)
-        self._say = say
+        self._name = name
 
     @property
     def card(self) -> Card | None:
@@ -153,7 +151,10 @@ class LocalMarket:
         if stale is not None:  # alive but deaf: it would keep the log locked
             self.register.stop(stale, patience_s=STOP_PATIENCE_S)
         path.unlink(missing_ok=True)
-        started = self.register.start("market", ["-m", "stannary.market", "serve", "--dir", str(self.directory)])
+        arguments = ["-m", "stannary.market", "serve", "--dir", str(self.directory)]
+        if self._name:
+            arguments += ["--name", self._name]
+        started = self.register.start("market", arguments)
         wait_until(lambda: path.exists() or not started.is_alive, START_PATIENCE_S)
         card = read_card(self.directory)
         if card is None:
