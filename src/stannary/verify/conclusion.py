@@ -265,11 +265,11 @@ def _cause(case: Case, decisions: dict[TaskId, Decision], task: TaskId) -> NodeI
 
 def _soundness(case: Case, selections: dict[TaskId, Selection], decisions: dict[TaskId, Decision]) -> Soundness:
     trust = case.spec.trust
-    stakes: list[int] = []
-    for node in sorted({item.predicate.node for item in case.contributions.values()}):
-        tasks = [task for task, item in case.contributions.items() if item.predicate.node == node]
-        dearest = max(task_price(case, case.assignments[task].predicate, node) for task in tasks)
-        stakes.append(soundness.stake_ppm(case.credential(node).bond_usd_micros, dearest))
+    dearest: dict[NodeId, int] = {}
+    for task, item in case.contributions.items():
+        node = item.predicate.node
+        dearest[node] = max(task_price(case, case.assignments[task].predicate, node), dearest.get(node, 0))
+    stakes = [soundness.stake_ppm(case.credential(node).bond_usd_micros, price) for node, price in dearest.items()]
     stake = min(stakes, default=0)
     audit_ppm = 0 if trust.verify is Verification.NONE else trust.audit_ppm
     drawn = [task for task, selection in selections.items() if selection.drawn]

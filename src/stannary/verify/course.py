@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,9 @@ class Witnessed:
 def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
     """Add a finding for everything in the course of the job that breaks a rule."""
     _check_job(case, findings)
+    first_steps = _first_steps(case)
     for item in case.assignments.values():
-        _check_assignment(case, item, findings)
+        _check_assignment(case, item, first_steps, findings)
     for task in case.contributions:
         _check_contribution(case, task, findings)
     for unit, tasks in case.attempts.items():
@@ -59,8 +61,11 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
             for task in tasks:
                 _check_merge(case, task, findings)
     _check_order_of_merges(case, findings)
+    worked = {item.predicate.node for item in case.contributions.values()}
+    worked.update(*(item.predicate.chosen for item in case.placements))
     for node, held in case.credentials.items():
-        _check_credentials(case, node, held, findings)
+        _check_credentials(case, node, held, node in worked, findings)
+    _check_joins(case, findings)
     for index, node, time in _signed_times(case):
         _check_time(case, index, node, time, witnessed, findings)
 
@@ -83,8 +88,20 @@ def _check_job(case: Case, findings: Findings) -> None:
     findings.expect("job.buyer", "job", len(dsse.decode_base64(order.buyer, "buyer")), dsse.PUBLIC_KEY_BYTES)
 
 
-def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) -> None:
+def _first_steps(case: Case) -> list[int]:
+    """Return the global index of each round's first inner step; one empty round for a command."""
+    recipe = case.spec.recipe
+    if recipe is None:
+        return [0]
+    return [0, *itertools.accumulate(recipe.num_steps(index) for index in range(recipe.rounds - 1))]
+
+
+def _check_assignment(case: Case, item: Logged[Assignment], first_steps: Sequence[int], findings: Findings) -> None:
     assignment = item.predicate
+    if not (0 <= assignment.round < len(first_steps) and 0 <= assignment.lane < case.spec.num_nodes):
+        place = f"round {assignment.round}, lane {assignment.lane}"
+        findings.refute("assignment.range", assignment.task, place, "as the spec says")
+        return
     attempt, kind, lane = attempt_of(assignment.task), assignment.kind, assignment.lane
     names = {
         TaskKind.ROUND: ids.round_task(case.job_id, assignment.round, lane, attempt),
@@ -102,14 +119,9 @@ def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) 
         expected = (kind, len(assignment.admitted or ()))
     else:
         expected = (TaskKind.ROUND, recipe.num_steps(assignment.round))
-        first = sum(recipe.num_steps(index) for index in range(assignment.round))
+        first = first_steps[assignment.round]
         findings.expect("assignment.first-step", assignment.task, assignment.first_step, first)
     findings.expect("assignment.steps", assignment.task, (kind, assignment.num_steps), expected)
-    rounds = recipe.rounds if recipe is not None else 1
-    if not (0 <= assignment.round < rounds and 0 <= lane < case.spec.num_nodes):
-        findings.refute(
-            "assignment.range", assignment.task, f"round {assignment.round}, lane {lane}", "as the spec says"
-        )
 
 
 def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:
@@ -184,11 +196,11 @@ def _convicted_before(case: Case, task: TaskId, index: int) -> bool:
 
 def _check_order_of_merges(case: Case, findings: Findings) -> None:
     """Check rule 3's W = 1 on the merges that are in the result."""
-    merges = [task for task in lineage.trace(case).tasks if case.assignments[task].predicate.kind is TaskKind.MERGE]
-    for task in merges:
-        assignment = case.assignments[task].predicate
-        if assignment.round == 0:
+    assigned = [case.assignments[task].predicate for task in lineage.trace(case).tasks if task in case.assignments]
+    for assignment in assigned:
+        if assignment.kind is not TaskKind.MERGE or assignment.round == 0:
             continue
+        task = assignment.task
         before = lineage.merge_behind(case, assignment.round - 1, assignment.theta)
         if before is None:
             continue
@@ -199,16 +211,14 @@ def _check_order_of_merges(case: Case, findings: Findings) -> None:
                 findings.refute("merge.window", task, f"{name} was still being audited", "audits closed before (W = 1)")
 
 
-def _check_credentials(case: Case, node: NodeId, held: Sequence[Logged[Credential]], findings: Findings) -> None:
+def _check_credentials(
+    case: Case, node: NodeId, held: Sequence[Logged[Credential]], worked: bool, findings: Findings
+) -> None:
     trust = case.spec.trust
-    worked = {item.predicate.node for item in case.contributions.values()}
-    worked.update(*(item.predicate.chosen for item in case.placements))
     for item in held:
         credential = item.predicate
         key = dsse.decode_base64(credential.key, "credential key")
         findings.expect("credential.node", node, ids.node_id(key), node)
-        if node not in worked:
-            continue
         refusals = {
             "tier": credential.tier < trust.tier,  # T0 < T1 < ... as text
             "operator": credential.operator in trust.exclude_operators,
@@ -216,13 +226,16 @@ def _check_credentials(case: Case, node: NodeId, held: Sequence[Logged[Credentia
             "price": credential.ask_usd_micros_per_hour > trust.max_price_usd_micros_per_hour,
         }
         for name, refused in refusals.items():
-            if refused:
-                findings.refute(
-                    f"placement.{name}", node, f"{credential.operator}, {credential.tier}", "as the spec says"
-                )
+            if refused and worked:
+                observed = f"{credential.operator}, {credential.tier}, {credential.jurisdiction}"
+                findings.refute(f"placement.{name}", node, observed, "a node the spec allows")
+
+
+def _check_joins(case: Case, findings: Findings) -> None:
+    named = {item.predicate.join for held in case.credentials.values() for item in held}
     for join in case.joins:
-        if join.predicate.node == node and all(item.predicate.join != join.leaf for item in held):
-            findings.refute("credential.join", node, join.leaf, "the join its credential names")
+        if join.leaf not in named:
+            findings.refute("credential.join", join.predicate.node, join.leaf, "a join that a credential names")
 
 
 def _signed_times(case: Case) -> Iterator[tuple[int, NodeId, str]]:

@@ -13,13 +13,14 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from stannary.errors import StannaryError
 from stannary.formats import beacon, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
-from stannary.formats.predicates import Answer, Candidate, Commitment, Draw, Drawable, Role
+from stannary.formats.predicates import Answer, Candidate, Commitment, Draw, Drawable, Reveal, Role
 from stannary.verify.case import Case, Logged, audit_number
 from stannary.verify.conclusion import decide
 from stannary.verify.draw import Selection
@@ -36,9 +37,11 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
         findings: collects.
     """
     _check_reveals(case, roots, findings)
-    taken: set[int] = set()
-    for item in case.draws:
-        _check_draw(case, item, taken, findings)
+    reveals = {item.leaf: item for item in case.reveals}
+    waiting = _Waiting(case)
+    for number, item in enumerate(case.draws):
+        findings.expect("draw.number", f"draw {item.predicate.index}", item.predicate.index, number)
+        _check_draw(case, item, reveals.get(item.predicate.reveal), waiting, findings)
     drawn_at = _draw_indexes(case)
     for task, answers in case.answers_of.items():
         selection = selections.get(task)
@@ -70,10 +73,27 @@ def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> 
             findings.refute("reveal.order", name, item.index, f"logged after checkpoint {reveal.checkpoint_size}")
 
 
-def _check_draw(case: Case, item: Logged[Draw], taken: set[int], findings: Findings) -> None:
+class _Waiting:
+    """The commitments no draw has taken yet, as checkpoints come to cover them."""
+
+    def __init__(self, case: Case) -> None:
+        self._commitments = case.commitments  # in log order
+        self._next = 0
+        self.held: dict[int, Logged[Commitment]] = {}
+
+    def cover(self, size: int) -> None:
+        """Add every commitment below `size`."""
+        while self._next < len(self._commitments) and self._commitments[self._next].index < size:
+            item = self._commitments[self._next]
+            self.held[item.index] = item
+            self._next += 1
+
+
+def _check_draw(
+    case: Case, item: Logged[Draw], reveal: Logged[Reveal] | None, waiting: _Waiting, findings: Findings
+) -> None:
     draw = item.predicate
     name = f"draw {draw.index}"
-    reveal = next((held for held in case.reveals if held.leaf == draw.reveal), None)
     if reveal is None:
         findings.refute("draw.reveal", name, draw.reveal, "a reveal in evidence")
         return
@@ -81,22 +101,20 @@ def _check_draw(case: Case, item: Logged[Draw], taken: set[int], findings: Findi
     expected = (reveal.predicate.index, reveal.predicate.checkpoint_size, reveal.predicate.checkpoint_root)
     findings.expect("draw.checkpoint", name, observed, expected)
     findings.expect("draw.order", name, item.index > reveal.index, True)
-    findings.expect("draw.number", name, draw.index, case.draws.index(item))
-    covered = {made.index: made for made in case.commitments if made.index < draw.checkpoint_size}
     listed = [entry.commitment_index for entry in draw.drawable]
-    if listed != sorted(set(listed)):
+    if any(first >= second for first, second in itertools.pairwise(listed)):
         findings.refute("draw.drawable", name, listed, "commitments in log order, once each")
+    waiting.cover(draw.checkpoint_size)
     for entry in draw.drawable:
-        made = covered.get(entry.commitment_index)
-        if made is None or entry.commitment_index in taken:
+        made = waiting.held.pop(entry.commitment_index, None)
+        if made is None:
             findings.refute("draw.drawable", name, f"{entry.task} at {entry.commitment_index}", "a new commitment")
             continue
         findings.expect("draw.drawable", name, entry, _drawable(case, made))
-    missing = [index for index in covered if index not in taken and index not in listed]
-    for index in missing:
-        if _is_opened(case, covered[index].predicate):
-            findings.refute("draw.held-back", name, covered[index].predicate.task, "every commitment of the checkpoint")
-    taken.update(listed)
+    for held in waiting.held.values():
+        if _is_opened(case, held.predicate):
+            findings.refute("draw.held-back", name, held.predicate.task, "every commitment of the checkpoint")
+    waiting.held.clear()
     _check_candidates(case, name, draw.candidates, findings)
 
 
