@@ -28,6 +28,7 @@ CREDENTIAL_FILE = "credential.json"
 SEED_BYTES = 32
 
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
+ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)
 PINNED_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",  # noqa: S108 - the job's own /tmp, inside the sandbox
@@ -75,7 +76,7 @@ def job_environment(envs: dict[str, Json], kernel: dict[str, Json]) -> dict[str,
     """Return the whole environment of a job: its own variables, under what is pinned here."""
     chosen = {name: str(value) for name, value in {**envs, **PINNED_ENVIRONMENT, **kernel}.items()}
     # A job that names a kernel setting would pass for another engine class than its node's.
-    return {name: value for name, value in chosen.items() if name not in KERNEL_VARIABLES or name in kernel}
+    return {name: value for name, value in chosen.items() if name not in ENGINE_VARIABLES or name in kernel}
 
 
 def create_key(directory: Path) -> Ed25519PrivateKey:
