@@ -17,8 +17,9 @@ PARTS = ("useful", "start", "link", "idle", "audit", "churn")
 @click.argument("job")
 def cost(out: Output, job: str) -> None:
     """Show the ledger lines of a job and its six-part time split."""
+    wanted = session.job_id(job)
     with session.connect() as client:
-        answer = client.cost(session.job_id(job))
+        answer = client.cost(wanted)
     out.result(answer.model_dump(mode="json"), _text(answer))
 
 

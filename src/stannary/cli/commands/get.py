@@ -19,8 +19,9 @@ from stannary.formats import digest, workdir
 @click.option("-o", "--output", "directory", default=".", type=click.Path(path_type=Path), help="Write into DIR.")
 def get(out: Output, job: str, name: str | None, directory: Path) -> None:
     """Fetch a job's results, or the one called NAME, into a directory."""
+    wanted = session.job_id(job)
     with session.connect() as client:
-        listed = client.outputs(session.job_id(job)).outputs
+        listed = client.outputs(wanted).outputs
         chosen = [item for item in listed if name is None or item.name == name]
         if not chosen:
             names = ", ".join(item.name for item in listed) or "none yet"

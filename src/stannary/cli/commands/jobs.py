@@ -37,6 +37,7 @@ def ls(out: Output, limit: int) -> None:
 @click.argument("job")
 def stop(out: Output, job: str) -> None:
     """Cancel a job. Work already done and verified is paid; the rest is refunded."""
+    wanted = session.job_id(job)
     with session.connect() as client:
-        view = client.cancel(session.job_id(job))
+        view = client.cancel(wanted)
     out.result(view.model_dump(mode="json"), f"{view.id} {view.status}")

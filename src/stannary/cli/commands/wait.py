@@ -16,9 +16,10 @@ INTERRUPTED = 130
 @click.argument("job")
 def wait(out: Output, job: str) -> int:
     """Wait for a job's end and write its receipt. Ctrl-C stops waiting, not the job."""
+    wanted = session.job_id(job)
     with session.connect() as client:
         try:
-            view = follow(client, session.job_id(job), out)
+            view = follow(client, wanted, out)
         except KeyboardInterrupt:
             out.say(f"Detached. {job} goes on.")
             return INTERRUPTED

@@ -1,0 +1,62 @@
+"""Check that documents tell the truth about this tree: links, error codes, commands.
+
+    python scripts/check_docs.py        exit code 1 and one line per mistake
+
+1. Each relative link and each `path/in/backticks` with a known suffix exists.
+2. docs/errors.md lists exactly the codes of errors.py, with their exit codes.
+3. Each `stannary <command>` that a document names is a command.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from stannary import errors
+from stannary.cli.registry import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
+_PATH = re.compile(r"`((?:src|docs|tests|examples|bench|scripts)/[\w./-]*\w(?:\.\w+|/)?)`")
+_COMMAND = re.compile(r"(?:^|[`$ ])stannary ([a-z][a-z-]*)", re.MULTILINE)
+_CODE_ROW = re.compile(r"^\| (E-[A-Z-]+) \| (\d+) \|", re.MULTILINE)
+_PROSE = {"run", "is", "does", "uses", "knows"}  # words that follow the product's name in a sentence
+
+
+def main() -> int:
+    """Print every mistake and return the exit code."""
+    mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
+    mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
+    for mistake in mistakes:
+        sys.stdout.write(mistake + "\n")
+    sys.stdout.write(f"{len(DOCUMENTS)} documents, {len(mistakes)} mistakes\n")
+    return 1 if mistakes else 0
+
+
+def _check(path: Path) -> list[str]:
+    text = path.read_text("utf-8")
+    name = path.relative_to(ROOT)
+    missing = [link for link in _LINK.findall(text) if not (path.parent / link).exists()]
+    missing += [found for found in _PATH.findall(text) if not (ROOT / found).exists()]
+    unknown = set(_COMMAND.findall(text)) - set(COMMANDS) - _PROSE
+    return [f"{name}: no such file {item}" for item in missing] + [
+        f"{name}: no command stannary {item}" for item in sorted(unknown)
+    ]
+
+
+def _check_codes(text: str) -> list[str]:
+    listed = {code: int(exit_code) for code, exit_code in _CODE_ROW.findall(text)}
+    pending: list[type[errors.StannaryError]] = [errors.StannaryError]
+    known: dict[str, int] = {}
+    while pending:
+        cls = pending.pop()
+        known[cls.code] = cls.exit_code
+        pending.extend(cls.__subclasses__())
+    wrong = [code for code in sorted(set(listed) | set(known)) if listed.get(code) != known.get(code)]
+    return [f"docs/errors.md: {code}: exit {listed.get(code)}, in errors.py {known.get(code)}" for code in wrong]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The command line's edge: help, exit codes, three-line errors, what is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from stannary.cli import main as edge
+from stannary.cli.registry import COMMANDS, NODE_COMMANDS
+from stannary.errors import NoCapacity
+
+
+def test_help_lists_every_command(capsys):
+    """`stannary --help` names each command with its line."""
+    assert edge.run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, entry in COMMANDS.items():
+        assert f"  {name} " in printed
+        assert entry.summary[:30] in printed
+
+
+def test_help_imports_nothing_heavy():
+    """The help pays for none of torch, SQL, HTTP, schema or terminal libraries."""
+    code = (
+        "import sys; from stannary.cli.main import run; run(['--help']);"
+        "heavy = {'torch', 'sqlalchemy', 'fastapi', 'pydantic', 'httpx2', 'rich', 'numpy', 'yaml', 'cryptography'};"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("table", [COMMANDS, NODE_COMMANDS])
+def test_every_line_of_the_table_is_a_command(table, capsys):
+    """Each registered command can be imported and shows its help with --json among the options of leaves."""
+    prefix = ["node"] if table is NODE_COMMANDS else []
+    for name in table:
+        assert edge.run([*prefix, name, "--help"]) == 0, name
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["rnu"], 2, "stannary run"),
+        (["run", "--no-such-flag"], 2, "stannary run --help"),
+        (["run"], 2, "--example hello"),
+        (["run", "--example", "nope"], 2, "known: "),
+        (["run", "missing.yaml"], 2, "missing.yaml"),
+        (["verify", "missing.json"], 2, "missing.json"),
+        (["ls"], 2, "stannary run --example hello"),
+        (["get", "../../etc"], 2, "stannary ls"),
+        (["trust", "rm", "nobody"], 102, "stannary trust ls"),
+        (["--profile", "nobody", "ls"], 102, "config show"),
+        (["node", "run"], 102, "stannary node join"),
+        (["node", "join", "snt_x"], 2, "--operator"),
+        (["market", "token"], 1, "stannary market serve"),
+    ],
+)
+def test_errors_are_three_lines_with_the_next_command(arguments, code, words, capfd):
+    """Each failure prints what, why and next on stderr, nothing on stdout, and has its exit code."""
+    assert edge.run(arguments) == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines[0].startswith("E-") and len(lines) <= 3
+    assert words in printed.err
+
+
+def test_errors_are_json_too(capsys):
+    """With --json the error stands on stdout as one document."""
+    assert edge.run(["trust", "rm", "nobody", "--json"]) == 102
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-NOT-FOUND"
+
+
+def test_a_bug_is_reported_without_a_traceback(monkeypatch, capsys):
+    """An unexpected exception becomes three lines; STANNARY_DEBUG=1 shows the traceback."""
+
+    def broken(*_, **__):
+        raise KeyError("boom")
+
+    monkeypatch.setattr(edge.cli, "main", broken)
+    assert edge.run([]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("STANNARY_DEBUG", "1")
+    assert edge.run([]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupts_exit_130(monkeypatch):
+    """Ctrl-C outside a followed job exits 130."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edge.cli, "main", interrupted)
+    assert edge.run([]) == 130
+
+
+def test_exit_codes_are_those_of_the_error_tree(monkeypatch):
+    """An error's own exit code is the process's."""
+
+    def refuse(*_, **__):
+        raise NoCapacity("no node")
+
+    monkeypatch.setattr(edge.cli, "main", refuse)
+    assert edge.run([]) == 5
