@@ -334,7 +334,10 @@ class Agent:
             self._is_polling = True
             if self.stop.is_set():
                 return None
-            return self.client.next_lease(POLL_WAIT_S, self.desk.known())
+            found = self.client.next_lease(POLL_WAIT_S, self.desk.known())
+            if found is not None:
+                self.desk.put(found)  # over the desk, since the pulse may have picked up the same one
+            return self.desk.take()
         except _Woken:
             return None
         except StannaryError as err:

@@ -20,7 +20,7 @@ from stannary import __version__
 from stannary.agent.client import MarketClient
 from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
-from stannary.errors import ConflictError, NotFound, StannaryError
+from stannary.errors import ConflictError, JobFailed, NotFound, StannaryError
 from stannary.formats.ids import JobId, NodeId
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
@@ -135,8 +135,12 @@ class Pulse:
         lease = self.client.look(self.desk.known())
         if lease is None:
             return
-        if lease.type is LeaseType.REVEAL:
-            self.answer_reveal(lease)
-            self.desk.finish(lease)
-        else:
+        if lease.type is not LeaseType.REVEAL:
             self.desk.put(lease)
+            return
+        try:
+            self.answer_reveal(lease)
+        except JobFailed:
+            self.desk.put(lease)  # the main thread reports why
+        else:
+            self.desk.finish(lease)

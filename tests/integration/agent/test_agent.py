@@ -160,9 +160,24 @@ def test_killed_in_mid_task(market: ScriptedMarket, launch: Launch, directory: P
     assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
 
 
+def test_reveals_do_not_wait_for_a_long_task(market: ScriptedMarket, launch: Launch) -> None:
+    """An answer is opened while the worker computes; one that the journal lost is reported, not forgotten."""
+    job = market.add_command_job(HELLO, envs={"WORD": "hello"})
+    market.question(job, "auditor", SALT)
+    launch()
+    market.wait_for(lambda: market.count("answer-commitment") == 1)
+    market.lease(market.add_command_job("sleep 6; printf x > out.txt"))
+    market.question(job, "auditor", "", kind="reveal")
+    market.wait_for(lambda: market.count("answer") == 1)
+    assert market.count("contribution") == 0
+    market.question(job, "auditor", "", number=7, kind="reveal")
+    market.wait_for(lambda: len(market.failures) == 1)
+    assert market.failures[0]["reason"] == "answer-lost"
+
+
 def test_readings_are_a_chain(market: ScriptedMarket, launch: Launch) -> None:
     """Readings are cumulative, numbered without a gap, each naming the hash of the one before, across a kill."""
-    job = market.add_command_job("sleep 7; printf x > out.txt")
+    job = market.add_command_job("sleep 6; printf x > out.txt")
     market.lease(job)
     first = launch()
     market.wait_for(lambda: market.count("reading") >= 1)
