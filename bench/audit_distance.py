@@ -30,7 +30,7 @@ from stannary.formats import jobspec
 from stannary.formats.ids import JobId, TaskKind, round_task
 from stannary.formats.predicates import Assignment
 from stannary.formats.training import Training
-from stannary.train import checkpoint, engine, recipe
+from stannary.train import checkpoint, engine, muon, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import Recording, keep_none, run_round
 
@@ -44,7 +44,8 @@ CLASSES = {
     "mkl-compatible": {"MKL_CBWR": "COMPATIBLE"},
     "onednn-avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
-OPTIMIZERS = ("muon", "adamw")
+BF16_MUON = "muon, bf16"  # Newton-Schulz as it is usually written: why ours is in fp32
+OPTIMIZERS = ("muon", BF16_MUON, "adamw")
 INNER_STEPS = (4, 10, 30)
 WARM_STEPS = 12  # the compared rounds start from weights that have learnt something
 NOISE = 0.05
@@ -114,6 +115,8 @@ def skipped(setting: Setting) -> Setting:
     return dataclasses.replace(setting, assignment=fewer)
 
 
+FP32_NEWTON_SCHULZ = muon.newton_schulz
+
 CHEATS: dict[str, Cheat] = {
     "skipped step": skipped,
     "lr 2 % off": off_rate,
@@ -127,7 +130,12 @@ CHEATS: dict[str, Cheat] = {
 def settings_of(optimizer: str) -> jobspec.Recipe:
     """Return settings whose learning rate is constant, so that every H is compared at full rate."""
     training = Training(
-        batch_size=8, microbatch_size=8, optimizer=optimizer, warmup_steps=0, constant_ppm=1_000_000, rewarm_steps=1
+        batch_size=8,
+        microbatch_size=8,
+        optimizer=optimizer.partition(",")[0],
+        warmup_steps=0,
+        constant_ppm=1_000_000,
+        rewarm_steps=1,
     )
     return jobspec.Recipe("recipe.py:recipe", 1_000, 1, (max(INNER_STEPS),), 0, 40, OPTIONS, training)
 
@@ -138,14 +146,22 @@ def run(setting: Setting) -> bytes:
     return run_round(setting.recipe, setting.assignment, setting.settings, setting.theta, recording).outputs["delta"]
 
 
+def low_precision_newton_schulz(G_MN: torch.Tensor) -> torch.Tensor:
+    """Return the iteration of train/muon.py computed in bf16."""
+    return FP32_NEWTON_SCHULZ(G_MN.bfloat16()).float()
+
+
 def work(directory: Path, name: str) -> None:
     """Compute every cell in this process' engine class; cheats only in the native one."""
     engine.pin()
     (directory / f"{name}.class").write_text(engine.engine_class())
     for optimizer in OPTIMIZERS:
+        muon.newton_schulz = low_precision_newton_schulz if optimizer == BF16_MUON else FP32_NEWTON_SCHULZ
         settings = settings_of(optimizer)
         hello = recipe.load(HELLO, settings, {"corpus": directory / "corpus"})
-        theta, stale = bases(directory, hello, settings) if name == NATIVE else read_bases(directory, optimizer)
+        theta, stale = (
+            bases(directory, hello, settings, optimizer) if name == NATIVE else read_bases(directory, optimizer)
+        )
         for steps in INNER_STEPS:
             assignment = Assignment(JOB, round_task(JOB, 1, 0), TaskKind.ROUND, 1, 0, steps, 2 * WARM_STEPS, 0)
             setting = Setting(hello, settings, assignment, theta, stale)
@@ -154,12 +170,12 @@ def work(directory: Path, name: str) -> None:
                 (directory / f"{name}.{optimizer}.{steps}.{cheat}").write_bytes(run(change(setting)))
 
 
-def bases(directory: Path, hello: Recipe, settings: jobspec.Recipe) -> tuple[bytes, bytes]:
+def bases(directory: Path, hello: Recipe, settings: jobspec.Recipe, optimizer: str) -> tuple[bytes, bytes]:
     """Train a little natively and leave the weights for the other classes; return (theta, one round older)."""
     first = Assignment(JOB, round_task(JOB, 0, 0), TaskKind.ROUND, 0, 0, 2 * WARM_STEPS, 0, 0)
     states = run_round(hello, first, settings, None).states
     theta, stale = states[2 * WARM_STEPS], states[WARM_STEPS]
-    (directory / f"{settings.training.optimizer}.theta").write_bytes(theta)
+    (directory / f"{optimizer}.theta").write_bytes(theta)
     return theta, stale
 
 
@@ -210,7 +226,7 @@ def report(row: dict[str, object]) -> str:
         rule = "bitwise in class only" if threshold is None else f"tolerance {threshold:.1e}"
         ratio = f"{cheat / honest:,.0f}"
     return (
-        f"{row['optimizer']:<6} {row['inner_steps']:>3}  {row['pair']:<24} {honest:9.1e} {cheat:9.1e} "
+        f"{row['optimizer']:<10} {row['inner_steps']:>3}  {row['pair']:<24} {honest:9.1e} {cheat:9.1e} "
         f"{ratio:>9}  {row['smallest_cheat']:<19} {rule}"
     )
 
@@ -236,7 +252,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(table, indent=1))
         return
-    print("optim.   H  pair                     honest-max cheat-min    ratio  smallest cheat      rule")
+    print("optimizer    H  pair                     honest-max cheat-min    ratio  smallest cheat      rule")
     for row in table:
         print(report(row))
 

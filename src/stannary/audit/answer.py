@@ -5,7 +5,7 @@ H(audit salt, state bytes at the step). It can be given only by who has the stat
 logged root, or computed the last step alone, has nothing to hash.
 
 The chain c_0 = H(), c_s = H(c_(s-1), H(state_s)) makes a difference stay: from the first differing
-state on all links differ, which is what a binary search needs (research: refereed delegation).
+state on all links differ, which is what a binary search needs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-MIN_SEPARATION = 30.0  # DESIGN 9: below it honest noise and the smallest cheat are too near
+MIN_SEPARATION = 30.0  # below it honest noise and the smallest cheat are too near (docs/rounds.md)
 
 
 class Agreement(StrEnum):
@@ -48,8 +48,9 @@ class Tolerance:
         return math.sqrt(self.honest_max * self.cheat_min)
 
 
-# bench/audit_distance.py, hello with two layers: the largest honest_max and the smallest cheat_min over
-# all pairs of its five classes, rounded against us. No other family has been measured, so none is here.
+# bench/audit_distance.py, hello with two layers, rounded against us. It compares one class with four
+# others; honest_max is the sum of its two largest distances, which bounds every pair of the five. No
+# other family has been measured, so none is here.
 MEASURED = (
     Tolerance("cpu-fp32-torch2.13.0", "muon", 4, honest_max=4e-5, cheat_min=2.2e-2),
     Tolerance("cpu-fp32-torch2.13.0", "muon", 10, honest_max=4e-5, cheat_min=2.2e-2),

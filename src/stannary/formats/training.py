@@ -31,7 +31,7 @@ PPM = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Settings of inner and outer optimizer; the defaults are those of research on tiny GPTs.
+    """Settings of inner and outer optimizer; the defaults are the best found on byte GPTs of 135k weights.
 
     Parameters with fewer than two dimensions, or with a part of their dotted name that begins with
     one of `adamw_names`, are AdamW's; the rest are Muon's.

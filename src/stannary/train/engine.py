@@ -25,7 +25,7 @@ THREADS = 1
 PROBE_SEED = 20_240_601
 CLASS_HEX = 12
 
-# Variables that choose other kernels (research/feasibility.md 5: each gave other final weights).
+# Variables that choose other kernels (bench/audit_distance.py: each but one gives other weights).
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 

@@ -4,7 +4,7 @@
     theta_(k+1) = theta_k - Inner(grad loss(theta_k, examples(step, lane)))     k = 0 .. H-1
     delta = theta_0 - theta_H
 
-The inner optimizer begins anew (DESIGN 8, stateless rounds), data and learning rate are public
+The inner optimizer begins anew (docs/rounds.md), data and learning rate are public
 functions of the global step, so that a node that never saw the job before, an auditor, and the
 buyer all compute the same bytes from the same log entries. A lane whose node died is taken up from
 the weights alone.
