@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.formats import beacon, digest, dsse, ids, jobspec, note, predicates, statement
-from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
@@ -244,7 +243,9 @@ class World:
             job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
             checkpoint_root=root,
             drawable=tuple(
-                predicates.Drawable(task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at)
+                predicates.Drawable(
+                    task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at
+                )
                 for at, task, node in fresh
             ),
             candidates=tuple(
@@ -433,7 +434,6 @@ class World:
         else:
             lie = f"false {node.name}" if node.name in self.false_accusers else ""
             outputs = self.outputs(assignment, lie)
-            node.compute_ms += 0
         state = f"{predicates.assignment_digest(assignment)} {selection.step} {lie}".encode()
         return predicates.Answer(
             job=self.job_id, audit=ids.audit_id(task, number), task=task, role=role, node=node.id,
@@ -444,11 +444,3 @@ class World:
 
     def _by_id(self, node: NodeId) -> Node:
         return next(item for item in self.nodes.values() if item.id == node)
-
-
-def honest() -> World:
-    """Return a finished honest world."""
-    return World().play()
-
-
-__all__ = ["CLASS", "Node", "World", "honest", "key_of", "receipt_format", "replace"]
