@@ -1,0 +1,136 @@
+"""The connection: errors in our words, retries only where they are safe, no plain HTTP to the network."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from stannary import files
+from stannary.errors import AuthError, ConflictError, MarketUnreachable, ServiceError, UsageError
+from stannary.wire import errors
+from stannary.wire.connection import Connection
+from stannary.wire.market import MarketInfo
+
+
+class Script(BaseHTTPRequestHandler):
+    """Answers from the server's script and notes what was asked."""
+
+    def answer(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        self.server.seen.append((self.command, self.path, self.headers.get("Authorization"), self.rfile.read(length)))
+        status, body = self.server.script.pop(0) if self.server.script else (500, b"")
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_HEAD = answer  # noqa: N815  names http.server looks for
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = HTTPServer(("127.0.0.1", 0), Script)
+    server.script, server.seen = [], []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def connection(server):
+    url = f"http://127.0.0.1:{server.server_port}"
+    with Connection(url, token=files.Secret("stk_x"), sleep=lambda _: None) as connection:
+        yield connection
+
+
+def body_of(err):
+    return errors.to_body(err, "r-1").to_bytes()
+
+
+def test_errors_of_the_market_are_raised_as_themselves(server, connection):
+    """Class, words and detail cross the wire."""
+    server.script = [(409, body_of(ConflictError("stale", why="epoch 1, now 2", hint="drop it")))]
+    with pytest.raises(ConflictError) as caught:
+        connection.send("POST", "/v1/x")
+    assert (caught.value.what, caught.value.why, caught.value.hint) == ("stale", "epoch 1, now 2", "drop it")
+
+
+def test_an_answer_that_is_not_the_markets_is_named(server, connection):
+    """A proxy's page is a ServiceError with the status."""
+    server.script = [(418, b"<html>")]
+    with pytest.raises(ServiceError, match="not its own"):
+        connection.send("POST", "/v1/x")
+
+
+def test_get_is_retried_and_post_is_not(server, connection):
+    """A 503 is waited out for GET; a POST without an idempotency key is sent once."""
+    server.script = [(503, b""), (503, b""), (200, b"ok")]
+    assert connection.send("GET", "/v1/x").content == b"ok"
+    server.seen.clear()
+    server.script = [(503, b""), (200, b"ok")]
+    with pytest.raises(ServiceError):
+        connection.send("POST", "/v1/x")
+    assert len(server.seen) == 1
+
+
+def test_a_post_with_an_idempotency_key_is_retried(server, connection):
+    """The same key and body go out again."""
+    info = MarketInfo(
+        name="m", vkey="v", witness_vkeys=[], profile="local", version="0", terms_digest="sha256:" + "0" * 64
+    )
+    server.script = [(503, b""), (200, info.to_bytes())]
+    assert connection.post("/v1/jobs", None, MarketInfo, key="k") == info
+    assert len({seen[3] for seen in server.seen}) == 1 and len(server.seen) == 2
+
+
+def test_an_upload_starts_anew_when_it_is_cut(server, connection):
+    """Each attempt streams the whole blob from its beginning."""
+    server.script = [(503, b""), (201, b"")]
+    connection.put("/v1/blobs/x", lambda: iter([b"ab", b"cd"]), 4)
+    assert [seen[3] for seen in server.seen] == [b"abcd", b"abcd"]
+
+
+def test_head_says_whether_a_blob_is_there(server, connection):
+    """404 is an answer, 401 is an error."""
+    server.script = [(200, b""), (404, b""), (401, b"")]
+    assert connection.has("/v1/blobs/x")
+    assert not connection.has("/v1/blobs/x")
+    with pytest.raises(AuthError):
+        connection.has("/v1/blobs/x")
+
+
+def test_silence_names_the_address_and_the_next_command():
+    """Nobody listening is MarketUnreachable, in three useful lines."""
+    with (
+        Connection("http://127.0.0.1:9", sleep=lambda _: None) as connection,
+        pytest.raises(MarketUnreachable) as caught,
+    ):
+        connection.send("GET", "/v1/market")
+    assert "http://127.0.0.1:9" in caught.value.what
+    assert caught.value.hint == "stannary market status"
+
+
+@pytest.mark.parametrize("url", ["http://market.example", "ftp://127.0.0.1", "market.example", "http://"])
+def test_plain_http_leaves_this_machine_never(url):
+    """Tokens go in clear text to loopback only, and to nothing that is no HTTP address."""
+    with pytest.raises(UsageError):
+        Connection(url)
+
+
+def test_a_proxy_of_the_environment_is_not_used(server, monkeypatch):
+    """A token sent to loopback does not pass through somebody's proxy."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    server.script = [(200, b"ok")]
+    with Connection(f"http://127.0.0.1:{server.server_port}", token=files.Secret("stk_x")) as connection:
+        assert connection.send("GET", "/").content == b"ok"
+    assert server.seen[0][2] == "Bearer stk_x"
