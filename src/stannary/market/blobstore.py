@@ -111,7 +111,9 @@ class BlobStore:
             state.update(chunk)
             handle.write(chunk)
         if state.hexdigest() != name[len(digest.PREFIX) :]:
-            raise FormatError("the blob's bytes have another digest", why=f"sha256:{state.hexdigest()}", detail="digest")
+            raise FormatError(
+                "the blob's bytes have another digest", why=f"sha256:{state.hexdigest()}", detail="digest"
+            )
         return size
 
     def _publish(self, staged: Path, name: Digest) -> None:

@@ -26,8 +26,8 @@ from stannary.wire import limits, message, routes
 M = TypeVar("M", bound=message.Message)
 
 JSON = "application/json"
-MAX_REQUEST_ID_CHARS = 64
 MAX_HEADER_CHARS = 4096
+_REQUEST_ID = "stannary.request_id"
 
 log = logging.getLogger("stannary.market")
 
@@ -97,7 +97,7 @@ def wait_s(query: QueryParams) -> float:
 
 
 class Edge:
-    """Outermost ASGI layer: request ids, and every error as an error body."""
+    """Outermost ASGI layer: a request id on everything; the last resort for what nobody caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -108,12 +108,10 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = "req-" + secrets.token_hex(8)
-        begun = False
+        scope[_REQUEST_ID] = request_id
 
         async def stamped(event: Message) -> None:
-            nonlocal begun
             if event["type"] == "http.response.start":
-                begun = True
                 stamp = (routes.REQUEST_ID.lower().encode(), request_id.encode())
                 event["headers"] = [*event.get("headers", []), stamp]
             await send(event)
@@ -122,27 +120,30 @@ class Edge:
             await self._app(scope, receive, stamped)
         except ClientDisconnect:
             return
-        except StannaryError as err:
-            await self._refuse(err, request_id, begun, scope, receive, stamped)
         except Exception:  # a process edge: one broken request must not take the others with it
             log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
-            bug = StannaryError("the market failed to answer", hint=f"look for {request_id} in the market's log")
-            await self._refuse(bug, request_id, begun, scope, receive, stamped)
 
-    async def _refuse(
-        self, err: StannaryError, request_id: str, begun: bool, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        if begun:  # the answer was under way: cutting the connection is the only honest sign left
-            raise err
-        body = wire_errors.to_body(err, request_id).to_bytes()
-        await Response(body, wire_errors.status_of(err), media_type=JSON)(scope, receive, send)
+
+async def refused(request: Request, err: Exception) -> Response:
+    """Answer with the error body of a StannaryError."""
+    assert isinstance(err, StannaryError)
+    body = wire_errors.to_body(err, request.scope[_REQUEST_ID])
+    return Response(body.to_bytes(), wire_errors.status_of(err), media_type=JSON)
 
 
 async def unrouted(request: Request, err: Exception) -> Response:
-    """Turn the framework's own refusals (no such path, wrong method) into error bodies."""
+    """Answer for the framework's own refusals (no such path, wrong method)."""
     status = err.status_code if isinstance(err, HTTPException) else 500
     if status == 404:
-        raise NotFound("no such path", why=f"{request.url.path:.200}")
+        return await refused(request, NotFound("no such path", why=f"{request.url.path:.200}"))
     if status == 405:
-        raise UsageError("this path has no such method", why=f"{request.method} {request.url.path:.200}")
-    raise FormatError("the request is not understood", why=f"status {status}")
+        why = f"{request.method} {request.url.path:.200}"
+        return await refused(request, UsageError("this path has no such method", why=why))
+    return await refused(request, FormatError("the request is not understood", why=f"status {status}"))
+
+
+async def broken(request: Request, err: Exception) -> Response:
+    """Answer for a bug of ours without a word of the inside; Edge writes the trace into the log."""
+    del err
+    hint = f"look for {request.scope[_REQUEST_ID]} in the market's log"
+    return await refused(request, StannaryError("the market failed to answer", hint=hint))

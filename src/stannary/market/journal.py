@@ -76,6 +76,11 @@ class Journal:
         self.wake()
         return await future
 
+    async def drain(self) -> None:
+        """Log all the outbox holds now; used at the start, before anything rests on it."""
+        while kept := await self._store.aread(lambda c: envelopes.unlogged(c, limit=MAX_BATCH)):
+            await self._take(kept)
+
     async def run(self) -> None:
         """Log what the outbox holds, for ever."""
         while True:

@@ -44,9 +44,17 @@ class Roster:
         self._seen[node] = _Seen(now, state, Presence.LIVE)
         return before if before is not Presence.LIVE else None
 
+    def touch(self, node: str, now: float) -> None:
+        """Record a sign of life that says nothing of the node's state (a poll)."""
+        self.beat(node, self.state(node), now)
+
     def assume(self, node: str, now: float) -> None:
         """Count `node` as seen now unless it was seen already (restart)."""
         self._seen.setdefault(node, _Seen(now, "idle", Presence.LIVE))
+
+    def nodes(self) -> list[str]:
+        """Return every node heard from since the start."""
+        return list(self._seen)
 
     def presence(self, node: str, now: float) -> Presence:
         """Return what `node` is at `now`; a node never seen is lost."""

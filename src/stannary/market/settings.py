@@ -21,12 +21,11 @@ class Profile(StrEnum):
 class Timing:
     """Deadlines of work and proof, in seconds."""
 
-    reveal_s: float = 900.0  # the buyer's broker has this long for a beacon value (contract: 15 min)
-    lease_floor_s: float = 30.0  # no task's deadline is below this: a loaded laptop pauses that long
-    lease_slack: float = 20.0  # first deadline = slack x the agreed reference time of the task
-    answer_floor_s: float = 60.0  # an audit starts a worker; a question may recompute the round
-    mad_factor: float = 6.0  # deadline = median + k MAD of arrivals (DESIGN 8); 6 MAD is about 4 sigma
-    grace_s: float = 10.0  # a round at quorum waits this much longer at least
+    reveal_s: float = 900.0  # the buyer's broker has this long for a beacon value (docs/threat-model.md)
+    start_link_s: float = 12.0  # a worker's start and the way of its bytes, beside the agreed step time
+    progress_s: float = 20.0  # a task that reported progress so lately is not taken away for being late
+    answer_factor: float = 4.0  # an answer may take this many times the expected time of its task
+    answer_floor_s: float = 60.0  # an audit may have to wait for the work its auditor holds
     suspect_s: float = limits.SUSPECT_AFTER_S
     lost_s: float = limits.LOST_AFTER_S
     heartbeat_s: float = limits.HEARTBEAT_INTERVAL_S
@@ -44,10 +43,7 @@ class Settings:
     port: int = 0
     profile: Profile = Profile.LOCAL
     witness: bool = True  # start a witness process beside the market
-    credential_ttl_s: float = 7 * 86_400.0
-    quorum_ppm: int = 500_000  # a round may close with this share of its lanes
-    max_task_failures: int = 3  # a task that fails on so many nodes fails its job
-    max_reading_lag: int = 64
+    credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end
     timing: Timing = Timing()
 
     @property

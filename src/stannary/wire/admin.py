@@ -68,7 +68,7 @@ class LedgerLine(Message):
     """One double entry: `usd_micros` moved from one account to another."""
 
     seq: Count
-    at: Instant
+    key: Name  # what the entry is for; posted once
     debit: Name
     credit: Name
     usd_micros: UsdMicros
@@ -77,7 +77,7 @@ class LedgerLine(Message):
 
 
 class Ledger(Message):
-    """GET /v1/admin/ledger: balances by account (they sum to zero) and the newest entries."""
+    """GET /v1/admin/ledger: balances by account (they sum to zero) and the entries in order."""
 
     balances: dict[str, int]
     entries: list[LedgerLine]

@@ -153,10 +153,10 @@ class LogLine(Message):
 
     seq: Count
     at: Instant
-    node: NodeText
-    task: TaskText
-    stream: Word  # stdout | stderr | agent
-    text: Text
+    node: NodeText | None = None  # absent in the market's own notices
+    task: TaskText | None = None
+    stream: Word  # stdout | stderr | agent | market
+    text: Annotated[str, Field(max_length=16 * 1024)]
 
 
 class LogPage(Message):

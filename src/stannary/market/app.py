@@ -1,0 +1,27 @@
+"""The ASGI application: routes joined, errors at the edge."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from stannary.errors import StannaryError
+from stannary.market import http, routes_admin, routes_buyer, routes_log, routes_node
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import Exchange
+from stannary.market.intake import Intake
+
+
+def build(exchange: Exchange, engines: Engines) -> ASGIApp:
+    """Return the application of one market."""
+    app = FastAPI(title="stannary market", docs_url=None, redoc_url=None, openapi_url=None)
+    intake = Intake(exchange, engines)
+    app.include_router(routes_log.router(exchange))
+    app.include_router(routes_buyer.router(exchange, engines, intake))
+    app.include_router(routes_node.router(exchange, engines, intake))
+    app.include_router(routes_admin.router(exchange))
+    app.add_exception_handler(StannaryError, http.refused)
+    app.add_exception_handler(HTTPException, http.unrouted)
+    app.add_exception_handler(Exception, http.broken)
+    return http.Edge(app)

@@ -1,0 +1,240 @@
+"""The end of a job: verdict, money and receipt, in three steps a crash may part.
+
+    1. close    the last readings go to the log; the job is `verifying` (or `cancelling`)
+    2. settle   everything is logged: verify/conclusion.py computes all the receipt states; the receipt
+                statement is posted, and the money moved, in one transaction
+    3. publish  the receipt statement is logged: the file is assembled, stored, and the job ends
+
+What has been done is seen in the store (a receipt statement, a settlement), so each step is done once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy.engine import Connection
+
+from stannary.formats import dsse, note, receipt, statement
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Receipt, SettlementLine, Verdict
+from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
+from stannary.jobs.states import JobStatus, Settlement
+from stannary.market.engine.frame import JobFrame, World
+from stannary.market.engine.outbox import post
+from stannary.market.engine.step import ENDING
+from stannary.settle.ledger import (
+    INSURANCE,
+    WORLD,
+    Account,
+    Entry,
+    Posting,
+    buyer_available,
+    buyer_escrow,
+    operator_available,
+    operator_bond,
+)
+from stannary.store import audits, blobs, envelopes, jobs, ledger, nodes, readings
+from stannary.store.envelopes import Incoming, Kept
+from stannary.store.jobs import JobRow
+from stannary.store.transitions import Cause, move_job, move_settlement, move_verdict
+from stannary.verify import case, conclusion
+from stannary.verify.case import Case
+from stannary.verify.conclusion import Conclusion, Ending
+from stannary.wire import rfc3339
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RECEIPT = "receipt"
+LOCAL_WITNESS = "local, not independent"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The logged statements of a job and the credentials behind them, in log order."""
+
+    kept: tuple[Kept, ...]
+    case: Case
+
+    @property
+    def leaves(self) -> tuple[Digest, ...]:
+        """Return the leaves a receipt lists."""
+        return tuple(Digest(item.leaf) for item in self.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """A conclusion and the statement made of it."""
+
+    evidence: Evidence
+    conclusion: Conclusion
+    receipt: Receipt
+
+
+def close(connection: Connection, frame: JobFrame, world: World) -> bool:
+    """Post the last reading of every node; tell whether everything of the job is logged."""
+    row = jobs.get(connection, frame.job)
+    last: dict[str, readings.ReadingRow] = {}
+    for reading in readings.of_job(connection, frame.job):
+        last[reading.node] = reading
+    for reading in last.values():
+        envelope = dsse.from_bytes(reading.envelope)
+        leaf = "sha256:" + envelope.leaf().hex()
+        envelopes.add(connection, Incoming(leaf, "reading", reading.envelope, world.now_ms, frame.job))
+    if row.status in {JobStatus.RUNNING, JobStatus.RECOVERING}:
+        move_job(connection, frame.job, JobStatus.VERIFYING, Cause(world.now_ms, "complete", "all work is judged"))
+    return all(item.log_index is not None for item in envelopes.of_job(connection, frame.job))
+
+
+def posted_receipt(connection: Connection, job: str) -> Kept | None:
+    """Return the receipt statement of a job, once it is posted."""
+    found = envelopes.of_job(connection, job, kind=RECEIPT)
+    return found[0] if found else None
+
+
+def conclude(connection: Connection, frame: JobFrame, now_ms: int, witness: str) -> Concluded:
+    """Compute the receipt of a job whose statements are all logged (reads only)."""
+    row = jobs.get(connection, frame.job)
+    gathered = _gather(connection, frame.job)
+    status, reason = _ending(row)
+    made = conclusion.conclude(gathered.case, status=status, reason=reason)
+    ending = Ending(
+        status=status,
+        reason=reason,
+        witness=witness,
+        started_at=rfc3339.spell((row.started_at_ms or row.submitted_at_ms) / 1000),
+        finished_at=rfc3339.spell(now_ms / 1000),
+    )
+    return Concluded(gathered, made, conclusion.compose(gathered.case, made, ending, gathered.leaves))
+
+
+def settle(connection: Connection, frame: JobFrame, world: World, concluded: Concluded) -> None:
+    """Post the receipt statement and move the money; does nothing the second time."""
+    if posted_receipt(connection, frame.job) is not None:
+        return
+    row = jobs.get(connection, frame.job)
+    subjects = concluded.conclusion.lineage.subjects if concluded.receipt.status == conclusion.SUCCEEDED else ()
+    post(connection, world, RECEIPT, concluded.receipt, frame.job, subjects=subjects)
+    lines = concluded.receipt.settlement
+    readings.settle(connection, frame.job, lines)
+    entry = _entry(connection, row, lines)
+    if entry is not None:
+        ledger.post(connection, entry, at_ms=world.now_ms)
+    to = Settlement.RELEASED if concluded.receipt.paid_usd_micros else Settlement.REFUNDED
+    cause = Cause(world.now_ms, "settled", f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
+    move_settlement(connection, frame.job, to, cause)
+    refuted = {node for item in concluded.conclusion.decisions.values() for node in item.refuted}
+    for node in sorted(refuted):
+        if nodes.get(connection, node).revoked_at_ms is None:
+            nodes.revoke(connection, node, f"refuted in {frame.job}", at_ms=world.now_ms)
+
+
+def file_bytes(
+    connection: Connection,
+    frame: JobFrame,
+    proof: str,
+    inclusion: Callable[[int, int], list[bytes]],
+    consistency: Callable[[int, int], list[bytes]],
+) -> bytes:
+    """Assemble the receipt file against the checkpoint in `proof` (reads only)."""
+    gathered = _gather(connection, frame.job)
+    kept = posted_receipt(connection, frame.job)
+    assert kept is not None
+    size = note.parse_checkpoint(note.parse(proof[proof.index("\n\n") + 2 :]).text).size
+    logged = [
+        LoggedEnvelope(dsse.from_bytes(item.envelope), index, tuple(inclusion(index, size)))
+        for item in gathered.kept
+        if (index := item.log_index) is not None
+    ]
+    checkpoints = [
+        EarlierCheckpoint(row.checkpoint, tuple(consistency(row.checkpoint_size, size)))
+        for row in audits.draws_of_job(connection, frame.job)
+        if row.reveal is not None
+    ]
+    return receipt.build(dsse.from_bytes(kept.envelope), proof, logged, checkpoints)
+
+
+def publish(connection: Connection, frame: JobFrame, world: World, name: Digest, size_bytes: int) -> None:
+    """Name the stored receipt file and end the job."""
+    row = jobs.get(connection, frame.job)
+    kept = posted_receipt(connection, frame.job)
+    assert kept is not None
+    stated = statement.read(dsse.from_bytes(kept.envelope).payload, RECEIPT, Receipt).predicate
+    blobs.add(connection, name, size_bytes, f"buyer:{frame.buyer}", at_ms=world.now_ms)
+    jobs.set_receipt(connection, frame.job, name)
+    if row.verdict is Verdict.PENDING:
+        cause = Cause(world.now_ms, "concluded", f"the job is {stated.verdict}")
+        move_verdict(connection, frame.job, stated.verdict, cause)
+    ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
+    message = str(ending.get("message", "")) or f"{stated.status}, {stated.verdict}"
+    move_job(connection, frame.job, JobStatus(stated.status), Cause(world.now_ms, stated.reason, message))
+
+
+def _ending(row: JobRow) -> tuple[str, str]:
+    ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
+    return str(ending.get("status", conclusion.SUCCEEDED)), str(ending.get("reason", "complete"))
+
+
+def _gather(connection: Connection, job: str) -> Evidence:
+    """Return the evidence: all of the job but its receipt, and joins and credentials of the nodes it names."""
+    kept = [item for item in envelopes.of_job(connection, job) if item.kind != RECEIPT and item.log_index is not None]
+    statements = [case.read(item.log_index or 0, dsse.from_bytes(item.envelope)) for item in kept]
+    for node in sorted(_named(statements)):
+        for leaf in _papers(connection, node):
+            kept.append(envelopes.get(connection, leaf))
+    kept.sort(key=lambda item: item.log_index or 0)
+    return Evidence(tuple(kept), Case(case.read(item.log_index or 0, dsse.from_bytes(item.envelope)) for item in kept))
+
+
+def _papers(connection: Connection, node: str) -> list[str]:
+    held = nodes.credential_of(connection, node)
+    return [nodes.get(connection, node).join_leaf, *([held.leaf] if held is not None else [])]
+
+
+def _named(statements: Sequence[case.Logged[DataclassInstance]]) -> set[NodeId]:
+    found: set[NodeId] = set()
+    for item in statements:
+        predicate = item.predicate
+        for attribute in ("node", "chosen", "candidates"):
+            value = getattr(predicate, attribute, None)
+            if isinstance(value, str):
+                found.add(NodeId(value))
+            elif isinstance(value, tuple):
+                found.update(NodeId(str(getattr(entry, "node", entry))) for entry in value)
+    return found
+
+
+def _entry(connection: Connection, row: JobRow, lines: tuple[SettlementLine, ...]) -> Entry | None:
+    """Return the one ledger entry that settles a job: all of it or none, once."""
+    moved: dict[Account, int] = defaultdict(int)
+    for line in lines:
+        moved[_account(row, line)] += line.usd_micros
+    refund = row.escrow_usd_micros - sum(line.usd_micros for line in lines)  # of a job that was never placed
+    moved[buyer_available(row.buyer)] += refund
+    moved[buyer_escrow(row.buyer)] -= row.escrow_usd_micros
+    _cover(moved, ledger.balances_of(connection, list(moved)))
+    postings = tuple(Posting(account, amount) for account, amount in sorted(moved.items()) if amount)
+    return Entry(f"settle:{row.job}", "settle", postings, row.job) if postings else None
+
+
+def _account(row: JobRow, line: SettlementLine) -> Account:
+    kind, _, name = line.account.partition(":")
+    if kind == "operator":
+        return operator_available(name)
+    if kind == "bond":
+        return operator_bond(name)
+    return buyer_available(row.buyer) if kind == "buyer" else INSURANCE
+
+
+def _cover(moved: dict[Account, int], balances: dict[Account, int]) -> None:
+    """Take from outside what a bond, forfeited twice at once, no longer holds: a loss of the market's, visibly."""
+    for account in [name for name in moved if name.endswith(".bond")]:
+        missing = -(balances.get(account, 0) + moved[account])
+        if missing > 0:
+            moved[account] += missing
+            moved[WORLD] -= missing

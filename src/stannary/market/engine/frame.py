@@ -1,0 +1,128 @@
+"""The unchanging facts of one job, and the changing facts of the world a step looks at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stannary.formats import canonical, dsse, jobspec, note, predicates, record, statement
+from stannary.formats.digest import Digest
+from stannary.formats.ids import JobId, TaskKind
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.predicates import Assignment
+from stannary.market.settings import Settings
+from stannary.store.jobs import JobRow
+from stannary.store.nodes import NodeRow
+
+
+@dataclass(frozen=True, slots=True)
+class JobFrame:
+    """One job as its buyer signed it."""
+
+    job: JobId
+    job_digest: Digest
+    leaf: str
+    buyer: str
+    predicate: predicates.Job
+    spec: JobSpec
+
+    @property
+    def verification(self) -> Verification:
+        """How the work is checked."""
+        return self.spec.trust.verify
+
+    @property
+    def num_rounds(self) -> int:
+        """Outer steps of a train job; a command has one."""
+        return self.spec.recipe.rounds if self.spec.recipe is not None else 1
+
+    @property
+    def num_lanes(self) -> int:
+        """Tasks beside one another."""
+        return self.spec.recipe.lanes if self.spec.recipe is not None else self.spec.num_nodes
+
+    def num_steps(self, kind: TaskKind, round_index: int) -> int:
+        """Return the inner steps of a round's tasks (merges: at most, all lanes admitted)."""
+        if kind is TaskKind.COMMAND or self.spec.recipe is None:
+            return 1
+        return self.num_lanes if kind is TaskKind.MERGE else self.spec.recipe.num_steps(round_index)
+
+    def first_step(self, round_index: int) -> int:
+        """Return the global index of a round's first inner step."""
+        if self.spec.recipe is None:
+            return 0
+        return sum(self.spec.recipe.num_steps(earlier) for earlier in range(round_index))
+
+    @property
+    def step_ms(self) -> int:
+        """The agreed reference time of one inner step; a command is one step of its wall limit."""
+        return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A published, cosigned checkpoint."""
+
+    text: str
+    size: int
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a step may know beside the database, taken before its transaction."""
+
+    now_ms: int
+    settings: Settings
+    live: frozenset[str]  # nodes that may get new work: seen lately, not draining
+    lost: frozenset[str]  # nodes given up
+    checkpoint: Checkpoint
+    consistency: Callable[[int, int], list[bytes]]
+    sign: Callable[..., dsse.Envelope]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step asks of its caller once it is durable."""
+
+    rings: set[str] = field(default_factory=set)
+    moved: bool = False  # something changed: step again
+    failure: tuple[str, str] | None = None  # reason and message: the job cannot go on
+
+
+def frame_of(row: JobRow, envelope: bytes) -> JobFrame:
+    """Read the frame of a stored job (its envelope was verified when it was admitted)."""
+    payload = dsse.from_bytes(envelope).payload
+    predicate = statement.read(payload, "job", predicates.Job).predicate
+    spec = jobspec.from_canonical(predicate.spec)
+    return JobFrame(JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, predicate, spec)
+
+
+@functools.lru_cache(maxsize=4096)
+def read_assignment(text: str) -> Assignment:
+    """Read a stored assignment."""
+    return record.from_json(Assignment, canonical.decode(text.encode("utf-8")))
+
+
+def spell_assignment(assignment: Assignment) -> str:
+    """Return an assignment's canonical JSON: the bytes whose digest is signed."""
+    return canonical.encode(record.to_json(assignment)).decode("utf-8")
+
+
+def read_checkpoint(text: str) -> Checkpoint:
+    """Read our own published checkpoint."""
+    body = note.parse_checkpoint(note.parse(text).text)
+    return Checkpoint(text, body.size, Digest("sha256:" + body.root.hex()))
+
+
+def fits(node: NodeRow, frame: JobFrame) -> str:
+    """Return why `node` may not serve the job at all, empty if it may (placement adds price and presence)."""
+    trust = frame.spec.trust
+    if node.revoked_at_ms is not None:
+        return "revoked"
+    if node.operator in trust.exclude_operators:
+        return f"operator {node.operator} is excluded by the job"
+    if trust.regions and node.jurisdiction not in trust.regions:
+        return f"jurisdiction {node.jurisdiction} is not among {', '.join(trust.regions)}"
+    return ""

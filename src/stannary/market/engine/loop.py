@@ -1,0 +1,188 @@
+"""The engines: one loop for each open job, and the deadline keeper.
+
+A loop steps its job whenever something of it rings, and once a sweep. What a step wrote is durable
+when anybody is woken for it. A step that fails is tried again: its job stands still meanwhile, the
+others do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import StannaryError
+from stannary.formats.digest import Digest
+from stannary.jobs.states import JobStatus
+from stannary.market.clock import now_ms
+from stannary.market.engine import concluding, leasing, recovery
+from stannary.market.engine import step as stepping
+from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
+from stannary.market.exchange import WORK, Exchange, job_topic, node_topic
+from stannary.market.presence import Presence
+from stannary.store import envelopes, events, jobs, leases, nodes
+
+RETRY_S = 1.0
+NO_WITNESS = "none"
+DEADLINES = "deadlines"
+
+log = logging.getLogger("stannary.market")
+
+
+class Engines:
+    """All that moves the jobs of one market."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.frames: dict[str, JobFrame] = {}
+        self.answering: set[str] = set()  # leases whose statement is on its way into the log
+        self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._checkpoint = Checkpoint("", 0, Digest(""))
+
+    async def start(self) -> None:
+        """Take up every open job where it was left."""
+        exchange = self._exchange
+        await exchange.journal.drain()
+        await exchange.store.awrite(self._recover)
+        held = await exchange.store.aread(leases.live)
+        for row in await exchange.store.aread(nodes.all_nodes):
+            # A market that was down must not take its own absence for its nodes'.
+            exchange.roster.assume(row.node, exchange.clock.now())
+        for name in sorted(self.frames):
+            self._spawn(name)
+        log.info("took up %d open jobs, %d leases", len(self.frames), len(held))
+
+    async def stop(self) -> None:
+        """End all loops; what they were doing is in the store."""
+        for loop in self._loops.values():
+            loop.cancel()
+        await asyncio.gather(*self._loops.values(), return_exceptions=True)
+
+    def add(self, job: str, frame: JobFrame) -> None:
+        """Begin to move a job that was just accepted."""
+        self.frames[job] = frame
+        self._spawn(job)
+
+    def world(self) -> World:
+        """Return what steps may know now."""
+        exchange, now = self._exchange, self._exchange.clock.now()
+        text = exchange.log.checkpoint()
+        if text != self._checkpoint.text:
+            self._checkpoint = read_checkpoint(text)
+        known = exchange.roster.nodes()
+        presence = {node: exchange.roster.presence(node, now) for node in known}
+        draining = {node for node in known if exchange.roster.state(node) == "draining"}
+        return World(
+            now_ms=now_ms(exchange.clock),
+            settings=exchange.settings,
+            live=frozenset(node for node in known if presence[node] is Presence.LIVE and node not in draining),
+            lost=frozenset(node for node in known if presence[node] is Presence.LOST),
+            checkpoint=self._checkpoint,
+            consistency=exchange.log.consistency,
+            sign=exchange.journal.sign,
+        )
+
+    async def keep_deadlines(self) -> None:
+        """Expire what is overdue, for ever; tell what became of silent nodes."""
+        exchange = self._exchange
+        while True:
+            mark = exchange.bell.mark()
+            for node, presence in exchange.roster.sweep(exchange.clock.now()):
+                await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
+            try:
+                await self._expire(self.world(), frozenset(self.answering))
+            except StannaryError as err:
+                log.warning("deadlines wait: %s", err)
+            await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
+
+    async def _expire(self, world: World, answering: frozenset[str]) -> None:
+        exchange, late = self._exchange, leasing.Lateness(dict(self.frames), dict(self.progress_at))
+        if not await exchange.store.aread(lambda c: leasing.overdue(c, world, answering, late)):
+            return
+        for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, answering, late)):
+            log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
+            self.progress_at.pop(lease.lease, None)
+            exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
+
+    def _spawn(self, job: str) -> None:
+        self._loops[job] = asyncio.create_task(self._run(job), name=f"engine {job}")
+
+    def _recover(self, connection: Connection) -> None:
+        at_ms = now_ms(self._exchange.clock)
+        for row in jobs.open_jobs(connection):
+            self.frames[row.job] = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            recovery.recover(connection, row.job, at_ms)
+
+    async def _run(self, job: str) -> None:
+        frame, exchange = self.frames[job], self._exchange
+        while True:
+            mark = exchange.bell.mark()
+            try:
+                if await self._step(frame):
+                    break
+            except StannaryError as err:
+                log.warning("job %s waits: %s", job, err)
+                await exchange.clock.sleep(RETRY_S)
+            except Exception:  # a process edge: one job's trouble must not stop the market
+                log.exception("job %s stands still", job)
+                await exchange.clock.sleep(RETRY_S)
+            await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, job_topic(job))
+        del self.frames[job]
+        self._loops.pop(job, None)
+
+    async def _step(self, frame: JobFrame) -> bool:
+        """Step a job once; tell whether it has ended."""
+        exchange, world = self._exchange, self.world()
+        stepped = await exchange.store.awrite(lambda c: stepping.step(c, frame, world))
+        if stepped.moved:
+            exchange.journal.wake()
+            exchange.bell.ring(job_topic(frame.job))
+        exchange.bell.ring(*stepped.rings)
+        if stepped.conclude:
+            return await self._conclude(frame)
+        return stepped.terminal
+
+    async def _conclude(self, frame: JobFrame) -> bool:
+        exchange, store, world = self._exchange, self._exchange.store, self.world()
+        complete = await store.awrite(lambda c: concluding.close(c, frame, world))
+        exchange.journal.wake()
+        if not complete:
+            return False  # the journal rings when all is logged
+        kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
+        if kept is None:
+            witness = concluding.LOCAL_WITNESS if exchange.witness_vkeys else NO_WITNESS
+            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, witness))
+            await store.awrite(lambda c: concluding.settle(c, frame, world, made))
+            exchange.journal.wake()
+            kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
+        assert kept is not None
+        proof = exchange.log.proof(await exchange.journal.logged(kept.leaf))
+        log_ = exchange.log
+        data = await store.aread(lambda c: concluding.file_bytes(c, frame, proof, log_.inclusion, log_.consistency))
+        name = await asyncio.to_thread(exchange.blobs.put, data)
+        await store.awrite(lambda c: concluding.publish(c, frame, self.world(), name, len(data)))
+        exchange.bell.ring(job_topic(frame.job), WORK)
+        for lease in await store.aread(lambda c: leases.live_of_job(c, frame.job)):
+            exchange.bell.ring(node_topic(lease.node))
+        return True
+
+    async def cancel(self, job: str) -> None:
+        """Begin to end a job at its buyer's wish."""
+        at_ms = now_ms(self._exchange.clock)
+        message = "cancelled by its buyer"
+        await self._exchange.store.awrite(
+            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, "cancelled", message)
+        )
+        self._exchange.bell.ring(job_topic(job), WORK)
+
+
+def _telling(node: str, presence: Presence, at_ms: int) -> Callable[[Connection], None]:
+    def tell(connection: Connection) -> None:
+        for job in {lease.job for lease in leases.live_of_node(connection, node)}:
+            message = f"{node} is {presence}: no sign of life"
+            events.append(connection, job, events.Happening(f"node.{presence}", message, at_ms, node=node))
+
+    return tell

@@ -1,0 +1,105 @@
+"""Placing: offers from credentials, the match, its statement; the same for quotes, without writing.
+
+A job is placed once. Who later stands in for a lost node is a lease, not a placement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import NoCapacity
+from stannary.formats import dsse, statement
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.predicates import Credential, Placement
+from stannary.jobs.states import JobStatus
+from stannary.market import terms
+from stannary.market.engine import leasing
+from stannary.market.engine.frame import JobFrame, Outcome, World
+from stannary.market.engine.outbox import post
+from stannary.place import match, offers, price, requirement
+from stannary.place.price import AUDITS_IN_ESCROW, WorstCase
+from stannary.store import blobs, jobs, nodes
+from stannary.store.transitions import Cause, move_job
+from stannary.wire import rfc3339
+
+WAY = (JobStatus.PLACING, JobStatus.ATTESTING, JobStatus.STARTING, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A match and what the job costs at most on it."""
+
+    match: match.Match
+    worst: WorstCase
+
+
+def standing_offers(connection: Connection, now_ms: int, not_ready: Callable[[str], str]) -> list[offers.Offer]:
+    """Return the offers of all nodes with a valid credential."""
+    found = []
+    for row in nodes.all_nodes(connection):
+        held = nodes.credential_of(connection, row.node)
+        if row.revoked_at_ms is not None or held is None or held.expires_at_ms <= now_ms:
+            continue
+        payload = dsse.from_bytes(held.envelope).payload
+        credential = statement.read(payload, "credential", Credential).predicate
+        reason = "draining" if row.draining else not_ready(row.node)
+        found.append(offers.from_credential(credential, not_ready=reason))
+    return found
+
+
+def estimate(found: list[offers.Offer], spec: JobSpec) -> Estimate:
+    """Match a spec and price its worst case.
+
+    Raises:
+        NoCapacity: no engine class can hold it.
+    """
+    matched = match.match(found, requirement.requirement(spec, terms=frozenset({terms.DIGEST})))
+    ask = matched.highest_ask_usd_micros_per_hour
+    verified = spec.trust.verify is not Verification.NONE
+    return Estimate(matched, price.worst_case(works(spec), ask, verified=verified))
+
+
+def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcome) -> None:
+    """Place a queued job, or leave it queued until there is room for it."""
+    row = jobs.get(connection, frame.job)
+    found = standing_offers(connection, world.now_ms, lambda node: "" if node in world.live else "not heard from")
+    try:
+        matched = estimate(found, frame.spec).match
+    except NoCapacity as err:
+        if world.now_ms - row.submitted_at_ms > 1000 * world.settings.timing.placing_s:
+            outcome.failure = ("no-capacity", str(err))
+        return
+    verified = frame.verification is not Verification.NONE
+    work = row.escrow_usd_micros // (1 + AUDITS_IN_ESCROW) if verified else row.escrow_usd_micros
+    placement = Placement(
+        job=frame.job,
+        chosen=tuple(offer.node for offer in matched.chosen),
+        rejected=matched.rejected,
+        escrow_usd_micros=row.escrow_usd_micros,
+        work_usd_micros=work,
+        audit_usd_micros=row.escrow_usd_micros - work,
+        placed_at=rfc3339.spell(world.now_ms / 1000),
+    )
+    post(connection, world, "placement", placement, frame.job)
+    jobs.place(connection, frame.job, placement.chosen)
+    blobs.grant(connection, leasing.manifest_digests(frame), frame.job)
+    message = f"placed on {len(placement.chosen)} nodes of class {matched.engine_class}"
+    for status in WAY:
+        move_job(connection, frame.job, status, Cause(world.now_ms, "placed", message))
+    outcome.moved = True
+    outcome.rings.add("work")
+
+
+def works(spec: JobSpec) -> list[price.Work]:
+    """List the priced tasks of a job."""
+    if spec.recipe is None:
+        return [price.Work(1, spec.resources.wall_s * 1000)] * spec.num_nodes
+    return price.lane_works(
+        inner_steps=spec.recipe.inner_steps,
+        num_rounds=spec.recipe.rounds,
+        num_lanes=spec.recipe.lanes,
+        step_ms=spec.recipe.step_ms,
+    )

@@ -1,0 +1,69 @@
+"""The parts of one running market, joined: what every route and worker is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stannary import __version__
+from stannary.market import terms
+from stannary.market.bell import Bell
+from stannary.market.blobstore import BlobStore
+from stannary.market.clock import Clock, now_ms
+from stannary.market.identity import Identity
+from stannary.market.journal import Journal
+from stannary.market.presence import Roster
+from stannary.market.settings import Settings
+from stannary.store.database import Store
+from stannary.tlog.log import Log
+from stannary.wire.market import MarketInfo
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One market."""
+
+    settings: Settings
+    clock: Clock
+    identity: Identity
+    store: Store
+    log: Log
+    journal: Journal
+    bell: Bell
+    roster: Roster
+    blobs: BlobStore
+    witness_vkeys: tuple[str, ...]
+    url: str = ""
+    tls_fingerprint: str = ""
+    buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer; revoked by restart of the entry
+    buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
+    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)
+
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 UTC."""
+        return now_ms(self.clock)
+
+    def info(self) -> MarketInfo:
+        """Return what the market says of itself."""
+        return MarketInfo(
+            name=self.identity.name,
+            vkey=self.identity.vkey,
+            witness_vkeys=list(self.witness_vkeys),
+            profile=self.settings.profile.value,
+            version=__version__,
+            terms_digest=terms.DIGEST,
+        )
+
+
+def job_topic(job: str) -> str:
+    """Name the topic that rings when a job's state, events or statements change."""
+    return f"job:{job}"
+
+
+def node_topic(node: str) -> str:
+    """Name the topic that rings when a node may have something new to do."""
+    return f"node:{node}"
+
+
+LOGS = "logs:"
+WORK = "work"  # rings when some task waits for any node

@@ -1,0 +1,338 @@
+"""Statements from nodes and buyers: verified with the right key, cross-checked member by member, logged, recorded.
+
+Rules:
+- Nothing in a statement is believed before its signature holds under the key of the node's credential.
+- Every member must be what the lease says: job, task, epoch, node, audit, role, assignment.
+- One statement of a lease is under way at a time, and while it is, the lease does not expire: a
+  statement that is in the log must find its task as it left it. (What a kill leaves, recovery.py records.)
+- Sent again, a statement that was taken is answered as before: the answer may have been lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import ConflictError, FormatError, NotFound, Refuted
+from stannary.formats import beacon, dsse, predicates, statement
+from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import (
+    Answer,
+    AnswerCommitment,
+    Commitment,
+    Contribution,
+    Reading,
+    Reveal,
+    Role,
+)
+from stannary.jobs.states import LeaseState
+from stannary.market.engine import recovery
+from stannary.market.engine import step as stepping
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import WORK, Exchange, job_topic
+from stannary.market.journal import leaf_of
+from stannary.settle import meter
+from stannary.store import audits, blobs, envelopes, jobs, leases, nodes, readings, tasks
+from stannary.store.leases import Fence, LeaseRow, LeaseType
+from stannary.store.readings import ReadingRow
+from stannary.wire import errors as wire_errors
+from stannary.wire import rfc3339
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
+
+NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}, TaskKind.COMMAND: set[str]()}
+MAX_OUTPUTS = 1024
+MAX_IDLE_LOCKS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A statement as it came: who sent it, under which lease, its leaf."""
+
+    lease: LeaseRow
+    node: nodes.NodeRow
+    envelope: dsse.Envelope
+    leaf: str
+
+
+class Intake:
+    """Takes statements of nodes and buyers."""
+
+    def __init__(self, exchange: Exchange, engines: Engines) -> None:
+        self._exchange = exchange
+        self._engines = engines
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def commitment(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
+        """Take a commitment; return its log index."""
+        sent, made = await self._open(node, lease, envelope, ("commitment", Commitment))
+        fence = Fence(lease, node, made.epoch)
+        _expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
+        _hex(made.commitment, "commitment")
+
+        def admit(connection: Connection) -> None:
+            leases.check(connection, fence)
+            known = tasks.get(connection, made.task).commitment
+            if known is not None and known != made.commitment:
+                raise ConflictError("another commitment was made in this epoch", why=made.task)
+
+        return await self._take(
+            sent, "commitment", admit, lambda c, i: recovery.record_commitment(c, fence, made, i, self._now())
+        )
+
+    async def contribution(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
+        """Take a contribution whose outputs are stored; return its log index."""
+        sent, made = await self._open(node, lease, envelope, ("contribution", Contribution))
+        fence = Fence(lease, node, made.epoch)
+        _expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
+
+        def admit(connection: Connection) -> None:
+            leases.check(connection, fence)
+            _check_contribution(connection, sent, made)
+
+        index = await self._take(
+            sent,
+            "contribution",
+            admit,
+            lambda c, i: self._record_contribution(c, fence, made, (sent.leaf, i)),
+        )
+        self._exchange.bell.ring(WORK)
+        return index
+
+    async def answer_commitment(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
+        """Take a blinded answer; return its log index."""
+        sent, made = await self._open(node, lease, envelope, ("answer-commitment", AnswerCommitment))
+        kind = LeaseType.QUESTION if made.role is Role.PROVER else LeaseType.AUDIT
+        _expect(sent, kind, job=made.job, task=made.task, node=made.node, audit=made.audit)
+        _hex(made.commitment, "commitment")
+        return await self._take(
+            sent,
+            "answer-commitment",
+            lambda c: _check_live(c, sent),
+            lambda c, _: recovery.record_answer_commitment(c, made, sent.leaf, self._now()),
+        )
+
+    async def answer(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
+        """Take an answer that opens its commitment; return its log index."""
+        sent, made = await self._open(node, lease, envelope, ("answer", Answer))
+        _expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
+        if sent.lease.body.get("role") != made.role.value:
+            raise FormatError("the answer is of another role", why=made.role.value)
+
+        def admit(connection: Connection) -> None:
+            _check_live(connection, sent)
+            _check_opening(connection, made)
+
+        return await self._take(
+            sent, "answer", admit, lambda c, _: recovery.record_answer(c, made, sent.leaf, self._now())
+        )
+
+    async def reveal(self, buyer: str, job: str, envelope: dsse.Envelope) -> int:
+        """Take the beacon value a draw waits for; return its log index."""
+        exchange = self._exchange
+        frame = self._engines.frames.get(job)
+        if frame is None or frame.buyer != buyer:
+            raise NotFound("no such open job of yours", why=job)
+        key = dsse.decode_base64(frame.predicate.buyer, "buyer key")
+        made = statement.open_envelope(envelope, "reveal", Reveal, key).predicate
+        leaf = leaf_of(envelope)
+
+        def admit(connection: Connection) -> None:
+            owed = audits.get_draw(connection, job, made.index)
+            _check_reveal(owed, made)
+            previous = frame.predicate.beacon_tip
+            if made.index:
+                previous = audits.get_draw(connection, job, made.index - 1).value or ""
+            beacon.check(previous, made.value)
+            envelopes.add(connection, exchange.journal.incoming(envelope, "reveal", job))
+
+        if made.job != job:
+            raise FormatError("the reveal is of another job", why=made.job)
+        async with self._alone(f"beacon:{job}"):
+            await exchange.store.awrite(admit)
+            index = await exchange.journal.logged(leaf)
+            await exchange.store.awrite(lambda c: recovery.record_reveal(c, made, leaf, self._now()))
+        exchange.bell.ring(job_topic(job))
+        return index
+
+    async def reading(self, node: str, lease: str, envelope: dsse.Envelope) -> None:
+        """Take a meter reading; the last one of a job is logged at its end."""
+        sent, made = await self._open(node, lease, envelope, ("reading", Reading))
+        if made.job != sent.lease.job or made.node != node:
+            raise FormatError("the reading is of another job or node", why=f"{made.job}, {made.node}")
+        digest = meter.reading_digest(made)
+
+        def write(connection: Connection) -> None:
+            last = readings.last(connection, made.job, node)
+            if last is not None and last.digest == digest:
+                return
+            elapsed_ms = self._now() - jobs.get(connection, made.job).submitted_at_ms
+            before = _reading(last) if last is not None else None
+            meter.check_next(before, made, elapsed_ms=elapsed_ms)
+            spent = {name: getattr(made.spent, name) for name in made.spent.__dataclass_fields__}
+            read_at_ms = rfc3339.parse(made.read_at) * 1000
+            row = ReadingRow(made.job, node, made.seq, made.previous, digest, spent, read_at_ms, envelope.to_bytes())
+            readings.add(connection, row)
+
+        await self._exchange.store.awrite(write)
+
+    def _now(self) -> int:
+        return self._exchange.now_ms
+
+    async def _open(self, node: str, lease: str, envelope: dsse.Envelope, what: tuple[str, type[P]]) -> tuple[_Sent, P]:
+        """Verify a statement's signature by the node's key, and find its lease."""
+        held = await self._exchange.store.aread(lambda c: leases.get(c, lease))
+        if held.node != node:
+            raise NotFound("no such lease", why=lease, detail=wire_errors.NOT_YOUR_LEASE)
+        row = await self._exchange.store.aread(lambda c: nodes.get(c, node))
+        kind, cls = what
+        made = statement.open_envelope(envelope, kind, cls, dsse.decode_base64(row.key, "node key"))
+        return _Sent(held, row, envelope, leaf_of(envelope)), made.predicate
+
+    async def _take(
+        self,
+        sent: _Sent,
+        kind: str,
+        admit: Callable[[Connection], None],
+        record: Callable[[Connection, int], None],
+    ) -> int:
+        exchange, journal = self._exchange, self._exchange.journal
+
+        def keep(connection: Connection) -> int | None:
+            taken = _taken_before(connection, sent)
+            if taken is None:
+                admit(connection)
+                envelopes.add(connection, journal.incoming(sent.envelope, kind, sent.lease.job))
+            return taken
+
+        async with self._alone(sent.lease.lease):
+            taken = await exchange.store.awrite(keep)
+            if taken is not None:
+                return taken
+            index = await journal.logged(sent.leaf)
+            await exchange.store.awrite(lambda c: record(c, index))
+        exchange.bell.ring(job_topic(sent.lease.job))
+        return index
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Let one statement of a lease through at a time, and hold its deadline meanwhile."""
+        if len(self._locks) > MAX_IDLE_LOCKS:
+            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            self._engines.answering.add(name)
+            try:
+                yield
+            finally:
+                self._engines.answering.discard(name)
+
+    def _record_contribution(
+        self, connection: Connection, fence: Fence, made: Contribution, kept: tuple[str, int]
+    ) -> None:
+        recovery.record_contribution(connection, fence, made, kept, self._now())
+        members = {
+            name: value
+            for name, source in (("loss", "loss"), ("heldout", "heldout_bits_per_byte"))
+            if isinstance(value := made.metrics.get(source), str)
+        }
+        if members:
+            stepping.note_progress(connection, made.job, dict(members))
+
+
+def _taken_before(connection: Connection, sent: _Sent) -> int | None:
+    """Return the log index of a statement that was taken already, None of a new one."""
+    lease = leases.get(connection, sent.lease.lease)
+    try:
+        kept = envelopes.get(connection, sent.leaf)
+    except NotFound:
+        return None
+    if kept.log_index is None:
+        return None
+    task = tasks.get(connection, lease.task)
+    recorded = task.contribution == sent.leaf or lease.state is LeaseState.COMPLETED
+    return kept.log_index if recorded or task.commitment_index == kept.log_index else None
+
+
+def _expect(sent: _Sent, kind: LeaseType, **members: str) -> None:
+    """Compare a statement's members with its lease."""
+    lease = sent.lease
+    if lease.type is not kind:
+        raise ConflictError(f"this lease takes no such statement: it is for {lease.type}", why=lease.lease)
+    for name, value in members.items():
+        expected = getattr(lease, name)
+        if value != expected:
+            raise FormatError(f"the statement's {name} is not its lease's", why=f"{value}, expected {expected}")
+
+
+def _check_live(connection: Connection, sent: _Sent) -> None:
+    leases.check(connection, Fence(sent.lease.lease, sent.node.node, sent.lease.epoch))
+
+
+def _check_contribution(connection: Connection, sent: _Sent, made: Contribution) -> None:
+    task = tasks.get(connection, made.task)
+    observed = (made.assignment, made.num_steps, made.engine_class)
+    expected = (task.assignment_digest, task.num_steps, sent.node.engine_class)
+    if observed != expected:
+        raise FormatError("the contribution answers another assignment", why=f"{observed}, expected {expected}")
+    names = {item.name for item in made.outputs}
+    if len(names) != len(made.outputs) or len(names) > MAX_OUTPUTS or not NEEDED_OUTPUTS[task.kind] <= names:
+        raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
+    if predicates.result_root(made.outputs) != made.root:
+        raise Refuted("the root is not that of the outputs", why=made.root)
+    if task.commitment is None:
+        raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
+    if predicates.commitment_hash(made.node, _hex(made.salt, "salt"), made.root) != task.commitment:
+        raise Refuted("the contribution does not open its commitment", why=made.task)
+    for item in made.outputs:
+        size = blobs.size_of(connection, item.digest)
+        if size != item.size_bytes or not blobs.may_have(connection, item.digest, [f"node:{made.node}"]):
+            raise ConflictError(
+                "an output is not stored",
+                why=f"{item.name}: {item.digest}",
+                hint="PUT it before the contribution",
+                detail=wire_errors.BLOB_MISSING,
+            )
+
+
+def _check_opening(connection: Connection, made: Answer) -> None:
+    given = {(row.role, row.node): row for row in audits.answers_of(connection, made.audit)}
+    committed = given.get((made.role, made.node))
+    blind, answer = _hex(made.blind, "blind"), _hex(made.answer, "answer")
+    opened = predicates.answer_commitment_hash(made.node, blind, answer, made.root)
+    if committed is None or committed.commitment != opened:
+        raise Refuted("the answer does not open its commitment", why=made.audit)
+    if predicates.result_root(made.outputs) != made.root:
+        raise Refuted("the root is not that of the outputs", why=made.root)
+
+
+def _check_reveal(owed: audits.DrawRow, made: Reveal) -> None:
+    observed = (made.checkpoint_size, made.checkpoint_root)
+    expected = (owed.checkpoint_size, owed.checkpoint_root)
+    if observed != expected:
+        raise ConflictError("the reveal is for another checkpoint", why=f"{observed}, expected {expected}")
+    if owed.value is not None and owed.value != made.value:
+        raise ConflictError("another value was revealed", why=f"index {made.index}")
+
+
+def _hex(text: str, name: str) -> str:
+    """Return 32 bytes of lower-case hex, unchanged."""
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError as err:
+        raise FormatError(f"{name} is not hex", why=f"{text!r:.80}") from err
+    if len(raw) != 32 or raw.hex() != text:
+        raise FormatError(f"{name} is not 32 bytes of lower-case hex", why=f"{text!r:.80}")
+    return text
+
+
+def _reading(row: ReadingRow) -> Reading:
+    payload = dsse.from_bytes(row.envelope).payload
+    return statement.read(payload, "reading", Reading).predicate

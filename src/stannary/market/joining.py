@@ -1,0 +1,192 @@
+"""How a node gets in: join token, join statement, credential, sessions.
+
+Rules:
+- The token says for which operator; the statement, signed by the node's key, says the rest and names
+  the token's digest. Both must agree. Under software evidence the tier is T0, and only a market of
+  profile `local` lists T0 nodes.
+- The same join sent again gets the same credential: the answer may have been lost.
+- A session begins with a nonce that is spent by the first answer, right or wrong.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy.engine import Connection
+
+from stannary.errors import AuthError, BelowPolicy, FormatError, NotFound
+from stannary.formats import dsse, ids, predicates, statement
+from stannary.formats.digest import Digest
+from stannary.formats.predicates import Attestation, Credential, Join, Tier
+from stannary.market import access, terms
+from stannary.market.exchange import Exchange
+from stannary.market.journal import leaf_of
+from stannary.market.settings import Profile
+from stannary.settle import escrow
+from stannary.store import accounts, envelopes, ledger, nodes
+from stannary.store.nodes import CredentialRow, NodeRow
+from stannary.wire import join_token, rfc3339
+from stannary.wire import node as wire
+from stannary.wire.limits import SESSION_CHALLENGE_TTL_S, SESSION_TTL_S
+from stannary.wire.message import EnvelopeBody
+
+MAX_CLOCK_SKEW_S = 300
+EAR_NONE = "none"  # draft-ietf-rats-ear: software evidence affirms nothing
+
+
+async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
+    """Let a node in and give it its credential.
+
+    Raises:
+        AuthError: the token is not valid, or not of this statement.
+        BelowPolicy: this market lists no T0 nodes.
+        Refuted, FormatError: the statement is not signed by its own key, or does not fit.
+    """
+    envelope = asked.envelope.open()
+    made = _read(exchange, envelope, asked.token)
+    if exchange.settings.profile is not Profile.LOCAL:
+        raise BelowPolicy(
+            "this market lists no node below policy standard",
+            why=f"software evidence is tier T0, and the market's profile is {exchange.settings.profile}",
+            hint="join a market of profile local, or bring hardware evidence (a later release)",
+        )
+    leaf = leaf_of(envelope)
+
+    def write(connection: Connection) -> Digest:
+        known = _known(connection, made.node, leaf)
+        if known is not None:
+            return known
+        grant = accounts.use_join_token(connection, asked.token, now_ms=exchange.now_ms)
+        if grant.operator != made.operator:
+            raise AuthError("the join token is of another operator", why=f"{made.operator}, not {grant.operator}")
+        return _admit(exchange, connection, (made, envelope, leaf), grant.bond_usd_micros)
+
+    credential = await exchange.store.awrite(write)
+    for item in (leaf, credential):
+        await exchange.journal.logged(item)
+    kept = await exchange.store.aread(lambda c: envelopes.get(c, credential))
+    exchange.bell.ring("work")
+    return wire.Joined(
+        node=made.node, credential=EnvelopeBody.of(dsse.from_bytes(kept.envelope)), market=exchange.info()
+    )
+
+
+async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
+    """Give a node a nonce to sign."""
+    nonce = secrets.token_hex(32)
+    expires_at_ms = exchange.now_ms + 1000 * SESSION_CHALLENGE_TTL_S
+    await exchange.store.awrite(lambda c: nodes.add_challenge(c, nonce, node, expires_at_ms=expires_at_ms))
+    return wire.Challenge(nonce=nonce, expires_at=rfc3339.spell(expires_at_ms / 1000))
+
+
+async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.Session:
+    """Open a session for whoever signed the nonce with the node's key.
+
+    Raises:
+        AuthError: the nonce is spent, expired or another node's, or the signature does not hold.
+    """
+    now_ms = exchange.now_ms
+    await exchange.store.awrite(lambda c: nodes.spend_challenge(c, asked.nonce, asked.node, now_ms=now_ms))
+    row = await exchange.store.aread(lambda c: nodes.get(c, asked.node))
+    signed = wire.session_message(exchange.identity.vkey, asked.nonce)
+    try:
+        key = Ed25519PublicKey.from_public_bytes(dsse.decode_base64(row.key, "node key"))
+        key.verify(dsse.decode_base64(asked.signature, "signature"), signed)
+    except InvalidSignature as err:
+        raise AuthError("the session signature does not hold", why=f"not by the key of {asked.node}") from err
+    token, expires_at_ms = "sts_" + secrets.token_urlsafe(32), now_ms + 1000 * SESSION_TTL_S
+    await exchange.store.awrite(
+        lambda c: nodes.add_session(c, token, asked.node, now_ms=now_ms, expires_at_ms=expires_at_ms)
+    )
+    access.remember_session(exchange, token, asked.node, expires_at_ms)
+    exchange.roster.beat(asked.node, "idle", exchange.clock.now())
+    return wire.Session(token=token, expires_at=rfc3339.spell(expires_at_ms / 1000))
+
+
+def _read(exchange: Exchange, envelope: dsse.Envelope, token: str) -> Join:
+    claimed = statement.read(envelope.payload, "join", Join).predicate
+    key = dsse.decode_base64(claimed.key, "node key")
+    dsse.verify(envelope, key)
+    expected = {
+        "node": (claimed.node, ids.node_id(key)),
+        "terms": (claimed.terms, terms.DIGEST),
+    }
+    for name, (observed, wanted) in expected.items():
+        if observed != wanted:
+            raise FormatError(f"the join statement's {name} is wrong", why=f"{observed}, expected {wanted}")
+    if not token.isascii() or claimed.token != join_token.token_digest(token):
+        raise AuthError("the join statement was made for another token")
+    if abs(rfc3339.parse(claimed.joined_at) - exchange.clock.now()) > MAX_CLOCK_SKEW_S:
+        raise FormatError(
+            "the join statement is not of now", why=claimed.joined_at, hint="set this machine's clock (NTP)"
+        )
+    if min(claimed.cpus, claimed.memory_bytes, claimed.ask_usd_micros_per_hour) <= 0:
+        raise FormatError("the join statement offers nothing", why="cpus, memory and ask must be above 0")
+    return claimed
+
+
+def _known(connection: Connection, node: str, leaf: str) -> Digest | None:
+    try:
+        row = nodes.get(connection, node)
+    except NotFound:
+        return None
+    held = nodes.credential_of(connection, node)
+    return Digest(held.leaf) if row.join_leaf == leaf and held is not None else None
+
+
+def _admit(
+    exchange: Exchange, connection: Connection, joined: tuple[Join, dsse.Envelope, Digest], bond_usd_micros: int
+) -> Digest:
+    made, envelope, leaf = joined
+    now_ms = exchange.now_ms
+    expires_at_ms = now_ms + int(1000 * exchange.settings.credential_ttl_s)
+    nodes.add(connection, _row(made, leaf, now_ms))
+    if bond_usd_micros:
+        ledger.post(connection, escrow.post_bond(made.node, made.operator, bond_usd_micros), at_ms=now_ms)
+    credential = Credential(
+        node=made.node,
+        key=made.key,
+        operator=made.operator,
+        jurisdiction=made.jurisdiction,
+        terms=made.terms,
+        kind=made.kind,
+        members=tuple(predicates.Member(item.name, Tier.T0) for item in made.members),
+        tier=Tier.T0,
+        attestation=Attestation.SOFTWARE,
+        ear_status=EAR_NONE,
+        engine_class=made.engine_class,
+        cpus=made.cpus,
+        memory_bytes=made.memory_bytes,
+        ask_usd_micros_per_hour=made.ask_usd_micros_per_hour,
+        bond_usd_micros=bond_usd_micros,
+        join=leaf,
+        issued_at=rfc3339.spell(now_ms / 1000),
+        expires_at=rfc3339.spell(expires_at_ms / 1000),
+    )
+    signed = exchange.journal.sign("credential", credential)
+    issued = leaf_of(signed)
+    envelopes.add_many(
+        connection, [exchange.journal.incoming(envelope, "join"), exchange.journal.incoming(signed, "credential")]
+    )
+    nodes.add_credential(connection, CredentialRow(issued, made.node, signed.to_bytes(), now_ms, expires_at_ms))
+    return issued
+
+
+def _row(made: Join, leaf: str, now_ms: int) -> NodeRow:
+    return NodeRow(
+        node=made.node,
+        key=made.key,
+        operator=made.operator,
+        kind=made.kind,
+        jurisdiction=made.jurisdiction,
+        terms=made.terms,
+        tier=Tier.T0,
+        engine_class=made.engine_class,
+        cpus=made.cpus,
+        memory_bytes=made.memory_bytes,
+        ask_usd_micros_per_hour=made.ask_usd_micros_per_hour,
+        join_leaf=leaf,
+        joined_at_ms=now_ms,
+    )

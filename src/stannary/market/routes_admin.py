@@ -1,0 +1,120 @@
+"""Routes of the market's operator: accounts, join tokens, nodes, ledger."""
+
+from __future__ import annotations
+
+import secrets
+
+from fastapi import APIRouter
+from sqlalchemy.engine import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stannary.market import access, http
+from stannary.market.exchange import Exchange
+from stannary.settle import escrow
+from stannary.settle.ledger import operator_bond
+from stannary.store import accounts, leases, ledger, nodes
+from stannary.store.accounts import NewJoinToken
+from stannary.wire import admin, join_token, rfc3339, routes
+
+MAX_LEDGER_ENTRIES = 1000
+
+
+def router(exchange: Exchange) -> APIRouter:
+    """Return the operator's routes."""
+    api = APIRouter()
+
+    @api.post(routes.ADMIN_API_TOKENS)
+    async def add_api_token(request: Request) -> Response:
+        access.admin(exchange, request)
+        asked = await http.read(request, admin.ApiTokenRequest)
+        token = "stk_" + secrets.token_urlsafe(32)
+
+        def write(connection: Connection) -> None:
+            accounts.add_buyer(connection, asked.name, at_ms=exchange.now_ms)
+            accounts.add_api_token(connection, token, asked.name, at_ms=exchange.now_ms)
+            if asked.deposit_usd_micros:
+                entry = escrow.deposit(accounts.token_hash(token), asked.name, asked.deposit_usd_micros)
+                ledger.post(connection, entry, at_ms=exchange.now_ms)
+
+        await exchange.store.awrite(write)
+        return http.answer(admin.ApiToken(token=token, account=asked.name), 201)
+
+    @api.post(routes.ADMIN_JOIN_TOKENS)
+    async def add_join_token(request: Request) -> Response:
+        access.admin(exchange, request)
+        asked = await http.read(request, admin.JoinTokenRequest)
+        now_ms = exchange.now_ms
+        word = join_token.JoinToken(
+            url=exchange.url,
+            vkey=exchange.identity.vkey,
+            tls=exchange.tls_fingerprint,
+            secret=secrets.token_urlsafe(32),
+        ).spell()
+        expires_at_ms = now_ms + asked.ttl_s * 1000
+        new = NewJoinToken(word, asked.operator, asked.bond_usd_micros, asked.uses, now_ms, expires_at_ms)
+        await exchange.store.awrite(lambda c: accounts.add_join_token(c, new))
+        expires_at = rfc3339.spell(expires_at_ms / 1000)
+        return http.answer(admin.JoinTokenAnswer(token=word, expires_at=expires_at), 201)
+
+    @api.get(routes.ADMIN_NODES)
+    async def list_nodes(request: Request) -> Response:
+        access.admin(exchange, request)
+        return http.answer(admin.NodeList(nodes=await exchange.store.aread(lambda c: _nodes(exchange, c))))
+
+    @api.post(routes.ADMIN_NODE_REVOKE)
+    async def revoke_node(request: Request, node: str) -> Response:
+        access.admin(exchange, request)
+        await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
+        access.forget_node(exchange, node)
+        exchange.bell.ring("deadlines")
+        return http.no_content()
+
+    @api.get(routes.ADMIN_LEDGER)
+    async def read_ledger(request: Request) -> Response:
+        access.admin(exchange, request)
+        return http.answer(await exchange.store.aread(_ledger))
+
+    return api
+
+
+def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
+    bonds = ledger.all_balances(connection)
+    views = []
+    for row in nodes.all_nodes(connection):
+        seen = exchange.roster.last_seen(row.node)
+        views.append(
+            admin.NodeView(
+                node=row.node,
+                operator=row.operator,
+                tier=row.tier.value,
+                engine_class=row.engine_class,
+                state=exchange.roster.presence(row.node, exchange.clock.now()).value,
+                revoked=row.revoked_at_ms is not None,
+                last_seen_at=rfc3339.spell(seen) if seen is not None else None,
+                leases=len(leases.live_of_node(connection, row.node)),
+                bond_usd_micros=bonds.get(operator_bond(row.operator), 0),
+                ask_usd_micros_per_hour=row.ask_usd_micros_per_hour,
+            )
+        )
+    return views
+
+
+def _ledger(connection: Connection) -> admin.Ledger:
+    lines: list[admin.LedgerLine] = []
+    for number, entry in enumerate(ledger.all_entries(connection, limit=MAX_LEDGER_ENTRIES), start=1):
+        source = next(posting for posting in entry.postings if posting.usd_micros < 0)
+        lines.extend(
+            admin.LedgerLine(
+                seq=number,
+                debit=source.account,
+                credit=posting.account,
+                usd_micros=posting.usd_micros,
+                reason=entry.reason,
+                key=entry.key,
+                job=entry.job,
+            )
+            for posting in entry.postings
+            if posting.usd_micros > 0
+        )
+    return admin.Ledger(balances=dict(ledger.all_balances(connection).items()), entries=lines)

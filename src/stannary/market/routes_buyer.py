@@ -1,0 +1,226 @@
+"""Routes of buyers: quotes, jobs, events, logs, beacon, results."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import APIRouter
+from sqlalchemy.engine import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stannary.errors import FormatError, JobNotFinished, NotFound
+from stannary.formats import canonical, jobspec
+from stannary.formats.digest import Digest
+from stannary.formats.jobspec import JobSpec
+from stannary.market import access, admission, http, views
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import LOGS, Exchange, job_topic
+from stannary.market.intake import Intake
+from stannary.store import audits, events, jobs, loglines
+from stannary.store.jobs import JobRow
+from stannary.wire import buyer as wire
+from stannary.wire import limits, rfc3339, routes
+
+DEFAULT_PAGE = 50
+MAX_SEQ = 2**53 - 1
+
+T = TypeVar("T")
+
+
+def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
+    """Return the buyers' routes."""
+    api = APIRouter()
+    _add_orders(api, exchange, engines)
+    _add_watching(api, exchange)
+    _add_results(api, exchange, engines)
+    _add_beacon(api, exchange, engines, intake)
+    return api
+
+
+def _add_orders(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
+    @api.post(routes.QUOTES)
+    async def quote(request: Request) -> Response:
+        await access.buyer(exchange, request)
+        asked = await http.read(request, wire.QuoteRequest, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        return http.answer(await exchange.store.aread(lambda c: admission.quote(exchange, c, asked.spec)))
+
+    @api.get(routes.OFFERS)
+    async def offers(request: Request) -> Response:
+        await access.buyer(exchange, request)
+        return http.answer(wire.Offers(offers=await exchange.store.aread(lambda c: admission.offers(exchange, c))))
+
+    @api.post(routes.JOBS)
+    async def submit(request: Request) -> Response:
+        buyer = await access.buyer(exchange, request)
+        key = request.headers.get(routes.IDEMPOTENCY_KEY, "")
+        signed = await http.read(request, wire.Submit, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        job = await admission.submit(exchange, engines, buyer, key, signed.envelope.open())
+        return http.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+
+    @api.get(routes.JOBS)
+    async def listing(request: Request) -> Response:
+        buyer = await access.buyer(exchange, request)
+        limit = http.integer(request.query_params, "limit", DEFAULT_PAGE, limits.MAX_PAGE_ITEMS)
+        before = _cursor(request.query_params.get("cursor"))
+        return http.answer(await exchange.store.aread(lambda c: _page(c, buyer, max(limit, 1), before)))
+
+
+def _add_watching(api: APIRouter, exchange: Exchange) -> None:
+    @api.get(routes.JOB)
+    async def view(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        return http.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+
+    @api.get(routes.JOB_EVENTS)
+    async def read_events(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        query = request.query_params
+        after = http.integer(query, "after", 0, MAX_SEQ)
+        limit = http.integer(query, "limit", events.MAX_PAGE, events.MAX_PAGE)
+
+        def read(connection: Connection) -> list[events.Event]:
+            _own(connection, job, buyer)
+            return events.after(connection, job, after, limit=max(limit, 1))
+
+        found = await _poll(exchange, request, job_topic(job), lambda: exchange.store.aread(read))
+        return http.answer(
+            wire.EventPage(events=[views.event(item) for item in found], next=found[-1].seq if found else after)
+        )
+
+    @api.get(routes.JOB_LOGS)
+    async def read_logs(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        query = request.query_params
+        after = http.integer(query, "after", 0, MAX_SEQ)
+        tail = http.integer(query, "tail", 0, loglines.MAX_PAGE)
+        since = query.get("since")
+        since_ms = rfc3339.parse(since) * 1000 if since is not None else None
+
+        def read(connection: Connection) -> list[loglines.Line]:
+            _own(connection, job, buyer)
+            start = max(after, loglines.tail_start(connection, job, tail)) if tail else after
+            return loglines.after(connection, job, start, since_ms=since_ms)
+
+        found = await _poll(exchange, request, LOGS + job, lambda: exchange.store.aread(read))
+        return http.answer(
+            wire.LogPage(lines=[views.line(item) for item in found], next=found[-1].seq if found else after)
+        )
+
+
+def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
+    @api.post(routes.JOB_CANCEL)
+    async def cancel(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        await exchange.store.aread(lambda c: _own(c, job, buyer))
+        await engines.cancel(job)
+        return http.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+
+    @api.get(routes.JOB_COST)
+    async def cost(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        return http.answer(await exchange.store.aread(lambda c: views.cost(c, _own(c, job, buyer))))
+
+    @api.get(routes.JOB_OUTPUTS)
+    async def outputs(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+
+        def read(connection: Connection) -> list[wire.OutputRef]:
+            row = _own(connection, job, buyer)
+            return views.outputs(connection, row, _spec(row))
+
+        return http.answer(wire.Outputs(outputs=await exchange.store.aread(read)))
+
+    @api.get(routes.JOB_RECEIPT)
+    async def receipt(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        row = await exchange.store.aread(lambda c: _own(c, job, buyer))
+        if row.receipt is None:
+            raise JobNotFinished("the job has no receipt yet", why=f"it is {row.status}", hint=f"stannary wait {job}")
+        return Response(exchange.blobs.whole(Digest(row.receipt)), media_type=http.JSON)
+
+
+def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: Intake) -> None:
+    @api.get(routes.JOB_BEACON)
+    async def owed(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+
+        def read(connection: Connection) -> list[wire.BeaconRequest]:
+            _own(connection, job, buyer)
+            return _owed(connection, job)
+
+        found = await _poll(
+            exchange, request, job_topic(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.frames
+        )
+        return http.answer(found[0]) if found else http.no_content()
+
+    @api.post(routes.JOB_BEACON)
+    async def reveal(request: Request, job: str) -> Response:
+        buyer = await access.buyer(exchange, request)
+        signed = await http.read(request, wire.RevealSubmit)
+        return http.answer(wire.Accepted(log_index=await intake.reveal(buyer, job, signed.envelope.open())))
+
+
+async def _poll(
+    exchange: Exchange,
+    request: Request,
+    topic: str,
+    look: Callable[[], Awaitable[list[T]]],
+    go_on: Callable[[], bool] = lambda: True,
+) -> list[T]:
+    """Look until there is something, or the poll's time is over, or nothing can come any more."""
+    until = exchange.clock.now() + http.wait_s(request.query_params)
+    while True:
+        mark = exchange.bell.mark()
+        found = await look()
+        left_s = until - exchange.clock.now()
+        if found or left_s <= 0 or not go_on() or await request.is_disconnected():
+            return found
+        await exchange.bell.wait(mark, left_s, topic)
+
+
+def _owed(connection: Connection, job: str) -> list[wire.BeaconRequest]:
+    drawn = audits.draws_of_job(connection, job)
+    if not drawn or drawn[-1].value is not None:
+        return []
+    last = drawn[-1]
+    request = wire.BeaconRequest(
+        index=last.number,
+        checkpoint=last.checkpoint,
+        old_size=drawn[-2].checkpoint_size if len(drawn) > 1 else 0,
+        consistency=list(last.consistency),
+    )
+    return [request]
+
+
+def _own(connection: Connection, job: str, buyer: str) -> JobRow:
+    """Return a job of this buyer; another's is not found, as one that does not exist."""
+    row = jobs.get(connection, job)
+    if row.buyer != buyer:
+        raise NotFound("no such job", why=job, hint="stannary ls")
+    return row
+
+
+def _view(connection: Connection, job: str, buyer: str) -> wire.JobView:
+    row = _own(connection, job, buyer)
+    return views.job(connection, row, _spec(row))
+
+
+def _spec(row: JobRow) -> JobSpec:
+    return jobspec.from_canonical(canonical.decode(row.spec.encode("utf-8")))
+
+
+def _page(connection: Connection, buyer: str, limit: int, before: tuple[int, str] | None) -> wire.JobPage:
+    rows = jobs.of_buyer(connection, buyer, limit=limit, before=before)
+    following = f"{rows[-1].submitted_at_ms}.{rows[-1].job}" if len(rows) == min(limit, jobs.MAX_PAGE) else None
+    return wire.JobPage(jobs=[views.job(connection, row, _spec(row)) for row in rows], next=following)
+
+
+def _cursor(text: str | None) -> tuple[int, str] | None:
+    if text is None:
+        return None
+    at, _, job = text.partition(".")
+    if not at.isascii() or not at.isdigit() or len(at) > 16:
+        raise FormatError("not a cursor", why=f"{text!r:.80}", detail="cursor")
+    return int(at), job

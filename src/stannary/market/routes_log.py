@@ -1,0 +1,92 @@
+"""Public routes: what the market says of itself, the log's files, proofs; and blobs, to whom they belong.
+
+A digest is no secret, so knowing one opens nothing: a blob is served to its owners only.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+
+from stannary.errors import FormatError, NotFound
+from stannary.formats import digest
+from stannary.market import access, http
+from stannary.market.exchange import Exchange
+from stannary.store import blobs
+from stannary.wire import routes
+
+_TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
+_LEAF = re.compile(r"[0-9a-f]{64}")
+BYTES = "application/octet-stream"
+
+
+def router(exchange: Exchange) -> APIRouter:
+    """Return the public routes and those of blobs."""
+    api = APIRouter()
+    _add_log(api, exchange)
+    _add_blobs(api, exchange)
+    return api
+
+
+def _add_log(api: APIRouter, exchange: Exchange) -> None:
+    @api.get(routes.MARKET)
+    async def market() -> Response:
+        return http.answer(exchange.info())
+
+    @api.get(routes.CHECKPOINT)
+    async def checkpoint() -> Response:
+        return PlainTextResponse(exchange.log.checkpoint())
+
+    @api.get(routes.TILE)
+    async def tile(path: str) -> Response:
+        # the pattern admits no dot-dot: nothing outside tile/ can be named
+        if _TILE.fullmatch(path) is None:
+            raise NotFound("no such tile", why=f"{path!r:.120}")
+        file = exchange.settings.directory / "log" / "tile" / path
+        if not file.is_file():
+            raise NotFound("no such tile", why=f"{path!r:.120}")
+        return FileResponse(file, media_type=BYTES)
+
+    @api.get(routes.LOG_PROOF)
+    async def proof(leaf_hex: str) -> Response:
+        if _LEAF.fullmatch(leaf_hex) is None:
+            raise FormatError("not a leaf", why=f"{leaf_hex!r:.80}, expected 64 lower-case hex digits")
+        index = exchange.log.index_of(bytes.fromhex(leaf_hex))
+        if index is None:
+            raise NotFound("this leaf is not in the log", why=leaf_hex)
+        return PlainTextResponse(exchange.log.proof(index))
+
+
+def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
+    @api.api_route(routes.BLOB, methods=["GET", "HEAD"])
+    async def fetch(request: Request, digest: str) -> Response:
+        name = await _readable(exchange, request, digest)
+        return FileResponse(exchange.blobs.path(name), media_type=BYTES)
+
+    @api.put(routes.BLOB)
+    async def store(request: Request, digest: str) -> Response:
+        owner = await _asker(exchange, request)
+        name = _parse(digest)
+        size_bytes = await exchange.blobs.receive(name, request.stream())
+        await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
+        return Response(status_code=201)
+
+
+async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:
+    owner = await _asker(exchange, request)
+    name = _parse(text)
+    if not await exchange.store.aread(lambda c: blobs.may_have(c, name, [owner])):
+        raise NotFound("no such blob of yours", why=name)
+    return name
+
+
+async def _asker(exchange: Exchange, request: Request) -> str:
+    who, is_node = await access.buyer_or_node(exchange, request)
+    return f"{'node' if is_node else 'buyer'}:{who}"
+
+
+def _parse(text: str) -> digest.Digest:
+    return digest.parse(text)

@@ -1,0 +1,243 @@
+"""Routes of nodes: joining, sessions, heartbeats, leases and what is handed in under them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from fastapi import APIRouter
+from sqlalchemy.engine import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stannary.errors import ConflictError, NotFound
+from stannary.formats import dsse
+from stannary.formats.canonical import Json
+from stannary.jobs.states import JobStatus, LeaseState
+from stannary.market import access, http, joining
+from stannary.market.engine import leasing
+from stannary.market.engine import step as stepping
+from stannary.market.engine.frame import JobFrame
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import LOGS, WORK, Exchange, job_topic, node_topic
+from stannary.market.intake import Intake
+from stannary.store import envelopes, jobs, leases, loglines, nodes
+from stannary.store.leases import LeaseRow, LeaseType
+from stannary.store.loglines import NewLine, Source
+from stannary.store.transitions import Cause
+from stannary.wire import buyer as buyer_wire
+from stannary.wire import errors as wire_errors
+from stannary.wire import limits, message, node, rfc3339, routes
+
+AGREEING_FAILURES = 2  # operators who must report a failure before it is the job's, not a node's
+PATIENCE_S = 5.0  # how often a waiting node is looked at when nothing rings
+
+Taker = Callable[[str, str, dsse.Envelope], Awaitable[int]]
+
+
+def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
+    """Return the nodes' routes."""
+    api = APIRouter()
+    _add_sessions(api, exchange)
+    _add_leases(api, exchange, engines)
+    _add_reports(api, exchange, engines)
+    takers: dict[str, Taker] = {
+        routes.LEASE_COMMITMENT: intake.commitment,
+        routes.LEASE_CONTRIBUTION: intake.contribution,
+        routes.LEASE_ANSWER_COMMITMENT: intake.answer_commitment,
+        routes.LEASE_ANSWER: intake.answer,
+    }
+    for path, take in takers.items():
+        api.add_api_route(path, _statement_route(exchange, take), methods=["POST"])
+
+    @api.post(routes.LEASE_READING)
+    async def reading(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        signed = await http.read(request, node.ReadingSubmit)
+        await intake.reading(holder, lease, signed.envelope.open())
+        return http.no_content()
+
+    return api
+
+
+def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str], Awaitable[Response]]:
+    async def handed_in(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        signed = await http.read(request, message.Signed, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        index = await take(holder, lease, signed.envelope.open())
+        return http.answer(buyer_wire.Accepted(log_index=index))
+
+    return handed_in
+
+
+def _add_sessions(api: APIRouter, exchange: Exchange) -> None:
+    @api.post(routes.JOIN)
+    async def join(request: Request) -> Response:
+        return http.answer(await joining.join(exchange, await http.read(request, node.JoinRequest)), 201)
+
+    @api.post(routes.SESSION_CHALLENGE)
+    async def challenge(request: Request) -> Response:
+        asked = await http.read(request, node.ChallengeRequest)
+        return http.answer(await joining.challenge(exchange, asked.node))
+
+    @api.post(routes.SESSIONS)
+    async def session(request: Request) -> Response:
+        return http.answer(await joining.open_session(exchange, await http.read(request, node.SessionRequest)), 201)
+
+
+def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
+    @api.post(routes.HEARTBEAT)
+    async def heartbeat(request: Request) -> Response:
+        holder = await access.node(exchange, request)
+        beat = await http.read(request, node.Heartbeat)
+        came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.now())
+        if came_back is not None:
+            exchange.bell.ring(WORK)
+        held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}
+        drop = [item for item in beat.leases if item not in held]
+        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=exchange.settings.timing.heartbeat_s))
+
+    @api.post(routes.LEASE_NEXT)
+    async def next_lease(request: Request) -> Response:
+        holder = await access.node(exchange, request)
+        asked = await http.read(request, node.NextLease)
+        until = exchange.clock.now() + min(asked.wait_s, limits.MAX_WAIT_S)
+        while True:
+            mark = exchange.bell.mark()
+            found = await _next(exchange, engines, holder, frozenset(asked.have))
+            if found is not None:
+                return http.answer(await _view(exchange, found))
+            left_s = until - exchange.clock.now()
+            if left_s <= 0 or await request.is_disconnected():
+                return http.no_content()
+            # a lane's task becomes anybody's with time, which rings nothing: look again now and then
+            await exchange.bell.wait(mark, min(left_s, PATIENCE_S), node_topic(holder), WORK)
+
+
+async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:
+    return await exchange.store.aread(lambda c: leasing.view(c, lease))
+
+
+async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozenset[str]) -> LeaseRow | None:
+    """Return the oldest lease of the node it does not know of, or a new piece of work."""
+    exchange.roster.touch(holder, exchange.clock.now())
+
+    def read(connection: Connection) -> tuple[LeaseRow | None, bool]:
+        live = leases.live_of_node(connection, holder)
+        unknown = next((item for item in live if item.lease not in have), None)
+        return unknown, any(item.type in leasing.ONE_PIECE for item in live)
+
+    unknown, occupied = await exchange.store.aread(read)
+    if unknown is not None or occupied or not engines.frames:
+        return unknown
+    frames: dict[str, JobFrame] = dict(engines.frames)
+    world = engines.world()
+    if not await exchange.store.aread(lambda c: leasing.is_wanted(c, frames, world, holder)):
+        return None
+    granted = await exchange.store.awrite(lambda c: leasing.grant_work(c, frames, world, holder))
+    if granted is not None:
+        exchange.bell.ring(job_topic(granted.job))
+    return granted
+
+
+def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
+    kept_lines: dict[str, int] = {}
+
+    @api.post(routes.LEASE_LOGS)
+    async def logs(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        upload = await http.read(request, node.LogUpload, max_bytes=4 * limits.MAX_BODY_BYTES)
+        held = await _held(exchange, holder, lease)
+        known = max(kept_lines.get(lease, 0) - upload.first_seq, 0)
+        fresh = [NewLine(rfc3339.parse(line.at) * 1000, line.stream, line.text) for line in upload.lines[known:]]
+        if fresh:
+            source = Source(held.job, held.task, holder)
+            await exchange.store.awrite(lambda c: loglines.append(c, source, fresh))
+            kept_lines[lease] = upload.first_seq + len(upload.lines)
+            exchange.bell.ring(LOGS + held.job)
+        return http.no_content()
+
+    @api.post(routes.LEASE_PROGRESS)
+    async def progress(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        await http.read(request, node.ProgressReport)
+        await _held(exchange, holder, lease)
+        engines.progress_at[lease] = exchange.clock.now()
+        return http.no_content()
+
+    @api.post(routes.LEASE_FAIL)
+    async def fail(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        failure = await http.read(request, node.Failure)
+        await _held(exchange, holder, lease)
+        job = await exchange.store.awrite(lambda c: _fail(c, lease, failure, exchange.now_ms))
+        exchange.bell.ring(job_topic(job), WORK, LOGS + job)
+        return http.no_content()
+
+    @api.post(routes.LEASE_RELEASE)
+    async def release(request: Request, lease: str) -> Response:
+        holder = await access.node(exchange, request)
+        held = await _held(exchange, holder, lease)
+        cause = Cause(exchange.now_ms, "released", f"{held.task} is handed back by {holder}")
+        await exchange.store.awrite(lambda c: leases.end(c, lease, LeaseState.RELEASED, cause))
+        exchange.bell.ring(job_topic(held.job), WORK)
+        return http.no_content()
+
+    @api.get(routes.JOB_MANIFEST)
+    async def manifest(request: Request, job: str) -> Response:
+        holder = await access.node(exchange, request)
+        frame = engines.frames.get(job)
+        live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
+        if frame is None or all(item.job != job for item in live):
+            raise NotFound("no such job of yours", why=job)
+        return http.answer(await exchange.store.aread(lambda c: _manifest(c, frame)))
+
+
+async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
+    row = await exchange.store.aread(lambda c: leases.get(c, lease))
+    if row.node != holder:
+        raise NotFound("no such lease", why=lease, detail=wire_errors.NOT_YOUR_LEASE)
+    if row.state is not LeaseState.GRANTED:
+        raise ConflictError(
+            "this lease has ended",
+            why=f"{lease} is {row.state}: {row.reason}",
+            hint="drop the work and ask for the next lease",
+            detail=wire_errors.STALE_EPOCH,
+        )
+    return row
+
+
+def _fail(connection: Connection, lease: str, failure: node.Failure, now_ms: int) -> str:
+    """End a lease its node cannot fulfil; what several operators report is the job's failure."""
+    message_ = f"{failure.reason}: {failure.message}"
+    row = leases.end(connection, lease, LeaseState.RELEASED, Cause(now_ms, failure.reason, message_[:1000]))
+    lines = [NewLine(now_ms, "agent", text) for text in failure.log_tail.splitlines()]
+    loglines.append(connection, Source(row.job, row.task, row.node), [*lines, NewLine(now_ms, "agent", message_)])
+    if row.type is not LeaseType.WORK:
+        return row.job
+    progress = dict(jobs.get(connection, row.job).progress)
+    failures = dict(cast("dict[str, Json]", progress.get("failures", {})))
+    operators = {nodes.get(connection, name).operator for name in jobs.placed(connection, row.job)}
+    reported = sorted({*cast("list[str]", failures.get(row.task, [])), nodes.get(connection, row.node).operator})
+    failures[row.task] = [*reported]
+    jobs.set_progress(connection, row.job, {**progress, "failures": failures})
+    if len(reported) >= min(AGREEING_FAILURES, len(operators)):
+        stepping.end(connection, row.job, now_ms, JobStatus.FAILED, failure.reason, message_)
+    return row.job
+
+
+def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.Manifest:
+    envelope = dsse.from_bytes(envelopes.get(connection, frame.leaf).envelope)
+    files = frame.spec.workdir
+    setup = next((item.digest for item in files if item.path == frame.spec.setup), None)
+    return buyer_wire.Manifest(
+        job=message.Signed.of(envelope),
+        workdir=[
+            buyer_wire.ManifestFile(path=i.path, mode=i.mode, digest=i.digest, size_bytes=i.size_bytes) for i in files
+        ],
+        inputs=[
+            buyer_wire.ManifestInput(name=name, digest=item.digest, size_bytes=item.size_bytes)
+            for name, item in sorted(frame.spec.inputs.items())
+        ],
+        environment=setup,
+    )

@@ -1,0 +1,178 @@
+"""Assembly of a market process: parts opened in order, served, closed in reverse.
+
+One process, one event loop; the store's writer and the log's writer are threads of their own, the
+witness a child process. Plain HTTP on loopback only; on any other address TLS with a self-signed
+certificate whose fingerprint stands in market.json and in every join token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+
+from stannary.errors import EnvironmentProblem
+from stannary.market import app, identity
+from stannary.market.bell import Bell
+from stannary.market.blobstore import BlobStore
+from stannary.market.clock import Clock, SystemClock
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import Exchange
+from stannary.market.identity import Card
+from stannary.market.journal import Journal
+from stannary.market.presence import Roster
+from stannary.market.settings import Settings
+from stannary.market.witness import WitnessProcess
+from stannary.store.database import Store
+from stannary.tlog.log import Log
+
+DATABASE = "market.db"
+KEEP_ALIVE_S = 65
+BACKLOG = 2048
+LIMIT_CONCURRENCY = 20_000
+STOP_TIMEOUT_S = 3
+
+log = logging.getLogger("stannary.market")
+
+
+@asynccontextmanager
+async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterator[tuple[Exchange, Engines]]:
+    """Open a market without a server (tests mount its application directly)."""
+    moment = clock if clock is not None else SystemClock()
+    owner = identity.load(settings.directory, settings.name)
+    store = Store.open(settings.directory / DATABASE)
+    with contextlib.ExitStack() as closing:
+        closing.callback(store.close)
+        witness = WitnessProcess(settings.directory / "witness", owner.vkey) if settings.witness else None
+        if witness is not None:
+            closing.callback(witness.stop)
+        tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
+        closing.callback(tlog.close)
+        bell = Bell(moment)
+        exchange = Exchange(
+            settings=settings,
+            clock=moment,
+            identity=owner,
+            store=store,
+            log=tlog,
+            journal=Journal(owner, store, tlog, bell, moment),
+            bell=bell,
+            roster=Roster(settings.timing),
+            blobs=BlobStore(settings.directory / "blobs"),
+            witness_vkeys=(witness.vkey,) if witness is not None else (),
+        )
+        engines = Engines(exchange)
+        async with _working(exchange, engines):
+            yield exchange, engines
+
+
+async def serve(settings: Settings) -> None:
+    """Run a market until SIGTERM or SIGINT."""
+    async with opened(settings) as (exchange, engines):
+        listener = _listen(settings.host, settings.port)
+        port = listener.getsockname()[1]
+        scheme, files = _secure(settings, exchange)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        exchange.url = f"{scheme}://{host}:{port}"
+        server = _server(app.build(exchange, engines), files)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():  # uvicorn offers no event to wait for
+            await asyncio.sleep(0.01)
+        if server.started:
+            _announce(settings.directory, exchange)
+        await serving
+
+
+@asynccontextmanager
+async def _working(exchange: Exchange, engines: Engines) -> AsyncIterator[None]:
+    await engines.start()
+    workers = [
+        asyncio.create_task(exchange.journal.run(), name="journal"),
+        asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
+    ]
+    try:
+        yield
+    finally:
+        await engines.stop()
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as err:
+        listener.close()
+        raise EnvironmentProblem(
+            "the market cannot listen", why=f"{host}:{port}: {err.strerror}", hint="choose another --port"
+        ) from err
+    return listener
+
+
+def _secure(settings: Settings, exchange: Exchange) -> tuple[str, tuple[Path, Path] | None]:
+    if settings.is_loopback:
+        return "http", None
+    cert, key, fingerprint = identity.certificate(settings.directory, settings.host, exchange.clock.now())
+    exchange.tls_fingerprint = fingerprint
+    return "https", (cert, key)
+
+
+def _server(application: object, files: tuple[Path, Path] | None) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application,  # type: ignore[arg-type]  # an ASGI application; uvicorn's union is narrower than starlette's
+        loop="uvloop",
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        backlog=BACKLOG,
+        limit_concurrency=LIMIT_CONCURRENCY,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        server_header=False,
+        ssl_certfile=str(files[0]) if files is not None else None,
+        ssl_keyfile=str(files[1]) if files is not None else None,
+    )
+    return uvicorn.Server(config)
+
+
+def _announce(directory: Path, exchange: Exchange) -> None:
+    card = Card(
+        url=exchange.url,
+        name=exchange.identity.name,
+        vkey=exchange.identity.vkey,
+        witness_vkeys=exchange.witness_vkeys,
+        tls_fingerprint=exchange.tls_fingerprint,
+        pid=os.getpid(),
+        admin_token_file=str(directory / identity.ADMIN_TOKEN_FILE),
+    )
+    identity.write_card(directory, card)
+    sys.stdout.write(card.line() + "\n")
+    sys.stdout.flush()
+
+
+def run(settings: Settings) -> None:
+    """Run a market in this process; uvicorn turns SIGTERM and SIGINT into an orderly stop."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(serve(settings))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,131 @@
+"""Rows of the store as the wire's messages: what a buyer sees of his job."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlalchemy.engine import Connection
+
+from stannary.formats import dsse, statement
+from stannary.formats.ids import TaskKind
+from stannary.formats.jobspec import JobSpec
+from stannary.formats.predicates import Receipt
+from stannary.jobs.rounds import ADMISSIBLE
+from stannary.jobs.states import TaskState
+from stannary.market.engine import concluding
+from stannary.settle.ledger import buyer_available
+from stannary.store import events, jobs, leases, ledger, loglines, nodes, readings, tasks
+from stannary.store.jobs import JobRow
+from stannary.wire import buyer as wire
+from stannary.wire import rfc3339
+
+MODEL = "model.safetensors"  # the name of a train job's final weights, as in the receipt's subject
+
+
+def job(connection: Connection, row: JobRow, spec: JobSpec) -> wire.JobView:
+    """Return a job as its buyer sees it."""
+    settled = ledger.find(connection, f"settle:{row.job}")
+    refunded = 0
+    if settled is not None:
+        refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
+    progress = row.progress
+    return wire.JobView(
+        id=row.job,
+        name=row.name,
+        kind=row.kind,
+        status=row.status.value,
+        verdict=row.verdict.value,
+        settlement=row.settlement.value,
+        reason=row.reason,
+        message=row.message,
+        progress=wire.Progress(
+            round=cast("int", progress.get("round", 0)),
+            rounds=spec.recipe.rounds if spec.recipe is not None else 1,
+            loss=cast("str | None", progress.get("loss")),
+            heldout=cast("str | None", progress.get("heldout")),
+        ),
+        escrow_usd_micros=row.escrow_usd_micros,
+        paid_usd_micros=row.escrow_usd_micros - refunded if settled is not None else 0,
+        refunded_usd_micros=refunded,
+        nodes=_nodes(connection, row),
+        submitted_at=rfc3339.spell(row.submitted_at_ms / 1000),
+        finished_at=rfc3339.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
+    )
+
+
+def event(row: events.Event) -> wire.Event:
+    """Return one event."""
+    return wire.Event(
+        seq=row.seq,
+        at=rfc3339.spell(row.at_ms / 1000),
+        type=row.type,
+        task=row.task,
+        node=row.node,
+        message=row.message[:4096],
+        data=dict(row.data),
+    )
+
+
+def line(row: loglines.Line) -> wire.LogLine:
+    """Return one log line."""
+    at = rfc3339.spell(row.at_ms / 1000)
+    return wire.LogLine(
+        seq=row.seq, at=at, node=row.node or None, task=row.task or None, stream=row.stream, text=row.text
+    )
+
+
+def cost(connection: Connection, row: JobRow) -> wire.Cost:
+    """Return what a job cost, and for what."""
+    lines = readings.settlement(connection, row.job)
+    kept = concluding.posted_receipt(connection, row.job)
+    if kept is None:
+        return wire.Cost(lines=[], escrow_usd_micros=row.escrow_usd_micros, paid_usd_micros=0, refunded_usd_micros=0)
+    stated = statement.read(dsse.from_bytes(kept.envelope).payload, "receipt", Receipt).predicate
+    split = {name: getattr(stated.time_split, name) for name in stated.time_split.__dataclass_fields__}
+    return wire.Cost(
+        lines=[wire.CostLine(account=i.account, task=i.task, reason=i.reason, usd_micros=i.usd_micros) for i in lines],
+        escrow_usd_micros=row.escrow_usd_micros,
+        paid_usd_micros=stated.paid_usd_micros,
+        refunded_usd_micros=row.escrow_usd_micros - stated.paid_usd_micros,
+        split=wire.CostSplit(**split),
+    )
+
+
+def outputs(connection: Connection, row: JobRow, spec: JobSpec) -> list[wire.OutputRef]:
+    """Return a job's results, as far as there are any: the newest merged weights, or each lane's outputs."""
+    if spec.recipe is not None:
+        return _model(connection, row, spec.recipe.rounds)
+    found: list[wire.OutputRef] = []
+    newest = {item.lane: item for item in tasks.of_job(connection, row.job)}
+    for lane, item in sorted(newest.items()):
+        prefix = f"l{lane}/" if spec.num_nodes > 1 else ""
+        if item.state in ADMISSIBLE or item.state is TaskState.UNVERIFIED:
+            found.extend(_ref(prefix + str(output["name"]), output) for output in item.outputs or ())
+    return found
+
+
+def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.OutputRef]:
+    for index in range(min(cast("int", row.progress.get("round", 0)), rounds - 1), -1, -1):
+        merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if item.kind is TaskKind.MERGE]
+        for merge in reversed(merges):
+            if merge.state in ADMISSIBLE:
+                return [_ref(MODEL, output) for output in merge.outputs or () if output["name"] == "theta"]
+    return []
+
+
+def _ref(name: str, output: object) -> wire.OutputRef:
+    members = cast("dict[str, str | int]", output)
+    return wire.OutputRef(name=name, digest=str(members["digest"]), size_bytes=int(members["size_bytes"]))
+
+
+def _nodes(connection: Connection, row: JobRow) -> list[wire.JobNode]:
+    held = {lease.node: lease for lease in leases.live_of_job(connection, row.job)}
+    convicted = cast("list[str]", row.progress.get("convicted", []))
+    views = []
+    for lane, name in enumerate(jobs.placed(connection, row.job)):
+        lease = held.get(name)
+        state = "convicted" if name in convicted else lease.type.value if lease is not None else "idle"
+        operator = nodes.get(connection, name).operator
+        task = lease.task if lease is not None else None
+        views.append(wire.JobNode(node=name, operator=operator, lane=lane, state=state, task=task))
+    return views
