@@ -2,7 +2,8 @@
 
 The bundle is a sigstore bundle v0.3 with a DSSE envelope around an in-toto Statement whose predicate
 lists every file with its SHA-256, the one hash that tool's command line checks. It is made when the model
-is sealed, travels in the sealed manifest, and is checked by `model_signing verify key --public_key KEY --signature PATH.sig PATH`.
+is sealed, travels in the sealed manifest, and is checked by
+`model_signing verify key --public_key KEY --signature PATH.sig PATH`.
 
 Rules: the key is P-256 (that tool takes no Ed25519). Files of a git checkout are left out, as that tool
 leaves them out by itself; the artifact covers them all the same.

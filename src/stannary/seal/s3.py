@@ -12,17 +12,19 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ClientConfig
 from obstore.store import S3Store as Bucket
 
 from stannary.errors import UsageError
 from stannary.seal.http import ConnectionPool
 from stannary.seal.message import Buffer
 from stannary.seal.source import STALL_S, SourceFailure
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 SIGNATURE_LIFE = timedelta(minutes=15)  # longer than any object may take (MIN_BYTES_PER_S)
 REQUEST_TIMEOUT = "60s"  # obstore's own requests are small: list, head
