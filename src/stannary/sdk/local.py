@@ -104,6 +104,7 @@ class LocalMarket:
             for plan in nodes:
                 self.start_node(card, plan)
             self.start_broker(card, profile)
+            self._await_nodes(card, known, nodes)
             return known
 
     def start_node(self, card: Card, plan: NodePlan) -> Started:
@@ -182,6 +183,25 @@ class LocalMarket:
             answer = operator.api_token(f"{_account()}-{os.getpid()}", DEPOSIT_USD_MICROS)
         profiles.store(known, files.Secret(answer.token), make_default=False)
 
+    def _await_nodes(self, card: Card, known: Profile, nodes: Sequence[NodePlan]) -> None:
+        """Wait until every node has been heard of: a job sent before finds nobody to run it."""
+        wanted = {_node_id(self.directory, plan.name): plan.name for plan in nodes}
+        missing = dict(wanted)
+        token = files.Secret(files.read_secret(profiles.token_path(known.name)).decode("ascii").strip())
+        with Client(Connection(card.url, token=token, tls_fingerprint=card.tls_fingerprint)) as client:
+
+            def is_complete() -> bool:
+                heard = {offer.node for offer in client.offers().offers if offer.state in {"idle", "busy"}}
+                for node in heard:
+                    missing.pop(node, None)
+                return not missing or any(self.register.find(name) is None for name in missing.values())
+
+            wait_until(is_complete, START_PATIENCE_S)
+        for name in missing.values():
+            tail = " ".join(self.register.log_tail(name).splitlines()[-3:])[:400]
+            hint = f"cat {self.directory / f'{name}.log'}"
+            raise EnvironmentProblem(f"{name} did not come up", why=tail or "no output", hint=hint)
+
     def _join(self, card: Card, plan: NodePlan, place: Path) -> None:
         request = JoinTokenRequest(operator=plan.operator, bond_usd_micros=plan.bond_usd_micros)
         with self.operator(card) as operator:
@@ -229,6 +249,11 @@ def _account() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in some containers
         return "buyer"
+
+
+def _node_id(directory: Path, name: str) -> str:
+    members = canonical.decode_object((directory / "nodes" / name / NODE_FILE).read_bytes())
+    return str(members.get("node", ""))
 
 
 def read_card(directory: Path) -> Card | None:
