@@ -1,0 +1,140 @@
+"""Money: prices, conservation, who pays for what, and the six parts of time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stannary.errors import FormatError
+from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
+from stannary.formats.predicates import Reading, Spent, Verdict
+from stannary.verify.settlement import WHOLE, AuditWork, Bond, Work, price_of, settle, time_split
+
+NODES = [NodeId(name) for name in ("n-a", "n-b", "n-c")]
+
+
+def work(name="t", node="n-a", price=100, verdict=Verdict.VERIFIED, **options):
+    return Work(TaskId(name), NodeId(node), f"op {node}", price, verdict, **options)
+
+
+def audit(name="t/q0", node="n-b", price=10, **options):
+    return AuditWork(AuditId(name), NodeId(node), f"op {node}", price, **options)
+
+
+def amounts(settled):
+    return [(line.account, line.reason, line.usd_micros) for line in settled.lines]
+
+
+@pytest.mark.parametrize(
+    ("steps", "step_ms", "ask", "price"),
+    [(1, 1, 1, 1), (6, 40, 360_000, 24), (90, 40_000, 1_000_000, 1_000_000), (0, 40, 9, 0)],
+)
+def test_prices_are_rounded_up(steps, step_ms, ask, price):
+    """A price is steps by time by ask, rounded up to a whole micro-dollar."""
+    assert price_of(steps, step_ms, ask) == price
+
+
+def test_negative_amounts_have_no_price():
+    """A negative quantity is refused, not paid."""
+    with pytest.raises(FormatError):
+        price_of(-1, 1, 1)
+
+
+def test_verified_work_and_audits_are_paid_and_the_rest_goes_back():
+    """Work, merge and audit lines, then the refund."""
+    settled = settle(1000, [work(), work("m", merge=True)], [audit()])
+    assert amounts(settled) == [
+        ("operator:op n-a", "work", 100), ("operator:op n-a", "merge", 100), ("operator:op n-b", "audit", 10),
+        ("buyer", "refund", 790),
+    ]  # fmt: skip
+    assert (settled.paid_usd_micros, settled.refunded_usd_micros) == (210, 790)
+
+
+def test_the_convicted_pays_for_what_it_caused():
+    """Redone work and the audits that exposed the liar come from its bond, the rest goes to insurance."""
+    liar = NodeId("n-a")
+    settled = settle(
+        1000,
+        [work(verdict=Verdict.REFUTED), work("u", "n-c", redone=True, caused_by=liar), work("v", "n-c")],
+        [audit(caused_by=liar), audit("t/q1", "n-c", 10, caused_by=liar)],
+        [Bond(liar, "op n-a", 500)],
+    )
+    assert amounts(settled) == [
+        ("operator:op n-a", "withheld", 0), ("operator:op n-c", "work", 100), ("operator:op n-c", "redo", 100),
+        ("operator:op n-b", "audit", 10), ("operator:op n-c", "audit", 10), ("bond:op n-a", "forfeit", -500),
+        ("insurance", "forfeit", 380), ("buyer", "refund", 900),
+    ]  # fmt: skip
+
+
+def test_a_bond_too_small_is_topped_up_from_escrow():
+    """Honest redone work is paid whole even if the liar's bond is not enough."""
+    settled = settle(1000, [work(redone=True, caused_by=NodeId("n-b"))], [], [Bond(NodeId("n-b"), "b", 30)])
+    assert ("operator:op n-a", "redo", 100) in amounts(settled)
+    assert settled.refunded_usd_micros == 930
+
+
+@pytest.mark.parametrize(("on_completion", "paid"), [(False, 0), (True, 100)])
+def test_unverified_work_is_paid_only_where_agreed(on_completion, paid):
+    """`verify: none` pays on completion; a silent prover is not paid."""
+    settled = settle(1000, [work(verdict=Verdict.UNVERIFIED, on_completion=on_completion)], [])
+    assert settled.paid_usd_micros == paid
+    assert not settle(1000, [work(verdict=Verdict.REFUTED, on_completion=True)], []).paid_usd_micros
+
+
+def test_a_convicted_auditor_is_not_paid_for_its_answer():
+    """Its line says withheld."""
+    assert ("operator:op n-b", "withheld", 0) in amounts(settle(9, [], [audit(refuted=True)]))
+
+
+works = st.builds(
+    work, name=st.text(max_size=3), node=st.sampled_from(NODES), price=st.integers(0, 1000),
+    verdict=st.sampled_from(Verdict), merge=st.booleans(), on_completion=st.booleans(), redone=st.booleans(),
+    caused_by=st.none() | st.sampled_from(NODES),
+)  # fmt: skip
+audits = st.builds(
+    audit, node=st.sampled_from(NODES), price=st.integers(0, 100), refuted=st.booleans(),
+    caused_by=st.none() | st.sampled_from(NODES),
+)  # fmt: skip
+bonds = st.lists(st.sampled_from(NODES), unique=True).flatmap(
+    lambda nodes: st.tuples(*(st.builds(Bond, st.just(node), st.just("x"), st.integers(0, 5000)) for node in nodes))
+)
+
+
+@given(st.integers(0, 5000), st.lists(works, max_size=12), st.lists(audits, max_size=12), bonds)
+def test_money_is_conserved(escrow, work_done, audits_done, forfeited):
+    """Whatever happens: lines sum to the escrow, only bonds are negative, nobody is paid more than the price."""
+    settled = settle(escrow, work_done, audits_done, forfeited)
+    assert sum(line.usd_micros for line in settled.lines) == escrow
+    assert settled.paid_usd_micros + settled.refunded_usd_micros == escrow
+    assert all(
+        (line.usd_micros <= 0) if line.account.startswith("bond:") else line.usd_micros >= 0 for line in settled.lines
+    )
+    due = sum(item.price_usd_micros for item in (*work_done, *audits_done))
+    assert sum(line.usd_micros for line in settled.lines if line.account.startswith("operator:")) <= due
+    refuted = [item for item in work_done if item.verdict is Verdict.REFUTED]
+    assert sum(line.reason == "withheld" for line in settled.lines) >= len(refuted)
+
+
+def reading(node, seq, start=0, compute=0, link=0, idle=0, audit_ms=0):
+    return Reading(JobId("j"), NodeId(node), seq, "", Spent(start, compute, link, idle, audit_ms), "")
+
+
+def test_the_last_reading_of_each_node_counts():
+    """Readings are cumulative; compute beyond the useful is churn."""
+    split = time_split(60, [reading("a", 2, 10, 80, 5, 5, 0), reading("a", 1, 1, 1, 1, 1, 1)])
+    assert (split.useful, split.start, split.link, split.idle, split.audit, split.churn) == (
+        6000,
+        1000,
+        500,
+        500,
+        0,
+        2000,
+    )
+
+
+@given(st.integers(0, 10**9), st.lists(st.tuples(*[st.integers(0, 10**9)] * 5), max_size=6))
+def test_six_parts_sum_to_the_whole(useful, spent):
+    """Rounded by largest remainder the parts always sum to exactly 100.00 per cent."""
+    split = time_split(useful, [reading(str(index), 1, *item) for index, item in enumerate(spent)])
+    parts = (split.useful, split.start, split.link, split.idle, split.audit, split.churn)
+    assert sum(parts) == WHOLE
+    assert min(parts) >= 0
