@@ -170,7 +170,7 @@ class CostLine(Message):
     """One movement of escrow."""
 
     account: Name
-    task: Name
+    task: Text  # empty for what belongs to the whole job, such as the refund
     reason: Word
     usd_micros: UsdMicros
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-import toy_work
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.integration.market import toy_work
 
 from stannary import errors
 from stannary.formats import canonical, digest, dsse, ids, predicates, record, statement
@@ -34,6 +34,7 @@ from stannary.formats.predicates import (
     Role,
     Spent,
 )
+from stannary.settle import meter
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token as tokens
 from stannary.wire import message, node, rfc3339, routes
@@ -241,12 +242,18 @@ class FakeNode:
 
     async def read_meter(self, lease: node.Lease) -> None:
         """Hand in a cumulative meter reading."""
-        seq, previous = self.readings.get(lease.job, (0, "0" * 64))
+        first = (0, meter.origin(ids.JobId(lease.job), self.id))
+        seq, previous = self.readings.get(lease.job, first)
         made = Reading(
-            ids.JobId(lease.job), self.id, seq, previous, Spent(1, 10 * (seq + 1), 1, 0, 0), rfc3339.spell(time.time())
+            ids.JobId(lease.job),
+            self.id,
+            seq,
+            previous,
+            Spent(seq + 1, 10 * (seq + 1), seq + 1, 0, 0),
+            rfc3339.spell(time.time()),
         )
-        envelope = await self._post(routes.LEASE_READING, lease, "reading", made)
-        self.readings[lease.job] = (seq + 1, digest.digest(envelope.payload)[len("sha256:") :])
+        await self._post(routes.LEASE_READING, lease, "reading", made)
+        self.readings[lease.job] = (seq + 1, meter.reading_digest(made))
 
     # --- audits
 

@@ -25,7 +25,6 @@ from stannary.market.presence import Presence
 from stannary.store import envelopes, events, jobs, leases, nodes
 
 RETRY_S = 1.0
-NO_WITNESS = "none"
 DEADLINES = "deadlines"
 
 log = logging.getLogger("stannary.market")
@@ -153,8 +152,7 @@ class Engines:
             return False  # the journal rings when all is logged
         kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         if kept is None:
-            witness = concluding.LOCAL_WITNESS if exchange.witness_vkeys else NO_WITNESS
-            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, witness))
+            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, concluding.LOCAL_WITNESS))
             await store.awrite(lambda c: concluding.settle(c, frame, world, made))
             exchange.journal.wake()
             kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
