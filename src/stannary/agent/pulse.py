@@ -50,6 +50,7 @@ class Pulse:
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _due_s: dict[str, float] = field(default_factory=dict)
+    _shipping: threading.Lock = field(default_factory=threading.Lock)
     _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
 
     def start(self) -> None:
@@ -68,12 +69,24 @@ class Pulse:
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
         answer = self.client.heartbeat(NodeState.DRAINING if self.is_draining else state, self.desk.held(), __version__)
         self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
+        self._schedule("beat", self._beat_every_s)
         current = self.desk.drop(answer.drop)
         if current is not None:
             self.drop_current(current)
 
     def ship(self, lease: Lease) -> bool:
         """Send the waiting log lines of the lease in hand; say whether none are left."""
+        with self._shipping:  # both threads ship; one batch must not go out twice
+            return self._ship(lease)
+
+    def send_reading(self, lease: Lease) -> None:
+        """Send the meter's next reading under the lease in hand."""
+        job = JobId(lease.job)
+        envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
+        self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
+        self.meter.acknowledge(job, envelope)
+
+    def _ship(self, lease: Lease) -> bool:
         log = self.desk.log
         if log is None:
             return True
@@ -88,13 +101,6 @@ class Pulse:
             self.client.upload_logs(lease.lease_id, upload)
             log.acknowledge(first_seq, len(lines))
         return not log.batch()[1]
-
-    def send_reading(self, lease: Lease) -> None:
-        """Send the meter's next reading under the lease in hand."""
-        job = JobId(lease.job)
-        envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
-        self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
-        self.meter.acknowledge(job, envelope)
 
     def _run(self) -> None:
         while not self._ended.wait(TICK_S):
@@ -114,14 +120,17 @@ class Pulse:
         now_s = time.monotonic()
         if now_s < self._due_s.get(what, 0.0):
             return
-        # Not a secret: spreading a fleet's beats needs no cryptographic randomness.
-        self._due_s[what] = now_s + every_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+        self._schedule(what, every_s)
         try:
             act()
         except (ConflictError, NotFound):
             return  # the lease is gone; the next beat says so with the market's own words
         except StannaryError as err:
             self.tell(f"{what} was not sent: {err}")
+
+    def _schedule(self, what: str, every_s: float) -> None:
+        # Not a secret: spreading a fleet's beats needs no cryptographic randomness.
+        self._due_s[what] = time.monotonic() + every_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
 
     def _send_progress(self, lease: Lease) -> None:
         report = self.desk.progress
