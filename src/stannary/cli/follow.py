@@ -36,7 +36,6 @@ class Follower:
     clock: Callable[[], float] = time.monotonic
     phase: str = ""
     since: float = 0.0
-    round: int = -1
     seen: int = 0
     _last: Progress | None = field(default=None)
 
@@ -52,9 +51,9 @@ class Follower:
         if subject == "job" and state in PHASES:
             self._phase(state)
         elif event.type in LINES and event.type not in QUIET:
-            who = f" {event.node}" if event.node else ""
-            what = f" {event.task.partition('/')[2]}" if event.task else ""
-            self.out.say(f"  ! {LINES[event.type]:<10}{who}{what}  {plain(event.message)[:200]}")
+            message = plain(event.message)[:200]
+            named = [name for name in (event.node, event.task) if name and name not in message]
+            self.out.say(f"  ! {LINES[event.type]:<12}{' '.join([*named, message])}")
         else:
             self.out.status(f"    {event.type}  {plain(event.message)[:80]}")
 
@@ -66,13 +65,12 @@ class Follower:
 
     def _progress(self, view: JobView) -> None:
         progress = view.progress
-        if progress.rounds and progress.loss is not None and progress.round != self.round:
-            self.round = progress.round
-            heldout = f"  held-out {progress.heldout} bits/byte" if progress.heldout is not None else ""
+        # A closed round's merge brings the held-out figure; until then the loss is that of a round at work.
+        if progress.heldout is not None and (self._last is None or progress.heldout != self._last.heldout):
+            self._last = progress
             elapsed = self.clock() - self.since
-            self.out.say(
-                f"  {'round':<11}{elapsed:6.1f} s  {progress.round:>3}/{progress.rounds}  loss {progress.loss}{heldout}"
-            )
+            figures = f"{progress.round:>3}/{progress.rounds}  loss {progress.loss or '-'}"
+            self.out.say(f"  {'round':<11}{elapsed:6.1f} s  {figures}  held-out {progress.heldout} bits/byte")
         if view.finished_at is not None:
             self._phase("")
 

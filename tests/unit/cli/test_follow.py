@@ -13,7 +13,7 @@ JOB = "j-0123456789ab"
 NODE = "n-0123456789ab"
 
 
-def view(round_index=0, loss=None, finished=None):
+def view(round_index=0, loss=None, finished=None, heldout=None):
     return JobView(
         id=JOB,
         name="hello",
@@ -23,7 +23,7 @@ def view(round_index=0, loss=None, finished=None):
         settlement="held",
         reason="",
         message="",
-        progress=Progress(round=round_index, rounds=4, loss=loss),
+        progress=Progress(round=round_index, rounds=4, loss=loss, heldout=heldout),
         escrow_usd_micros=0,
         paid_usd_micros=0,
         refunded_usd_micros=0,
@@ -54,8 +54,10 @@ def test_phases_have_elapsed_times():
 
 def test_each_round_shows_its_loss_once():
     """A round's loss is printed when it is known, once."""
-    turns = [Turn([], view(1, "2.5")), Turn([], view(1, "2.5")), Turn([], view(2, "2.1"))]
+    first, second = view(1, "2.5", heldout="3.1"), view(2, "2.1", heldout="2.9")
+    turns = [Turn([], view(0, "5.5")), Turn([], first), Turn([], first), Turn([], second)]
     text = shown(*turns)
+    assert "5.5" not in text, "a round at work has no figure yet"
     assert text.count("loss 2.5") == 1
     assert "2/4  loss 2.1" in text
 

@@ -1,0 +1,49 @@
+"""A home of its own for each end-to-end test, and nothing left running after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Home:
+    """Runs the command line as a user would, in its own directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cwd = directory / "cwd"
+        self.cwd.mkdir()
+        self.environment = {
+            **os.environ,
+            "STANNARY_CONFIG_DIR": str(directory / "config"),
+            "STANNARY_DATA_DIR": str(directory / "data"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def stannary(self, *arguments: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end."""
+        return self.python("-m", "stannary", *arguments, timeout_s=timeout_s)
+
+    def python(self, *arguments: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
+        """Run Python in this home."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.cwd,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("e2e"))
+    yield home
+    home.stannary("market", "stop")
