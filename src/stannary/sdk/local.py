@@ -75,10 +75,11 @@ TWO_NODES = (NodePlan("node-1", "this-machine-1"), NodePlan("node-2", "this-mach
 class LocalMarket:
     """A market directory on this machine and the processes around it."""
 
-    def __init__(self, directory: Path, *, name: str = "") -> None:
+    def __init__(self, directory: Path, *, name: str = "", timing: Sequence[str] = ()) -> None:
         self.directory = directory
         self.register = Register(directory)
         self._name = name
+        self._timing = tuple(timing)  # NAME=SECONDS, deadlines of the market that differ from its defaults
 
     @property
     def card(self) -> Card | None:
@@ -155,6 +156,8 @@ class LocalMarket:
         arguments = ["-m", "stannary.market", "serve", "--dir", str(self.directory)]
         if self._name:
             arguments += ["--name", self._name]
+        for item in self._timing:
+            arguments += ["--timing", item]
         started = self.register.start("market", arguments)
         wait_until(lambda: path.exists() or not started.is_alive, START_PATIENCE_S)
         card = read_card(self.directory)
