@@ -8,6 +8,9 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.integration.seal.bucket import S3Server
+from tests.integration.seal.client import COMMAND, stannary
+from tests.integration.seal.killing import kill_midway, random_shares
 
 from stannary.errors import AuthError
 from stannary.formats.digest import Digest
@@ -18,11 +21,7 @@ from stannary.seal.reader import SealedArtifact
 from stannary.seal.s3 import S3Store
 from stannary.seal.source import SourceFailure, object_name
 
-from .bucket import S3Server
-from .conftest import COMMAND, stannary
-from .killing import kill_midway, random_shares
-
-SHARD_BYTES = 1024 * 1024
+SHARD_BYTES = 256 * 1024
 JOBS = 4
 
 
@@ -70,7 +69,7 @@ def test_kill_and_resume(
     # Every shard a killed run had listed is kept; what it had under way is less than one shard per
     # connection, and only that is fetched again.
     assert report["resumed_shards"] == listed
-    sealed_shard = SHARD_BYTES + 56 + 16 * (SHARD_BYTES // 16384 + 1)
+    sealed_shard = SHARD_BYTES + 56 + 16 * (SHARD_BYTES // 16_384 + 1)
     overhead = 64 * 1024
     assert report["fetched_bytes"] <= (96 - listed) * sealed_shard + overhead
     assert sorted(path.name for path in folder.iterdir()) == ["tokens.bin", "tokens.bin.sig"]

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from .conftest import COMMAND, stannary
-from .killing import kill_midway, random_shares
-from .wan import A_ADDRESS, WanLink
+from tests.integration.seal.client import COMMAND, stannary
+from tests.integration.seal.killing import kill_midway, random_shares
+from tests.integration.seal.wan import A_ADDRESS, WanLink
 
 SHARD_BYTES = 512 * 1024
 NUM_SHARDS = 64

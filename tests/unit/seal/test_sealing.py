@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern, safetensors_bytes, small_model
 
 from stannary.errors import ConflictError, FormatError, NotFound, UsageError
 from stannary.seal import opening, sealing
@@ -16,8 +17,6 @@ from stannary.seal.keys import OwnerKey
 from stannary.seal.manifest import Codec
 from stannary.seal.sealing import CodecPolicy, SealOptions
 from stannary.seal.source import envelope_name
-
-from .conftest import SMALL_SHARD_BYTES, Sealed, pattern, safetensors_bytes, small_model
 
 
 def reopened(sealed: Sealed, to: Path, *roots: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import LimitExceeded, NotFound, Refuted, StannaryError
 from stannary.seal import blame, opening
@@ -20,8 +21,6 @@ from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.server import MirrorServer
 from stannary.seal.source import Source, SourceFailure, object_name
-
-from .conftest import Sealed, small_model
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import NotFound, StannaryError
 from stannary.formats.digest import Digest
@@ -18,8 +19,6 @@ from stannary.seal.keys import OwnerKey
 from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.source import envelope_name, head_name, object_name
-
-from .conftest import Sealed, small_model
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 
