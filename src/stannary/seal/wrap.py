@@ -2,8 +2,8 @@
 
 Rules:
 1. `info` is the JCS of everything a wrap is for: artifact digest, group ids, audience, expiry. The
-   opener builds it from what *it* expects, so a wrap for another artifact, audience or time does not
-   open; it is not a matter of comparing fields.
+   opener builds it from what *it* expects, so a wrap for another artifact or audience does not open even
+   if its open part was edited; the open part must agree as well, so no byte of it is free.
 2. A wrap never lies inside the artifact: who may read can change, the digest does not.
 3. HPKE's base mode names no sender. A false wrap gives keys that open nothing, because the artifact is
    pinned by its digest; who may be given one, and the log of it, are the broker's (next plane).
@@ -115,14 +115,14 @@ def unwrap(data: bytes, key: ReceivingKey, *, artifact: Digest, audience: str, n
     listed = tuple(item for item in groups if isinstance(item, str))
     if listed != tuple(groups):
         raise FormatError("wrap groups are not names")
-    _check_life(expires_at, now)
     terms = Terms(digest.parse(artifact), listed, audience, expires_at)
+    if (members["artifact"], members["audience"]) != (terms.artifact, terms.audience):
+        raise Refuted("the wrap is for something else", why=f"{members['audience']!r:.60}, {members['artifact']!r:.80}")
+    _check_life(expires_at, now)
     try:
         plain = _SUITE.decrypt(dsse.decode_base64(members["sealed"], "sealed"), key.private, terms.info())
     except (InvalidTag, ValueError) as err:
-        raise Refuted(
-            "the wrap does not open", why=f"made for {members['audience']!r:.60} and {members['artifact']!r:.80}"
-        ) from err
+        raise Refuted("the wrap does not open", why="another key, or its terms or bytes were changed") from err
     return _read_bundle(plain, terms)
 
 
