@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def _forget_old(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it still stops its processes
     try:
         sys.exit(main())
     except StannaryError as error:
