@@ -3,7 +3,7 @@
 Rules:
 1. Phases are disjoint by construction: the meter is always in one, and `switch` closes the one before.
    Time comes from a monotonic clock; setting the wall clock changes nothing.
-2. Readings are cumulative per job, numbered from 0, each holding the SHA-256 of the statement before it.
+2. Readings are cumulative per job and form the chain of settle/meter.py, which the market checks.
 3. A reading is in the journal before it is sent, so that a kill in between repeats it and does not
    sign a second one with the same number.
 """
@@ -21,12 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.agent.journal import Entry, Journal
 from stannary.errors import FormatError
-from stannary.formats import digest, dsse, record, statement
+from stannary.formats import dsse, record, statement
 from stannary.formats.canonical import Json
 from stannary.formats.ids import JobId, NodeId
 from stannary.formats.predicates import Reading, Spent
-
-FIRST_PREVIOUS = "0" * 64
+from stannary.settle import meter as chain
 
 
 class Phase(StrEnum):
@@ -44,7 +43,7 @@ class _Account:
     seconds: dict[Phase, float]
     claimed: Spent  # what contributions and answers have named so far
     next_seq: int = 0
-    previous: str = FIRST_PREVIOUS
+    previous: str = ""  # empty before the first reading, which names the chain's origin
     unsent: dict[str, Json] | None = None
 
 
@@ -100,7 +99,8 @@ class Meter:
         with self._lock:
             account = self._account(job)
             if account.unsent is None:
-                made = Reading(job, node, account.next_seq, account.previous, self.spent(job), read_at)
+                previous = account.previous or chain.origin(job, node)
+                made = Reading(job, node, account.next_seq, previous, self.spent(job), read_at)
                 account.unsent = statement.sign("reading", made, (), key).to_json()
                 self._store(job)
             return dsse.parse(account.unsent)
@@ -112,7 +112,7 @@ class Meter:
             if account.unsent != sent.to_json():
                 return
             account.unsent = None
-            account.previous = digest.raw(digest.digest(sent.payload)).hex()
+            account.previous = chain.reading_digest(statement.read(sent.payload, "reading", Reading).predicate)
             account.next_seq += 1
             self._store(job)
 
