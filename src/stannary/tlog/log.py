@@ -164,7 +164,8 @@ class Log:
             if self._closing:
                 raise ConflictError("the log is closed", hint="start the market again")
             self._queue.append(batch)
-            self._wake.notify()
+            if len(self._queue) == 1:  # the writer gathers the rest by itself; waking it each time costs a switch
+                self._wake.notify()
         return batch.future
 
     def flush(self) -> None:
