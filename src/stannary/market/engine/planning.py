@@ -138,7 +138,7 @@ def plan_train(connection: Connection, frame: JobFrame, world: World, outcome: O
         if base is not None:
             following = planner.reconcile_merge(found, base, before)
         else:
-            planner.void(found)
+            planner.void_merges(found)
         closed = following is not None and _settled(found)
         closed_so_far = closed_so_far and closed
         if closed_so_far:
@@ -212,9 +212,9 @@ class _Planner:
             self.plan(self._merge(found, base, admission))
         return None
 
-    def void(self, found: Round) -> None:
-        """Supersede a round that has no base any more."""
-        for row in found.rows:
+    def void_merges(self, found: Round) -> None:
+        """Supersede the merges of a round that has no base any more."""
+        for row in found.merges:
             self._void(row)
 
     def plan(self, assignment: Assignment) -> None:
