@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stannary.certify import certificates, revocation
 from stannary.certify.certificates import Anchors
-from stannary.certify.collateral import Collateral, IntelCollateral, SignedJson, signed_member, unhex
+from stannary.certify.collateral import Collateral, IntelCollateral, signed_member, unhex
 from stannary.certify.evidence import ccel, quote, rim
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.ear import EarVerifier
@@ -22,6 +22,7 @@ from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, unreadable
 from stannary.certify.remedies import Code
@@ -218,34 +219,6 @@ def _intel_collateral(case: Case) -> IntelCollateral | None:
         pck_crl=files["pck_crl"],
         root_crl=files["root_crl"],
         pck_crl_chain=(),
-    )
-
-
-def read_intel_collateral(data: bytes) -> IntelCollateral:
-    """Read the one-file form that DCAP tools exchange."""
-    members = canonical.decode_object(data)
-
-    def text(name: str) -> str:
-        value = members.get(name)
-        if not isinstance(value, str):
-            raise FormatError("Intel collateral lacks a member", why=name)
-        return value
-
-    def chain(name: str) -> tuple[certificates.Certificate, ...]:
-        return certificates.load_bundle(text(name).encode("utf-8"))
-
-    return IntelCollateral(
-        tcb_info=SignedJson(
-            text("tcb_info"), unhex(members.get("tcb_info_signature"), "signature"), chain("tcb_info_issuer_chain")
-        ),
-        qe_identity=SignedJson(
-            text("qe_identity"),
-            unhex(members.get("qe_identity_signature"), "signature"),
-            chain("qe_identity_issuer_chain"),
-        ),
-        pck_crl=unhex(members.get("pck_crl"), "PCK revocation list"),
-        root_crl=unhex(members.get("root_ca_crl"), "root revocation list"),
-        pck_crl_chain=chain("pck_crl_issuer_chain"),
     )
 
 

@@ -46,5 +46,5 @@ NODE_COMMANDS: dict[str, Entry] = {
     "status": Entry(f"{_COMMANDS}.node:status", "Show a node's market, engine class and process."),
     "drain": Entry(f"{_COMMANDS}.node:drain", "Finish the work at hand, take no more, and stop."),
     "leave": Entry(f"{_COMMANDS}.node:leave", "Remove a stopped node from this machine."),
-    "check": Entry(f"{_COMMANDS}.certify:check", "Measure this machine as certification would."),
+    "check": Entry(f"{_COMMANDS}.node_check:check", "Measure this machine as certification would."),
 }

@@ -1,0 +1,182 @@
+"""`stannary node check`: gather everything this machine can show for one challenge.
+
+Each collector says what it found or why it could not; nothing is left out silently. The HPKE key the
+evidence binds is made here, in this process's memory, unless the caller brings one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from stannary.certify import anchor as anchors
+from stannary.certify import certificates, envelope
+from stannary.certify.collateral import unhex
+from stannary.certify.collect import host, nvml, tpm_client, tsm
+from stannary.certify.envelope import Evidence, Part
+from stannary.certify.evidence import event_log
+from stannary.certify.moments import format_moment
+from stannary.errors import NotFound, StannaryError
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stannary.certify.challenge import Challenge
+    from stannary.formats.canonical import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where to look; tests and unusual machines point elsewhere."""
+
+    tpm: str = ""
+    ek_chain: tuple[Path, ...] = ()  # issuers of the EK certificate, where the maker put none in the TPM
+    event_log: Path = tpm_client.EVENT_LOG
+    tsm: Path = tsm.CONFIGFS
+    bound_key: bytes = b""  # public key to bind; made here if empty
+    bench_s: float = 5.0  # 0: no power test
+    bench_n: int = 0  # 0: by device
+    bench_folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was gathered, and what could not be."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    gpus: list[Json] = field(default_factory=list)
+
+
+def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> tuple[Evidence, dict[str, str]]:
+    """Answer a challenge; return the evidence and what could not be collected, with reasons."""
+    public = sources.bound_key or X25519PrivateKey.generate().public_key().public_bytes_raw()
+    key_hash = hashlib.sha256(public).digest()
+    bound = anchors.anchor(challenge.nonce_bytes, key_hash)
+    found = Collected()
+    _try(found, "cpu", lambda: _cpu(bound, sources))
+    _try(found, "tpm", lambda: _tpm(bound, challenge, sources))
+    _gpus(found, bound)
+    bench = _bench(found, bound, sources)
+    evidence = Evidence(
+        challenge=challenge.id,
+        nonce=challenge.nonce_bytes,
+        key_hash=key_hash,
+        parts=found.parts,
+        host={**host.facts(), "gpus": found.gpus},
+        bench=bench,
+        collected_at=format_moment(now or datetime.now(UTC)),
+    )
+    envelope.parse(evidence.to_bytes())  # what we send, we could read
+    return evidence, found.absent
+
+
+def _try(found: Collected, name: str, collect: Callable[[], Part]) -> None:
+    try:
+        found.parts[name] = collect()
+    except StannaryError as err:
+        found.absent[name] = str(err)
+
+
+def _cpu(bound: bytes, sources: Sources) -> Part:
+    report = tsm.request(anchors.report_data(bound), sources.tsm)
+    return Part(report.kind, report.blob, certificates=report.certificates)
+
+
+def _tpm(bound: bytes, challenge: Challenge, sources: Sources) -> Part:
+    client = tpm_client.connect(sources.tpm)
+    try:
+        certificate = client.ek_certificate()
+        with client.endorsement_key() as ek, client.attestation_key() as ak:
+            secret = b""
+            if challenge.credential:
+                secret = client.activate(ak, ek, unhex(challenge.credential, "credential"))
+            attest, signature = client.quote(ak, bound)
+            members: dict[str, Json] = {
+                "attest": attest.hex(),
+                "signature": signature.hex(),
+                "ak_public": ak.public.hex(),
+                "ek_public": ek.public.hex(),
+                "pcrs": {str(index): value.hex() for index, value in client.read_pcrs().items()},
+            }
+    finally:
+        client.close()
+    if secret:
+        members["activation_secret"] = secret.hex()
+    if certificate:
+        members["ek_certificate"] = certificate.hex()
+    members["ek_chain"] = [item.raw.hex() for path in sources.ek_chain for item in _bundle(path)]
+    log = _log(sources.event_log)
+    if log:
+        members["event_log"] = log.hex()
+    return Part("tpm", canonical.encode(members))
+
+
+def _bundle(path: Path) -> Sequence[certificates.Certificate]:
+    try:
+        return certificates.load_bundle(path.read_bytes())
+    except OSError as err:
+        raise NotFound("EK issuer cannot be read", why=f"{path}: {err.strerror}") from err
+
+
+def _log(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(event_log.MAX_LOG_BYTES)
+    except OSError:
+        return b""  # the verifier says that no log was carried
+
+
+def _gpus(found: Collected, bound: bytes) -> None:
+    try:
+        session = nvml.Nvml()
+    except StannaryError as err:
+        found.absent["gpu"] = str(err)
+        return
+    try:
+        cc, devtools = session.confidential_state()
+        for gpu in session.gpus():
+            found.gpus.append(gpu.to_json(cc=cc, devtools=devtools))
+            if cc:
+                _try_gpu(found, session, gpu, bound)
+        if not cc:
+            found.absent["gpu"] = "confidential computing is off: the driver gives no signed report"
+    except StannaryError as err:
+        found.absent["gpu"] = str(err)
+    finally:
+        session.close()
+
+
+def _try_gpu(found: Collected, session: nvml.Nvml, gpu: nvml.Gpu, bound: bytes) -> None:
+    """The device's identity is its certificate's serial number; its nonce follows from it."""
+    try:
+        chain = session.chain(gpu)
+        ueid = f"{certificates.load_bundle(chain)[0].serial:x}"
+        report = session.report(gpu, anchors.device_nonce(bound, ueid))
+        found.parts[f"gpu/{ueid}"] = Part("nvgpu", report, certificates=(chain,))
+    except StannaryError as err:
+        found.absent[f"gpu {gpu.index}"] = str(err)
+
+
+def _bench(found: Collected, bound: bytes, sources: Sources) -> dict[str, Json]:
+    if sources.bench_s <= 0:
+        found.absent["bench"] = "not asked for"
+        return {}
+    try:
+        from stannary.certify.grade import draw, passes, prover
+
+        names = prover.devices()
+        n = sources.bench_n or (2048 if names == ["cpu"] else 12288)
+        transcript = prover.prove(bound, names, n=n, duration_s=sources.bench_s, num_opened=draw.FILE_OPENED)
+        return {**transcript, "passes": passes.run(bound, sources.bench_folder)}
+    except ImportError as err:
+        found.absent["bench"] = f"numpy is not installed: {err}"
+    except StannaryError as err:
+        found.absent["bench"] = str(err)
+    return {}

@@ -1,0 +1,227 @@
+"""Policies: typed TOML, frozen, named by the hash of what they say.
+
+Rules: unknown members are refused (a misspelt floor must not become no floor); every default fails
+closed; the id is `ni:///sha-384;<base64url>` over the canonical JSON of the whole policy (RFC 6920), so
+two spellings of one policy have one id and a result names exactly what it was judged by.
+
+Built in: `local` (test roots of your own machine), `standard`, `confidential`, `enterprise`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from stannary.certify.certificates import Anchors
+from stannary.certify.rules import Generation, GoldenBoot, Roots, Rules, SnpTcb
+from stannary.certify.tiers import Tier
+from stannary.errors import FormatError, NotFound, SpecError
+from stannary.formats import canonical, record
+from stannary.formats.canonical import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+MAX_POLICY_BYTES = 256 * 1024
+BUILT_IN = ("local", "standard", "confidential", "enterprise")
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Lowest SNP firmware levels of one generation."""
+
+    bootloader: int
+    tee: int
+    snp: int
+    microcode: int
+    fmc: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnpPolicy:
+    """AMD SEV-SNP."""
+
+    generations: tuple[str, ...]
+    alias_check: bool
+    max_vmpl: int
+    milan: Floor | None = None
+    genoa: Floor | None = None
+    turin: Floor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TdxPolicy:
+    """Intel TDX and SGX."""
+
+    statuses: tuple[str, ...]
+    min_tcb_evaluation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TpmPolicy:
+    """TPM roots by key pin (SHA-256 of the SubjectPublicKeyInfo, hex)."""
+
+    roots: tuple[str, ...]
+    test_roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPolicy:
+    """NVIDIA devices."""
+
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VouchPolicy:
+    """Who may vouch for a place: Ed25519 keys by inspector name, hex."""
+
+    inspectors: dict[str, Json]
+    minimum: int
+    max_age_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class GradePolicy:
+    """Measured power: whether the test must be there, and the lowest int8 GOP/s accepted."""
+
+    required: bool
+    min_int8_gops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything a verifier requires."""
+
+    name: str
+    version: int
+    minimum_tier: str
+    required: tuple[str, ...]  # submodules that must be there
+    require_revocation: bool
+    measurements: tuple[str, ...]
+    reference_keys: tuple[str, ...]  # Ed25519 keys whose signed reference boots count, hex
+    designated: tuple[str, ...]  # hardware identities named by the data owner (T4)
+    denied: tuple[str, ...]
+    snp: SnpPolicy
+    tdx: TdxPolicy
+    tpm: TpmPolicy
+    gpu: GpuPolicy
+    vouch: VouchPolicy
+    grade: GradePolicy
+
+    @property
+    def id(self) -> str:
+        """The policy's name by content (RFC 6920)."""
+        value = hashlib.sha384(canonical.encode(record.to_json(self))).digest()
+        return "ni:///sha-384;" + base64.urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
+
+    @property
+    def tier(self) -> Tier:
+        """The lowest tier it accepts."""
+        return Tier[self.minimum_tier]
+
+    def rules(self, golden: Iterable[GoldenBoot] = (), extra_denied: Iterable[str] = ()) -> Rules:
+        """Return the rules for evidence verifiers."""
+        floors = {
+            Generation(name): SnpTcb(**record.to_json(floor))  # type: ignore[arg-type]  # a Floor holds integers only
+            for name in Generation
+            if (floor := getattr(self.snp, name.value)) is not None
+        }
+        refused = [item.value for item in Generation if item.value not in self.snp.generations]
+        pins = Anchors(key_pins=frozenset(self.tpm.roots))
+        tests = Anchors(key_pins=frozenset(self.tpm.test_roots))
+        return Rules(
+            roots=Roots(tpm=pins, tpm_test=tests),
+            snp_floors=floors,
+            snp_require_alias_check=self.snp.alias_check,
+            snp_max_vmpl=self.snp.max_vmpl,
+            tdx_statuses=frozenset(self.tdx.statuses),
+            min_tcb_evaluation=self.tdx.min_tcb_evaluation,
+            require_revocation=self.require_revocation,
+            denied=frozenset({*self.denied, *refused, *extra_denied}),
+            golden_boots=tuple(golden),
+            measurements=frozenset(self.measurements),
+        )
+
+
+def parse(text: bytes) -> Policy:
+    """Read a policy from TOML."""
+    if len(text) > MAX_POLICY_BYTES:
+        raise SpecError("policy too large", why=f"{len(text):,} bytes, limit {MAX_POLICY_BYTES:,}")
+    try:
+        members = tomllib.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+        raise SpecError("policy is not TOML", why=str(err)[:200]) from err
+    try:
+        policy = record.from_json(Policy, cast("Json", members), what="policy")
+    except FormatError as err:
+        raise SpecError(err.what, why=err.why, hint="see docs/certify.md for every member") from err
+    _check(policy)
+    return policy
+
+
+def load(name: str, folder: Path | None = None) -> Policy:
+    """Load a built-in policy by name, or a file."""
+    from pathlib import Path
+
+    if name in BUILT_IN:
+        return built_in(name)
+    path = Path(name) if folder is None else folder / name
+    try:
+        return parse(path.read_bytes())
+    except OSError as err:
+        raise NotFound(
+            "no such policy", why=f"{name}: {err.strerror}", hint=f"use one of {', '.join(BUILT_IN)} or a TOML file"
+        ) from err
+
+
+def built_in(name: str) -> Policy:
+    """Return one of the four policies of the release."""
+    from importlib import resources
+
+    return parse(resources.files("stannary.certify").joinpath(f"policies/{name}.toml").read_bytes())
+
+
+def _check(policy: Policy) -> None:
+    if policy.minimum_tier not in Tier.__members__:
+        raise SpecError("policy names an unknown tier", why=policy.minimum_tier[:20], hint="T0 to T4")
+    if policy.version != 1:
+        raise SpecError("policy version is not known", why=str(policy.version))
+    unknown = set(policy.snp.generations) - {item.value for item in Generation}
+    if unknown:
+        raise SpecError("policy names an unknown generation", why=", ".join(sorted(unknown)))
+    if policy.vouch.minimum < 1 or policy.vouch.max_age_days < 1 or not 0 <= policy.snp.max_vmpl <= 3:
+        raise SpecError("policy value out of range", why="vouch.minimum, vouch.max_age_days or snp.max_vmpl")
+
+
+def explain(policy: Policy) -> list[tuple[str, str]]:
+    """Return a policy as (what, requirement) rows in words."""
+    alias = "; alias check required" if policy.snp.alias_check else ""
+    vouch = policy.vouch
+    measured = f"{len(policy.measurements)} accepted" if policy.measurements else "none given: caps at T1"
+    rows = [
+        ("policy", f"{policy.name}  {policy.id}"),
+        ("tier", f"at least {policy.minimum_tier}"),
+        ("evidence", ", ".join(policy.required) or "whatever the machine has"),
+        ("revocation", "vendor lists must be carried" if policy.require_revocation else "checked where carried"),
+        ("snp", f"{', '.join(policy.snp.generations) or 'none'}; VMPL <= {policy.snp.max_vmpl}{alias}"),
+        ("tdx", ", ".join(policy.tdx.statuses) or "any status that is not Revoked"),
+        ("tpm roots", f"{len(policy.tpm.roots)} hardware, {len(policy.tpm.test_roots)} test"),
+        ("gpu", "required" if policy.gpu.required else "where claimed"),
+        ("launch measurements", measured),
+        ("vouchers", f"{vouch.minimum} of {len(vouch.inspectors)} inspectors within {vouch.max_age_days} days for T3"),
+        ("denied", ", ".join(policy.denied) or "nothing"),
+        (
+            "power test",
+            f"{'required' if policy.grade.required else 'where sent'}, >= {policy.grade.min_int8_gops} GOP/s",
+        ),
+    ]
+    for name in Generation:
+        floor = getattr(policy.snp, name.value)
+        if floor is not None:
+            rows.append((f"snp floor {name.value}", str(SnpTcb(**record.to_json(floor)))))  # type: ignore[arg-type]  # integers only
+    return rows

@@ -1,0 +1,53 @@
+"""What a new break exposes: stored appraisals that rest on something now denied.
+
+A denial is a generation (`milan`), a hardware identity (`snp:...`, `nvidia:...`, `ek:...`), or a fact
+(`vbios:96.00.5E.00.01`, `driver:550.54.15`, `fmspc:...`, `measurement:...`). The index answers for tens of
+thousands in seconds; `again` appraises one entry's raw evidence in full, at the time it was made, under
+the policy of today.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stannary.certify import challenge as challenges
+from stannary.certify import envelope
+from stannary.certify.appraise import Context, appraise
+from stannary.certify.moments import parse_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stannary.certify.appraise import Result
+    from stannary.certify.folder import Entry, Folder
+    from stannary.certify.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One appraisal that the denial touches."""
+
+    entry: Entry
+    matched: tuple[str, ...]
+
+
+def exposed(entries: Iterable[Entry], denied: frozenset[str]) -> Iterator[Exposure]:
+    """Yield the accepted appraisals that rest on something denied."""
+    wanted = {item.lower() for item in denied}
+    for entry in entries:
+        matched = tuple(fact for fact in entry.facts if fact.lower() in wanted)
+        if matched:
+            yield Exposure(entry, matched)
+
+
+def again(folder: Folder, entry: Entry, policy: Policy, denied: frozenset[str]) -> Result:
+    """Appraise stored evidence again under a policy and denials of today, at the time it was made.
+
+    The credential's secret is not kept, so a TPM's activation reads as not shown: the tier of such a
+    re-appraisal is a lower bound.
+    """
+    evidence = envelope.parse(folder.evidence(entry))
+    challenge = challenges.parse(entry.challenge.encode("ascii"))
+    context = Context(now=parse_moment(entry.appraised_at), policy=policy, denied=denied)
+    return appraise(evidence, challenge, context)

@@ -1,0 +1,310 @@
+"""`stannary certify`: what a machine really is, checked on your own machine, offline."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stannary import files
+from stannary.cli.command import command
+from stannary.cli.lazy import LazyGroup
+from stannary.cli.output import Output, plain
+from stannary.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from stannary.certify.appraise import Context, Result
+    from stannary.certify.challenge import Challenge
+    from stannary.certify.envelope import Evidence
+    from stannary.certify.policy import Policy
+    from stannary.formats import dsse
+
+PRIVATE_SUFFIX = ".private"
+MAX_LISTED = 12
+EXIT_REFUSED, EXIT_BELOW_POLICY, EXIT_MISMATCH = 3, 4, 1
+# Dense int8 TOP/s by data sheet, for the line beside the measured figure.
+DATA_SHEET_TOPS = {"H100": 1979, "H200": 1979, "B200": 4500, "A100": 624, "L40S": 733, "L4": 242, "T4": 130}
+
+now_option = click.option("--now", metavar="TIME", help="Evaluation time, e.g. 2026-11-22T00:00:00Z.")
+policy_option = click.option("--policy", "policy_name", default="standard", show_default=True, metavar="NAME|FILE")
+path_type = click.Path(path_type=Path)
+
+
+@click.group(cls=LazyGroup)
+def certify() -> None:
+    """Check a machine's evidence and grade, offline. A tier is computed from facts, never declared."""
+
+
+@command
+@click.option("-o", "--output", type=path_type, required=True, help="Where to write the challenge for the machine.")
+@click.option("--for", "earlier", type=path_type, help="Evidence to renew: activates its keys, asks for the same boot.")
+@click.option(
+    "--ttl-s", type=click.IntRange(1, 3600), default=60, show_default=True, help="Seconds it may be answered."
+)
+def challenge(out: Output, output: Path, earlier: Path | None, ttl_s: int) -> None:
+    """Make a challenge for `stannary node check`. It can be answered once."""
+    from stannary.certify import challenge as challenges
+    from stannary.formats import canonical, record
+
+    now = datetime.now(UTC)
+    if earlier is None:
+        made, memory = challenges.issue(now, ttl_s=ttl_s)
+    else:
+        made, memory = _renewal(earlier, now, ttl_s)
+    files.replace(output, made.to_bytes())
+    private = output.with_name(output.name + PRIVATE_SUFFIX)
+    if memory.secret:
+        files.replace(private, canonical.encode(record.to_json(memory)))
+        out.say(f"keep {private} here: it holds what the machine must find out")
+    out.result(
+        {"challenge": made.id, "expires_at": made.expires_at, "file": str(output)},
+        f"{output}\nanswer it on the machine by {made.expires_at}: "
+        f"stannary node check --challenge {output.name} -o evidence.json",
+    )
+
+
+def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
+    from stannary.certify import challenge as challenges
+    from stannary.certify import envelope
+    from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+
+    part = envelope.parse(_read(earlier)).parts.get("tpm")
+    if part is None:
+        raise UsageError(
+            "nothing to renew", why="the evidence holds no TPM part", hint="certify challenge without --for"
+        )
+    parsed = TpmVerifier().parse(part.evidence)
+    if parsed.ak is None or not parsed.ek_chain:
+        raise UsageError("nothing to activate", why="the TPM part carries no attestation key or no EK certificate")
+    session = BootSession(parsed.attest.reset_count, parsed.attest.restart_count)
+    return challenges.renew(now, parsed.ek_chain[0], parsed.ak.name, session, ttl_s=ttl_s)
+
+
+@command
+@click.argument("evidence_file", metavar="EVIDENCE", type=path_type)
+@click.option("--challenge", "challenge_file", type=path_type, required=True, help="The challenge it answers.")
+@policy_option
+@click.option("--claims", default="", metavar="TEXT", help='What the seller claims, e.g. "8xH200".')
+@click.option("--reference", "reference_files", multiple=True, type=path_type, help="Signed reference boot.")
+@click.option("--voucher", "voucher_files", multiple=True, type=path_type, help="Signed voucher of an inspector.")
+@click.option("--tpm-root", "tpm_roots", multiple=True, type=path_type, help="Root of a TPM maker you trust.")
+@click.option("--test-root", "test_roots", multiple=True, type=path_type, help="Root of a software TPM (tier T0).")
+@click.option("--keep", type=path_type, help="Folder that keeps raw evidence for `certify reappraise`.")
+@click.option("--credential", "credential_file", type=path_type, help="Where to write the signed result (EAR).")
+@click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs the credential (made if absent).")
+@now_option
+def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: Any) -> int:
+    """Appraise a machine's EVIDENCE: its tier, what limits it, its power, and what could not be shown."""
+    from stannary.certify import challenge as challenges
+    from stannary.certify import envelope
+    from stannary.certify.appraise import appraise as decide
+    from stannary.certify.folder import Folder
+    from stannary.certify.moments import format_moment
+
+    evidence = envelope.parse(_read(evidence_file))
+    asked = challenges.parse(_read(challenge_file))
+    spent = Folder(files.data_dir() / "certify").spend(asked.id) if options["now"] is None else False
+    context = _context(asked, challenge_file, spent, options)
+    result = decide(evidence, asked, context)
+    if options["keep"] is not None:
+        Folder(options["keep"]).keep(evidence, asked, result, context.policy, format_moment(context.now))
+    if options["credential_file"] is not None:
+        _write_credential((result, evidence, asked, context), options)
+    _print_result(out, result, context)
+    if result.decision.refused:
+        return EXIT_REFUSED
+    return 0 if result.accepted else EXIT_BELOW_POLICY
+
+
+def _context(asked: Challenge, challenge_file: Path, spent: bool, options: dict[str, Any]) -> Context:
+    from stannary.certify import challenge as challenges
+    from stannary.certify.appraise import Context
+    from stannary.certify.policy import load
+
+    private = challenge_file.with_name(challenge_file.name + PRIVATE_SUFFIX)
+    memory = challenges.parse_memory(private.read_bytes()) if private.is_file() else None
+    if memory is not None and memory.challenge != asked.id:
+        raise UsageError("the private part is of another challenge", why=str(private), hint="make a new challenge")
+    return Context(
+        now=_moment(options["now"]),
+        policy=_with_roots(load(options["policy_name"]), options["tpm_roots"], options["test_roots"]),
+        memory=memory,
+        references=_envelopes(options["reference_files"]),
+        vouchers=_envelopes(options["voucher_files"]),
+        spent=spent,
+        claims=options["claims"],
+    )
+
+
+def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], options: dict[str, Any]) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stannary.certify import credential
+
+    result, evidence, asked, context = parts
+    place = options["key_file"] or files.data_dir() / "certify" / "key"
+    if not place.exists():
+        files.create_secret(place, Ed25519PrivateKey.generate().private_bytes_raw())
+    key = Ed25519PrivateKey.from_private_bytes(files.read_secret(place))
+    token = credential.issue(result, evidence, asked, context.policy, key, now=context.now)
+    files.replace(options["credential_file"], token.encode("ascii") + b"\n")
+
+
+def _with_roots(policy: Policy, tpm: tuple[Path, ...], test: tuple[Path, ...]) -> Policy:
+    """Roots named on the command line are part of the policy, and of its id."""
+    from dataclasses import replace
+
+    from stannary.certify import certificates
+
+    def pins(paths: tuple[Path, ...]) -> tuple[str, ...]:
+        return tuple(item.key_pin for path in paths for item in certificates.load_bundle(_read(path)))
+
+    roots = replace(policy.tpm, roots=(*policy.tpm.roots, *pins(tpm)), test_roots=(*policy.tpm.test_roots, *pins(test)))
+    return replace(policy, tpm=roots)
+
+
+def _print_result(out: Output, result: Result, context: Context) -> None:
+    from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+
+    tier = Tier.T0 if result.decision.refused else result.decision.tier
+    limit = result.decision.limiting
+    lines = [
+        f"tier       {tier.name} {NAMES[tier]}: {RESIDUAL[tier]}",
+        f"limit      {limit.layer}: {plain(limit.reason)}",
+        f"to rise    {limit.remedy or 'nothing'}",
+        f"policy     {context.policy.name} asks for {context.policy.minimum_tier}: "
+        + ("accepted" if result.accepted else "NOT accepted"),
+    ]
+    lines += _power_lines(result, context.claims)
+    lines += _layer_lines(result)
+    value = {
+        "tier": tier.name,
+        "accepted": result.accepted,
+        "refused": result.decision.refused,
+        "limit": {"layer": limit.layer, "reason": limit.reason, "remedy": limit.remedy},
+        "policy": context.policy.id,
+        "claims": context.claims,
+        "grade": {} if result.grade is None else result.grade.to_json(result.elapsed_s),
+        "submods": {name: item.to_json() for name, item in result.parts.items()},
+    }
+    out.result(value, "\n".join(lines))
+
+
+def _power_lines(result: Result, claims: str) -> list[str]:
+    from stannary.certify.appraise import claimed_devices
+
+    count, model = claimed_devices(claims)
+    sheet = next((tops for name, tops in DATA_SHEET_TOPS.items() if name in model.upper().split()), None)
+    beside = f"   claimed {claims}" if claims else ""
+    if sheet is not None:
+        beside += f" = {count * sheet:,} TOP/s by data sheet"
+    if result.grade is None:
+        return [f"power      not measured{plain(beside)}"]
+    vector = result.grade.vector(result.elapsed_s)
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in vector.items())
+    scu = result.grade.to_json(result.elapsed_s)["scu"]
+    words = ", ".join(f"{name} {value}" for name, value in scu.items()) if isinstance(scu, dict) else ""
+    return [
+        f"power      {figures}, network not measured{plain(beside)}",
+        f"scu        {words}",
+    ]
+
+
+def _layer_lines(result: Result) -> list[str]:
+    from stannary.certify.outcomes import Severity, State
+
+    lines = []
+    for name, item in result.parts.items():
+        lines.append(f"{name:<10} {item.outcome}")
+        for found in [row for row in item.findings if row.severity is Severity.REFUSE][:MAX_LISTED]:
+            lines.append(f"           refused  {found.id}: {plain(found.observed)[:160]}")
+            lines.append(f"           change   {found.remedy}")
+        for row in [row for row in item.checks if row.state is State.WAIVED][:MAX_LISTED]:
+            lines.append(f"           not shown  {row.id}: {plain(row.detail)[:160]}")
+    return lines
+
+
+@command
+@click.argument("folder", metavar="DIR", type=path_type)
+@now_option
+def vectors(out: Output, folder: Path, now: str | None) -> int:
+    """Run a manifest of evidence with expected outcomes; exit 1 on any mismatch."""
+    from stannary.certify import vectors as runner
+
+    cases = runner.load(folder)
+    results = list(runner.run(cases, None if now is None else _moment(now)))
+    matching = sum(item.matches for item in results)
+    lines = []
+    for item in results:
+        mark = "ok  " if item.matches else "FAIL"
+        tail = f"  {plain(item.detail)}" if item.detail else ""
+        wrong = "" if item.matches else f"  expected {plain(item.expected)}"
+        lines.append(f"{mark} {plain(item.id):<58} {plain(item.observed)}{wrong}{tail}")
+    lines.append(f"{matching} of {len(results)} as expected")
+    rows = [
+        {"id": item.id, "expected": item.expected, "observed": item.observed, "matches": item.matches,
+         "detail": item.detail}
+        for item in results
+    ]  # fmt: skip
+    out.result({"cases": rows, "matching": matching, "total": len(results)}, "\n".join(lines))
+    return 0 if matching == len(results) else EXIT_MISMATCH
+
+
+@command
+@click.argument("folder", metavar="DIR", type=path_type)
+@click.option(
+    "--deny", "denied", multiple=True, required=True, help="Generation, hardware identity or fact, now denied."
+)
+@policy_option
+@click.option("--full", is_flag=True, help="Appraise the exposed evidence again in full.")
+def reappraise(out: Output, folder: Path, denied: tuple[str, ...], policy_name: str, full: bool) -> int:
+    """List the kept appraisals that a new denial exposes."""
+    from stannary.certify import reappraise as again
+    from stannary.certify.folder import Folder
+    from stannary.certify.policy import load
+
+    store, names = Folder(folder), frozenset(denied)
+    policy = load(policy_name)
+    entries = list(store.entries())
+    found = list(again.exposed(entries, names))
+    rows, value = [], []
+    for item in found:
+        tier = item.entry.tier
+        if full:
+            result = again.again(store, item.entry, policy, names)
+            tier = f"{tier} -> {'refused' if result.decision.refused else result.decision.tier.name}"
+        row = (item.entry.appraised_at, item.entry.node_key[:16], tier, ", ".join(item.matched)[:80])
+        rows.append(row)
+        value.append({"evidence": item.entry.evidence, "appraised_at": row[0], "node_key": item.entry.node_key,
+                      "tier": tier, "matched": list(item.matched)})  # fmt: skip
+    out.table(("APPRAISED", "KEY", "TIER", "RESTS ON"), rows, {"exposed": value, "appraisals": len(entries)})
+    out.say(f"{len(found):,} of {len(entries):,} appraisals rest on {', '.join(sorted(names))}")
+    return EXIT_REFUSED if found else 0
+
+
+def _moment(text: str | None) -> datetime:
+    from stannary.certify.moments import parse_moment
+
+    return datetime.now(UTC) if text is None else parse_moment(text)
+
+
+def _envelopes(paths: tuple[Path, ...]) -> tuple[dsse.Envelope, ...]:
+    from stannary.formats import dsse
+
+    return tuple(dsse.from_bytes(_read(path)) for path in paths)
+
+
+def _read(path: Path) -> bytes:
+    from stannary.certify.evidence.verifier import MAX_EVIDENCE_BYTES
+
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_EVIDENCE_BYTES + 1)
+    except OSError as err:
+        raise NotFound("file cannot be read", why=f"{path}: {err.strerror}", hint="check the path") from err
+
+
+for _item in (challenge, appraise, vectors, reappraise):
+    certify.add_command(_item)

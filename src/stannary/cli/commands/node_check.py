@@ -1,0 +1,88 @@
+"""`stannary node check`: measure this machine as certification would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stannary import files
+from stannary.cli.command import command
+from stannary.cli.output import Output
+from stannary.errors import NotFound, StannaryError, UsageError
+
+if TYPE_CHECKING:
+    from stannary.certify.collect.node import Sources
+
+DEFAULT_BENCH_S = 5.0
+
+
+@command
+@click.option("--challenge", "challenge_file", type=click.Path(path_type=Path), help="Challenge to answer.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the evidence.")
+@click.option("--tpm", default="", metavar="DEVICE|HOST:PORT", help="TPM to use  [default: /dev/tpmrm0]")
+@click.option("--ek-issuer", "issuers", multiple=True, type=click.Path(path_type=Path), help="Issuer of its EK.")
+@click.option("--bind-key", type=click.Path(path_type=Path), help="Public key to bind; made here if absent.")
+@click.option("--bench-s", type=click.FloatRange(0, 600), default=DEFAULT_BENCH_S, show_default=True, help="0: skip.")
+@click.option("--bench-n", type=click.IntRange(0, 16384), default=0, help="Matrix size; 0 chooses.")
+def check(out: Output, challenge_file: Path | None, output: Path | None, **options: Any) -> int | None:
+    """Measure this machine. Alone: each requirement measured beside required. With a challenge: evidence."""
+    from stannary.certify.collect.node import Sources
+
+    if challenge_file is None:
+        if output is not None:
+            raise UsageError("evidence needs a challenge", hint="stannary certify challenge -o c.json")
+        return _requirements(out)
+    if output is None:
+        raise UsageError("where to write the evidence is not said", hint="add -o evidence.json")
+    sources = Sources(
+        tpm=options["tpm"],
+        ek_chain=options["issuers"],
+        bound_key=b"" if options["bind_key"] is None else _read(options["bind_key"]),
+        bench_s=options["bench_s"],
+        bench_n=options["bench_n"],
+    )
+    _answer(out, _read(challenge_file), output, sources)
+    return None
+
+
+def _requirements(out: Output) -> int:
+    from stannary.certify.collect import host, nvml
+
+    try:
+        session = nvml.Nvml()
+        num_gpus = len(session.gpus())
+        session.close()
+    except StannaryError:
+        num_gpus = 0  # no driver is no accelerator; the row shows the count
+    found = host.requirements(num_gpus=num_gpus)
+    rows = [(item.name, item.measured, item.required, "yes" if item.holds else "NO", item.serves) for item in found]
+    out.table(
+        ("REQUIREMENT", "MEASURED", "REQUIRED", "HOLDS", "FOR"), rows, {"requirements": [i.to_json() for i in found]}
+    )
+    out.say("a machine's own word proves nothing: answer a challenge (stannary certify challenge) to be appraised")
+    return 0
+
+
+def _answer(out: Output, data: bytes, output: Path, sources: Sources) -> None:
+    from stannary.certify import challenge as challenges
+    from stannary.certify.collect.node import check as collect
+
+    evidence, absent = collect(challenges.parse(data), sources)
+    files.replace(output, evidence.to_bytes())
+    for name, reason in absent.items():
+        out.say(f"no {name}: {reason}")
+    held = ", ".join(evidence.parts) or "no hardware evidence"
+    out.result(
+        {"evidence": evidence.digest(), "parts": list(evidence.parts), "absent": absent, "file": str(output)},
+        f"{output}\nholds {held}{', power test' if evidence.bench else ''}\n"
+        "next: stannary certify appraise evidence.json --challenge c.json",
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise NotFound("file cannot be read", why=f"{path}: {err.strerror}", hint="check the path") from err
