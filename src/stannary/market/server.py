@@ -166,7 +166,9 @@ def _announce(directory: Path, exchange: Exchange) -> None:
 
 def run(settings: Settings) -> None:
     """Run a market in this process; uvicorn turns SIGTERM and SIGINT into an orderly stop."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn stops at the first and raises it again when it has: by then it must not end us in mid-cleanup
+        signal.signal(number, lambda _number, _frame: None)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(settings))
 

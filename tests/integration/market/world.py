@@ -39,6 +39,7 @@ class World:
     admin_token: str
     transport: httpx2.AsyncBaseTransport | None = None
     nodes: list[FakeNode] = field(default_factory=list)
+    buyers: list[FakeBuyer] = field(default_factory=list)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     inside: Any = None  # (exchange, engines) of a market in this process
 
@@ -71,7 +72,9 @@ class World:
         """Open an account."""
         asked = admin.ApiTokenRequest(name=name, deposit_usd_micros=deposit)
         token = message.read(admin.ApiToken, (await self.admin("POST", routes.ADMIN_API_TOKENS, asked)).content).token
-        return FakeBuyer(self.url, token, transport=self.transport)
+        made = FakeBuyer(self.url, token, transport=self.transport)
+        self.buyers.append(made)
+        return made
 
     def start(self, work: Any) -> None:
         """Run something beside the test until its end."""
@@ -82,6 +85,8 @@ class World:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        for party in (*self.nodes, *self.buyers):
+            await party.client.aclose()
 
 
 @asynccontextmanager

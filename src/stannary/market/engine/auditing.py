@@ -204,6 +204,7 @@ class _Hearing:
             message = f"{node} is convicted: {made.reason} on {self._task.task}"
             events.append(connection, job, events.Happening("node.convicted", message, now_ms, self._task.task, node))
             for lease in leases.live_of_node(connection, node):
-                if lease.job == job and lease.type in leasing.ONE_PIECE:
+                taking = lease.job == job and lease.type in leasing.ONE_PIECE
+                if taking and lease.lease not in self._world.answering:
                     leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, "node-convicted"))
             self._outcome.rings.update({f"node:{node}", "work"})

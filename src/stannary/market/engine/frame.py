@@ -77,6 +77,7 @@ class World:
     settings: Settings
     live: frozenset[str]  # nodes that may get new work: seen lately, not draining
     lost: frozenset[str]  # nodes given up
+    answering: frozenset[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
     checkpoint: Checkpoint
     consistency: Callable[[int, int], list[bytes]]
     sign: Callable[..., dsse.Envelope]

@@ -149,22 +149,20 @@ class Lateness:
     progress_at: Mapping[str, float]
 
 
-def overdue(
-    connection: Connection, world: World, answering: frozenset[str], late: Lateness
-) -> list[tuple[LeaseRow, str]]:
-    """Return leases to be taken back, with the reason; those in `answering` are being handed in right now."""
+def overdue(connection: Connection, world: World, late: Lateness) -> list[tuple[LeaseRow, str]]:
+    """Return leases to be taken back, with the reason; those in `world.answering` are being handed in right now."""
     found = []
     for lease in leases.live(connection):
-        reason = "" if lease.lease in answering else _lapse(connection, world, late, lease)
+        reason = "" if lease.lease in world.answering else _lapse(connection, world, late, lease)
         if reason:
             found.append((lease, reason))
     return found
 
 
-def end_overdue(connection: Connection, world: World, answering: frozenset[str], late: Lateness) -> list[LeaseRow]:
+def end_overdue(connection: Connection, world: World, late: Lateness) -> list[LeaseRow]:
     """Expire overdue leases; their tasks go to other nodes, in the next epoch."""
     ended = []
-    for lease, reason in overdue(connection, world, answering, late):
+    for lease, reason in overdue(connection, world, late):
         cause = Cause(world.now_ms, reason, f"{lease.type} lease of {lease.task} at {lease.node}: {reason}")
         ended.append(leases.end(connection, lease.lease, LeaseState.EXPIRED, cause))
     return ended

@@ -79,6 +79,7 @@ class Engines:
             settings=exchange.settings,
             live=frozenset(node for node in known if presence[node] is Presence.LIVE and node not in draining),
             lost=frozenset(node for node in known if presence[node] is Presence.LOST),
+            answering=frozenset(self.answering),
             checkpoint=self._checkpoint,
             consistency=exchange.log.consistency,
             sign=exchange.journal.sign,
@@ -92,16 +93,19 @@ class Engines:
             for node, presence in exchange.roster.sweep(exchange.clock.now()):
                 await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
             try:
-                await self._expire(self.world(), frozenset(self.answering))
+                await self._expire()
             except StannaryError as err:
                 log.warning("deadlines wait: %s", err)
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
 
-    async def _expire(self, world: World, answering: frozenset[str]) -> None:
+    async def _expire(self) -> None:
         exchange, late = self._exchange, leasing.Lateness(dict(self.frames), dict(self.progress_at))
-        if not await exchange.store.aread(lambda c: leasing.overdue(c, world, answering, late)):
+        before = self.world()
+        if not await exchange.store.aread(lambda c: leasing.overdue(c, before, late)):
             return
-        for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, answering, late)):
+        # What is being answered must be known at the moment the write is queued, not at the look before it.
+        world = self.world()
+        for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, late)):
             log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
             self.progress_at.pop(lease.lease, None)
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)

@@ -26,7 +26,7 @@ from stannary.jobs.rounds import Pace, Unit
 from stannary.jobs.states import TaskState
 from stannary.market.engine.frame import JobFrame, Outcome, World, read_assignment, spell_assignment
 from stannary.market.engine.outbox import post
-from stannary.store import tasks
+from stannary.store import leases, tasks
 from stannary.store.tasks import MERGE_LANE, NewTask, TaskRow
 from stannary.store.transitions import Cause
 
@@ -320,10 +320,19 @@ class _Planner:
 
     def _drop(self, row: TaskRow, to: TaskState, reason: str) -> None:
         holder = row.node
+        if is_answering(self._connection, self._world, row):
+            return  # what is being handed in is in the log already: it is taken, judged, and then superseded
         tasks.drop(self._connection, row.task, to, Cause(self._world.now_ms, reason, f"{row.task} is {reason}"))
         self._outcome.moved = True
         if holder is not None:
             self._outcome.rings.add(f"node:{holder}")
+
+
+def is_answering(connection: Connection, world: World, row: TaskRow) -> bool:
+    """Tell whether a statement about a task is on its way into the log."""
+    if row.state not in PENDING or not world.answering:
+        return False
+    return any(lease.lease in world.answering for lease in leases.live_of_task(connection, row.task))
 
 
 def expected_s(frame: JobFrame, world: World, row: TaskRow) -> float:

@@ -17,7 +17,7 @@ from stannary.formats.jobspec import JobKind, Verification
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
 from stannary.market.engine import auditing, drawing, placing
 from stannary.market.engine.frame import JobFrame, Outcome, World
-from stannary.market.engine.planning import PENDING, WAITING, Plan, plan_command, plan_train
+from stannary.market.engine.planning import PENDING, WAITING, Plan, is_answering, plan_command, plan_train
 from stannary.store import audits, jobs, tasks
 from stannary.store.jobs import JobRow
 from stannary.store.tasks import TaskRow
@@ -67,9 +67,6 @@ def end(connection: Connection, job: str, now_ms: int, to: JobStatus, reason: st
     ending: dict[str, Json] = {"status": to.value, "reason": reason, "message": message[:1000]}
     jobs.set_progress(connection, job, {**row.progress, ENDING: ending})
     move_job(connection, job, JobStatus.CANCELLING, Cause(now_ms, reason, message))
-    for task in tasks.of_job(connection, job):
-        if task.state in PENDING:
-            tasks.drop(connection, task.task, TaskState.ABANDONED, Cause(now_ms, reason, f"{task.task} is given up"))
 
 
 def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow, outcome: Outcome) -> bool:
@@ -82,6 +79,8 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
         plan = _plan(connection, frame, world, row, outcome)
         if plan.failure:
             outcome.failure = ("work-does-not-count", plan.failure)
+    else:
+        _abandon(connection, frame, world, row, outcome)
     window = _window(connection, frame, plan)
     silent = False
     if frame.verification is Verification.NONE:
@@ -96,6 +95,15 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
         return plan.finished
     # a job that ends early is over when nothing handed in waits for a verdict
     return not any(task.state in WAITING for task in _window(connection, frame, None))
+
+
+def _abandon(connection: Connection, frame: JobFrame, world: World, row: JobRow, outcome: Outcome) -> None:
+    """Give up what nobody has handed in of a job that ends early."""
+    for task in tasks.of_job(connection, frame.job):
+        if task.state in PENDING and not is_answering(connection, world, task):
+            cause = Cause(world.now_ms, row.reason, f"{task.task} is given up")
+            tasks.drop(connection, task.task, TaskState.ABANDONED, cause)
+            outcome.moved = True
 
 
 def _plan(connection: Connection, frame: JobFrame, world: World, row: JobRow, outcome: Outcome) -> Plan:
