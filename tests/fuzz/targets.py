@@ -1,0 +1,80 @@
+"""What is fuzzed: every parser that reads bytes of a party we do not trust, with a seed of its shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from stannary.certify import certificates, challenge, collateral, envelope, intel_collateral, policy, revocation
+from stannary.certify.collect import tsm
+from stannary.certify.evidence import azure, cbor, ccel, ear, event_log, nitro, nvidia, quote, rim, snp_report, spdm
+from stannary.certify.evidence import tpm as tpm_evidence
+from stannary.certify.evidence import tpm_structures
+from stannary.certify.grade import transcript
+from stannary.formats import canonical
+from tests.unit.certify import world
+
+_amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
+_vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
+_device = _nvidia.device()
+_attest, _signature = _tpm.quote(b"x" * 48, {0: bytes(32)})
+
+
+def _bench(data: bytes) -> Any:
+    return transcript.parse(canonical.decode_object(data))
+
+
+TARGETS: dict[str, Callable[[bytes], Any]] = {
+    "azure-snp": lambda data: azure.parse_composite(data, is_tdx=False),
+    "azure-tdx": lambda data: azure.parse_composite(data, is_tdx=True),
+    "bench": _bench,
+    "cbor": lambda data: cbor.read(data, "CBOR"),
+    "ccel": ccel.parse_ccel,
+    "certificates": certificates.load_bundle,
+    "challenge": challenge.parse,
+    "crl": revocation.parse_crl,
+    "ear": ear.parse_token,
+    "envelope": envelope.parse,
+    "event-log": event_log.parse_log,
+    "hcl": azure.parse_hcl,
+    "intel-collateral": intel_collateral.read_intel_collateral,
+    "nitro": nitro.parse_document,
+    "nvgpu": nvidia.DeviceVerifier().parse,
+    "nvgpu-json": nvidia.FleetVerifier().parse,
+    "nvrim": rim.parse_manifest,
+    "ocsp": revocation.parse_ocsp,
+    "policy": policy.parse,
+    "quote": quote.parse_quote,
+    "signed-member": lambda data: collateral.signed_member(data, "tcbInfo", ()),
+    "snp": snp_report.parse_report,
+    "spdm": spdm.parse_report,
+    "tpm": tpm_evidence.TpmVerifier().parse,
+    "tpm-attest": tpm_structures.parse_attest,
+    "tpm-public": tpm_structures.parse_public,
+    "tpm-signature": tpm_structures.parse_signature,
+    "tsm-table": tsm.read_table,
+}
+
+SEEDS: dict[str, bytes] = {
+    "certificates": _vcek.certificate.raw,
+    "crl": world.crl(_amd.ark, (1, 2)),
+    "event-log": world.event_log([(0, 8, b"abc"), (7, 0x80000001, bytes(40))]),
+    "ocsp": world.ocsp(_device, _nvidia.issuer),
+    "snp": _amd.report(_vcek),
+    "spdm": _nvidia.report(_device, bytes(32)),
+    "tpm-attest": _attest,
+    "tpm-public": _tpm.public,
+    "tpm-signature": _signature,
+    "tpm": json.dumps(
+        {
+            "attest": _attest.hex(),
+            "signature": _signature.hex(),
+            "ak_public": _tpm.public.hex(),
+            "pcrs": {"0": "00" * 32},
+        }
+    ).encode(),
+    "cbor": b"\xa2\x01\x82\x41\x00\x61a\x61b\xf5",
+    "signed-member": b'{"tcbInfo": {"a": [1, {"b": "c"}]}, "signature": "00ff"}',
+    "policy": b'name = "x"\nversion = 1\n',
+}
