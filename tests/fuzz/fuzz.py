@@ -9,8 +9,9 @@ import random
 import sys
 import time
 
-from stannary.errors import StannaryError
 from tests.fuzz.targets import SEEDS, TARGETS
+
+from stannary.errors import StannaryError
 
 
 def one(name: str, data: bytes) -> None:

@@ -6,14 +6,27 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from tests.unit.certify import world
+
 from stannary.certify import certificates, challenge, collateral, envelope, intel_collateral, policy, revocation
 from stannary.certify.collect import tsm
-from stannary.certify.evidence import azure, cbor, ccel, ear, event_log, nitro, nvidia, quote, rim, snp_report, spdm
+from stannary.certify.evidence import (
+    azure,
+    cbor,
+    ccel,
+    ear,
+    event_log,
+    nitro,
+    nvidia,
+    quote,
+    rim,
+    snp_report,
+    spdm,
+    tpm_structures,
+)
 from stannary.certify.evidence import tpm as tpm_evidence
-from stannary.certify.evidence import tpm_structures
 from stannary.certify.grade import transcript
 from stannary.formats import canonical
-from tests.unit.certify import world
 
 _amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
 _vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
 
 from stannary.certify import certificates
 from stannary.certify.activation import make_credential
@@ -16,7 +17,6 @@ from stannary.certify.collect import tpm_client
 from stannary.certify.evidence import tpm_structures
 from stannary.cli import main as edge
 from stannary.errors import ServiceError
-from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
 
 pytestmark = needs_swtpm
 
@@ -61,8 +61,18 @@ def walk(tpm, tmp_path, monkeypatch, capsys):
             capsys.readouterr()
             roots = ["--test-root", str(tpm.root)] if root else []
             code = edge.run(
-                ["certify", "appraise", str(self.evidence), "--challenge", str(self.challenge), "--policy", "local"]
-                + [*roots, *extra, "--json"]
+                [
+                    "certify",
+                    "appraise",
+                    str(self.evidence),
+                    "--challenge",
+                    str(self.challenge),
+                    "--policy",
+                    "local",
+                    *roots,
+                    *extra,
+                    "--json",
+                ]
             )
             return code, json.loads(capsys.readouterr().out)
 

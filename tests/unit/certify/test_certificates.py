@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.certify import world
 
 from stannary.certify import certificates
 from stannary.certify.certificates import Anchors, find_path
-from tests.unit.certify import world
 
 
 @pytest.fixture

@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import json
 
+from tests.unit.certify import world
+
 from stannary.certify import revocation
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
-from tests.unit.certify import world
 
 NONCE = b"\x11" * 32
 
 
 def _one(vendor, device, report, *, bound=NONCE, ocsp=(), rules=None, now=world.NOW):
-    collateral = Collateral(
-        certificates=vendor.chain(device), ocsp=tuple(revocation.parse_ocsp(item) for item in ocsp)
-    )
+    collateral = Collateral(certificates=vendor.chain(device), ocsp=tuple(revocation.parse_ocsp(item) for item in ocsp))
     rules = rules or Rules(roots=vendor.roots)
     return examine(DeviceVerifier(), report, bound=bound, collateral=collateral, now=now, rules=rules)
 
@@ -65,7 +64,9 @@ def test_revoked_device_is_refused_and_stale_or_foreign_answers_say_nothing():
     vendor = world.Nvidia()
     device = vendor.device()
     report = vendor.report(device, NONCE)
-    assert _one(vendor, device, report, ocsp=[world.ocsp(device, vendor.issuer, revoked=True)]).outcome == "refuse:revoked"
+    assert (
+        _one(vendor, device, report, ocsp=[world.ocsp(device, vendor.issuer, revoked=True)]).outcome == "refuse:revoked"
+    )
     stale = world.ocsp(device, vendor.issuer, at=world.NOW.replace(year=2025))
     assert any(item.id == "ocsp" for item in _one(vendor, device, report, ocsp=[stale]).findings)
     stranger = world.issue("Stranger", ca=True, usages=("1.3.6.1.5.5.7.3.9",))

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+from tests.unit.certify import world
 
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import event_log
@@ -13,7 +14,6 @@ from stannary.certify.evidence.tpm import Activation, BootSession, TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.references import reference_of
 from stannary.certify.rules import Rules
-from tests.unit.certify import world
 
 BOUND = b"\x44" * 48
 EVENTS = [

@@ -240,10 +240,13 @@ class TpmKey:
     def public(self) -> bytes:
         """TPMT_PUBLIC."""
         numbers = self.key.public_key().public_numbers()
-        point = struct.pack(">H", 32) + numbers.x.to_bytes(32, "big") + struct.pack(">H", 32) + numbers.y.to_bytes(32, "big")
-        head = struct.pack(
-            ">HHIHHHHHH", 0x0023, 0x000B, self.attributes, 0, 0x0010, 0x0018, 0x000B, 0x0003, 0x0010
+        point = (
+            struct.pack(">H", 32)
+            + numbers.x.to_bytes(32, "big")
+            + struct.pack(">H", 32)
+            + numbers.y.to_bytes(32, "big")
         )
+        head = struct.pack(">HHIHHHHHH", 0x0023, 0x000B, self.attributes, 0, 0x0010, 0x0018, 0x000B, 0x0003, 0x0010)
         return head + point
 
     def quote(self, extra: bytes, pcrs: dict[int, bytes], *, reset: int = 7, restart: int = 0) -> tuple[bytes, bytes]:

@@ -69,7 +69,8 @@ def test_event_log_with_any_digest_changed_does_not_replay():
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu-sdk_hopperAttestationReport", "gpu-sdk_unit_hopperAttestationReport", "gpu-sdk_switchAttestationReport"]
+    "name",
+    ["gpu-sdk_hopperAttestationReport", "gpu-sdk_unit_hopperAttestationReport", "gpu-sdk_switchAttestationReport"],
 )
 def test_device_report_with_any_value_changed_is_refused(name):
     """A changed nonce, measurement, or signature bit of a GPU or switch report is a false signature."""
@@ -96,7 +97,9 @@ def test_manifest_with_any_golden_value_changed_is_refused():
     """A changed hex digit of a golden value breaks the manifest's signature."""
     name = "rim-NV_GPU_DRIVER_GH100_550"
     text = case(name).evidence().decode()
-    places = [index + 7 + shift for index in range(len(text)) if text.startswith('Hash0="', index) for shift in range(96)]
+    places = [
+        index + 7 + shift for index in range(len(text)) if text.startswith('Hash0="', index) for shift in range(96)
+    ]
     for place in random.Random("rim").sample(places, NUM_VARIANTS):
         digit = "0" if text[place] != "0" else "1"
         assert outcome(name, (text[:place] + digit + text[place + 1 :]).encode()) == SIGNATURE, place
@@ -140,7 +143,9 @@ def test_azure_runtime_claims_of_another_machine_do_not_bind():
     members = json.loads(case("az-snp-genuine").evidence())
     inner = members["evidence"]
     raw = base64.urlsafe_b64decode(inner["hcl_report"] + "=" * (-len(inner["hcl_report"]) % 4))
-    changed = raw.replace(b'"secure-boot":true', b'"secure-boot":tru\x65').replace(b'"vmUniqueId":"', b'"vmUniqueId":"0', 1)
+    changed = raw.replace(b'"secure-boot":true', b'"secure-boot":tru\x65').replace(
+        b'"vmUniqueId":"', b'"vmUniqueId":"0', 1
+    )
     assert changed != raw
     inner["hcl_report"] = base64.urlsafe_b64encode(changed[: len(raw)]).decode().rstrip("=")
     assert outcome("az-snp-genuine", json.dumps(members).encode()) in {"refuse:binding-mismatch", "refuse:malformed"}
