@@ -47,7 +47,8 @@ def _print(out: Output, line: LogLine, timestamps: bool) -> None:
         click.echo(line.model_dump_json())
         return
     at = f"{line.at} " if timestamps else ""
-    click.echo(f"{at}{line.node} {line.task.partition('/')[2]:<12} {plain(line.text)}")
+    task = (line.task or "").partition("/")[2]  # a line of the agent itself belongs to no task
+    click.echo(f"{at}{line.node} {task:<12} {plain(line.text)}")
 
 
 def _has_ended(client: Client, job: str) -> bool:
