@@ -23,6 +23,7 @@ from stannary.certify.rules import Generation, Roots, SnpTcb
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _DAY = timedelta(days=1)
+_CPUID = {Generation.MILAN: (0x19, 1, 1), Generation.GENOA: (0x19, 0x11, 1), Generation.TURIN: (0x1A, 2, 1)}
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,7 @@ class Amd:
         fields = {
             "version": 5, "policy": 0x30000, "vmpl": 0, "platform": 0x25, "flags": 0, "report_data": bytes(64),
             "measurement": b"\x11" * 48, "tcb": SnpTcb(1, 2, 3, 4, 5), "launch": None, "chip": bytes(range(8)),
-            "cpuid": {Generation.MILAN: (0x19, 1, 1), Generation.GENOA: (0x19, 0x11, 1), Generation.TURIN: (0x1A, 2, 1)}[
-                self.generation
-            ],
+            "cpuid": _CPUID[self.generation],
         }  # fmt: skip
         fields.update(changes)
         word = self._word(fields["tcb"])

@@ -23,7 +23,7 @@ from stannary.certify.references import reference_of
 from stannary.certify.rules import Roots, Rules
 
 pytestmark = needs_vectors
-NOW = parse_moment("2026-11-22T12:00:00Z")
+NOW = parse_moment("2026-11-22T13:00:00Z")
 BOOTS = FOLDER / "tpm" / "vm"
 
 
