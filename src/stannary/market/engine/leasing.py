@@ -248,8 +248,17 @@ def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int
         return 0
     if task.epoch > 0 and task.node != node:
         return 2
-    orphan = task.lane >= len(placed) or placed[task.lane] not in world.live
-    return 3 if orphan or patient else None
+    return 3 if patient or _is_orphan(connection, world, task, placed) else None
+
+
+def _is_orphan(connection: Connection, world: World, task: TaskRow, placed: Sequence[str]) -> bool:
+    """Tell whether the lane's own node cannot take its task now: gone, convicted, or at another piece."""
+    if task.lane >= len(placed) or placed[task.lane] not in world.live:
+        return True
+    own = placed[task.lane]
+    if own in pricing.convicted(connection, task.job):
+        return True
+    return any(lease.type in ONE_PIECE for lease in leases.live_of_node(connection, own))
 
 
 def _inputs(connection: Connection, task: TaskRow) -> list[Json]:
