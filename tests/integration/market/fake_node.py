@@ -41,6 +41,8 @@ from stannary.wire import message, node, rfc3339, routes
 from stannary.wire.market import MarketInfo
 
 ENGINE_CLASS = "cpu-fp32-toy1.0-000000000000"
+MAX_TRIES = 600
+RETRY_S = 0.1
 ENVIRONMENT = digest.digest(b"toy environment")
 
 
@@ -67,6 +69,7 @@ class FakeNode:
     transport: httpx2.AsyncBaseTransport | None = None
     poll_s: float = 5.0
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    salts: dict[str, str] = field(default_factory=dict)
     openings: dict[str, Opening] = field(default_factory=dict)
     specs: dict[str, JobSpec] = field(default_factory=dict)
     readings: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -87,12 +90,19 @@ class FakeNode:
     async def call(self, path: str, body: message.Message | None = None) -> httpx2.Response:
         """POST a body; raise the market's own error."""
         content = body.to_bytes() if body is not None else b""
-        response = await self.client.post(path, content=content, headers=self._headers())
-        return self._checked(response)
+        return self._checked(await self._send("POST", path, content))
 
     async def get(self, path: str) -> httpx2.Response:
         """GET a path; raise the market's own error."""
-        return self._checked(await self.client.get(path, headers=self._headers()))
+        return self._checked(await self._send("GET", path))
+
+    async def _send(self, method: str, path: str, content: bytes = b"") -> httpx2.Response:
+        """Send a request, again and again while the market is away: every one of the protocol may be repeated."""
+        for _ in range(MAX_TRIES):
+            with contextlib.suppress(httpx2.TransportError):
+                return await self.client.request(method, path, content=content, headers=self._headers())
+            await asyncio.sleep(RETRY_S)
+        raise errors.MarketUnreachable("the market is away", why=path)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -207,7 +217,7 @@ class FakeNode:
         """Do a task: commitment, blobs, contribution, reading."""
         assignment = record.from_json(Assignment, lease.assignment)
         results = await self.results(lease, assignment)
-        salt = secrets.token_hex(32)
+        salt = self.salts.setdefault(lease.lease_id, secrets.token_hex(32))  # a lease served again: the same words
         await self.commit(lease, predicates.commitment_hash(self.id, salt, self.claimed_root(results)))
         for data in results.values():
             await self.put_blob(data)
@@ -270,8 +280,10 @@ class FakeNode:
         assert lease.salt is not None
         assert lease.step is not None
         assignment = record.from_json(Assignment, lease.assignment)
-        opening = await self.opening(lease, assignment, role)
-        self.openings[f"{lease.audit.audit_id} {role}"] = opening
+        name = f"{lease.audit.audit_id} {role}"
+        if name not in self.openings:
+            self.openings[name] = await self.opening(lease, assignment, role)
+        opening = self.openings[name]
         made = AnswerCommitment(
             job=assignment.job,
             audit=ids.AuditId(lease.audit.audit_id),
@@ -354,7 +366,7 @@ class FakeNode:
     async def put_blob(self, data: bytes) -> None:
         """Store an output."""
         path = routes.blob(digest.digest(data))
-        self._checked(await self.client.put(path, content=data, headers=self._headers()))
+        self._checked(await self._send("PUT", path, data))
 
     async def _post(self, template: str, lease: node.Lease, kind: str, predicate: Any) -> dsse.Envelope:
         envelope = statement.sign(kind, predicate, (), self.key)

@@ -25,6 +25,7 @@ from stannary.market.presence import Presence
 from stannary.store import envelopes, events, jobs, leases, nodes
 
 RETRY_S = 1.0
+IDLE_FACTOR = 8
 DEADLINES = "deadlines"
 
 log = logging.getLogger("stannary.market")
@@ -121,6 +122,7 @@ class Engines:
 
     async def _run(self, job: str) -> None:
         frame, exchange = self.frames[job], self._exchange
+        sweep_s = idle_s = exchange.settings.timing.sweep_s
         while True:
             mark = exchange.bell.mark()
             try:
@@ -132,7 +134,9 @@ class Engines:
             except Exception:  # a process edge: one job's trouble must not stop the market
                 log.exception("job %s stands still", job)
                 await exchange.clock.sleep(RETRY_S)
-            await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, job_topic(job))
+            rung = await exchange.bell.wait(mark, idle_s, job_topic(job))
+            # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
+            idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
         del self.frames[job]
         self._loops.pop(job, None)
 

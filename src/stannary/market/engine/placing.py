@@ -5,6 +5,7 @@ A job is placed once. Who later stands in for a lost node is a lease, not a plac
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,7 @@ def standing_offers(connection: Connection, now_ms: int, not_ready: Callable[[st
         held = nodes.credential_of(connection, row.node)
         if row.revoked_at_ms is not None or held is None or held.expires_at_ms <= now_ms:
             continue
-        payload = dsse.from_bytes(held.envelope).payload
-        credential = statement.read(payload, "credential", Credential).predicate
+        credential = _credential(held.envelope)
         reason = "draining" if row.draining else not_ready(row.node)
         found.append(offers.from_credential(credential, not_ready=reason))
     return found
@@ -91,6 +91,11 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
         move_job(connection, frame.job, status, Cause(world.now_ms, "placed", message))
     outcome.moved = True
     outcome.rings.add("work")
+
+
+@functools.lru_cache(maxsize=65_536)  # of our own signing; read once a node, not once a submit
+def _credential(envelope: bytes) -> Credential:
+    return statement.read(dsse.from_bytes(envelope).payload, "credential", Credential).predicate
 
 
 def works(spec: JobSpec) -> list[price.Work]:
