@@ -94,11 +94,9 @@ class ConnectionPool:
                 # byte now and then would stay below every limit.
                 piece = response.read1(min(RECEIVE_BYTES, length - received))
                 received += len(piece)
-                progress = f"{_path(target)}: {received:,} of {length:,} bytes"
-                if not piece:
-                    raise SourceFailure("the host closed early", why=progress)
-                if time.monotonic() > deadline:
-                    raise SourceFailure("the host is too slow", why=progress)
+                if not piece or time.monotonic() > deadline:
+                    what = "the host is too slow" if piece else "the host closed early"
+                    raise SourceFailure(what, why=f"{_path(target)}: {received:,} of {length:,} bytes")
                 yield memoryview(piece)
             response.read()
 
