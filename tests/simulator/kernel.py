@@ -154,11 +154,8 @@ class ForeignKernel(Kernel):
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.communicate()
 
     def _reply(self) -> dict[str, Any]:
         assert self.process.stdout is not None
