@@ -31,8 +31,8 @@ def _prove(make=None, *, anchor=ANCHOR, names=("cpu",), duration_s=2.0, opened=d
     return prover.prove(anchor, names, n=N, duration_s=duration_s, num_opened=opened, clock=Rounds(3), make=make)
 
 
-def _honest(seed, n, _device):
-    return prover.NumpyMultiplier(matrix.matrix(seed, "A", n), matrix.matrix(seed, "B", n))
+def _honest(seed, shared, n, _device):
+    return prover.NumpyMultiplier(matrix.matrix(seed, "A", n), matrix.matrix(shared, "B", n))
 
 
 def test_hundred_honest_answers_pass():
@@ -60,8 +60,8 @@ def test_torch_and_numpy_answer_alike():
 class Cheap:
     """Multiplies in fewer bits than it says."""
 
-    def __init__(self, seed, n, cheat):
-        self._A_nn, self._B_nn = matrix.matrix(seed, "A", n), matrix.matrix(seed, "B", n)
+    def __init__(self, seed, shared, n, cheat):
+        self._A_nn, self._B_nn = matrix.matrix(seed, "A", n), matrix.matrix(shared, "B", n)
         self._cheat = cheat
 
     def digests(self, order, weights):
@@ -90,10 +90,10 @@ def test_cheap_products_pass_no_row(cheat):
     """Products in int4, fp8 or bf16 are wrong in every row."""
     seed = matrix.first_seed(ANCHOR, "0/cpu")
     order, weights = matrix.order(seed, N), matrix.weights(seed, N)
-    cheap = Cheap(seed, N, cheat).digests(order, weights)
-    true = _honest(seed, N, "cpu").digests(order, weights)
+    cheap = Cheap(seed, seed, N, cheat).digests(order, weights)
+    true = _honest(seed, seed, N, "cpu").digests(order, weights)
     assert int((cheap == true).sum()) == 0
-    answer = _prove(lambda seed, n, _device: Cheap(seed, n, cheat))
+    answer = _prove(lambda seed, shared, n, _device: Cheap(seed, shared, n, cheat))
     assert "opened rows are wrong" in transcript.verify_bench(answer, ANCHOR).problem
 
 
@@ -105,8 +105,8 @@ def test_one_row_in_ten_faked_survives_less_than_once_in_a_thousand():
     passed = 0
     for trial in range(10_000):
         faked = generator.random((rounds, n // 64)) < 0.1  # whole blocks, the cheapest way to fake
-        picked = draw.draw_rows(ANCHOR[:32], roots, n, draw.MIN_OPENED, salt=trial.to_bytes(8, "big"))
-        passed += not any(faked[number, row // 64] for number, row in picked)
+        picked = draw.draw_rows(ANCHOR, [roots], n, draw.MIN_OPENED, salt=trial.to_bytes(8, "big"))
+        passed += not any(faked[number, row // 64] for _, number, row in picked)
     assert passed <= 10  # 0.9 ** 80 * 10,000 = 2.2 expected
     assert draw.escape_probability(0.1, draw.MIN_OPENED) <= 1e-3
     assert draw.escape_probability(0.1, draw.FILE_OPENED, grinding_bits=draw.GRINDING_BITS) <= 1e-3

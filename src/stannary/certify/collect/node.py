@@ -172,7 +172,7 @@ def _bench(found: Collected, bound: bytes, sources: Sources) -> dict[str, Json]:
         from stannary.certify.grade import draw, passes, prover
 
         names = prover.devices()
-        n = sources.bench_n or (2048 if names == ["cpu"] else 12288)
+        n = sources.bench_n or (2048 if names == ["cpu"] else 8192)
         transcript = prover.prove(bound, names, n=n, duration_s=sources.bench_s, num_opened=draw.FILE_OPENED)
         return {**transcript, "passes": passes.run(bound, sources.bench_folder)}
     except ImportError as err:

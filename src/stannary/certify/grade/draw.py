@@ -22,15 +22,26 @@ FILE_OPENED = 330
 GRINDING_BITS = 40
 
 
-def draw_rows(seed: bytes, roots: Sequence[bytes], n: int, count: int, *, salt: bytes = b"") -> list[tuple[int, int]]:
-    """Return `count` (round, row) pairs; `salt` is the verifier's own randomness in a live exchange."""
-    key = hashlib.sha256(b"stannary-open-v1" + seed + len(salt).to_bytes(8, "big") + salt + b"".join(roots)).digest()
-    stream = hashlib.shake_256(key).digest(16 * count)
+def draw_rows(
+    anchor: bytes, chains: Sequence[Sequence[bytes]], n: int, count: int, *, salt: bytes = b""
+) -> list[tuple[int, int, int]]:
+    """Return `count` (chain, round, row) triples over all chains' roots.
+
+    `salt` is the verifier's own randomness in a live exchange. Rounds are drawn, not chains: a device
+    that did more work is opened more often.
+    """
+    state = hashlib.sha256(b"stannary-open-v1" + len(anchor).to_bytes(8, "big") + anchor)
+    state.update(len(salt).to_bytes(8, "big") + salt)
+    places = []
+    for index, roots in enumerate(chains):
+        state.update(len(roots).to_bytes(8, "big") + b"".join(roots))
+        places += [(index, number) for number in range(len(roots))]
+    stream = hashlib.shake_256(state.digest()).digest(16 * count)
     found = []
     for index in range(count):
-        # 64-bit words modulo small numbers: the bias is below 2**-45.
-        round_word, row_word = stream[16 * index : 16 * index + 8], stream[16 * index + 8 : 16 * index + 16]
-        found.append((int.from_bytes(round_word, "big") % len(roots), int.from_bytes(row_word, "big") % n))
+        # 64-bit words modulo small numbers: the bias is below 2**-40.
+        place, row = stream[16 * index : 16 * index + 8], stream[16 * index + 8 : 16 * index + 16]
+        found.append((*places[int.from_bytes(place, "big") % len(places)], int.from_bytes(row, "big") % n))
     return found
 
 

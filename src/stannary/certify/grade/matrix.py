@@ -7,10 +7,11 @@
     D_r[i]  sum_j ((C_r[i, j] >> 7) & 255) * u_r[j]  mod 2**32
 
 Why so: a generator of the form f(seed + i + j) makes a Hankel matrix whose product follows from a
-recurrence in O(n^2) (research on SN27). Shift and mask make the digest non-linear, so it cannot be had
-from A @ (B @ u). Integers make the answer bit-exact on every machine, and an int4, fp8 or bf16 product
-wrong in the very bits that are kept. B is fixed, so that a verifier opens rows of many rounds in
-one product; its order changes with the previous root, so that rounds cannot be computed ahead.
+recurrence in O(n^2). Shift and mask make the digest non-linear, so it cannot be had from A @ (B @ u).
+Integers make the answer bit-exact on every machine, and an int4, fp8 or bf16 product wrong in the
+very bits that are kept. B is fixed and shared by all devices, so that a verifier opens rows of many
+rounds and devices in one product; its order changes with the previous root, so that rounds cannot
+be computed ahead.
 
 Shape suffixes: n size of the matrices, k opened rows.
 """
@@ -28,7 +29,7 @@ from stannary.errors import FormatError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MIN_N, MAX_N = 256, 16384
+MIN_N, MAX_N = 256, 8192  # above it a verification would cost more than two CPU-seconds
 SHIFT, MASK = 7, 255
 EXACT_K = 512  # 512 products of int8 sum to at most 2**23: exact in float32, whatever the order
 _SEED_BYTES = 32
@@ -46,6 +47,11 @@ def derive(label: str, *parts: bytes) -> bytes:
 def first_seed(anchor: bytes, device: str) -> bytes:
     """Return the seed of round 0: bound to the anchor, hence to the nonce and the attested key."""
     return derive("first", anchor, device.encode("utf-8"))
+
+
+def shared_seed(anchor: bytes) -> bytes:
+    """Return the seed of B, one for all devices: rows of every chain are opened in one product."""
+    return derive("shared", anchor)
 
 
 def next_seed(seed: bytes, root: bytes) -> bytes:

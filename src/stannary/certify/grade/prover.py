@@ -126,9 +126,9 @@ def devices() -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def multiplier(seed: bytes, n: int, device: str) -> Multiplier:
+def multiplier(seed: bytes, shared: bytes, n: int, device: str) -> Multiplier:
     """Return what multiplies on `device`; A and B are made once for all rounds."""
-    A_nn, B_nn = matrix.matrix(seed, "A", n), matrix.matrix(seed, "B", n)
+    A_nn, B_nn = matrix.matrix(seed, "A", n), matrix.matrix(shared, "B", n)
     try:
         return TorchMultiplier(A_nn, B_nn, device)
     except ImportError as err:
@@ -145,7 +145,7 @@ def prove(
     duration_s: float,
     num_opened: int,
     clock: Callable[[], float] = time.monotonic,
-    make: Callable[[bytes, int, str], Multiplier] = multiplier,
+    make: Callable[[bytes, bytes, int, str], Multiplier] = multiplier,
 ) -> dict[str, Json]:
     """Run all devices for `duration_s` and return the transcript."""
     matrix.check_size(n)
@@ -156,7 +156,7 @@ def prove(
 
     def work(chain: Chain, name: str) -> None:
         try:
-            engine = make(chain.seed, n, name)
+            engine = make(chain.seed, matrix.shared_seed(anchor), n, name)
             engine.digests(np.arange(n), matrix.weights(chain.seed, n))  # kernels and pages are warm afterwards
             barrier.wait()
             stop, round_seed = clock() + duration_s, chain.seed
@@ -173,8 +173,9 @@ def prove(
         thread.join()
     if failures:
         raise EnvironmentProblem("the power test did not run", why="; ".join(failures)[:300])
-    listed: list[Json] = []
-    for chain in chains:
-        picked = draw_rows(chain.seed, chain.roots, n, num_opened)
-        listed.append(chain.to_json(picked))
+    picked = draw_rows(anchor, [chain.roots for chain in chains], n, num_opened)
+    listed: list[Json] = [
+        chain.to_json([(number, row) for place, number, row in picked if place == index])
+        for index, chain in enumerate(chains)
+    ]
     return {"version": 1, "opened_rows": num_opened, "chains": listed}

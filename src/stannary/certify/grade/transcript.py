@@ -86,52 +86,63 @@ def verify_bench(members: dict[str, Json], anchor: bytes) -> Grade:
 
 
 def verify(transcript: Transcript, anchor: bytes, *, salt: bytes = b"") -> str:
-    """Return why a transcript is refused, empty if every opened row holds."""
-    places = [item.device.partition("/")[0] for item in transcript.chains]
+    """Return why a transcript is refused, empty if every opened row holds (rule 2)."""
+    chains = transcript.chains
+    places = [item.device.partition("/")[0] for item in chains]
     if places != [str(index) for index in range(len(places))]:
         return "chains are not numbered from 0: one device would count twice"
-    for chain in transcript.chains:
-        problem = verify_chain(chain, matrix.first_seed(anchor, chain.device), transcript.opened_rows, salt=salt)
-        if problem:
-            return f"device {chain.device}: {problem}"
-    return ""
-
-
-def verify_chain(chain: ChainRecord, seed: bytes, opened_rows: int, *, salt: bytes = b"") -> str:
-    """Recompute the opened rows of one chain (rule 2)."""
-    picked = draw_rows(seed, chain.roots, chain.n, opened_rows, salt=salt)
-    seeds = _seeds(seed, chain.roots, {number for number, _ in picked})
+    if len({item.n for item in chains}) != 1:
+        return "chains are of different sizes"
+    n = chains[0].n
+    picked = draw_rows(anchor, [item.roots for item in chains], n, transcript.opened_rows, salt=salt)
     claimed = np.empty(len(picked), dtype=np.uint32)
-    for place, (number, row) in enumerate(picked):
-        block = row // merkle.BLOCK_ROWS
-        entry = chain.opened.get((number, block))
-        if entry is None:
-            return f"row {row} of round {number} is not opened"
-        data, siblings = entry
-        if merkle.root_of(data, block, list(siblings)) != chain.roots[number]:
-            return f"row {row} of round {number} is not under its root"
-        inside = merkle.DIGEST_BYTES * (row % merkle.BLOCK_ROWS)
-        claimed[place] = int.from_bytes(data[inside : inside + merkle.DIGEST_BYTES], "little")
-    computed = recompute(chain.n, seed, picked, seeds)
-    wrong = np.flatnonzero(computed != claimed)
+    for place, (index, number, row) in enumerate(picked):
+        found = _opened_digest(chains[index], number, row)
+        if isinstance(found, str):
+            return f"device {chains[index].device}: {found}"
+        claimed[place] = found
+    wrong = np.flatnonzero(recompute(chains, anchor, picked) != claimed)
     if len(wrong):
-        number, row = picked[int(wrong[0])]
-        return f"{len(wrong)} of {len(picked)} opened rows are wrong, first row {row} of round {number}"
+        index, number, row = picked[int(wrong[0])]
+        first = f"first row {row} of round {number} of device {chains[index].device}"
+        return f"{len(wrong)} of {len(picked)} opened rows are wrong, {first}"
     return ""
 
 
-def recompute(n: int, seed: bytes, picked: list[tuple[int, int]], seeds: dict[int, bytes]) -> NDArray[np.uint32]:
+def _opened_digest(chain: ChainRecord, number: int, row: int) -> int | str:
+    """Return the digest a chain opened for a row, or why it did not."""
+    block = row // merkle.BLOCK_ROWS
+    entry = chain.opened.get((number, block))
+    if entry is None:
+        return f"row {row} of round {number} is not opened"
+    data, siblings = entry
+    if merkle.root_of(data, block, list(siblings)) != chain.roots[number]:
+        return f"row {row} of round {number} is not under its root"
+    inside = merkle.DIGEST_BYTES * (row % merkle.BLOCK_ROWS)
+    return int.from_bytes(data[inside : inside + merkle.DIGEST_BYTES], "little")
+
+
+def recompute(chains: tuple[ChainRecord, ...], anchor: bytes, picked: list[tuple[int, int, int]]) -> NDArray[np.uint32]:
     """Return the digests of the picked rows, (k,), in one product with the unordered B."""
-    A_kn = matrix.rows(seed, "A", n, [row for _, row in picked])
-    placed_kn = np.empty_like(A_kn)
-    orders = {number: matrix.order(value, n) for number, value in seeds.items()}
-    for place, (number, _) in enumerate(picked):
+    n = chains[0].n
+    placed_kn = np.empty((len(picked), n), dtype=np.int8)
+    rounds: dict[tuple[int, int], bytes] = {}
+    for index, chain in enumerate(chains):
+        seed = matrix.first_seed(anchor, chain.device)
+        seeds = _seeds(seed, chain.roots, {number for other, number, _ in picked if other == index})
+        rounds.update({(index, number): value for number, value in seeds.items()})
+        mine = [place for place, (other, _, _) in enumerate(picked) if other == index]
+        if mine:
+            placed_kn[mine] = matrix.rows(seed, "A", n, [picked[place][2] for place in mine])
+    orders = {key: matrix.order(value, n) for key, value in rounds.items()}
+    for place, (index, number, _) in enumerate(picked):
         # A[i] @ B[pi] equals a' @ B where a'[pi[j]] = A[i, j].
-        placed_kn[place, orders[number]] = A_kn[place]
-    C_kn = matrix.product(placed_kn, matrix.matrix(seed, "B", n))
+        row_n = placed_kn[place].copy()
+        placed_kn[place, orders[index, number]] = row_n
+    C_kn = matrix.product(placed_kn, matrix.matrix(matrix.shared_seed(anchor), "B", n))
     found = np.empty(len(picked), dtype=np.uint32)
-    for number, value in seeds.items():
-        mine = [place for place, (other, _) in enumerate(picked) if other == number]
+    for key, value in rounds.items():
+        mine = [place for place, (index, number, _) in enumerate(picked) if (index, number) == key]
         found[mine] = matrix.digest_rows(C_kn[mine], matrix.weights(value, n))
     return found
 

@@ -25,7 +25,7 @@ DEFAULT_BENCH_S = 5.0
 @click.option("--ek-issuer", "issuers", multiple=True, type=click.Path(path_type=Path), help="Issuer of its EK.")
 @click.option("--bind-key", type=click.Path(path_type=Path), help="Public key to bind; made here if absent.")
 @click.option("--bench-s", type=click.FloatRange(0, 600), default=DEFAULT_BENCH_S, show_default=True, help="0: skip.")
-@click.option("--bench-n", type=click.IntRange(0, 16384), default=0, help="Matrix size; 0 chooses.")
+@click.option("--bench-n", type=click.IntRange(0, 8192), default=0, help="Matrix size; 0 chooses.")
 def check(out: Output, challenge_file: Path | None, output: Path | None, **options: Any) -> int | None:
     """Measure this machine. Alone: each requirement measured beside required. With a challenge: evidence."""
     from stannary.certify.collect.node import Sources
