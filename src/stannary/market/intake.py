@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="DataclassInstance")
 
-NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}, TaskKind.COMMAND: set[str]()}
+NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
 MAX_OUTPUTS = 1024
 MAX_IDLE_LOCKS = 4096
 
@@ -283,7 +283,9 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
     if observed != expected:
         raise FormatError("the contribution answers another assignment", why=f"{observed}, expected {expected}")
     names = {item.name for item in made.outputs}
-    if len(names) != len(made.outputs) or len(names) > MAX_OUTPUTS or not NEEDED_OUTPUTS[task.kind] <= names:
+    # Exactly those: a merge finds a contribution by the root over its one output, so a second one would stop it.
+    needed = NEEDED_OUTPUTS.get(task.kind, names)
+    if len(names) != len(made.outputs) or len(names) > MAX_OUTPUTS or names != needed:
         raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
     if predicates.result_root(made.outputs) != made.root:
         raise Refuted("the root is not that of the outputs", why=made.root)
