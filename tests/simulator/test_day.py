@@ -124,3 +124,21 @@ def test_money_is_conserved_after_convictions() -> None:
         "insurance",
         "buyer",
     }
+
+
+def test_silence_hides_no_lie() -> None:
+    """A liar that answers no question about its work is convicted by the root it signed, and loses its bond."""
+    lived = day([HONEST, fleet.SilentLiar, HONEST, HONEST, HONEST], seed=1)
+    assert lived.convicted == {"n1 SilentLiar"}
+    report = proven(lived)
+    assert report.claims is not None
+    assert any(line.account == "bond:elm" for line in report.claims.receipt.settlement)
+    assert theta_of(lived) == theta_without_liars(lived)
+
+
+def test_two_who_make_answers_up_deny_nobody_his_pay() -> None:
+    """With a false accuser and a lazy auditor of two operators about, all honest work is verified and both fall."""
+    lived = day([HONEST, HONEST, HONEST, fleet.FalseAccuser, fleet.LazyAuditor, HONEST], seed=1)
+    assert lived.convicted == {"n3 FalseAccuser", "n4 LazyAuditor"}
+    assert set(lived.verdicts.values()) == {Verdict.VERIFIED}
+    proven(lived)

@@ -8,8 +8,11 @@ Statistics accuse, exact recomputation convicts:
    one another against the prover: `refuted`, and the prover is convicted.
 4. An auditor against whom two parties of different operators agree is convicted itself, also when only the root or
    only the answer differs: a right root with a wrong answer was copied, not computed.
-5. All differ: `unverified`; nobody can be convicted.
-6. The prover does not answer: `unverified`. Silence is a pause, never a conviction.
+5. All differ: the next auditor in rank is asked, else two who make answers up would keep an honest node from its
+   pay. When nobody is left to ask: `unverified`; nobody can be convicted.
+6. The prover does not answer: silence is a pause, never a conviction, and its work is `unverified` at best. But it
+   hides no lie: two auditors of different operators who agree against the root it signed refute it as by rule 3,
+   else whoever lied would fall silent when drawn, and no stake would ever be lost.
 7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
 
 A task that was not drawn is `verified` in the statistical sense only; soundness.py says how much that is worth.
@@ -78,9 +81,9 @@ def judge(
         exhausted: no further auditor can be had, so an open question closes as `unverified`.
         same: how two answers are compared; bitwise inside an engine class.
     """
-    if prover is None:
-        return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT)
     heard = _independent(auditors, operators[contribution.node], operators)
+    if prover is None:
+        return _judge_silent(contribution, heard, exhausted=exhausted, same=same)
     honest_root = prover.root == contribution.root  # else it answers for work it did not hand in
     with_prover = [item for item in heard if honest_root and same(prover, item)]
     against = [item for item in heard if item not in with_prover]
@@ -100,9 +103,19 @@ def undrawn() -> Decision:
     return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
 
 
+def _judge_silent(contribution: Contribution, heard: Sequence[Answer], *, exhausted: bool, same: Same) -> Decision:
+    """Judge signed work whose prover does not answer (rule 6); one auditor who finds its root ends the matter."""
+    against = [item for item in heard if item.root != contribution.root]
+    camp = _largest_camp(against, same)
+    if len(against) < len(heard) or (exhausted and len(camp) < 2):
+        return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT)
+    if len(camp) >= 2:
+        outvoted = [item for item in against if item not in camp]
+        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (contribution.node, *_nodes(outvoted)))
+    return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
+
+
 def _open(heard: Sequence[Answer], *, exhausted: bool) -> Decision:
-    if len(heard) >= 2:
-        return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT)
     if exhausted:
         return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT if heard else Reason.NO_AUDITOR)
     return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)

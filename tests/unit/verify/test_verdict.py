@@ -46,12 +46,16 @@ TABLE = [
     ("xx", ["yy"], Verdict.PENDING, Reason.MISMATCH, []),
     ("xx", ["yy", "yy"], Verdict.REFUTED, Reason.CONTRADICTED, ["p"]),
     ("xx", ["xy", "xy"], Verdict.REFUTED, Reason.CONTRADICTED, ["p"]),  # the prover's own answer was made up
-    ("xx", ["yy", "zz"], Verdict.UNVERIFIED, Reason.NO_AGREEMENT, []),
+    ("xx", ["yy", "zz"], Verdict.PENDING, Reason.MISMATCH, []),  # two who make answers up deny nobody his pay
     ("xx", ["yy", "zz", "zz"], Verdict.REFUTED, Reason.CONTRADICTED, ["p", "a"]),
     ("xx", ["xx", "yy", "yy"], Verdict.UNVERIFIED, Reason.CONTESTED, []),
     ("xx", [], Verdict.PENDING, Reason.AWAITED, []),
-    (None, ["yy", "yy"], Verdict.UNVERIFIED, Reason.PROVER_SILENT, []),
-    (None, [], Verdict.UNVERIFIED, Reason.PROVER_SILENT, []),
+    (None, ["xx"], Verdict.UNVERIFIED, Reason.PROVER_SILENT, []),  # its work was right: a pause
+    (None, ["xx", "yy", "yy"], Verdict.UNVERIFIED, Reason.PROVER_SILENT, []),
+    (None, ["yy"], Verdict.PENDING, Reason.MISMATCH, []),
+    (None, ["yy", "yy"], Verdict.REFUTED, Reason.CONTRADICTED, ["p"]),  # silence hides no lie
+    (None, ["yy", "zz", "zz"], Verdict.REFUTED, Reason.CONTRADICTED, ["p", "a"]),
+    (None, [], Verdict.PENDING, Reason.AWAITED, []),
 ]
 
 
@@ -63,11 +67,21 @@ def test_the_table(prover, auditors, verdict, reason, convicted):
     assert decision.need_auditor == (verdict is Verdict.PENDING)
 
 
-@pytest.mark.parametrize(("auditors", "reason"), [([], Reason.NO_AUDITOR), (["yy"], Reason.NO_AGREEMENT)])
+@pytest.mark.parametrize(
+    ("auditors", "reason"),
+    [([], Reason.NO_AUDITOR), (["yy"], Reason.NO_AGREEMENT), (["yy", "zz"], Reason.NO_AGREEMENT)],
+)
 def test_an_open_question_closes_as_unverified(auditors, reason):
     """When no further auditor can be had nobody is convicted."""
     decision = decide("xx", *auditors, exhausted=True)
     assert (decision.verdict, decision.reason, decision.refuted) == (Verdict.UNVERIFIED, reason, ())
+
+
+@pytest.mark.parametrize("auditors", [[], ["xx"], ["yy"], ["yy", "zz"]])
+def test_silence_alone_convicts_nobody(auditors):
+    """A prover that does not answer is refuted by two agreeing recomputations only."""
+    decision = decide(None, *auditors, exhausted=True)
+    assert (decision.verdict, decision.reason, decision.refuted) == (Verdict.UNVERIFIED, Reason.PROVER_SILENT, ())
 
 
 def test_a_prover_that_answers_for_other_work_is_contradicted():
@@ -101,15 +115,15 @@ def test_every_combination_keeps_the_promises():
         parties = {"p": prover, **dict(zip("abc", auditors, strict=True))}
         spoken = {node: voice for node, voice in parties.items() if voice}
         for node in decision.refuted:
-            against = [voice for other, voice in spoken.items() if other != node and voice != spoken[node]]
+            against = [voice for other, voice in spoken.items() if other != node and voice != spoken.get(node)]
             assert any(against.count(voice) >= 2 for voice in against)
         if prover is None:
-            assert decision.verdict is Verdict.UNVERIFIED
-            assert decision.refuted == ()
+            assert decision.verdict is not Verdict.VERIFIED
+            assert not decision.refuted or "xx" not in auditors  # who finds the signed root protects it
         if decision.verdict is Verdict.VERIFIED:
             assert prover in auditors
         if decision.verdict is Verdict.REFUTED:
-            assert prover not in auditors
+            assert prover is None or prover not in auditors
             assert "p" in decision.refuted
 
 

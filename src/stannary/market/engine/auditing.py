@@ -2,8 +2,8 @@
 
 Rules (DESIGN section 9; verify/verdict.py judges):
 - Nobody is asked to open an answer before both commitments are logged.
-- A silent auditor is replaced by the next in rank. A silent prover closes the matter as `unverified`:
-  a pause, never a conviction.
+- A silent auditor is replaced by the next in rank. A silent prover's work is `unverified` at best; the auditor is
+  heard all the same, and a second one if it finds another root: silence convicts nobody and hides no lie.
 - Disagreement asks the next-ranked auditor, of a third operator, the same question (audit q1).
 - A canary is an audit whose answer is known already: agreement is, before the verdict, checked by one
   more auditor. Nothing he is told differs from any other audit.
@@ -74,21 +74,29 @@ class _Hearing:
             self._replace(audit)
             return
         if prover.silent:
-            self._close(audit, AuditOutcome.SILENT)
-            self._judge(None)
+            self._hear_alone(audit, auditor)
             return
         opened = prover.answer_leaf is not None
         both = prover.committed and (auditor is None or auditor.committed)
         if both and not opened and self._reveal(first, Role.PROVER, self._prover):
-            self._close(audit, AuditOutcome.SILENT)
-            self._judge(None)
+            self._hear_alone(audit, auditor)
             return
         waits = both and auditor is not None and auditor.answer_leaf is None
         if waits and self._reveal(audit, Role.AUDITOR, audit.auditor or ""):
             self._replace(audit)
             return
         if opened and (auditor is None or auditor.answer_leaf is not None):
-            self._decide(audit, auditor is not None)
+            self._decide(audit, answered=auditor is not None)
+
+    def _hear_alone(self, audit: AuditRow, auditor: _Side | None) -> None:
+        """Hear the auditor of a task whose prover does not answer."""
+        if auditor is None:
+            self._close(audit, AuditOutcome.SILENT)
+            self._judge(self._verdict(exhausted=True))
+        elif auditor.answer_leaf is not None:
+            self._decide(audit, answered=True)
+        elif auditor.committed and self._reveal(audit, Role.AUDITOR, audit.auditor or ""):
+            self._replace(audit)
 
     def _auditor(self, audit: AuditRow) -> _Side | None:
         if audit.auditor is None:
@@ -127,7 +135,7 @@ class _Hearing:
         else:
             self._open_next(rest, canary=False)
 
-    def _decide(self, audit: AuditRow, answered: bool) -> None:
+    def _decide(self, audit: AuditRow, *, answered: bool) -> None:
         rest = tuple(audit.ranked[1:])
         decision = self._verdict(exhausted=not rest)
         agreed = decision.verdict is Verdict.VERIFIED and audit.auditor not in decision.refuted
@@ -176,9 +184,8 @@ class _Hearing:
         kept = envelopes.get(self._connection, self._task.contribution or "")
         return statement.read(dsse.from_bytes(kept.envelope).payload, "contribution", Contribution).predicate
 
-    def _judge(self, decision: Decision | None) -> None:
-        """State the verdict; None stands for a prover that stayed silent."""
-        made = decision if decision is not None else self._verdict(exhausted=True)
+    def _judge(self, made: Decision) -> None:
+        """State the verdict."""
         task, connection, world = self._task, self._connection, self._world
         for lease in leases.live_of_task(connection, task.task):
             leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, "judged"))
