@@ -97,11 +97,16 @@ async def submit(
     job_digest = digest.digest(envelope.payload)
     job = ids.job_id(job_digest)
     body = digest.digest(envelope.to_bytes())
-    before = await exchange.store.aread(lambda c: _before(c, job, buyer, idempotency_key, body))
-    if before:
+
+    def examine(connection: Connection) -> int | None:
+        if _before(connection, job, buyer, idempotency_key, body):
+            return None
+        _check_order(exchange, order, spec)
+        return _price(exchange, connection, buyer, order, spec)
+
+    escrow_usd_micros = await exchange.store.aread(examine)
+    if escrow_usd_micros is None:
         return job
-    _check_order(exchange, order, spec)
-    escrow_usd_micros = await exchange.store.aread(lambda c: _price(exchange, c, buyer, order, spec))
     submission = Submission(
         job=job,
         buyer=buyer,

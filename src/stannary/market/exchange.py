@@ -56,8 +56,18 @@ class Exchange:
 
 
 def job_topic(job: str) -> str:
-    """Name the topic that rings when a job's state, events or statements change."""
+    """Name the topic that rings when something came in that may move a job."""
     return f"job:{job}"
+
+
+def seen_topic(job: str) -> str:
+    """Name the topic that rings when a job's engine has moved it: readers wait for both."""
+    return f"seen:{job}"
+
+
+def logged_topic(job: str) -> str:
+    """Name the topic that rings when statements of a job are in the log."""
+    return f"logged:{job}"
 
 
 def node_topic(node: str) -> str:

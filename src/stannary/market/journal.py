@@ -102,7 +102,7 @@ class Journal:
         indexes = dict(zip((item.leaf for item in kept), places, strict=True))
         await self._store.awrite(lambda c: envelopes.set_indexes(c, indexes))
         self._tell(indexes)
-        self._bell.ring(*{f"job:{item.job}" for item in kept if item.job is not None})
+        self._bell.ring(*{f"logged:{item.job}" for item in kept if item.job is not None})
 
     def _tell(self, indexes: Mapping[str, int]) -> None:
         for leaf, index in indexes.items():

@@ -16,7 +16,7 @@ from stannary.formats.digest import Digest
 from stannary.formats.jobspec import JobSpec
 from stannary.market import access, admission, http, views
 from stannary.market.engine.loop import Engines
-from stannary.market.exchange import LOGS, Exchange, job_topic
+from stannary.market.exchange import LOGS, Exchange, job_topic, seen_topic
 from stannary.market.intake import Intake
 from stannary.store import audits, events, jobs, loglines
 from stannary.store.jobs import JobRow
@@ -84,7 +84,7 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
             _own(connection, job, buyer)
             return events.after(connection, job, after, limit=max(limit, 1))
 
-        found = await _poll(exchange, request, job_topic(job), lambda: exchange.store.aread(read))
+        found = await _poll(exchange, request, _news(job), lambda: exchange.store.aread(read))
         return http.answer(
             wire.EventPage(events=[views.event(item) for item in found], next=found[-1].seq if found else after)
         )
@@ -103,7 +103,7 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
             start = max(after, loglines.tail_start(connection, job, tail)) if tail else after
             return loglines.after(connection, job, start, since_ms=since_ms)
 
-        found = await _poll(exchange, request, LOGS + job, lambda: exchange.store.aread(read))
+        found = await _poll(exchange, request, (LOGS + job,), lambda: exchange.store.aread(read))
         return http.answer(
             wire.LogPage(lines=[views.line(item) for item in found], next=found[-1].seq if found else after)
         )
@@ -151,7 +151,7 @@ def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: In
             return _owed(connection, job)
 
         found = await _poll(
-            exchange, request, job_topic(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.frames
+            exchange, request, _news(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.frames
         )
         return http.answer(found[0]) if found else http.no_content()
 
@@ -165,7 +165,7 @@ def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: In
 async def _poll(
     exchange: Exchange,
     request: Request,
-    topic: str,
+    topics: tuple[str, ...],
     look: Callable[[], Awaitable[list[T]]],
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[T]:
@@ -177,7 +177,11 @@ async def _poll(
         left_s = until - exchange.clock.now()
         if found or left_s <= 0 or not go_on() or await request.is_disconnected():
             return found
-        await exchange.bell.wait(mark, left_s, topic)
+        await exchange.bell.wait(mark, left_s, *topics)
+
+
+def _news(job: str) -> tuple[str, ...]:
+    return job_topic(job), seen_topic(job)
 
 
 def _owed(connection: Connection, job: str) -> list[wire.BeaconRequest]:

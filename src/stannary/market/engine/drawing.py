@@ -70,7 +70,7 @@ def advance(
         requested_at_ms=world.now_ms,
     )
     audits.request_draw(connection, new)
-    outcome.rings.add(f"job:{frame.job}")
+    outcome.rings.add(f"seen:{frame.job}")
     return audits.get_draw(connection, frame.job, number)
 
 

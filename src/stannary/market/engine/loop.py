@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from sqlalchemy.engine import Connection
@@ -20,12 +21,13 @@ from stannary.market.clock import now_ms
 from stannary.market.engine import concluding, leasing, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
-from stannary.market.exchange import WORK, Exchange, job_topic, node_topic
+from stannary.market.exchange import WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
 from stannary.market.presence import Presence
 from stannary.store import envelopes, events, jobs, leases, nodes
 
 RETRY_S = 1.0
 IDLE_FACTOR = 8
+MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of arrival
 DEADLINES = "deadlines"
 
 log = logging.getLogger("stannary.market")
@@ -40,6 +42,8 @@ class Engines:
         self.answering: set[str] = set()  # leases whose statement is on its way into the log
         self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
         self._loops: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[str] = set()  # jobs that wait for their last statements to be logged
+        self._queued: deque[str] = deque()  # accepted jobs that wait for a loop, oldest first
         self._checkpoint = Checkpoint("", 0, Digest(""))
 
     async def start(self) -> None:
@@ -112,6 +116,10 @@ class Engines:
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
 
     def _spawn(self, job: str) -> None:
+        """Run a job's loop now, or when another's has ended: what cannot run yet must not cost the rest its time."""
+        if len(self._loops) >= MAX_ACTIVE:
+            self._queued.append(job)
+            return
         self._loops[job] = asyncio.create_task(self._run(job), name=f"engine {job}")
 
     def _recover(self, connection: Connection) -> None:
@@ -122,23 +130,29 @@ class Engines:
 
     async def _run(self, job: str) -> None:
         frame, exchange = self.frames[job], self._exchange
+        topics = [job_topic(job)]
         sweep_s = idle_s = exchange.settings.timing.sweep_s
         while True:
             mark = exchange.bell.mark()
             try:
                 if await self._step(frame):
                     break
+                if frame.job in self._closing:
+                    topics = [job_topic(job), logged_topic(job)]
             except StannaryError as err:
                 log.warning("job %s waits: %s", job, err)
                 await exchange.clock.sleep(RETRY_S)
             except Exception:  # a process edge: one job's trouble must not stop the market
                 log.exception("job %s stands still", job)
                 await exchange.clock.sleep(RETRY_S)
-            rung = await exchange.bell.wait(mark, idle_s, job_topic(job))
+            rung = await exchange.bell.wait(mark, idle_s, *topics)
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
         del self.frames[job]
+        self._closing.discard(job)
         self._loops.pop(job, None)
+        if self._queued:
+            self._spawn(self._queued.popleft())
 
     async def _step(self, frame: JobFrame) -> bool:
         """Step a job once; tell whether it has ended."""
@@ -146,7 +160,7 @@ class Engines:
         stepped = await exchange.store.awrite(lambda c: stepping.step(c, frame, world))
         if stepped.moved:
             exchange.journal.wake()
-            exchange.bell.ring(job_topic(frame.job))
+            exchange.bell.ring(seen_topic(frame.job))
         exchange.bell.ring(*stepped.rings)
         if stepped.conclude:
             return await self._conclude(frame)
@@ -157,7 +171,8 @@ class Engines:
         complete = await store.awrite(lambda c: concluding.close(c, frame, world))
         exchange.journal.wake()
         if not complete:
-            return False  # the journal rings when all is logged
+            self._closing.add(frame.job)
+            return False  # the journal rings when more is logged
         kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         if kept is None:
             made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, concluding.LOCAL_WITNESS))
@@ -170,7 +185,7 @@ class Engines:
         data = await store.aread(lambda c: concluding.file_bytes(c, frame, proof, log_.inclusion, log_.consistency))
         name = await asyncio.to_thread(exchange.blobs.put, data)
         await store.awrite(lambda c: concluding.publish(c, frame, self.world(), name, len(data)))
-        exchange.bell.ring(job_topic(frame.job), WORK)
+        exchange.bell.ring(seen_topic(frame.job), WORK)
         for lease in await store.aread(lambda c: leases.live_of_job(c, frame.job)):
             exchange.bell.ring(node_topic(lease.node))
         return True
