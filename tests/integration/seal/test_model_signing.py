@@ -43,11 +43,10 @@ def test_public_command_verifies(tmp_path: Path, kind: str) -> None:
     (source / "onnx" / "w.bin").write_bytes(os.urandom(100_000))
     environment = {**os.environ, "STANNARY_DATA_DIR": str(tmp_path / "data")}
     path = source if kind == "folder" else source / "config.json"
-    digest = json.loads(stannary("seal", str(path), "-o", str(tmp_path / "store"), "--json", environment=environment))[
-        "digest"
-    ]
+    store = str(tmp_path / "store")
+    made = json.loads(stannary("seal", str(path), "-o", store, "--json", environment=environment))
     target = tmp_path / "model"
-    stannary("open", digest, "--from", store, "-o", str(target), environment=environment)
+    stannary("open", made["digest"], "--from", store, "-o", str(target), environment=environment)
     shown = json.loads(stannary("artifact", "key", "show", "--json", environment=environment))
     (tmp_path / "key.pem").write_text(shown["model_signing"])
     done = verify(tmp_path, target)
