@@ -84,11 +84,12 @@ def _make_root(plan: dict[str, Any]) -> None:
     for name in _ROOT_FILES:
         if Path(name).exists():
             _bind(name, root / name.lstrip("/"))
+    # /tmp before the mounts: an interpreter or checkout below the host's /tmp is shown inside ours.
+    _make_directory(root / "tmp")
+    _mount("tmpfs", str(root / "tmp"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={plan['tmp_bytes']},mode=0700")
     for source, target in plan["mounts"]:
         _bind(source, root / target.lstrip("/"))
     _make_devices(root, plan["shm_bytes"])
-    _make_directory(root / "tmp")
-    _mount("tmpfs", str(root / "tmp"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={plan['tmp_bytes']},mode=0700")
     _make_directory(root / "proc")
     _mount("proc", str(root / "proc"), "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY, "")
     _make_directory(root / ".old")
