@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ZSTD_LEVEL = 1  # higher levels gain below 1 % on exponents and cost 5x (measured, bench/seal.py)
 WORTH_NUM, WORTH_DEN = 15, 16
-FRAME_HEADER_BYTES = 18  # RFC 8878 section 3.1.1
+BLOCK_WORDS = 128 * 1024  # temporaries stay in the cache, and small whatever the shard
 SECTION_BYTES = 4
 XOR_PREFIX_BYTES = 1
 
@@ -42,8 +42,13 @@ def encode_bf16_split(plain: Buffer) -> bytes:
     import numpy as np
 
     words = np.frombuffer(plain, dtype="<u2")
-    exponents = ((words >> 7) & 0xFF).astype(np.uint8)
-    rest = ((words >> 8) & 0x80 | words & 0x7F).astype(np.uint8)
+    exponents = np.empty(len(words), dtype=np.uint8)
+    rest = np.empty(len(words), dtype=np.uint8)
+    for start in range(0, len(words), BLOCK_WORDS):
+        block = slice(start, start + BLOCK_WORDS)
+        part = words[block]
+        exponents[block] = part >> 7 & 0xFF
+        rest[block] = part >> 8 & 0x80 | part & 0x7F
     return _section(_compress(exponents.tobytes())) + rest.tobytes()
 
 
@@ -57,9 +62,13 @@ def decode_bf16_split(stored: Buffer, into: memoryview) -> None:
     frame, rest = _take(memoryview(stored))
     if len(rest) != num:
         raise FormatError("coded shard has another length", why=f"{len(rest)} mantissa bytes, expected {num}")
-    exponents = np.frombuffer(_decompress(frame, num), dtype=np.uint8).astype("<u2")
-    mantissas = np.frombuffer(rest, dtype=np.uint8).astype("<u2")
-    np.bitwise_or((mantissas & 0x80) << 8 | mantissas & 0x7F, exponents << 7, out=np.frombuffer(into, dtype="<u2"))
+    exponents = np.frombuffer(_decompress(frame, num), dtype=np.uint8)
+    mantissas = np.frombuffer(rest, dtype=np.uint8)
+    words = np.frombuffer(into, dtype="<u2")
+    for start in range(0, num, BLOCK_WORDS):
+        block = slice(start, start + BLOCK_WORDS)
+        rest_block = mantissas[block].astype("<u2")
+        words[block] = (rest_block & 0x80) << 8 | rest_block & 0x7F | exponents[block].astype("<u2") << 7
 
 
 def encode_xor_sparse(plain: Buffer, base: Buffer, width: int) -> bytes:

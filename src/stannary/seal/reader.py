@@ -31,6 +31,7 @@ from stannary.seal.source import Source
 
 MAX_CHAIN = 16  # deltas upon deltas; the sealer writes a full artifact long before
 MAX_JOBS = 64
+DECODERS = 2  # at once, whatever the number of connections: each holds an operand and temporaries
 
 Progress = Callable[[int], object]
 
@@ -51,6 +52,7 @@ class SealedArtifact:
         self._shard_keys: dict[int, bytes] = {}
         self._parent: SealedArtifact | None = None
         self._lock = threading.Lock()
+        self._decoders = threading.BoundedSemaphore(DECODERS)
 
     @property
     def size_bytes(self) -> int:
@@ -84,7 +86,8 @@ class SealedArtifact:
             return
         stored = memoryview(bytearray(shard.stored))
         self.mirrors.open_shard(sealed, self.shard_key(number), stored)
-        self._decode(shard, stored, into)
+        with self._decoders:
+            self._decode(shard, stored, into)
         if blake3.blake3(into).hexdigest() != shard.plain:
             raise Refuted("shard decodes to other bytes", why=f"shard {number} of {self.digest}")
 

@@ -36,7 +36,9 @@ from stannary.seal.plan import Cut
 from stannary.seal.reader import MAX_CHAIN, SealedArtifact, run_all
 from stannary.seal.source import Store, envelope_name, head_name, object_name
 
-SEAL_JOBS = 2
+LOCAL_JOBS = 2
+REMOTE_JOBS = 8  # connections; two shard buffers each stay below the memory promised (docs/seal-v1.md)
+CODERS = 2  # at once: each holds an operand and temporaries
 HASH_PIECE_BYTES = 1024 * 1024
 
 WORD_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
@@ -77,7 +79,7 @@ class SealOptions:
     """How to seal; the defaults are right for a disk or a fast store."""
 
     shard_bytes: int = plan.SHARD_BYTES
-    jobs: int = SEAL_JOBS
+    jobs: int | None = None  # LOCAL_JOBS or REMOTE_JOBS
     codec: CodecPolicy = CodecPolicy.RAW
     parent: SealedArtifact | None = None
     index: ShardIndex | None = None
@@ -136,6 +138,7 @@ class _Sealer:
         self._bases = _Bases(options.parent)
         self._meter = LinkMeter()
         self._local = threading.local()
+        self._coders = threading.BoundedSemaphore(CODERS)
         self._written_bytes = 0
         self._lock = threading.Lock()
 
@@ -153,7 +156,9 @@ class _Sealer:
         def one(number: int, cut: Cut) -> None:
             done[number] = self._seal_cut(cut, places[cut.group])
 
-        run_all(((one, item) for item in enumerate(self._cuts)), self._options.jobs)
+        default = REMOTE_JOBS if "://" in self._store.url else LOCAL_JOBS
+        jobs = default if self._options.jobs is None else self._options.jobs
+        run_all(((one, item) for item in enumerate(self._cuts)), jobs)
         finished = [done[number] for number in range(len(self._cuts))]
         return self._publish(groups, finished)
 
@@ -187,7 +192,8 @@ class _Sealer:
             shard = Shard(cut.file, cut.offset, cut.size, known.stored, group, fingerprint.hex(), known.codec)
             self._progress(cut.size)
             return _Done(shard, known.sealed, known.key, reused=True)
-        stored, kind, base = self._code(cut, plain)
+        with self._coders:
+            stored, kind, base = self._code(cut, plain)
         key = message.generate_key()
         sealed, name = self._sealer().seal(stored, key)
         with self._meter.putting(len(sealed)):

@@ -20,7 +20,7 @@ from stannary.cli.output import Output
     default="auto",
     help="Code bf16 weights: never, if smaller, or while the store is slower than the coder (default).",
 )
-@click.option("--jobs", type=int, default=2, show_default=True, help="Shards at once.")
+@click.option("--jobs", type=int, help="Shards at once (default: 8 to a bucket, 2 to a folder).")
 @click.option("--shard-bytes", type=int, default=8 * 1024 * 1024, show_default=True, help="Largest shard.")
 @click.option("--sign-model/--no-sign-model", default=True, help="Add an OpenSSF model-signing bundle (default).")
 @click.option("--index/--no-index", "use_index", default=True, help="Refer to shards you sealed before (default).")
@@ -48,7 +48,7 @@ def seal(out: Output, path: Path, store: str, parent: str | None, use_index: boo
             owner,
             sealing.SealOptions(
                 shard_bytes=int(str(options["shard_bytes"])),
-                jobs=int(str(options["jobs"])),
+                jobs=None if options["jobs"] is None else int(str(options["jobs"])),
                 codec=sealing.CodecPolicy(str(options["codec"])),
                 parent=open_artifact(parent, store) if parent else None,
                 index=index,
