@@ -13,7 +13,7 @@ TORCH := torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fmt types layers bench docs e2e vectors
+.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm fuzz vectors
 
 help:
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -57,6 +57,12 @@ docs: install ## check that documents name real files, commands and error codes
 
 e2e: install ## run the end-to-end tests alone
 	$(BIN)/pytest tests/e2e
+
+e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes, needs qemu, ovmf, swtpm, sbsigntool, mtools)
+	STANNARY_VM=1 $(BIN)/pytest -m vm tests/vm
+
+fuzz: install ## fuzz every evidence parser for 10 minutes
+	$(BIN)/python -m tests.fuzz.fuzz 600
 
 vectors: install ## write the test vectors anew; the tree must not change
 	@set -e; for script in tests/vectors/*/generate.py; do test ! -e "$$script" || $(BIN)/python "$$script"; done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +35,26 @@ from stannary.formats import canonical, record  # noqa: E402
 VECTORS = Path(os.environ.get("STANNARY_VECTORS", ROOT.parent / "shared" / "vectors"))
 REPEATS = 15
 NUM_APPRAISALS = 50_000
+
+
+_TINFOIL = """
+import statistics, sys, time
+from pathlib import Path
+from cryptography import x509
+from tinfoil.attestation.abi_sev import Report
+from tinfoil.attestation.verify_sev import CertificateChain, verify_attestation
+folder, times = Path(sys.argv[1]) / "snp", []
+files = {name: (folder / name).read_bytes() for name in
+         ("genoa_live_v5_report.bin", "genoa_live_vcek.der", "amd_ask_ark_genoa.pem")}
+for _ in range(int(sys.argv[2])):
+    start = time.process_time()
+    # from_report() refuses this CPU model; the chain is handed over instead.
+    ask, ark = x509.load_pem_x509_certificates(files["amd_ask_ark_genoa.pem"])
+    chain = CertificateChain(ark, ask, x509.load_der_x509_certificate(files["genoa_live_vcek.der"]))
+    assert chain.verify_chain() and verify_attestation(chain, Report(files["genoa_live_v5_report.bin"]))
+    times.append((time.process_time() - start) * 1000)
+print(statistics.median(times))
+"""
 
 
 def cpu_ms(work: Callable[[], Any], *, cold: bool, repeats: int = REPEATS) -> float:
@@ -75,17 +96,15 @@ def peers() -> None:
         print(f"{'peer dcap-qvl alone, same TDX quote':<40}{spent:>9.2f}")
     except ImportError:
         print("peer dcap-qvl: not installed")
-    try:
-        from tinfoil.attestation import attestation_sev as sev  # type: ignore[import-not-found]  # optional peer
-    except ImportError:
-        print("peer tinfoil: not installed (pip install tinfoil); not run")
+    interpreter = os.environ.get("STANNARY_TINFOIL_PYTHON", sys.executable)
+    done = subprocess.run(
+        [interpreter, "-W", "ignore", "-c", _TINFOIL, str(VECTORS), str(REPEATS)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        print("peer tinfoil: not installed here (a venv with tinfoil, its python in STANNARY_TINFOIL_PYTHON); not run")
         return
-    report = (VECTORS / "snp/genoa_live_v5_report.bin").read_bytes()
-    vcek = (VECTORS / "snp/genoa_live_vcek.der").read_bytes()
-    found = sev.Report(report)
-    chain = sev.CertificateChain.from_report(found, vcek)
-    spent = cpu_ms(lambda: (chain.verify_chain(), sev.verify_attestation(chain, found)), cold=False)
-    print(f"{'peer tinfoil, same SNP report':<40}{spent:>9.2f}")
+    print(f"{'peer tinfoil, same SNP report':<40}{float(done.stdout.split()[-1]):>9.2f}")
 
 
 def node() -> None:

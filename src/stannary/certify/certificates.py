@@ -39,6 +39,8 @@ _UNDERSTOOD = frozenset(
     {BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, "2.5.29.14", "2.5.29.35", "2.5.29.31",
      "2.5.29.32"}
 )  # fmt: skip
+# DICE extensions (TCG DICE Attestation Architecture 1.1): what a device measured of itself.
+_UNDERSTOOD_PREFIX = "2.23.133.5.4."
 _KEY_CERT_SIGN = 0x04  # bit 5 of KeyUsage, first octet
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -231,7 +233,7 @@ def _problem(path: list[Certificate], now: datetime | None) -> str:
         name = item.common_name()[:60] or f"certificate {depth}"
         if now is not None and not item.not_before <= now <= item.not_after:
             return f"{name} is valid {item.not_before:%Y-%m-%d}..{item.not_after:%Y-%m-%d}, not at {now:%Y-%m-%d}"
-        unknown = [oid for oid, ext in item.extensions.items() if ext.critical and oid not in _UNDERSTOOD]
+        unknown = [oid for oid, extension in item.extensions.items() if extension.critical and not _understood(oid)]
         if unknown:
             return f"{name} has the critical extension {unknown[0]}"
         if depth == 0:
@@ -243,6 +245,10 @@ def _problem(path: list[Certificate], now: datetime | None) -> str:
         if item.path_length is not None and depth - 1 > item.path_length:
             return f"{name} allows {item.path_length} certificates below it"
     return ""
+
+
+def _understood(oid: str) -> bool:
+    return oid in _UNDERSTOOD or oid.startswith(_UNDERSTOOD_PREFIX)
 
 
 def _extensions(fields: list[der.Element]) -> dict[str, Extension]:

@@ -20,12 +20,14 @@ DEADLINE_S = 20.0
 class SoftwareTpm:
     """swtpm on two loopback ports; `reboot` stops and starts it on the same state."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, for_machine: bool = False) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self._control = _free_ports()
+        self.control = folder.resolve() / "control"  # a virtual machine's way in
         self._manufacture()
-        self.start()
+        if not for_machine:
+            self.start()
 
     @property
     def address(self) -> str:
@@ -43,6 +45,18 @@ class SoftwareTpm:
     def root(self) -> Path:
         """The test authority's root certificate."""
         return self._folder / "ca/swtpm-localca-rootca-cert.pem"
+
+    def start_for_machine(self) -> None:
+        """Start on a control socket that a virtual machine takes over; it ends with the machine."""
+        self._process = subprocess.Popen(
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self._folder.resolve() / 'state'}",
+             "--ctrl", f"type=unixio,path={self.control}", "--terminate"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + DEADLINE_S
+        while not self.control.exists():
+            assert time.monotonic() < deadline, "swtpm did not start"
+            assert self._process.poll() is None, "swtpm ended"
 
     def start(self) -> None:
         """Start the process and wait until it answers."""

@@ -277,7 +277,7 @@ def _chain(signature: Any) -> tuple[Certificate, ...]:
 def _golden(root: Any) -> tuple[Golden, ...]:
     found: list[Golden] = []
     for item in root.findall(f"{_SWID}Payload/{_SWID}Resource"):
-        if item.get("type") != "Measurement" or item.get("active") != "True":
+        if item.get("type") != "Measurement" or str(item.get("active", "")).lower() != "true":
             continue
         index = str(item.get("index", ""))
         if not index.isascii() or not index.isdigit() or len(index) > 3:

@@ -178,9 +178,11 @@ def _check_generation(
         exam.not_applicable("cpuid", "report version 2 carries no CPUID")
     elif root is not None:
         named = snp_report.generation_of(report.cpuid)
+        if named is None:
+            exam.note("cpuid", Step.BINDING, observed=f"CPUID {report.cpuid} is new to this release")
         exam.require(
             "cpuid",
-            named == generation,
+            named in {None, generation},
             Step.BINDING,
             Code.BINDING_MISMATCH,
             observed=f"CPUID {report.cpuid} is {named}",

@@ -135,6 +135,6 @@ def generation_of(cpuid: tuple[int, int, int]) -> Generation | None:
             return Generation.MILAN
         if 0x10 <= model <= 0x1F or 0xA0 <= model <= 0xAF:
             return Generation.GENOA
-    if family == 0x1A and model <= 0x11:
+    if family == 0x1A and model <= 0x1F:
         return Generation.TURIN
     return None

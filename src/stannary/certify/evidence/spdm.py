@@ -97,11 +97,12 @@ def _measurements(record: bytes, num_blocks: int) -> dict[int, bytes]:
     for _ in range(num_blocks):
         index, specification = cursor.little(1), cursor.little(1)
         block = Cursor(cursor.sized_little(2), "SPDM measurement")
-        if specification != DMTF_SPECIFICATION:
-            raise UnsupportedFormat("SPDM measurement is not of the DMTF kind", why=str(specification))
-        block.take(1)  # DMTFSpecMeasurementValueType: immutable ROM, firmware, ... all are compared alike
-        value = block.sized_little(2)
-        block.finish()
+        if specification & DMTF_SPECIFICATION:
+            block.take(1)  # DMTFSpecMeasurementValueType: immutable ROM, firmware, ... all are compared alike
+            value = block.sized_little(2)
+            block.finish()
+        else:
+            value = block.take(block.remaining)  # another specification: compared whole, never by its inside
         if index in found:
             raise FormatError("SPDM measurement index appears twice", why=str(index))
         found[index] = value
@@ -110,12 +111,16 @@ def _measurements(record: bytes, num_blocks: int) -> dict[int, bytes]:
 
 
 def _opaque(data: bytes) -> dict[int, bytes]:
+    """Read the device's fields; what follows something that is no field is left unread.
+
+    The data is signed and only ever lifts a cap (firmware id, feature flag): a generation that writes
+    it in another way keeps its caps instead of being called malformed. The first of two fields counts.
+    """
     cursor = Cursor(data, "SPDM opaque data")
     found: dict[int, bytes] = {}
-    while cursor.remaining:
-        kind = cursor.little(2)
-        value = cursor.sized_little(2)
-        if kind in found:
-            raise FormatError("SPDM opaque field appears twice", why=str(kind))
-        found[kind] = value
+    while cursor.remaining >= 4:
+        kind, size = cursor.little(2), cursor.little(2)
+        if size > cursor.remaining:
+            break
+        found.setdefault(kind, cursor.take(size))
     return found

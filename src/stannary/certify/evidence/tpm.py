@@ -389,7 +389,17 @@ def check_log(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes]) -
             observed=f"log gives PCR {index} {value.hex()}",
             expected=pcrs[index].hex(),
         )
-    exam.claims["secure_boot"] = secure_boot(log)
+    state = secure_boot(log)
+    exam.claims["secure_boot"] = state
+    if state != "on":
+        exam.cap(
+            "secure-boot",
+            Step.REFERENCE,
+            0,
+            observed=f"Secure Boot is {state}",
+            expected="on, measured into PCR 7",
+            remedy="switch Secure Boot on and boot a signed image",
+        )
 
 
 def secure_boot(log: EventLog) -> str:

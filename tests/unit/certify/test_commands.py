@@ -1,0 +1,102 @@
+"""The commands: vectors, node check, policy, and documents that name every code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.unit.certify import world
+
+from stannary.certify.remedies import REMEDIES, Code
+from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+from stannary.cli import main as edge
+
+ROOT = Path(__file__).parents[3]
+
+
+def _manifest(folder: Path, expect: str) -> Path:
+    amd = world.Amd()
+    vek = amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
+    (folder / "report.bin").write_bytes(amd.report(vek))
+    (folder / "vek.der").write_bytes(vek.certificate.raw)
+    (folder / "ask.der").write_bytes(amd.ask.certificate.raw)
+    (folder / "ark.der").write_bytes(amd.ark.certificate.raw)
+    case = {"id": "made", "kind": "snp", "evidence": "report.bin", "now": "2026-11-22T00:00:00Z", "expect": expect,
+            "vek": "vek.der", "chain": ["ask.der"], "root": "ark.der"}  # fmt: skip
+    stray = {**case, "id": "stray", "evidence": "../../etc/hostname", "expect": "refuse:malformed"}
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, "cases": [case, stray]}))
+    return folder
+
+
+def test_vectors_prints_a_line_a_case_and_fails_on_a_mismatch(tmp_path, capsys):
+    """The last line counts; a case that leaves its folder cannot run and is a mismatch."""
+    assert edge.run(["certify", "vectors", str(_manifest(tmp_path, "valid"))]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ok   made")
+    assert "could not check" in lines[1]
+    assert lines[-1] == "1 of 2 as expected"
+
+
+def test_vectors_at_another_time_gives_the_other_outcome(tmp_path, capsys):
+    """--now replaces the cases' own time."""
+    edge.run(["certify", "vectors", str(_manifest(tmp_path, "valid")), "--now", "2040-01-01T00:00:00Z", "--json"])
+    cases = json.loads(capsys.readouterr().out)["cases"]
+    assert cases[0]["observed"] == "refuse:chain-invalid"
+
+
+def test_node_check_alone_shows_measured_beside_required(capsys):
+    """Each requirement is a row with what was measured and what is required."""
+    assert edge.run(["node", "check", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["requirements"]
+    assert {"kernel", "TPM 2.0", "Secure Boot", "confidential guest"} <= {row["name"] for row in rows}
+    assert all(row["measured"] and row["required"] for row in rows)
+
+
+def test_policy_explain_says_its_id(capsys):
+    """A policy is explained in words under its content's name."""
+    assert edge.run(["policy", "explain", "confidential"]) == 0
+    assert "ni:///sha-384;" in capsys.readouterr().out
+
+
+def test_bare_machine_is_open_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    """A machine without any hardware evidence gets T0, its power, and what to change."""
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    question, answer, kept = tmp_path / "c.json", tmp_path / "e.json", tmp_path / "kept"
+    assert edge.run(["certify", "challenge", "-o", str(question)]) == 0
+    check = ["node", "check", "--challenge", str(question), "-o", str(answer), "--bench-s", "0.2", "--bench-n", "512"]
+    assert edge.run([*check, "--tpm", str(tmp_path / "no-tpm")]) == 0
+    capsys.readouterr()
+    appraise = ["certify", "appraise", str(answer), "--challenge", str(question), "--keep", str(kept)]
+    code = edge.run([*appraise, "--credential", str(tmp_path / "cred.jwt")])
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert printed.startswith("tier       T0 open")
+    assert "int8_tops" in printed
+    assert "network not measured" in printed
+    assert (tmp_path / "cred.jwt").read_text().count(".") == 2
+    assert edge.run(["policy", "test", "confidential", str(kept)]) == 4
+    assert edge.run(["certify", "reappraise", str(kept), "--deny", "milan"]) == 0
+
+
+def test_one_card_cannot_play_eight(tmp_path, monkeypatch, capsys):
+    """A claim of eight accelerators without their evidence and their products is refused."""
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    question, answer = tmp_path / "c.json", tmp_path / "e.json"
+    edge.run(["certify", "challenge", "-o", str(question)])
+    edge.run(["node", "check", "--challenge", str(question), "-o", str(answer), "--bench-s", "0.2", "--bench-n", "512"])
+    capsys.readouterr()
+    assert edge.run(["certify", "appraise", str(answer), "--challenge", str(question), "--claims", "8xH200"]) == 3
+    printed = capsys.readouterr().out
+    assert "0 accelerators in the power test" in printed
+    assert "15,832 TOP/s by data sheet" in printed
+
+
+def test_every_code_and_tier_is_documented():
+    """docs/refusals.md has a row for each code; docs/tiers.md says what each tier does not protect from."""
+    listed = set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/refusals.md").read_text(), re.MULTILINE))
+    assert listed == {code.value for code in Code} == {code.value for code in REMEDIES}
+    tiers = (ROOT / "docs/tiers.md").read_text()
+    assert all(f"**{tier.name} {NAMES[tier]}**" in tiers for tier in Tier)
+    assert set(RESIDUAL) == set(Tier)
+    assert "We have seen no T2 machine" in tiers
