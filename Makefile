@@ -61,7 +61,7 @@ e2e: install ## run the end-to-end tests alone
 e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes, needs qemu, ovmf, swtpm, sbsigntool, mtools)
 	STANNARY_VM=1 $(BIN)/pytest -m vm tests/vm
 
-fuzz: install ## fuzz every evidence parser for 10 minutes
+fuzz: install ## fuzz every evidence parser for 10 minutes (with atheris: pip install '.[fuzz]')
 	$(BIN)/python -m tests.fuzz.fuzz 600
 
 vectors: install ## write the test vectors anew; the tree must not change

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from tests.fuzz.targets import SEEDS, TARGETS
 
@@ -69,8 +71,13 @@ def main() -> None:
             one(names[data[0] % len(names)], data[1:])
 
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}"], target)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory() as corpus:
+        for index, name in enumerate(names):
+            if name in SEEDS:
+                (Path(corpus) / name).write_bytes(bytes([index]) + SEEDS[name])
+        limits = [f"-max_total_time={int(seconds)}", "-max_len=8192", "-timeout=20"]
+        atheris.Setup([sys.argv[0], *limits, corpus], target)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
