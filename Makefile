@@ -11,6 +11,8 @@ STAMP := $(VENV)/.stamp
 SYSTEM_STAMP := $(VENV)/.system-stamp
 TORCH := torch==2.13.0
 export OMP_NUM_THREADS ?= 1
+# Container images forbid byte code; then each process of demo and tests would compile all it imports anew (2 s each).
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm fuzz vectors
