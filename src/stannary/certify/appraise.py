@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stannary.certify import references
 from stannary.certify.anchor import anchor, device_nonce
-from stannary.certify.evidence import rim
+from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.nitro import NitroVerifier
@@ -127,7 +127,7 @@ def _layer(name: str, part: Part, expected: bytes, context: tuple[Context, Any])
     appraisal = examine(verifier, part.evidence, bound=bound, collateral=collateral, now=outer.now, rules=rules)
     if part.kind == "nvgpu":
         return _with_manifests(name, appraisal, part, (collateral, outer, rules))
-    return appraisal
+    return _with_log(appraisal, part) if part.kind == "tdx" else appraisal
 
 
 def _verifier(name: str, part: Part, expected: bytes, context: Context) -> tuple[Any, bytes]:
@@ -153,9 +153,7 @@ def _verifier(name: str, part: Part, expected: bytes, context: Context) -> tuple
 def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[Any, Context, Any]) -> Appraisal:
     """Compare a device with the reference manifests carried for it."""
     collateral, outer, rules = context
-    exam = Examination(appraisal.kind, claims=dict(appraisal.claims), identities=list(appraisal.identities))
-    exam.qualifiers = set(appraisal.qualifiers)
-    exam.findings, exam.checks = list(appraisal.findings), list(appraisal.checks)
+    exam = Examination.reopen(appraisal)
     ueid = appraisal.claims.get("ueid")
     exam.require(
         "name",
@@ -177,6 +175,19 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[
             continue
         rim.check_signed(exam, manifest, (collateral, outer.now, rules))
         rim.check_match(exam, manifest, report)
+    return exam.close()
+
+
+def _with_log(appraisal: Appraisal, part: Part) -> Appraisal:
+    """Replay a TD's event log to the runtime registers of its quote."""
+    exam = Examination.reopen(appraisal)
+    if not part.log:
+        exam.waive("rtmr", "no CCEL event log carried")
+        return exam.close()
+    try:
+        ccel.check_replay(exam, ccel.parse_ccel(part.log), IntelVerifier("tdx").parse(part.evidence))
+    except FormatError as err:
+        exam.refuse("rtmr", Step.REPLAY, Code.MALFORMED, observed=err)
     return exam.close()
 
 

@@ -30,7 +30,7 @@ PROFILE = "tag:stannary,2026:node#1"
 MAX_SUBMODULES = 64
 _NAME = re.compile(r"cpu|tpm|(gpu|nvswitch)/[0-9a-f]{1,64}")
 _MEMBERS = frozenset({"eat_profile", "eat_nonce", "challenge", "binding", "submods", "host", "bench", "collected_at"})
-_PART_MEMBERS = frozenset({"kind", "evidence", "certificates", "crls", "ocsp", "rims", "intel"})
+_PART_MEMBERS = frozenset({"kind", "evidence", "certificates", "crls", "ocsp", "rims", "intel", "log"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Part:
     ocsp: tuple[bytes, ...] = ()
     rims: tuple[bytes, ...] = ()
     intel: bytes = b""
+    log: bytes = b""  # CCEL data area of a TD; a TPM's log is inside its evidence
 
     def collateral(self) -> Collateral:
         """Parse what is carried."""
@@ -64,8 +65,9 @@ class Part:
             listed = getattr(self, name)
             if listed:
                 members[name] = [dsse.encode_base64(item) for item in listed]
-        if self.intel:
-            members["intel"] = dsse.encode_base64(self.intel)
+        for name in ("intel", "log"):
+            if getattr(self, name):
+                members[name] = dsse.encode_base64(getattr(self, name))
         return members
 
 
@@ -148,6 +150,7 @@ def _part(name: str, value: Json) -> Part:
         ocsp=_octets(members, "ocsp"),
         rims=_octets(members, "rims"),
         intel=dsse.decode_base64(members["intel"], f"{name} collateral") if "intel" in members else b"",
+        log=dsse.decode_base64(members["log"], f"{name} event log") if "log" in members else b"",
     )
 
 

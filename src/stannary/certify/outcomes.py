@@ -173,6 +173,19 @@ class Examination:
     qualifiers: set[Qualifier] = field(default_factory=set)
     tcb_status: str = ""
 
+    @classmethod
+    def reopen(cls, appraisal: Appraisal) -> Examination:
+        """Return an examination that goes on where an appraisal ended."""
+        return cls(
+            kind=appraisal.kind,
+            claims=dict(appraisal.claims),
+            findings=list(appraisal.findings),
+            checks=list(appraisal.checks),
+            identities=list(appraisal.identities),
+            qualifiers=set(appraisal.qualifiers),
+            tcb_status=appraisal.tcb_status,
+        )
+
     def require(
         self, check: str, holds: bool, step: Step, code: Code, *, observed: object = "", expected: object = ""
     ) -> bool:

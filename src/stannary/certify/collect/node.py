@@ -38,6 +38,7 @@ class Sources:
     tpm: str = ""
     ek_chain: tuple[Path, ...] = ()  # issuers of the EK certificate, where the maker put none in the TPM
     event_log: Path = tpm_client.EVENT_LOG
+    ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
     tsm: Path = tsm.CONFIGFS
     bound_key: bytes = b""  # public key to bind; made here if empty
     bench_s: float = 5.0  # 0: no power test
@@ -86,7 +87,8 @@ def _try(found: Collected, name: str, collect: Callable[[], Part]) -> None:
 
 def _cpu(bound: bytes, sources: Sources) -> Part:
     report = tsm.request(anchors.report_data(bound), sources.tsm)
-    return Part(report.kind, report.blob, certificates=report.certificates)
+    log = _log(sources.ccel) if report.kind == "tdx" else b""
+    return Part(report.kind, report.blob, certificates=report.certificates, log=log)
 
 
 def _tpm(bound: bytes, challenge: Challenge, sources: Sources) -> Part:
