@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,11 @@ class Home:
     def stannary(self, *arguments: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
         return self.python("-m", "stannary", *arguments, timeout_s=timeout_s)
+
+    def market_url(self) -> str:
+        """Return the address of the private market that runs in this home."""
+        (card,) = Path(self.environment["STANNARY_DATA_DIR"]).glob("local/market.json")
+        return str(json.loads(card.read_text())["url"])
 
     def python(self, *arguments: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run Python in this home."""

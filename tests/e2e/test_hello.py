@@ -94,10 +94,12 @@ def test_a_price_nobody_meets_is_no_capacity(home, receipt):
 
 
 def test_a_stopped_market_comes_back(home, receipt):
-    """After `market stop` the next command finds the same jobs."""
+    """After `market stop` the next command finds the same jobs, at the address the nodes know."""
+    address = home.market_url()
     assert home.stannary("market", "stop").returncode == 0
     down = home.stannary("ls")
     assert down.returncode == 1
     assert "E-MARKET-DOWN" in down.stderr
     assert home.stannary("run", "--example", "hello", "--dry-run").returncode == 0
     assert len(json.loads(home.stannary("ls", "--json").stdout)["jobs"]) == 1
+    assert home.market_url() == address

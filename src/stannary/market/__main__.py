@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run a market until SIGTERM")
     serve.add_argument("--dir", type=Path, required=True, help="database, log, blobs and keys live here")
     serve.add_argument("--host", default="127.0.0.1", help="any other than loopback is served by TLS")
-    serve.add_argument("--port", type=int, default=0, help="0: any free one, see market.json")
+    serve.add_argument("--port", type=int, default=0, help="0: that of the last start, any free one the first time")
     serve.add_argument("--name", default="local.market", help="the market's name and the log's origin")
     serve.add_argument("--profile", choices=[item.value for item in Profile], default=Profile.LOCAL.value)
     serve.add_argument("--no-witness", action="store_true", help="start no witness process beside the market")

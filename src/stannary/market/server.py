@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvicorn
 
+from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.market import app, identity
 from stannary.market.bell import Bell
@@ -36,6 +37,7 @@ from stannary.store.database import Store
 from stannary.tlog.log import Log
 
 DATABASE = "market.db"
+PORT_FILE = "port"
 KEEP_ALIVE_S = 65
 BACKLOG = 2048
 LIMIT_CONCURRENCY = 20_000
@@ -78,12 +80,13 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
 async def serve(settings: Settings) -> None:
     """Run a market until SIGTERM or SIGINT."""
     async with opened(settings) as (exchange, engines):
-        listener = _listen(settings.host, settings.port)
+        listener = _listen(settings.host, settings.port or _last_port(settings.directory))
         port = listener.getsockname()[1]
-        scheme, files = _secure(settings, exchange)
+        files.replace(settings.directory / PORT_FILE, f"{port}\n".encode())
+        scheme, certificate = _secure(settings, exchange)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         exchange.url = f"{scheme}://{host}:{port}"
-        server = _server(app.build(exchange, engines), files)
+        server = _server(app.build(exchange, engines), certificate)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():  # uvicorn offers no event to wait for
             await asyncio.sleep(0.01)
@@ -108,6 +111,14 @@ async def _working(exchange: Exchange, engines: Engines) -> AsyncIterator[None]:
         await asyncio.gather(*workers, return_exceptions=True)
 
 
+def _last_port(directory: Path) -> int:
+    """Return the port of the last start, 0 before the first: nodes and join tokens hold the address."""
+    try:
+        return int((directory / PORT_FILE).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -117,7 +128,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as err:
         listener.close()
         raise EnvironmentProblem(
-            "the market cannot listen", why=f"{host}:{port}: {err.strerror}", hint="choose another --port"
+            "the market cannot listen",
+            why=f"{host}:{port}: {err.strerror}",
+            hint="end what listens there, or choose another --port and let the nodes join again",
         ) from err
     return listener
 
@@ -130,7 +143,7 @@ def _secure(settings: Settings, exchange: Exchange) -> tuple[str, tuple[Path, Pa
     return "https", (cert, key)
 
 
-def _server(application: object, files: tuple[Path, Path] | None) -> uvicorn.Server:
+def _server(application: object, certificate: tuple[Path, Path] | None) -> uvicorn.Server:
     config = uvicorn.Config(
         application,  # type: ignore[arg-type]  # an ASGI application; uvicorn's union is narrower than starlette's
         loop="uvloop",
@@ -143,8 +156,8 @@ def _server(application: object, files: tuple[Path, Path] | None) -> uvicorn.Ser
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         server_header=False,
-        ssl_certfile=str(files[0]) if files is not None else None,
-        ssl_keyfile=str(files[1]) if files is not None else None,
+        ssl_certfile=str(certificate[0]) if certificate is not None else None,
+        ssl_keyfile=str(certificate[1]) if certificate is not None else None,
     )
     return uvicorn.Server(config)
 
