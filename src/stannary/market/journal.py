@@ -78,14 +78,14 @@ class Journal:
 
     async def drain(self) -> None:
         """Log all the outbox holds now; used at the start, before anything rests on it."""
-        while kept := await self._store.aread(lambda c: envelopes.unlogged(c, limit=MAX_BATCH)):
+        while kept := await self._store.aread(lambda c: envelopes.leaves_to_log(c, limit=MAX_BATCH)):
             await self._take(kept)
 
     async def run(self) -> None:
         """Log what the outbox holds, for ever."""
         while True:
             mark = self._bell.mark()
-            kept = await self._store.aread(lambda c: envelopes.unlogged(c, limit=MAX_BATCH))
+            kept = await self._store.aread(lambda c: envelopes.leaves_to_log(c, limit=MAX_BATCH))
             if not kept:
                 await self._bell.wait(mark, IDLE_S, OUTBOX)
                 continue
@@ -95,14 +95,14 @@ class Journal:
                 log.warning("the log takes nothing: %s", err)
                 await self._clock.sleep(RETRY_S)
 
-    async def _take(self, kept: list[envelopes.Kept]) -> None:
-        appended = self._log.append_many([digest.raw(Digest(item.leaf)) for item in kept])
+    async def _take(self, kept: list[tuple[str, str | None]]) -> None:
+        appended = self._log.append_many([digest.raw(Digest(leaf)) for leaf, _ in kept])
         self._log.flush()
         places = await asyncio.wrap_future(appended)
-        indexes = dict(zip((item.leaf for item in kept), places, strict=True))
+        indexes = dict(zip((leaf for leaf, _ in kept), places, strict=True))
         await self._store.awrite(lambda c: envelopes.set_indexes(c, indexes))
         self._tell(indexes)
-        self._bell.ring(*{f"logged:{item.job}" for item in kept if item.job is not None})
+        self._bell.ring(*{f"logged:{job}" for _, job in kept if job is not None})
 
     def _tell(self, indexes: Mapping[str, int]) -> None:
         for leaf, index in indexes.items():
