@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm fuzz vectors
+.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal fuzz vectors
 
 help:
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -62,6 +62,10 @@ e2e: install ## run the end-to-end tests alone
 
 e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes, needs qemu, ovmf, swtpm, sbsigntool, mtools)
 	STANNARY_VM=1 $(BIN)/pytest -m vm tests/vm
+
+e2e-seal: install ## seal a real model, 4 GiB in 256 MiB, the public model_signing command (opt-in; minutes, needs root)
+	$(BIN)/python -m pip install -q -e ".[smollm2]"
+	STANNARY_SLOW=1 $(BIN)/pytest tests/integration/seal
 
 fuzz: install ## fuzz every evidence parser for 10 minutes (with atheris: pip install '.[fuzz]')
 	$(BIN)/python -m tests.fuzz.fuzz 600

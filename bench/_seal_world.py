@@ -90,14 +90,19 @@ def ceilings() -> dict[str, float]:
     def copy() -> None:
         into[:] = plain
 
+    descriptor = os.memfd_create("ceiling")
+    os.pwrite(descriptor, sealed, 0)
     works: dict[str, Callable[[], object]] = {
         "AES-256-GCM open": lambda: AESGCM(key).decrypt_into(bytes(12), gcm, None, into),
         "Cobblestone-256 open": cobblestone,
         "BLAKE3": lambda: blake3.blake3(sealed).digest(),
         "copy": copy,
+        "read from memory": lambda: os.preadv(descriptor, [into], 0),
     }
     result = {name: size / cpu_s(work, 12) / 1e9 for name, work in works.items()}
-    result["open and hash"] = 1 / (1 / result["Cobblestone-256 open"] + 1 / result["BLAKE3"])
+    os.close(descriptor)
+    parts = ("read from memory", "BLAKE3", "Cobblestone-256 open")
+    result["read, hash and open"] = 1 / sum(1 / result[name] for name in parts)
     return result
 
 

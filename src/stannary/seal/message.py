@@ -158,7 +158,7 @@ class ShardOpener:
         rest = len(self._into) - self._straight
         if self._written != self._straight or len(self._tail) != self._padded - self._straight:
             raise Refuted("shard opens to another length", why=f"b3 {self._expected.blake3}")
-        if any(self._tail[rest:]):
+        if self._tail.count(0, rest) != len(self._tail) - rest:
             raise Refuted("shard padding is not zero", why=f"b3 {self._expected.blake3}")
         self._into[self._straight :] = self._tail[:rest]
 

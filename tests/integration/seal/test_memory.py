@@ -18,6 +18,7 @@ OVER_DESTINATION_BYTES = 256 * MIB
 CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 
 pytestmark = [
+    pytest.mark.skipif(os.environ.get("STANNARY_SLOW") != "1", reason="minutes: make e2e-seal"),
     pytest.mark.slow,
     pytest.mark.needs_root,
     pytest.mark.timeout(900),

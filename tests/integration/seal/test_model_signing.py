@@ -14,7 +14,11 @@ from tests.integration.seal.client import stannary
 ENVIRONMENT = Path(__file__).resolve().parents[3] / ".bench" / "model_signing"
 PACKAGES = ("model-signing==1.1.1", "pyOpenSSL")  # it imports pyOpenSSL without asking for it
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.environ.get("STANNARY_SLOW") != "1", reason="minutes: make e2e-seal"),
+]
 
 
 def command() -> str:

@@ -25,6 +25,7 @@ PROMPT = "What is the capital of France?"
 SHARD_BYTES = 2 * 1024 * 1024
 
 pytestmark = [
+    pytest.mark.skipif(os.environ.get("STANNARY_SLOW") != "1", reason="minutes: make e2e-seal"),
     pytest.mark.slow,
     pytest.mark.needs_root,
     pytest.mark.timeout(1200),
