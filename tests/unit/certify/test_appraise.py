@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -14,12 +15,15 @@ from stannary.certify import anchor as anchors
 from stannary.certify import challenge as challenges
 from stannary.certify import credential, envelope, policy, references
 from stannary.certify.appraise import Context, appraise
+from stannary.certify.collateral import Collateral
 from stannary.certify.envelope import Evidence, Part
+from stannary.certify.evidence.ear import EarVerifier, read_submods
 from stannary.certify.evidence.tcb import pem
+from stannary.certify.evidence.verifier import examine
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again, exposed
-from stannary.certify.rules import Roots, SnpTcb
+from stannary.certify.rules import Roots, Rules, SnpTcb
 from stannary.certify.tiers import Tier
 from stannary.errors import FormatError, LimitExceeded, Refuted, SpecError
 from stannary.formats import dsse
@@ -190,6 +194,41 @@ def test_credential_says_tier_limit_checks_and_key(machine):
         credential.read(token, dsse.public_bytes(key), context.now + timedelta(hours=1))
     with pytest.raises(FormatError):
         credential.issue(result, evidence, challenge, context.policy, key, now=context.now, lifetime_s=3600)
+
+
+def test_credential_is_an_ear_that_others_can_read(machine):
+    """The credential verifies as a plain EAR under the verifier's key as JWK, and under no other."""
+    challenge, key = _challenge(), Ed25519PrivateKey.generate()
+    evidence, context = machine.answer(challenge), _context()
+    result = appraise(evidence, challenge, context)
+    token = credential.issue(result, evidence, challenge, context.policy, key, now=context.now).encode()
+    x = base64.urlsafe_b64encode(dsse.public_bytes(key)).rstrip(b"=").decode()
+    arguments = {"bound": challenge.nonce_bytes, "collateral": Collateral(), "now": context.now, "rules": Rules()}
+    good = examine(EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x}), token, **arguments)
+    assert good.outcome == "valid", good.findings
+    other = EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x[::-1]})
+    assert examine(other, token, **arguments).outcome in {"refuse:signature-invalid", "refuse:malformed"}
+    late = {**arguments, "now": context.now + timedelta(hours=1)}
+    assert (
+        examine(EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x}), token, **late).outcome == "refuse:chain-invalid"
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "status"), [("ear_status", "affirming"), ("ear.status", "warning"), ("ear.status", 96)]
+)
+def test_ear_is_read_in_both_spellings(member, status):
+    """Tokens of the current draft and of older ones name their status differently; both are read."""
+    found = read_submods({"eat_profile": "p", "submods": {"cpu": {member: status}}})
+    assert found["cpu"].value == {96: "contraindicated"}.get(status, status)
+    for bad in (
+        {"cpu": {}},
+        {"cpu": {"ear_status": "none", "ear.status": "none"}},
+        {"cpu": {"ear_status": "fine"}},
+        {},
+    ):
+        with pytest.raises(FormatError):
+            read_submods({"eat_profile": "p", "submods": bad})
 
 
 def test_refusals_are_signed_too(machine):

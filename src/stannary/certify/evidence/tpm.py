@@ -50,7 +50,7 @@ _HEX_NAMES = {
     "signature": ("signature_tpmt_hex", "signature"),
     "ak": ("ak_pub_tpmt_hex", "ak_public"),
     "ek": ("ek_pub_tpmt_hex", "ek_public"),
-    "certificate": ("ek_cert_hex", "ek_certificate"),
+    "certificate": ("ek_cert_hex", "ek_certificate_hex", "ek_cert_der_hex", "ek_certificate"),
     "log": ("event_log_hex", "event_log"),
     "secret": ("activation_secret_hex", "activation_secret"),
     "nonce": ("nonce_hex", "nonce"),
@@ -217,6 +217,18 @@ def check_endorsement(
             observed="no EK certificate",
             expected="an EK certificate of the TPM's maker",
             remedy="switch the TPM on in the BIOS; firmware TPMs fetch theirs from the maker",
+        )
+        return
+    if not any((rules.roots.tpm.certificates, rules.roots.tpm.key_pins, rules.roots.tpm_test.certificates,
+                rules.roots.tpm_test.key_pins)):  # fmt: skip
+        exam.waive("ek-chain", "could not check: the rules name no root of a TPM maker")
+        exam.cap(
+            "ek-chain",
+            Step.CHAIN,
+            0,
+            observed="no root to check the EK certificate against",
+            expected="the TPM maker's root",
+            remedy="name the maker's root: [tpm] roots in the policy, or --tpm-root FILE",
         )
         return
     leaf, pool = parsed.ek_chain[0], (*parsed.ek_chain[1:], *collateral.certificates)
