@@ -182,7 +182,7 @@ class Holdings:
         wanted = holding.spec.resources
         limits = Limits(memory_bytes=wanted.memory_bytes, cpu_millis=wanted.cpus * 1000, tmp_bytes=wanted.disk_bytes)
         environment = job_environment(holding.spec.envs, self.settings.kernel)
-        return Bench(holding.directory, self.outbox, environment, limits, _output_bytes(holding.spec), holding.packages)
+        return Bench(holding.directory, self.outbox, environment, limits, output_bytes(holding.spec), holding.packages)
 
     def _make_room(self, job: JobId) -> None:
         alive = [held for held in self._held.values() if held.worker is not None and held.job != job]
@@ -210,13 +210,13 @@ def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:
     return jobspec.from_canonical(checked.spec)
 
 
-def _output_bytes(spec: JobSpec) -> int:
+def output_bytes(spec: JobSpec) -> int:
     """Bound what one task may hand in: a training job's weights fit in its memory, files on its disk."""
     return spec.resources.memory_bytes if spec.kind is JobKind.TRAIN else spec.resources.disk_bytes
 
 
 def _check_disk(directory: Path, spec: JobSpec) -> None:
-    wanted = spec.workdir_bytes * 2 + sum(item.size_bytes for item in spec.inputs.values()) + _output_bytes(spec)
+    wanted = spec.workdir_bytes * 2 + sum(item.size_bytes for item in spec.inputs.values()) + output_bytes(spec)
     free = shutil.disk_usage(directory).free
     if free < wanted:
         raise EnvironmentProblem(

@@ -84,6 +84,8 @@ def headline(report: Report) -> str:
     verdict = Verdict.REFUTED if report.exit_code == 3 else report.verdict
     if claims is None:
         return words[verdict]
+    if report.exit_code == 4 and verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
+        words[verdict] = "NOT ENOUGH."  # true, and below what was asked
     sound = claims.receipt.soundness
     return (
         f"{words[verdict]} job {claims.receipt.job} {plain(claims.job_name)}: {claims.receipt.status}, "

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from stannary.formats.note import Checkpoint
+    from stannary.verify.policy import Requirements
 
 BY_MARKET = frozenset({"credential", "placement", "assignment", "draw", "verdict"})
 BY_BUYER = frozenset({"job", "reveal"})
@@ -52,6 +53,12 @@ class Policy:
 
     allow_unverified: bool = False  # accept work nobody checked (`verify: none`)
     job_digest: Digest | None = None  # the job the reader submitted, if it is his own
+    requirements: Requirements | None = None  # floors (policy.py)
+
+    @property
+    def accepts_unverified(self) -> bool:
+        """Return whether unverified work may do: by the reader's word now, or his policy's."""
+        return self.allow_unverified or (self.requirements is not None and self.requirements.allow_unverified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,10 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
     _apply_policy(said.predicate, policy, findings)
+    if policy.requirements is not None and not findings.refuted:
+        from stannary.verify import policy as policies
+
+        policies.apply(policy.requirements, case, said.predicate, market, findings)
     claims = Claims(
         market=market.name,
         log_size=opened.final.size,
@@ -115,6 +126,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
         receipt=said.predicate,
         convictions=tuple(item.predicate for item in case.verdicts if item.predicate.refuted),
         operators=dict(case.operators),
+        case=case,
     )
     verdict = Verdict.REFUTED if findings.refuted else said.predicate.verdict
     return Report(verdict, tuple(findings.items), claims)
@@ -275,7 +287,7 @@ def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:
         return
     if stated.verdict is Verdict.REFUTED:
         findings.refute("receipt.verdict", "receipt", "the result contains convicted work", "a result without it")
-    elif not policy.allow_unverified:
+    elif not policy.accepts_unverified:
         figures = stated.soundness
         why = f"job {stated.status}"
         if stated.verification == Verification.NONE:

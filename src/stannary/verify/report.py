@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Receipt, TaskVerdict, Verdict
+
+if TYPE_CHECKING:
+    from stannary.verify.case import Case
 
 
 class Severity(StrEnum):
@@ -49,6 +53,7 @@ class Claims:
     receipt: Receipt
     convictions: tuple[TaskVerdict, ...]
     operators: dict[NodeId, str]  # node -> operator
+    case: Case  # the statements themselves: what a replay computes again (recomputation.py)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ All figures are integers in parts per million, or decimal strings: what is signe
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import ROUND_UP, Decimal, localcontext
 
 from stannary.errors import FormatError
+from stannary.formats.predicates import Soundness
 
 PPM = 1_000_000
 _PLACES = Decimal("0.000001")
@@ -46,6 +47,22 @@ def survival(audit_ppm: int, detection_ppm: int, cheated_units: int) -> str:
         context.prec = 40
         caught = Decimal(audit_ppm) * detection_ppm / (PPM * PPM)
         return _decimal((1 - caught) ** cheated_units)
+
+
+def escape_of_share(figures: Soundness, share_ppm: int) -> str:
+    """Return the probability that cheating a share of the units is never found, (1 - p·d)^n, rounded up.
+
+    n is the share of the units, at least one; p the smaller of the signed audit rate and the share that was really
+    recomputed, since silent auditors find nothing. A job without units shows nothing: 1.
+    """
+    if figures.units == 0:
+        return _decimal(Decimal(1))
+    really_ppm = min(figures.audit_ppm, figures.audited * PPM // figures.units)
+    cheated = -(-figures.units * share_ppm // PPM)
+    with localcontext() as context:
+        context.prec = 40
+        caught = Decimal(really_ppm) * figures.detection_ppm / (PPM * PPM)
+        return format(((1 - caught) ** cheated).quantize(_PLACES, ROUND_UP), "f")
 
 
 def is_sound(audit_ppm: int, required: int) -> bool:

@@ -434,13 +434,17 @@ class World:
         else:
             lie = f"false {node.name}" if node.name in self.false_accusers else ""
             outputs = self.outputs(assignment, lie)
-        state = f"{predicates.assignment_digest(assignment)} {selection.step} {lie}".encode()
+        state = self.state(assignment, selection.step, lie)
         return predicates.Answer(
             job=self.job_id, audit=ids.audit_id(task, number), task=task, role=role, node=node.id,
             blind=hashlib.sha256(f"{node.name} {task} {number}".encode()).hexdigest(),
             answer=predicates.answer_hash(selection.salt, state), root=predicates.result_root(outputs),
             outputs=outputs, spent=Spent(0, 0, 0, 0, 40 * assignment.num_steps), answered_at=self.time(self.now),
         )  # fmt: skip
+
+    def state(self, assignment: predicates.Assignment, step: int, lie: str = "") -> bytes:
+        """Return the state after a step: a function of assignment and step, and of the lie."""
+        return f"{predicates.assignment_digest(assignment)} {step} {lie}".encode()
 
     def _by_id(self, node: NodeId) -> Node:
         return next(item for item in self.nodes.values() if item.id == node)

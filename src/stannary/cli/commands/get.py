@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -9,17 +10,23 @@ import click
 from stannary.cli import session
 from stannary.cli.command import command
 from stannary.cli.output import Output
-from stannary.errors import NotFound
+from stannary.errors import NotFound, Refuted
 from stannary.formats import digest, workdir
+
+REFUTED = Refuted.exit_code
 
 
 @command
 @click.argument("job")
 @click.argument("name", required=False)
 @click.option("-o", "--output", "directory", default=".", type=click.Path(path_type=Path), help="Write into DIR.")
-def get(out: Output, job: str, name: str | None, directory: Path) -> None:
+@click.option("--artifacts", is_flag=True, help="Fetch what `verify --replay --artifacts DIR` needs, by digest.")
+def get(out: Output, job: str, name: str | None, directory: Path, artifacts: bool) -> None:
     """Fetch a job's results, or the one called NAME, into a directory."""
     wanted = session.job_id(job)
+    if artifacts:
+        _get_artifacts(out, wanted, directory)
+        return
     with session.connect() as client:
         listed = client.outputs(wanted).outputs
         chosen = [item for item in listed if name is None or item.name == name]
@@ -35,3 +42,25 @@ def get(out: Output, job: str, name: str | None, directory: Path) -> None:
             client.download(digest.parse(item.digest), target, item.size_bytes)
             fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
     out.result({"outputs": fetched}, "\n".join(f"{item['path']}  {item['digest']}" for item in fetched))
+
+
+def _get_artifacts(out: Output, job: str, directory: Path) -> None:
+    """Fetch every blob the job's receipt can be replayed from, one file per hex digest."""
+    from stannary.cli import replay
+    from stannary.sdk import replay as replaying
+    from stannary.sdk import trustfile
+    from stannary.verify import recomputation
+    from stannary.verify.receipt import verify_receipt
+
+    with session.connect() as client:
+        report = verify_receipt(client.receipt(job), trustfile.load(), int(time.time()))
+        if report.claims is None or report.exit_code == REFUTED:
+            why = "; ".join(f"{item.id}: {item.observed}" for item in report.findings)
+            raise Refuted(
+                "this job's receipt does not verify", why=why[:300], hint=f"stannary verify {job}.receipt.json"
+            )
+        case = report.claims.case
+        items = replay.blobs_of(case, recomputation.units(case))
+        brought = replaying.bring_all(items, replaying.Market(client), directory, out)
+    value = {"artifacts": [str(path) for path in brought], "missing": len(items) - len(brought)}
+    out.result(value, f"{len(brought)} of {len(items)} blobs in {directory}")

@@ -1,9 +1,13 @@
-"""`stannary verify`: check a receipt offline. Needs neither a market nor an account."""
+"""`stannary verify`: check a receipt offline. Needs neither a market nor an account, unless it is to replay.
+
+Only what a plain verification needs is imported here; replaying and policies bring their own when asked for.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +20,10 @@ from stannary.sdk import trustfile
 from stannary.verify import trust
 from stannary.verify.receipt import Policy, verify_receipt
 
+if TYPE_CHECKING:
+    from stannary.verify.policy import Requirements
+
+EXIT_REFUTED = 3
 MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this bounds the read
 
 
@@ -25,17 +33,47 @@ MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this
 @click.option("--job-digest", metavar="DIGEST", help="The receipt must be of this job.")
 @click.option("--trust-file", type=click.Path(path_type=Path), help="Pinned keys, in place of your trust.toml.")
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Judge as of this time (UTC).")
-def verify(out: Output, receipt: Path, trust_file: Path | None, **options: object) -> int:
+@click.option("--policy", metavar="NAME|FILE", help="Floors: local, standard, confidential, enterprise or a TOML file.")
+@click.option(
+    "--replay", "replays", is_flag=True, help="Compute the audited units and every merge again (needs torch)."
+)
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="With --replay: N units drawn here, of all.")
+@click.option(
+    "--artifacts", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="With --replay: take blobs from a folder, not from the market.",
+)  # fmt: skip
+def verify(out: Output, receipt: Path, trust_file: Path | None, replays: bool, **options: object) -> int:
     """Check a receipt offline, against pinned keys. Exit code 0 verified, 3 refuted, 4 below policy."""
+    sample, artifacts = options["sample"], options["artifacts"]
+    if not replays and (sample is not None or artifacts is not None):
+        raise UsageError("--sample and --artifacts are for a replay", hint="add --replay")
     store = trust.parse(_read(trust_file).decode("utf-8", "replace")) if trust_file else trustfile.load()
     wanted = options["job_digest"]
     policy = Policy(
         allow_unverified=bool(options["allow_unverified"]),
         job_digest=digest.parse(wanted) if wanted is not None else None,
+        requirements=_requirements(options["policy"]),
     )
     report = verify_receipt(_read(receipt), store, _now(options["now"]), policy)
-    out.result(summary.to_json(report), summary.text(report, receipt_file=""))
-    return report.exit_code
+    if not replays or report.claims is None or report.exit_code == EXIT_REFUTED:  # what is refuted is not computed
+        out.result(summary.to_json(report), summary.text(report, receipt_file=""))
+        return report.exit_code
+    from stannary.cli import replay
+
+    assert sample is None or isinstance(sample, int)
+    assert artifacts is None or isinstance(artifacts, Path)
+    done = replay.run(report, sample, artifacts, out)
+    value = {**summary.to_json(done.report), "replay": done.to_json()}
+    out.result(value, f"{summary.text(done.report, receipt_file='')}\n\n{done.text()}")
+    return done.report.exit_code
+
+
+def _requirements(named: object) -> Requirements | None:
+    if not isinstance(named, str):
+        return None
+    from stannary.verify import policy
+
+    return policy.built_in(named) if named in policy.BUILT_IN else policy.parse(_read(Path(named)))
 
 
 def _now(given: object) -> int:

@@ -1,0 +1,175 @@
+"""Replaying a receipt: bring the blobs it names, start the process that computes, collect what it found.
+
+    source = Folder(path)  or  Market(client)
+    found = replay(plan, items, source, talk)
+
+Rules:
+1. Blobs are found by digest alone, from the market with the buyer's token or in a folder with one file per hex
+   digest; bytes that are not those of their name count as missing.
+2. A blob that cannot be had leaves its units unchecked and stops nothing else.
+3. Computing needs torch and runs the buyer's code: it is a process of its own with a sandbox
+   (`python -m stannary.agent.replay`), never this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stannary.errors import EnvironmentProblem, FormatError, NotFound, Refuted, ServiceError
+from stannary.formats import canonical, record
+from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.predicates import Output
+from stannary.verify.recomputation import Found, Plan
+
+if TYPE_CHECKING:
+    from stannary.sdk.client import Client
+
+CHUNK_BYTES = 1024 * 1024
+LOG_TAIL_BYTES = 2_000
+MODULE = "stannary.agent.replay"
+
+
+class Source(Protocol):
+    """Where blobs come from."""
+
+    def bring(self, item: Output, target: Path) -> None:
+        """Write a blob to `target`; NotFound, FormatError or Refuted where it cannot be had."""
+        ...
+
+
+class Talk(Protocol):
+    """Who is told how it goes (cli/output.py)."""
+
+    def say(self, line: str = "") -> None:
+        """Take one line."""
+        ...
+
+    def status(self, line: str) -> None:
+        """Take a line that the next one replaces."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of blobs, one file per hex digest, as `stannary get JOB --artifacts` leaves it."""
+
+    path: Path
+
+    def bring(self, item: Output, target: Path) -> None:
+        """Copy a blob, hashing it on the way."""
+        state = hashlib.sha256()
+        try:
+            with (self.path / file_name(item.digest)).open("rb") as source, target.open("wb") as file:
+                while chunk := source.read(CHUNK_BYTES):
+                    state.update(chunk)
+                    file.write(chunk)
+        except FileNotFoundError as err:
+            raise NotFound("the folder does not hold it", why=file_name(item.digest)) from err
+        except OSError as err:
+            raise EnvironmentProblem("cannot copy a blob", why=str(err)) from err
+        if PREFIX + state.hexdigest() != item.digest:
+            target.unlink()
+            raise FormatError("the file holds other bytes than its name says", why=file_name(item.digest))
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """The market a job ran on, asked with its buyer's token."""
+
+    client: Client
+
+    def bring(self, item: Output, target: Path) -> None:
+        """Download a blob; the client hashes it."""
+        self.client.download(item.digest, target, item.size_bytes)
+
+
+def file_name(named: Digest) -> str:
+    """Return the name of a blob's file in a folder of blobs."""
+    return named.removeprefix(PREFIX)
+
+
+def bring_all(items: Iterable[Output], source: Source, directory: Path, talk: Talk) -> list[Path]:
+    """Bring every blob into `directory`, each once, and return their files; those that cannot be had are named."""
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = {item.digest: item for item in items}
+    brought: list[Path] = []
+    for number, item in enumerate(wanted.values(), 1):
+        target = directory / file_name(item.digest)
+        talk.status(f"    fetching  {number}/{len(wanted)}  {item.name[:40]}  {item.size_bytes:,} bytes")
+        try:
+            if not target.exists():
+                source.bring(item, target)
+            brought.append(target)
+        except (NotFound, FormatError, Refuted) as err:
+            talk.say(f"  missing    {item.name[:60]}  {item.digest}: {err}")
+    return brought
+
+
+def replay(plan: Plan, items: Iterable[Output], source: Source, talk: Talk) -> tuple[Found, ...]:
+    """Bring `items`, compute the units of `plan` again on this machine, and return what was found.
+
+    Raises:
+        EnvironmentProblem: no torch or no sandbox here.
+        ServiceError: the computing process broke off.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise EnvironmentProblem(
+            "replaying needs torch", why="it is not installed here", hint="pip install 'stannary[train]'"
+        )
+    with tempfile.TemporaryDirectory(prefix="stannary-replay-") as name:
+        directory = Path(name)
+        bring_all(items, source, directory / "blobs", talk)
+        (directory / "plan.json").write_bytes(canonical.encode(record.to_json(plan)))
+        return _compute(directory, talk)
+
+
+def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
+    found: list[Found] = []
+    log = directory / "replay.log"
+    # -P: the current directory is no place to import from
+    argv = [sys.executable, "-P", "-m", MODULE, str(directory)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(  # noqa: S603  our own module, no shell
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment
+        ) as done,
+    ):
+        assert done.stdout is not None
+        try:
+            for line in done.stdout:
+                _take(json.loads(line), found, talk)
+        except BaseException:
+            done.kill()  # an interrupted replay leaves nothing running
+            raise
+    if done.returncode != 0:
+        tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise ServiceError("the replay broke off", why=tail or f"exit code {done.returncode}")
+    return tuple(found)
+
+
+def _take(event: dict[str, canonical.Json], found: list[Found], talk: Talk) -> None:
+    if "error" in event:
+        said = event["error"]
+        members = said if isinstance(said, dict) else {}
+        what, why, hint = (str(members.get(name, "")) for name in ("what", "why", "hint"))
+        raise EnvironmentProblem(f"cannot replay here: {what}", why=why, hint=hint)
+    if "found" in event:
+        item = record.from_json(Found, event["found"], what="found")
+        found.append(item)
+        _, _, unit = item.task.partition("/")
+        talk.say(f"  {item.outcome:<17}{unit:<18}{item.engine_class}  {item.detail}".rstrip())
+    elif "say" in event:
+        talk.say(f"  {event['say']}")
+    else:
+        talk.status(f"    computing  {event.get('task')}  step {event.get('step')}/{event.get('steps')}")
