@@ -6,6 +6,7 @@ Rules:
 2. Silence and 5xx are waited out, with growing, jittered pauses, for as long as the agent lives; once a
    minute one line says so. What is sent may be sent twice: the market knows it by lease and bytes.
 3. A 409 or 404 means the work is no longer this node's: it is raised at once.
+4. A market that does not know the node, or revoked it, says so for good: that is raised at once, too.
 
 One object serves several threads; each has a connection of its own.
 """
@@ -25,7 +26,15 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.agent.settings import NodeSettings
-from stannary.errors import AuthError, EnvironmentProblem, MarketUnreachable, Refuted, ServiceError
+from stannary.errors import (
+    AuthError,
+    EnvironmentProblem,
+    MarketUnreachable,
+    NotFound,
+    Refuted,
+    ServiceError,
+    StannaryError,
+)
 from stannary.files import Secret
 from stannary.formats import dsse
 from stannary.formats.digest import PREFIX, Digest
@@ -144,6 +153,8 @@ class MarketClient:
             try:
                 answer = self._once(ask)
             except (ServiceError, AuthError, EnvironmentProblem) as err:
+                if is_for_good(err):
+                    raise
                 if isinstance(err, EnvironmentProblem) and err.detail != wire_errors.DISK_FULL:
                     raise  # our own disk, not the market's
                 self._say_silent(err)
@@ -178,14 +189,19 @@ class MarketClient:
             return self._generation
 
     def _open_session(self) -> Secret:
-        asked = node.ChallengeRequest(node=self.settings.node)
         with Connection(self.settings.url, tls_fingerprint=self.settings.tls_fingerprint) as link:
-            challenge = link.post(routes.SESSION_CHALLENGE, asked, node.Challenge)
-            signed = self.key.sign(node.session_message(self.settings.market_vkey, challenge.nonce))
-            proof = node.SessionRequest(
-                node=self.settings.node, nonce=challenge.nonce, signature=base64.b64encode(signed).decode()
-            )
-            return Secret(link.post(routes.SESSIONS, proof, node.Session).token)
+            try:
+                return self._prove(link)
+            except NotFound as err:  # a 404 elsewhere is about a lease; here it is about the node itself
+                raise AuthError(err.what, why=err.why, hint=err.hint, detail=err.detail) from err
+
+    def _prove(self, link: Connection) -> Secret:
+        challenge = link.post(routes.SESSION_CHALLENGE, node.ChallengeRequest(node=self.settings.node), node.Challenge)
+        signed = self.key.sign(node.session_message(self.settings.market_vkey, challenge.nonce))
+        proof = node.SessionRequest(
+            node=self.settings.node, nonce=challenge.nonce, signature=base64.b64encode(signed).decode()
+        )
+        return Secret(link.post(routes.SESSIONS, proof, node.Session).token)
 
     def _link(self) -> Connection:
         """Return this thread's connection, made anew for a new session."""
@@ -213,6 +229,11 @@ class MarketClient:
             was_silent, self._silent_since_s = self._silent_since_s is not None, None
         if was_silent:
             self.tell("the market answers again")
+
+
+def is_for_good(err: StannaryError) -> bool:
+    """Tell whether the market will not have this node again, so that asking more helps nobody."""
+    return isinstance(err, AuthError) and err.detail in wire_errors.FOR_GOOD
 
 
 def _next_lease(link: Connection, wait_s: float, have: list[str]) -> node.Lease | None:

@@ -10,7 +10,8 @@ Rules:
    what is still ours, and the journal says how far we were.
 2. A 409 means the work is no longer ours: it is dropped, quietly.
 3. A task that cannot be done here is reported with a reason and the end of its log; the agent lives on.
-4. SIGTERM drains: the lease in hand is finished (a second SIGTERM, or DRAIN_S, hands it back), the
+4. A market that revoked the node, or never knew it, ends the agent (exit code 6): what it computed would be nobody's.
+5. SIGTERM drains: the lease in hand is finished (a second SIGTERM, or DRAIN_S, hands it back), the
    rest is handed back, and the node says that it leaves.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from stannary.agent import journal as journals
-from stannary.agent.client import MarketClient
+from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.desk import Desk
 from stannary.agent.executor import DROPPED, outbox_path
 from stannary.agent.holdings import Holding, Holdings
@@ -35,6 +36,7 @@ from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
 from stannary.agent.work import Finding, Result, SandboxedWork, TaskInHand, Work
 from stannary.errors import (
+    AuthError,
     ConflictError,
     FormatError,
     JobFailed,
@@ -91,13 +93,19 @@ class Agent:
             key=self.key,
             answer_reveal=self.reveal,
             drop_current=self._drop_current,
+            expel=self._expel,
             tell=tell,
         )
         self._is_polling = False
         self._hands_back = False
+        self._expelled: StannaryError | None = None
 
     def run(self) -> None:
-        """Serve leases until drained."""
+        """Serve leases until drained.
+
+        Raises:
+            AuthError: the market will not have this node again.
+        """
         self.journal.prune()
         self.holdings.forget_old()
         self.pulse.start()
@@ -108,8 +116,12 @@ class Agent:
                     self.serve(lease)
         except MarketUnreachable as err:
             self.tell(str(err))
+        except AuthError as err:
+            self._expelled = err
         finally:
             self._leave()
+        if self._expelled is not None:
+            raise self._expelled
 
     def drain(self, *_: int | FrameType | None) -> None:
         """Leave in order; called a second time, at once. A signal handler."""
@@ -147,6 +159,7 @@ class Agent:
         finally:
             self.desk.finish(lease)
             self.meter.switch(JobId(lease.job), Phase.IDLE)
+            self.meter.write_off(JobId(lease.job))
 
     def do_work(self, lease: Lease) -> None:
         """Do a task and hand it in; go on where the journal says."""
@@ -223,6 +236,7 @@ class Agent:
             for output in _outputs(claim):
                 self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest))
             self._ship_everything(lease)
+            self.pulse.read_out(lease)  # the contribution's time must be in a reading, or its share reads as nobody's
             self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
         self.journal.drop(Entry.CLAIM, lease.lease_id)
 
@@ -233,6 +247,7 @@ class Agent:
             entry = self._keep_answer(lease, audit, self._find(lease, role))
         with self.meter.phase(JobId(lease.job), Phase.LINK):
             self._ship_everything(lease)
+            self.pulse.read_out(lease)
             self.client.submit(routes.LEASE_ANSWER_COMMITMENT, lease.lease_id, dsse.parse(entry["commitment"]))
 
     def _find(self, lease: Lease, role: Role) -> Finding:
@@ -341,6 +356,8 @@ class Agent:
         except _Woken:
             return None
         except StannaryError as err:
+            if is_for_good(err):
+                raise
             if self.stop.is_set() or isinstance(err, MarketUnreachable):
                 raise MarketUnreachable("the agent stops", why=str(err)) from err
             self.tell(f"the market's answer was not understood: {err}")
@@ -359,18 +376,28 @@ class Agent:
             self._hands_back = True
             self.holdings.kill_worker(JobId(lease.job), DROPPED)
 
+    def _expel(self, err: StannaryError) -> None:
+        """Stop because the market will not have this node again; called by the pulse, which hears it first."""
+        self._expelled = err
+        self.stop.set()
+        self._hand_back_current()
+
     def _leave(self) -> None:
         """Hand back what was not begun, say goodbye, end the workers."""
         self.pulse.stop()
+        if self._expelled is None:
+            self._say_goodbye()
+        self.holdings.close()
+        self.client.close()
+        self.tell("stopped")
+
+    def _say_goodbye(self) -> None:
         try:
             for lease in self.desk.clear():
                 self.client.release(lease.lease_id)
             self.pulse.beat_now()
         except StannaryError as err:
             self.tell(f"the market was not told that the node leaves: {err}")
-        self.holdings.close()
-        self.client.close()
-        self.tell("stopped")
 
     def _sign(
         self, kind: str, predicate: predicates.Commitment | Contribution | AnswerCommitment | Answer

@@ -4,7 +4,9 @@ Rules:
 1. Phases are disjoint by construction: the meter is always in one, and `switch` closes the one before.
    Time comes from a monotonic clock; setting the wall clock changes nothing.
 2. Readings are cumulative per job and form the chain of settle/meter.py, which the market checks.
-3. A reading is in the journal before it is sent, so that a kill in between repeats it and does not
+3. What no contribution or answer claims is written off when its lease ends, or by a kill: the compute of
+   abandoned work must not count as the next task's, it is churn.
+4. A reading is in the journal before it is sent, so that a kill in between repeats it and does not
    sign a second one with the same number.
 """
 
@@ -94,6 +96,12 @@ class Meter:
             self._store(job)
             return part
 
+    def write_off(self, job: JobId) -> None:
+        """Leave what was spent since the last claim to nobody: its work was not handed in."""
+        with self._lock:
+            account = self._account(job)
+            account.claimed = self.spent(job)
+
     def reading(self, job: JobId, node: NodeId, key: Ed25519PrivateKey, read_at: str) -> dsse.Envelope:
         """Return the next reading to send: the one that was not acknowledged, else a new one."""
         with self._lock:
@@ -131,7 +139,6 @@ class Meter:
         account = self._accounts[job]
         members: dict[str, Json] = {
             "spent": record.to_json(_spent(account)),
-            "claimed": record.to_json(account.claimed),
             "next_seq": account.next_seq,
             "previous": account.previous,
             "unsent": account.unsent,
@@ -147,7 +154,7 @@ def _load(entry: dict[str, Json] | None) -> _Account:
     if type(next_seq) is not int or not isinstance(previous, str) or not isinstance(unsent, dict | None):
         raise FormatError("the journal holds a meter that is none")
     seconds = {phase: getattr(spent, f"{phase.value}_ms") / 1000 for phase in Phase}
-    return _Account(seconds, record.from_json(Spent, entry.get("claimed")), next_seq, previous, unsent)
+    return _Account(seconds, spent, next_seq, previous, unsent)  # what was not claimed before a kill is lost work
 
 
 def _spent(account: _Account) -> Spent:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import __version__
-from stannary.agent.client import MarketClient
+from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
-from stannary.errors import ConflictError, JobFailed, NotFound, StannaryError
+from stannary.errors import ConflictError, FormatError, JobFailed, NotFound, Refuted, StannaryError
 from stannary.formats.ids import JobId, NodeId
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
@@ -45,12 +45,15 @@ class Pulse:
     key: Ed25519PrivateKey
     answer_reveal: Callable[[Lease], None]
     drop_current: Callable[[Lease], None]
+    expel: Callable[[StannaryError], None]
     tell: Tell
     is_draining: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _due_s: dict[str, float] = field(default_factory=dict)
     _shipping: threading.Lock = field(default_factory=threading.Lock)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
+    _unread: set[JobId] = field(default_factory=set)  # jobs whose meter chain the market refused
     _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
 
     def start(self) -> None:
@@ -80,11 +83,27 @@ class Pulse:
             return self._ship(lease)
 
     def send_reading(self, lease: Lease) -> None:
-        """Send the meter's next reading under the lease in hand."""
+        """Send the meter's next reading under the lease in hand.
+
+        A chain the market refuses stays refused: a second reading of that number would be an equivocation, and
+        the same one gets the same answer. It is said once, and the job goes on unmetered.
+        """
         job = JobId(lease.job)
-        envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
-        self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
-        self.meter.acknowledge(job, envelope)
+        with self._reading:  # both threads read; a number must not overtake the one before
+            if job in self._unread:
+                return
+            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
+            try:
+                self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
+            except (Refuted, FormatError) as err:
+                self._unread.add(job)
+                self.tell(f"readings of {job} end here, the market refuses them: {err}")
+                return
+            self.meter.acknowledge(job, envelope)
+
+    def read_out(self, lease: Lease) -> None:
+        """Send what is metered up to now; a reading that does not go holds up no result."""
+        self._guarded("reading", READING_EVERY_S, functools.partial(self.send_reading, lease), is_due=True)
 
     def _ship(self, lease: Lease) -> bool:
         log = self.desk.log
@@ -115,10 +134,9 @@ class Pulse:
                 self._guarded("look", LOOK_EVERY_S, self._look)
         self.client.close()
 
-    def _guarded(self, what: str, every_s: float, act: Callable[[], object]) -> None:
+    def _guarded(self, what: str, every_s: float, act: Callable[[], object], *, is_due: bool = False) -> None:
         """Act when due; no failure ends the pulse, since its silence would be taken for a death."""
-        now_s = time.monotonic()
-        if now_s < self._due_s.get(what, 0.0):
+        if not is_due and time.monotonic() < self._due_s.get(what, 0.0):
             return
         self._schedule(what, every_s)
         try:
@@ -126,6 +144,9 @@ class Pulse:
         except (ConflictError, NotFound):
             return  # the lease is gone; the next beat says so with the market's own words
         except StannaryError as err:
+            if is_for_good(err):
+                self._ended.set()
+                self.expel(err)
             self.tell(f"{what} was not sent: {err}")
 
     def _schedule(self, what: str, every_s: float) -> None:

@@ -27,6 +27,7 @@ from stannary.market.settings import Profile
 from stannary.settle import escrow
 from stannary.store import accounts, envelopes, ledger, nodes
 from stannary.store.nodes import CredentialRow, NodeRow
+from stannary.wire import errors as wire_errors
 from stannary.wire import join_token, rfc3339
 from stannary.wire import node as wire
 from stannary.wire.limits import SESSION_CHALLENGE_TTL_S, SESSION_TTL_S
@@ -74,10 +75,22 @@ async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
 
 
 async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
-    """Give a node a nonce to sign."""
+    """Give a node a nonce to sign.
+
+    Raises:
+        NotFound: nobody of that name ever joined; `node-unknown` tells the agent to stop asking.
+    """
     nonce = secrets.token_hex(32)
     expires_at_ms = exchange.now_ms + 1000 * SESSION_CHALLENGE_TTL_S
-    await exchange.store.awrite(lambda c: nodes.add_challenge(c, nonce, node, expires_at_ms=expires_at_ms))
+    try:
+        await exchange.store.awrite(lambda c: nodes.add_challenge(c, nonce, node, expires_at_ms=expires_at_ms))
+    except NotFound as err:
+        raise NotFound(
+            "this market knows no such node",
+            why=node,
+            hint="stannary node join TOKEN with a new directory",
+            detail=wire_errors.NODE_UNKNOWN,
+        ) from err
     return wire.Challenge(nonce=nonce, expires_at=rfc3339.spell(expires_at_ms / 1000))
 
 
@@ -85,7 +98,8 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
     """Open a session for whoever signed the nonce with the node's key.
 
     Raises:
-        AuthError: the nonce is spent, expired or another node's, or the signature does not hold.
+        AuthError: the nonce is spent, expired or another node's, the signature does not hold, or the node was
+            revoked (`node-revoked`: said to nobody but the holder of its key).
     """
     now_ms = exchange.now_ms
     await exchange.store.awrite(lambda c: nodes.spend_challenge(c, asked.nonce, asked.node, now_ms=now_ms))
@@ -96,6 +110,13 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
         key.verify(dsse.decode_base64(asked.signature, "signature"), signed)
     except InvalidSignature as err:
         raise AuthError("the session signature does not hold", why=f"not by the key of {asked.node}") from err
+    if row.revoked_at_ms is not None:
+        raise AuthError(
+            "this node was revoked",
+            why=f"{asked.node}: {row.revoked_reason}",
+            hint="ask the market's operator",
+            detail=wire_errors.NODE_REVOKED,
+        )
     token, expires_at_ms = "sts_" + secrets.token_urlsafe(32), now_ms + 1000 * SESSION_TTL_S
     await exchange.store.awrite(
         lambda c: nodes.add_session(c, token, asked.node, now_ms=now_ms, expires_at_ms=expires_at_ms)

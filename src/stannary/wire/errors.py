@@ -18,10 +18,13 @@ STALE_EPOCH = "stale-epoch"  # 409: the lease is no longer the node's; drop the 
 NOT_YOUR_LEASE = "not-your-lease"
 IDEMPOTENCY_CONFLICT = "idempotency-key"  # 409: same key, another body
 SESSION_EXPIRED = "session-expired"  # 401: answer a new challenge
+NODE_UNKNOWN = "node-unknown"  # 404: no such node ever joined here; the agent stops
+NODE_REVOKED = "node-revoked"  # 401: the node lost its right to work; the agent stops
 BUDGET_TOO_SMALL = "budget"  # 400: the worst case does not fit the spec's budget
 DEPOSIT_TOO_SMALL = "deposit"  # 400: the account cannot cover the escrow
 BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
+FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED})  # asking again changes nothing
 
 _INSUFFICIENT_STORAGE = 507  # RFC 4918 section 11.5
 

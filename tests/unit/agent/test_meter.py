@@ -107,6 +107,24 @@ def test_claims_add_up(meter: Meter, clock: Clock) -> None:
     assert sum(parts) == meter.spent(JOB).compute_ms
 
 
+def test_unclaimed_work_is_written_off(meter: Meter, clock: Clock, tmp_path: Path) -> None:
+    """Compute of abandoned work, or lost in a kill, stays in the meter and is claimed by no later task."""
+    with meter.phase(JOB, Phase.COMPUTE):
+        clock.now_s += 4
+    meter.write_off(JOB)
+    with meter.phase(JOB, Phase.COMPUTE):
+        clock.now_s += 1
+    assert meter.claim(JOB).compute_ms == 1000
+    meter.switch(JOB, Phase.COMPUTE)
+    clock.now_s += 2
+    meter.reading(JOB, NODE, KEY, AT)  # in the middle of an operation: what runs now is in it
+    later = Meter(Journal(tmp_path), clock)
+    with later.phase(JOB, Phase.COMPUTE):
+        clock.now_s += 3
+    assert later.claim(JOB).compute_ms == 3000
+    assert later.spent(JOB).compute_ms == 10_000
+
+
 def test_journal_names_cannot_escape(tmp_path: Path) -> None:
     """An entry's name is the market's word and leads nowhere but into the journal."""
     journal = Journal(tmp_path / "journal")
