@@ -8,9 +8,12 @@ from pathlib import Path
 
 from tests.unit.certify import world
 
+from stannary.certify import references
+from stannary.certify.envelope import Evidence, Part
 from stannary.certify.remedies import REMEDIES, Code
 from stannary.certify.tiers import NAMES, RESIDUAL, Tier
 from stannary.cli import main as edge
+from stannary.formats import dsse, statement
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,6 +80,33 @@ def test_bare_machine_is_open_and_says_what_is_missing(tmp_path, monkeypatch, ca
     assert (tmp_path / "cred.jwt").read_text().count(".") == 2
     assert edge.run(["policy", "test", "confidential", str(kept)]) == 4
     assert edge.run(["certify", "reappraise", str(kept), "--deny", "milan"]) == 0
+
+
+def test_reference_and_voucher_are_signed_statements(tmp_path, monkeypatch, capsys):
+    """Both commands write statements that the named key opens, and print that key."""
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    key, log = world.TpmKey(), world.event_log([(4, 8, b"loader")])
+    pcrs = {index: bytes(32) for index in range(10)}
+    attest, signature = key.quote(b"x", pcrs)
+    members = {"attest": attest.hex(), "signature": signature.hex(), "ak_public": key.public.hex(),
+               "pcrs": {str(index): value.hex() for index, value in pcrs.items()}, "event_log": log.hex()}  # fmt: skip
+    part = Part("tpm", json.dumps(members).encode())
+    (tmp_path / "e.json").write_bytes(Evidence("c", b"n" * 32, b"k" * 32, {"tpm": part}).to_bytes())
+    reference, voucher = str(tmp_path / "r.json"), str(tmp_path / "v.json")
+    assert (
+        edge.run(["certify", "reference", str(tmp_path / "e.json"), "--name", "image", "-o", reference, "--json"]) == 0
+    )
+    public = bytes.fromhex(json.loads(capsys.readouterr().out)["public_key"])
+    opened = statement.open_envelope(
+        dsse.from_bytes(Path(reference).read_bytes()), references.REFERENCE_KIND, references.ReferenceBoot, public
+    )
+    assert set(opened.predicate.golden().pcrs) == {0, 1, 2, 3, 4, 5, 6, 7, 9}
+    vouch = ["certify", "vouch", "snp:00", "--inspector", "ann", "--facility", "hall 7", "-o", voucher]
+    assert edge.run(vouch) == 0
+    seen = statement.open_envelope(
+        dsse.from_bytes(Path(voucher).read_bytes()), references.VOUCHER_KIND, references.Voucher, public
+    )
+    assert seen.predicate.identity == "snp:00"
 
 
 def test_one_card_cannot_play_eight(tmp_path, monkeypatch, capsys):

@@ -39,6 +39,11 @@ TD_OTHER_UNTRUSTED = 0xFE  # TUD bits 1..7: reserved, must be zero in production
 TD_SEPT_VE_DISABLE = 1 << 28
 SGX_DEBUG = 1 << 1
 
+TCB_SIGNER = "Intel SGX TCB Signing"  # a platform's PCK chains to the same root and must not sign TCB info
+_QUOTING_ENCLAVES = {
+    False: ("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff", 1),
+    True: ("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5", 2),
+}
 _STEP_OF = {
     Code.COLLATERAL_INVALID: Step.COLLATERAL,
     Code.REVOKED: Step.COLLATERAL,
@@ -117,10 +122,21 @@ def check_signatures(exam: Examination, parsed: Quote, now: datetime | None, rul
         code,
         observed="quoting enclave's report is not signed by the PCK",
     )
+    enclave = quote.parse_enclave(parsed.qe_report)
+    # Any enclave on a genuine platform gets a signed report; only Intel's quoting enclave may vouch for keys.
+    exam.require(
+        "quoting-enclave",
+        (enclave.mr_signer.hex(), enclave.isv_prod_id) == _QUOTING_ENCLAVES[parsed.is_tdx]
+        and not enclave.attributes & SGX_DEBUG,
+        step,
+        code,
+        observed=f"MRSIGNER {enclave.mr_signer.hex()}, product {enclave.isv_prod_id}",
+        expected="Intel's quoting enclave, not in debug mode",
+    )
     named = hashlib.sha256(parsed.attestation_key + parsed.qe_auth_data).digest()
     exam.require(
         "attestation-key",
-        quote.parse_enclave(parsed.qe_report).report_data == named.ljust(64, b"\0"),
+        enclave.report_data == named.ljust(64, b"\0"),
         step,
         code,
         observed="the quoting enclave vouches for another key",
@@ -245,8 +261,8 @@ def _document_problem(document: SignedJson, name: str, now: datetime, rules: Rul
         return f"{name} carries no signer chain"
     leaf = document.chain[0]
     path = certificates.find_path(leaf, document.chain[1:], rules.roots.intel, now)
-    if path.root is None:
-        return f"{name} signer: {path.problem}"
+    if path.root is None or leaf.common_name() != TCB_SIGNER:
+        return f"{name} signer: {path.problem or leaf.common_name()}"
     if len(document.signature) != 64 or not _verify(leaf, document.signature, document.text.encode("utf-8")):
         return f"{name} is not signed by its signer"
     try:

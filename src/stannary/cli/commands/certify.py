@@ -15,6 +15,8 @@ from stannary.cli.output import Output, plain
 from stannary.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
     from stannary.certify.envelope import Evidence
@@ -139,15 +141,10 @@ def _context(asked: Challenge, challenge_file: Path, spent: bool, options: dict[
 
 
 def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], options: dict[str, Any]) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from stannary.certify import credential
 
     result, evidence, asked, context = parts
-    place = options["key_file"] or files.data_dir() / "certify" / "key"
-    if not place.exists():
-        files.create_secret(place, Ed25519PrivateKey.generate().private_bytes_raw())
-    key = Ed25519PrivateKey.from_private_bytes(files.read_secret(place))
+    key = _signing_key(options["key_file"])
     token = credential.issue(result, evidence, asked, context.policy, key, now=context.now)
     files.replace(options["credential_file"], token.encode("ascii") + b"\n")
 
@@ -284,6 +281,63 @@ def reappraise(out: Output, folder: Path, denied: tuple[str, ...], policy_name: 
     return EXIT_REFUSED if found else 0
 
 
+@command
+@click.argument("evidence_file", metavar="EVIDENCE", type=path_type)
+@click.option("--name", required=True, help="Name of the published image.")
+@click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="Registers  [default: 0-7 and 9]")
+@click.option("-o", "--output", type=path_type, required=True, help="Where to write the signed reference.")
+@click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs (made if absent).")
+def reference(out: Output, evidence_file: Path, **options: Any) -> None:
+    """Sign the registers of a boot you trust as the reference values of its image."""
+    from stannary.certify import envelope, references
+    from stannary.certify.evidence.tpm import TpmVerifier
+
+    part = envelope.parse(_read(evidence_file)).parts.get("tpm")
+    parsed = None if part is None else TpmVerifier().parse(part.evidence)
+    if parsed is None or parsed.log is None:
+        raise UsageError("no boot to refer to", why="the evidence holds no TPM part with an event log")
+    wanted = options["pcrs"] or (*range(8), 9)
+    registers = {index: parsed.pcrs[index] for index in wanted if index in parsed.pcrs}
+    key = _signing_key(options["key_file"])
+    made = references.reference_of(options["name"], parsed.log, registers)
+    files.replace(options["output"], references.sign_reference(made, key).to_bytes())
+    _print_signed(out, options["output"], key, "reference_keys")
+
+
+@command
+@click.argument("identity")
+@click.option("--inspector", required=True, help="Your name, as policies list it.")
+@click.option("--facility", required=True, help="Where you saw it.")
+@click.option("-o", "--output", type=path_type, required=True, help="Where to write the signed voucher.")
+@click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs (made if absent).")
+@now_option
+def vouch(out: Output, identity: str, **options: Any) -> None:
+    """Vouch as an inspector for where a hardware IDENTITY (snp:..., ppid:..., ek:...) stands."""
+    from stannary.certify import references
+    from stannary.certify.moments import format_moment
+
+    key = _signing_key(options["key_file"])
+    seen = references.Voucher(
+        identity, options["inspector"], options["facility"], format_moment(_moment(options["now"]))
+    )
+    files.replace(options["output"], references.sign_voucher(seen, key).to_bytes())
+    _print_signed(out, options["output"], key, "vouch.inspectors")
+
+
+def _signing_key(place: Path | None) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    place = place or files.data_dir() / "certify" / "key"
+    if not place.exists():
+        files.create_secret(place, Ed25519PrivateKey.generate().private_bytes_raw())
+    return Ed25519PrivateKey.from_private_bytes(files.read_secret(place))
+
+
+def _print_signed(out: Output, place: Path, key: Ed25519PrivateKey, member: str) -> None:
+    public = key.public_key().public_bytes_raw().hex()
+    out.result({"file": str(place), "public_key": public}, f"{place}\npolicies believe it by {member}: {public}")
+
+
 def _moment(text: str | None) -> datetime:
     from stannary.certify.moments import parse_moment
 
@@ -306,5 +360,5 @@ def _read(path: Path) -> bytes:
         raise NotFound("file cannot be read", why=f"{path}: {err.strerror}", hint="check the path") from err
 
 
-for _item in (challenge, appraise, vectors, reappraise):
+for _item in (challenge, appraise, vectors, reappraise, reference, vouch):
     certify.add_command(_item)
