@@ -21,8 +21,8 @@ from stannary.errors import EnvironmentProblem, Refuted
 from stannary.seal import message
 from stannary.seal.head import SealedObject
 from stannary.seal.keys import OwnerKey
+from stannary.seal.lineage import Known
 from stannary.seal.manifest import Codec
-from stannary.seal.sealing import Known
 
 BUSY_S = 30.0  # two seals of one owner may run at once
 KEY_LABEL = b"seal/v1 index row"

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -99,6 +100,7 @@ class _Opening:
         """Hold the private folder against a second run."""
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            _check_private(self._folder)
             descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as err:
             raise disk_problem(err, self._folder) from err
@@ -214,6 +216,15 @@ class _Opening:
         except OSError as err:
             raise disk_problem(err, self._path) from err
         self.discard()
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder that somebody else prepared: in a shared place he could read or swap what grows there."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise UsageError(
+            "the place for unfinished files is not private", why=str(folder), hint="remove it, or name another -o"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

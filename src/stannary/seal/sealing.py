@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 import blake3
 
@@ -30,10 +29,11 @@ from stannary.formats.digest import Digest
 from stannary.seal import admission, codec, head, manifest, message, plan, tensors, tree
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
+from stannary.seal.lineage import Known, Lineage, ShardIndex
 from stannary.seal.link import LinkMeter
 from stannary.seal.manifest import Base, Codec, FileEntry, FileKind, KeyGroup, Manifest, Shard, TensorEntry
 from stannary.seal.plan import Cut
-from stannary.seal.reader import MAX_CHAIN, SealedArtifact, run_all
+from stannary.seal.reader import SealedArtifact, run_all
 from stannary.seal.source import Store, envelope_name, head_name, object_name
 
 LOCAL_JOBS = 2
@@ -50,28 +50,6 @@ class CodecPolicy(StrEnum):
     RAW = "raw"  # disk and fast links
     SMALL = "small"  # bf16 split whenever it helps
     AUTO = "auto"  # split while the store takes bytes slower than the coder makes them
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A shard sealed before: what is needed to refer to it again."""
-
-    sealed: SealedObject
-    key: bytes = field(repr=False)
-    stored: int
-    codec: Codec
-
-
-class ShardIndex(Protocol):
-    """The owner's private memory of shards (index.py); keyed, so that it tells nobody else anything."""
-
-    def find(self, plain: bytes, size: int) -> Known | None:
-        """Return what is known of a plaintext by its BLAKE3."""
-        ...
-
-    def add(self, plain: bytes, size: int, known: Known) -> None:
-        """Remember a shard that the store holds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +113,7 @@ class _Sealer:
         self._files: list[FileEntry] = []
         self._tensors: list[TensorEntry] = []
         self._cuts: list[Cut] = []
-        self._bases = _Bases(options.parent)
+        self._lineage = Lineage(options.parent)
         self._meter = LinkMeter()
         self._local = threading.local()
         self._coders = threading.BoundedSemaphore(CODERS)
@@ -175,7 +153,7 @@ class _Sealer:
                     TensorEntry(number, item.name, item.dtype, item.shape, item.begin, item.end) for item in listed
                 ]
                 self._cuts += plan.cut_tensors(number, header, listed, self._options.shard_bytes)
-                self._bases.map_file(number, leaf.path, listed)
+                self._lineage.map_file(number, leaf.path, listed)
             else:
                 header = 0
                 self._cuts += plan.cut_file(number, kind, leaf.size, self._options.shard_bytes)
@@ -208,7 +186,7 @@ class _Sealer:
 
     def _known(self, fingerprint: bytes, size: int) -> Known | None:
         """Return a shard to refer to again, if the store holds it (rule 2)."""
-        known = self._bases.known(fingerprint, size)
+        known = self._lineage.known(fingerprint, size)
         if known is None and self._options.index is not None:
             known = self._options.index.find(fingerprint, size)
         if known is None or self._store.size(object_name(known.sealed)) != known.sealed.length:
@@ -218,9 +196,9 @@ class _Sealer:
     def _code(self, cut: Cut, plain: memoryview) -> tuple[memoryview, Codec, Base | None]:
         """Return what to store for a cut: the shortest of delta, split and raw that is worth it."""
         width = WORD_BYTES.get(cut.dtype, 1)
-        base = self._bases.base_of(cut)
+        base = self._lineage.base_of(cut)
         if base is not None:
-            coded = codec.encode_xor_sparse(plain, self._bases.read(base, cut.size), width)
+            coded = codec.encode_xor_sparse(plain, self._lineage.read(base, cut.size), width)
             if codec.worth(len(coded), cut.size):
                 return memoryview(coded), Codec.XOR_SPARSE, base
         if cut.dtype == "BF16" and cut.size % 2 == 0 and self._wants_split():
@@ -319,74 +297,6 @@ class _Sealer:
     def _progress(self, num_bytes: int) -> None:
         if self._options.progress is not None:
             self._options.progress(num_bytes)
-
-
-class _Bases:
-    """What the parent artifact offers: shards to refer to again, and operands for deltas."""
-
-    def __init__(self, parent: SealedArtifact | None) -> None:
-        self._parent = parent
-        self._by_plain: dict[tuple[str, int], int] = {}
-        self._shifts: dict[int, list[tuple[int, int, int, int]]] = {}  # file -> (begin, end, parent file, shift)
-        self._deltas_allowed = False
-        if parent is None:
-            return
-        self._deltas_allowed = chain_length(parent) < MAX_CHAIN // 2
-        for number, shard in enumerate(parent.manifest.shards):
-            if shard.codec is not Codec.XOR_SPARSE:
-                self._by_plain.setdefault((shard.plain, shard.size), number)
-
-    def map_file(self, file: int, path: str, listed: tuple[tensors.Tensor, ...]) -> None:
-        """Match the tensors of a file with those of the same name, dtype and shape in the parent's file."""
-        if self._parent is None or not self._deltas_allowed:
-            return
-        entries = self._parent.manifest.files
-        matches = [number for number, entry in enumerate(entries) if entry.path == path]
-        if not matches and len(entries) == 1:
-            matches = [0]  # a file sealed alone under another name
-        if not matches:
-            return
-        theirs = {item.name: item for item in self._parent.manifest.tensors if item.file == matches[0]}
-        self._shifts[file] = [
-            (item.begin, item.end, matches[0], other.begin - item.begin)
-            for item in listed
-            if (other := theirs.get(item.name)) is not None and (other.dtype, other.shape) == (item.dtype, item.shape)
-        ]
-
-    def base_of(self, cut: Cut) -> Base | None:
-        """Return where the parent holds the same tensors as `cut`, if it holds all of them in one run."""
-        inside = [
-            row for row in self._shifts.get(cut.file, ()) if row[0] < cut.offset + cut.size and cut.offset < row[1]
-        ]
-        covered = sum(min(end, cut.offset + cut.size) - max(begin, cut.offset) for begin, end, _, _ in inside)
-        if not inside or covered != cut.size or len({(file, shift) for _, _, file, shift in inside}) != 1:
-            return None
-        return Base(inside[0][2], cut.offset + inside[0][3])
-
-    def read(self, base: Base, size: int) -> memoryview:
-        """Return the operand of a delta."""
-        if self._parent is None:
-            raise ConflictError("delta without a parent")
-        operand = memoryview(bytearray(size))
-        self._parent.read_range(base.file, base.offset, operand)
-        return operand
-
-    def known(self, fingerprint: bytes, size: int) -> Known | None:
-        """Return the parent's shard of this very plaintext."""
-        number = self._by_plain.get((fingerprint.hex(), size))
-        if number is None or self._parent is None:
-            return None
-        shard = self._parent.manifest.shards[number]
-        return Known(self._parent.head.shards[number], self._parent.shard_key(number), shard.stored, shard.codec)
-
-
-def chain_length(artifact: SealedArtifact) -> int:
-    """Return how many deltas lie upon one another in an artifact."""
-    length = 0
-    while any(shard.codec is Codec.XOR_SPARSE for shard in artifact.manifest.shards):
-        length += 1
-        artifact = artifact.parent()
-    return length
 
 
 def read_exactly(descriptor: int, into: memoryview, offset: int) -> None:

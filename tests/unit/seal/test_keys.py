@@ -17,10 +17,10 @@ from stannary.seal import keystore, wrap
 from stannary.seal.head import SealedObject
 from stannary.seal.index import PrivateIndex
 from stannary.seal.keys import KeyChain, OwnerKey, ReceivingKey
+from stannary.seal.lineage import Known
 from stannary.seal.manifest import Codec
 from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.sealing import Known
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

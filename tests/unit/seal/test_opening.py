@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.seal.world import Sealed, small_model
 
-from stannary.errors import ConflictError, EnvironmentProblem
+from stannary.errors import ConflictError, EnvironmentProblem, UsageError
 from stannary.seal import opening
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.source import SourceFailure
@@ -123,3 +123,21 @@ def test_path_that_appears_meanwhile_is_not_overwritten(model: Sealed, tmp_path:
     with pytest.raises(Exception, match="appeared"):
         opening.open_to(model.open(), path, progress=meddle)
     assert path.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("trap", ["link", "open folder", "file"])
+def test_prepared_folder_is_refused(model: Sealed, tmp_path: Path, trap: str) -> None:
+    """A private folder that somebody else put there, or that others may read, is refused and left alone."""
+    artifact = model.open()
+    folder = opening.partial_folder(artifact, tmp_path / "m")
+    (tmp_path / "elsewhere").mkdir()
+    if trap == "link":
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif trap == "file":
+        folder.write_text("x")
+    else:
+        folder.mkdir(mode=0o755)
+    with pytest.raises((UsageError, EnvironmentProblem)):
+        opening.open_to(artifact, tmp_path / "m")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "m").exists()
