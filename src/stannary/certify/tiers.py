@@ -60,6 +60,7 @@ class Limit:
     layer: str
     reason: str
     remedy: str
+    refuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def decide(
         limits.append(
             Limit(Tier.T3, "owner", "not named by the data owner", "name its hardware identity in the policy")
         )
-    limits.sort(key=lambda item: item.tier)
+    limits.sort(key=lambda item: (item.tier, not item.refuses))  # a refusal is the fact that limits most
     refused = any(not appraisal.valid for appraisal in parts.values())
     limiting = limits[0] if limits else Limit(Tier.T4, "machine", "nothing limits it", "")
     return Decision(limiting.tier, limiting, tuple(limits), refused)
@@ -102,7 +103,7 @@ def layer_limits(name: str, appraisal: Appraisal) -> list[Limit]:
     for finding in appraisal.findings:
         if finding.severity is Severity.REFUSE:
             reason = f"{finding.code}: {finding.observed}" if finding.observed else str(finding.code)
-            limits.append(Limit(Tier.T0, name, reason, finding.remedy))
+            limits.append(Limit(Tier.T0, name, reason, finding.remedy, refuses=True))
         elif finding.severity is Severity.CAP and finding.cap is not None:
             limits.append(Limit(Tier(finding.cap), name, finding.observed, finding.remedy))
     ceiling = _CEILINGS.get(appraisal.kind)
