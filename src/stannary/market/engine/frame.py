@@ -81,6 +81,11 @@ class World:
     checkpoint: Checkpoint
     consistency: Callable[[int, int], list[bytes]]
     sign: Callable[..., dsse.Envelope]
+    resumed_at_ms: int = 0  # when this process began to listen
+
+    def waited_ms(self, since_ms: int) -> int:
+        """Return how long this market has listened since then: its own absence is nobody's silence."""
+        return self.now_ms - max(since_ms, self.resumed_at_ms)
 
 
 @dataclass(slots=True)

@@ -169,7 +169,7 @@ def end_overdue(connection: Connection, world: World, late: Lateness) -> list[Le
 
 
 def _lapse(connection: Connection, world: World, late: Lateness, lease: LeaseRow) -> str:
-    if lease.deadline_at_ms <= world.now_ms:
+    if world.waited_ms(lease.granted_at_ms) >= lease.deadline_at_ms - lease.granted_at_ms:
         return "deadline"
     if lease.node in world.lost:
         return "node-lost"
@@ -196,7 +196,7 @@ def _is_late(connection: Connection, frame: JobFrame, world: World, late: Latene
     if not times_s:
         return False
     pace = Pace(frame.num_lanes, expected_s(frame, world, task))
-    return (world.now_ms - lease.granted_at_ms) / 1000 > deadline_s(times_s, pace)
+    return world.waited_ms(lease.granted_at_ms) / 1000 > deadline_s(times_s, pace)
 
 
 def manifest_digests(frame: JobFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""The engines: one loop for each open job, and the deadline keeper.
+"""The engines: the queue, one loop for each job that left it, and the deadline keeper.
 
 A loop steps its job whenever something of it rings, and once a sweep. What a step wrote is durable
 when anybody is woken for it. A step that fails is tried again: its job stands still meanwhile, the
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
@@ -18,19 +18,30 @@ from stannary.errors import StannaryError
 from stannary.formats.digest import Digest
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
-from stannary.market.engine import concluding, leasing, recovery
+from stannary.market.engine import concluding, leasing, placing, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
-from stannary.market.exchange import WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
+from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
 from stannary.market.presence import Presence
-from stannary.store import envelopes, events, jobs, leases, nodes
+from stannary.place.requirement import Requirement
+from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 
 RETRY_S = 1.0
 IDLE_FACTOR = 8
 MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of arrival
+BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
+MIN_BACKLOG = 16
 DEADLINES = "deadlines"
 
 log = logging.getLogger("stannary.market")
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A job that waits for its turn."""
+
+    wanted: Requirement
+    since_ms: int
 
 
 class Engines:
@@ -43,12 +54,15 @@ class Engines:
         self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._closing: set[str] = set()  # jobs that wait for their last statements to be logged
-        self._queued: deque[str] = deque()  # accepted jobs that wait for a loop, oldest first
+        self._queue: dict[str, _Queued] = {}  # accepted jobs that wait for their turn, oldest first
+        self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._checkpoint = Checkpoint("", 0, Digest(""))
+        self._resumed_at_ms = 0
 
     async def start(self) -> None:
         """Take up every open job where it was left."""
         exchange = self._exchange
+        self._resumed_at_ms = now_ms(exchange.clock)
         await exchange.journal.drain()
         await exchange.store.awrite(self._recover)
         held = await exchange.store.aread(leases.live)
@@ -56,7 +70,8 @@ class Engines:
             # A market that was down must not take its own absence for its nodes'.
             exchange.roster.assume(row.node, exchange.clock.now())
         for name in sorted(self.frames):
-            self._spawn(name)
+            if name not in self._queue:
+                self._spawn(name)
         log.info("took up %d open jobs, %d leases", len(self.frames), len(held))
 
     async def stop(self) -> None:
@@ -66,9 +81,11 @@ class Engines:
         await asyncio.gather(*self._loops.values(), return_exceptions=True)
 
     def add(self, job: str, frame: JobFrame) -> None:
-        """Begin to move a job that was just accepted."""
+        """Take a job that was just accepted into the queue."""
         self.frames[job] = frame
-        self._spawn(job)
+        self._queue[job] = _Queued(placing.asked(frame.spec), self._exchange.now_ms)
+        if len(self._queue) == 1:  # who comes behind others waits with them
+            self._exchange.bell.ring(QUEUE)
 
     def world(self) -> World:
         """Return what steps may know now."""
@@ -88,6 +105,7 @@ class Engines:
             checkpoint=self._checkpoint,
             consistency=exchange.log.consistency,
             sign=exchange.journal.sign,
+            resumed_at_ms=self._resumed_at_ms,
         )
 
     async def keep_deadlines(self) -> None:
@@ -115,17 +133,50 @@ class Engines:
             self.progress_at.pop(lease.lease, None)
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
 
+    async def keep_queue(self) -> None:
+        """Begin queued jobs in order of arrival, as nodes come free for them, for ever.
+
+        A job placed ahead of any free node gains nothing and costs the market ten times its submit, so jobs stay
+        queued while BACKLOG tasks of others wait for each live node. What no offer fits holds nobody up.
+        """
+        exchange = self._exchange
+        while True:
+            mark = exchange.bell.mark()
+            try:
+                if self._queue:
+                    await self._begin()
+            except StannaryError as err:
+                log.warning("the queue waits: %s", err)
+            await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, QUEUE)
+
+    async def _begin(self) -> None:
+        exchange = self._exchange
+        await exchange.offers.refresh()
+        waiting = await exchange.store.aread(tasks.num_planned) + sum(self._unplanned.values())
+        room = max(MIN_BACKLOG, BACKLOG * len(self.world().live)) - waiting
+        too_old_ms = exchange.now_ms - int(1000 * exchange.settings.timing.placing_s)
+        begun: list[str] = []
+        for job, queued in self._queue.items():
+            if room <= 0 or len(self._loops) + len(begun) >= MAX_ACTIVE:
+                break
+            # a job that waited too long gets its turn all the same: its first step says that there is no capacity
+            if exchange.offers.fits(queued.wanted) or queued.since_ms < too_old_ms:
+                room -= queued.wanted.num_nodes
+                begun.append(job)
+        for job in begun:
+            del self._queue[job]
+            self._spawn(job)
+
     def _spawn(self, job: str) -> None:
-        """Run a job's loop now, or when another's has ended: what cannot run yet must not cost the rest its time."""
-        if len(self._loops) >= MAX_ACTIVE:
-            self._queued.append(job)
-            return
+        self._unplanned[job] = self.frames[job].num_lanes
         self._loops[job] = asyncio.create_task(self._run(job), name=f"engine {job}")
 
     def _recover(self, connection: Connection) -> None:
         at_ms = now_ms(self._exchange.clock)
         for row in jobs.open_jobs(connection):
-            self.frames[row.job] = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            frame = self.frames[row.job] = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            if row.status is JobStatus.QUEUED:
+                self._queue[row.job] = _Queued(placing.asked(frame.spec), row.submitted_at_ms)
             recovery.recover(connection, row.job, at_ms)
 
     async def _run(self, job: str) -> None:
@@ -145,14 +196,15 @@ class Engines:
             except Exception:  # a process edge: one job's trouble must not stop the market
                 log.exception("job %s stands still", job)
                 await exchange.clock.sleep(RETRY_S)
+            self._unplanned.pop(job, None)
             rung = await exchange.bell.wait(mark, idle_s, *topics)
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
         del self.frames[job]
         self._closing.discard(job)
+        self._unplanned.pop(job, None)
         self._loops.pop(job, None)
-        if self._queued:
-            self._spawn(self._queued.popleft())
+        exchange.bell.ring(QUEUE)
 
     async def _step(self, frame: JobFrame) -> bool:
         """Step a job once; tell whether it has ended."""
@@ -177,6 +229,7 @@ class Engines:
         if kept is None:
             made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, concluding.LOCAL_WITNESS))
             await store.awrite(lambda c: concluding.settle(c, frame, world, made))
+            exchange.offers.forget()  # the refuted are revoked
             exchange.journal.wake()
             kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         assert kept is not None
@@ -197,6 +250,8 @@ class Engines:
         await self._exchange.store.awrite(
             lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, "cancelled", message)
         )
+        if self._queue.pop(job, None) is not None:
+            self._spawn(job)  # its end is made by its loop, whether there is room or not
         self._exchange.bell.ring(job_topic(job), WORK)
 
 

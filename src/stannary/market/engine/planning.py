@@ -305,7 +305,7 @@ class _Planner:
         opened_ms = min(row.planned_at_ms for row in found.newest)
         arrivals = [(row.contributed_at_ms - opened_ms) / 1000 for row in found.newest if row.contributed_at_ms]
         pace = Pace(self._frame.num_lanes, PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0]))
-        closing = rounds.closing(arrivals, pace, (self._world.now_ms - opened_ms) / 1000)
+        closing = rounds.closing(arrivals, pace, self._world.waited_ms(opened_ms) / 1000)
         if not closing.closed:
             return False
         for row in pending:

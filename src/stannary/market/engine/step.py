@@ -87,7 +87,7 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
         drawing.pass_unasked(connection, world, window, outcome)
     else:
         owed = drawing.advance(connection, frame, world, window, outcome)
-        silent = owed is not None and world.now_ms - owed.requested_at_ms > 1000 * world.settings.timing.reveal_s
+        silent = owed is not None and world.waited_ms(owed.requested_at_ms) > 1000 * world.settings.timing.reveal_s
         auditing.advance(connection, frame, world, outcome)
     if silent:
         return _give_up_on_buyer(connection, frame, row, outcome)
