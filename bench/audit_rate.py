@@ -6,7 +6,8 @@ A small byte GPT (examples/hello) is trained by nodes of several operators; a sh
 step. Each rate p draws with verify/draw.py, once for a cost that is measured (every audit drawn is a whole round
 computed again, questions included) and under many beacons for the rates, where an audit already computed is looked up.
 
-    cost          seconds of recomputation over seconds of work; `buyer` leaves out what a convicted node's bond pays
+    cost          steps recomputed over steps assigned, which is what audits are priced by; `buyer` leaves out what a
+                  convicted node's bond pays; `cpu` is the same in processor seconds as measured
     convicted     lies convicted over all beacons, beside the binomial expectation n·p and its standard deviation
     honest        honest nodes convicted, prover or auditor: must be 0
 
@@ -50,7 +51,7 @@ OPERATORS = ("basalt", "dolomite", "granite", "mica", "shale", "slate")
 OPTIONS = {"width": 32, "layers": 1, "heads": 4, "context": 32, "buckets": 256}
 INNER_STEPS = 4
 GAIN_PPM, DETECTION_PPM = 600_000, 990_000  # what skipping saves at best; exact comparison inside one class
-BEACONS = 200
+BEACONS = 100
 BATCH = 20  # commitments one checkpoint covers
 TIME = "2026-09-01T00:00:00Z"
 NOTHING = digest.digest(b"")
@@ -104,9 +105,9 @@ class Bench:
         """Compute one round for real."""
         return run_round(self.hello, assignment, self.settings, None, Recording(evaluate=False))
 
-    def replay(self, work: Work, auditor: NodeId) -> tuple[RoundResult, float]:
-        """Return an auditor's own recomputation and its seconds; computed once for each auditor and task."""
-        key = f"{auditor} {work.assignment.task}"
+    def replay(self, work: Work, number: int) -> tuple[RoundResult, float]:
+        """Return the `number`-th auditor's own recomputation and its seconds; computed once for all beacons."""
+        key = f"{work.assignment.task}/q{number}"
         if key not in self.replays:
             started = time.process_time()
             done = self.compute(work.assignment)
@@ -123,7 +124,8 @@ class Outcome:
     convicted: int = 0
     honest_convicted: int = 0
     audit_s: float = 0.0
-    forfeited_s: float = 0.0  # audits that a convicted node's bond pays
+    audits: int = 0
+    forfeited: int = 0  # audits that a convicted node's bond pays
 
 
 def draws(bench: Bench) -> list[tuple[list[Work], Draw]]:
@@ -162,7 +164,7 @@ def hear(bench: Bench, work: Work, selection: Selection, outcome: Outcome) -> No
     for number, auditor in enumerate(selection.auditors):
         if not decision.need_auditor:
             break
-        done, seconds = bench.replay(work, auditor.node)
+        done, seconds = bench.replay(work, number)
         spent_s += seconds
         heard.append(said(work, auditor.node, Role.AUDITOR, selection, outputs_of(done.outputs), done.states))
         exhausted = number + 1 == len(selection.auditors)
@@ -170,10 +172,11 @@ def hear(bench: Bench, work: Work, selection: Selection, outcome: Outcome) -> No
     outcome.drawn += 1
     outcome.lies_drawn += work.lies
     outcome.audit_s += spent_s
+    outcome.audits += len(heard)
     for node in decision.refuted:
         if work.lies and node == work.node:
             outcome.convicted += 1
-            outcome.forfeited_s += spent_s
+            outcome.forfeited += len(heard)
         else:
             outcome.honest_convicted += 1
 
@@ -210,8 +213,9 @@ def rows(bench: Bench, rates: dict[str, int]) -> list[dict[str, object]]:
         made.append({
             "rate": name,
             "audit_ppm": ppm,
-            "cost_percent": 100 * total.audit_s / beacons / work_s,
-            "buyer_percent": 100 * (total.audit_s - total.forfeited_s) / beacons / work_s,
+            "cost_percent": 100 * total.audits / beacons / len(bench.works),
+            "buyer_percent": 100 * (total.audits - total.forfeited) / beacons / len(bench.works),
+            "cpu_percent": 100 * total.audit_s / beacons / work_s,
             "beacons": beacons,
             "drawn": total.drawn / beacons,
             "lies": num_lies * beacons,
@@ -262,13 +266,15 @@ def main() -> None:
     print(f"{len(bench.works)} contributions of {len(OPERATORS)} operators, {lies} of them lies; {machine}")
     print(f"g {GAIN_PPM / 1e6}, d {DETECTION_PPM / 1e6}, S {arguments.stake}: p* = {needed / 10_000:.3f} %")
     print(
-        f"{'rate':<12} {'cost':>8} {'buyer':>8} {'drawn':>7} {'convicted':>10} {'expected':>17} {'escaped':>8} honest"
+        f"{'rate':<12} {'cost':>8} {'buyer':>8} {'cpu':>8} {'drawn':>7} {'convicted':>10} {'expected':>17} "
+        f"{'escaped':>8} honest"
     )
     for row in table:
         expected = f"{row['expected']:,.0f} ± {row['deviation']:,.0f}"
         print(
-            f"{row['rate']:<12} {row['cost_percent']:7.2f}% {row['buyer_percent']:7.2f}% {row['drawn']:7.1f} "
-            f"{row['convicted']:>10,} {expected:>17} {row['escaped']:>8,} {row['honest_convicted']:>6}"
+            f"{row['rate']:<12} {row['cost_percent']:7.2f}% {row['buyer_percent']:7.2f}% {row['cpu_percent']:7.2f}% "
+            f"{row['drawn']:7.1f} {row['convicted']:>10,} {expected:>17} "
+            f"{row['escaped']:>8,} {row['honest_convicted']:>6}"
         )
     print(
         f"n = {BEACONS} beacons for each rate, one for 100 %; convicted, expected and escaped are sums over all of them"
