@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import os
 import platform
 import sqlite3
@@ -30,7 +29,6 @@ from stannary.store.database import Store
 
 BUYERS = 4
 ENVELOPE_BYTES = 2_000  # a signed train job with its canonical spec
-SPEC = json.dumps({"name": "hello", "kind": "train", "padding": "x" * 1_000})
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ def submissions() -> Iterator[jobs.Submission]:
             kind="train",
             verification="replay",
             envelope=envelope,
-            spec=SPEC,
             escrow_usd_micros=1_000,
             submitted_at_ms=number,
         )

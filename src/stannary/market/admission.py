@@ -10,12 +10,15 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy.engine import Connection
 
-from stannary.errors import AuthError, ConflictError, FormatError, NotFound, UsageError
+from stannary.errors import AuthError, ConflictError, FormatError, NotFound, StannaryError, UsageError
 from stannary.formats import beacon, canonical, digest, dsse, ids, jobspec, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Credential, Job
+from stannary.market import views
 from stannary.market.engine import placing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
@@ -32,6 +35,7 @@ from stannary.wire import rfc3339
 
 MAX_KEY_CHARS = 255
 MAX_CLOCK_SKEW_S = 300
+MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
 SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 
 
@@ -78,10 +82,18 @@ def offers(exchange: Exchange, connection: Connection) -> list[wire.Offer]:
     return [offer_view(exchange, item) for item in _offers(exchange, connection)]
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A durable job; `view` is what there is to say of it, None when it came before and has moved since."""
+
+    job: str
+    view: wire.JobView | None
+
+
 async def submit(
     exchange: Exchange, engines: Engines, buyer: str, idempotency_key: str, envelope: dsse.Envelope
-) -> str:
-    """Accept a job; return its id once it is durable.
+) -> Accepted:
+    """Accept a job, once it is durable. Decided from memory: a submit asks the store for nothing it has told before.
 
     Raises:
         FormatError, SpecError, Refuted: not a job signed by its buyer.
@@ -95,18 +107,16 @@ async def submit(
     dsse.verify(envelope, dsse.decode_base64(order.buyer, "buyer key"))
     spec = jobspec.from_canonical(order.spec)
     job_digest = digest.digest(envelope.payload)
-    job = ids.job_id(job_digest)
-    body = digest.digest(envelope.to_bytes())
-
-    def examine(connection: Connection) -> int | None:
-        if _before(connection, job, buyer, idempotency_key, body):
-            return None
+    job, written = ids.job_id(job_digest), envelope.to_bytes()
+    body = digest.digest(written)
+    try:
         _check_order(exchange, order, spec)
-        return _price(exchange, connection, buyer, order, spec)
-
-    escrow_usd_micros = await exchange.store.aread(examine)
-    if escrow_usd_micros is None:
-        return job
+        escrow_usd_micros = await _price(exchange, buyer, order, spec)
+    except StannaryError:
+        # What was accepted once is answered as then, whatever has changed since: clocks, offers, keys.
+        if await exchange.store.aread(lambda c: _before(c, job, buyer, idempotency_key, body)):
+            return Accepted(job, None)
+        raise
     submission = Submission(
         job=job,
         buyer=buyer,
@@ -117,8 +127,7 @@ async def submit(
         name=spec.name,
         kind=spec.kind.value,
         verification=spec.trust.verify.value,
-        envelope=envelope.to_bytes(),
-        spec=canonical.encode(order.spec).decode("utf-8"),
+        envelope=written,
         escrow_usd_micros=escrow_usd_micros,
         submitted_at_ms=exchange.now_ms,
     )
@@ -128,11 +137,12 @@ async def submit(
         raise UsageError(err.what, why=err.why, hint=err.hint, detail=wire_errors.DEPOSIT_TOO_SMALL) from err
     except ConflictError as err:
         raise ConflictError(err.what, why=err.why, hint=err.hint, detail=wire_errors.IDEMPOTENCY_CONFLICT) from err
-    if answer.created:
-        exchange.buyer_keys.setdefault(buyer, order.buyer)
-        engines.add(answer.job, JobFrame(job, job_digest, submission.leaf, buyer, order, spec))
-        exchange.journal.wake()
-    return answer.job
+    if not answer.created:
+        return Accepted(answer.job, None)
+    exchange.buyer_keys.setdefault(buyer, order.buyer)
+    engines.add(answer.job, JobFrame(job, job_digest, submission.leaf, buyer, order, spec))
+    exchange.journal.wake()
+    return Accepted(answer.job, views.submitted(submission, spec))
 
 
 def _before(connection: Connection, job: str, buyer: str, idempotency_key: str, body: str) -> bool:
@@ -159,19 +169,11 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
         raise FormatError("the job's beacon tip or nonce is malformed", why=f"{order.beacon_tip:.80}")
 
 
-def _price(exchange: Exchange, connection: Connection, buyer: str, order: Job, spec: JobSpec) -> int:
-    """Check blobs, buyer key and budget against the store; return the escrow."""
-    known = exchange.buyer_keys.get(buyer) or _key_of(connection, buyer)
-    if known is not None and known != order.buyer:
-        raise AuthError(
-            "the job is signed by another key than this account's jobs before",
-            why=f"account {buyer}",
-            hint="use the machine that holds the key, or another account",
-        )
-    if known is not None:
-        exchange.buyer_keys[buyer] = known
-    _check_blobs(connection, buyer, spec)
-    worst = placing.estimate(_offers(exchange, connection), spec).worst
+async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> int:
+    """Check blobs, buyer key and budget; return the escrow."""
+    await _check_key(exchange, buyer, order)
+    await _check_blobs(exchange, buyer, spec)
+    worst = (await exchange.offers.estimate(spec)).worst
     if worst.escrow_usd_micros > spec.budget_usd_micros:
         raise UsageError(
             "the budget is too small for the worst case",
@@ -182,11 +184,29 @@ def _price(exchange: Exchange, connection: Connection, buyer: str, order: Job, s
     return worst.escrow_usd_micros
 
 
-def _check_blobs(connection: Connection, buyer: str, spec: JobSpec) -> None:
-    wanted = sorted(
-        {*(str(item.digest) for item in spec.workdir), *(str(item.digest) for item in spec.inputs.values())}
-    )
-    missing = [item for item in wanted if not blobs.may_have(connection, item, [f"buyer:{buyer}"])]
+async def _check_key(exchange: Exchange, buyer: str, order: Job) -> None:
+    known = exchange.buyer_keys.get(buyer) or await exchange.store.aread(lambda c: _key_of(c, buyer))
+    if known is None:
+        return
+    if known != order.buyer:
+        raise AuthError(
+            "the job is signed by another key than this account's jobs before",
+            why=f"account {buyer}",
+            hint="use the machine that holds the key, or another account",
+        )
+    exchange.buyer_keys[buyer] = known
+
+
+async def _check_blobs(exchange: Exchange, buyer: str, spec: JobSpec) -> None:
+    wanted = {*(str(item.digest) for item in spec.workdir), *(str(item.digest) for item in spec.inputs.values())}
+    unsure = sorted(item for item in wanted if (buyer, item) not in exchange.buyer_blobs)
+    if not unsure:
+        return
+
+    def look(connection: Connection) -> list[str]:
+        return [item for item in unsure if not blobs.may_have(connection, item, [f"buyer:{buyer}"])]
+
+    missing = await exchange.store.aread(look)
     if missing:
         raise ConflictError(
             f"{len(missing)} blobs of the job are not stored",
@@ -194,6 +214,9 @@ def _check_blobs(connection: Connection, buyer: str, spec: JobSpec) -> None:
             hint="PUT them to /v1/blobs/{digest} first",
             detail=wire_errors.BLOB_MISSING,
         )
+    if len(exchange.buyer_blobs) + len(unsure) > MAX_KNOWN_BLOBS:
+        exchange.buyer_blobs.clear()
+    exchange.buyer_blobs.update((buyer, item) for item in unsure)
 
 
 def _key_of(connection: Connection, buyer: str) -> str | None:

@@ -11,6 +11,7 @@ from stannary.market.blobstore import BlobStore
 from stannary.market.clock import Clock, now_ms
 from stannary.market.identity import Identity
 from stannary.market.journal import Journal
+from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
 from stannary.store.database import Store
@@ -31,11 +32,13 @@ class Exchange:
     bell: Bell
     roster: Roster
     blobs: BlobStore
+    offers: OfferBook
     witness_vkeys: tuple[str, ...]
     url: str = ""
     tls_fingerprint: str = ""
     buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer; revoked by restart of the entry
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
+    buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his; never taken away
     sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)
 
     @property
@@ -76,4 +79,5 @@ def node_topic(node: str) -> str:
 
 
 LOGS = "logs:"
+QUEUE = "queue"  # rings when a queued job may get its turn
 WORK = "work"  # rings when some task waits for any node

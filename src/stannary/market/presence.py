@@ -36,11 +36,14 @@ class Roster:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._seen: dict[str, _Seen] = {}
+        self.version = 0  # grows whenever a presence or state changes: what was derived from them is old then
 
     def beat(self, node: str, state: str, now: float) -> Presence | None:
         """Record a sign of life; return the presence it comes back from, if it was away."""
         known = self._seen.get(node)
         before = known.told if known is not None else None
+        if known is None or known.state != state or before is not Presence.LIVE:
+            self.version += 1
         self._seen[node] = _Seen(now, state, Presence.LIVE)
         return before if before is not Presence.LIVE else None
 
@@ -50,7 +53,9 @@ class Roster:
 
     def assume(self, node: str, now: float) -> None:
         """Count `node` as seen now unless it was seen already (restart)."""
-        self._seen.setdefault(node, _Seen(now, "idle", Presence.LIVE))
+        if node not in self._seen:
+            self.version += 1
+            self._seen[node] = _Seen(now, "idle", Presence.LIVE)
 
     def nodes(self) -> list[str]:
         """Return every node heard from since the start."""
@@ -80,5 +85,6 @@ class Roster:
             current = self.presence(node, now)
             if current is not seen.told:
                 seen.told = current
+                self.version += 1
                 changed.append((node, current))
         return changed

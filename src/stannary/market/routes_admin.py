@@ -67,6 +67,7 @@ def router(exchange: Exchange) -> APIRouter:
         access.admin(exchange, request)
         await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
         access.forget_node(exchange, node)
+        exchange.offers.forget()
         exchange.bell.ring("deadlines")
         return http.no_content()
 

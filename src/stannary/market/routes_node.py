@@ -19,7 +19,7 @@ from stannary.market.engine import leasing
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
-from stannary.market.exchange import LOGS, WORK, Exchange, job_topic, node_topic
+from stannary.market.exchange import LOGS, QUEUE, WORK, Exchange, job_topic, node_topic
 from stannary.market.intake import Intake
 from stannary.store import envelopes, jobs, leases, loglines, nodes
 from stannary.store.leases import LeaseRow, LeaseType
@@ -73,7 +73,10 @@ def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str]
 def _add_sessions(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.JOIN)
     async def join(request: Request) -> Response:
-        return http.answer(await joining.join(exchange, await http.read(request, node.JoinRequest)), 201)
+        joined = await joining.join(exchange, await http.read(request, node.JoinRequest))
+        exchange.offers.forget()
+        exchange.bell.ring(QUEUE)
+        return http.answer(joined, 201)
 
     @api.post(routes.SESSION_CHALLENGE)
     async def challenge(request: Request) -> Response:
@@ -92,7 +95,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         beat = await http.read(request, node.Heartbeat)
         came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.now())
         if came_back is not None:
-            exchange.bell.ring(WORK)
+            exchange.bell.ring(WORK, QUEUE)
         held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}
         drop = [item for item in beat.leases if item not in held]
         return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=exchange.settings.timing.heartbeat_s))
@@ -136,7 +139,7 @@ async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozens
         return None
     granted = await exchange.store.awrite(lambda c: leasing.grant_work(c, frames, world, holder))
     if granted is not None:
-        exchange.bell.ring(job_topic(granted.job))
+        exchange.bell.ring(job_topic(granted.job), QUEUE)
     return granted
 
 

@@ -30,6 +30,7 @@ from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.identity import Card
 from stannary.market.journal import Journal
+from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
 from stannary.market.witness import WitnessProcess
@@ -60,6 +61,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
         closing.callback(tlog.close)
         bell = Bell(moment)
+        roster = Roster(settings.timing)
         exchange = Exchange(
             settings=settings,
             clock=moment,
@@ -68,8 +70,9 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             log=tlog,
             journal=Journal(owner, store, tlog, bell, moment),
             bell=bell,
-            roster=Roster(settings.timing),
+            roster=roster,
             blobs=BlobStore(settings.directory / "blobs"),
+            offers=OfferBook(store, roster, moment),
             witness_vkeys=(witness.vkey,) if witness is not None else (),
         )
         engines = Engines(exchange)
@@ -101,6 +104,7 @@ async def _working(exchange: Exchange, engines: Engines) -> AsyncIterator[None]:
     workers = [
         asyncio.create_task(exchange.journal.run(), name="journal"),
         asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
+        asyncio.create_task(engines.keep_queue(), name="queue"),
     ]
     try:
         yield

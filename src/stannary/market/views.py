@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, jobspec, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Receipt
+from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.rounds import ADMISSIBLE
-from stannary.jobs.states import TaskState
+from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
 from stannary.settle.ledger import buyer_available
-from stannary.store import events, jobs, leases, ledger, loglines, nodes, readings, tasks
-from stannary.store.jobs import JobRow
+from stannary.store import envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
+from stannary.store.jobs import JobRow, Submission
 from stannary.wire import buyer as wire
 from stannary.wire import rfc3339
 
 MODEL = "model.safetensors"  # the name of a train job's final weights, as in the receipt's subject
 
 
-def job(connection: Connection, row: JobRow, spec: JobSpec) -> wire.JobView:
+def job(connection: Connection, row: JobRow) -> wire.JobView:
     """Return a job as its buyer sees it."""
+    spec = _spec_of(connection, row)
     settled = ledger.find(connection, f"settle:{row.job}")
     refunded = 0
     if settled is not None:
@@ -50,6 +52,26 @@ def job(connection: Connection, row: JobRow, spec: JobSpec) -> wire.JobView:
         nodes=_nodes(connection, row),
         submitted_at=rfc3339.spell(row.submitted_at_ms / 1000),
         finished_at=rfc3339.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
+    )
+
+
+def submitted(item: Submission, spec: JobSpec) -> wire.JobView:
+    """Return a job that was accepted this moment, as `job` would: nothing has happened to it yet."""
+    return wire.JobView(
+        id=item.job,
+        name=item.name,
+        kind=item.kind,
+        status=JobStatus.QUEUED.value,
+        verdict=Verdict.PENDING.value,
+        settlement=Settlement.HELD.value,
+        reason="",
+        message="",
+        progress=wire.Progress(round=0, rounds=spec.recipe.rounds if spec.recipe is not None else 1),
+        escrow_usd_micros=item.escrow_usd_micros,
+        paid_usd_micros=0,
+        refunded_usd_micros=0,
+        nodes=[],
+        submitted_at=rfc3339.spell(item.submitted_at_ms / 1000),
     )
 
 
@@ -91,8 +113,9 @@ def cost(connection: Connection, row: JobRow) -> wire.Cost:
     )
 
 
-def outputs(connection: Connection, row: JobRow, spec: JobSpec) -> list[wire.OutputRef]:
+def outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
     """Return a job's results, as far as there are any: the newest merged weights, or each lane's outputs."""
+    spec = _spec_of(connection, row)
     if spec.recipe is not None:
         return _model(connection, row, spec.recipe.rounds)
     found: list[wire.OutputRef] = []
@@ -102,6 +125,15 @@ def outputs(connection: Connection, row: JobRow, spec: JobSpec) -> list[wire.Out
         if item.state in ADMISSIBLE or item.state is TaskState.UNVERIFIED:
             found.extend(_ref(prefix + str(output["name"]), output) for output in item.outputs or ())
     return found
+
+
+def _spec_of(connection: Connection, row: JobRow) -> JobSpec:
+    return _spec_in(envelopes.get(connection, row.leaf).envelope)
+
+
+@functools.lru_cache(maxsize=256)  # a watched job is asked about again and again
+def _spec_in(envelope: bytes) -> JobSpec:
+    return jobspec.from_canonical(statement.read(dsse.from_bytes(envelope).payload, "job", Job).predicate.spec)
 
 
 def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.OutputRef]:

@@ -40,8 +40,7 @@ class Submission:
     name: str
     kind: str
     verification: str
-    envelope: bytes
-    spec: str  # canonical JSON
+    envelope: bytes  # holds the spec
     escrow_usd_micros: int
     submitted_at_ms: int
 
@@ -66,8 +65,7 @@ class JobRow:
     name: str
     kind: str
     verification: str
-    leaf: str  # of the buyer's envelope (envelopes.get)
-    spec: str
+    leaf: str  # of the buyer's envelope (envelopes.get), which holds the spec
     status: JobStatus
     verdict: Verdict
     settlement: Settlement
@@ -250,7 +248,6 @@ def _job_values(item: Submission) -> tuple[object, ...]:
         item.kind,
         item.verification,
         item.leaf,
-        item.spec,
         JobStatus.QUEUED.value,
         Verdict.PENDING.value,
         Settlement.HELD.value,
@@ -276,7 +273,7 @@ _BY_JOB = sa.text(
 )
 _INSERT_JOB = statements.insert(
     jobs,
-    "job buyer idempotency_key payload_digest job_digest name kind verification leaf spec"
+    "job buyer idempotency_key payload_digest job_digest name kind verification leaf"
     " status verdict settlement escrow_usd_micros num_events submitted_at_ms",
 )
 _INSERT_EVENT = statements.insert(events, "job seq at_ms type message data")

@@ -176,6 +176,11 @@ def planned(connection: Connection, *, limit: int = 1_000) -> list[TaskRow]:
     return [_task(row) for row in connection.execute(query.limit(limit)).mappings()]
 
 
+def num_planned(connection: Connection) -> int:
+    """Return how many tasks wait for a node."""
+    return int(connection.exec_driver_sql("SELECT count(*) FROM tasks WHERE state = 'planned'").scalar_one())
+
+
 def open_tasks(connection: Connection) -> list[TaskRow]:
     """Return every task that somebody still has to do something for."""
     states = sorted(state.value for state in OPEN_TASK)

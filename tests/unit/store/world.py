@@ -37,7 +37,6 @@ def submission(number: int = 1, **changes: Any) -> jobs.Submission:
         "kind": "train",
         "verification": "replay",
         "envelope": b"{}",
-        "spec": "{}",
         "escrow_usd_micros": 100,
         "submitted_at_ms": number,
     }

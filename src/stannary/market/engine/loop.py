@@ -145,8 +145,8 @@ class Engines:
             try:
                 if self._queue:
                     await self._begin()
-            except StannaryError as err:
-                log.warning("the queue waits: %s", err)
+            except Exception:  # a process edge: whatever one look at the queue ran into, jobs must go on beginning
+                log.exception("the queue waits")
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, QUEUE)
 
     async def _begin(self) -> None:

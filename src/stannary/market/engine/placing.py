@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.engine import Connection
 
@@ -39,15 +39,15 @@ class Estimate:
 
 def standing_offers(connection: Connection, now_ms: int, not_ready: Callable[[str], str]) -> list[offers.Offer]:
     """Return the offers of all nodes with a valid credential."""
-    found = []
-    for row in nodes.all_nodes(connection):
-        held = nodes.credential_of(connection, row.node)
-        if row.revoked_at_ms is not None or held is None or held.expires_at_ms <= now_ms:
-            continue
-        credential = _credential(held.envelope)
-        reason = "draining" if row.draining else not_ready(row.node)
-        found.append(offers.from_credential(credential, not_ready=reason))
-    return found
+    return [
+        offers.from_credential(_credential(envelope), not_ready="draining" if draining else not_ready(node))
+        for node, draining, envelope in nodes.credentialed(connection, now_ms=now_ms)
+    ]
+
+
+def with_presence(offer: offers.Offer, not_ready: str) -> offers.Offer:
+    """Return an offer with what was heard of its node; what the store says of it stands before."""
+    return offer if offer.not_ready or not not_ready else replace(offer, not_ready=not_ready)
 
 
 def estimate(found: list[offers.Offer], spec: JobSpec) -> Estimate:
@@ -56,9 +56,18 @@ def estimate(found: list[offers.Offer], spec: JobSpec) -> Estimate:
     Raises:
         NoCapacity: no engine class can hold it.
     """
-    matched = match.match(found, requirement.requirement(spec, terms=frozenset({terms.DIGEST})))
-    ask = matched.highest_ask_usd_micros_per_hour
+    return priced(match.match(found, asked(spec)), spec)
+
+
+def asked(spec: JobSpec) -> requirement.Requirement:
+    """Return what a spec asks of its nodes on this market."""
+    return requirement.requirement(spec, terms=frozenset({terms.DIGEST}))
+
+
+def priced(matched: match.Match, spec: JobSpec) -> Estimate:
+    """Return a match with the worst case of its job."""
     verified = spec.trust.verify is not Verification.NONE
+    ask = matched.highest_ask_usd_micros_per_hour
     return Estimate(matched, price.worst_case(works(spec), ask, verified=verified))
 
 

@@ -151,7 +151,6 @@ def _jobs() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("verification", sa.Text(), nullable=False),
         sa.Column("leaf", sa.Text(), nullable=False),
-        sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
         sa.Column("settlement", sa.Text(), nullable=False),

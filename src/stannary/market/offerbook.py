@@ -1,0 +1,98 @@
+"""Standing offers in memory, and what they answer: pricing a submit asks the store nothing.
+
+Rules:
+- The store's nodes are read again when `forget` says that one joined or went, and once in FRESH_S in
+  any case: what a buyer is quoted may be that old. Placing reads them anew, in its own transaction.
+- Presence comes from the roster at each change of it; equal requirements have one answer until then.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import NoCapacity
+from stannary.formats.jobspec import JobSpec
+from stannary.market.clock import Clock
+from stannary.market.engine import placing
+from stannary.market.engine.placing import Estimate
+from stannary.market.presence import Presence, Roster
+from stannary.place import match
+from stannary.place.offers import Offer
+from stannary.place.requirement import Requirement
+from stannary.store.database import Store
+
+FRESH_S = 1.0
+MAX_ANSWERS = 1024  # distinct requirements; buyers ask for a few
+
+
+class OfferBook:
+    """The offers of one market."""
+
+    def __init__(self, store: Store, roster: Roster, clock: Clock) -> None:
+        self._store = store
+        self._roster = roster
+        self._clock = clock
+        self._read_at: float | None = None
+        self._standing: list[Offer] = []
+        self._seen = -1  # version of the roster `_offers` was made for
+        self._offers: list[Offer] = []
+        self._answers: dict[Requirement, match.Match | NoCapacity] = {}
+
+    def forget(self) -> None:
+        """Read the nodes again at the next question (one joined, was revoked or drains)."""
+        self._read_at = None
+
+    async def estimate(self, spec: JobSpec) -> Estimate:
+        """Match a spec and price its worst case.
+
+        Raises:
+            NoCapacity: no engine class can hold it.
+        """
+        await self.refresh()
+        return placing.priced(self._matched(placing.asked(spec)), spec)
+
+    def fits(self, wanted: Requirement) -> bool:
+        """Tell whether the offers of the last refresh hold a job of these masks."""
+        try:
+            self._matched(wanted)
+        except NoCapacity:
+            return False
+        return True
+
+    async def refresh(self) -> None:
+        """Bring the offers up to date."""
+        now = self._clock.now()
+        if self._read_at is None or not 0 <= now - self._read_at < FRESH_S:
+            self._read_at = now
+            now_ms = int(now * 1000)
+
+            def read(connection: Connection) -> list[Offer]:
+                return placing.standing_offers(connection, now_ms, lambda _: "")
+
+            standing = await self._store.aread(read)
+            if standing != self._standing:
+                self._standing, self._seen = standing, -1
+        if self._seen != self._roster.version:
+            self._seen = self._roster.version
+            self._offers = [placing.with_presence(offer, self._not_ready(offer.node, now)) for offer in self._standing]
+            self._answers.clear()
+
+    def _matched(self, wanted: Requirement) -> match.Match:
+        known = self._answers.get(wanted)
+        if known is None:
+            if len(self._answers) >= MAX_ANSWERS:
+                self._answers.clear()
+            try:
+                known = match.match(self._offers, wanted)
+            except NoCapacity as err:
+                known = err
+            self._answers[wanted] = known
+        if isinstance(known, NoCapacity):
+            raise NoCapacity(known.what, why=known.why, hint=known.hint)
+        return known
+
+    def _not_ready(self, node: str, now: float) -> str:
+        presence = self._roster.presence(node, now)
+        if presence is not Presence.LIVE:
+            return presence.value
+        return "draining" if self._roster.state(node) == "draining" else ""
