@@ -8,6 +8,7 @@ import pytest
 from tests.simulator import fleet, kernel
 from tests.simulator.day import Day, log_bytes, theta_of, theta_without_liars
 from tests.simulator.fleet import SimulatedNode
+from tests.unit.verify.world import key_of
 
 from stannary.formats.predicates import Verdict
 from stannary.verify.receipt import verify_receipt
@@ -142,3 +143,16 @@ def test_two_who_make_answers_up_deny_nobody_his_pay() -> None:
     assert lived.convicted == {"n3 FalseAccuser", "n4 LazyAuditor"}
     assert set(lived.verdicts.values()) == {Verdict.VERIFIED}
     proven(lived)
+
+
+def test_forged_day_is_an_unknown_log() -> None:
+    """A day signed throughout by another market's key, with nodes and a name of the forger's choice, is exit code 4."""
+    job = kernel.settings(1, 2)
+    forged = Day(seed=1, fleet=nodes([HONEST] * 4, kernel.Kernel(job, kernel.Symbols())), settings=job)
+    honest = forged.trust()
+    forged.market_key = key_of("a key nobody pinned")
+    forged.live()
+    report = verify_receipt(forged.receipt(), honest, forged.now)
+    assert report.exit_code == 4
+    assert [item.id for item in report.findings] == ["log.unknown"]
+    assert verify_receipt(forged.receipt(), forged.trust(), forged.now).exit_code == 0  # his own key, pinned, says yes
