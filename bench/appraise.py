@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
-from stannary.certify import certificates, vectors  # noqa: E402
+from stannary.certify import certificates, revocation, vectors  # noqa: E402
 from stannary.certify.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
@@ -64,6 +64,7 @@ def cpu_ms(work: Callable[[], Any], *, cold: bool, repeats: int = REPEATS) -> fl
     for _ in range(repeats):
         if cold:
             certificates.forget_validated()
+            revocation.parse_crl.cache_clear()
         start = time.process_time()
         work()
         times.append((time.process_time() - start) * 1000)

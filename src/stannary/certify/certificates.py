@@ -88,13 +88,7 @@ class Certificate:
 
     def common_name(self) -> str:
         """Return the last common name of the subject, empty if there is none."""
-        name = ""
-        for group in der.sequence(self.subject, "subject"):
-            for pair in group.children():
-                fields = pair.children()
-                if len(fields) == 2 and fields[0].raw == b"\x06\x03\x55\x04\x03":
-                    name = fields[1].body.decode("utf-8", errors="replace")
-        return name
+        return _common_name(self.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +210,19 @@ def forget_validated() -> None:
     """Empty the memo of validated signatures; benches measure cold appraisals with it."""
     _signed_by.cache_clear()
     parse.cache_clear()
+    _common_name.cache_clear()
     keys.load.cache_clear()
+
+
+@functools.lru_cache(maxsize=1024)
+def _common_name(subject: bytes) -> str:
+    name = ""
+    for group in der.sequence(subject, "subject"):
+        for pair in group.children():
+            fields = pair.children()
+            if len(fields) == 2 and fields[0].raw == b"\x06\x03\x55\x04\x03":
+                name = fields[1].body.decode("utf-8", errors="replace")
+    return name
 
 
 @functools.lru_cache(maxsize=4096)

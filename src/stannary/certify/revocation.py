@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -101,6 +102,7 @@ def window_problem(what: str, start: datetime, end: datetime | None, now: dateti
     return ""
 
 
+@functools.lru_cache(maxsize=64)  # vendors publish a handful; every appraisal carries the same
 def parse_crl(data: bytes) -> RevocationList:
     """Read a DER CertificateList."""
     outer = der.sequence(data, "revocation list")
