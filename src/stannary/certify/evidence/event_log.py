@@ -169,4 +169,5 @@ def _is_padding(data: bytes, offset: int) -> bool:
     """Whether only 0x00 or only 0xFF follow; an event of register 0 and type 0 does not exist."""
     if data[offset : offset + 8].strip(b"\0") and data[offset : offset + 8].strip(b"\xff"):
         return False  # the common case without scanning the rest for every event
-    return not data[offset:].strip(b"\0") or not data[offset:].strip(b"\xff")
+    tail = data[offset:]
+    return not tail or (tail[:1] in {b"\0", b"\xff"} and tail.count(tail[:1]) == len(tail))
