@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from stannary.errors import ConflictError, EnvironmentProblem
@@ -32,7 +33,13 @@ CHECKPOINT_PAGES = 4_000  # 32 MiB of WAL between checkpoints: keys are hashes a
 JOURNAL_LIMIT_BYTES = 64 * 2**20  # the WAL is cut back to this after a checkpoint
 READERS = 8  # concurrent long-polls wait on events, not on connections
 
+CACHED_STATEMENTS = 512  # of each connection; the driver's own 128 would be overrun by the bulk inserts' sizes
+
 DISK_FULL = frozenset({sqlite3.SQLITE_FULL})
+FAILURES = (
+    DBAPIError,
+    sqlite3.Error,
+)  # of the machine or of a statement, through SQLAlchemy or straight (statements.py)
 LOST = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY})
 
 
@@ -97,7 +104,9 @@ def reader(path: Path) -> sa.Engine:
 
 def _connect(uri: str, configure: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
     # The pool hands a connection to one thread at a time; sqlite3 itself is built serialized.
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS
+    )
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").close()
     connection.execute("PRAGMA foreign_keys=ON").close()
     connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}").close()

@@ -22,7 +22,7 @@ from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
 from stannary.store import envelopes, ledger, statements
-from stannary.store.schema import buyers, events, job_nodes, jobs
+from stannary.store.schema import events, job_nodes, jobs
 
 MAX_PAGE = 200
 
@@ -185,15 +185,14 @@ def _job(row: sa.RowMapping) -> JobRow:
 def _submitted_before(connection: Connection, items: Sequence[Submission]) -> _Seen:
     wanted = json.dumps([[item.buyer, item.idempotency_key, item.job] for item in items])
     seen: _Seen = {}
-    for query in (_BY_KEY, _BY_JOB):
-        for job, buyer, key, payload in connection.execute(query, {"wanted": wanted}):
-            seen[buyer, key] = seen[job] = (job, payload)
+    for job, buyer, key, payload in statements.run(connection, _BEFORE, (wanted, wanted)):
+        seen[buyer, key] = seen[job] = (job, payload)
     return seen
 
 
 def _known_buyers(connection: Connection, items: Sequence[Submission]) -> set[str]:
-    wanted = {item.buyer for item in items}
-    return set(connection.execute(sa.select(buyers.c.buyer).where(buyers.c.buyer.in_(wanted))).scalars())
+    wanted = json.dumps(list({item.buyer for item in items}))
+    return {buyer for (buyer,) in statements.run(connection, _BUYERS, (wanted,))}
 
 
 def _judge(item: Submission, seen: _Seen, known: set[str]) -> Submitted | StannaryError | None:
@@ -262,15 +261,14 @@ def _first_event(item: Submission) -> tuple[object, ...]:
 
 
 # One parameter for a thousand keys: an IN list of them would be compiled anew for each length.
-_BY_KEY = sa.text(
-    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(:wanted) AS wanted "
+_BEFORE = (
+    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(?) AS wanted "
     "CROSS JOIN jobs ON buyer = json_extract(wanted.value, '$[0]') "
-    "AND idempotency_key = json_extract(wanted.value, '$[1]')"
-)
-_BY_JOB = sa.text(
-    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(:wanted) AS wanted "
+    "AND idempotency_key = json_extract(wanted.value, '$[1]') UNION ALL "
+    "SELECT jobs.job, buyer, idempotency_key, payload_digest FROM json_each(?) AS wanted "
     "CROSS JOIN jobs ON jobs.job = json_extract(wanted.value, '$[2]')"
 )
+_BUYERS = "SELECT buyer FROM buyers WHERE buyer IN (SELECT value FROM json_each(?))"
 _INSERT_JOB = statements.insert(
     jobs,
     "job buyer idempotency_key payload_digest job_digest name kind verification leaf"

@@ -6,10 +6,10 @@ The rules are settle/ledger.py's. The database holds them too: UNIQUE on the key
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.settle.ledger import (
@@ -47,8 +47,8 @@ def append(connection: Connection, entries: Sequence[Entry], after: dict[Account
     if not entries:
         return
     # One writer: the next number is ours, and known before the rows that refer to it.
-    first = int(connection.execute(_NEXT_ENTRY).scalar_one())
-    connection.execute(_UPSERT_BALANCE, [{"account": name, "usd_micros": value} for name, value in after.items()])
+    first = int(statements.run(connection, _NEXT_ENTRY).fetchone()[0])
+    statements.run(connection, _UPSERT_BALANCES, (json.dumps(list(after.items())),))
     numbered = list(enumerate(entries, first))
     _INSERT_ENTRY(
         connection, [(number, entry.key, at_ms, entry.reason, entry.job, entry.task) for number, entry in numbered]
@@ -81,8 +81,7 @@ def balance(connection: Connection, account: Account) -> int:
 
 def balances_of(connection: Connection, accounts: Iterable[Account]) -> dict[Account, int]:
     """Return the balances of those of `accounts` that exist."""
-    wanted = list(accounts)
-    rows = connection.execute(sa.select(balances).where(balances.c.account.in_(wanted)))
+    rows = statements.run(connection, _BALANCES, (json.dumps(list(accounts)),))
     return {Account(account): value for account, value in rows}
 
 
@@ -128,13 +127,15 @@ def _entries(connection: Connection, condition: sa.ColumnElement[bool]) -> list[
     ]
 
 
-_NEXT_ENTRY = sa.select(sa.func.coalesce(sa.func.max(ledger_entries.c.entry), 0) + 1)
+_NEXT_ENTRY = "SELECT coalesce(max(entry), 0) + 1 FROM ledger_entries"
+_BALANCES = "SELECT account, usd_micros FROM balances WHERE account IN (SELECT value FROM json_each(?))"
+_UPSERT_BALANCES = (
+    "INSERT INTO balances (account, usd_micros) "
+    "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true "
+    "ON CONFLICT (account) DO UPDATE SET usd_micros = excluded.usd_micros"
+)
 _INSERT_ENTRY = statements.insert(ledger_entries, "entry key at_ms reason job task")
 _INSERT_POSTING = statements.insert(ledger_postings, "entry account usd_micros")
-_UPSERT = insert(balances)
-_UPSERT_BALANCE = _UPSERT.on_conflict_do_update(
-    index_elements=[balances.c.account], set_={"usd_micros": _UPSERT.excluded.usd_micros}
-)
 _JOB_ESCROW = (
     sa.select(sa.func.sum(ledger_postings.c.usd_micros))
     .join(ledger_entries, ledger_entries.c.entry == ledger_postings.c.entry)

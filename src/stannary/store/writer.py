@@ -25,10 +25,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from stannary.errors import ServiceError, StannaryError
 from stannary.store import engine as engines
+from stannary.store import statements
 
 T = TypeVar("T")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -121,7 +121,7 @@ class Writer:
             return
         try:
             self._transact(batch)
-        except DBAPIError as error:
+        except engines.FAILURES as error:
             self._discard_connection()
             if len(batch) > 1 and engines.error_code(error) in engines.DISK_FULL:
                 for operation in batch:
@@ -163,38 +163,38 @@ def _runs(batch: list[_Pending]) -> Iterator[tuple[Bulk[Any, Any] | None, list[_
 
 def _perform(connection: Connection, operation: _Pending) -> None:
     run = cast("Callable[[Connection], object]", operation.run)
-    connection.exec_driver_sql("SAVEPOINT operation")
+    statements.run(connection, "SAVEPOINT operation")
     try:
         operation.outcome = run(connection)
     except Exception as error:  # noqa: BLE001 - it belongs to the caller, whose future carries it
         _undo(connection, error)
         operation.outcome = error
-    connection.exec_driver_sql("RELEASE operation")
+    statements.run(connection, "RELEASE operation")
 
 
 def _perform_bulk(connection: Connection, bulk: Bulk[Any, Any], operations: list[_Pending]) -> None:
-    connection.exec_driver_sql("SAVEPOINT operation")
+    statements.run(connection, "SAVEPOINT operation")
     try:
         outcomes = bulk(connection, [operation.item for operation in operations])
         for operation, outcome in zip(operations, outcomes, strict=True):
             operation.outcome = outcome
     except Exception as error:  # noqa: BLE001 - as above; alone, one by one, if others were with it
         _undo(connection, error)
-        connection.exec_driver_sql("RELEASE operation")
+        statements.run(connection, "RELEASE operation")
         if len(operations) == 1:
             operations[0].outcome = error
             return
         for operation in operations:
             _perform_bulk(connection, bulk, [operation])
         return
-    connection.exec_driver_sql("RELEASE operation")
+    statements.run(connection, "RELEASE operation")
 
 
 def _undo(connection: Connection, error: Exception) -> None:
     """Take back one operation; a failure of the machine takes the whole transaction (re-raised)."""
-    if isinstance(error, DBAPIError) and engines.is_environmental(error):
+    if isinstance(error, engines.FAILURES) and engines.is_environmental(error):
         raise error
-    connection.exec_driver_sql("ROLLBACK TO operation")
+    statements.run(connection, "ROLLBACK TO operation")
 
 
 def _resolve(operation: _Pending) -> None:
