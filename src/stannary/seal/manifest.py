@@ -158,7 +158,7 @@ def parse(data: bytes, head: Head) -> Manifest:
     if members["format"] != FORMAT or members["artifact"] != head.artifact:
         raise FormatError("manifest of another artifact or format", why=f"{members['artifact']!r:.80}")
     layout = members["layout"]
-    if layout not in set(Layout):
+    if not isinstance(layout, str) or layout not in set(Layout):
         raise FormatError("manifest layout is unknown", why=f"{layout!r:.40}")
     manifest = Manifest(
         artifact=head.artifact,
