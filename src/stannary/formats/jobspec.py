@@ -14,7 +14,7 @@ Reading `job.yaml` is jobfile.py; listing a directory is workdir.py; resolving i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from stannary.errors import FormatError, SpecError
 from stannary.formats import canonical, record, training, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Tier
 from stannary.formats.quantity import PPM
 from stannary.formats.training import Training

@@ -20,11 +20,11 @@ Keys come from the caller. Which keys are trusted is left to verify/trust.py.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidSignature
@@ -33,12 +33,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from stannary.errors import FormatError, LimitExceeded, Refuted
 from stannary.formats.digest import SIZE_BYTES
 from stannary.formats.dsse import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, decode_base64, encode_base64, public_bytes
+from stannary.formats.lean import dataclass
 
 MAX_NOTE_BYTES = 64 * 1024  # three lines and MAX_SIGNATURES signatures stay below 8 KiB; C2SP allows 1 MiB
 MAX_SIGNATURES = 16  # the log and fifteen witnesses
 MAX_NAME_CHARS = 200
 KEY_HASH_BYTES = 4
 TIMESTAMP_BYTES = 8
+KEPT_KEYS = 256  # parsed ones; a verifier meets one log and its witnesses
+KEPT_NOTES = 4  # parsed ones: each check of one note reads it again
 MAX_TREE_SIZE = 2**53 - 1  # sizes travel in JSON too (RFC 7493 section 2.2)
 
 _DASH = "— "
@@ -114,6 +117,7 @@ def format_vkey(name: str, public_key: bytes, kind: KeyType = KeyType.LOG) -> st
     return str(VerifierKey(_checked_name(name), kind, _checked_public(public_key)))
 
 
+@functools.lru_cache(maxsize=KEPT_KEYS)
 def parse_vkey(text: str) -> VerifierKey:
     """Read a verifier key; its hash must be that of its name and key."""
     parts = text.split("+", 2)
@@ -143,7 +147,11 @@ def parse(note: str | bytes) -> Note:
         FormatError: not a signed note, or not the one spelling of it (rule 4).
         LimitExceeded: more than MAX_NOTE_BYTES or MAX_SIGNATURES.
     """
-    content = _decoded(note)
+    return _parse(_decoded(note))
+
+
+@functools.lru_cache(maxsize=KEPT_NOTES)
+def _parse(content: str) -> Note:
     head, separator, tail = content.rpartition("\n\n")
     if not separator or not tail.endswith("\n") or not head:
         raise FormatError("not a signed note", why="no empty line before the signatures")
@@ -268,6 +276,7 @@ def _parse_line(line: str) -> NoteSignature:
     return NoteSignature(_checked_name(name), data[:KEY_HASH_BYTES], data[KEY_HASH_BYTES:])
 
 
+@functools.lru_cache(maxsize=KEPT_KEYS)
 def _key_hash(name: str, kind: KeyType, public_key: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:KEY_HASH_BYTES]
 

@@ -22,7 +22,6 @@ Times are RFC 3339 UTC with whole seconds and `Z`. Hex values are lower case.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from stannary.formats import canonical, digest, record
@@ -30,6 +29,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.dsse import KeyId
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+from stannary.formats.lean import dataclass
 
 
 class Tier(StrEnum):

@@ -18,21 +18,23 @@ What it proves is judged in verify/receipt.py, with keys that never come from th
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import SIZE_BYTES
 from stannary.formats.dsse import Envelope, decode_base64, encode_base64
+from stannary.formats.lean import dataclass
 
 FORMAT = "stannary.receipt/v1"
 MAX_RECEIPT_BYTES = 64 * 1024 * 1024  # 20,000 statements (record.MAX_ITEMS) of about 2 KiB, and room
 MAX_EVIDENCE = 20_000
 MAX_CHECKPOINTS = 5_000  # one per draw; draws are batched
 MAX_PATH = 63
+KEPT_HASHES = 1024  # decoded ones: paths of neighbours differ in their first few
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,16 @@ def _checkpoint(value: Json) -> EarlierCheckpoint:
 
 
 def _hashes(value: Json, what: str) -> tuple[bytes, ...]:
-    hashes = tuple(decode_base64(item, what) for item in _list(value, what, 2 * MAX_PATH))
-    if any(len(item) != SIZE_BYTES for item in hashes):
+    return tuple(_hash(item if isinstance(item, str) else None, what) for item in _list(value, what, 2 * MAX_PATH))
+
+
+@functools.lru_cache(maxsize=KEPT_HASHES)
+def _hash(text: str | None, what: str) -> bytes:
+    """Decode one hash of a path; neighbours in the log share most of theirs."""
+    data = decode_base64(text, what)
+    if len(data) != SIZE_BYTES:
         raise FormatError(f"{what} holds what is no hash")
-    return hashes
+    return data
 
 
 def _hash_texts(hashes: Sequence[bytes]) -> list[Json]:

@@ -10,7 +10,6 @@ verification (dsse rule 1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse, record
 from stannary.formats.digest import PREFIX, Digest, parse
+from stannary.formats.lean import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

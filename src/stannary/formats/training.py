@@ -11,12 +11,12 @@ What the numbers do is in train/ (schedule, data, muon, round, merge).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from stannary.errors import SpecError
 from stannary.formats import record
+from stannary.formats.lean import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
+from stannary.formats.lean import dataclass
 
 MODE_FILE = 0o644
 MODE_EXECUTABLE = 0o755

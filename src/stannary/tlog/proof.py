@@ -12,11 +12,11 @@ The optional `extra` line is refused: it is not authenticated, and nothing of ou
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import note
 from stannary.formats.dsse import decode_base64, encode_base64
+from stannary.formats.lean import dataclass
 from stannary.formats.note import Checkpoint, VerifierKey
 from stannary.tlog import tree
 

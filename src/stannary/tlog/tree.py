@@ -179,6 +179,35 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
         )
 
 
+class InclusionChecker:
+    """Checks many leaves of one tree: what a path has proven is compared for the next leaf, not hashed again.
+
+    A node below the split stands for one complete subtree, whichever leaf leads to it: once a path from there has
+    reached the root, another path through it holds exactly if node and rest of the path are the same.
+    """
+
+    def __init__(self, size: int, root: bytes) -> None:
+        self._size, self._root = size, root
+        self._proven: dict[tuple[int, int], tuple[bytes, Sequence[bytes]]] = {}
+
+    def verify(self, leaf: bytes, index: int, path: Sequence[bytes]) -> None:
+        """Check one leaf as `verify_inclusion` does; Refuted otherwise."""
+        inner = (index ^ (self._size - 1)).bit_length() if 0 <= index < self._size else 0
+        climbed: list[tuple[tuple[int, int], bytes]] = []
+        digest = leaf_hash(leaf)
+        for level, sibling in enumerate(path[:inner]):
+            place = (level, index >> level)
+            known = self._proven.get(place)
+            if known is not None and known[0] == digest and known[1][level:] == path[level:]:
+                break
+            climbed.append((place, digest))
+            digest = node_hash(sibling, digest) if index >> level & 1 else node_hash(digest, sibling)
+        else:
+            verify_inclusion(leaf, index, self._size, path, self._root)
+        for place, proven in climbed:
+            self._proven[place] = (proven, path)
+
+
 def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:
     """Check that the tree (`old`, `old_root`) is a prefix of (`new`, `new_root`) (section 2.1.4.2)."""
     _check_hashes(proof)
@@ -218,7 +247,7 @@ def _folds(hashes: list[bytes], old: int, old_root: bytes, new: int, new_root: b
 
 
 def _check_hashes(hashes: Sequence[bytes]) -> None:
-    if any(len(item) != HASH_BYTES for item in hashes):
+    if set(map(len, hashes)) - {HASH_BYTES}:
         raise Refuted("proof does not hold", why="an element is not a hash")
 
 

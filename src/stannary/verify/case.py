@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -21,6 +20,7 @@ from stannary.formats import digest, ids, jobspec, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.dsse import Envelope
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,

@@ -12,12 +12,12 @@ is stated and what follows from the evidence cannot drift apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stannary.errors import Refuted
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import Verification
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
     Answer,
     Assignment,

@@ -16,11 +16,11 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from stannary.errors import StannaryError
 from stannary.formats import dsse, ids, predicates
 from stannary.formats.ids import NodeId, TaskId, TaskKind
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Assignment, Contribution, Credential, Verdict
 from stannary.verify import instants, lineage
 from stannary.verify.case import Case, Logged, attempt_of, unit_of

@@ -17,12 +17,12 @@ The market draws with these functions, and the verifier draws again (receipt.py)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from stannary.errors import FormatError
 from stannary.formats import digest
 from stannary.formats.digest import SIZE_BYTES, Digest
 from stannary.formats.ids import TaskId
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
 
 PPM = 1_000_000

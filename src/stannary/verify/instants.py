@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime
 
 from stannary.errors import FormatError
 
 _PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+KEPT_TIMES = 1024  # parsed ones: a credential's bounds are compared with each of its node's statements
 
 
+@functools.lru_cache(maxsize=KEPT_TIMES)
 def parse(text: str) -> int:
     """Return POSIX seconds.
 

@@ -9,11 +9,10 @@ A task outside the lineage was convicted, late, or superseded: a conviction upst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.jobspec import JobKind
+from stannary.formats.lean import dataclass
 from stannary.formats.statement import Subject
 from stannary.verify.case import Case, output
 

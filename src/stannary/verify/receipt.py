@@ -16,7 +16,7 @@ The order of trust:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from stannary.errors import StannaryError
@@ -25,6 +25,7 @@ from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Receipt, Verdict
 from stannary.formats.receipt import ReceiptFile
 from stannary.formats.statement import Statement
@@ -214,8 +215,9 @@ def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:
     if listed != said.evidence:
         findings.refute("evidence.list", "receipt", f"{len(listed)} statements", "exactly those the receipt names")
     statements: list[Logged[DataclassInstance]] = []
+    inclusion = tree.InclusionChecker(final.size, final.root)
     for item, leaf, spelled in zip(file.evidence, leaves, listed, strict=True):
-        tree.verify_inclusion(leaf, item.index, final.size, item.path, final.root)
+        inclusion.verify(leaf, item.index, item.path)
         statements.append(read_statement(item.index, item.envelope, spelled))
     case = Case(statements)
     for item, read in zip(file.evidence, statements, strict=True):

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stannary.errors import FormatError, LimitExceeded, UsageError
 from stannary.formats import note
 from stannary.formats.dsse import KeyId, key_id
+from stannary.formats.lean import dataclass
 from stannary.formats.note import KeyType
 
 MAX_TRUST_BYTES = 1024 * 1024

@@ -21,10 +21,10 @@ A task that was not drawn is `verified` in the statistical sense only; soundness
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from stannary.formats.ids import NodeId
+from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Contribution, Verdict
 
 Same = Callable[[Answer, Answer], bool]

@@ -122,3 +122,43 @@ def test_sizes_and_indexes_beyond_the_tree_are_refused():
     ):
         with pytest.raises(FormatError):
             ask()
+
+
+@given(st.integers(1, 70), st.data())
+def test_a_checker_of_many_leaves_says_what_a_single_check_says(size, data):
+    """Whatever order leaves come in, and whichever path or leaf is bent, both ways of checking agree."""
+    listed = leaves(size)
+    whole = Tree(listed)
+    checker = tree.InclusionChecker(size, whole.root())
+    for index in data.draw(st.permutations(range(size)))[:24]:
+        path, leaf = list(whole.inclusion(index, size)), listed[index]
+        for _ in range(data.draw(st.integers(0, 2))):
+            assert outcome(checker.verify, leaf, index, tuple(path)) is None
+            bent, other, at = list(path), leaf, index
+            kind = data.draw(st.sampled_from(["bit", "short", "long", "leaf", "index", "swap", "size"]))
+            position = data.draw(st.integers(0, max(len(path) - 1, 0)))
+            if kind == "bit" and path:
+                bent[position] = bytes([bent[position][0] ^ 1]) + bent[position][1:]
+            elif kind == "size" and path:
+                bent[position] = bent[position][:-1]
+            elif kind == "short":
+                bent = bent[:position]
+            elif kind == "long":
+                bent.append(bytes(32))
+            elif kind == "swap" and path:
+                bent[position], bent[-1] = bent[-1], bent[position]
+            elif kind == "leaf":
+                other = listed[data.draw(st.integers(0, size - 1))]
+            else:
+                at = data.draw(st.integers(-1, size + 1))
+            single = outcome(tree.verify_inclusion, other, at, size, tuple(bent), whole.root())
+            assert outcome(checker.verify, other, at, tuple(bent)) == single
+
+
+def outcome(function, *arguments):
+    """Return the error a call raises, None where it passes."""
+    try:
+        function(*arguments)
+    except Refuted as err:
+        return type(err)
+    return None
