@@ -76,6 +76,7 @@ class FakeNode:
     market: MarketInfo | None = None
     refusals: list[errors.StannaryError] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
+    hands_back: set[str] = field(default_factory=set)  # tasks this node leaves to others
 
     def __post_init__(self) -> None:
         """Open the client."""
@@ -215,6 +216,9 @@ class FakeNode:
 
     async def work(self, lease: node.Lease) -> None:
         """Do a task: commitment, blobs, contribution, reading."""
+        if lease.task in self.hands_back:
+            await self.call(routes.lease(routes.LEASE_RELEASE, lease.lease_id))
+            return
         assignment = record.from_json(Assignment, lease.assignment)
         results = await self.results(lease, assignment)
         salt = self.salts.setdefault(lease.lease_id, secrets.token_hex(32))  # a lease served again: the same words
@@ -388,6 +392,13 @@ class LyingNode(FakeNode):
         """Stand by the lie as prover; audit honestly."""
         inner = super().state(assignment, step, blobs, run, role)
         return inner + b" skipped" if role is Role.PROVER and assignment.kind is not ids.TaskKind.MERGE else inner
+
+
+class SilentLiar(LyingNode):
+    """Hands in a result it did not compute and, drawn, says nothing."""
+
+    async def question(self, lease: node.Lease) -> None:
+        """Say nothing."""
 
 
 class LyingMerger(FakeNode):

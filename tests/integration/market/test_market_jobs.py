@@ -1,15 +1,21 @@
-"""Whole jobs through the public protocol: honest and dishonest nodes, receipts that verify."""
+"""Whole jobs through the public protocol: honest and dishonest nodes, receipts that verify.
+
+All jobs run beside one another in one market, on the same three honest nodes; each one's odd node is kept from the
+others' jobs by the regions their specs allow.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from tests.integration.market import toy_work
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
+from tests.integration.market.fake_buyer import TRUST, command_spec, train_spec
 from tests.integration.market.fake_node import (
     DyingNode,
     FakeNode,
@@ -18,93 +24,54 @@ from tests.integration.market.fake_node import (
     LyingMerger,
     LyingNode,
     SilentAuditor,
+    SilentLiar,
     SilentProver,
 )
 from tests.integration.market.world import World
 
+from stannary.formats import digest, ids
+from stannary.formats import receipt as receipt_format
+from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
+from stannary.formats.predicates import Verdict
+from stannary.verify import case as cases
+from stannary.verify import draw, lineage
 from stannary.verify import receipt as verifier
+from stannary.verify.case import Case
 from stannary.verify.report import Report
 from stannary.verify.trust import TrustStore, pin
 from stannary.wire import admin, message, routes
 from stannary.wire import buyer as wire
 
-
-def check(world: World, data: bytes) -> Report:
-    """Verify a receipt with the market's key pinned."""
-    trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
-    return verifier.verify_receipt(data, trust, int(time.time()))
-
-
-async def settled(world: World, buyer: FakeBuyer, spec: JobSpec) -> tuple[wire.JobView, Report]:
-    """Run a job to its end; return it and what its receipt proves."""
-    job = (await buyer.submit(spec)).id
-    world.start(buyer.broker(job))
-    view = await buyer.finished(job)
-    return view, check(world, await buyer.receipt(job))
-
-
-def test_command_job(tmp_path: Path) -> None:
-    """A command job runs, is recomputed by another operator, is paid, and its receipt verifies."""
-
-    async def scenario() -> None:
-        async with worlds.inside(tmp_path) as world:
-            for operator in ("north", "south"):
-                await world.node(operator)
-            buyer = await world.buyer()
-            view, report = await settled(world, buyer, command_spec())
-            assert (view.status, view.verdict) == ("succeeded", "verified"), view
-            assert not report.findings or all(item.severity == "notice" for item in report.findings), report.findings
-
-    asyncio.run(scenario())
-
-
-def test_train_job(tmp_path: Path) -> None:
-    """Two rounds of two lanes are merged, audited and paid; the receipt's subject is the served model."""
-
-    async def scenario() -> None:
-        async with worlds.inside(tmp_path) as world:
-            for operator in ("north", "south", "east"):
-                await world.node(operator)
-            buyer = await world.buyer()
-            view, report = await settled(world, buyer, train_spec())
-            assert (view.status, view.verdict) == ("succeeded", "verified"), view
-            assert report.verdict == "verified", report.findings
-            assert [item.id for item in report.findings] == ["witness.local"], report.findings
-            (model,) = await buyer.outputs(view.id)
-            assert model.name == "model.safetensors"
-            assert (await buyer.call("GET", routes.blob(model.digest))).content.startswith(b"theta ")
-            cost = await buyer.cost(view.id)
-            assert cost.paid_usd_micros + cost.refunded_usd_micros == cost.escrow_usd_micros
-            assert cost.split is not None
-
-    asyncio.run(scenario())
-
-
-async def outcome_with(directory: Path, cls: type[FakeNode], spec: JobSpec | None = None) -> Outcome:
-    """Run a train job among four honest operators and one node of `cls`."""
-    async with worlds.inside(directory) as world:
-        for operator in ("north", "south", "east"):
-            await world.node(operator)
-        odd = await world.node("odd", cls, ask_usd_micros_per_hour=1000)  # the cheapest: it is placed
-        buyer = await world.buyer()
-        view, report = await settled(world, buyer, spec if spec is not None else train_spec())
-        assert view.status == "succeeded", (view, await buyer.events(view.id))
-        assert not [item for item in report.findings if item.severity == "refuted"], report.findings
-        ledger = message.read(admin.Ledger, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
-        assert sum(ledger.balances.values()) == 0
-        return Outcome(view, report, odd.id, await buyer.events(view.id), (await buyer.cost(view.id)).lines, ledger)
+CORE = ("north", "south", "east")
+AT_ONCE = 4  # more would make honest nodes late for one another's questions
+PATIENT = replace(worlds.QUICK, answer_floor_s=4.0)
+ODD: dict[str, type[FakeNode]] = {
+    cls.__name__: cls
+    for cls in (
+        SilentProver,
+        SilentLiar,
+        SilentAuditor,
+        DyingNode,
+        LyingNode,
+        LyingMerger,
+        FalseAccuser,
+        LazyAuditor,
+    )
+}
 
 
 @dataclass
 class Outcome:
-    """What became of a job with one odd node in it."""
+    """What became of one job."""
 
     view: wire.JobView
     report: Report
+    case: Case
     odd: str
     events: list[wire.Event]
-    lines: list[wire.CostLine]
+    cost: wire.Cost
+    model: bytes
     ledger: admin.Ledger
 
     @property
@@ -113,63 +80,232 @@ class Outcome:
         assert self.report.claims is not None
         return {str(node) for item in self.report.claims.convictions for node in item.refuted}
 
-    def earned(self, operator: str) -> int:
-        """What an operator was paid."""
-        return sum(item.usd_micros for item in self.lines if item.account == f"operator:{operator}")
+    def verdicts(self, node: str) -> set[Verdict]:
+        """The verdicts on a node's work."""
+        return {item.predicate.verdict for item in self.case.verdicts if item.predicate.node == node}
 
 
-@pytest.mark.parametrize("cls", [LyingNode, LyingMerger])
-def test_liar_is_convicted_and_unpaid(tmp_path: Path, cls: type[FakeNode]) -> None:
+@dataclass
+class Day:
+    """All jobs, by name."""
+
+    outcomes: dict[str, Outcome | BaseException]
+
+    def __getitem__(self, name: str) -> Outcome:
+        outcome = self.outcomes[name]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
+    """Run all jobs once."""
+    yield asyncio.run(_run(tmp_path_factory.mktemp("market")))
+
+
+async def _run(directory: Path) -> Day:
+    async with worlds.inside(directory, PATIENT) as world:
+        for operator in CORE:
+            await world.node(operator, jurisdiction="core")
+        gate = asyncio.Semaphore(AT_ONCE)
+        plain = {"command": command_spec(), "train": train_spec(), "beside": train_spec(lanes=3)}
+        wanted = {**{name: train_spec() for name in ODD}, **plain}
+        runs = await asyncio.gather(
+            *(_outcome(world, gate, name, spec) for name, spec in wanted.items()), return_exceptions=True
+        )
+        return Day(dict(zip(wanted, runs, strict=True)))
+
+
+async def _outcome(world: World, gate: asyncio.Semaphore, name: str, spec: JobSpec) -> Outcome:
+    """Run one job among the honest nodes and, if one is named so, an odd one, the cheapest: it is placed."""
+    async with gate:
+        buyer = await world.buyer(name)
+        odd = ""
+        if name in ODD:
+            made = await world.node(f"odd-{name}", ODD[name], ask_usd_micros_per_hour=1000, jurisdiction=name)
+            odd = made.id
+        allowed = replace(spec, trust=replace(TRUST, verify=spec.trust.verify, regions=("core", name)))
+        signed = await buyer.order(allowed)
+        if name == LyingMerger.__name__:
+            job = ids.job_id(digest.digest(signed.payload))
+            for honest in world.nodes[: len(CORE)]:
+                honest.hands_back.add(f"{job}/r0/merge/a0")  # the first merge falls to the liar
+        job = (await buyer.submit(allowed, envelope=signed)).id
+        world.start(buyer.broker(job))
+        view = await buyer.finished(job, 120.0)
+        assert view.status == "succeeded", (view, await buyer.events(job))
+        data = await buyer.receipt(job)
+        report = check(world, data)
+        assert not [item for item in report.findings if item.severity == "refuted"], report.findings
+        (model,) = await buyer.outputs(job)
+        ledger = message.read(admin.Ledger, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
+        return Outcome(
+            view=view,
+            report=report,
+            case=case_of(data),
+            odd=odd,
+            events=await buyer.events(job),
+            cost=await buyer.cost(job),
+            model=(await buyer.call("GET", routes.blob(model.digest))).content,
+            ledger=ledger,
+        )
+
+
+def check(world: World, data: bytes) -> Report:
+    """Verify a receipt with the market's key pinned."""
+    trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
+    return verifier.verify_receipt(data, trust, int(time.time()))
+
+
+def case_of(data: bytes) -> Case:
+    """Return the evidence of a receipt file."""
+    return Case([cases.read(item.index, item.envelope) for item in receipt_format.parse(data).evidence])
+
+
+def recomputed(case: Case) -> bytes:
+    """Return the weights a run makes that has the tasks of the result and never knew any other."""
+    assigned = [case.assignments[task].predicate for task in lineage.trace(case).tasks]
+    state: dict[str, bytes] = {}
+    for index in range(case.spec.recipe.rounds if case.spec.recipe is not None else 0):
+        lanes = [item for item in assigned if item.round == index and item.kind is TaskKind.ROUND]
+        (merge,) = [item for item in assigned if item.round == index and item.kind is TaskKind.MERGE]
+        deltas = {str(item.task): toy_work.outputs(item, state)["delta"] for item in lanes}
+        state = toy_work.outputs(merge, {**state, **deltas})
+    return state["theta"]
+
+
+def test_command_job(day: Day) -> None:
+    """A command job runs, is recomputed by another operator, is paid, and its receipt verifies."""
+    got = day["command"]
+    assert (got.view.status, got.view.verdict) == ("succeeded", "verified")
+    assert all(item.severity == "notice" for item in got.report.findings), got.report.findings
+
+
+def test_train_job(day: Day) -> None:
+    """Two rounds of two lanes are merged, audited and paid; the receipt's subject is the served model."""
+    got = day["train"]
+    assert got.view.verdict == "verified"
+    assert got.report.verdict == "verified", got.report.findings
+    assert [item.id for item in got.report.findings] == ["witness.local"], got.report.findings
+    assert got.model == recomputed(got.case)
+    assert got.cost.paid_usd_micros + got.cost.refunded_usd_micros == got.cost.escrow_usd_micros
+    assert got.cost.split is not None
+
+
+def test_jobs_share_nodes(day: Day) -> None:
+    """Jobs that run at once on the same nodes do not get in one another's way: each has its own audits and receipt."""
+    first, second = day["train"], day["beside"]
+    workers = [{item.predicate.node for item in got.case.contributions.values()} for got in (first, second)]
+    assert workers[0] & workers[1]
+    spans = [(min(event.at for event in got.events), max(event.at for event in got.events)) for got in (first, second)]
+    assert max(begin for begin, _ in spans) <= min(end for _, end in spans)
+    assert (first.view.verdict, second.view.verdict) == ("verified", "verified")
+    assert second.model == recomputed(second.case)
+
+
+@pytest.mark.parametrize("name", ["LyingNode", "LyingMerger"])
+def test_liar_is_convicted_and_unpaid(day: Day, name: str) -> None:
     """A node whose results are false is refuted by two operators, unpaid, and loses its bond; the job succeeds."""
-    got = asyncio.run(outcome_with(tmp_path, cls))
-    if cls is LyingMerger and not got.convicted:
-        pytest.skip("no merge fell to the liar in this draw")
+    got = day[name]
     assert got.convicted == {got.odd}
     assert got.view.verdict == "verified"
-    assert any(item.account == "bond:odd" and item.usd_micros == -worlds.BOND for item in got.lines)
-    assert got.ledger.balances["operator:odd.bond"] == 0
-    assert not [
-        item
-        for item in got.lines
-        if item.account == "operator:odd"
-        and item.reason == "work"
-        and item.usd_micros
-        and "r0" in item.task
-        and cls is LyingNode
-    ]
+    assert any(item.account == f"bond:odd-{name}" and item.usd_micros == -worlds.BOND for item in got.cost.lines)
+    assert got.ledger.balances[f"operator:odd-{name}.bond"] == 0
+    refuted = [item.predicate.task for item in got.case.verdicts if item.predicate.verdict is Verdict.REFUTED]
+    assert refuted
+    paid = {item.task: item.usd_micros for item in got.cost.lines if item.account == f"operator:odd-{name}"}
+    assert [paid[task] for task in refuted] == [0] * len(refuted)
+    assert sum(got.ledger.balances.values()) == 0
 
 
-def test_false_accuser_is_refuted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["LyingNode", "LyingMerger"])
+def test_the_result_is_that_of_a_run_without_the_liar(day: Day, name: str) -> None:
+    """After the re-merge the weights are, bit for bit, those of a run that never admitted the false work."""
+    got = day[name]
+    in_result = lineage.trace(got.case).tasks
+    refuted = {item.predicate.task for item in got.case.verdicts if item.predicate.verdict is Verdict.REFUTED}
+    assert refuted and not refuted & in_result
+    assert got.model == recomputed(got.case)
+
+
+@pytest.mark.parametrize("name", ["LyingNode", "LyingMerger"])
+def test_false_work_is_churn(day: Day, name: str) -> None:
+    """The compute of refuted and of superseded work, as signed readings show it, stands under churn."""
+    split = day[name].cost.split
+    assert split is not None
+    assert split.churn > 0
+    assert split.useful + split.start + split.link + split.idle + split.audit + split.churn == 10_000
+
+
+def test_false_accuser_is_refuted(day: Day) -> None:
     """An auditor who says everything is wrong is itself refuted; nobody honest is."""
-    got = asyncio.run(outcome_with(tmp_path, FalseAccuser))
+    got = day["FalseAccuser"]
     assert got.convicted <= {got.odd}
     assert got.view.verdict == "verified"
 
 
-def test_lazy_auditor_is_refuted(tmp_path: Path) -> None:
+def test_lazy_auditor_is_refuted(day: Day) -> None:
     """An auditor who copies the right root without the inner state is refuted."""
-    got = asyncio.run(outcome_with(tmp_path, LazyAuditor))
+    got = day["LazyAuditor"]
     assert got.convicted <= {got.odd}
     assert got.view.verdict == "verified"
 
 
-def test_silent_prover_is_not_convicted(tmp_path: Path) -> None:
-    """A prover that does not answer is unpaid and left out, never convicted."""
-    got = asyncio.run(outcome_with(tmp_path, SilentProver))
+def test_silent_prover_is_not_convicted(day: Day) -> None:
+    """A prover that does not answer is unpaid and left out, never convicted; its auditor is heard and paid."""
+    got = day["SilentProver"]
     assert got.convicted == set()
+    assert got.verdicts(got.odd) == {Verdict.UNVERIFIED}
     assert any(item.type == "task.unverified" for item in got.events)
+    unverified = {item.predicate.task for item in got.case.verdicts if item.predicate.verdict is Verdict.UNVERIFIED}
+    heard = [item.predicate for task in unverified for item in got.case.answers_of[task]]
+    assert [answer.root for answer in heard] == [got.case.contributions[answer.task].predicate.root for answer in heard]
+    paid = {item.task for item in got.cost.lines if item.reason == "audit" and item.usd_micros > 0}
+    assert heard and {str(answer.audit) for answer in heard} <= paid
+    assert got.report.verdict == "verified", got.report.findings
 
 
-def test_silent_auditor_is_replaced(tmp_path: Path) -> None:
+def test_silence_hides_no_lie(day: Day) -> None:
+    """A liar that falls silent when drawn is refuted by two auditors who agree, and loses its bond."""
+    got = day["SilentLiar"]
+    assert got.convicted == {got.odd}
+    assert Verdict.REFUTED in got.verdicts(got.odd)
+    assert any(item.account == "bond:odd-SilentLiar" and item.usd_micros < 0 for item in got.cost.lines)
+    assert got.report.verdict == "verified", got.report.findings
+    assert got.model == recomputed(got.case)
+
+
+def test_silent_auditor_is_replaced(day: Day) -> None:
     """A silent auditor costs nothing but time: the next in rank answers."""
-    got = asyncio.run(outcome_with(tmp_path, SilentAuditor))
+    got = day["SilentAuditor"]
     assert got.convicted == set()
     assert got.view.verdict == "verified"
 
 
-def test_dead_node_is_replaced(tmp_path: Path) -> None:
+def test_dead_node_is_replaced(day: Day) -> None:
     """A lane whose node vanishes in mid-round is given to another in the next epoch."""
-    got = asyncio.run(outcome_with(tmp_path, DyingNode))
+    got = day["DyingNode"]
     assert got.convicted == set()
     assert got.view.verdict == "verified"
     assert any(item.type == "lease.expired" for item in got.events)
+
+
+def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task whose answer is known goes, as if new, to one more auditor; one who makes his answer up is refuted."""
+    chosen = draw._chosen
+    monkeypatch.setattr(draw, "_chosen", lambda value, ppm: ppm == draw.CANARY_PPM or chosen(value, ppm))
+
+    async def scenario() -> tuple[Outcome, list[str]]:
+        async with worlds.inside(tmp_path, PATIENT, witness=False) as world:
+            for operator in CORE:
+                await world.node(operator, jurisdiction="core")
+            got = await _outcome(world, asyncio.Semaphore(), "FalseAccuser", train_spec(rounds=1))
+            return got, [line for node in world.nodes for line in node.served if line.startswith("audit ")]
+
+    got, asked = asyncio.run(scenario())
+    assert got.view.verdict == "verified"
+    assert got.convicted == {got.odd}
+    assert {item.predicate.verdict for item in got.case.verdicts} == {Verdict.VERIFIED}
+    drawn = {item.predicate.task for item in got.case.verdicts}
+    assert min(asked.count(f"audit {task}") for task in drawn) >= 2  # the auditor, and the canary's
