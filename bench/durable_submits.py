@@ -10,16 +10,15 @@ Clients keep a fixed number in flight. Printed with machine, load and n; no figu
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import itertools
 import os
 import platform
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,24 +77,17 @@ def prepare(store: Store) -> None:
         store.write(lambda c, entry=entry: ledger.post(c, entry, at_ms=0)).result()
 
 
-def measure(store: Store, source: Iterator[jobs.Submission], in_flight: int, seconds: float) -> Run:
-    """Keep `in_flight` submits unanswered for `seconds`."""
-    slots = threading.Semaphore(in_flight)
+async def measure(store: Store, source: Iterator[jobs.Submission], in_flight: int, seconds: float) -> Run:
+    """Keep `in_flight` submits unanswered for `seconds`, from one event loop, as the market's routes do."""
     latencies: list[float] = []
-
-    def acknowledged(started: float, future: Future[jobs.Submitted]) -> None:
-        assert future.result().created
-        latencies.append(time.perf_counter() - started)
-        slots.release()
-
     begin, cpu = time.perf_counter(), time.process_time()
-    while time.perf_counter() - begin < seconds:
-        slots.acquire()
-        started = time.perf_counter()
-        future = store.write_bulk(jobs.submit, next(source))
-        future.add_done_callback(lambda done, started=started: acknowledged(started, done))
-    for _ in range(in_flight):
-        slots.acquire()
+
+    async def client() -> None:
+        while (started := time.perf_counter()) - begin < seconds:
+            assert (await store.awrite_bulk(jobs.submit, next(source))).created
+            latencies.append(time.perf_counter() - started)
+
+    await asyncio.gather(*(client() for _ in range(in_flight)))
     elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
     latencies.sort()
     num = len(latencies)
@@ -118,7 +110,7 @@ def main() -> None:
         source = submissions()
         print(f"{'in flight':>9} {'submits/s':>10} {'n':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/submit':>14}")
         for in_flight in map(int, arguments.in_flight.split(",")):
-            run = measure(store, source, in_flight, arguments.seconds)
+            run = asyncio.run(measure(store, source, in_flight, arguments.seconds))
             cpu_us = run.cpu_seconds / run.num_submits * 1e6
             print(
                 f"{run.in_flight:>9} {run.per_second:>10,.0f} {run.num_submits:>8,} {run.p50_ms:>8.1f} "

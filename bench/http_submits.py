@@ -14,6 +14,7 @@ import asyncio
 import base64
 import json
 import os
+import platform
 import secrets
 import statistics
 import subprocess
@@ -119,9 +120,11 @@ async def main(count: int, in_flight: int) -> None:
             market.terminate()
             market.wait(30)
     ranked = statistics.quantiles(latencies, n=100)
-    print(f"durable submits over HTTP: {count:,} jobs, {in_flight} in flight")
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"durable submits over HTTP: {machine}; n = {count:,} jobs, {in_flight} in flight")
     print(f"  {count / wall_s:10,.0f} accepted per second of wall time (client on the same machine)")
     print(f"  {count / used_s:10,.0f} accepted per second of the market's CPU time (one core)")
+    print(f"  {used_s / count * 1e6:10,.0f} us of CPU a submit, user and system")
     print(f"  {ranked[49] * 1000:10,.1f} ms median, {ranked[98] * 1000:,.1f} ms 99th percentile")
 
 

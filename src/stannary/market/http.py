@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from typing import TypeVar
@@ -101,13 +102,15 @@ class Edge:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._run = secrets.token_hex(4)  # of this process; numbers follow: an id must be found again, not unguessable
+        self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req-" + secrets.token_hex(8)
+        request_id = f"req-{self._run}-{next(self._count):08x}"
         scope[_REQUEST_ID] = request_id
 
         async def stamped(event: Message) -> None:

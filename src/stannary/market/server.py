@@ -43,6 +43,7 @@ KEEP_ALIVE_S = 65
 BACKLOG = 2048
 LIMIT_CONCURRENCY = 20_000
 STOP_TIMEOUT_S = 3
+SWITCH_INTERVAL_S = 0.001  # the writer lets go of the interpreter lock at each statement, and waits this long for it
 
 log = logging.getLogger("stannary.market")
 
@@ -186,6 +187,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn stops at the first and raises it again when it has: by then it must not end us in mid-cleanup
         signal.signal(number, lambda _number, _frame: None)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(settings))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from stannary.store import engine as engines
 from stannary.store import migrate
+from stannary.store.gathering import Gathering
 from stannary.store.writer import Bulk, Writer
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class Store:
         self._writer = Writer(write_engine)
         self._write_engine = write_engine
         self._read_engine = read_engine
+        self._gatherings: dict[Bulk[Any, Any], Gathering] = {}
 
     @classmethod
     def open(cls, path: Path, *, max_pages: int | None = None) -> Store:
@@ -72,8 +74,11 @@ class Store:
         return await asyncio.shield(asyncio.wrap_future(self.write(operation)))
 
     async def awrite_bulk(self, bulk: Bulk[Item, T], item: Item) -> T:
-        """Await `write_bulk`."""
-        return await asyncio.shield(asyncio.wrap_future(self.write_bulk(bulk, item)))
+        """Await `write_bulk`. A cancelled waiter leaves the write itself to finish."""
+        gathering = self._gatherings.get(bulk)
+        if gathering is None or gathering.loop is not asyncio.get_running_loop():
+            gathering = self._gatherings[bulk] = Gathering(self._writer, bulk)
+        return cast("T", await gathering.add(item))
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` on one read-only snapshot, in this thread."""

@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -46,13 +46,14 @@ class Bulk(Protocol[Item_contra, Out_co]):
 
 @dataclass(slots=True)
 class _Operation(Generic[T]):
-    """What waits to be written: a function of the connection, or one item of a bulk."""
+    """What waits to be written: a function of the connection, or items of a bulk."""
 
     run: Callable[[Connection], T] | None
-    bulk: Bulk[Any, T] | None
-    item: object
+    bulk: Bulk[Any, Any] | None
+    items: Sequence[object]
     future: Future[T]
     outcome: T | BaseException | None = None
+    outcomes: list[object] = field(default_factory=list)  # of `items`, errors among them
 
 
 _Pending = _Operation[Any]
@@ -72,11 +73,24 @@ class Writer:
 
     def write(self, run: Callable[[Connection], T]) -> Future[T]:
         """Queue `run`; the future resolves once its effect is durable."""
-        return self._admit(_Operation(run, None, None, Future()))
+        return self._admit(_Operation(run, None, (), Future()))
 
     def write_bulk(self, bulk: Bulk[Item, T], item: Item) -> Future[T]:
         """Queue one item of `bulk`, to be written together with its neighbours."""
-        return self._admit(_Operation(None, bulk, item, Future()))
+        single: Future[T] = Future()
+
+        def unpack(group: Future[Sequence[T | BaseException]]) -> None:
+            if single.set_running_or_notify_cancel():
+                error = group.exception()
+                outcome = error if error is not None else group.result()[0]
+                _tell(single, outcome)
+
+        self.write_group(bulk, [item]).add_done_callback(unpack)
+        return single
+
+    def write_group(self, bulk: Bulk[Item, T], items: Sequence[Item]) -> Future[Sequence[T | BaseException]]:
+        """Queue items of `bulk`; one answer or error each, in order. One future costs less than hundreds."""
+        return self._admit(_Operation(None, bulk, items, Future(), outcomes=[None] * len(items)))
 
     def close(self) -> None:
         """Write what waits, then stop."""
@@ -103,12 +117,14 @@ class Writer:
     def _take(self) -> tuple[list[_Pending], bool]:
         """Wait for one operation, then take all that wait with it. The flag says: that was all."""
         batch: list[_Pending] = []
+        num_items = 0
         operation = self._waiting.get()
         while operation is not None:
             # A caller that gave up before its turn wants nothing written.
             if operation.future.set_running_or_notify_cancel():
                 batch.append(operation)
-            if len(batch) >= MAX_BATCH:
+                num_items += max(1, len(operation.items))
+            if num_items >= MAX_BATCH:
                 return batch, False
             try:
                 operation = self._waiting.get_nowait()
@@ -123,13 +139,27 @@ class Writer:
             self._transact(batch)
         except engines.FAILURES as error:
             self._discard_connection()
-            if len(batch) > 1 and engines.error_code(error) in engines.DISK_FULL:
-                for operation in batch:
-                    self._commit([operation])
+            if engines.error_code(error) in engines.DISK_FULL and _num_items(batch) > 1:
+                self._commit_singly(batch)
                 return
             for operation in batch:
                 operation.outcome = engines.environment_problem(error)
         for operation in batch:
+            _resolve(operation)
+
+    def _commit_singly(self, batch: list[_Pending]) -> None:
+        for operation in batch:
+            if len(operation.items) < 2:
+                self._commit([operation])
+                continue
+            alone: list[_Pending] = [
+                _Operation(None, operation.bulk, [i], Future(), outcomes=[None]) for i in operation.items
+            ]
+            for single in alone:
+                self._commit([single])
+            operation.outcomes = [
+                single.outcome if isinstance(single.outcome, BaseException) else single.outcomes[0] for single in alone
+            ]
             _resolve(operation)
 
     def _transact(self, batch: list[_Pending]) -> None:
@@ -141,7 +171,8 @@ class Writer:
                 if bulk is None:
                     _perform(connection, operations[0])
                 else:
-                    _perform_bulk(connection, bulk, operations)
+                    places = [(item, index) for item in operations for index in range(len(item.items))]
+                    _perform_bulk(connection, bulk, places)
 
     def _discard_connection(self) -> None:
         """Drop a connection whose state is unknown after a failure; the next batch opens a fresh one."""
@@ -172,20 +203,25 @@ def _perform(connection: Connection, operation: _Pending) -> None:
     statements.run(connection, "RELEASE operation")
 
 
-def _perform_bulk(connection: Connection, bulk: Bulk[Any, Any], operations: list[_Pending]) -> None:
+def _num_items(batch: list[_Pending]) -> int:
+    return sum(max(1, len(operation.items)) for operation in batch)
+
+
+def _perform_bulk(connection: Connection, bulk: Bulk[Any, Any], places: list[tuple[_Pending, int]]) -> None:
     statements.run(connection, "SAVEPOINT operation")
     try:
-        outcomes = bulk(connection, [operation.item for operation in operations])
-        for operation, outcome in zip(operations, outcomes, strict=True):
-            operation.outcome = outcome
+        outcomes = bulk(connection, [operation.items[index] for operation, index in places])
+        for (operation, index), outcome in zip(places, outcomes, strict=True):
+            operation.outcomes[index] = outcome
     except Exception as error:  # noqa: BLE001 - as above; alone, one by one, if others were with it
         _undo(connection, error)
         statements.run(connection, "RELEASE operation")
-        if len(operations) == 1:
-            operations[0].outcome = error
+        if len(places) == 1:
+            operation, index = places[0]
+            operation.outcomes[index] = error
             return
-        for operation in operations:
-            _perform_bulk(connection, bulk, [operation])
+        for place in places:
+            _perform_bulk(connection, bulk, [place])
         return
     statements.run(connection, "RELEASE operation")
 
@@ -198,7 +234,14 @@ def _undo(connection: Connection, error: Exception) -> None:
 
 
 def _resolve(operation: _Pending) -> None:
-    if isinstance(operation.outcome, BaseException):
-        operation.future.set_exception(operation.outcome)
+    if operation.bulk is not None and operation.outcome is None:
+        operation.future.set_result(operation.outcomes)
     else:
-        operation.future.set_result(operation.outcome)
+        _tell(operation.future, operation.outcome)
+
+
+def _tell(future: Future[Any], outcome: object) -> None:
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
