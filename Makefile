@@ -60,7 +60,8 @@ docs: install ## check that documents name real files, commands and error codes
 e2e: install ## run the end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
-e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes, needs qemu, ovmf, swtpm, sbsigntool, mtools)
+e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes; installs QEMU, OVMF and swtpm, fetches a kernel)
+	@sh scripts/install-vm.sh
 	STANNARY_VM=1 $(BIN)/pytest -m vm tests/vm
 
 e2e-seal: install ## seal a real model, 4 GiB in 256 MiB, the public model_signing command (opt-in; minutes, needs root)

@@ -21,9 +21,11 @@ from pathlib import Path
 from tests.integration.tpm.software_tpm import SoftwareTpm
 
 OVMF = Path("/usr/share/OVMF")
+SECURE_CODE, SNAKEOIL_VARIABLES = OVMF / "OVMF_CODE_4M.secboot.fd", OVMF / "OVMF_VARS_4M.snakeoil.fd"
 SNAKEOIL = Path("/usr/share/ovmf")
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 BUSYBOX = Path("/bin/busybox")
+KERNELS = Path(__file__).parents[2] / ".vm/boot"  # filled by scripts/install-vm.sh
 TOOLS = ("qemu-system-x86_64", "swtpm", "swtpm_setup", "sbsign", "objcopy", "mformat", "mcopy", "cpio", "openssl")
 BOOT_LIMIT_S = 300.0
 CPU = "Nehalem"  # PCR 0 depends on the CPU model: it is pinned
@@ -50,16 +52,16 @@ done
 def missing() -> list[str]:
     """Return what this machine lacks for a boot."""
     lacking = [name for name in TOOLS if shutil.which(name) is None]
-    lacking += [str(path) for path in (OVMF / "OVMF_VARS_4M.snakeoil.fd", STUB, BUSYBOX) if not path.exists()]
+    lacking += [str(path) for path in (SECURE_CODE, SNAKEOIL_VARIABLES, STUB, BUSYBOX) if not path.exists()]
     if kernel() is None:
-        lacking.append("a kernel image (STANNARY_VM_KERNEL or /boot/vmlinuz-*)")
+        lacking.append(f"a kernel image (STANNARY_VM_KERNEL or {KERNELS}/vmlinuz-*)")
     return lacking
 
 
 def kernel() -> Path | None:
     """Return the guest's kernel."""
     named = os.environ.get("STANNARY_VM_KERNEL")
-    found = [Path(named)] if named else sorted(Path("/boot").glob("vmlinuz-*"))
+    found = [Path(named)] if named else sorted(KERNELS.glob("vmlinuz-*"))
     return found[-1] if found and found[-1].is_file() else None
 
 
@@ -147,7 +149,7 @@ class Guest:
         folder.mkdir(parents=True)
         self._console = folder / "console.txt"
         variables = folder / "vars.fd"
-        shutil.copy(OVMF / "OVMF_VARS_4M.snakeoil.fd", variables)
+        shutil.copy(SNAKEOIL_VARIABLES, variables)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -158,7 +160,7 @@ class Guest:
             "-serial", f"file:{self._console}",
             "-chardev", f"socket,id=relay,host=127.0.0.1,port={self.port},server=on,wait=off",
             "-device", "isa-serial,chardev=relay",
-            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.secboot.fd'}",
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={SECURE_CODE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={variables}",
             "-chardev", f"socket,id=c,path={tpm.control}", "-tpmdev", "emulator,id=t,chardev=c",
             "-device", "tpm-crb,tpmdev=t",
