@@ -9,7 +9,7 @@ Rules:
    must answer for (1 to num_steps), the audit salt, and the order of the auditors.
 4. Auditors belong to another operator than the prover and to its engine class, at most one node per operator,
    the smallest H(beacon, task, node) first. The next in rank serves when one is silent or another opinion is needed.
-5. `canary`: after its verdict the task goes, as if new, to the next in rank, whose answer is already known.
+5. `canary`: when prover and auditor agree, the task goes, as if new, to the next in rank too: his answer is known.
 
 The market draws with these functions, and the verifier draws again (receipt.py).
 """

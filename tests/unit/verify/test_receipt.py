@@ -685,6 +685,50 @@ def test_a_failed_job_has_an_honest_receipt_below_policy():
     assert any(line.reason == "work" and line.usd_micros for line in report.claims.receipt.settlement)
 
 
+def world_with_a_canary(**more):
+    """Return a world whose beacon drew a canary, which one audit in a hundred is; and who is asked."""
+    for seed in range(400):
+        world = World(seed=seed, **more).play()
+        if world.canaries:
+            return world, world.nodes[world.canaries[0][1]]
+    raise AssertionError("no canary in 400 jobs")
+
+
+def test_a_right_canary_answer_is_paid_work():
+    """A known-answer audit answered rightly changes no verdict, and the auditor is paid for it."""
+    world, auditor = world_with_a_canary()
+    report = judged(world)
+    assert (report.exit_code, report.claims.convictions) == (0, ())
+    task = world.canaries[0][0]
+    lines = report.claims.receipt.settlement
+    paid = [line for line in lines if line.reason == "audit" and line.task.startswith(f"{task}/q")]
+    assert [line.usd_micros > 0 for line in paid] == [True, True]
+    assert paid[-1].account == f"operator:{auditor.operator}"
+
+
+def test_a_wrong_canary_answer_refutes_the_auditor():
+    """An auditor who guesses a known-answer audit is convicted and loses his bond; the work stands."""
+    _, lazy = world_with_a_canary()
+    world, asked = world_with_a_canary(fails_canaries={lazy.name})
+    assert asked.name == lazy.name
+    report = judged(world)
+    assert report.exit_code == 0
+    (said,) = report.claims.convictions
+    assert (said.verdict, said.refuted, said.task) == (Verdict.VERIFIED, (lazy.id,), world.canaries[0][0])
+    lines = {(line.account, line.reason, line.usd_micros) for line in report.claims.receipt.settlement}
+    assert (f"bond:{lazy.operator}", "forfeit", -lazy.bond) in lines
+
+
+def test_a_market_that_spares_a_lazy_auditor_is_refuted():
+    """A verdict that leaves out whom a canary convicted is not what follows from the answers."""
+    _, lazy = world_with_a_canary()
+    world = World(seed=world_with_a_canary(fails_canaries={lazy.name})[0].seed, fails_canaries={lazy.name})
+    world.bend["verdict"] = lambda said: replace(said, refuted=())
+    report = judged(world.play())
+    assert report.exit_code == 3
+    assert "verdict.mismatch" in found(report)
+
+
 def test_a_silent_buyer_still_pays_for_committed_work():
     """Work committed before the buyer fell silent is paid as unverified."""
     world = World(rounds=1, lanes=2)

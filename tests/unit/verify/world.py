@@ -82,12 +82,15 @@ class World:
         liars: Iterable[str] = (),
         false_accusers: Iterable[str] = (),
         silent: Iterable[str] = (),
+        fails_canaries: Iterable[str] = (),
         seed: int = 0,
     ) -> None:
         self.name, self.rounds, self.lanes, self.kind = name, rounds, lanes, kind
         self.verify = verify or (Verification.REPLAY if kind is JobKind.TRAIN else Verification.RERUN_COMPARE)
         self.audit_ppm, self.seed = audit_ppm, seed
         self.liars, self.false_accusers, self.silent = set(liars), set(false_accusers), set(silent)
+        self.fails_canaries = set(fails_canaries)  # answer honestly, except where the answer is already known
+        self.canaries: list[tuple[TaskId, str]] = []
         self.bend: dict[str, Callable[[Any], Any]] = {}
         self.bend_file: Callable[[ReceiptFile], ReceiptFile] = lambda file: file
         self.now = START
@@ -402,6 +405,9 @@ class World:
                     answers.append(answer)
             decision = verdict.judge(made, prover_answer, answers, operators)
             if not decision.need_auditor:
+                if selection.canary and decision.verdict is Verdict.VERIFIED and number + 1 < len(ranked):
+                    answers += self._canary(selection, number + 1, ranked[number + 1])
+                    decision = verdict.judge(made, prover_answer, answers, operators, exhausted=True)
                 break
         else:
             decision = verdict.judge(made, prover_answer, answers, operators, exhausted=True)
@@ -410,6 +416,17 @@ class World:
             self.job_id, selection.task, made.node, decision.verdict, decision.reason.value, decision.refuted
         )
         self.log("verdict", said, self.market_key)
+
+    def _canary(self, selection: draw.Selection, number: int, auditor: Node) -> list[predicates.Answer]:
+        """Ask one more auditor, whose right answer is known, before the verdict; nothing tells him so."""
+        self.canaries.append((selection.task, auditor.name))
+        if auditor.name in self.silent:
+            return []
+        lazy = {auditor.name} & self.fails_canaries - self.false_accusers
+        self.false_accusers |= lazy
+        answers = self._answers(selection, number, [(auditor, Role.AUDITOR)])
+        self.false_accusers -= lazy
+        return answers
 
     def _answers(
         self, selection: draw.Selection, number: int, parties: list[tuple[Node, Role]]

@@ -1,0 +1,150 @@
+"""Policies for receipts: strict floors, judged on what verification recomputed, exit code 4 below them."""
+
+from dataclasses import replace
+
+import pytest
+
+from stannary.errors import SpecError
+from stannary.formats.predicates import Tier
+from stannary.verify import policy, soundness
+from stannary.verify.policy import BUILT_IN, Independence
+from stannary.verify.receipt import Policy, verify_receipt
+from stannary.verify.trust import TrustStore, pin
+
+from .world import World
+
+LOCAL = policy.built_in("local")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World().play()
+
+
+@pytest.fixture(scope="module")
+def receipt(world):
+    return world.receipt()
+
+
+def judged(world, receipt, wanted, trust=None):
+    return verify_receipt(receipt, trust or world.trust(), world.now, Policy(requirements=wanted))
+
+
+def test_a_verified_receipt_meets_the_local_policy(world, receipt):
+    """What is verified is enough for one's own machines, with exit code 0."""
+    assert judged(world, receipt, LOCAL).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "finding", "observed", "expected"),
+    [
+        ({"minimum_tier": Tier.T1}, "policy.tier", "NOT hardware-attested", "tier T1"),
+        ({"max_escape": "0.009"}, "policy.escape", "0.010000 when 1 %", "at most 0.009"),
+        ({"independence": Independence.CERTIFIED}, "policy.independence", "declared", "at least certified"),
+        ({"independence": Independence.BUYER}, "policy.independence", "declared", "at least buyer"),
+        ({"independent_witnesses": 1}, "policy.witness", "0 independent witnesses", "at least 1"),
+    ],
+)
+def test_what_falls_short_is_named_with_both_values(world, receipt, change, finding, observed, expected):
+    """Each floor alone leaves a true receipt below policy: exit code 4, the observed and the required value."""
+    report = judged(world, receipt, replace(LOCAL, **change))
+    (found,) = [item for item in report.findings if item.id.startswith("policy.")]
+    assert (report.exit_code, found.id) == (4, finding)
+    assert observed in found.observed
+    assert expected in found.expected
+
+
+def test_a_low_audit_rate_is_below_policy():
+    """A receipt of 90 % audits falls short of a policy that asks for 95 %, and of its escape probability."""
+    world = World(audit_ppm=900_000).play()
+    report = judged(world, world.receipt(), replace(LOCAL, min_audit_ppm=950_000, max_escape="0.05"))
+    assert {item.id for item in report.findings if item.severity == "policy"} >= {"policy.audit", "policy.escape"}
+    assert report.exit_code == 4
+
+
+def test_software_evidence_satisfies_no_hardware_policy():
+    """A market that writes a high tier over software evidence gains nothing."""
+    world = World()
+    world.bend["credential"] = lambda item: replace(item, tier=Tier.T4)
+    world.play()
+    report = judged(world, world.receipt(), replace(LOCAL, minimum_tier=Tier.T1))
+    assert report.exit_code == 4
+    assert any(item.id == "policy.tier" for item in report.findings)
+
+
+def test_an_independent_witness_counts_when_pinned_as_such():
+    """A witness counts as independent only by the reader's own pin."""
+    world = World()
+    pinned = TrustStore().with_market(pin(world.vkey, (world.witness_vkey,), ("local.witness",)))
+    world.trust = lambda: pinned
+    world.play()
+    assert judged(world, world.receipt(), replace(LOCAL, independent_witnesses=1), pinned).exit_code == 0
+
+
+def test_unverified_work_needs_the_policys_word():
+    """A policy that allows unverified work accepts it; the others do not."""
+    from stannary.formats.jobspec import JobKind, Verification
+
+    world = World(kind=JobKind.COMMAND, verify=Verification.NONE).play()
+    data = world.receipt()
+    assert judged(world, data, LOCAL).exit_code == 4
+    allowing = replace(LOCAL, allow_unverified=True, max_escape="1")
+    assert judged(world, data, allowing).exit_code == 0
+
+
+def test_escape_counts_what_was_really_recomputed():
+    """Silent auditors lower the probability a reader may count on, whatever rate was signed."""
+    world = World().play()
+    figures = verify_receipt(world.receipt(), world.trust(), world.now).claims.receipt.soundness
+    assert soundness.escape_of_share(figures, 10_000) == "0.010000"
+    half = replace(figures, audited=figures.units // 2)
+    assert soundness.escape_of_share(half, 10_000) == "0.505000"
+    assert soundness.escape_of_share(half, 500_000) == "0.065038"
+    assert soundness.escape_of_share(replace(figures, units=0, audited=0), 10_000) == "1.000000"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_policies_read(name):
+    """Each policy of the release parses under its own name."""
+    assert policy.built_in(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b"\xff", "TOML"),
+        (b"name = ", "TOML"),
+        (b"", "lacks"),
+        (b"minimum_teir = 'T2'", "unknown"),
+        (b"x" * 70_000, "large"),
+    ],
+)
+def test_a_broken_policy_is_refused(text, word):
+    """No TOML, a missing or a misspelt member is a SpecError, never a policy without that floor."""
+    with pytest.raises(SpecError, match=word):
+        policy.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("version = 1", "version = 2"),
+        ('"T0"', '"T9"'),
+        ("cheating_share_ppm = 10000", "cheating_share_ppm = 0"),
+        ("min_audit_ppm = 0", "min_audit_ppm = 1000001"),
+        ('max_escape = "1"', 'max_escape = "1.1"'),
+        ('max_escape = "1"', 'max_escape = "nan"'),
+        ('max_escape = "1"', 'max_escape = "often"'),
+        ('max_escape = "1"', "max_escape = 1.0"),
+        ("independent_witnesses = 0", "independent_witnesses = -1"),
+        ('"declared"', '"sworn"'),
+    ],
+)
+def test_values_out_of_range_are_refused(old, new):
+    """Every member is typed and bounded."""
+    from importlib import resources
+
+    text = resources.files("stannary.verify").joinpath("policies/local.toml").read_text()
+    assert old in text
+    with pytest.raises(SpecError):
+        policy.parse(text.replace(old, new).encode())
