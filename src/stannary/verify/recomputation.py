@@ -57,7 +57,8 @@ class Unit:
     outputs: tuple[Output, ...]
     engine_class: str
     blobs: tuple[Output, ...]  # what it is computed from: theta, outer, and each admitted contribution
-    question: Question | None = None
+    drawn: bool
+    question: Question | None = None  # where a drawn unit was verified by its own node's answer
 
     @property
     def task(self) -> TaskId:
@@ -99,7 +100,7 @@ def units(case: Case) -> tuple[Unit, ...]:
 
 def by_default(listed: Iterable[Unit]) -> tuple[Unit, ...]:
     """Return the units replayed unless others are asked for (rule 1)."""
-    return tuple(item for item in listed if item.question is not None or item.assignment.kind is TaskKind.MERGE)
+    return tuple(item for item in listed if item.drawn or item.assignment.kind is TaskKind.MERGE)
 
 
 def job_blobs(case: Case) -> tuple[Output, ...]:
@@ -139,6 +140,7 @@ def _unit(case: Case, contribution: Contribution, made: dict[Digest, Output], se
         outputs=contribution.outputs,
         engine_class=contribution.engine_class,
         blobs=tuple(blobs),
+        drawn=selection is not None and selection.drawn,
         question=_question(case, contribution, selection),
     )
 

@@ -51,6 +51,8 @@ def test_every_line_of_the_table_is_a_command(table, capsys):
         (["run", "--example", "nope"], 2, "known: "),
         (["run", "missing.yaml"], 2, "missing.yaml"),
         (["verify", "missing.json"], 2, "missing.json"),
+        (["verify", "missing.json", "--policy", "none.toml"], 2, "none.toml"),
+        (["verify", "missing.json", "--sample", "3"], 2, "--replay"),
         (["ls"], 2, "stannary run --example hello"),
         (["get", "../../etc"], 2, "stannary ls"),
         (["trust", "rm", "nobody"], 102, "stannary trust ls"),
