@@ -11,6 +11,7 @@ is stated and what follows from the evidence cannot drift apart.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from stannary.errors import Refuted
@@ -289,9 +290,9 @@ def _soundness(case: Case, selections: dict[TaskId, Selection], decisions: dict[
 
 
 def _split(case: Case, decisions: dict[TaskId, Decision], result: Lineage) -> TimeSplit:
-    useful = 0
+    useful: Counter[NodeId] = Counter()
     for task in result.tasks:
         contribution = case.contributions.get(task)
         if contribution is not None and decisions[task].verdict is not Verdict.REFUTED:
-            useful += contribution.predicate.spent.compute_ms
+            useful[contribution.predicate.node] += contribution.predicate.spent.compute_ms
     return settlement.time_split(useful, (item.predicate for item in case.readings))

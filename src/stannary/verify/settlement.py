@@ -112,13 +112,14 @@ def settle(
     return books.close()
 
 
-def time_split(useful_ms: int, readings: Iterable[Reading]) -> TimeSplit:
+def time_split(useful_ms: Mapping[NodeId, int], readings: Iterable[Reading]) -> TimeSplit:
     """Return where every paid second went, six disjoint parts that sum to exactly 10,000.
 
     Args:
-        useful_ms: compute of verified contributions that are in the result, and of audited merges.
+        useful_ms: for each node, the compute of its verified contributions that are in the result, merges included.
         readings: every logged reading; the last of each node counts (they are cumulative). Compute beyond the
-            useful is churn: refuted, superseded, abandoned.
+            useful is churn: refuted, superseded, abandoned, lost with a lease. It is counted node by node: one that
+            signs fewer readings than its work took must not hide what another's came to nothing.
     """
     last: dict[NodeId, Reading] = {}
     for reading in readings:
@@ -126,13 +127,14 @@ def time_split(useful_ms: int, readings: Iterable[Reading]) -> TimeSplit:
         if held is None or reading.seq > held.seq:
             last[reading.node] = reading
     spent = [reading.spent for reading in last.values()]
+    churn_ms = sum(max(held.spent.compute_ms - useful_ms.get(node, 0), 0) for node, held in last.items())
     parts = {
-        "useful": useful_ms,
+        "useful": sum(useful_ms.values()),
         "start": sum(item.start_ms for item in spent),
         "link": sum(item.link_ms for item in spent),
         "idle": sum(item.idle_ms for item in spent),
         "audit": sum(item.audit_ms for item in spent),
-        "churn": max(sum(item.compute_ms for item in spent) - useful_ms, 0),
+        "churn": churn_ms,
     }
     return TimeSplit(**_largest_remainder(parts))
 

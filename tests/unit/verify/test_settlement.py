@@ -120,7 +120,7 @@ def reading(node, seq, start=0, compute=0, link=0, idle=0, audit_ms=0):
 
 def test_the_last_reading_of_each_node_counts():
     """Readings are cumulative; compute beyond the useful is churn."""
-    split = time_split(60, [reading("a", 2, 10, 80, 5, 5, 0), reading("a", 1, 1, 1, 1, 1, 1)])
+    split = time_split({NodeId("a"): 60}, [reading("a", 2, 10, 80, 5, 5, 0), reading("a", 1, 1, 1, 1, 1, 1)])
     assert (split.useful, split.start, split.link, split.idle, split.audit, split.churn) == (
         6000,
         1000,
@@ -131,10 +131,16 @@ def test_the_last_reading_of_each_node_counts():
     )
 
 
+def test_churn_is_counted_node_by_node():
+    """A node that signed no reading for its useful work does not hide another's lost compute."""
+    split = time_split({NodeId("a"): 50, NodeId("b"): 50}, [reading("a", 0, compute=100), reading("b", 0, compute=10)])
+    assert (split.useful, split.churn) == (6667, 3333)
+
+
 @given(st.integers(0, 10**9), st.lists(st.tuples(*[st.integers(0, 10**9)] * 5), max_size=6))
 def test_six_parts_sum_to_the_whole(useful, spent):
     """Rounded by largest remainder the parts always sum to exactly 100.00 per cent."""
-    split = time_split(useful, [reading(str(index), 1, *item) for index, item in enumerate(spent)])
+    split = time_split({NodeId("0"): useful}, [reading(str(index), 1, *item) for index, item in enumerate(spent)])
     parts = (split.useful, split.start, split.link, split.idle, split.audit, split.churn)
     assert sum(parts) == WHOLE
     assert min(parts) >= 0
