@@ -1,0 +1,57 @@
+"""The market's keys: made once, private, and never shown."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stannary.errors import EnvironmentProblem
+from stannary.formats import note
+from stannary.market import identity
+from stannary.market.identity import Card
+
+
+def test_the_same_directory_is_the_same_market(tmp_path: Path) -> None:
+    """Key and admin token are made on first use, 0600, and are the same ever after; repr shows neither."""
+    first, again = (identity.load(tmp_path, "local.market") for _ in range(2))
+    assert (first.vkey, first.admin_token) == (again.vkey, again.admin_token)
+    assert note.parse_vkey(first.vkey).public == first.public
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (identity.KEY_FILE, identity.ADMIN_TOKEN_FILE)}
+    assert modes == {0o600}
+    assert first.admin_token not in repr(first)
+
+
+def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
+    """A key file that holds no Ed25519 key stops the market with a reason."""
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / identity.KEY_FILE).write_bytes(pem)
+    with pytest.raises(EnvironmentProblem, match="another kind of key"):
+        identity.load(tmp_path, "local.market")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "market.example"])
+def test_the_certificate_is_made_once_and_named_by_its_digest(tmp_path: Path, host: str) -> None:
+    """The fingerprint is that of the DER; a second start serves the same certificate."""
+    cert, key, fingerprint = identity.certificate(tmp_path, host, 1_760_000_000.0)
+    assert identity.certificate(tmp_path, host, 1_770_000_000.0) == (cert, key, fingerprint)
+    loaded = x509.load_der_x509_certificate(ssl.PEM_cert_to_DER_cert(cert.read_text()))
+    assert loaded.fingerprint(loaded.signature_hash_algorithm).hex() == fingerprint  # type: ignore[arg-type]  # SHA-256
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_the_card_is_one_json_line(tmp_path: Path) -> None:
+    """market.json holds what a client needs, and no secret but the path of one."""
+    identity.write_card(tmp_path, Card("http://127.0.0.1:1", "m", "v", ("w",), "", 7, "/a/admin-token"))
+    lines = (tmp_path / identity.CARD_FILE).read_text().splitlines()
+    assert json.loads(lines[0])["admin_token_file"] == "/a/admin-token"
+    assert len(lines) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [identity.CARD_FILE]

@@ -1,0 +1,45 @@
+"""Presence: live, suspect, lost by the clock alone; every worsening is told once."""
+
+from __future__ import annotations
+
+from stannary.market.presence import Presence, Roster
+from stannary.market.settings import Timing
+
+TIMING = Timing(suspect_s=35.0, lost_s=120.0)
+
+
+def test_silence_makes_suspect_then_lost() -> None:
+    """The bounds are those of the settings, to the second; a node never seen is lost."""
+    roster = Roster(TIMING)
+    roster.beat("n", "idle", 0.0)
+    expected = [
+        (34.9, Presence.LIVE),
+        (35.0, Presence.SUSPECT),
+        (119.9, Presence.SUSPECT),
+        (120.0, Presence.LOST),
+    ]
+    assert [(at, roster.presence("n", at)) for at, _ in expected] == expected
+    assert roster.presence("other", 0.0) is Presence.LOST
+
+
+def test_each_worsening_is_told_once() -> None:
+    """A sweep tells what got worse since the last; a beat says from where the node comes back."""
+    roster = Roster(TIMING)
+    roster.beat("n", "busy", 0.0)
+    assert roster.sweep(40.0) == [("n", Presence.SUSPECT)]
+    assert roster.sweep(41.0) == []
+    assert roster.sweep(130.0) == [("n", Presence.LOST)]
+    assert roster.beat("n", "busy", 131.0) is Presence.LOST
+    assert roster.beat("n", "busy", 132.0) is None
+    assert roster.sweep(133.0) == []
+
+
+def test_a_poll_keeps_what_the_node_said() -> None:
+    """A poll is a sign of life and changes no state; after a restart a node counts as seen once."""
+    roster = Roster(TIMING)
+    roster.beat("n", "draining", 0.0)
+    roster.touch("n", 30.0)
+    assert (roster.state("n"), roster.last_seen("n")) == ("draining", 30.0)
+    roster.assume("n", 90.0)
+    roster.assume("m", 90.0)
+    assert (roster.last_seen("n"), roster.last_seen("m"), roster.state("m")) == (30.0, 90.0, "idle")

@@ -1,0 +1,31 @@
+"""Settings: where plain HTTP is allowed, and what the command line may set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stannary.market import __main__ as command
+from stannary.market.settings import Settings, Timing
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.0.0.2", False), ("0.0.0.0", False), ("::", False)],
+)
+def test_plain_http_is_for_loopback_only(host: str, plain: bool) -> None:
+    """Only the addresses that mean this machine to every client are served without TLS."""
+    assert Settings(Path(), host=host).is_loopback is plain
+
+
+def test_a_deadline_is_set_by_its_name() -> None:
+    """--timing changes what it names and nothing else."""
+    assert command._timing(["sweep_s=0.5", "lost_s=7"]) == Timing(sweep_s=0.5, lost_s=7.0)
+
+
+@pytest.mark.parametrize("text", ["sweep_s", "sweep_s=soon", "sleep_s=1"])
+def test_a_deadline_nobody_knows_is_refused(text: str) -> None:
+    """A wrong name or number ends the start, naming it."""
+    with pytest.raises(SystemExit, match=text.partition("=")[0]):
+        command._timing([text])
