@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check a receipt with openssl, sha256sum, base64, jq and xxd: no tool of ours.
+# Check a receipt with openssl, sha256sum, base64 and jq (beside the shell's own sed, od, cut): no tool of ours.
 #
 #   docs/verify-with-openssl.sh JOB.receipt.json MARKET_KEY [WITNESS_KEY ...]
 #
@@ -14,15 +14,24 @@ export LC_ALL=C
 
 fail() { echo "REFUSED: $*" >&2; exit 3; }
 [ $# -ge 2 ] || { echo "usage: $0 RECEIPT MARKET_KEY [WITNESS_KEY ...]" >&2; exit 2; }
-for tool in openssl sha256sum base64 jq xxd; do
+for tool in openssl sha256sum base64 jq; do
   command -v "$tool" >/dev/null || { echo "this script needs $tool" >&2; exit 1; }
 done
 
 receipt=$1; market_key=$2; shift 2
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
-hex_of_base64() { printf %s "$1" | base64 -d | xxd -p | tr -d '\n'; }
-sha_of_hex() { printf %s "$1" | xxd -r -p | sha256sum | cut -c1-64; }
+to_hex() { od -An -v -tx1 | tr -d ' \n'; }
+hex_of_base64() { printf %s "$1" | base64 -d | to_hex; }
+
+# The bytes of the hex $1 on standard output.
+bytes_of_hex() {
+  local hex=$1 escaped=
+  while [ -n "$hex" ]; do escaped+="\\x${hex:0:2}"; hex=${hex:2}; done
+  printf %b "$escaped"
+}
+
+sha_of_hex() { local line; line=$(bytes_of_hex "$1" | sha256sum); printf %s "${line:0:64}"; }
 
 # A verifier key is name+hash+base64(type, public key); the hash covers all three.
 read_key() { # KEY TYPE: sets key_name, key_hash, key_public (hex)
@@ -31,14 +40,14 @@ read_key() { # KEY TYPE: sets key_name, key_hash, key_public (hex)
   local typed; typed=$(hex_of_base64 "${rest#*+}")
   [ "${typed:0:2}" = "$2" ] && [ ${#typed} -eq 66 ] || fail "not a key of type $2: $1"
   key_public=${typed:2}
-  local name_hex; name_hex=$(printf '%s\n' "$key_name" | xxd -p | tr -d '\n')
+  local name_hex; name_hex=$(printf '%s\n' "$key_name" | to_hex)
   [ "$(sha_of_hex "$name_hex$typed" | cut -c1-8)" = "$key_hash" ] || fail "key does not match its hash: $1"
 }
 
 # Ed25519 over the file $1: public key (hex) $2, signature (hex) $3. The prefix is the DER of an Ed25519 public key.
 check_signature() {
-  printf %s "302a300506032b6570032100$2" | xxd -r -p > "$work/key.der"
-  printf %s "$3" | xxd -r -p > "$work/sig"
+  bytes_of_hex "302a300506032b6570032100$2" > "$work/key.der"
+  bytes_of_hex "$3" > "$work/sig"
   openssl pkeyutl -verify -pubin -keyform DER -inkey "$work/key.der" -rawin -in "$1" -sigfile "$work/sig" >/dev/null 2>&1
 }
 

@@ -8,7 +8,6 @@ loss_of() {
     case $1 in
         bubblewrap) echo "jobs fall to a weaker sandbox on a private market; a shared market's agent refuses to run" ;;
         jq) echo "docs/verify-with-openssl.sh and its test need it" ;;
-        xxd) echo "docs/verify-with-openssl.sh and its test need it" ;;
         swtpm | swtpm-tools) echo "the TPM tests are skipped, and say so" ;;
     esac
 }
@@ -22,7 +21,7 @@ command_of() {
 }
 
 missing=""
-for package in bubblewrap jq swtpm swtpm-tools xxd; do
+for package in bubblewrap jq swtpm swtpm-tools; do
     command -v "$(command_of $package)" > /dev/null 2>&1 || missing="$missing $package"
 done
 test -n "$missing" || exit 0

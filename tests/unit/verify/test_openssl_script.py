@@ -10,7 +10,7 @@ import pytest
 from .world import World
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "verify-with-openssl.sh"
-TOOLS = ("bash", "openssl", "sha256sum", "base64", "jq", "xxd")
+TOOLS = ("bash", "openssl", "sha256sum", "base64", "jq")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {', '.join(MISSING)}")
