@@ -11,7 +11,8 @@ Rules:
 3. The attestation key is in the same TPM as the endorsement key only once a credential for both was
    activated (`MakeCredential`); until then the tier is capped.
 4. resetCount and restartCount are the boot session: any change ends what an earlier appraisal said.
-5. The event log is believed where its replay equals quoted registers.
+5. The event log is believed where its replay equals quoted registers. Registers listed beside the quote that it
+   does not cover are the sender's words: neither replay nor reference values ever see them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 EKU_EK_CERTIFICATE = "2.23.133.8.1"
 NUM_LOGGED_PCRS = 10  # firmware, loader and kernel; 10 is IMA's, 11 systemd's, 16 and 23 anybody's
-EV_VARIABLE_DRIVER_CONFIG = 0x80000001
+EV_SEPARATOR, EV_VARIABLE_DRIVER_CONFIG = 0x04, 0x80000001
 _HEX_NAMES = {
     "attest": ("attest_hex", "attest"),
     "signature": ("signature_tpmt_hex", "signature"),
@@ -136,8 +137,9 @@ class TpmVerifier:
         check_quote(exam, parsed, bound)
         _check_activation(exam, parsed, self._activation)
         _check_session(exam, parsed, self._session)
-        check_log(exam, parsed.log, parsed.pcrs)
-        check_golden(exam, parsed.log, parsed.pcrs, rules)
+        quoted = parsed.attest.covered(parsed.pcrs)
+        check_log(exam, parsed.log, quoted)
+        check_golden(exam, parsed.log, quoted, rules)
         return exam.close()
 
 
@@ -401,7 +403,9 @@ def check_log(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes]) -
             observed=f"log gives PCR {index} {value.hex()}",
             expected=pcrs[index].hex(),
         )
-    state = secure_boot(log)
+    # A PCR 7 that no quote covers, or that the log does not give, shows whatever its sender likes.
+    replays = 7 in pcrs and log.replay("sha256").get(7) == pcrs[7]
+    state = secure_boot(log) if replays else "not measured"
     exam.claims["secure_boot"] = state
     if state != "on":
         exam.cap(
@@ -415,9 +419,21 @@ def check_log(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes]) -
 
 
 def secure_boot(log: EventLog) -> str:
-    """Return `on`, `off` or `not measured` from the SecureBoot variable event of PCR 7."""
+    """Return `on`, `off` or `not measured` from the SecureBoot variable event of PCR 7.
+
+    Root can extend PCR 7 himself once the system runs, so only what firmware measured before its separator
+    counts; and every variable event must be what was measured, or the real one could be renamed in the log.
+    """
     for event in log.events:
-        if event.register != 7 or event.type != EV_VARIABLE_DRIVER_CONFIG or len(event.data) < 32:
+        if event.register != 7:
+            continue
+        if event.type == EV_SEPARATOR:
+            return "not measured"
+        if event.type != EV_VARIABLE_DRIVER_CONFIG:
+            continue
+        if hashlib.sha256(event.data).digest() != event.digests.get("sha256"):
+            return "not measured"
+        if len(event.data) < 32:
             continue
         # UEFI_VARIABLE_DATA: vendor GUID, name length in characters, data length, UTF-16 name, data.
         name_chars = int.from_bytes(event.data[16:24], "little")
@@ -425,8 +441,6 @@ def secure_boot(log: EventLog) -> str:
         name, value = event.data[32 : 32 + 2 * name_chars], event.data[32 + 2 * name_chars :]
         if name != "SecureBoot".encode("utf-16-le") or len(value) != data_bytes:
             continue
-        if hashlib.sha256(event.data).digest() != event.digests.get("sha256"):
-            return "not measured"  # the description is not what was measured
         return "on" if value == b"\x01" else "off"
     return "not measured"
 

@@ -71,6 +71,11 @@ class Attest:
     selections: tuple[tuple[str, tuple[int, ...]], ...]
     pcr_digest: bytes
 
+    def covered(self, pcrs: dict[int, bytes]) -> dict[int, bytes]:
+        """Return the SHA-256 registers that this quote selects; what it does not select is nobody's word."""
+        selected = {index for bank, indices in self.selections if bank == "sha256" for index in indices}
+        return {index: value for index, value in pcrs.items() if index in selected}
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
