@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TD_DEBUG = 1 << 0
 TD_OTHER_UNTRUSTED = 0xFE  # TUD bits 1..7: reserved, must be zero in production (TDX module spec 22.2)
 TD_SEPT_VE_DISABLE = 1 << 28
+TD_MIGRATABLE = 1 << 29
 SGX_DEBUG = 1 << 1
 
 TCB_SIGNER = "Intel SGX TCB Signing"  # a platform's PCK chains to the same root and must not sign TCB info
@@ -165,6 +166,14 @@ def check_guest(exam: Examination, parsed: Quote) -> None:
         expected="reserved under-debug bits clear",
     )
     exam.require(
+        "migration",
+        not body.td_attributes & TD_MIGRATABLE,
+        step,
+        code,
+        observed=f"{attributes}: a migration TD may move this TD's memory elsewhere",
+        expected="MIGRATABLE clear",
+    )
+    exam.require(
         "sept-ve",
         bool(body.td_attributes & TD_SEPT_VE_DISABLE),
         step,
@@ -226,18 +235,23 @@ def _check_nonce(exam: Examination, parsed: Quote, bound: bytes | None) -> None:
 
 
 def _check_measurement(exam: Examination, parsed: Quote, rules: Rules) -> None:
-    measured = parsed.body.mr_td if isinstance(parsed.body, TdBody) else parsed.body.mr_enclave
+    """MRTD is the firmware alone; kernel and command line are in RTMR 1 and 2: policies name `MRTD:RTMR1:RTMR2`."""
+    body = parsed.body
+    measured = (body.mr_td if isinstance(body, TdBody) else body.mr_enclave).hex()
     if not rules.measurements:
         exam.waive("measurement", "no launch measurement given")
         return
+    whole = f"{measured}:{body.rtmrs[1].hex()}:{body.rtmrs[2].hex()}" if isinstance(body, TdBody) else measured
     exam.require(
         "measurement",
-        measured.hex() in rules.measurements,
+        bool({measured, whole} & rules.measurements),
         Step.REFERENCE,
         Code.REFERENCE_MISMATCH,
-        observed=measured.hex(),
+        observed=whole,
         expected="a signed launch measurement",
     )
+    if whole not in rules.measurements:
+        exam.waive("kernel.measurement", "only MRTD, the firmware, is named: RTMR 1 and 2 were not compared")
 
 
 def _check_collateral(
