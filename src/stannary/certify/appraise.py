@@ -6,6 +6,8 @@ Rules:
 2. A layer the policy or the claims ask for and the node did not send is a refused layer.
 3. One hardware identity appears once, in this evidence and in the registry the caller gives.
 4. The node's own hints can only lower: a node that says its GPU runs in DevTools mode is believed.
+5. Accelerators are counted by their own signed reports, one identity each; the names in the power test are the
+   node's words. Accelerators used in the power test are evidence that is asked for, whatever the hints say.
 
 Pure: challenge, time, policy, references and registry are arguments.
 """
@@ -28,8 +30,8 @@ from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
-from stannary.certify.remedies import Code
-from stannary.certify.tiers import Decision, decide
+from stannary.certify.remedies import Code, remedy
+from stannary.certify.tiers import Decision, Tier, decide
 from stannary.errors import FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
     from stannary.formats import dsse
-    from stannary.formats.canonical import Json
 
 _CLAIM = re.compile(r"(\d{1,3})\s*x\s*([A-Za-z0-9 ]{2,40})")
 
@@ -82,14 +83,16 @@ def appraise(evidence: Evidence, challenge: Challenge, context: Context) -> Resu
     parts: dict[str, Appraisal] = {"challenge": _challenge(evidence, challenge, context)}
     for name, part in evidence.parts.items():
         parts[name] = _layer(name, part, expected, (context, rules))
-    for name in _expected_layers(evidence, context):
+    for name in _expected_layers(context):
         if not any(key == name or key.startswith(f"{name}/") for key in evidence.parts):
             parts[name] = missing(name, f"{name} evidence")
-    parts["host"] = _host(evidence.host)
+    parts["host"] = _host(evidence, context.policy.tier)
     identities = tuple(item for appraisal in parts.values() for item in appraisal.identities)
     parts["identity"] = _collisions(identities, context)
     elapsed_s = (context.now - parse_moment(challenge.issued_at)).total_seconds()
     grade, parts["bench"] = _grade(evidence, expected, context, elapsed_s)
+    if claimed_devices(context.claims)[0]:
+        parts["claims"] = _count_devices(parts, grade, context)
     named = bool(set(identities) & set(context.policy.designated))
     vouchers = references.count_vouchers(context.vouchers, identities, context.policy, context.now)
     decision = decide(parts, num_vouchers=vouchers, min_vouchers=context.policy.vouch.minimum, named=named)
@@ -163,10 +166,19 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[
         observed=f"device {ueid}",
         expected=name,
     )
+    # A switch signs no feature flag, so one shown as a GPU would skip the check of confidential mode.
+    exam.require(
+        "place",
+        (name.partition("/")[0] == "nvswitch") == appraisal.claims.get("switch", False),
+        Step.BINDING,
+        Code.BINDING_MISMATCH,
+        observed=f"{appraisal.claims.get('device')} in {name.partition('/')[0]}",
+    )
     if not part.rims:
         exam.waive("golden", "no reference manifests carried")
         return exam.close()
     report = DeviceVerifier().parse(part.evidence)
+    versions: set[str] = set()
     for number, data in enumerate(part.rims):
         try:
             manifest = rim.parse_manifest(data)
@@ -175,6 +187,13 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[
             continue
         rim.check_signed(exam, manifest, (collateral, outer.now, rules))
         rim.check_match(exam, manifest, report)
+        versions.add(manifest.version.upper())
+    # One of the two matching says nothing of the other: a changed VBIOS would pass beside a good driver.
+    wanted = ("vbios",) if appraisal.claims.get("switch") else ("driver", "vbios")
+    for image in wanted:
+        version = str(appraisal.claims.get(image, ""))
+        if version.upper() not in versions:
+            exam.waive(f"{image}.golden", f"no reference manifest carried for {image} {version}")
     return exam.close()
 
 
@@ -197,18 +216,29 @@ def claimed_devices(claims: str) -> tuple[int, str]:
     return (0, "") if match is None else (int(match.group(1)), match.group(2).strip())
 
 
-def _expected_layers(evidence: Evidence, context: Context) -> list[str]:
+def _expected_layers(context: Context) -> list[str]:
+    """Rule 2: what policy and claims ask for."""
     wanted = list(context.policy.required)
-    listed = evidence.host.get("gpus")
-    if context.policy.gpu.required or claimed_devices(context.claims)[0] or (isinstance(listed, list) and listed):
+    if context.policy.gpu.required or claimed_devices(context.claims)[0]:
         wanted.append("gpu")
     return list(dict.fromkeys(wanted))
 
 
-def _host(host: dict[str, Json]) -> Appraisal:
-    """Rule 4: what a node says against itself."""
+def _names_accelerators(evidence: Evidence) -> bool:
+    """Whether the node names accelerators, in its hints or in the power test (rule 5)."""
+    listed, chains = evidence.host.get("gpus"), evidence.bench.get("chains")
+    names = [item.get("device") for item in chains if isinstance(item, dict)] if isinstance(chains, list) else []
+    return (isinstance(listed, list) and bool(listed)) or any("cuda" in str(name) for name in names)
+
+
+def _host(evidence: Evidence, asked: Tier) -> Appraisal:
+    """Rules 4 and 5: what a node says against itself, and accelerators it names but does not attest.
+
+    Where the policy asks for nothing above T0, a plain accelerator is what T0 is for: it caps and does not
+    refuse, or the honest node would fare worse than one that keeps silent.
+    """
     exam = Examination("host")
-    listed = host.get("gpus")
+    listed = evidence.host.get("gpus")
     for number, device in enumerate(listed if isinstance(listed, list) else []):
         if not isinstance(device, dict):
             continue
@@ -216,11 +246,22 @@ def _host(host: dict[str, Json]) -> Appraisal:
             observed = f"GPU {number} runs in DevTools mode"
             exam.refuse(f"gpu{number}-devtools", Step.GUEST_POLICY, Code.DEBUG_DEVICE, observed=observed)
         if device.get("cc") is False:
-            observed = f"GPU {number} runs with confidential computing off"
-            exam.refuse(f"gpu{number}-cc", Step.GUEST_POLICY, Code.CC_OFF, observed=observed)
+            _cap_or_refuse(
+                exam, (f"gpu{number}-cc", Code.CC_OFF), f"GPU {number}: confidential computing is off", asked
+            )
+    if _names_accelerators(evidence) and not any(name.startswith("gpu/") for name in evidence.parts):
+        _cap_or_refuse(exam, ("gpu-evidence", Code.EVIDENCE_MISSING), "accelerators without signed evidence", asked)
     if not exam.findings:
         exam.not_applicable("hints", "the host's own words raise nothing")
     return exam.close()
+
+
+def _cap_or_refuse(exam: Examination, named: tuple[str, Code], observed: str, asked: Tier) -> None:
+    check, code = named
+    if asked > Tier.T0:
+        exam.refuse(check, Step.GUEST_POLICY, code, observed=observed)
+    else:
+        exam.cap(check, Step.GUEST_POLICY, 0, observed=observed, expected="attested devices", remedy=remedy(code))
 
 
 def _collisions(identities: tuple[str, ...], context: Context) -> Appraisal:
@@ -259,7 +300,6 @@ def _grade(evidence: Evidence, expected: bytes, context: Context, elapsed_s: flo
         return None, exam.close()
     exam.waive("network", "not measured: needs a second party")
     exam.waive("passes", "memory and disk rates are by the node's own clock")
-    _count_devices(exam, grade, context)
     gops = grade.int8_tops(elapsed_s) * 1000
     if gops < policy.min_int8_gops:
         exam.cap(
@@ -273,18 +313,15 @@ def _grade(evidence: Evidence, expected: bytes, context: Context, elapsed_s: flo
     return grade, exam.close()
 
 
-def _count_devices(exam: Examination, grade: Grade, context: Context) -> None:
-    """All claimed accelerators answer at once, or the claim is refused: one card cannot play eight."""
+def _count_devices(parts: dict[str, Appraisal], grade: Grade | None, context: Context) -> Appraisal:
+    """All claimed accelerators are attested and answer at once, or the claim is refused (rule 5)."""
+    exam = Examination("claims")
     claimed, model = claimed_devices(context.claims)
-    shown = sum("cuda" in item.device for item in grade.powers)
-    if not claimed:
-        exam.not_applicable("devices", "no accelerators are claimed")
-        return
-    exam.require(
-        "devices",
-        shown >= claimed,
-        Step.REFERENCE,
-        Code.EVIDENCE_MISSING,
-        observed=f"{shown} accelerators in the power test",
-        expected=f"{claimed} x {model}",
-    )
+    valid = [part for name, part in parts.items() if name.startswith("gpu/") and part.valid]
+    attested = {item for part in valid for item in part.identities}
+    tested = 0 if grade is None else sum("cuda" in item.device for item in grade.powers)
+    step, code, expected = Step.REFERENCE, Code.EVIDENCE_MISSING, f"{claimed} x {model}"
+    rows = (("attested", len(attested), "with valid evidence"), ("tested", tested, "in the power test"))
+    for check, shown, where in rows:
+        exam.require(check, shown >= claimed, step, code, observed=f"{shown} accelerators {where}", expected=expected)
+    return exam.close()

@@ -240,7 +240,9 @@ def _nvgpu(case: Case, now: datetime | None) -> Appraisal:
 
 def _nvgpu_json(case: Case, now: datetime | None) -> Appraisal:
     carried = Collateral(ocsp=_ocsp(case))
-    return _appraise(FleetVerifier(), case, now, collateral=carried, rules=_with_root(case, "nvidia_device"))
+    return _appraise(
+        FleetVerifier(believes_nonce=True), case, now, collateral=carried, rules=_with_root(case, "nvidia_device")
+    )
 
 
 def _ocsp(case: Case) -> tuple[revocation.OcspResponse, ...]:

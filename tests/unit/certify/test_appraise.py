@@ -143,7 +143,12 @@ def test_machine_that_speaks_against_itself_is_believed(machine):
     machine.host = {"gpus": [{"devtools": True, "cc": True}]}
     assert appraise(machine.answer(challenge), challenge, _context()).parts["host"].outcome == "refuse:debug-device"
     machine.host = {"gpus": [{"devtools": False, "cc": False}]}
-    assert appraise(machine.answer(challenge), challenge, _context()).parts["host"].outcome == "refuse:cc-off"
+    asking = replace(_context().policy, minimum_tier="T2")
+    refused = appraise(machine.answer(challenge), challenge, _context(policy=asking))
+    assert refused.parts["host"].outcome == "refuse:cc-off"
+    open_to_all = appraise(machine.answer(challenge), challenge, _context())
+    assert open_to_all.decision.tier is Tier.T0
+    assert "confidential computing off" in open_to_all.decision.limiting.reason
 
 
 def test_one_hardware_identity_is_one_node(machine):

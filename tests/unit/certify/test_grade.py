@@ -127,13 +127,14 @@ def test_few_openings_in_a_file_are_refused():
 
 def test_one_device_cannot_answer_twice():
     """Two chains must be two places; a copied chain is refused."""
-    answer = _prove(names=("cpu", "cpu"))
+    answer = _prove(names=("cpu:0", "cpu:1"))
     assert not transcript.verify_bench(answer, ANCHOR).problem
     copied = copy.deepcopy(answer)
     copied["chains"][1] = copied["chains"][0]
     assert transcript.verify_bench(copied, ANCHOR).problem
-    copied["chains"][1] = {**copied["chains"][0], "device": "1/cpu"}
-    assert transcript.verify_bench(copied, ANCHOR).problem
+    copied["chains"][1] = {**copied["chains"][0], "device": "1/cpu:1"}
+    assert "opened rows are wrong" in transcript.verify_bench(copied, ANCHOR).problem
+    assert "name one device" in transcript.verify_bench(_prove(names=("cpu", "cpu")), ANCHOR).problem
 
 
 def test_changed_digest_root_or_path_is_refused():

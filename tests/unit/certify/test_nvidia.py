@@ -35,7 +35,9 @@ def _fleet(vendor, devices, reports):
     ]
     rules = Rules(roots=vendor.roots)
     blob = json.dumps(listed).encode()
-    return examine(FleetVerifier(), blob, bound=None, collateral=Collateral(), now=world.NOW, rules=rules)
+    return examine(
+        FleetVerifier(believes_nonce=True), blob, bound=None, collateral=Collateral(), now=world.NOW, rules=rules
+    )
 
 
 def test_device_report_is_valid_and_capped_without_ocsp():

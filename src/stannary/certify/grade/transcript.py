@@ -6,11 +6,13 @@ Rules:
    under the round's root. One wrong row refuses the chain.
 3. The power claimed is work done over time *passed at the verifier*: a node's own clock can lie. Its
    own times are used only downwards: the lower 5 % quantile of its rounds.
-4. Two chains of one device name are one device counted twice, and refused.
+4. Two chains of one device name are one device counted twice, and refused. Names are still only names: how many
+   accelerators there are is for their own signed reports to say (`appraise.py`).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +33,7 @@ MAX_CHAINS = 32
 MAX_ROUNDS = 100_000
 MAX_ROOT_BYTES = 32
 LOW_QUANTILE = 0.05
+_DEVICE = re.compile(r"[0-9]{1,2}/(cpu|cuda)(:[0-9]{1,2})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ def verify(transcript: Transcript, anchor: bytes, *, salt: bytes = b"") -> str:
     places = [item.device.partition("/")[0] for item in chains]
     if places != [str(index) for index in range(len(places))]:
         return "chains are not numbered from 0: one device would count twice"
+    if len({item.device.partition("/")[2] for item in chains}) != len(chains):
+        return "two chains name one device: it would count twice"
     if len({item.n for item in chains}) != 1:
         return "chains are of different sizes"
     n = chains[0].n
@@ -166,7 +171,12 @@ def _chain(value: Json) -> ChainRecord:
     if not isinstance(value, dict) or set(value) != {"device", "n", "roots", "times_ms", "opened"}:
         raise FormatError("power test chain has missing or unknown members")
     device, n, roots, times, opened = (value[name] for name in ("device", "n", "roots", "times_ms", "opened"))
-    if not isinstance(device, str) or len(device) > 80 or not isinstance(n, int) or isinstance(n, bool):
+    if (
+        not isinstance(device, str)
+        or _DEVICE.fullmatch(device) is None
+        or not isinstance(n, int)
+        or isinstance(n, bool)
+    ):
         raise FormatError("power test chain names no device or size")
     matrix.check_size(n)
     if not isinstance(roots, list) or not isinstance(times, list) or not 1 <= len(roots) <= MAX_ROUNDS:
