@@ -139,6 +139,8 @@ class FakeBuyer:
             response = await self.call("GET", routes.job(routes.JOB_EVENTS, job), params=params)
             page = message.read(buyer.EventPage, response.content)
             after = page.next
+            if not any(event.type.startswith("job.") for event in page.events):
+                continue
             view = await self.view(job)
             if view.status in {"succeeded", "failed", "cancelled"}:
                 return view

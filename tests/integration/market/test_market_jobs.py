@@ -132,8 +132,11 @@ async def _outcome(world: World, gate: asyncio.Semaphore, name: str, spec: JobSp
             for honest in world.nodes[: len(CORE)]:
                 honest.hands_back.add(f"{job}/r0/merge/a0")  # the first merge falls to the liar
         job = (await buyer.submit(allowed, envelope=signed)).id
-        world.start(buyer.broker(job))
-        view = await buyer.finished(job, 120.0)
+        broker = asyncio.create_task(buyer.broker(job))
+        try:
+            view = await buyer.finished(job, 120.0)
+        finally:
+            broker.cancel()
         assert view.status == "succeeded", (view, await buyer.events(job))
         data = await buyer.receipt(job)
         report = check(world, data)
@@ -261,9 +264,11 @@ def test_silent_prover_is_not_convicted(day: Day) -> None:
     unverified = {item.predicate.task for item in got.case.verdicts if item.predicate.verdict is Verdict.UNVERIFIED}
     heard = [item.predicate for task in unverified for item in got.case.answers_of[task]]
     assert [answer.root for answer in heard] == [got.case.contributions[answer.task].predicate.root for answer in heard]
+    attempts = [task.rpartition("/a")[0] for task in unverified]
+    # the next attempt goes to somebody who answers, unless it was given before the silence was judged
+    assert max(map(attempts.count, attempts)) <= 2
     paid = {item.task for item in got.cost.lines if item.reason == "audit" and item.usd_micros > 0}
     assert heard and {str(answer.audit) for answer in heard} <= paid
-    assert got.report.verdict == "verified", got.report.findings
 
 
 def test_silence_hides_no_lie(day: Day) -> None:
@@ -298,7 +303,7 @@ def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.M
 
     async def scenario() -> tuple[Outcome, list[str]]:
         async with worlds.inside(tmp_path, PATIENT, witness=False) as world:
-            for operator in CORE:
+            for operator in CORE[:2]:  # all who may be asked are
                 await world.node(operator, jurisdiction="core")
             got = await _outcome(world, asyncio.Semaphore(), "FalseAccuser", train_spec(rounds=1))
             return got, [line for node in world.nodes for line in node.served if line.startswith("audit ")]
@@ -307,5 +312,6 @@ def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.M
     assert got.view.verdict == "verified"
     assert got.convicted == {got.odd}
     assert {item.predicate.verdict for item in got.case.verdicts} == {Verdict.VERIFIED}
-    drawn = {item.predicate.task for item in got.case.verdicts}
-    assert min(asked.count(f"audit {task}") for task in drawn) >= 2  # the auditor, and the canary's
+    agreed = [item.predicate.task for item in got.case.contributions.values() if item.predicate.node == got.odd]
+    assert agreed
+    assert [asked.count(f"audit {task}") for task in agreed] == [2] * len(agreed)  # the auditor, and the canary's

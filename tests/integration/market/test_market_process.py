@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -25,7 +27,7 @@ from stannary.verify.trust import TrustStore, pin
 from stannary.wire import admin, buyer, message, node, routes
 from stannary.wire import errors as wire_errors
 
-KILLS = 4
+KILLS = 2  # tests/integration/attacks/test_kills.py kills twenty times under load
 
 
 def in_market(directory: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -39,7 +41,7 @@ def in_market(directory: Path, scenario: Callable[[World], Awaitable[None]]) -> 
 
 
 def test_killed_market_goes_on(tmp_path: Path) -> None:
-    """A market killed four times in mid-job loses nothing: the job ends, is paid once, and its receipt verifies."""
+    """A market killed twice in mid-job loses nothing: the job ends, is paid once, and its receipt verifies."""
     process = worlds.Process(tmp_path)
 
     async def scenario() -> None:
@@ -162,6 +164,54 @@ def test_blobs_belong_to_somebody(tmp_path: Path) -> None:
                 await stranger()
         with pytest.raises(errors.FormatError):
             await ada.call("PUT", path, content=b"other bytes")
+
+    in_market(tmp_path, scenario)
+
+
+@pytest.mark.needs_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own must be mounted")
+def test_full_disk_keeps_nothing_half_written(tmp_path: Path) -> None:
+    """A blob the disk cannot take is answered 507, leaves nothing behind, and the market goes on."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", blobs], check=True)
+
+    async def scenario(world: World) -> None:
+        for operator in ("north", "south"):
+            await world.node(operator)
+        ada = await world.buyer()
+        large = bytes(4 * 2**20)
+        with pytest.raises(errors.EnvironmentProblem) as refused:
+            await ada.put_blob(large)
+        assert refused.value.detail == wire_errors.DISK_FULL
+        assert wire_errors.status_of(refused.value) == 507
+        assert [path for path in blobs.rglob("*") if path.is_file()] == []
+        with pytest.raises(errors.NotFound):
+            await ada.call("GET", routes.blob(digest.digest(large)))
+        job = (await ada.submit(command_spec())).id
+        world.start(ada.broker(job))
+        assert (await ada.finished(job)).verdict == "verified"
+
+    try:
+        in_market(tmp_path, scenario)
+    finally:
+        subprocess.run(["umount", blobs], check=True)
+
+
+def test_revoked_node_is_told_for_good(tmp_path: Path) -> None:
+    """A revoked node opens no session and hears why; a node that never joined hears that nobody knows it."""
+
+    async def scenario(world: World) -> None:
+        made = await world.node("north", run=False)
+        await world.admin("POST", routes.node(routes.ADMIN_NODE_REVOKE, made.id))
+        with pytest.raises(errors.AuthError):
+            await made.beat()
+        with pytest.raises(errors.AuthError) as refused:
+            await made.open_session()
+        assert refused.value.detail == wire_errors.NODE_REVOKED
+        with pytest.raises(errors.NotFound) as unknown:
+            await made.call(routes.SESSION_CHALLENGE, node.ChallengeRequest(node="n-000000000000"))
+        assert unknown.value.detail == wire_errors.NODE_UNKNOWN
 
     in_market(tmp_path, scenario)
 

@@ -108,22 +108,24 @@ async def inside(directory: Path, timing: Timing = QUICK, **more: Any) -> AsyncI
 class Process:
     """A market in a process of its own, that can be killed and started again on the same port."""
 
-    def __init__(self, directory: Path, timing: Timing = QUICK) -> None:
+    def __init__(self, directory: Path, timing: Timing = QUICK, host: str = "127.0.0.1") -> None:
         self.directory = directory
         self.timing = timing
+        self.host = host
+        self.card: dict[str, Any] = {}
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> World:
         """Start it; return once it serves."""
         command = [sys.executable, "-m", "stannary.market", "serve", "--dir", str(self.directory)]
-        command += ["--port", str(self.port)]
+        command += ["--host", self.host, "--port", str(self.port)]
         for name in self.timing.__dataclass_fields__:
             command += ["--timing", f"{name}={getattr(self.timing, name)}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        card = json.loads(line)
+        self.card = card = json.loads(line)
         self.port = int(card["url"].rpartition(":")[2])
         token = Path(card["admin_token_file"]).read_text(encoding="ascii").strip()
         parse_vkey(card["vkey"])

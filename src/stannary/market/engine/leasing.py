@@ -22,7 +22,7 @@ from stannary.errors import NotFound
 from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
-from stannary.formats.predicates import Role
+from stannary.formats.predicates import Role, Verdict
 from stannary.jobs.rounds import Pace, deadline_s
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
@@ -38,6 +38,7 @@ from stannary.wire import node as wire
 from stannary.wire import rfc3339
 
 ONE_PIECE = frozenset({LeaseType.WORK, LeaseType.AUDIT})
+LAST_RESORT_FACTOR = 10.0  # of start and link: a node that was silent about a task gets it again if nobody else came
 CEILING_FACTOR = 6.0  # of the expected time: the latest deadline of a lease (jobs/rounds.py judges sooner)
 
 
@@ -240,6 +241,8 @@ def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int
     """Return how much a task is this node's (0 most), None if it must wait for another."""
     waited_s = (world.now_ms - task.planned_at_ms) / 1000
     patient = waited_s > world.settings.timing.start_link_s
+    if node in _silent(connection, task):
+        return 4 if waited_s > LAST_RESORT_FACTOR * world.settings.timing.start_link_s else None
     if task.kind is TaskKind.MERGE:
         return 1 if task.node != node or patient else None
     placed = jobs.placed(connection, task.job)
@@ -256,9 +259,22 @@ def _is_orphan(connection: Connection, world: World, task: TaskRow, placed: Sequ
     if task.lane >= len(placed) or placed[task.lane] not in world.live:
         return True
     own = placed[task.lane]
-    if own in pricing.convicted(connection, task.job):
+    if own in pricing.convicted(connection, task.job) or own in _silent(connection, task):
         return True
     return any(lease.type in ONE_PIECE for lease in leases.live_of_node(connection, own))
+
+
+def _silent(connection: Connection, task: TaskRow) -> frozenset[str]:
+    """Return who handed in an earlier attempt at this task and did not answer for it.
+
+    Given the next attempt too it would be silent again: audits eat the escrow, and the job never ends.
+    """
+    if task.attempt == 0:
+        return frozenset()
+    beside = tasks.of_job(connection, task.job, round_index=task.round)
+    unit = (task.kind, task.lane)
+    earlier = (row for row in beside if (row.kind, row.lane) == unit and row.verdict is Verdict.UNVERIFIED)
+    return frozenset(row.node for row in earlier if row.node is not None)
 
 
 def _inputs(connection: Connection, task: TaskRow) -> list[Json]:
