@@ -155,8 +155,8 @@ def _before(connection: Connection, job: str, buyer: str, idempotency_key: str, 
 
 
 def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
-    if order.market != exchange.identity.keyid:
-        raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.identity.keyid}")
+    if order.market != exchange.keyid:
+        raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
     if abs(rfc3339.parse(order.submitted_at) - exchange.clock.now()) > MAX_CLOCK_SKEW_S:
         raise FormatError("the job was not signed now", why=order.submitted_at, hint="set this machine's clock (NTP)")
     rounds = spec.recipe.rounds if spec.recipe is not None else 1

@@ -11,6 +11,7 @@ from stannary.market import http, routes_admin, routes_buyer, routes_log, routes
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.intake import Intake
+from stannary.wire import routes
 
 
 def build(exchange: Exchange, engines: Engines) -> ASGIApp:
@@ -24,4 +25,4 @@ def build(exchange: Exchange, engines: Engines) -> ASGIApp:
     app.add_exception_handler(StannaryError, http.refused)
     app.add_exception_handler(HTTPException, http.unrouted)
     app.add_exception_handler(Exception, http.broken)
-    return http.Edge(app)
+    return http.Edge(app, {("POST", routes.JOBS): routes_buyer.submitting(exchange, engines)})

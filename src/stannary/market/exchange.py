@@ -39,7 +39,12 @@ class Exchange:
     buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer; revoked by restart of the entry
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
     buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his; never taken away
+    keyid: str = ""  # of the market's own statements, derived once
     sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)
+
+    def __post_init__(self) -> None:
+        """Derive what never changes."""
+        self.keyid = self.identity.keyid
 
     @property
     def now_ms(self) -> int:

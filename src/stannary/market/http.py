@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from starlette.datastructures import QueryParams
@@ -25,6 +26,8 @@ from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, routes
 
 M = TypeVar("M", bound=message.Message)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
 MAX_HEADER_CHARS = 4096
@@ -98,10 +101,11 @@ def wait_s(query: QueryParams) -> float:
 
 
 class Edge:
-    """Outermost ASGI layer: a request id on everything; the last resort for what nobody caught."""
+    """Outermost ASGI layer: a request id on everything, hot paths straight through, the last resort for the rest."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
+        self._direct = direct  # by method and path: answered here, past the framework's layers (docs/performance.md)
         self._run = secrets.token_hex(4)  # of this process; numbers follow: an id must be found again, not unguessable
         self._count = itertools.count(1)
 
@@ -119,12 +123,29 @@ class Edge:
                 event["headers"] = [*event.get("headers", []), stamp]
             await send(event)
 
+        endpoint = self._direct.get((scope["method"], scope["path"]))
         try:
-            await self._app(scope, receive, stamped)
+            if endpoint is None:
+                await self._app(scope, receive, stamped)
+            else:
+                await (await _answered(endpoint, Request(scope, receive)))(scope, receive, stamped)
         except ClientDisconnect:
             return
         except Exception:  # a process edge: one broken request must not take the others with it
             log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
+
+
+async def _answered(endpoint: Endpoint, request: Request) -> Response:
+    """Answer as the application would, errors included."""
+    try:
+        return await endpoint(request)
+    except StannaryError as err:
+        return await refused(request, err)
+    except ClientDisconnect:
+        raise
+    except Exception as err:  # a process edge, as the application's own
+        log.exception("request %s %s %s failed", request.scope[_REQUEST_ID], request.method, request.url.path)
+        return await broken(request, err)
 
 
 async def refused(request: Request, err: Exception) -> Response:

@@ -8,6 +8,8 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
+
 from sqlalchemy.engine import Connection
 
 from stannary.errors import NoCapacity
@@ -32,6 +34,7 @@ class OfferBook:
         self._store = store
         self._roster = roster
         self._clock = clock
+        self._reading = asyncio.Lock()
         self._read_at: float | None = None
         self._standing: list[Offer] = []
         self._seen = -1  # version of the roster `_offers` was made for
@@ -61,21 +64,20 @@ class OfferBook:
 
     async def refresh(self) -> None:
         """Bring the offers up to date."""
-        now = self._clock.now()
-        if self._read_at is None or not 0 <= now - self._read_at < FRESH_S:
-            self._read_at = now
-            now_ms = int(now * 1000)
+        async with self._reading:  # who comes while the nodes are read must not be answered from before
+            now = self._clock.now()
+            if self._read_at is None or not 0 <= now - self._read_at < FRESH_S:
+                self._read_at = now  # before the read: what is forgotten during it is read again
+                self._seen = -1
 
-            def read(connection: Connection) -> list[Offer]:
-                return placing.standing_offers(connection, now_ms, lambda _: "")
+                def read(connection: Connection) -> list[Offer]:
+                    return placing.standing_offers(connection, int(now * 1000), lambda _: "")
 
-            standing = await self._store.aread(read)
-            if standing != self._standing:
-                self._standing, self._seen = standing, -1
-        if self._seen != self._roster.version:
-            self._seen = self._roster.version
-            self._offers = [placing.with_presence(offer, self._not_ready(offer.node, now)) for offer in self._standing]
-            self._answers.clear()
+                self._standing = await self._store.aread(read)
+            if self._seen != self._roster.version:
+                self._seen = self._roster.version
+                self._offers = [placing.with_presence(item, self._not_ready(item.node, now)) for item in self._standing]
+                self._answers.clear()
 
     def _matched(self, wanted: Requirement) -> match.Match:
         known = self._answers.get(wanted)

@@ -155,6 +155,7 @@ def _server(application: object, certificate: tuple[Path, Path] | None) -> uvico
         http="httptools",
         lifespan="off",
         access_log=False,
+        proxy_headers=False,  # nobody stands before a market; a header must not say who asks
         log_config=None,
         backlog=BACKLOG,
         limit_concurrency=LIMIT_CONCURRENCY,

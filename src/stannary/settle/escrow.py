@@ -51,7 +51,12 @@ def hold(job: str, buyer: str, usd_micros: int) -> Entry:
     """Hold the worst case of a job, once."""
     _positive("escrow", usd_micros)
     way = (ledger.buyer_available(buyer), ledger.buyer_escrow(buyer))
-    return ledger.transfer(f"hold:{job}", "hold", way, usd_micros, Subject(job))
+    return ledger.transfer(hold_key(job), "hold", way, usd_micros, Subject(job))
+
+
+def hold_key(job: str) -> str:
+    """Name the entry that holds a job's escrow."""
+    return f"hold:{job}"
 
 
 def pay(payment: Payment) -> Entry:

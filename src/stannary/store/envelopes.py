@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, NotFound
 from stannary.store import statements
-from stannary.store.schema import envelopes
+from stannary.store.schema import envelopes, jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,10 @@ def get(connection: Connection, leaf: str) -> Kept:
 
 def of_job(connection: Connection, job: str, *, kind: str | None = None) -> list[Kept]:
     """Return the envelopes of a job in log order, those not yet logged last."""
-    query = _SELECT.where(envelopes.c.job == job)
+    own = sa.select(jobs.c.leaf).where(jobs.c.job == job).scalar_subquery()
+    # two arms, each with its index: the job's own envelope is not in the index of jobs (schema.py)
+    others = sa.and_(envelopes.c.job == job, envelopes.c.kind != sa.literal_column("'job'"))
+    query = _SELECT.where(sa.or_(envelopes.c.leaf == own, others))
     if kind is not None:
         query = query.where(envelopes.c.kind == kind)
     query = query.order_by(envelopes.c.log_index.is_(None), envelopes.c.log_index, envelopes.c.seq)

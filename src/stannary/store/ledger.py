@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from stannary.settle import escrow
 from stannary.settle.ledger import (
     ESCROW_SUFFIX,
     Account,
@@ -66,7 +67,7 @@ def find(connection: Connection, key: str) -> Entry | None:
 
 def of_job(connection: Connection, job: str) -> list[Entry]:
     """Return every entry of a job, in the order of posting."""
-    return _entries(connection, ledger_entries.c.job == job)
+    return _entries(connection, _of_job(sa.literal(job), sa.literal(escrow.hold_key(job))))
 
 
 def all_entries(connection: Connection, *, after: int = 0, limit: int = 1_000) -> list[Entry]:
@@ -92,7 +93,7 @@ def all_balances(connection: Connection) -> dict[Account, int]:
 
 def escrow_left(connection: Connection, job: str) -> int:
     """Return what a job still holds of its own escrow."""
-    return int(connection.execute(_JOB_ESCROW, {"key": job}).scalar() or 0)
+    return int(connection.execute(_JOB_ESCROW, {"job": job, "hold": escrow.hold_key(job)}).scalar() or 0)
 
 
 def _within_own_escrow(connection: Connection, entry: Entry) -> None:
@@ -127,6 +128,12 @@ def _entries(connection: Connection, condition: sa.ColumnElement[bool]) -> list[
     ]
 
 
+def _of_job(job: sa.ColumnElement[str], hold: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Match a job's entries by two indexes: its hold by key, all others by job (schema.py)."""
+    others = sa.and_(ledger_entries.c.job == job, ledger_entries.c.reason != sa.literal_column("'hold'"))
+    return sa.or_(ledger_entries.c.key == hold, others)
+
+
 _NEXT_ENTRY = "SELECT coalesce(max(entry), 0) + 1 FROM ledger_entries"
 _BALANCES = "SELECT account, usd_micros FROM balances WHERE account IN (SELECT value FROM json_each(?))"
 _UPSERT_BALANCES = (
@@ -139,5 +146,5 @@ _INSERT_POSTING = statements.insert(ledger_postings, "entry account usd_micros")
 _JOB_ESCROW = (
     sa.select(sa.func.sum(ledger_postings.c.usd_micros))
     .join(ledger_entries, ledger_entries.c.entry == ledger_postings.c.entry)
-    .where(ledger_entries.c.job == sa.bindparam("key"), ledger_postings.c.account.like(f"%{ESCROW_SUFFIX}"))
+    .where(_of_job(sa.bindparam("job"), sa.bindparam("hold")), ledger_postings.c.account.like(f"%{ESCROW_SUFFIX}"))
 )

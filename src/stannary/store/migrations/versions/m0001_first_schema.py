@@ -367,7 +367,14 @@ def _journal() -> None:
         sa.UniqueConstraint("leaf", name=op.f("uq_envelopes_leaf")),
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_envelopes_job"), "envelopes", ["job"], unique=False)
+    op.create_index(
+        "ix_envelopes_job",
+        "envelopes",
+        ["job"],
+        unique=False,
+        sqlite_where=sa.text("kind <> 'job'"),
+        postgresql_where=sa.text("kind <> 'job'"),
+    )
     op.create_index(
         "ix_envelopes_unlogged",
         "envelopes",
@@ -463,7 +470,14 @@ def _money() -> None:
         sa.PrimaryKeyConstraint("entry", name=op.f("pk_ledger_entries")),
         sa.UniqueConstraint("key", name=op.f("uq_ledger_entries_key")),
     )
-    op.create_index(op.f("ix_ledger_entries_job"), "ledger_entries", ["job"], unique=False)
+    op.create_index(
+        "ix_ledger_entries_job",
+        "ledger_entries",
+        ["job"],
+        unique=False,
+        sqlite_where=sa.text("reason <> 'hold'"),
+        postgresql_where=sa.text("reason <> 'hold'"),
+    )
     op.create_table(
         "ledger_postings",
         sa.Column("entry", sa.Integer(), nullable=False),
@@ -474,7 +488,6 @@ def _money() -> None:
         sa.PrimaryKeyConstraint("entry", "account", name=op.f("pk_ledger_postings")),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_ledger_postings_account", "ledger_postings", ["account", "entry"], unique=False)
     op.create_table(
         "settlement_lines",
         sa.Column("job", sa.Text(), nullable=False),
