@@ -32,7 +32,7 @@ from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
 from stannary.certify.remedies import Code, remedy
 from stannary.certify.tiers import Decision, Tier, decide
-from stannary.errors import FormatError, UnsupportedFormat
+from stannary.errors import FormatError, UnsupportedFormat, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stannary.certify.policy import Policy
     from stannary.formats import dsse
 
-_CLAIM = re.compile(r"(\d{1,3})\s*x\s*([A-Za-z0-9 ]{2,40})")
+_CLAIM = re.compile(r"([1-9][0-9]{0,2})\s*x\s*([A-Za-z0-9 -]{2,40})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +211,16 @@ def _with_log(appraisal: Appraisal, part: Part) -> Appraisal:
 
 
 def claimed_devices(claims: str) -> tuple[int, str]:
-    """Read a seller's claim such as `8xH200`; (0, "") where none is made."""
-    match = _CLAIM.search(claims)
-    return (0, "") if match is None else (int(match.group(1)), match.group(2).strip())
+    """Read a seller's claim such as `8xH200`; (0, "") where none is made.
+
+    A claim that does not read is an error: passed over, it would look like one that was checked.
+    """
+    if not claims.strip():
+        return 0, ""
+    match = _CLAIM.fullmatch(claims.strip())
+    if match is None:
+        raise UsageError("claim is not a count and a model", why=repr(claims)[:80], hint='write it as "8xH200"')
+    return int(match.group(1)), match.group(2).strip()
 
 
 def _expected_layers(context: Context) -> list[str]:

@@ -122,6 +122,38 @@ def test_one_card_cannot_play_eight(tmp_path, monkeypatch, capsys):
     assert "15,832 TOP/s by data sheet" in printed
 
 
+def test_exit_codes_tell_refused_from_below_policy_from_malformed(tmp_path, monkeypatch, capsys):
+    """0 accepted, 3 refused, 4 below the policy, 1 damaged evidence, 2 a policy or claim that does not read."""
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    question, answer = tmp_path / "c.json", tmp_path / "e.json"
+    edge.run(["certify", "challenge", "-o", str(question)])
+    edge.run(["node", "check", "--challenge", str(question), "-o", str(answer), "--bench-s", "0"])
+    issued = json.loads(question.read_text())["issued_at"]
+    local = ROOT / "src/stannary/certify/policies/local.toml"
+    asking, broken = tmp_path / "t1.toml", tmp_path / "broken.toml"
+    asking.write_text(local.read_text().replace('minimum_tier = "T0"', 'minimum_tier = "T1"'))
+    broken.write_text(local.read_text() + "\nallow_debug = true\n")
+    damaged = tmp_path / "damaged.json"
+    damaged.write_bytes(answer.read_bytes()[:200])
+    expected = {
+        (answer, "local", ""): 0,
+        (answer, str(asking), ""): 4,
+        (answer, "confidential", ""): 3,
+        (answer, "local", "8xH200"): 3,
+        (answer, str(broken), ""): 2,
+        (answer, "local", "eight H200"): 2,
+        (answer, "local", "0xH200"): 2,
+        (damaged, "local", ""): 1,
+    }
+    for (evidence, policy, claims), code in expected.items():
+        command = ["certify", "appraise", str(evidence), "--challenge", str(question), "--now", issued]
+        assert edge.run([*command, "--policy", policy, "--claims", claims]) == code, (policy, claims)
+    capsys.readouterr()
+    edge.run(["certify", "appraise", str(answer), "--challenge", str(question), "--policy", "local"])
+    assert edge.run(["certify", "appraise", str(answer), "--challenge", str(question), "--policy", "local"]) == 3
+    assert "answered before" in capsys.readouterr().out
+
+
 def test_every_code_and_tier_is_documented():
     """docs/refusals.md has a row for each code; docs/tiers.md says what each tier does not protect from."""
     listed = set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/refusals.md").read_text(), re.MULTILINE))

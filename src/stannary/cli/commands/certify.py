@@ -102,9 +102,11 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     from stannary.certify import challenge as challenges
     from stannary.certify import envelope
     from stannary.certify.appraise import appraise as decide
+    from stannary.certify.appraise import claimed_devices
     from stannary.certify.folder import Folder
     from stannary.certify.moments import format_moment
 
+    claimed_devices(options["claims"])  # before the challenge is spent
     evidence = envelope.parse(_read(evidence_file))
     asked = challenges.parse(_read(challenge_file))
     spent = Folder(files.data_dir() / "certify").spend(asked.id) if options["now"] is None else False
