@@ -36,8 +36,12 @@ def trace(case: Case) -> Lineage:
 
 
 def merge_behind(case: Case, round_index: int, theta: Digest | None) -> TaskId | None:
-    """Return the contributed merge of `round_index` whose output weights are `theta`."""
-    for task in case.attempts.get((TaskKind.MERGE.value, round_index, 0), ()):
+    """Return the newest contributed merge of `round_index` whose output weights are `theta`.
+
+    A merge whose node fell silent is made again by another node, with the same bytes: the newest is the one that
+    stands in the result.
+    """
+    for task in reversed(case.attempts.get((TaskKind.MERGE.value, round_index, 0), [])):
         made = merge_output(case, task, THETA)
         if made is not None and made == theta:
             return task

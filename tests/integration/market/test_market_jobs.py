@@ -259,6 +259,7 @@ def test_silent_prover_is_not_convicted(day: Day) -> None:
     """A prover that does not answer is unpaid and left out, never convicted; its auditor is heard and paid."""
     got = day["SilentProver"]
     assert got.convicted == set()
+    assert got.report.verdict == "verified", got.report.findings
     assert got.verdicts(got.odd) == {Verdict.UNVERIFIED}
     assert any(item.type == "task.unverified" for item in got.events)
     unverified = {item.predicate.task for item in got.case.verdicts if item.predicate.verdict is Verdict.UNVERIFIED}
