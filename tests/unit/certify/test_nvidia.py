@@ -9,7 +9,9 @@ from tests.unit.certify import world
 
 from stannary.certify import revocation
 from stannary.certify.collateral import Collateral
+from stannary.certify.evidence import spdm
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
+from stannary.certify.evidence.spdm import SpdmReport
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
@@ -112,3 +114,11 @@ def test_one_gpu_presented_twice_is_a_collision():
     device = vendor.device()
     reports = [vendor.report(device, NONCE), vendor.report(device, NONCE)]
     assert _fleet(vendor, [device, device], reports).outcome == "refuse:identity-collision"
+
+
+def test_vbios_version_reads_as_numbers_and_as_text():
+    """GPUs write their version as two words, switches as text; both read as manifests spell them."""
+    empty = SpdmReport.__new__(SpdmReport)
+    for raw in (bytes.fromhex("005e009601000000"), b"96.00.5E.00.01\0"):
+        object.__setattr__(empty, "opaque", {spdm.VBIOS_VERSION: raw})
+        assert empty.vbios == "96.00.5E.00.01"

@@ -43,6 +43,8 @@ class SpdmReport:
     def vbios(self) -> str:
         """VBIOS version as NVIDIA prints it, e.g. 96.00.5E.00.01."""
         raw = self.opaque.get(VBIOS_VERSION, b"")
+        if len(raw) > 8 and b"." in raw and raw.rstrip(b"\0").isascii():
+            return raw.rstrip(b"\0").decode("ascii")  # switches write it as text
         if len(raw) < 8:
             return ""
         low, high = raw[:4][::-1], raw[4:8][::-1]
