@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="DataclassInstance")
 Reader: TypeAlias = "Callable[[Json], object]"
 
-MAX_ITEMS = 20_000  # longest list in a signed record: units of one job (docs/limits.md)
+MAX_ITEMS = 20_000  # longest list in a signed record: the units of one job, with room
 MAX_STRING = 1_000_000  # a log tail or a work directory listing stays far below
 
 

@@ -63,9 +63,7 @@ class Cosigner(Protocol):
     witness does not answer (retried) or refuses.
     """
 
-    def __call__(
-        self, signed_note: str, size: int, consistency: Callable[[int], list[bytes]]
-    ) -> Sequence[str]: ...  # pragma: no cover
+    def __call__(self, signed_note: str, size: int, consistency: Callable[[int], list[bytes]]) -> Sequence[str]: ...
 
 
 @dataclass(slots=True)
