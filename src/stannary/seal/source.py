@@ -24,7 +24,7 @@ from stannary.seal.message import Buffer
 
 STALL_S = 20.0  # no byte for so long: the host is given up for this object
 MIN_BYTES_PER_S = 32 * 1024  # a host slower than a modem is as good as stalled
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024  # with its plaintext it fits a second-level cache: hash and cipher read it there
 
 
 class SourceFailure(ServiceError):
