@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stannary.certify.collect.tpm_client import DEVICE, EVENT_LOG
+from stannary.certify.collect.tpm_client import EVENT_LOG
+from stannary.certify.collect.tpm_transport import DEVICE
 
 if TYPE_CHECKING:
     from stannary.formats.canonical import Json

@@ -16,16 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import certificates, envelope
-from stannary.certify.collateral import unhex
-from stannary.certify.collect import host, nvml, tpm_client, tsm
+from stannary.certify.collect import host, nvml, tpm, tpm_client, tsm
 from stannary.certify.envelope import Evidence, Part
-from stannary.certify.evidence import event_log
 from stannary.certify.moments import format_moment
-from stannary.errors import NotFound, StannaryError
-from stannary.formats import canonical
+from stannary.errors import StannaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from stannary.certify.challenge import Challenge
     from stannary.formats.canonical import Json
@@ -36,6 +33,7 @@ class Sources:
     """Where to look; tests and unusual machines point elsewhere."""
 
     tpm: str = ""
+    ek: str = ""  # name of the endorsement key to use; empty: the first that has a certificate
     ek_chain: tuple[Path, ...] = ()  # issuers of the EK certificate, where the maker put none in the TPM
     event_log: Path = tpm_client.EVENT_LOG
     ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
@@ -62,7 +60,7 @@ def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -
     bound = anchors.anchor(challenge.nonce_bytes, key_hash)
     found = Collected()
     _try(found, "cpu", lambda: _cpu(bound, sources))
-    _try(found, "tpm", lambda: _tpm(bound, challenge, sources))
+    _try(found, "tpm", lambda: tpm.gather(bound, challenge, sources))
     _gpus(found, bound)
     bench = _bench(found, bound, sources)
     evidence = Evidence(
@@ -87,52 +85,8 @@ def _try(found: Collected, name: str, collect: Callable[[], Part]) -> None:
 
 def _cpu(bound: bytes, sources: Sources) -> Part:
     report = tsm.request(anchors.report_data(bound), sources.tsm)
-    log = _log(sources.ccel) if report.kind == "tdx" else b""
+    log = tpm.read_log(sources.ccel) if report.kind == "tdx" else b""
     return Part(report.kind, report.blob, certificates=report.certificates, log=log)
-
-
-def _tpm(bound: bytes, challenge: Challenge, sources: Sources) -> Part:
-    client = tpm_client.connect(sources.tpm)
-    try:
-        certificate = client.ek_certificate()
-        with client.endorsement_key() as ek, client.attestation_key() as ak:
-            secret = b""
-            if challenge.credential:
-                secret = client.activate(ak, ek, unhex(challenge.credential, "credential"))
-            attest, signature = client.quote(ak, bound)
-            members: dict[str, Json] = {
-                "attest": attest.hex(),
-                "signature": signature.hex(),
-                "ak_public": ak.public.hex(),
-                "ek_public": ek.public.hex(),
-                "pcrs": {str(index): value.hex() for index, value in client.read_pcrs().items()},
-            }
-    finally:
-        client.close()
-    if secret:
-        members["activation_secret"] = secret.hex()
-    if certificate:
-        members["ek_certificate"] = certificate.hex()
-    members["ek_chain"] = [item.raw.hex() for path in sources.ek_chain for item in _bundle(path)]
-    log = _log(sources.event_log)
-    if log:
-        members["event_log"] = log.hex()
-    return Part("tpm", canonical.encode(members))
-
-
-def _bundle(path: Path) -> Sequence[certificates.Certificate]:
-    try:
-        return certificates.load_bundle(path.read_bytes())
-    except OSError as err:
-        raise NotFound("EK issuer cannot be read", why=f"{path}: {err.strerror}") from err
-
-
-def _log(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(event_log.MAX_LOG_BYTES)
-    except OSError:
-        return b""  # the verifier says that no log was carried
 
 
 def _gpus(found: Collected, bound: bytes) -> None:

@@ -1,7 +1,7 @@
 """A TPM 2.0 client on the standard library, for `/dev/tpmrm0` and a software TPM's socket.
 
 Both speak the same raw command bytes (TPM 2.0 Library, part 3), so one client serves both. It does
-what attestation needs: read the EK certificate, make EK and AK, activate a credential, quote.
+what attestation needs: read and write NV memory, make EK and AK, activate a credential, quote.
 
 The AK is a primary key of the endorsement hierarchy with a fixed template: the TPM derives the same
 key each time, so a renewal needs no state on disk, and nobody can steal a key file.
@@ -14,44 +14,47 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from stannary.certify.collect.endorsement import RSA_2048, USER_WITH_AUTH
+from stannary.certify.collect.tpm_transport import DEVICE, HEADER_BYTES, DeviceTransport, SocketTransport
 from stannary.certify.evidence.cursor import Cursor
-from stannary.errors import EnvironmentProblem, FormatError, ServiceError
+from stannary.errors import EnvironmentProblem, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-DEVICE = Path("/dev/tpmrm0")
+    from stannary.certify.collect.endorsement import EkProfile
+    from stannary.certify.collect.tpm_transport import Transport
+
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-MAX_RESPONSE_BYTES = 4096
 MAX_NV_CHUNK_BYTES = 768  # below every TPM's buffer; certificates take two or three reads
-SOCKET_TIMEOUT_S = 60.0  # an RSA key can take tens of seconds on slow chips
 
 ENDORSEMENT, PASSWORD, NULL = 0x4000000B, 0x40000009, 0x40000007
 OWNER = 0x40000001
-EK_RSA_HANDLE = 0x81010001
-EK_RSA_CERTIFICATE = 0x01C00002
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _CREATE_PRIMARY, _NV_READ, _ACTIVATE, _POLICY_SECRET = 0x131, 0x14E, 0x147, 0x151
 _QUOTE, _FLUSH, _NV_READ_PUBLIC, _READ_PUBLIC = 0x158, 0x165, 0x169, 0x173
 _START_SESSION, _PCR_READ = 0x176, 0x17E
-_RC_RETRY = 0x922
+_RC_RETRY, _RC_NV_UNINITIALIZED = 0x922, 0x14A
 _MAX_RETRIES = 20
-
-# PolicySecret(TPM_RH_ENDORSEMENT): the policy of every default EK (TCG EK Credential Profile 2.5, B.6.2).
-_EK_POLICY = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
-# Template L-1: RSA 2048, AES-128-CFB, restricted decryption key.
-EK_RSA_TEMPLATE = (
-    struct.pack(">HHIH", 0x0001, 0x000B, 0x000300B2, 32)
-    + _EK_POLICY
-    + struct.pack(">HHHHHIH", 0x0006, 128, 0x0043, 0x0010, 2048, 0, 256)
-    + bytes(256)
+# Answers that say what to change (part 2, section 6.6): mask, value, words, next step. Codes with bit 7 number the
+# parameter or session at fault in the bits that the mask leaves out.
+_FORMAT_ONE = 0x0BF
+_REFUSALS = (
+    (_FORMAT_ONE, 0x08E, "authorization failed", "clear the endorsement hierarchy's password (tpm2_changeauth -c e)"),
+    (_FORMAT_ONE, 0x0A2, "authorization failed", "clear the endorsement hierarchy's password (tpm2_changeauth -c e)"),
+    (_FORMAT_ONE, 0x085, "the hierarchy is disabled", "enable the endorsement hierarchy in the BIOS"),
+    (_FORMAT_ONE, 0x09F, "integrity check failed: the credential is for other keys", "ask for a new challenge"),
+    (0xFFF, 0x100, "the TPM was not started", "restart the machine"),
+    (0xFFF, 0x902, "no slot left for a key", "use /dev/tpmrm0, not /dev/tpm0, or end other programs that use the TPM"),
+    (0xFFF, 0x903, "no slot left for a session", "use /dev/tpmrm0, or end other programs that use the TPM"),
+    (0xFFF, 0x921, "locked after failed passwords", "wait for the lockout to end (tpm2_dictionarylockout)"),
 )
+
 _AK_ATTRIBUTES = 0x00050472  # fixedTPM fixedParent sensitiveDataOrigin userWithAuth noDA restricted sign
 _AK_UNIQUE = hashlib.sha256(b"stannary attestation key v1").digest()
 AK_ECC_TEMPLATE = (
@@ -66,79 +69,7 @@ AK_RSA_TEMPLATE = (
     + _AK_UNIQUE.ljust(256, b"\0")
 )
 QUOTED_PCRS = tuple(range(16))
-
-
-class Transport(Protocol):
-    """Sends one command, returns its whole response."""
-
-    def exchange(self, command: bytes) -> bytes:
-        """Send and receive."""
-        ...
-
-    def close(self) -> None:
-        """Release the device."""
-        ...
-
-
-class DeviceTransport:
-    """The kernel's resource-managed TPM device: one write, one read."""
-
-    def __init__(self, path: Path = DEVICE) -> None:
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as err:
-            raise EnvironmentProblem(
-                "cannot open the TPM",
-                why=f"{path}: {err.strerror}",
-                hint="switch the TPM on in the BIOS, or run as a member of group tss",
-            ) from err
-
-    def exchange(self, command: bytes) -> bytes:
-        """Write the command, read the response."""
-        try:
-            os.write(self._fd, command)
-            return os.read(self._fd, MAX_RESPONSE_BYTES)
-        except OSError as err:
-            raise ServiceError("the TPM did not answer", why=str(err)) from err
-
-    def close(self) -> None:
-        """Close the device."""
-        os.close(self._fd)
-
-
-class SocketTransport:
-    """A software TPM's data port."""
-
-    def __init__(self, host: str, port: int) -> None:
-        try:
-            self._socket = socket.create_connection((host, port), timeout=SOCKET_TIMEOUT_S)
-        except OSError as err:
-            raise EnvironmentProblem("cannot reach the software TPM", why=f"{host}:{port}: {err}") from err
-
-    def exchange(self, command: bytes) -> bytes:
-        """Send the command, read header and body."""
-        try:
-            self._socket.sendall(command)
-            header = self._read(10)
-            size = int.from_bytes(header[2:6], "big")
-            if not 10 <= size <= MAX_RESPONSE_BYTES:
-                raise FormatError("TPM response has an impossible size", why=f"{size} bytes")
-            return header + self._read(size - 10)
-        except OSError as err:
-            raise ServiceError("the TPM did not answer", why=str(err)) from err
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
-
-    def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            chunk = self._socket.recv(count - len(data))
-            if not chunk:
-                raise ServiceError("the TPM closed the connection", why=f"{len(data)} of {count} bytes")
-            data += chunk
-        return data
+REFUSED = "tpm-refused"  # detail of the error where the TPM answered, and said no
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,34 +90,63 @@ class TpmClient:
         """Release the transport."""
         self._transport.close()
 
-    def ek_certificate(self) -> bytes:
-        """Read the RSA EK certificate from NV memory; empty if the maker put none there."""
-        try:
-            public = Cursor(self._plain(_NV_READ_PUBLIC, struct.pack(">I", EK_RSA_CERTIFICATE)), "NV public area")
-        except ServiceError:
-            return b""  # index not defined: firmware TPMs fetch their certificate from the maker
-        area = public.sized_big()
-        size = int.from_bytes(area[-2:], "big")
-        data = b""
+    def nv_read(self, index: int) -> bytes:
+        """Read an NV index whole; empty where it is not defined or was never written."""
+        code, answer = self._attempt(_NO_SESSIONS, _NV_READ_PUBLIC, struct.pack(">I", index))
+        if code:
+            return b""
+        area = Cursor(answer, "NV public area").sized_big()
+        size, data = int.from_bytes(area[-2:], "big"), b""
         while len(data) < size:
             count = min(MAX_NV_CHUNK_BYTES, size - len(data))
-            handles = struct.pack(">II", OWNER, EK_RSA_CERTIFICATE)
-            answer = self._authorised(_NV_READ, handles, struct.pack(">HH", count, len(data)))
-            data += Cursor(answer, "NV data").sized_big()
-        return _trim_der(data)
+            body = struct.pack(">II", OWNER, index) + _area(_session(PASSWORD)) + struct.pack(">HH", count, len(data))
+            code, answer = self._attempt(_SESSIONS, _NV_READ, body)
+            if code == _RC_NV_UNINITIALIZED:
+                return b""
+            if code:
+                raise _refusal(_NV_READ, code)
+            cursor = Cursor(answer, "NV data")
+            chunk = Cursor(cursor.take(cursor.big(4)), "NV data").sized_big()
+            if len(chunk) != count:
+                raise ServiceError("the TPM gave another length", why=f"{len(chunk)} of {count} bytes of {index:#x}")
+            data += chunk
+        return data
+
+    def ek_certificate(self, profile: EkProfile = RSA_2048) -> bytes:
+        """Read an EK certificate from NV memory; empty if the maker put none there."""
+        return _trim_der(self.nv_read(profile.certificate_index))
 
     @contextlib.contextmanager
-    def endorsement_key(self) -> Iterator[Loaded]:
-        """Give the RSA EK: the persistent one where it is the default key, else made anew."""
-        try:
-            public = Cursor(self._plain(_READ_PUBLIC, struct.pack(">I", EK_RSA_HANDLE)), "public area").sized_big()
-        except ServiceError:
-            public = b""
-        if public[: len(EK_RSA_TEMPLATE) - 258] == EK_RSA_TEMPLATE[:-258]:
-            yield Loaded(EK_RSA_HANDLE, public)
+    def endorsement_key(
+        self, profile: EkProfile = RSA_2048, is_certified: Callable[[bytes], bool] | None = None
+    ) -> Iterator[Loaded]:
+        """Give an EK: the persistent one, else made anew from the maker's template or the profile's.
+
+        `is_certified` says of a public area whether it is the one that the EK certificate names; without
+        a certificate the key of the profile's own template is given.
+        """
+        wanted = is_certified or profile.is_default
+        public = self.read_public(profile.handle)
+        if public and wanted(public):
+            yield Loaded(profile.handle, public)
             return
-        with self._primary(EK_RSA_TEMPLATE) as key:
-            yield key
+        for template in dict.fromkeys(
+            item for item in (self.nv_read(profile.template_index), profile.template) if item
+        ):
+            with self._primary(template) as key:
+                if wanted(key.public):
+                    yield key
+                    return
+        raise EnvironmentProblem(
+            "the TPM does not hold the key of its EK certificate",
+            why=f"{profile.name}: neither the persistent key nor its templates give it",
+            hint="clear the TPM in the BIOS, or choose another key with --ek",
+        )
+
+    def read_public(self, handle: int) -> bytes:
+        """Return the TPMT_PUBLIC of a loaded or persistent object, empty where there is none."""
+        code, answer = self._attempt(_NO_SESSIONS, _READ_PUBLIC, struct.pack(">I", handle))
+        return b"" if code else Cursor(answer, "public area").sized_big()
 
     @contextlib.contextmanager
     def attestation_key(self, *, rsa: bool = False) -> Iterator[Loaded]:
@@ -219,8 +179,13 @@ class TpmClient:
         return attest, cursor.take(cursor.remaining)
 
     def activate(self, ak: Loaded, ek: Loaded, credential: bytes) -> bytes:
-        """Return the secret inside a credential made for exactly these two keys."""
-        with self._policy_session() as session:
+        """Return the secret inside a credential made for exactly these two keys.
+
+        Low-range EKs are used under their policy, high-range ones (userWithAuth) with their empty password.
+        """
+        with contextlib.ExitStack() as stack:
+            attributes = int.from_bytes(ek.public[4:8], "big")
+            session = PASSWORD if attributes & USER_WITH_AUTH else stack.enter_context(self._policy_session())
             sessions = _session(PASSWORD) + _session(session)
             handles = struct.pack(">II", ak.handle, ek.handle)
             answer = self._exchange(_SESSIONS, _ACTIVATE, handles + _area(sessions) + credential)
@@ -253,8 +218,7 @@ class TpmClient:
             self._authorised(_POLICY_SECRET, handles, struct.pack(">HHHI", 0, 0, 0, 0), num_authorised=1)
             yield session
         finally:
-            with contextlib.suppress(ServiceError):  # already ended by the command that used it
-                self._plain(_FLUSH, struct.pack(">I", session))
+            self._attempt(_NO_SESSIONS, _FLUSH, struct.pack(">I", session))  # ended already by the command that used it
 
     def _plain(self, code: int, body: bytes) -> bytes:
         return self._exchange(_NO_SESSIONS, code, body)
@@ -266,16 +230,22 @@ class TpmClient:
         return cursor.take(cursor.big(4))
 
     def _exchange(self, tag: int, code: int, body: bytes) -> bytes:
-        command = struct.pack(">HII", tag, 10 + len(body), code) + body
+        result, answer = self._attempt(tag, code, body)
+        if result:
+            raise _refusal(code, result)
+        return answer
+
+    def _attempt(self, tag: int, code: int, body: bytes) -> tuple[int, bytes]:
+        """Send a command; return its response code and what follows the header."""
+        command = struct.pack(">HII", tag, HEADER_BYTES + len(body), code) + body
         for _ in range(_MAX_RETRIES):
             cursor = Cursor(self._transport.exchange(command), "TPM response")
             cursor.take(2)
             size, result = cursor.big(4), cursor.big(4)
-            if result == _RC_RETRY:
-                continue
-            if result != 0:
-                raise ServiceError("the TPM refused a command", why=f"command {code:#x}, code {result:#x}")
-            return cursor.take(size - 10)
+            if result != _RC_RETRY:
+                answer = cursor.take(size - HEADER_BYTES)
+                cursor.finish()
+                return result, answer
         raise ServiceError("the TPM stays busy", why=f"command {code:#x}, {_MAX_RETRIES} retries")
 
 
@@ -285,6 +255,13 @@ def connect(address: str = "") -> TpmClient:
     if host and port.isdigit():
         return TpmClient(SocketTransport(host, int(port)))
     return TpmClient(DeviceTransport(Path(address) if address else DEVICE))
+
+
+def _refusal(command: int, code: int) -> ServiceError:
+    found = ((words, hint) for mask, value, words, hint in _REFUSALS if code & mask == value)
+    words, hint = next(found, ("", ""))
+    reason = f"command {command:#x}, code {code:#x}" + (f": {words}" if words else "")
+    return ServiceError("the TPM refused a command", why=reason, hint=hint, detail=REFUSED)
 
 
 def _session(handle: int) -> bytes:

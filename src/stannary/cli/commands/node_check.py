@@ -22,6 +22,7 @@ DEFAULT_BENCH_S = 5.0
 @click.option("--challenge", "challenge_file", type=click.Path(path_type=Path), help="Challenge to answer.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the evidence.")
 @click.option("--tpm", default="", metavar="DEVICE|HOST:PORT", help="TPM to use  [default: /dev/tpmrm0]")
+@click.option("--ek", default="", metavar="NAME", help="EK to use, e.g. ecc-p384  [default: the first certified]")
 @click.option("--ek-issuer", "issuers", multiple=True, type=click.Path(path_type=Path), help="Issuer of its EK.")
 @click.option("--bind-key", type=click.Path(path_type=Path), help="Public key to bind; made here if absent.")
 @click.option("--bench-s", type=click.FloatRange(0, 600), default=DEFAULT_BENCH_S, show_default=True, help="0: skip.")
@@ -38,6 +39,7 @@ def check(out: Output, challenge_file: Path | None, output: Path | None, **optio
         raise UsageError("where to write the evidence is not said", hint="add -o evidence.json")
     sources = Sources(
         tpm=options["tpm"],
+        ek=options["ek"],
         ek_chain=options["issuers"],
         bound_key=b"" if options["bind_key"] is None else _read(options["bind_key"]),
         bench_s=options["bench_s"],

@@ -1,0 +1,157 @@
+"""TPM evidence of this machine: endorsement, activated credential, quote, registers, event log.
+
+A TPM may hold several certified EKs. A first challenge is answered with the first of the profile's order
+that has a certificate; a challenge with a credential is answered with the EK that opens it, which the
+credential's own shape tells. What the TPM answers is read back before it is sent: a device that quotes
+another nonce or other registers is an error here, not a riddle for the verifier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from stannary.certify import activation, certificates
+from stannary.certify.collateral import unhex
+from stannary.certify.collect import tpm_client
+from stannary.certify.collect.endorsement import PROFILES, RSA_2048, EkProfile
+from stannary.certify.envelope import Part
+from stannary.certify.evidence import event_log, tpm_structures
+from stannary.errors import EnvironmentProblem, NotFound, ServiceError, UsageError
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from stannary.certify.challenge import Challenge
+    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.tpm_client import Loaded, TpmClient
+    from stannary.formats.canonical import Json
+
+MAX_QUOTE_TRIES = 3  # IMA or systemd may extend a register between quote and reading
+
+
+def gather(bound: bytes, challenge: Challenge, sources: Sources) -> Part:
+    """Answer a challenge with this machine's TPM."""
+    client = tpm_client.connect(sources.tpm)
+    try:
+        members = _answer(client, bound, challenge, sources)
+    finally:
+        client.close()
+    members["ek_chain"] = [item.raw.hex() for path in sources.ek_chain for item in _bundle(path)]
+    log = read_log(sources.event_log)
+    if log:
+        members["event_log"] = log.hex()
+    return Part("tpm", canonical.encode(members))
+
+
+def endorsements(client: TpmClient) -> list[tuple[EkProfile, bytes]]:
+    """Return every EK that has a certificate in NV memory, with it."""
+    found = ((profile, client.ek_certificate(profile)) for profile in PROFILES)
+    return [(profile, certificate) for profile, certificate in found if certificate]
+
+
+def quote(
+    client: TpmClient, key: Loaded, bound: bytes, indices: tuple[int, ...]
+) -> tuple[bytes, bytes, dict[int, bytes]]:
+    """Return (attest, signature, registers) that belong together and carry `bound`."""
+    for _ in range(MAX_QUOTE_TRIES):
+        attest, signature = client.quote(key, bound, indices)
+        pcrs = client.read_pcrs(indices)
+        parsed, digest = tpm_structures.parse_attest(attest), tpm_structures.parse_signature(signature).digest
+        if parsed.extra_data != bound:
+            raise ServiceError("the TPM quoted another nonce", why=f"extraData {parsed.extra_data.hex()[:96]}")
+        if tpm_structures.pcr_digest(parsed, pcrs, digest) == parsed.pcr_digest:
+            return attest, signature, pcrs
+    raise ServiceError(
+        "the TPM's registers do not stand still", why=f"{MAX_QUOTE_TRIES} quotes differ from what is read"
+    )
+
+
+def read_log(path: Path) -> bytes:
+    """Return the firmware's event log, empty where there is none: the verifier says that none was carried."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(event_log.MAX_LOG_BYTES)
+    except OSError:
+        return b""
+
+
+def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sources) -> dict[str, Json]:
+    held = _choose(client, sources)
+    with client.attestation_key() as ak:
+        if challenge.credential:
+            credential = unhex(challenge.credential, "credential")
+            ek, certificate, secret = _activate(client, ak, held, credential)
+        else:
+            profile, certificate = held[0]
+            secret = b""
+            with client.endorsement_key(profile, _named_by(certificate)) as key:
+                ek = key.public
+        attest, signature, pcrs = quote(client, ak, bound, tpm_client.QUOTED_PCRS)
+        members: dict[str, Json] = {
+            "attest": attest.hex(),
+            "signature": signature.hex(),
+            "ak_public": ak.public.hex(),
+            "ek_public": ek.hex(),
+            "pcrs": {str(index): value.hex() for index, value in pcrs.items()},
+        }
+    if secret:
+        members["activation_secret"] = secret.hex()
+    if certificate:
+        members["ek_certificate"] = certificate.hex()
+    return members
+
+
+def _choose(client: TpmClient, sources: Sources) -> list[tuple[EkProfile, bytes]]:
+    """Return the EKs to try; without any certificate the RSA key of the default template, uncertified."""
+    held = endorsements(client)
+    if sources.ek:
+        held = [(profile, certificate) for profile, certificate in held if profile.name == sources.ek]
+        if not held:
+            raise UsageError("the TPM has no certificate of that EK", why=sources.ek, hint="leave --ek out")
+    return held or [(RSA_2048, b"")]
+
+
+def _activate(
+    client: TpmClient, ak: Loaded, held: list[tuple[EkProfile, bytes]], credential: bytes
+) -> tuple[bytes, bytes, bytes]:
+    """Return (EK public area, certificate, secret) of the EK that opens the credential."""
+    refusal: ServiceError | None = None
+    for profile, certificate in held:
+        if certificate and not activation.is_for(credential, certificates.parse(certificate).public_key()):
+            continue
+        with client.endorsement_key(profile, _named_by(certificate)) as ek:
+            try:
+                return ek.public, certificate, client.activate(ak, ek, credential)
+            except ServiceError as err:
+                if err.detail != tpm_client.REFUSED:
+                    raise
+                refusal = err  # perhaps made for another EK of the same shape
+    raise refusal or EnvironmentProblem(
+        "the credential is for another key",
+        why="this TPM has no certified EK of its kind: " + ", ".join(profile.name for profile, _ in held),
+        hint="ask for a new challenge: stannary certify challenge -o c.json",
+    )
+
+
+def _named_by(certificate: bytes) -> Callable[[bytes], bool] | None:
+    """Return the test whether a public area is of the key that a certificate names."""
+    if not certificate:
+        return None
+    spki = certificates.parse(certificate).spki
+
+    def is_certified(public: bytes) -> bool:
+        key = tpm_structures.parse_public(public).key
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == spki
+
+    return is_certified
+
+
+def _bundle(path: Path) -> Sequence[certificates.Certificate]:
+    try:
+        return certificates.load_bundle(path.read_bytes())
+    except OSError as err:
+        raise NotFound("EK issuer cannot be read", why=f"{path}: {err.strerror}") from err

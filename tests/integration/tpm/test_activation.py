@@ -1,0 +1,190 @@
+"""Credentials against a real TPM 2.0 implementation: every EK template, every hash, both exchanges."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
+from tests.unit.certify import world
+
+from stannary.certify import activation, certificates
+from stannary.certify import challenge as challenges
+from stannary.certify.collect import endorsement, node, tpm_client
+from stannary.certify.collect import tpm as collector
+from stannary.certify.evidence import tpm_structures
+from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+from stannary.errors import EnvironmentProblem, ServiceError, UsageError
+
+pytestmark = needs_swtpm
+CREATED = [profile for profile in endorsement.PROFILES if profile.name not in {"rsa-3072", "rsa-4096"}]
+BOUND = b"\x21" * 48
+
+
+@pytest.fixture(scope="module")
+def tpm(tmp_path_factory):
+    """One software TPM with an RSA 2048 and a P-384 EK, both certified."""
+    machine = SoftwareTpm(tmp_path_factory.mktemp("tpm"))
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture
+def client(tpm):
+    """A client of it."""
+    opened = tpm_client.connect(tpm.address)
+    yield opened
+    opened.close()
+
+
+def _certify(public: bytes) -> certificates.Certificate:
+    """A certificate over a TPM's key, as its maker would issue it."""
+    signer = ec.generate_private_key(ec.SECP256R1())
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(world.name("EK"))
+        .issuer_name(world.name("Maker"))
+        .public_key(tpm_structures.parse_public(public).key)
+        .serial_number(7)
+        .not_valid_before(world.NOW.replace(tzinfo=None))
+        .not_valid_after((world.NOW + timedelta(days=1)).replace(tzinfo=None))
+        .sign(signer, hashes.SHA256())
+    )
+    return certificates.parse(built.public_bytes(Encoding.DER))
+
+
+@pytest.mark.parametrize("profile", CREATED, ids=[profile.name for profile in CREATED])
+def test_credential_opens_in_a_key_of_each_template(client, profile):
+    """A credential made from the certificate alone is opened by the TPM, whatever the EK's hash and cipher."""
+    with client.attestation_key() as ak, client.endorsement_key(profile) as ek:
+        name = tpm_structures.parse_public(ak.public).name
+        credential, secret = activation.make_credential(_certify(ek.public), name)
+        assert client.activate(ak, ek, credential) == secret
+        assert activation.is_for(credential, tpm_structures.parse_public(ek.public).key)
+
+
+@pytest.mark.parametrize("profile", CREATED, ids=[profile.name for profile in CREATED])
+def test_credential_for_another_name_stays_shut(client, profile):
+    """One bit in the attestation key's name, and the TPM refuses; it gives no other secret."""
+    with client.attestation_key() as ak, client.endorsement_key(profile) as ek:
+        name = tpm_structures.parse_public(ak.public).name
+        other = name[:-1] + bytes([name[-1] ^ 1])
+        credential, _ = activation.make_credential(_certify(ek.public), other)
+        with pytest.raises(ServiceError, match="for other keys"):
+            client.activate(ak, ek, credential)
+
+
+@pytest.mark.parametrize("what", ["ephemeral", "shared"])
+def test_coordinates_with_leading_zeros_are_padded(client, what):
+    """One exchange in 256 has a coordinate that starts with a zero: it is hashed at the field's full size."""
+    with client.attestation_key() as ak, client.endorsement_key(endorsement.ECC_P384) as ek:
+        certificate = _certify(ek.public)
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+
+        def starts_with_zero(candidate: ec.EllipticCurvePrivateKey) -> bool:
+            if what == "shared":
+                return candidate.exchange(ec.ECDH(), key)[0] == 0
+            return candidate.public_key().public_numbers().x >> 376 == 0
+
+        made = (ec.generate_private_key(ec.SECP384R1()) for _ in range(20_000))
+        ephemeral = next(candidate for candidate in made if starts_with_zero(candidate))
+        name = tpm_structures.parse_public(ak.public).name
+        credential, secret = activation.make_credential(certificate, name, ephemeral=ephemeral)
+        assert client.activate(ak, ek, credential) == secret
+
+
+def test_certified_keys_are_the_ones_found(tpm, client):
+    """Both EKs that the maker certified are found, and the keys given are those that the certificates name."""
+    held = dict(collector.endorsements(client))
+    assert [profile.name for profile in held] == ["rsa-2048", "ecc-p384"]
+    for profile, der in held.items():
+        with client.endorsement_key(profile, collector._named_by(der)) as key:
+            assert key.handle == profile.handle
+
+
+def test_certificate_of_another_tpm_gives_no_key(client):
+    """A certificate that none of the TPM's keys fits is said, and no key is given in its place."""
+    stranger = world.issue("EK of another TPM").certificate.raw
+    with (
+        pytest.raises(EnvironmentProblem, match="does not hold the key of its EK certificate"),
+        client.endorsement_key(endorsement.ECC_P384, collector._named_by(stranger)),
+    ):
+        pass
+
+
+def _sources(tpm, ek: str = "") -> node.Sources:
+    return node.Sources(tpm=tpm.address, ek=ek, ek_chain=(tpm.issuers,), bench_s=0)
+
+
+def _evidence(tpm, challenge, ek=""):
+    return TpmVerifier().parse(collector.gather(BOUND, challenge, _sources(tpm, ek)).evidence)
+
+
+@pytest.mark.parametrize(("ek", "size"), [("rsa-2048", 2048), ("ecc-p384", 384)])
+def test_node_uses_the_key_the_challenge_was_made_for(tpm, ek, size):
+    """A renewal is answered with the EK of the first appraisal, without being told which."""
+    first = _evidence(tpm, challenges.issue(world.NOW)[0], ek)
+    assert first.ek_chain[0].public_key().key_size == size
+    session = BootSession(first.attest.reset_count, first.attest.restart_count)
+    challenge, memory = challenges.renew(world.NOW, first.ek_chain[0], first.ak.name, session)
+    again = _evidence(tpm, challenge)
+    assert again.ek_chain[0].fingerprint == memory.ek_certificate
+    assert again.activation_secret.hex() == memory.secret
+
+
+def test_credential_for_a_kind_of_key_the_tpm_lacks_is_said(tpm):
+    """A challenge made for a P-256 EK is refused by a TPM that has none certified, with the next step."""
+    foreign = world.issue("EK", curve=ec.SECP256R1()).certificate
+    challenge, _ = challenges.renew(world.NOW, foreign, b"\0\x0b" + bytes(32), BootSession(0, 0))
+    with pytest.raises(EnvironmentProblem, match="another key") as caught:
+        collector.gather(BOUND, challenge, _sources(tpm))
+    assert "certify challenge" in caught.value.hint
+
+
+def test_ek_that_has_no_certificate_cannot_be_chosen(tpm):
+    """Asking for a key that the maker did not certify is a usage error."""
+    with pytest.raises(UsageError, match="no certificate of that EK"):
+        collector.gather(BOUND, challenges.issue(world.NOW)[0], _sources(tpm, "ecc-p521"))
+
+
+def test_evidence_of_an_ecc_ek_is_appraised_and_renewed(tpm, tmp_path, monkeypatch, capsys):
+    """check, appraise, renew with a P-384 EK from the command line: activation is shown, the tier stays T0."""
+    from stannary.cli import main as edge
+
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    evidence, asked = str(tmp_path / "e.json"), str(tmp_path / "c.json")
+    for extra in ([], ["--for", evidence]):
+        assert edge.run(["certify", "challenge", "-o", asked, *extra]) == 0
+        check = ["node", "check", "--challenge", asked, "-o", evidence, "--bench-s", "0", "--tpm", tpm.address]
+        assert edge.run([*check, "--ek", "ecc-p384", "--ek-issuer", str(tpm.issuers)]) == 0
+        capsys.readouterr()
+        appraise = ["certify", "appraise", evidence, "--challenge", asked, "--policy", "local"]
+        assert edge.run([*appraise, "--test-root", str(tpm.root), "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+    assert result["tier"] == "T0"
+    assert "activation" not in {item["id"] for item in result["submods"]["tpm"]["findings"]}
+
+
+def test_policies_follow_from_their_definition():
+    """The profile's policy digests are the hashes of the policies it describes (sections B.6.2 to B.6.6)."""
+    for code, name, index in ((0x000B, "sha256", 1), (0x000C, "sha384", 2), (0x000D, "sha512", 3)):
+        zero = bytes(hashlib.new(name).digest_size)
+
+        def digest(data: bytes, name: str = name) -> bytes:
+            return hashlib.new(name, data).digest()
+
+        secret = digest(digest(zero + struct.pack(">II", 0x151, 0x4000000B)))
+        # NV index whose content is the policy that an administrator may set: attributes, policy A, hash and its code.
+        area = struct.pack(">IHIH", 0x01C07F00 + index, code, 0x220F1008, len(secret)) + secret
+        area += struct.pack(">H", len(zero) + 2)
+        authorise = digest(zero + struct.pack(">I", 0x192) + struct.pack(">H", code) + digest(area))
+        assert digest(zero + struct.pack(">I", 0x171) + secret + authorise) == endorsement.POLICY_B[code]
+        assert name != "sha256" or secret == endorsement.POLICY_A_SHA256
