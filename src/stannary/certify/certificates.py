@@ -8,8 +8,10 @@ Rules (RFC 5280 section 6, the part vendor chains use):
 3. Extensions are unique; critical ones we do not understand refuse the certificate. Serial 0 and
    unusual names are read as they are.
 4. `now` is an argument. None means that time is not judged, and the caller says so in its checks.
+5. Where several issuers fit (renewed, cross-signed, of the same name), each is tried: an expired or foreign
+   one beside the right one changes nothing. A search costs at most MAX_EDGES signature checks.
 
-Revocation is in `revocation.py`. Signature checks of chains are memoised: they are pure.
+Names are compared in `names.py`, revocation is in `revocation.py`. Signature checks are memoised: they are pure.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import binascii
 import functools
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stannary.certify import der, keys
-from stannary.errors import FormatError, LimitExceeded
+from stannary.certify import der, keys, names
+from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,13 +33,14 @@ if TYPE_CHECKING:
 
 MAX_CERTIFICATES = 32  # in one bundle; the longest vendor chain has 5
 MAX_PATH = 8
+MAX_EDGES = 64  # signature checks of one search: below 0.1 s even where every issuer has another key
 MAX_PEM_BYTES = 256 * 1024
 
 BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE = "2.5.29.19", "2.5.29.15", "2.5.29.37"
-SUBJECT_ALT_NAME = "2.5.29.17"
+SUBJECT_ALT_NAME, SUBJECT_KEY_ID, AUTHORITY_KEY_ID = "2.5.29.17", "2.5.29.14", "2.5.29.35"
 _UNDERSTOOD = frozenset(
-    {BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, "2.5.29.14", "2.5.29.35", "2.5.29.31",
-     "2.5.29.32"}
+    {BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, SUBJECT_KEY_ID, AUTHORITY_KEY_ID,
+     "2.5.29.31", "2.5.29.32"}
 )  # fmt: skip
 # DICE extensions (TCG DICE Attestation Architecture 1.1): what a device measured of itself.
 _UNDERSTOOD_PREFIX = "2.23.133.5.4."
@@ -88,7 +91,12 @@ class Certificate:
 
     def common_name(self) -> str:
         """Return the last common name of the subject, empty if there is none."""
-        return _common_name(self.subject)
+        return names.common_name(self.subject)
+
+    @property
+    def is_self_issued(self) -> bool:
+        """Whether issuer and subject are one name."""
+        return names.same(self.issuer, self.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,16 @@ class Anchors:
         return certificate.key_pin in self.key_pins or any(
             certificate.spki == root.spki and certificate.subject == root.subject for root in self.certificates
         )
+
+    def ends(self, certificate: Certificate) -> bool:
+        """Whether a path may end here: a pinned certificate itself, or a copy of a root signed by its pinned key.
+
+        A pin names a key, and whoever carries the certificate chose the rest of it: only the key's own
+        signature vouches for its validity and path length.
+        """
+        if any(certificate.raw == root.raw for root in self.certificates):
+            return True
+        return self.holds(certificate) and is_issued(certificate, certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +148,8 @@ def parse(data: bytes) -> Certificate:
     if len(outer) != 3:
         raise FormatError("not a certificate", why=f"{len(outer)} parts, expected 3")
     fields = outer[0].expect(der.SEQUENCE, "certificate body").children()
-    if not fields or fields[0].tag != 0xA0:
-        raise FormatError("certificate is not version 3")
+    if not fields or fields[0].tag != 0xA0 or fields[0].body != b"\x02\x01\x02":
+        raise UnsupportedFormat("certificate is not version 3", why="older ones cannot say who may issue")
     if len(fields) < 7:
         raise FormatError("certificate body too short", why=f"{len(fields)} fields")
     serial, algorithm, issuer, validity, subject, spki = fields[1:7]
@@ -165,7 +183,7 @@ def load_bundle(data: bytes) -> tuple[Certificate, ...]:
     if len(data) > MAX_PEM_BYTES:
         raise LimitExceeded("certificate bundle too large", why=f"{len(data):,} bytes, limit {MAX_PEM_BYTES:,}")
     if b"-----BEGIN" not in data:
-        return (parse(data),)
+        return tuple(parse(item.raw) for item in der.series(data, "certificate bundle", MAX_CERTIFICATES))
     blocks = _PEM.findall(data)
     if not 1 <= len(blocks) <= MAX_CERTIFICATES:
         raise FormatError("PEM bundle without certificates or with too many", why=f"{len(blocks)} certificates")
@@ -175,54 +193,111 @@ def load_bundle(data: bytes) -> tuple[Certificate, ...]:
         raise FormatError("PEM certificate is not base64", why=str(err)) from err
 
 
+def order(bundle: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
+    """Return a device's certificates with its own first.
+
+    Collectors write leaf first or root first, and XML-DSig promises no order at all. Only one that is no
+    authority can be the device's; where that is not one, the order given stands.
+    """
+    leaves = [item for item in bundle if not item.is_ca]
+    if len(leaves) != 1:
+        return bundle
+    return (leaves[0], *(item for item in bundle if item is not leaves[0]))
+
+
 def anchors(*bundles: bytes, pins: Iterable[str] = ()) -> Anchors:
     """Return anchors from certificate bundles and key pins."""
     return Anchors(tuple(item for data in bundles for item in load_bundle(data)), frozenset(pins))
 
 
 def find_path(leaf: Certificate, pool: Iterable[Certificate], roots: Anchors, now: datetime | None) -> Path:
-    """Return the path from `leaf` to a pinned root through `pool` (rules 1 to 4)."""
-    carried = list(pool)
-    candidates = [*carried, *roots.certificates]
-    path = [leaf]
-    while not (roots.holds(path[-1]) and is_issued(path[-1], path[-1])):
+    """Return the path from `leaf` to a pinned root through `pool` (rules 1 to 5)."""
+    search = _Search(roots, now)
+    for item in roots.certificates:
+        search.offer(item, is_carried=False)
+    for item in pool:
+        search.offer(item, is_carried=True)
+    return search.climb((leaf,)) or search.failure
+
+
+@dataclass(slots=True)
+class _Search:
+    """A depth-first search for a path without a problem; it keeps the failure that says most."""
+
+    roots: Anchors
+    now: datetime | None
+    issuers: dict[names.Name, dict[bytes, Certificate]] = field(default_factory=dict)  # by subject, then by DER
+    carried: set[bytes] = field(default_factory=set)
+    edges_left: int = MAX_EDGES
+    failure: Path = field(default=Path(()))
+    rank: tuple[bool, int] = (False, 0)
+
+    def offer(self, certificate: Certificate, *, is_carried: bool) -> None:
+        """Add a possible issuer."""
+        self.issuers.setdefault(names.canonical(certificate.subject), {})[certificate.raw] = certificate
+        if is_carried:
+            self.carried.add(certificate.raw)
+
+    def climb(self, path: tuple[Certificate, ...]) -> Path | None:
+        """Return a path that continues `path` and has no problem."""
+        tip = path[-1]
+        if self.roots.ends(tip):
+            problem = _problem(path, self.now)
+            if not problem:
+                return Path(path)
+            self._keep(Path(path, problem), reaches_root=True)
+            return None
         if len(path) > MAX_PATH:
-            return Path(tuple(path), f"longer than {MAX_PATH} certificates")
-        child = path[-1]
-        named = [item for item in candidates if item.subject == child.issuer and item not in path]
-        parent = next((item for item in named if is_issued(child, item)), None)
-        if parent is None:
-            problem = "no issuer carried" if not named else "not signed by the issuer it names"
-            if is_issued(child, child):
-                problem = "ends in a root that is not pinned"
-            is_forged = any(item in carried and item is not child for item in named)
-            return Path(tuple(path), f"{problem}: {child.common_name()[:60] or 'certificate'}", is_forged)
-        path.append(parent)
-    return Path(tuple(path), _problem(path, now))
+            self._keep(Path(path, f"longer than {MAX_PATH} certificates"))
+            return None
+        named = [item for item in self._named(tip) if item not in path]
+        is_signed = False
+        for issuer in named:
+            if not self.edges_left:
+                self._keep(Path(path, f"more than {MAX_EDGES} signatures to check"))
+                return None
+            self.edges_left -= 1
+            if is_issued(tip, issuer):
+                is_signed = True
+                found = self.climb((*path, issuer))
+                if found is not None:
+                    return found
+        if not is_signed:
+            self._keep(self._dead_end(path, named))
+        return None
+
+    def _named(self, child: Certificate) -> list[Certificate]:
+        """Return certificates with the issuer's name; those whose key identifier is the one named come first."""
+        wanted = _authority_key(child)
+        found = list(self.issuers.get(names.canonical(child.issuer), {}).values())
+        return sorted(found, key=lambda item: not wanted or _subject_key(item) != wanted)
+
+    def _dead_end(self, path: tuple[Certificate, ...], named: list[Certificate]) -> Path:
+        tip = path[-1]
+        problem = "not signed by the issuer it names" if named else "no issuer carried"
+        if is_issued(tip, tip):
+            problem = "ends in a root that is not pinned"
+        is_forged = any(item.raw in self.carried for item in named)
+        return Path(path, f"{problem}: {tip.common_name()[:60] or 'certificate'}", is_forged)
+
+    def _keep(self, failure: Path, *, reaches_root: bool = False) -> None:
+        rank = (reaches_root, len(failure.certificates))
+        if rank > self.rank:
+            self.failure, self.rank = failure, rank
 
 
 def is_issued(child: Certificate, issuer: Certificate) -> bool:
     """Whether `issuer`'s key signed `child` and the names agree."""
-    return child.issuer == issuer.subject and _signed_by(child.raw, issuer.spki)
+    return names.same(child.issuer, issuer.subject) and _signed_by(child.raw, issuer.spki)
 
 
 def forget_validated() -> None:
     """Empty the memo of validated signatures; benches measure cold appraisals with it."""
     _signed_by.cache_clear()
     parse.cache_clear()
-    _common_name.cache_clear()
+    names.common_name.cache_clear()
+    names.canonical.cache_clear()
     keys.load.cache_clear()
-
-
-@functools.lru_cache(maxsize=1024)
-def _common_name(subject: bytes) -> str:
-    name = ""
-    for group in der.sequence(subject, "subject"):
-        for pair in group.children():
-            fields = pair.children()
-            if len(fields) == 2 and fields[0].raw == b"\x06\x03\x55\x04\x03":
-                name = fields[1].body.decode("utf-8", errors="replace")
-    return name
 
 
 @functools.lru_cache(maxsize=4096)
@@ -234,7 +309,8 @@ def _signed_by(raw: bytes, spki: bytes) -> bool:
         return False  # a key or algorithm we do not accept signs nothing
 
 
-def _problem(path: list[Certificate], now: datetime | None) -> str:
+def _problem(path: tuple[Certificate, ...], now: datetime | None) -> str:
+    num_below = 0  # intermediates between here and the leaf; self-issued ones do not count (RFC 5280 section 6.1.4)
     for depth, item in enumerate(path):
         name = item.common_name()[:60] or f"certificate {depth}"
         if now is not None and not item.not_before <= now <= item.not_after:
@@ -248,13 +324,27 @@ def _problem(path: list[Certificate], now: datetime | None) -> str:
             return f"{name} is no certificate authority"
         if item.key_usage is not None and not item.key_usage & _KEY_CERT_SIGN:
             return f"{name} may not sign certificates"
-        if item.path_length is not None and depth - 1 > item.path_length:
+        if item.path_length is not None and num_below > item.path_length:
             return f"{name} allows {item.path_length} certificates below it"
+        num_below += not item.is_self_issued
     return ""
 
 
 def _understood(oid: str) -> bool:
     return oid in _UNDERSTOOD or oid.startswith(_UNDERSTOOD_PREFIX)
+
+
+def _subject_key(certificate: Certificate) -> bytes:
+    extension = certificate.extensions.get(SUBJECT_KEY_ID)
+    return b"" if extension is None else extension.value[2:]
+
+
+def _authority_key(certificate: Certificate) -> bytes:
+    """Return the key identifier of the issuer, empty if there is none. A hint only: signatures decide."""
+    extension = certificate.extensions.get(AUTHORITY_KEY_ID)
+    value = b"" if extension is None else extension.value
+    # SEQUENCE { [0] key identifier, ... } with short lengths (RFC 5280 section 4.2.1.1)
+    return value[4 : 4 + value[3]] if len(value) > 4 and value[2] == 0x80 else b""
 
 
 def _extensions(fields: list[der.Element]) -> dict[str, Extension]:
@@ -290,6 +380,8 @@ def _basic_constraints(extensions: dict[str, Extension]) -> tuple[bool, int | No
             is_ca = item.body not in {b"", b"\0"}
         else:
             path_length = item.integer("path length")
+            if path_length < 0:
+                raise FormatError("certificate's path length is negative", why=str(path_length))
     return is_ca, path_length
 
 

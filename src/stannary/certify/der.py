@@ -90,6 +90,18 @@ def read(data: bytes, what: str) -> Element:
     return element
 
 
+def series(data: bytes, what: str, max_elements: int) -> list[Element]:
+    """Read one element after another to the end of `data`; there must be at least one."""
+    found: list[Element] = []
+    offset = 0
+    while offset < len(data) or not found:
+        if len(found) >= max_elements:
+            raise LimitExceeded(f"{what} too long", why=f"more than {max_elements} elements")
+        element, offset = _read(data, offset)
+        found.append(element)
+    return found
+
+
 def sequence(data: bytes, what: str) -> list[Element]:
     """Read exactly one SEQUENCE and return its elements."""
     return read(data, what).expect(SEQUENCE, what).children()

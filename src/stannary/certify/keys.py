@@ -38,6 +38,8 @@ _RSA_PKCS1: dict[str, hashes.HashAlgorithm] = {
     "1.2.840.113549.1.1.13": hashes.SHA512(),
 }
 _RSA_PSS = "1.2.840.113549.1.1.10"
+_RSA_OAEP = "1.2.840.113549.1.1.7"
+_RSA_ENCRYPTION = bytes.fromhex("300d06092a864886f70d0101010500")
 _ED25519 = "1.3.101.112"
 
 
@@ -45,7 +47,7 @@ _ED25519 = "1.3.101.112"
 def load(spki: bytes) -> PublicKey:
     """Load a DER SubjectPublicKeyInfo."""
     try:
-        key = load_der_public_key(spki)
+        key = load_der_public_key(_plain_rsa(spki))
     except (ValueError, UnsupportedAlgorithm, OverflowError) as err:
         raise FormatError("public key does not load", why=str(err)[:160]) from err
     if isinstance(key, rsa.RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
@@ -53,6 +55,21 @@ def load(spki: bytes) -> PublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
         raise UnsupportedFormat("public key of this kind is not accepted", why=type(key).__name__)
     return key
+
+
+def _plain_rsa(spki: bytes) -> bytes:
+    """Return a key certified under id-RSAES-OAEP (RFC 4055 section 4.1) under rsaEncryption, others as they are.
+
+    TPM makers certify endorsement keys so, and the library does not read it. The key inside is the same.
+    """
+    fields = der.sequence(spki, "public key")
+    algorithm = fields[0].expect(der.SEQUENCE, "key algorithm").children() if fields else []
+    if len(fields) != 2 or not algorithm or algorithm[0].oid("key algorithm") != _RSA_OAEP:
+        return spki
+    body = _RSA_ENCRYPTION + fields[1].raw
+    if len(body) > 0xFFFF:
+        raise UnsupportedFormat("RSA key of this size is not accepted", why=f"{len(body):,} bytes")
+    return b"\x30\x82" + len(body).to_bytes(2, "big") + body
 
 
 def from_point(curve: ec.EllipticCurve, x: bytes, y: bytes) -> ec.EllipticCurvePublicKey:
