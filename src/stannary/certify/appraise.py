@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify import references
+from stannary.certify import references, revocation_notice
 from stannary.certify.anchor import anchor, device_nonce
 from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.azure import AzureVerifier
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
+    from stannary.certify.revocation_notice import Withdrawal
     from stannary.formats import dsse
 
 _CLAIM = re.compile(r"([1-9][0-9]{0,2})\s*x\s*([A-Za-z0-9 -]{2,40})")
@@ -56,6 +57,8 @@ class Context:
     memory: Memory | None = None
     references: tuple[dsse.Envelope, ...] = ()
     vouchers: tuple[dsse.Envelope, ...] = ()
+    notices: tuple[dsse.Envelope, ...] = ()  # revocation notices
+    withdrawals: tuple[Withdrawal, ...] = ()  # of notices believed already
     registry: frozenset[str] = frozenset()  # identities of *other* nodes
     denied: frozenset[str] = frozenset()
     spent: bool = False  # the challenge was answered before
@@ -79,8 +82,12 @@ def appraise(evidence: Evidence, challenge: Challenge, context: Context) -> Resu
     """Appraise every layer and decide the tier."""
     expected = anchor(challenge.nonce_bytes, evidence.key_hash)
     golden = references.golden_boots(context.references, context.policy)
-    rules = context.policy.rules(golden, context.denied)
-    parts: dict[str, Appraisal] = {"challenge": _challenge(evidence, challenge, context)}
+    believed = revocation_notice.believe(context.notices, context.policy)
+    rules = context.policy.rules(golden, context.denied, (*believed.withdrawals, *context.withdrawals))
+    parts: dict[str, Appraisal] = {
+        "challenge": _challenge(evidence, challenge, context),
+        "revocations": believed.appraisal,
+    }
     for name, part in evidence.parts.items():
         parts[name] = _layer(name, part, expected, (context, rules))
     for name in _expected_layers(context):

@@ -22,6 +22,8 @@ from stannary.certify.remedies import Code, remedy
 from stannary.errors import UnsupportedFormat
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from stannary.certify.certificates import Path
     from stannary.errors import FormatError
     from stannary.formats.canonical import Json
@@ -115,6 +117,7 @@ class Appraisal:
 
     `identities` are hardware identities in the spelling `<kind>:<hex>`; one of them in two places
     of one machine, or on two machines, is a collision. `tcb_status` is set where a vendor grades.
+    `confirmed` names the identities that a current answer of their vendor calls good, and since when.
     """
 
     kind: str
@@ -124,6 +127,7 @@ class Appraisal:
     identities: tuple[str, ...] = ()
     qualifiers: frozenset[Qualifier] = frozenset()
     tcb_status: str = ""
+    confirmed: dict[str, datetime] = field(default_factory=dict)
 
     @property
     def refusal(self) -> Finding | None:
@@ -172,6 +176,7 @@ class Examination:
     identities: list[str] = field(default_factory=list)
     qualifiers: set[Qualifier] = field(default_factory=set)
     tcb_status: str = ""
+    confirmed: dict[str, datetime] = field(default_factory=dict)
 
     @classmethod
     def reopen(cls, appraisal: Appraisal) -> Examination:
@@ -184,6 +189,7 @@ class Examination:
             identities=list(appraisal.identities),
             qualifiers=set(appraisal.qualifiers),
             tcb_status=appraisal.tcb_status,
+            confirmed=dict(appraisal.confirmed),
         )
 
     def require(
@@ -239,6 +245,7 @@ class Examination:
             )  # fmt: skip
         self.checks.extend(Check(f"{prefix}.{row.id}", row.state, row.detail) for row in other.checks)
         self.identities.extend(other.identities)
+        self.confirmed.update(other.confirmed)
 
     def close(self) -> Appraisal:
         """Freeze what was collected."""
@@ -250,6 +257,7 @@ class Examination:
             identities=tuple(self.identities),
             qualifiers=frozenset(self.qualifiers),
             tcb_status=self.tcb_status,
+            confirmed=dict(self.confirmed),
         )
 
 

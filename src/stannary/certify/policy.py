@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from stannary.certify.revocation_notice import Withdrawal
+
 MAX_POLICY_BYTES = 256 * 1024
 BUILT_IN = ("local", "standard", "confidential", "enterprise")
 
@@ -104,6 +106,8 @@ class Policy:
     require_revocation: bool
     measurements: tuple[str, ...]
     reference_keys: tuple[str, ...]  # Ed25519 keys whose signed reference boots count, hex
+    revocation_keys: dict[str, Json]  # watchers whose revocation notices count: Ed25519 keys by name, hex
+    packaged_revocations: bool  # whether the notice of this release counts
     designated: tuple[str, ...]  # hardware identities named by the data owner (T4)
     denied: tuple[str, ...]
     snp: SnpPolicy
@@ -124,7 +128,12 @@ class Policy:
         """The lowest tier it accepts."""
         return Tier[self.minimum_tier]
 
-    def rules(self, golden: Iterable[GoldenBoot] = (), extra_denied: Iterable[str] = ()) -> Rules:
+    def rules(
+        self,
+        golden: Iterable[GoldenBoot] = (),
+        extra_denied: Iterable[str] = (),
+        withdrawals: Iterable[Withdrawal] = (),
+    ) -> Rules:
         """Return the rules for evidence verifiers."""
         floors = {
             Generation(name): SnpTcb(**record.to_json(floor))  # type: ignore[arg-type]  # a Floor holds integers only
@@ -145,6 +154,7 @@ class Policy:
             denied=frozenset({*self.denied, *refused, *extra_denied}),
             golden_boots=tuple(golden),
             measurements=frozenset(self.measurements),
+            withdrawals=tuple(withdrawals),
         )
 
 
@@ -208,6 +218,11 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("tier", f"at least {policy.minimum_tier}"),
         ("evidence", ", ".join(policy.required) or "whatever the machine has"),
         ("revocation", "vendor lists must be carried" if policy.require_revocation else "checked where carried"),
+        (
+            "revocation notices",
+            f"of {', '.join(policy.revocation_keys) or 'no watcher'}"
+            + ("; the packaged list" if policy.packaged_revocations else "; not the packaged list"),
+        ),
         ("snp", f"{', '.join(policy.snp.generations) or 'none'}; VMPL <= {policy.snp.max_vmpl}{alias}"),
         ("tdx", ", ".join(policy.tdx.statuses) or "any status that is not Revoked"),
         ("tpm roots", f"{len(policy.tpm.roots)} hardware, {len(policy.tpm.test_roots)} test"),

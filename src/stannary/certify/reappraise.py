@@ -1,14 +1,14 @@
 """What a new break exposes: stored appraisals that rest on something now denied.
 
 A denial is a generation (`milan`), a hardware identity (`snp:...`, `nvidia:...`, `ek:...`), or a fact
-(`vbios:96.00.5E.00.01`, `driver:550.54.15`, `fmspc:...`, `measurement:...`). The index answers for tens of
-thousands in seconds; `again` appraises one entry's raw evidence in full, at the time it was made, under
-the policy of today.
+(`vbios:96.00.5E.00.01`, `driver:550.54.15`, `fmspc:...`, `measurement:...`). A revocation notice denies the
+hardware it lists. The index answers for tens of thousands in seconds; `again` appraises one entry's raw
+evidence in full, at the time it was made, under the policy of today.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stannary.certify import challenge as challenges
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stannary.certify.appraise import Result
     from stannary.certify.folder import Entry, Folder
     from stannary.certify.policy import Policy
+    from stannary.certify.revocation_notice import Withdrawal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,19 @@ def exposed(entries: Iterable[Entry], denied: frozenset[str]) -> Iterator[Exposu
             yield Exposure(entry, matched)
 
 
-def again(folder: Folder, entry: Entry, policy: Policy, denied: frozenset[str]) -> Result:
+def again(
+    folder: Folder, entry: Entry, policy: Policy, denied: frozenset[str], withdrawals: Iterable[Withdrawal] = ()
+) -> Result:
     """Appraise stored evidence again under a policy and denials of today, at the time it was made.
+
+    Withdrawals count as if they had been observed by then: the question is what rests on the hardware.
 
     The credential's secret is not kept, so a TPM's activation reads as not shown: the tier of such a
     re-appraisal is a lower bound.
     """
     evidence = envelope.parse(folder.evidence(entry))
     challenge = challenges.parse(entry.challenge.encode("ascii"))
-    context = Context(now=parse_moment(entry.appraised_at), policy=policy, denied=denied)
+    now = parse_moment(entry.appraised_at)
+    known = tuple(item if item.holds_at(now) else replace(item, observed_at=entry.appraised_at) for item in withdrawals)
+    context = Context(now=now, policy=policy, denied=denied, withdrawals=known)
     return appraise(evidence, challenge, context)

@@ -5,6 +5,11 @@ Rules:
    issuer certified for it) and be inside its own window at `now`; a stale good answer is no answer.
 2. `unknown` is not `good`: the caller caps the tier.
 3. A CRL that names the serial, or an OCSP answer `revoked` (certificateHold included), revokes.
+4. Of several usable answers the newest counts: a node may carry an old good one beside the newer one
+   that withdraws it. A revocation other than certificateHold is for good (RFC 5280 section 5.3.1), so an
+   answer that says it still counts after its window has ended.
+
+What people other than the vendor say about hardware is in `revocation_notice.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +36,19 @@ if TYPE_CHECKING:
 MAX_OCSP_AGE = timedelta(days=7)  # for answers without nextUpdate (RFC 6960 leaves it open)
 _OCSP_BASIC = "1.3.6.1.5.5.7.48.1.1"
 _OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
-_SHA1, _SHA256 = "1.3.14.3.2.26", "2.16.840.1.101.3.4.2.1"
+# How a certificate id names its issuer. SHA-1 is a name here, no proof: RFC 6960 requires responders to know it.
+_NAME_HASHES = {
+    "1.3.14.3.2.26": "sha1",
+    "2.16.840.1.101.3.4.2.1": "sha256",
+    "2.16.840.1.101.3.4.2.2": "sha384",  # the one NVIDIA's own verifiers ask with
+    "2.16.840.1.101.3.4.2.3": "sha512",
+}
+HOLD = "certificateHold"
+# CRLReason (RFC 5280 section 5.3.1); 7 is not used.
+REASONS = {
+    0: "unspecified", 1: "keyCompromise", 2: "cACompromise", 3: "affiliationChanged", 4: "superseded",
+    5: "cessationOfOperation", 6: HOLD, 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise",
+}  # fmt: skip
 
 
 class Status(StrEnum):
@@ -40,6 +57,15 @@ class Status(StrEnum):
     GOOD = "good"
     REVOKED = "revoked"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What carried answers add up to: a status, the words for people, and the moment a good one was issued."""
+
+    status: Status
+    detail: str
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +102,14 @@ class Answer:
     key_hash: bytes
     serial: int
     status: Status
+    reason: str  # of a revocation, empty where none is given
     this_update: datetime
     next_update: datetime | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it withdraws for good: a hold may be lifted, any other revocation may not."""
+        return self.status is Status.REVOKED and self.reason != HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,35 +198,43 @@ def parse_ocsp(data: bytes) -> OcspResponse:
 
 def ocsp_status(
     subject: Certificate, issuer: Certificate, responses: Iterable[OcspResponse], now: datetime | None
-) -> tuple[Status, str]:
-    """Return what the carried responses say about `subject`, with the reason if that is nothing."""
+) -> Standing:
+    """Return what the carried responses say about `subject` (rule 4), with the reason if that is nothing."""
     reason = "no OCSP answer carried for it"
+    usable: list[Answer] = []
     for response in responses:
         for answer in response.answers:
-            if answer.serial != subject.serial or not _names(answer, issuer):
+            if answer.serial != subject.serial or not is_about(answer, issuer):
                 continue
-            problem = _responder_problem(response, issuer, now)
-            end = answer.next_update or answer.this_update + MAX_OCSP_AGE
+            end = None if answer.is_final else answer.next_update or answer.this_update + MAX_OCSP_AGE
+            problem = _responder_problem(response, issuer, answer.this_update if answer.is_final else now)
             problem = problem or window_problem("OCSP answer", answer.this_update, end, now)
-            if not problem:
-                return answer.status, f"OCSP answer of {answer.this_update:%Y-%m-%d %H:%M}"
-            reason = problem
-    return Status.UNKNOWN, reason
+            if problem:
+                reason = problem
+            else:
+                usable.append(answer)
+    if not usable:
+        return Standing(Status.UNKNOWN, reason)
+    # One that withdraws wins over one that does not; then the newest, and of two at once the worse.
+    told = max(usable, key=lambda item: (item.is_final, item.this_update, item.status is not Status.GOOD))
+    words = f"OCSP answer of {told.this_update:%Y-%m-%d %H:%M}"
+    detail = f"{words}: {told.reason or told.status}" if told.status is not Status.GOOD else words
+    return Standing(told.status, detail, told.this_update if told.status is Status.GOOD else None)
 
 
-def _names(answer: Answer, issuer: Certificate) -> bool:
-    key_bits = _key_bits(issuer)
-    if answer.hash_oid == _SHA1:  # names the issuer only; RFC 6960 requires responders to know SHA-1
-        return (
-            hashlib.sha1(issuer.subject, usedforsecurity=False).digest() == answer.name_hash
-            and hashlib.sha1(key_bits, usedforsecurity=False).digest() == answer.key_hash
-        )
-    if answer.hash_oid == _SHA256:
-        return (
-            hashlib.sha256(issuer.subject).digest() == answer.name_hash
-            and hashlib.sha256(key_bits).digest() == answer.key_hash
-        )
-    return False
+def is_about(answer: Answer, issuer: Certificate) -> bool:
+    """Whether an answer names this issuer."""
+    algorithm = _NAME_HASHES.get(answer.hash_oid)
+    if algorithm is None:
+        return False
+    name_hash, key_hash = issuer_hashes(issuer, algorithm)
+    return (name_hash, key_hash) == (answer.name_hash, answer.key_hash)
+
+
+def issuer_hashes(issuer: Certificate, algorithm: str) -> tuple[bytes, bytes]:
+    """Return how an OCSP certificate id names an issuer: the hashes of its name and of its key's bits."""
+    name = hashlib.new(algorithm, issuer.subject, usedforsecurity=False).digest()
+    return name, hashlib.new(algorithm, _key_bits(issuer), usedforsecurity=False).digest()
 
 
 def _key_bits(issuer: Certificate) -> bytes:
@@ -248,9 +288,21 @@ def _answer(element: der.Element) -> Answer:
         key_hash=key_hash.body,
         serial=serial.integer("OCSP serial"),
         status=states.get(fields[1].tag, Status.UNKNOWN),
+        reason=_reason(fields[1]),
         this_update=fields[2].time("thisUpdate"),
         next_update=next_update,
     )
+
+
+def _reason(status: der.Element) -> str:
+    """RevokedInfo: when, and perhaps why (RFC 6960 section 4.2.1)."""
+    if status.tag != 0xA1:
+        return ""
+    for item in status.children()[1:]:
+        if item.tag == 0xA0:
+            (value,) = _exactly(item.children(), 1, "revocation reason")
+            return REASONS.get(value.integer("revocation reason"), "unspecified")
+    return ""
 
 
 def _exactly(items: list[der.Element], count: int, what: str) -> list[der.Element]:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from stannary.certify.certificates import Anchors
+
+if TYPE_CHECKING:
+    from stannary.certify.revocation_notice import Withdrawal
 
 
 class Generation(StrEnum):
@@ -35,12 +39,6 @@ NVIDIA_DEVICE_ROOT = "a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd48dd8
 NVIDIA_RIM_ROOT = "dec1dc316477aa851eebdf51327ae9f864bc8d89254657ed1e7eb9168af1e1a3"
 AWS_NITRO_ROOT = "f2caf5ecc6190b4a8399b78bc58a2bbcd0382375db8a1bfd78a82743874fd225"
 GOOGLE_VTPM_ROOT = "56a613f57126a385dd6949294e93b0b566f96ab0573be0c2368e6f5ca779831f"
-
-# NVIDIA devices (by certified serial number) whose OCSP status was certificateHold when last asked. A hold
-# can be lifted, so it does not convict; it keeps `valid` from being said without a fresh OCSP answer.
-KNOWN_HOLDS: dict[str, str] = {
-    "5266186e8f8b58751642532e696b02c086098ce5": "NVIDIA OCSP answered certificateHold (seen 2026-11-22)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +100,4 @@ class Rules:
     denied: frozenset[str] = frozenset()  # generations, hardware identities, FMSPCs
     golden_boots: tuple[GoldenBoot, ...] = ()
     measurements: frozenset[str] = frozenset()  # launch digests, MRTD, PCR0 of Nitro; empty: any
-    known_holds: dict[str, str] = field(default_factory=lambda: dict(KNOWN_HOLDS))
+    withdrawals: tuple[Withdrawal, ...] = ()  # what believed revocation notices say

@@ -2,7 +2,8 @@
 
 The manifest is `version` and `cases[]`, each `id kind evidence now expect` and members by kind; paths
 are relative to it and may not leave its folder. Evidence is appraised under `Rules()`: what is true
-of it without a policy. A case that cannot run is a mismatch, never skipped.
+of it without a policy, and what revocation notices say (the packaged one unless it is left out). A case
+that cannot run is a mismatch, never skipped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, unreadable
 from stannary.certify.remedies import Code
+from stannary.certify.revocation_notice import judge_identities, packaged
 from stannary.certify.rules import Roots, Rules
 from stannary.errors import FormatError, NotFound, StannaryError, UnsupportedFormat
 from stannary.formats import canonical
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from stannary.certify.revocation_notice import Withdrawal
     from stannary.formats.canonical import Json
 
 MAX_FILE_BYTES = 11 * 1024 * 1024  # one MiB above the evidence limit, so that the limit itself is reached
@@ -129,17 +132,19 @@ def load(folder: Path) -> tuple[Case, ...]:
     return tuple(Case(path.parent, item) for item in listed if isinstance(item, dict))
 
 
-def run(cases: tuple[Case, ...], now: datetime | None = None) -> Iterator[CaseResult]:
-    """Run cases one by one."""
+def run(
+    cases: tuple[Case, ...], now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] | None = None
+) -> Iterator[CaseResult]:
+    """Run cases one by one; `withdrawals` default to the packaged notice's."""
     for case in cases:
-        yield run_case(case, now)
+        yield run_case(case, now, withdrawals)
 
 
-def run_case(case: Case, now: datetime | None = None) -> CaseResult:
+def run_case(case: Case, now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] | None = None) -> CaseResult:
     """Appraise one case; what cannot run is reported as such, never as a pass."""
     name, kind, expected = case.text("id"), case.text("kind"), case.text("expect")
     try:
-        appraisal = appraise(case, now)
+        appraisal = appraise(case, now, packaged().entries if withdrawals is None else withdrawals)
     except StannaryError as err:
         return CaseResult(name, kind, expected, f"could not check: {err}", "", None)
     refusal = appraisal.refusal
@@ -147,13 +152,14 @@ def run_case(case: Case, now: datetime | None = None) -> CaseResult:
     return CaseResult(name, kind, expected, appraisal.outcome, detail[:160], appraisal)
 
 
-def appraise(case: Case, now: datetime | None = None) -> Appraisal:
-    """Appraise one case under the plain rules."""
+def appraise(case: Case, now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] = ()) -> Appraisal:
+    """Appraise one case under the plain rules and what notices say."""
     kind = case.text("kind")
     runner = _RUNNERS.get(kind)
     if runner is None:
         raise UnsupportedFormat("vectors kind is not known", why=kind[:60])
-    return runner(case, case.now(now))
+    moment = case.now(now)
+    return judge_identities(runner(case, moment), withdrawals, moment)
 
 
 def _with_root(case: Case, *names: str) -> Rules:

@@ -23,6 +23,8 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again, exposed
+from stannary.certify.revocation_notice import Reason, RevocationNotice, Withdrawal
+from stannary.certify.revocation_notice import sign as sign_notice
 from stannary.certify.rules import Roots, Rules, SnpTcb
 from stannary.certify.tiers import Tier
 from stannary.errors import FormatError, LimitExceeded, Refuted, SpecError
@@ -332,3 +334,39 @@ def test_anchor_separates_nonce_and_key():
     for bad in ((b"a" * 31, b"b" * 32), (b"a" * 32, b"")):
         with pytest.raises(FormatError):
             anchors.anchor(*bad)
+
+
+def test_notice_of_a_stranger_refuses_and_a_watchers_narrows(machine):
+    """A notice the policy does not believe refuses the appraisal; a believed one names what it withdraws."""
+    machine.gpus = []
+    challenge, watcher = _challenge(), Ed25519PrivateKey.generate()
+    evidence = machine.answer(challenge)
+    entry = Withdrawal(f"snp:{bytes(range(8)).hex()}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW))
+    signed = sign_notice(RevocationNotice("ann", format_moment(world.NOW), (entry,)), watcher)
+    strange = appraise(evidence, challenge, _context(notices=(signed,)))
+    assert strange.parts["revocations"].outcome == "refuse:collateral-invalid"
+    assert not strange.accepted
+    base = _context().policy
+    trusting = replace(base, revocation_keys={"ann": dsse.public_bytes(watcher).hex()})
+    held = appraise(evidence, challenge, _context(policy=trusting, notices=(signed,)))
+    assert held.parts["cpu"].outcome == "valid-offline-only"
+    assert held.decision.tier is Tier.T1
+    before = _context(policy=trusting, notices=(signed,), now=world.NOW - timedelta(seconds=1))
+    assert appraise(evidence, challenge, before).parts["cpu"].outcome == "valid"
+
+
+def test_reappraisal_lists_and_judges_what_a_notice_withdraws(machine, tmp_path):
+    """Kept appraisals of withdrawn hardware are found, and judged as if it had been known then."""
+    machine.gpus = []
+    challenge, store = _challenge(), Folder(tmp_path)
+    evidence, context = machine.answer(challenge), _context()
+    entry = store.keep(
+        evidence, challenge, appraise(evidence, challenge, context), context.policy, format_moment(context.now)
+    )
+    identity = f"snp:{bytes(range(8)).hex()}"
+    later = format_moment(world.NOW + timedelta(days=9))
+    assert [item.matched for item in exposed(store.entries(), frozenset({identity}))] == [(identity,)]
+    assert again(store, entry, context.policy, frozenset()).parts["cpu"].outcome == "valid"
+    for status, outcome in ((Reason.CERTIFICATE_HOLD, "valid-offline-only"), (Reason.KEY_COMPROMISE, "refuse:revoked")):
+        withdrawn = (Withdrawal(identity, status, "test", later),)
+        assert again(store, entry, context.policy, frozenset(), withdrawn).parts["cpu"].outcome == outcome

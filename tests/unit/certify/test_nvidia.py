@@ -14,6 +14,8 @@ from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.spdm import SpdmReport
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.moments import format_moment
+from stannary.certify.revocation_notice import Reason, Withdrawal
 from stannary.certify.rules import Rules
 
 NONCE = b"\x11" * 32
@@ -82,7 +84,10 @@ def test_device_on_hold_is_valid_offline_only():
     """A device known to be on hold is never plainly valid without a fresh answer."""
     vendor = world.Nvidia()
     device = vendor.device()
-    rules = Rules(roots=vendor.roots, known_holds={f"{device.certificate.serial:x}": "held"})
+    entry = Withdrawal(
+        f"nvidia:{device.certificate.serial:x}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW)
+    )
+    rules = Rules(roots=vendor.roots, withdrawals=(entry,))
     assert _one(vendor, device, vendor.report(device, NONCE), rules=rules).outcome == "valid-offline-only"
 
 

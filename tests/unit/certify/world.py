@@ -23,6 +23,12 @@ from stannary.certify.rules import Generation, Roots, SnpTcb
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _DAY = timedelta(days=1)
+_NAME_HASHES = {
+    "sha1": hashes.SHA1(),
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+}
 _CPUID = {Generation.MILAN: (0x19, 1, 1), Generation.GENOA: (0x19, 0x11, 1), Generation.TURIN: (0x1A, 2, 1)}
 
 
@@ -53,6 +59,7 @@ def issue(
     curve: ec.EllipticCurve | None = None,
     path_length: int | None = None,
     usages: tuple[str, ...] = (),
+    digest: hashes.HashAlgorithm | None = None,
 ) -> Issued:
     """Issue a certificate; self-signed without an issuer."""
     key = ec.generate_private_key(curve or ec.SECP384R1())
@@ -71,7 +78,7 @@ def issue(
         builder = builder.add_extension(x509.ExtendedKeyUsage([ObjectIdentifier(item) for item in usages]), False)
     for oid, value in (extensions or {}).items():
         builder = builder.add_extension(x509.UnrecognizedExtension(ObjectIdentifier(oid), value), critical)
-    built = builder.sign(issuer.key if issuer else key, hashes.SHA384())
+    built = builder.sign(issuer.key if issuer else key, digest or hashes.SHA384())
     return Issued(certificates.parse(built.public_bytes(Encoding.DER)), key, built)
 
 
@@ -82,19 +89,28 @@ def raw_signature(key: ec.EllipticCurvePrivateKey, message: bytes, algorithm: ha
     return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
 
-def crl(issuer: Issued, serials: tuple[int, ...] = (), *, at: datetime = NOW - _DAY, days: int = 30) -> bytes:
+def crl(
+    issuer: Issued,
+    serials: tuple[int, ...] = (),
+    *,
+    at: datetime = NOW - _DAY,
+    days: int = 30,
+    digest: hashes.HashAlgorithm | None = None,
+) -> bytes:
     """A revocation list."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.built.subject)
         .last_update(at.replace(tzinfo=None))
         .next_update((at + days * _DAY).replace(tzinfo=None))
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
     )
     for serial in serials:
         builder = builder.add_revoked_certificate(
             x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at.replace(tzinfo=None)).build()
         )
-    return builder.sign(issuer.key, hashes.SHA384()).public_bytes(Encoding.DER)
+    return builder.sign(issuer.key, digest or hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 def ocsp(
@@ -105,18 +121,20 @@ def ocsp(
     at: datetime = NOW - _DAY,
     days: int = 7,
     responder: Issued | None = None,
+    reason: str = "certificate_hold",
+    names: str = "sha1",
 ) -> bytes:
     """An OCSP answer by the issuer, or by a responder of his."""
     signer = responder or issuer
     builder = OCSPResponseBuilder().add_response(
         cert=subject.built,
         issuer=issuer.built,
-        algorithm=hashes.SHA1(),
+        algorithm=_NAME_HASHES[names],
         cert_status=OCSPCertStatus.REVOKED if revoked else OCSPCertStatus.GOOD,
         this_update=at.replace(tzinfo=None),
         next_update=(at + days * _DAY).replace(tzinfo=None),
         revocation_time=at.replace(tzinfo=None) if revoked else None,
-        revocation_reason=x509.ReasonFlags.certificate_hold if revoked else None,
+        revocation_reason=x509.ReasonFlags[reason] if revoked else None,
     )
     builder = builder.responder_id(x509.ocsp.OCSPResponderEncoding.NAME, signer.built)
     if responder is not None:

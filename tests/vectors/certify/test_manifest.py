@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
-from tests.vectors.certify.evidence_vectors import FOLDER, needs_vectors
+from tests.vectors.certify.evidence_vectors import FOLDER, case, needs_vectors, outcome
 
 from stannary.certify import vectors
 
@@ -19,8 +21,7 @@ def _names() -> list[str]:
 @pytest.mark.parametrize("name", _names())
 def test_every_case_gives_its_expected_outcome(name):
     """Every case of the manifest gives the outcome it expects."""
-    (case,) = [item for item in vectors.load(FOLDER) if item.members["id"] == name]
-    result = vectors.run_case(case)
+    result = vectors.run_case(case(name))
     assert result.observed == result.expected, result.detail
 
 
@@ -30,3 +31,12 @@ def test_no_check_is_silently_skipped():
         assert result.appraisal is not None
         assert result.appraisal.checks
         assert all(row.detail for row in result.appraisal.checks)
+
+
+def test_the_held_card_rests_on_the_packaged_notice():
+    """Without the notice the withdrawn sample looks valid offline: only OCSP or a notice can tell."""
+    assert outcome("gpu-cert-hold") == "valid-offline-only"
+    held = case("gpu-cert-hold")
+    assert vectors.run_case(held, None, ()).observed == "valid"
+    early = vectors.run_case(held, datetime(2026, 11, 21, tzinfo=UTC))
+    assert early.observed == "valid"

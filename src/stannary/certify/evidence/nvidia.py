@@ -4,8 +4,9 @@ Rules:
 1. Every device: certificate chain to NVIDIA's pinned device root, report signature by that chain's
    leaf, our nonce in the signed request, firmware id of the report equal to the one certified.
 2. Devices are told apart by their certified identity; one identity twice is a collision.
-3. Device certificates never expire (9999): only OCSP shows a withdrawn one. Without a carried OCSP
-   answer the tier is capped, and a device known to be on hold is `valid-offline-only`.
+3. Device certificates never expire (9999): only OCSP shows a withdrawn one. Without carried OCSP answers
+   the tier is capped. The leaf is an alias that the device issues to its own firmware (DICE): NVIDIA's
+   responders know the chain from the device's own certificate upwards, and their verifiers ask from there.
 4. Golden values come from reference manifests (`rim.py`); a match does not show that confidential
    computing is on. The signed feature flag does, from driver 580 on; without it the tier is capped.
 """
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stannary.certify import certificates, keys, revocation
 from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import spdm
-from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
+from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.certify.revocation import Status
 from stannary.errors import FormatError, LimitExceeded
@@ -78,6 +79,7 @@ class DeviceVerifier:
             CollateralKey("nvidia-device-chain", ""),
             CollateralKey("nvidia-driver-rim", parsed.text(spdm.DRIVER_VERSION)),
             CollateralKey("nvidia-vbios-rim", parsed.vbios),
+            CollateralKey("nvidia-ocsp", ""),
         )
 
     def appraise(
@@ -238,31 +240,39 @@ def _check_ocsp(
     path: tuple[Certificate, ...],
     context: tuple[Collateral, datetime | None, Rules],
 ) -> None:
-    collateral, now, rules = context
+    """Rule 3; an answer that withdraws the alias counts all the same."""
+    collateral, now, _ = context
     unknown: list[str] = []
+    since: list[datetime] = []
     for subject, issuer in pairwise(path):
-        status, reason = revocation.ocsp_status(subject, issuer, collateral.ocsp, now)
+        told = revocation.ocsp_status(subject, issuer, collateral.ocsp, now)
         name = subject.common_name()
-        if status is Status.REVOKED:
-            exam.require("ocsp", False, Step.COLLATERAL, Code.REVOKED, observed=f"{name}: {reason}")
-        elif status is Status.UNKNOWN:
-            unknown.append(f"{name}: {reason}")
-    if not unknown:
+        if told.status is Status.REVOKED:
+            exam.require("ocsp", False, Step.COLLATERAL, Code.REVOKED, observed=f"{name}: {told.detail}")
+        elif told.since is not None:
+            since.append(told.since)
+        elif subject is device.chain[0] and is_alias(subject):
+            exam.not_applicable("ocsp-alias", f"{name} is issued by the device itself")
+        else:
+            unknown.append(f"{name}: {told.detail}")
+    if since and not unknown:
         exam.require("ocsp", True, Step.COLLATERAL, Code.REVOKED)
+        exam.confirmed[f"nvidia:{device.ueid}"] = min(since)
         return
-    exam.waive("ocsp", "could not check: " + "; ".join(unknown)[:300])
+    exam.waive("ocsp", "could not check: " + ("; ".join(unknown)[:300] or "no certificate has an answer"))
     exam.cap(
         "ocsp",
         Step.COLLATERAL,
         1,
         observed=f"no good OCSP answer for {len(unknown)} of {len(path) - 1} certificates",
         expected="a fresh OCSP answer for each",
-        remedy="carry NVIDIA's OCSP answers in the evidence",
+        remedy="fetch NVIDIA's OCSP answers: `stannary certify collateral fetch`",
     )
-    held = rules.known_holds.get(device.ueid)
-    if held is not None:
-        exam.qualifiers.add(Qualifier.OFFLINE_ONLY)
-        exam.note("known-hold", Step.COLLATERAL, observed=held, expected="an OCSP answer that says good")
+
+
+def is_alias(leaf: Certificate) -> bool:
+    """Whether a certificate is one that a device issues to its own firmware (DICE TcbInfo inside)."""
+    return _DICE_TCB_INFO in leaf.extensions
 
 
 def _check_mode(exam: Examination, device: Device) -> None:

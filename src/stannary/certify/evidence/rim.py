@@ -155,7 +155,8 @@ def check_signed(exam: Examination, manifest: Manifest, context: tuple[Collatera
     if path.root is None:
         return
     states = [
-        revocation.ocsp_status(item, issuer, collateral.ocsp, now)[0] for item, issuer in pairwise(path.certificates)
+        revocation.ocsp_status(item, issuer, collateral.ocsp, now).status
+        for item, issuer in pairwise(path.certificates)
     ]
     if Status.REVOKED in states:
         exam.refuse("rim-ocsp", Step.COLLATERAL, Code.REVOKED, observed="a signer of the manifest is revoked")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from stannary.certify.outcomes import unreadable
+from stannary.certify.revocation_notice import judge_identities
 from stannary.errors import FormatError, LimitExceeded
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ def examine(
     now: datetime | None,
     rules: Rules,
 ) -> Appraisal:
-    """Parse and appraise in one step; what does not parse becomes an appraisal too."""
+    """Parse and appraise in one step; what does not parse becomes an appraisal too.
+
+    Revocation notices are judged here, once for every kind: they name hardware, not evidence.
+    """
     try:
         parsed = verifier.parse(limit(blob, f"{verifier.kind} evidence"))
-        return verifier.appraise(parsed, bound=bound, collateral=collateral, now=now, rules=rules)
+        appraisal = verifier.appraise(parsed, bound=bound, collateral=collateral, now=now, rules=rules)
+        return judge_identities(appraisal, rules.withdrawals, now)
     except FormatError as err:
         return unreadable(verifier.kind, err)
 

@@ -10,18 +10,18 @@ import click
 
 from stannary import files
 from stannary.cli.command import command
+from stannary.cli.commands.certify_files import envelopes, moment, print_signed, read, signing_key
+from stannary.cli.commands.certify_revocations import revocations
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
-from stannary.errors import NotFound, UsageError
+from stannary.errors import Refuted, UsageError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
     from stannary.certify.envelope import Evidence
     from stannary.certify.policy import Policy
-    from stannary.formats import dsse
+    from stannary.certify.revocation_notice import Withdrawal
 
 PRIVATE_SUFFIX = ".private"
 MAX_LISTED = 12
@@ -31,6 +31,9 @@ DATA_SHEET_TOPS = {"H100": 1979, "H200": 1979, "B200": 4500, "A100": 624, "L40S"
 
 now_option = click.option("--now", metavar="TIME", help="Evaluation time, e.g. 2026-11-22T00:00:00Z.")
 policy_option = click.option("--policy", "policy_name", default="standard", show_default=True, metavar="NAME|FILE")
+packaged_option = click.option(
+    "--no-packaged-revocations", "without_packaged", is_flag=True, help="Leave out the notice of this release."
+)
 path_type = click.Path(path_type=Path)
 
 
@@ -72,7 +75,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
     from stannary.certify import envelope
     from stannary.certify.evidence.tpm import BootSession, TpmVerifier
 
-    part = envelope.parse(_read(earlier)).parts.get("tpm")
+    part = envelope.parse(read(earlier)).parts.get("tpm")
     if part is None:
         raise UsageError(
             "nothing to renew", why="the evidence holds no TPM part", hint="certify challenge without --for"
@@ -91,6 +94,8 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @click.option("--claims", default="", metavar="TEXT", help='What the seller claims, e.g. "8xH200".')
 @click.option("--reference", "reference_files", multiple=True, type=path_type, help="Signed reference boot.")
 @click.option("--voucher", "voucher_files", multiple=True, type=path_type, help="Signed voucher of an inspector.")
+@click.option("--revocations", "notice_files", multiple=True, type=path_type, help="Signed revocation notice.")
+@packaged_option
 @click.option("--tpm-root", "tpm_roots", multiple=True, type=path_type, help="Root of a TPM maker you trust.")
 @click.option("--test-root", "test_roots", multiple=True, type=path_type, help="Root of a software TPM (tier T0).")
 @click.option("--keep", type=path_type, help="Folder that keeps raw evidence for `certify reappraise`.")
@@ -107,8 +112,8 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     from stannary.certify.moments import format_moment
 
     claimed_devices(options["claims"])  # before the challenge is spent
-    evidence = envelope.parse(_read(evidence_file))
-    asked = challenges.parse(_read(challenge_file))
+    evidence = envelope.parse(read(evidence_file))
+    asked = challenges.parse(read(challenge_file))
     spent = Folder(files.data_dir() / "certify").spend(asked.id) if options["now"] is None else False
     context = _context(asked, challenge_file, spent, options)
     result = decide(evidence, asked, context)
@@ -132,11 +137,12 @@ def _context(asked: Challenge, challenge_file: Path, spent: bool, options: dict[
     if memory is not None and memory.challenge != asked.id:
         raise UsageError("the private part is of another challenge", why=str(private), hint="make a new challenge")
     return Context(
-        now=_moment(options["now"]),
-        policy=_with_roots(load(options["policy_name"]), options["tpm_roots"], options["test_roots"]),
+        now=moment(options["now"]),
+        policy=_narrowed(load(options["policy_name"]), options),
         memory=memory,
-        references=_envelopes(options["reference_files"]),
-        vouchers=_envelopes(options["voucher_files"]),
+        references=envelopes(options["reference_files"]),
+        vouchers=envelopes(options["voucher_files"]),
+        notices=envelopes(options["notice_files"]),
         spent=spent,
         claims=options["claims"],
     )
@@ -146,22 +152,27 @@ def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], option
     from stannary.certify import credential
 
     result, evidence, asked, context = parts
-    key = _signing_key(options["key_file"])
+    key = signing_key(options["key_file"])
     token = credential.issue(result, evidence, asked, context.policy, key, now=context.now)
     files.replace(options["credential_file"], token.encode("ascii") + b"\n")
 
 
-def _with_roots(policy: Policy, tpm: tuple[Path, ...], test: tuple[Path, ...]) -> Policy:
-    """Roots named on the command line are part of the policy, and of its id."""
+def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
+    """Roots and lists named on the command line are part of the policy, and of its id."""
     from dataclasses import replace
 
     from stannary.certify import certificates
 
     def pins(paths: tuple[Path, ...]) -> tuple[str, ...]:
-        return tuple(item.key_pin for path in paths for item in certificates.load_bundle(_read(path)))
+        return tuple(item.key_pin for path in paths for item in certificates.load_bundle(read(path)))
 
-    roots = replace(policy.tpm, roots=(*policy.tpm.roots, *pins(tpm)), test_roots=(*policy.tpm.test_roots, *pins(test)))
-    return replace(policy, tpm=roots)
+    roots = replace(
+        policy.tpm,
+        roots=(*policy.tpm.roots, *pins(options["tpm_roots"])),
+        test_roots=(*policy.tpm.test_roots, *pins(options["test_roots"])),
+    )
+    packaged = policy.packaged_revocations and not options["without_packaged"]
+    return replace(policy, tpm=roots, packaged_revocations=packaged)
 
 
 def _print_result(out: Output, result: Result, context: Context) -> None:
@@ -227,13 +238,14 @@ def _layer_lines(result: Result) -> list[str]:
 
 @command
 @click.argument("folder", metavar="DIR", type=path_type)
+@packaged_option
 @now_option
-def vectors(out: Output, folder: Path, now: str | None) -> int:
+def vectors(out: Output, folder: Path, now: str | None, without_packaged: bool) -> int:
     """Run a manifest of evidence with expected outcomes; exit 1 on any mismatch."""
     from stannary.certify import vectors as runner
 
     cases = runner.load(folder)
-    results = list(runner.run(cases, None if now is None else _moment(now)))
+    results = list(runner.run(cases, None if now is None else moment(now), () if without_packaged else None))
     matching = sum(item.matches for item in results)
     lines = []
     for item in results:
@@ -253,34 +265,58 @@ def vectors(out: Output, folder: Path, now: str | None) -> int:
 
 @command
 @click.argument("folder", metavar="DIR", type=path_type)
-@click.option(
-    "--deny", "denied", multiple=True, required=True, help="Generation, hardware identity or fact, now denied."
-)
+@click.option("--deny", "denied", multiple=True, help="Generation, hardware identity or fact, now denied.")
+@click.option("--revocations", "notice_files", multiple=True, type=path_type, help="Signed revocation notice.")
 @policy_option
 @click.option("--full", is_flag=True, help="Appraise the exposed evidence again in full.")
-def reappraise(out: Output, folder: Path, denied: tuple[str, ...], policy_name: str, full: bool) -> int:
-    """List the kept appraisals that a new denial exposes."""
+def reappraise(out: Output, folder: Path, notice_files: tuple[Path, ...], **options: Any) -> int:
+    """List the kept appraisals that a new denial or revocation notice exposes."""
     from stannary.certify import reappraise as again
     from stannary.certify.folder import Folder
     from stannary.certify.policy import load
 
-    store, names = Folder(folder), frozenset(denied)
-    policy = load(policy_name)
+    policy, denied, full = load(options["policy_name"]), frozenset(options["denied"]), options["full"]
+    if not denied and not notice_files:
+        raise UsageError(
+            "nothing is denied",
+            why="neither --deny nor --revocations",
+            hint=f"stannary certify reappraise {folder} --deny milan",
+        )
+    withdrawals = _believed(notice_files, policy)
+    store, names = Folder(folder), denied | {item.identity for item in withdrawals}
     entries = list(store.entries())
     found = list(again.exposed(entries, names))
     rows, value = [], []
     for item in found:
         tier = item.entry.tier
         if full:
-            result = again.again(store, item.entry, policy, names)
+            result = again.again(store, item.entry, policy, denied, withdrawals)
             tier = f"{tier} -> {'refused' if result.decision.refused else result.decision.tier.name}"
         row = (item.entry.appraised_at, item.entry.node_key[:16], tier, ", ".join(item.matched)[:80])
         rows.append(row)
         value.append({"evidence": item.entry.evidence, "appraised_at": row[0], "node_key": item.entry.node_key,
                       "tier": tier, "matched": list(item.matched)})  # fmt: skip
     out.table(("APPRAISED", "KEY", "TIER", "RESTS ON"), rows, {"exposed": value, "appraisals": len(entries)})
-    out.say(f"{len(found):,} of {len(entries):,} appraisals rest on {', '.join(sorted(names))}")
+    named = ", ".join(sorted(names)) if len(names) <= MAX_LISTED else f"{len(names):,} denied things"
+    out.say(f"{len(found):,} of {len(entries):,} appraisals rest on {named or 'nothing: the notices are empty'}")
     return EXIT_REFUSED if found else 0
+
+
+def _believed(paths: tuple[Path, ...], policy: Policy) -> tuple[Withdrawal, ...]:
+    """Read notices; one that the policy does not believe ends the command: the list would be of a stranger."""
+    from dataclasses import replace
+
+    from stannary.certify.revocation_notice import believe
+
+    found = believe(envelopes(paths), replace(policy, packaged_revocations=False))
+    refusal = found.appraisal.refusal
+    if refusal is not None:
+        raise Refuted(
+            "revocation notice is not believed",
+            why=refusal.observed,
+            hint="name the watcher's key in revocation_keys of a policy, and give it with --policy",
+        )
+    return found.withdrawals
 
 
 @command
@@ -294,16 +330,16 @@ def reference(out: Output, evidence_file: Path, **options: Any) -> None:
     from stannary.certify import envelope, references
     from stannary.certify.evidence.tpm import TpmVerifier
 
-    part = envelope.parse(_read(evidence_file)).parts.get("tpm")
+    part = envelope.parse(read(evidence_file)).parts.get("tpm")
     parsed = None if part is None else TpmVerifier().parse(part.evidence)
     if parsed is None or parsed.log is None:
         raise UsageError("no boot to refer to", why="the evidence holds no TPM part with an event log")
     wanted = options["pcrs"] or (*range(8), 9)
     registers = {index: parsed.pcrs[index] for index in wanted if index in parsed.pcrs}
-    key = _signing_key(options["key_file"])
+    key = signing_key(options["key_file"])
     made = references.reference_of(options["name"], parsed.log, registers)
     files.replace(options["output"], references.sign_reference(made, key).to_bytes())
-    _print_signed(out, options["output"], key, "reference_keys")
+    print_signed(out, options["output"], key, "reference_keys")
 
 
 @command
@@ -318,49 +354,13 @@ def vouch(out: Output, identity: str, **options: Any) -> None:
     from stannary.certify import references
     from stannary.certify.moments import format_moment
 
-    key = _signing_key(options["key_file"])
+    key = signing_key(options["key_file"])
     seen = references.Voucher(
-        identity, options["inspector"], options["facility"], format_moment(_moment(options["now"]))
+        identity, options["inspector"], options["facility"], format_moment(moment(options["now"]))
     )
     files.replace(options["output"], references.sign_voucher(seen, key).to_bytes())
-    _print_signed(out, options["output"], key, "vouch.inspectors")
+    print_signed(out, options["output"], key, "vouch.inspectors")
 
 
-def _signing_key(place: Path | None) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    place = place or files.data_dir() / "certify" / "key"
-    if not place.exists():
-        files.create_secret(place, Ed25519PrivateKey.generate().private_bytes_raw())
-    return Ed25519PrivateKey.from_private_bytes(files.read_secret(place))
-
-
-def _print_signed(out: Output, place: Path, key: Ed25519PrivateKey, member: str) -> None:
-    public = key.public_key().public_bytes_raw().hex()
-    out.result({"file": str(place), "public_key": public}, f"{place}\npolicies believe it by {member}: {public}")
-
-
-def _moment(text: str | None) -> datetime:
-    from stannary.certify.moments import parse_moment
-
-    return datetime.now(UTC) if text is None else parse_moment(text)
-
-
-def _envelopes(paths: tuple[Path, ...]) -> tuple[dsse.Envelope, ...]:
-    from stannary.formats import dsse
-
-    return tuple(dsse.from_bytes(_read(path)) for path in paths)
-
-
-def _read(path: Path) -> bytes:
-    from stannary.certify.evidence.verifier import MAX_EVIDENCE_BYTES
-
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_EVIDENCE_BYTES + 1)
-    except OSError as err:
-        raise NotFound("file cannot be read", why=f"{path}: {err.strerror}", hint="check the path") from err
-
-
-for _item in (challenge, appraise, vectors, reappraise, reference, vouch):
+for _item in (challenge, appraise, vectors, reappraise, reference, vouch, revocations):
     certify.add_command(_item)
