@@ -5,10 +5,13 @@ Rules:
   names the member.
 - Every answer, errors included, carries X-Request-Id. What is not a StannaryError is a bug of ours:
   it is logged with its trace and answered as E-GENERAL without a word of the inside.
+- No answer of 500 and above leaves without a trace in the log under the id its client is shown, also one
+  that names a lack of the machine (a disk, the database) and one a stop of the market cuts short.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import secrets
@@ -21,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, StannaryError, UsageError
+from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, ServiceError, StannaryError, UsageError
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, routes
 
@@ -31,6 +34,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
 MAX_HEADER_CHARS = 4096
+SERVER_ERROR = 500
 _REQUEST_ID = "stannary.request_id"
 
 log = logging.getLogger("stannary.market")
@@ -117,22 +121,35 @@ class Edge:
         request_id = f"req-{self._run}-{next(self._count):08x}"
         scope[_REQUEST_ID] = request_id
 
+        is_begun = False
+
         async def stamped(event: Message) -> None:
+            nonlocal is_begun
             if event["type"] == "http.response.start":
+                is_begun = True
                 stamp = (routes.REQUEST_ID.lower().encode(), request_id.encode())
                 event["headers"] = [*event.get("headers", []), stamp]
             await send(event)
 
         endpoint = self._direct.get((scope["method"], scope["path"]))
+        request = Request(scope, receive)
         try:
             if endpoint is None:
                 await self._app(scope, receive, stamped)
             else:
-                await (await _answered(endpoint, Request(scope, receive)))(scope, receive, stamped)
+                await (await _answered(endpoint, request))(scope, receive, stamped)
         except ClientDisconnect:
-            return
-        except Exception:  # a process edge: one broken request must not take the others with it
+            log.info("request %s %s %s: its client went away", request_id, scope["method"], scope["path"])
+        except asyncio.CancelledError:  # the server stops and waits no longer; it would answer without an id
+            log.warning("request %s %s %s is cut off: the market stops", request_id, scope["method"], scope["path"])
+            if not is_begun:
+                stopping = ServiceError("the market is stopping", hint="send the same request again in a moment")
+                await (await refused(request, stopping))(scope, receive, stamped)
+            raise
+        except Exception as err:  # a process edge: one broken request must not take the others with it
             log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
+            if not is_begun:
+                await (await broken(request, err))(scope, receive, stamped)
 
 
 async def _answered(endpoint: Endpoint, request: Request) -> Response:
@@ -149,10 +166,13 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
 
 
 async def refused(request: Request, err: Exception) -> Response:
-    """Answer with the error body of a StannaryError."""
+    """Answer with the error body of a StannaryError; what is the market's own trouble is logged with its trace."""
     assert isinstance(err, StannaryError)
-    body = wire_errors.to_body(err, request.scope[_REQUEST_ID])
-    return Response(body.to_bytes(), wire_errors.status_of(err), media_type=JSON)
+    request_id, status = request.scope[_REQUEST_ID], wire_errors.status_of(err)
+    if status >= SERVER_ERROR:
+        args = (request_id, request.method, request.url.path, status)
+        log.error("request %s %s %s is answered %d", *args, exc_info=err)
+    return _error(request_id, err)
 
 
 async def unrouted(request: Request, err: Exception) -> Response:
@@ -169,5 +189,10 @@ async def unrouted(request: Request, err: Exception) -> Response:
 async def broken(request: Request, err: Exception) -> Response:
     """Answer for a bug of ours without a word of the inside; Edge writes the trace into the log."""
     del err
-    hint = f"look for {request.scope[_REQUEST_ID]} in the market's log"
-    return await refused(request, StannaryError("the market failed to answer", hint=hint))
+    request_id = request.scope[_REQUEST_ID]
+    hint = f"look for {request_id} in the market's log"
+    return _error(request_id, StannaryError("the market failed to answer", hint=hint))
+
+
+def _error(request_id: str, err: StannaryError) -> Response:
+    return Response(wire_errors.to_body(err, request_id).to_bytes(), wire_errors.status_of(err), media_type=JSON)

@@ -85,15 +85,19 @@ class Journal:
         """Log what the outbox holds, for ever."""
         while True:
             mark = self._bell.mark()
-            kept = await self._store.aread(lambda c: envelopes.leaves_to_log(c, limit=MAX_BATCH))
-            if not kept:
-                await self._bell.wait(mark, IDLE_S, OUTBOX)
-                continue
             try:
-                await self._take(kept)
+                kept = await self._store.aread(lambda c: envelopes.leaves_to_log(c, limit=MAX_BATCH))
+                if kept:
+                    await self._take(kept)
+                    continue
             except StannaryError as err:
                 log.warning("the log takes nothing: %s", err)
-                await self._clock.sleep(RETRY_S)
+            except Exception:  # a process edge: a disk's trouble must not end the one who logs for everybody
+                log.exception("the log takes nothing")
+            else:
+                await self._bell.wait(mark, IDLE_S, OUTBOX)
+                continue
+            await self._clock.sleep(RETRY_S)
 
     async def _take(self, kept: list[tuple[str, str | None]]) -> None:
         appended = self._log.append_many([digest.raw(Digest(leaf)) for leaf, _ in kept])

@@ -73,7 +73,11 @@ class OfferBook:
                 def read(connection: Connection) -> list[Offer]:
                     return placing.standing_offers(connection, int(now * 1000), lambda _: "")
 
-                self._standing = await self._store.aread(read)
+                try:
+                    self._standing = await self._store.aread(read)
+                except BaseException:  # also a reader who gave up: what was not read must not pass for fresh
+                    self._read_at = None
+                    raise
             if self._seen != self._roster.version:
                 self._seen = self._roster.version
                 self._offers = [placing.with_presence(item, self._not_ready(item.node, now)) for item in self._standing]

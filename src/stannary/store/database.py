@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from stannary.store import engine as engines
 from stannary.store import migrate
 from stannary.store.gathering import Gathering
-from stannary.store.writer import Bulk, Writer
+from stannary.store.writer import HELD_TRIES, Bulk, Writer
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -56,7 +56,7 @@ class Store:
         except DBAPIError as error:
             held.close()
             raise engines.environment_problem(error) from error
-        except BaseException:
+        except BaseException:  # also an interrupt: a lock that stays would shut the market out of its own file
             held.close()
             raise
         return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path))
@@ -81,9 +81,21 @@ class Store:
         return cast("T", await gathering.add(item))
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """Run `query` on one read-only snapshot, in this thread."""
-        with self._read_engine.connect() as connection, connection.begin():
-            return query(connection)
+        """Run `query` on one read-only snapshot, in this thread; ask again where another holds the file too long.
+
+        Raises:
+            EnvironmentProblem: it is held for good.
+        """
+        for tries_left in reversed(range(HELD_TRIES)):
+            try:
+                with self._read_engine.connect() as connection, connection.begin():
+                    return query(connection)
+            except DBAPIError as error:
+                if engines.error_code(error) not in engines.HELD:
+                    raise
+                if not tries_left:
+                    raise engines.environment_problem(error) from error
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def aread(self, query: Callable[[Connection], T]) -> T:
         """Run `query` on a read-only snapshot in a thread, off the event loop."""

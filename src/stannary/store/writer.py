@@ -10,6 +10,8 @@ Rules:
   that a small operation still gets through beside a large one; those that fail get an
   EnvironmentProblem, and the writer goes on. Operations must therefore bear being run twice: they
   touch nothing but their connection.
+- A database held by another (a backup tool, a checkpoint on a loaded disk) beyond its busy timeout is asked
+  again, HELD_TRIES times in all, before anybody is told of it.
 - Items of one `Bulk` are handed to it together: that is how job submits become executemany.
 """
 
@@ -35,6 +37,7 @@ Item_contra = TypeVar("Item_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Item = TypeVar("Item")
 
+HELD_TRIES = 3  # of BUSY_TIMEOUT_MS each: within what a client waits for its answer
 MAX_BATCH = 1_024  # operations of one transaction: bounds the wait of a reader's snapshot and the WAL
 
 
@@ -132,13 +135,16 @@ class Writer:
                 return batch, False
         return batch, True
 
-    def _commit(self, batch: list[_Pending]) -> None:
+    def _commit(self, batch: list[_Pending], tries: int = HELD_TRIES) -> None:
         if not batch:
             return
         try:
             self._transact(batch)
         except engines.FAILURES as error:
             self._discard_connection()
+            if engines.error_code(error) in engines.HELD and tries > 1:
+                self._commit(batch, tries - 1)
+                return
             if engines.error_code(error) in engines.DISK_FULL and _num_items(batch) > 1:
                 self._commit_singly(batch)
                 return

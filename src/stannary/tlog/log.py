@@ -120,7 +120,7 @@ class Log:
         log._cosigner, log._interval_s, log._cosign_patience_s = cosigner, interval_s, cosign_patience_s
         try:
             log._load()
-        except BaseException:
+        except BaseException:  # also an interrupt: the lock of a log nobody opened must be let go
             os.close(log._lock_fd)
             raise
         log._thread.start()
@@ -304,7 +304,7 @@ class Log:
         try:
             self._directory.write_range(self._tree, fresh, start)
             self._write_signed()
-        except BaseException:
+        except BaseException:  # whatever stopped it: memory must not hold leaves the disk does not (rule 4)
             with self._state:
                 self._tree.truncate(start)
                 for leaf in fresh:

@@ -26,6 +26,7 @@ BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
 FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED})  # asking again changes nothing
 
+_SERVER_ERROR = 500
 _INSUFFICIENT_STORAGE = 507  # RFC 4918 section 11.5
 
 
@@ -75,4 +76,7 @@ def from_body(status: int, body: bytes) -> errors.StannaryError:
             "the market gave an answer that is not its own", why=f"status {status}, body {body[:80]!r}"
         )
     detail = read.error
-    return errors.by_code(detail.code)(detail.message, why=detail.why, hint=detail.hint, detail=detail.param)
+    why = detail.why
+    if status >= _SERVER_ERROR and read.request_id not in detail.hint:  # what its operator finds in the market's log
+        why = f"{why} (request {read.request_id})".strip()
+    return errors.by_code(detail.code)(detail.message, why=why, hint=detail.hint, detail=detail.param)

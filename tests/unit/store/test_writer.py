@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from stannary.errors import ConflictError, EnvironmentProblem, ServiceError
 from stannary.store import accounts
+from stannary.store import engine as engines
 from stannary.store.database import Store
 from stannary.store.schema import buyers, envelopes
 
@@ -197,6 +200,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from stannary.store import accounts
+from stannary.store import engine as engines
 from stannary.store.database import Store
 store = Store.open(Path(sys.argv[1]))
 number = int(sys.argv[2])
@@ -232,3 +236,92 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     with Store.open(path) as store:
         assert acknowledged <= set(names(store))
         assert store.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar_one()) == "ok"
+
+
+def held_by_another() -> OperationalError:
+    """Return the error of a file that another program holds."""
+    origin = sqlite3.OperationalError("database is locked")
+    origin.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return OperationalError("BEGIN", {}, origin)
+
+
+def test_a_write_waits_for_a_database_held_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that holds the file past the busy timeout delays a write and fails nobody's."""
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_MS", 20)
+    with Store.open(tmp_path / "market.db") as store:
+        other = sqlite3.connect(tmp_path / "market.db", isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        discard, met = store._writer._discard_connection, []
+
+        def let_go() -> None:  # the writer has met the lock once: now it is given up
+            if not met:
+                met.append(other.execute("COMMIT"))
+            discard()
+
+        monkeypatch.setattr(store._writer, "_discard_connection", let_go)
+        assert store.write(add_buyer("a")).result(DEADLINE_S) == 1
+        assert met
+        assert names(store) == ["a"]
+        other.close()
+
+
+def test_a_database_held_for_good_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds the file for ever is named as the cause, and the next write after him goes through."""
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_MS", 20)
+    with Store.open(tmp_path / "market.db") as store:
+        other = sqlite3.connect(tmp_path / "market.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(EnvironmentProblem, match="held by another program"):
+            store.write(add_buyer("a")).result(DEADLINE_S)
+        other.execute("COMMIT")
+        other.close()
+        assert store.write(add_buyer("b")).result(DEADLINE_S) == 1
+
+
+def test_a_read_is_asked_again_while_another_holds_the_file(store: Store) -> None:
+    """A reader that meets a held file reads again, HELD_TRIES times; any other failure is its own at once."""
+    errors = [held_by_another(), held_by_another()]
+
+    def query(_connection: Connection) -> str:
+        if errors:
+            raise errors.pop()
+        return "read"
+
+    assert store.read(query) == "read"
+    errors.extend(held_by_another() for _ in range(3))
+    with pytest.raises(EnvironmentProblem, match="held by another program"):
+        store.read(query)
+    assert not errors
+    with pytest.raises(OperationalError, match="no_such_table"):
+        store.read(lambda c: c.exec_driver_sql("SELECT 1 FROM no_such_table"))
+
+
+def test_a_group_of_items_is_one_future(store: Store) -> None:
+    """write_group answers each item in order, an error in its place, and writes nothing of the one that failed."""
+
+    def add(connection: Connection, items: Sequence[str]) -> list[int | ConflictError]:
+        return [ConflictError("no") if item == "bad" else add_buyer(item)(connection) for item in items]
+
+    first, bad, last = store._writer.write_group(add, ["a", "bad", "b"]).result(DEADLINE_S)
+    assert (first, last) == (1, 1)
+    assert isinstance(bad, ConflictError)
+    assert names(store) == ["a", "b"]
+
+
+def test_a_group_whose_bulk_raises_is_tried_one_by_one(store: Store) -> None:
+    """A bulk that cannot take its items together takes them alone: only the one at fault hears of it."""
+
+    def add(connection: Connection, items: Sequence[str]) -> list[int]:
+        if len(items) > 1 or items[0] == "bad":
+            raise ValueError(f"{len(items)} items")
+        return [add_buyer(items[0])(connection)]
+
+    first, bad, last = store._writer.write_group(add, ["a", "bad", "b"]).result(DEADLINE_S)
+    assert (first, last) == (1, 1)
+    assert isinstance(bad, ValueError)
+    assert names(store) == ["a", "b"]
+
+
+def test_an_empty_group_is_answered(store: Store) -> None:
+    """A group of nothing is written, and answers nothing."""
+    assert store._writer.write_group(lambda _connection, _items: [], []).result(DEADLINE_S) == []

@@ -113,12 +113,14 @@ class Engines:
         exchange = self._exchange
         while True:
             mark = exchange.bell.mark()
-            for node, presence in exchange.roster.sweep(exchange.clock.now()):
-                await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
             try:
+                for node, presence in exchange.roster.sweep(exchange.clock.now()):
+                    await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
                 await self._expire()
             except StannaryError as err:
                 log.warning("deadlines wait: %s", err)
+            except Exception:  # a process edge: without this loop no silence would ever end
+                log.exception("deadlines wait")
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
 
     async def _expire(self) -> None:

@@ -1,0 +1,115 @@
+"""The edge of the application: every answer has an id, and no failure goes without its trace in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from stannary.errors import EnvironmentProblem, NotFound, StannaryError
+from stannary.market.http import Edge
+from stannary.wire import errors as wire_errors
+
+PATH = "/v1/jobs"
+
+
+async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fail before an answer is begun."""
+    raise ZeroDivisionError("of the framework's own")
+
+
+def ask(edge: Edge, path: str = PATH) -> list[Message]:
+    """Send one request; return what came back."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: Message) -> None:
+        sent.append(event)
+
+    scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    asyncio.run(edge(scope, receive, send))
+    return sent
+
+
+def edge_that(serve: Callable[[Request], Awaitable[Response]]) -> Edge:
+    """Return an edge whose direct path is served so."""
+    return Edge(no_app, {("POST", PATH): serve})
+
+
+def raising(err: BaseException) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that raises."""
+
+    async def serve(request: Request) -> Response:
+        raise err
+
+    return serve
+
+
+@pytest.mark.parametrize("err", [KeyError("inside"), EnvironmentProblem("no disk", why="EIO"), StannaryError("odd")])
+def test_a_500_leaves_its_trace_under_the_id_its_client_sees(err: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever ends in a 500 is logged with a traceback and the request id of header, body and raised error."""
+    with caplog.at_level(logging.ERROR, "stannary.market"):
+        start, body = ask(edge_that(raising(err)))
+    assert start["status"] == 500
+    request_id = dict(start["headers"])[b"x-request-id"].decode()
+    assert json.loads(body["body"])["request_id"] == request_id
+    (record,) = [item for item in caplog.records if request_id in item.getMessage()]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is err
+    told = wire_errors.from_body(500, body["body"])
+    assert request_id in f"{told.why} {told.hint}"
+    assert "inside" not in body["body"].decode()
+
+
+def test_a_refusal_is_not_logged_as_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """What the client did wrong leaves no error in the market's log."""
+    with caplog.at_level(logging.INFO, "stannary.market"):
+        start, _ = ask(edge_that(raising(NotFound("no such job"))))
+    assert start["status"] == 404
+    assert not caplog.records
+
+
+def test_a_request_that_breaks_outside_its_endpoint_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure of the framework itself is answered with our body and an id, not with the server's bare 500."""
+    start, body = ask(edge_that(raising(NotFound("unused"))), "/elsewhere")
+    assert start["status"] == 500
+    assert json.loads(body["body"])["error"]["code"] == "E-GENERAL"
+    assert json.loads(body["body"])["request_id"] in caplog.text
+
+
+def test_a_request_cut_off_by_a_stop_is_told_to_come_again() -> None:
+    """A request the stopping server waits no longer for is answered 502, which clients retry, not 500."""
+    sent: list[Message] = []
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def serve(request: Request) -> Response:
+            begun.set()
+            await asyncio.sleep(3600)
+            raise AssertionError("unreachable")
+
+        async def send(event: Message) -> None:
+            sent.append(event)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope: Scope = {"type": "http", "method": "POST", "path": PATH, "headers": [], "query_string": b""}
+        serving = asyncio.create_task(edge_that(serve)(scope, receive, send))
+        await begun.wait()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == 502
+    assert json.loads(sent[1]["body"])["error"]["message"] == "the market is stopping"
