@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import certificates, envelope
-from stannary.certify.collect import host, nvml, tpm, tpm_client, tsm
+from stannary.certify.collect import cpu, host, nitro, nvml, tpm, tpm_client, tsm
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
@@ -38,6 +38,7 @@ class Sources:
     event_log: Path = tpm_client.EVENT_LOG
     ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
     tsm: Path = tsm.CONFIGFS
+    nsm: Path = nitro.DEVICE
     bound_key: bytes = b""  # public key to bind; made here if empty
     bench_s: float = 5.0  # 0: no power test
     bench_n: int = 0  # 0: by device
@@ -51,6 +52,7 @@ class Collected:
     parts: dict[str, Part] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     gpus: list[Json] = field(default_factory=list)
+    attempts: tuple[cpu.Attempt, ...] = ()
 
 
 def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> tuple[Evidence, dict[str, str]]:
@@ -59,7 +61,7 @@ def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -
     key_hash = hashlib.sha256(public).digest()
     bound = anchors.anchor(challenge.nonce_bytes, key_hash)
     found = Collected()
-    _try(found, "cpu", lambda: _cpu(bound, sources))
+    _cpu(found, bound, sources)
     _try(found, "tpm", lambda: tpm.gather(bound, challenge, sources))
     _gpus(found, bound)
     bench = _bench(found, bound, sources)
@@ -83,10 +85,11 @@ def _try(found: Collected, name: str, collect: Callable[[], Part]) -> None:
         found.absent[name] = str(err)
 
 
-def _cpu(bound: bytes, sources: Sources) -> Part:
-    report = tsm.request(anchors.report_data(bound), sources.tsm)
-    log = tpm.read_log(sources.ccel) if report.kind == "tdx" else b""
-    return Part(report.kind, report.blob, certificates=report.certificates, log=log)
+def _cpu(found: Collected, bound: bytes, sources: Sources) -> None:
+    try:
+        found.parts["cpu"], found.attempts = cpu.gather(bound, sources)
+    except StannaryError as err:
+        found.absent["cpu"] = str(err)
 
 
 def _gpus(found: Collected, bound: bytes) -> None:

@@ -16,6 +16,7 @@ Cbor: TypeAlias = "int | bytes | str | bool | list[Cbor] | dict[int | str, Cbor]
 
 MAX_DEPTH = 16
 MAX_ITEMS = 4096
+NULL = b"\xf6"  # the encoded item
 
 
 class Tagged:
@@ -45,6 +46,11 @@ def encode_text(text: str) -> bytes:
     """Write a text string."""
     data = text.encode("utf-8")
     return _head(3, len(data)) + data
+
+
+def encode_map(members: dict[str, bytes]) -> bytes:
+    """Write a map of text keys to items that are encoded already, in the order given."""
+    return _head(5, len(members)) + b"".join(encode_text(name) + item for name, item in members.items())
 
 
 def _head(major: int, value: int) -> bytes:
