@@ -51,6 +51,8 @@ _STEP_OF = {
     Code.TCB_NOT_ALLOWED: Step.TCB,
     Code.SIGNATURE_INVALID: Step.SIGNATURE,
     Code.GUEST_POLICY: Step.GUEST_POLICY,
+    Code.MALFORMED: Step.PARSE,
+    Code.UNSUPPORTED: Step.PARSE,
 }
 
 
@@ -86,14 +88,14 @@ class IntelVerifier:
         """Check a quote and the standing of its platform."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        check_signatures(exam, parsed, now, rules)
+        root = check_signatures(exam, parsed, now, rules)
         if collateral.intel is None:
             exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_MISSING, observed="no Intel collateral carried")
         elif now is None:
             exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_INVALID, observed="no evaluation time given")
         else:
             _check_collateral(exam, parsed, collateral.intel, (now, rules))
-            _check_tcb(exam, parsed, collateral.intel, (now, rules))
+            _check_tcb(exam, parsed, collateral.intel, (now, rules, root))
         _check_nonce(exam, parsed, bound)
         check_guest(exam, parsed)
         _check_measurement(exam, parsed, rules)
@@ -108,8 +110,10 @@ def _binary(blob: bytes) -> bytes:
     return blob
 
 
-def check_signatures(exam: Examination, parsed: Quote, now: datetime | None, rules: Rules) -> None:
-    """Check PCK chain, QE report, and the quote's own signature."""
+def check_signatures(
+    exam: Examination, parsed: Quote, now: datetime | None, rules: Rules
+) -> certificates.Certificate | None:
+    """Check PCK chain, QE report, and the quote's own signature; return the root the chain reaches."""
     leaf = parsed.pck_chain[0]
     path = certificates.find_path(leaf, parsed.pck_chain[1:], rules.roots.intel, now)
     if now is None:
@@ -146,6 +150,7 @@ def check_signatures(exam: Examination, parsed: Quote, now: datetime | None, rul
         "signature", _verify_point(parsed), step, code, observed="the quote is not signed by its attestation key"
     )
     exam.identities.append(f"pck:{leaf.fingerprint}")
+    return path.root
 
 
 def check_guest(exam: Examination, parsed: Quote) -> None:
@@ -180,6 +185,14 @@ def check_guest(exam: Examination, parsed: Quote) -> None:
         code,
         observed=attributes,
         expected="SEPT_VE_DISABLE set: the host may not inject #VE on page faults",
+    )
+    exam.require(
+        "service-td",
+        not any(body.mr_service_td),
+        step,
+        code,
+        observed=f"service TD {body.mr_service_td.hex()} is bound to this TD",
+        expected="no service TD: it may read or move what it serves",
     )
 
 
@@ -315,9 +328,14 @@ def _crl_problem(
     return problem, sorted(set(withdrawn))
 
 
-def _check_tcb(exam: Examination, parsed: Quote, carried: IntelCollateral, context: tuple[datetime, Rules]) -> None:
-    now, rules = context
-    verdict = judge(parsed.raw, carried, parsed.pck_chain, now)
+def _check_tcb(
+    exam: Examination,
+    parsed: Quote,
+    carried: IntelCollateral,
+    context: tuple[datetime, Rules, certificates.Certificate | None],
+) -> None:
+    now, rules, root = context
+    verdict = judge(parsed.raw, carried, parsed.pck_chain, now, root)
     if verdict.code is not None:
         known = any(item.code is not None for item in exam.findings)
         # The library stops at its first objection; ours are finer where we have one already.

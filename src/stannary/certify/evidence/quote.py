@@ -15,16 +15,16 @@ from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import FormatError, UnsupportedFormat
 
 MAX_QUOTE_BYTES = 64 * 1024
-HEADER_BYTES, ENCLAVE_BYTES, TD10_BYTES, TD15_BYTES = 48, 384, 584, 648
+HEADER_BYTES, ENCLAVE_BYTES, TD10_BYTES, TD15_BYTES, TD15_EXTENDED_BYTES = 48, 384, 584, 648, 885
 TEE_SGX, TEE_TDX = 0x00, 0x81
 KEY_ECDSA_P256 = 2
 CERTIFICATION_PCK_CHAIN, CERTIFICATION_QE_REPORT = 5, 6
-BODY_SGX, BODY_TD10, BODY_TD15 = 1, 2, 3
+BODY_SGX, BODY_TD10, BODY_TD15, BODY_TD15_EXTENDED = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
 class TdBody:
-    """A TD report as quoted (TDREPORT 1.0; 1.5 adds two fields at the end)."""
+    """A TD report as quoted (TDREPORT 1.0; 1.5 adds two fields at the end, its extended form others)."""
 
     tee_tcb_svn: bytes
     mr_seam: bytes
@@ -38,6 +38,8 @@ class TdBody:
     mr_owner_config: bytes
     rtmrs: tuple[bytes, bytes, bytes, bytes]
     report_data: bytes
+    tee_tcb_svn2: bytes = b""  # TCB of the TDX module that runs now, after a live update
+    mr_service_td: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +140,16 @@ def parse_enclave(data: bytes) -> EnclaveBody:
 
 
 def parse_td(data: bytes) -> TdBody:
-    """Read a TD report body of 584 or 648 bytes."""
+    """Read a TD report body of 584, 648 or 885 bytes."""
     cursor = Cursor(data, "TD report")
     tee_tcb_svn, mr_seam, mr_signer_seam = cursor.take(16), cursor.take(48), cursor.take(48)
     seam_attributes, td_attributes, xfam = cursor.take(8), cursor.little(8), cursor.take(8)
     mr_td, config_id, owner, owner_config = (cursor.take(48) for _ in range(4))
     rtmrs = (cursor.take(48), cursor.take(48), cursor.take(48), cursor.take(48))
     report_data = cursor.take(64)
+    # TDREPORT 1.5. What follows it in the extended form (service TDs at launch and now, device information)
+    # is signed like all of this; nothing in it widens what a TD may be trusted with.
+    tee_tcb_svn2, service_td = (cursor.take(16), cursor.take(48)) if cursor.remaining else (b"", b"")
     return TdBody(
         tee_tcb_svn=tee_tcb_svn,
         mr_seam=mr_seam,
@@ -158,6 +163,8 @@ def parse_td(data: bytes) -> TdBody:
         mr_owner_config=owner_config,
         rtmrs=rtmrs,
         report_data=report_data,
+        tee_tcb_svn2=tee_tcb_svn2,
+        mr_service_td=service_td,
     )
 
 
@@ -169,6 +176,7 @@ def _body(cursor: Cursor, version: int, tee: int) -> TdBody | EnclaveBody:
         (BODY_SGX, TEE_SGX): ENCLAVE_BYTES,
         (BODY_TD10, TEE_TDX): TD10_BYTES,
         (BODY_TD15, TEE_TDX): TD15_BYTES,
+        (BODY_TD15_EXTENDED, TEE_TDX): TD15_EXTENDED_BYTES,
     }.get((kind, tee))
     if expected is None:
         raise UnsupportedFormat("quote body type is not known", why=f"{kind} for TEE {tee:#x}")

@@ -26,6 +26,17 @@ _CODES: tuple[tuple[str, Code], ...] = (
     ("No matching TCB level", Code.TCB_NOT_ALLOWED),
     ("TCB status is invalid", Code.TCB_NOT_ALLOWED),
     ("Debug mode", Code.GUEST_POLICY),
+    ("TD attributes", Code.GUEST_POLICY),
+    ("TD profiling", Code.GUEST_POLICY),
+    ("TD migration", Code.GUEST_POLICY),
+    ("SERVTD_EXT", Code.GUEST_POLICY),
+    ("SEPT_VE_DISABLE", Code.GUEST_POLICY),
+    ("MR service TD", Code.GUEST_POLICY),
+    ("QE auth data length", Code.UNSUPPORTED),
+    ("Unsupported DCAP", Code.UNSUPPORTED),
+    ("quote must have version", Code.UNSUPPORTED),
+    ("Unknown QE vendor", Code.UNSUPPORTED),
+    ("Failed to decode quote", Code.MALFORMED),
     ("CertRevoked", Code.REVOKED),
     ("for tcb_info", Code.COLLATERAL_INVALID),
     ("for qe_identity", Code.COLLATERAL_INVALID),
@@ -52,8 +63,14 @@ class TcbVerdict:
     reason: str = ""
 
 
-def judge(raw: bytes, carried: IntelCollateral, pck_chain: Iterable[Certificate], now: datetime) -> TcbVerdict:
-    """Return the platform's TCB status at `now`."""
+def judge(
+    raw: bytes,
+    carried: IntelCollateral,
+    pck_chain: Iterable[Certificate],
+    now: datetime,
+    root: Certificate | None = None,
+) -> TcbVerdict:
+    """Return the platform's TCB status at `now`, under the root its chain reached, or Intel's where it reached none."""
     try:
         import dcap_qvl
     except ImportError as err:
@@ -73,7 +90,11 @@ def judge(raw: bytes, carried: IntelCollateral, pck_chain: Iterable[Certificate]
             qe_identity=carried.qe_identity.text,
             qe_identity_signature=carried.qe_identity.signature,
         )
-        report = dcap_qvl.verify(raw, collateral, int(now.timestamp()))
+        moment = int(now.timestamp())
+        if root is None:
+            report = dcap_qvl.verify(raw, collateral, moment)
+        else:
+            report = dcap_qvl.verify_with_root_ca(raw, collateral, root.raw, moment)
         fmspc = str(dcap_qvl.Quote.parse(raw).fmspc())
     except ValueError as err:
         reason = " ".join(str(err).split())
