@@ -101,6 +101,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @click.option("--keep", type=path_type, help="Folder that keeps raw evidence for `certify reappraise`.")
 @click.option("--credential", "credential_file", type=path_type, help="Where to write the signed result (EAR).")
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs the credential (made if absent).")
+@click.option("--html", "page_file", type=path_type, help="Where to write the result as a page to look at.")
 @now_option
 def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: Any) -> int:
     """Appraise a machine's EVIDENCE: its tier, what limits it, its power, and what could not be shown."""
@@ -121,7 +122,7 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
         Folder(options["keep"]).keep(evidence, asked, result, context.policy, format_moment(context.now))
     if options["credential_file"] is not None:
         _write_credential((result, evidence, asked, context), options)
-    _print_result(out, result, context)
+    _print_result(out, result, (evidence, context), options["page_file"])
     if result.decision.refused:
         return EXIT_REFUSED
     return 0 if result.accepted else EXIT_BELOW_POLICY
@@ -175,9 +176,10 @@ def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     return replace(policy, tpm=roots, packaged_revocations=packaged)
 
 
-def _print_result(out: Output, result: Result, context: Context) -> None:
+def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context], page_file: Path | None) -> None:
     from stannary.certify.tiers import NAMES, RESIDUAL, Tier
 
+    _, context = asked
     tier = Tier.T0 if result.decision.refused else result.decision.tier
     limit = result.decision.limiting
     lines = [
@@ -189,27 +191,54 @@ def _print_result(out: Output, result: Result, context: Context) -> None:
     ]
     lines += _power_lines(result, context.claims)
     lines += _layer_lines(result)
-    value = {
+    value = _value(result, asked)
+    if page_file is not None:
+        from stannary.cli import appraisal_page
+
+        files.replace(page_file, appraisal_page.render(value).encode("utf-8"))
+        out.say(f"{page_file}: the same to look at, in a browser")
+    out.result(value, "\n".join(lines))
+
+
+def _value(result: Result, asked: tuple[Evidence, Context]) -> dict[str, Any]:
+    from stannary.certify.moments import format_moment
+    from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+
+    evidence, context = asked
+    tier, limit = Tier.T0 if result.decision.refused else result.decision.tier, result.decision.limiting
+    return {
         "tier": tier.name,
+        "tier_name": NAMES[tier],
+        "residual": RESIDUAL[tier],
         "accepted": result.accepted,
         "refused": result.decision.refused,
         "limit": {"layer": limit.layer, "reason": limit.reason, "remedy": limit.remedy},
         "policy": context.policy.id,
+        "policy_name": context.policy.name,
+        "minimum_tier": context.policy.minimum_tier,
         "claims": context.claims,
+        "claimed_int8_tops": _claimed_tops(context.claims),
+        "evaluated_at": format_moment(context.now),
+        "evidence": evidence.digest(),
         "grade": {} if result.grade is None else result.grade.to_json(result.elapsed_s),
         "submods": {name: item.to_json() for name, item in result.parts.items()},
     }
-    out.result(value, "\n".join(lines))
 
 
-def _power_lines(result: Result, claims: str) -> list[str]:
+def _claimed_tops(claims: str) -> int | None:
+    """Return what the claimed accelerators do by their data sheet, None where we know no sheet."""
     from stannary.certify.appraise import claimed_devices
 
     count, model = claimed_devices(claims)
     sheet = next((tops for name, tops in DATA_SHEET_TOPS.items() if name in model.upper().split()), None)
+    return None if sheet is None else count * sheet
+
+
+def _power_lines(result: Result, claims: str) -> list[str]:
+    sheet = _claimed_tops(claims)
     beside = f"   claimed {claims}" if claims else ""
     if sheet is not None:
-        beside += f" = {count * sheet:,} TOP/s by data sheet"
+        beside += f" = {sheet:,} TOP/s by data sheet"
     if result.grade is None:
         return [f"power      not measured{plain(beside)}"]
     vector = result.grade.vector(result.elapsed_s)
