@@ -19,12 +19,14 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from stannary.certify.tiers import NAMES
+from stannary.certify.grade.scu import REFERENCE
+from stannary.certify.tiers import NAMES, Tier
 from stannary.cli.output import plain
 
 MARKS = {"checked": ("✓", "ok"), "waived": ("?", "open"), "not-applicable": ("·", "na")}
 MAX_TEXT = 400
-BAR_DECADES = 6  # a bar ends a million times below the longest: a laptop beside eight accelerators is still seen
+BAR_DECADES = 6  # a laptop beside eight accelerators is still seen
+SHORTEST = 0.01  # what was measured is seen, however little it is
 UNITS = {
     "int8_tops": ("int8 → int32", "TOP/s"),
     "memory_gb_per_s": ("memory", "GB/s"),
@@ -50,9 +52,10 @@ def _style() -> str:
 
 def _head(value: Mapping[str, Any]) -> str:
     refused, limit = bool(value["refused"]), value["limit"]
-    tone = "bad" if refused else "good" if value["accepted"] else "warn"
+    accepted = "plain" if value["tier"] == Tier.T0.name else "good"  # T0 is not an honour
+    tone = "bad" if refused else accepted if value["accepted"] else "warn"
     verdict = (
-        "Refused: something it says is not so"
+        "Refused: something is false or missing"
         if refused
         else f"Tier {value['tier']}, {value['tier_name']}"
         if value["accepted"]
@@ -82,7 +85,7 @@ def _mark(tier: str, tone: str) -> str:
         f"{60 + 52 * math.cos(math.radians(22.5 + 45 * k)):.1f},{60 + 52 * math.sin(math.radians(22.5 + 45 * k)):.1f}"
         for k in range(8)
     )
-    colour = {"good": "var(--good)", "bad": "var(--bad)", "warn": "var(--open)"}[tone]
+    colour = {"good": "var(--good)", "bad": "var(--bad)", "warn": "var(--open)", "plain": "var(--soft)"}[tone]
     cross = '<path d="M26 94 94 26" stroke="var(--bad)" stroke-width="5"/>' if tone == "bad" else ""
     return (
         f'<svg class="mark" viewBox="0 0 120 120" role="img" aria-label="{_text(tier)}">'
@@ -92,36 +95,38 @@ def _mark(tier: str, tone: str) -> str:
 
 
 def _power(value: Mapping[str, Any]) -> str:
-    grade = value["grade"]
+    grade, claimed = value["grade"], value["claimed_int8_tops"]
     vector = {name: float(text) for name, text in grade.get("vector", {}).items()}
-    claimed = value["claimed_int8_tops"]
     rows = []
     for name, (label, unit) in UNITS.items():
-        rows.append(_bar(label, vector.get(name), unit, max(vector.get(name, 0.0), claimed or 0.0), "measured"))
-        if name == "int8_tops" and claimed is not None:
-            rows.append(_bar(f"{label}, {value['claims']} by data sheet", claimed, unit, claimed, "claim"))
-    rows.append(_bar("network", None, "GB/s", 0.0, "measured"))
+        sheet = claimed if name == "int8_tops" and claimed is not None else REFERENCE[name]
+        longest = max(vector.get(name, 0.0), sheet)
+        whose = f"{value['claims']} by data sheet" if sheet is claimed else "one H100 SXM by data sheet"
+        rows.append(_bar((label, "fill"), vector.get(name), unit, longest))
+        rows.append(_bar((whose, "fill sheet"), sheet, unit, longest))
+    rows.append(_bar(("network", "fill"), None, "GB/s", 0.0))
     scu = "".join(
         f'<tr><td>{_text(name)}</td><td class="n">{_text(text)}</td></tr>'
         for name, text in grade.get("scu", {}).items()
     )
     basket = f"<h2>Standard compute units, {_text(grade['basket'])}</h2><table>{scu}</table>" if scu else ""
     return (
-        f'<h2>Power</h2><table>{"".join(rows)}</table><p class="soft">Bars are logarithmic. Work is over time seen by '
-        f"the verifier; memory and disk are by the machine's own clock.</p>{basket}"
+        f'<h2>Power</h2><table class="power">{"".join(rows)}</table><p class="soft">Bars are logarithmic: each tenth '
+        "of the rail is a factor of four. Work is over time seen by the verifier; memory and disk are by the "
+        f"machine's own clock.</p>{basket}"
     )
 
 
-def _bar(label: str, amount: float | None, unit: str, longest: float, kind: str) -> str:
+def _bar(named: tuple[str, str], amount: float | None, unit: str, longest: float) -> str:
+    label, kind = named
+    place = ' class="soft"' if "sheet" in kind else ""
     if amount is None:
-        return f'<tr><td>{_text(label)}</td><td class="n soft">not measured</td><td></td></tr>'
-    share = 0.0
-    if amount > 0 and longest > 0:
-        share = max(0.0, 1 + math.log10(amount / longest) / BAR_DECADES)
-    fill = "fill claim" if kind == "claim" else "fill"
+        return f'<tr><td{place}>{_text(label)}</td><td class="n soft">not measured</td><td></td></tr>'
+    share = max(SHORTEST, 1 + math.log10(amount / longest) / BAR_DECADES) if amount > 0 else 0.0
+    shown = f"{amount:,.0f}" if amount >= 1000 else f"{amount:.3g}"
     return (
-        f'<tr><td>{_text(label)}</td><td class="n">{amount:,.4g} {unit}</td>'
-        f'<td><div class="rail"><div class="{fill}" style="width:{100 * share:.1f}%"></div></div></td></tr>'
+        f'<tr><td{place}>{_text(label)}</td><td class="n">{shown} {unit}</td>'
+        f'<td><div class="rail"><div class="{kind}" style="width:{100 * share:.1f}%"></div></div></td></tr>'
     )
 
 
