@@ -90,6 +90,11 @@ def read(data: bytes, what: str) -> Element:
     return element
 
 
+def first(data: bytes) -> bytes:
+    """Return the encoding of the first element; what follows it is the caller's to judge."""
+    return _read(data, 0)[0].raw
+
+
 def series(data: bytes, what: str, max_elements: int) -> list[Element]:
     """Read one element after another to the end of `data`; there must be at least one."""
     found: list[Element] = []

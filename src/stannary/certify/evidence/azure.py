@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.certify import certificates
-from stannary.certify.collateral import Collateral, CollateralKey
+from stannary.certify.anchor import report_data
+from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import quote as dcap
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence import tpm_structures as tpm
@@ -61,6 +62,17 @@ class HclReport:
     hash_name: str
     runtime: bytes
     attestation_key: rsa.RSAPublicKey
+    user_data: bytes  # what the guest asked the paravisor to hash along, empty if nothing
+
+    @property
+    def is_tdx(self) -> bool:
+        """Whether the hardware report is a TD report."""
+        return self.report_type == _REPORT_TDX
+
+    @property
+    def report_data(self) -> bytes:
+        """REPORTDATA of a TD report."""
+        return self.hardware[_TD_REPORT_DATA]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +122,15 @@ class AzureVerifier:
             self._check_binding(exam, parsed, parsed.td_quote.body.report_data)
             exam.require(
                 "td-report",
-                parsed.hcl.hardware[_TD_REPORT_DATA] == parsed.td_quote.body.report_data,
+                parsed.hcl.report_data == parsed.td_quote.body.report_data,
                 Step.BINDING,
                 Code.BINDING_MISMATCH,
                 observed="HCL report and TD quote are of two different reports",
             )
         self._check_quote(exam, parsed, bound)
         if rules.golden_boots:
-            tpm_evidence.check_golden(exam, None, parsed.attest.covered(parsed.pcrs), rules)
+            quoted = parsed.attest.covered({"sha256": parsed.pcrs})
+            tpm_evidence.check_golden(exam, None, quoted.get("sha256", {}), rules)
         else:  # the launch measurement is the paravisor's: any system may run above it
             exam.waive("guest.measurement", "no reference boot given for the registers of the guest's vTPM")
         return exam.close()
@@ -141,8 +154,10 @@ class AzureVerifier:
             Code.SIGNATURE_INVALID,
             observed="vTPM quote is not signed by HCLAkPub",
         )
-        tpm_evidence.check_registers(exam, parsed.attest, parsed.pcrs, parsed.signature.digest)
+        tpm_evidence.check_registers(exam, parsed.attest, {"sha256": parsed.pcrs}, parsed.signature.digest)
         tpm_evidence.check_challenge(exam, parsed.attest, bound)
+        # Freshness is the quote's; a collector of ours also has the hardware report made anew over the anchor.
+        exam.claims["hardware_report_fresh"] = bound is not None and parsed.hcl.user_data == report_data(bound)
         exam.claims["reset_count"] = parsed.attest.reset_count
         exam.claims["pcrs"] = {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)}
 
@@ -213,11 +228,20 @@ def parse_hcl(data: bytes) -> HclReport:
     runtime = cursor.take(size)
     if any(cursor.take(cursor.remaining)):
         raise FormatError("HCL report has trailing bytes")
-    return HclReport(hardware, report_type, _HASHES[hash_type], runtime, _attestation_key(runtime))
+    claims = canonical.decode_object(runtime, max_bytes=MAX_RUNTIME_BYTES)
+    return HclReport(hardware, report_type, _HASHES[hash_type], runtime, _attestation_key(claims), _user_data(claims))
 
 
-def _attestation_key(runtime: bytes) -> rsa.RSAPublicKey:
-    listed = canonical.decode_object(runtime, max_bytes=MAX_RUNTIME_BYTES).get("keys")
+def _user_data(claims: dict[str, Json]) -> bytes:
+    """Read what only ever adds a claim: spelled in another way it is as good as absent."""
+    try:
+        return unhex(claims.get("user-data"), "user data")
+    except FormatError:
+        return b""
+
+
+def _attestation_key(claims: dict[str, Json]) -> rsa.RSAPublicKey:
+    listed = claims.get("keys")
     found = [
         item
         for item in (listed if isinstance(listed, list) else [])

@@ -23,39 +23,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from stannary.certify import certificates, der, keys
-from stannary.certify.collateral import Collateral, CollateralKey, unhex
-from stannary.certify.evidence import event_log
+from stannary.certify import certificates, der
+from stannary.certify.collateral import Collateral, CollateralKey
+from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.evidence.tpm_forms import TpmEvidence
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError
-from stannary.formats import canonical, dsse
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.event_log import EventLog
-    from stannary.certify.evidence.tpm_structures import Attest, PublicArea, Signature
+    from stannary.certify.evidence.tpm_structures import Attest, PublicArea, Registers
     from stannary.certify.rules import GoldenBoot, Rules
     from stannary.formats.canonical import Json
 
 EKU_EK_CERTIFICATE = "2.23.133.8.1"
 NUM_LOGGED_PCRS = 10  # firmware, loader and kernel; 10 is IMA's, 11 systemd's, 16 and 23 anybody's
 EV_SEPARATOR, EV_VARIABLE_DRIVER_CONFIG = 0x04, 0x80000001
-_HEX_NAMES = {
-    "attest": ("attest_hex", "attest"),
-    "signature": ("signature_tpmt_hex", "signature"),
-    "ak": ("ak_pub_tpmt_hex", "ak_public"),
-    "ek": ("ek_pub_tpmt_hex", "ek_public"),
-    "certificate": ("ek_cert_hex", "ek_certificate_hex", "ek_cert_der_hex", "ek_certificate"),
-    "log": ("event_log_hex", "event_log"),
-    "secret": ("activation_secret_hex", "activation_secret"),
-    "nonce": ("nonce_hex", "nonce"),
-}
+STRONG_BANKS = ("sha256", "sha384", "sha512")  # a SHA-1 log can be made to fit: NIST SP 800-131A ended it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +54,6 @@ class BootSession:
 
     reset_count: int
     restart_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class TpmEvidence:
-    """Parsed evidence of one TPM. `claimed_nonce` serves vectors only: a verifier brings its own."""
-
-    attest: Attest
-    signature: Signature
-    ak: PublicArea | None
-    bare_key: keys.PublicKey | None  # a quoting key sent without its TPM attributes
-    ek: PublicArea | None
-    ek_chain: tuple[Certificate, ...]
-    pcrs: dict[int, bytes]
-    log: EventLog | None
-    activation_secret: bytes
-    claimed_nonce: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +90,8 @@ class TpmVerifier:
         self._believes_nonce = believes_nonce
 
     def parse(self, blob: bytes) -> TpmEvidence:
-        """Read the JSON form, ours or that of guest components that send a bare key."""
-        members = canonical.decode_object(blob)
-        return parse_bare(members) if "tpm_quote" in members else parse_evidence(members)
+        """Read evidence in our form or another tool's."""
+        return tpm_forms.parse(blob)
 
     def collateral_keys(self, parsed: TpmEvidence) -> tuple[CollateralKey, ...]:
         """Name the EK certificate's issuers."""
@@ -137,72 +110,10 @@ class TpmVerifier:
         check_quote(exam, parsed, bound)
         _check_activation(exam, parsed, self._activation)
         _check_session(exam, parsed, self._session)
-        quoted = parsed.attest.covered(parsed.pcrs)
+        quoted = parsed.attest.covered(parsed.banks)
         check_log(exam, parsed.log, quoted)
-        check_golden(exam, parsed.log, quoted, rules)
+        check_golden(exam, parsed.log, quoted.get("sha256", {}), rules)
         return exam.close()
-
-
-def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
-    """Read evidence members: hex strings, `pcrs_sha256` an object of index to hex."""
-    values = {name: _member(members, spellings) for name, spellings in _HEX_NAMES.items()}
-    for name in ("attest", "signature"):
-        if not values[name]:
-            raise FormatError("TPM evidence lacks a part", why=name)
-    listed = members.get("pcrs_sha256", members.get("pcrs"))
-    chain = members.get("ek_chain", [])
-    if not isinstance(listed, dict) or not isinstance(chain, list) or len(chain) > certificates.MAX_PATH:
-        raise FormatError("TPM evidence lacks its registers")
-    carried = [values["certificate"], *(unhex(item, "EK issuer") for item in chain)]
-    return TpmEvidence(
-        attest=tpm.parse_attest(values["attest"]),
-        signature=tpm.parse_signature(values["signature"]),
-        ak=tpm.parse_public(values["ak"]) if values["ak"] else None,
-        bare_key=None,
-        ek=tpm.parse_public(values["ek"]) if values["ek"] else None,
-        ek_chain=tuple(certificates.parse(item) for item in carried if item),
-        pcrs=parse_pcrs(listed),
-        log=event_log.parse_log(values["log"]) if values["log"] else None,
-        activation_secret=values["secret"],
-        claimed_nonce=values["nonce"] if "nonce_hex" in members else None,
-    )
-
-
-def parse_bare(members: dict[str, Json]) -> TpmEvidence:
-    """Read `ak_public` (a SubjectPublicKeyInfo) and `tpm_quote {message, signature, pcrs}` in base64.
-
-    Such evidence says nothing of the key's attributes, so it can never show rule 1.
-    """
-    quote = members["tpm_quote"]
-    if not isinstance(quote, dict):
-        raise FormatError("TPM evidence lacks its quote")
-    listed = quote.get("pcrs")
-    if not isinstance(listed, list):
-        raise FormatError("TPM evidence lacks its registers")
-    return TpmEvidence(
-        attest=tpm.parse_attest(dsse.decode_base64(quote.get("message"), "quote")),
-        signature=tpm.parse_signature(dsse.decode_base64(quote.get("signature"), "signature")),
-        ak=None,
-        bare_key=keys.load(dsse.decode_base64(members.get("ak_public"), "attestation key")),
-        ek=None,
-        ek_chain=(),
-        pcrs=parse_pcrs({str(index): value for index, value in enumerate(listed)}),
-        log=None,
-        activation_secret=b"",
-        claimed_nonce=None,
-    )
-
-
-def parse_pcrs(listed: dict[str, Json]) -> dict[int, bytes]:
-    """Read SHA-256 registers by decimal index."""
-    found: dict[int, bytes] = {}
-    for index, value in listed.items():
-        if not index.isascii() or not index.isdigit() or len(index) > 2 or int(index) >= tpm.NUM_PCRS:
-            raise FormatError("TPM evidence names an unknown register", why=repr(index)[:40])
-        found[int(index)] = unhex(value, "register")
-        if len(found[int(index)]) != 32:
-            raise FormatError("TPM register is not SHA-256", why=f"{len(found[int(index)])} bytes")
-    return found
 
 
 def check_endorsement(
@@ -245,15 +156,22 @@ def check_endorsement(
         "ek-usage", _names_ek(leaf), Step.CHAIN, Code.CHAIN_INVALID, observed="certificate is not for a TPM's EK"
     )
     if parsed.ek is not None:
-        spki = parsed.ek.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         exam.require(
             "ek-key",
-            spki == leaf.spki,
+            _is_key_of(parsed.ek, leaf),
             Step.BINDING,
             Code.BINDING_MISMATCH,
             observed="EK is not the one certified",
         )
     exam.identities.append(f"ek:{leaf.key_pin}")
+
+
+def _is_key_of(ek: PublicArea, leaf: Certificate) -> bool:
+    """Whether a certificate is for this key; makers write one RSA key under two algorithm names."""
+    try:
+        return bool(leaf.public_key() == ek.key)
+    except FormatError:
+        return False
 
 
 def _software(exam: Examination) -> None:
@@ -296,7 +214,7 @@ def check_quote(exam: Examination, parsed: TpmEvidence, bound: bytes | None) -> 
         key, parsed.signature, attest.raw
     )
     exam.require("signature", signed, Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not made by this key")
-    check_registers(exam, attest, parsed.pcrs, parsed.signature.digest)
+    check_registers(exam, attest, parsed.banks, parsed.signature.digest)
     if parsed.ak is not None:
         name = parsed.ak.name
         # A primary key's qualified name is H(H(hierarchy) ‖ name): it differs from the name but has its size.
@@ -332,9 +250,9 @@ def check_challenge(exam: Examination, attest: Attest, bound: bytes | None) -> N
     )
 
 
-def check_registers(exam: Examination, attest: Attest, pcrs: dict[int, bytes], digest: str) -> None:
+def check_registers(exam: Examination, attest: Attest, banks: Registers, digest: str) -> None:
     """Check that the registers beside the quote are the ones it covers."""
-    computed = tpm.pcr_digest(attest, pcrs, digest)
+    computed = tpm.banks_digest(attest, banks, digest)
     exam.require(
         "pcr-digest",
         computed is not None and computed == attest.pcr_digest,
@@ -383,29 +301,25 @@ def _check_session(exam: Examination, parsed: TpmEvidence, session: BootSession 
     )
 
 
-def check_log(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes]) -> None:
-    """Replay the log and compare every register it measures (rule 5)."""
+def check_log(exam: Examination, log: EventLog | None, quoted: Registers) -> None:
+    """Replay the log in every bank the quote covers and compare each register it measures (rule 5)."""
     if log is None:
         exam.waive("event-log", "no event log carried")
         return
-    if "sha256" not in log.banks:
-        exam.refuse("event-log", Step.REPLAY, Code.REPLAY_MISMATCH, observed="the log has no SHA-256 bank")
+    banks = [bank for bank in STRONG_BANKS if quoted.get(bank)] or ["sha256"]
+    missing = [bank for bank in banks if bank not in log.banks]
+    if missing:
+        observed = f"the log has no {', '.join(missing)} bank"
+        exam.refuse("event-log", Step.REPLAY, Code.REPLAY_MISMATCH, observed=observed)
         return
-    for index, value in sorted(log.replay("sha256").items()):
-        if index >= NUM_LOGGED_PCRS or index not in pcrs:
-            exam.not_applicable(f"pcr{index}-replay", "not quoted, or extended after firmware by others")
-            continue
-        exam.require(
-            f"pcr{index}-replay",
-            value == pcrs[index],
-            Step.REPLAY,
-            Code.REPLAY_MISMATCH,
-            observed=f"log gives PCR {index} {value.hex()}",
-            expected=pcrs[index].hex(),
-        )
-    # A PCR 7 that no quote covers, or that the log does not give, shows whatever its sender likes.
-    replays = 7 in pcrs and log.replay("sha256").get(7) == pcrs[7]
-    state = secure_boot(log) if replays else "not measured"
+    states = set()
+    for bank in banks:
+        registers, replayed = quoted.get(bank, {}), log.replay(bank)
+        _check_replay(exam, replayed, registers, "" if bank == "sha256" else f"-{bank}")
+        # A PCR 7 that no quote covers, or that the log does not give, shows whatever its sender likes.
+        replays = 7 in registers and replayed.get(7) == registers[7]
+        states.add(secure_boot(log, bank) if replays else "not measured")
+    state = states.pop() if len(states) == 1 else "not measured"
     exam.claims["secure_boot"] = state
     if state != "on":
         exam.cap(
@@ -418,7 +332,23 @@ def check_log(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes]) -
         )
 
 
-def secure_boot(log: EventLog) -> str:
+def _check_replay(exam: Examination, replayed: dict[int, bytes], quoted: dict[int, bytes], suffix: str) -> None:
+    for index, value in sorted(replayed.items()):
+        name = f"pcr{index}{suffix}-replay"
+        if index >= NUM_LOGGED_PCRS or index not in quoted:
+            exam.not_applicable(name, "not quoted, or extended after firmware by others")
+            continue
+        exam.require(
+            name,
+            value == quoted[index],
+            Step.REPLAY,
+            Code.REPLAY_MISMATCH,
+            observed=f"log gives PCR {index} {value.hex()}",
+            expected=quoted[index].hex(),
+        )
+
+
+def secure_boot(log: EventLog, bank: str = "sha256") -> str:
     """Return `on`, `off` or `not measured` from the SecureBoot variable event of PCR 7.
 
     Root can extend PCR 7 himself once the system runs, so only what firmware measured before its separator
@@ -431,7 +361,7 @@ def secure_boot(log: EventLog) -> str:
             return "not measured"
         if event.type != EV_VARIABLE_DRIVER_CONFIG:
             continue
-        if hashlib.sha256(event.data).digest() != event.digests.get("sha256"):
+        if hashlib.new(bank, event.data).digest() != event.digests.get(bank):
             return "not measured"
         if len(event.data) < 32:
             continue
@@ -490,10 +420,3 @@ def _claims(parsed: TpmEvidence) -> dict[str, Json]:
         "ak_name": "" if parsed.ak is None else parsed.ak.name.hex(),
         "pcrs": {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)},
     }
-
-
-def _member(members: dict[str, Json], spellings: tuple[str, ...]) -> bytes:
-    for name in spellings:
-        if name in members:
-            return unhex(members[name], name)
-    return b""

@@ -21,6 +21,7 @@ ALG_RSA, ALG_NULL, ALG_RSASSA, ALG_RSAPSS, ALG_ECDSA, ALG_ECC = 0x0001, 0x0010, 
 HASHES = {0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
 BANKS = {0x0004: "sha1", **HASHES}
 CURVES: dict[int, ec.EllipticCurve] = {0x0003: ec.SECP256R1(), 0x0004: ec.SECP384R1(), 0x0005: ec.SECP521R1()}
+Registers = dict[str, dict[int, bytes]]  # by bank, then by index
 _CRYPTOGRAPHY: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -71,10 +72,13 @@ class Attest:
     selections: tuple[tuple[str, tuple[int, ...]], ...]
     pcr_digest: bytes
 
-    def covered(self, pcrs: dict[int, bytes]) -> dict[int, bytes]:
-        """Return the SHA-256 registers that this quote selects; what it does not select is nobody's word."""
-        selected = {index for bank, indices in self.selections if bank == "sha256" for index in indices}
-        return {index: value for index, value in pcrs.items() if index in selected}
+    def covered(self, banks: Registers) -> Registers:
+        """Return the registers that this quote selects; what it does not select is nobody's word."""
+        found: Registers = {}
+        for bank, indices in self.selections:
+            given = banks.get(bank, {})
+            found.setdefault(bank, {}).update({index: given[index] for index in indices if index in given})
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,17 @@ def verify(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, signature: Signatu
 
 
 def pcr_digest(attest: Attest, pcrs: dict[int, bytes], digest: str) -> bytes | None:
-    """Return the digest over the selected registers; None where one is not given or of another bank."""
+    """Return the digest over the selected SHA-256 registers; None where one is not given or of another bank."""
+    return banks_digest(attest, {"sha256": pcrs}, digest)
+
+
+def banks_digest(attest: Attest, banks: Registers, digest: str) -> bytes | None:
+    """Return the digest over the selected registers, in the quote's order of banks; None where one is not given."""
     state = hashlib.new(digest)
     for bank, indices in attest.selections:
         for index in indices:
-            value = pcrs.get(index)
-            if bank != "sha256" or value is None:
+            value = banks.get(bank, {}).get(index)
+            if value is None:
                 return None
             state.update(value)
     return state.digest()
