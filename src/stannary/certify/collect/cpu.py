@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.certify import anchor as anchors
-from stannary.certify.collect import nitro, tpm, tsm
+from stannary.certify.collect import azure, nitro, tpm, tsm
 from stannary.certify.envelope import Part
 from stannary.errors import EnvironmentProblem, StannaryError
 
@@ -69,4 +69,5 @@ def _tsm(bound: bytes, sources: Sources) -> Part:
 INTERFACES = (
     Interface("configfs-tsm", _tsm),
     Interface("Nitro Secure Module", lambda bound, sources: nitro.gather(bound, sources.nsm)),
+    Interface("Azure vTPM", azure.gather),
 )

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import certificates, envelope
-from stannary.certify.collect import cpu, host, nitro, nvml, tpm, tpm_client, tsm
+from stannary.certify.collect import cpu, host, metadata, nitro, nvml, tpm, tpm_client, tsm
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
@@ -39,6 +39,7 @@ class Sources:
     ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
     tsm: Path = tsm.CONFIGFS
     nsm: Path = nitro.DEVICE
+    metadata: str = metadata.ADDRESS
     bound_key: bytes = b""  # public key to bind; made here if empty
     bench_s: float = 5.0  # 0: no power test
     bench_n: int = 0  # 0: by device

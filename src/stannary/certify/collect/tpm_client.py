@@ -38,7 +38,8 @@ OWNER = 0x40000001
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _CREATE_PRIMARY, _NV_READ, _ACTIVATE, _POLICY_SECRET = 0x131, 0x14E, 0x147, 0x151
 _QUOTE, _FLUSH, _NV_READ_PUBLIC, _READ_PUBLIC = 0x158, 0x165, 0x169, 0x173
-_START_SESSION, _PCR_READ = 0x176, 0x17E
+_START_SESSION, _PCR_READ, _NV_DEFINE, _NV_WRITE = 0x176, 0x17E, 0x12A, 0x137
+_NV_OF_OWNER = 0x00060006  # TPMA_NV: read and written with the owner's or the index's password
 _RC_RETRY, _RC_NV_UNINITIALIZED = 0x922, 0x14A
 _MAX_RETRIES = 20
 # Answers that say what to change (part 2, section 6.6): mask, value, words, next step. Codes with bit 7 number the
@@ -99,8 +100,7 @@ class TpmClient:
         size, data = int.from_bytes(area[-2:], "big"), b""
         while len(data) < size:
             count = min(MAX_NV_CHUNK_BYTES, size - len(data))
-            body = struct.pack(">II", OWNER, index) + _area(_session(PASSWORD)) + struct.pack(">HH", count, len(data))
-            code, answer = self._attempt(_SESSIONS, _NV_READ, body)
+            code, answer = self._nv_chunk(index, count, len(data))
             if code == _RC_NV_UNINITIALIZED:
                 return b""
             if code:
@@ -111,6 +111,22 @@ class TpmClient:
                 raise ServiceError("the TPM gave another length", why=f"{len(chunk)} of {count} bytes of {index:#x}")
             data += chunk
         return data
+
+    def nv_write(self, index: int, data: bytes) -> bool:
+        """Write an NV index of the owner whole, defined here if it is not; False where the TPM refuses."""
+        if self._attempt(_NO_SESSIONS, _NV_READ_PUBLIC, struct.pack(">I", index))[0]:
+            public = struct.pack(">IHIHH", index, 0x000B, _NV_OF_OWNER, 0, len(data))
+            definition = struct.pack(">HH", 0, len(public)) + public
+            body = struct.pack(">I", OWNER) + _area(_session(PASSWORD)) + definition
+            if self._attempt(_SESSIONS, _NV_DEFINE, body)[0]:
+                return False
+        head = struct.pack(">II", OWNER, index) + _area(_session(PASSWORD))
+        for offset in range(0, len(data), MAX_NV_CHUNK_BYTES):
+            chunk = data[offset : offset + MAX_NV_CHUNK_BYTES]
+            parameters = struct.pack(">H", len(chunk)) + chunk + struct.pack(">H", offset)
+            if self._attempt(_SESSIONS, _NV_WRITE, head + parameters)[0]:
+                return False
+        return True
 
     def ek_certificate(self, profile: EkProfile = RSA_2048) -> bytes:
         """Read an EK certificate from NV memory; empty if the maker put none there."""
@@ -191,6 +207,14 @@ class TpmClient:
             answer = self._exchange(_SESSIONS, _ACTIVATE, handles + _area(sessions) + credential)
             cursor = Cursor(answer, "activated credential")
             return Cursor(cursor.take(cursor.big(4)), "activated credential").sized_big()
+
+    def _nv_chunk(self, index: int, count: int, offset: int) -> tuple[int, bytes]:
+        """Read by the owner's right; where an administrator set a password, by the index's own."""
+        parameters = _area(_session(PASSWORD)) + struct.pack(">HH", count, offset)
+        code, answer = self._attempt(_SESSIONS, _NV_READ, struct.pack(">II", OWNER, index) + parameters)
+        if code in {0, _RC_NV_UNINITIALIZED}:
+            return code, answer
+        return self._attempt(_SESSIONS, _NV_READ, struct.pack(">II", index, index) + parameters)
 
     @contextlib.contextmanager
     def _primary(self, template: bytes) -> Iterator[Loaded]:
