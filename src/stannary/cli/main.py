@@ -18,9 +18,16 @@ import click
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
 from stannary.cli.registry import COMMANDS
-from stannary.errors import StannaryError, UsageError
+from stannary.errors import EnvironmentProblem, StannaryError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# Which extra of pyproject.toml brings a package that only some commands need.
+EXTRAS = {
+    **dict.fromkeys(("blake3", "obstore", "pyrage", "safetensors", "zstandard"), "seal"),
+    **dict.fromkeys(("dcap_qvl", "lxml", "numpy"), "certify"),
+    **dict.fromkeys(("alembic", "fastapi", "sqlalchemy", "uvicorn"), "market"),
+    "torch": "train",
+}
 
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +87,20 @@ def _usage_error(err: click.UsageError) -> UsageError:
     return UsageError(err.format_message().rstrip("."), why="the command line does not parse", hint=f"{path} --help")
 
 
+def _not_installed(package: str) -> EnvironmentProblem:
+    """A package of an extra that is not here is no bug: say which extra brings it."""
+    extra = EXTRAS[package]
+    return EnvironmentProblem(
+        "this command needs more than the client",
+        why=f"{package} is not installed",
+        hint=f"pip install 'stannary[{extra}]', in a checkout: pip install '.[{extra}]'",
+    )
+
+
 def _unexpected(err: Exception) -> StannaryError:
+    package = (err.name or "").partition(".")[0] if isinstance(err, ModuleNotFoundError) else ""
+    if package in EXTRAS:
+        return _not_installed(package)
     wrapped = StannaryError(
         "unexpected failure, a bug of ours",
         why=f"{type(err).__name__}: {err}"[:300],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ STOP_PATIENCE_S = 15.0
 DEPOSIT_USD_MICROS = 100_000_000  # play money: nobody outside this machine owes it
 BOND_USD_MICROS = 10_000_000
 ASK_USD_MICROS_PER_HOUR = 100_000
+LOCAL_PACKAGES = ("uvicorn", "sqlalchemy", "torch")  # one of each of its extras: market, its store, training
 CARD_FILE = "market.json"
 NODE_FILE = "node.json"  # written by the agent when a join is done
 
@@ -148,6 +150,13 @@ class LocalMarket:
         return Operator(card.url, token, card.tls_fingerprint)
 
     def _start_market(self) -> Card:
+        absent = [name for name in LOCAL_PACKAGES if importlib.util.find_spec(name) is None]
+        if absent:
+            raise EnvironmentProblem(
+                "a private market needs more than the client",
+                why=f"{', '.join(absent)} not installed",
+                hint="pip install 'stannary[local]', in a checkout: pip install '.[local]'",
+            )
         path = self.directory / CARD_FILE
         stale = self.register.find("market")
         if stale is not None:  # alive but deaf: it would keep the log locked

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +112,38 @@ def test_exit_codes_are_those_of_the_error_tree(monkeypatch):
 
     monkeypatch.setattr(edge.cli, "main", refuse)
     assert edge.run([]) == 5
+
+
+@pytest.mark.parametrize(("package", "extra"), [("blake3", "seal"), ("lxml.etree", "certify"), ("torch", "train")])
+def test_missing_extra_is_named_not_called_a_bug(package, extra, monkeypatch, capsys):
+    """A package of an extra that is not installed gives its name, the extra and the command that brings it."""
+
+    def fail(**_: object) -> int:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(edge.cli, "main", fail)
+    assert edge.run(["anything"]) == 1
+    printed = capsys.readouterr().err
+    assert f"{package.partition('.')[0]} is not installed" in printed
+    assert f"pip install 'stannary[{extra}]'" in printed
+    assert "bug" not in printed
+
+
+def test_missing_module_of_ours_is_a_bug(monkeypatch, capsys):
+    """Only packages of extras are excused."""
+
+    def fail(**_: object) -> int:
+        raise ModuleNotFoundError("No module named 'stannary.gone'", name="stannary.gone")
+
+    monkeypatch.setattr(edge.cli, "main", fail)
+    assert edge.run(["anything"]) == 1
+    assert "a bug of ours" in capsys.readouterr().err
+
+
+def test_extras_are_those_of_the_project():
+    """Each package named for an error is brought by the extra it names."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    listed = project["project"]["optional-dependencies"]
+    for package, extra in edge.EXTRAS.items():
+        names = {entry.replace("-", "_").split(">")[0] for entry in listed[extra]}
+        assert package in names, (package, extra)

@@ -87,7 +87,13 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_RECEIPT_BYTES + 1)
     except OSError as err:
-        raise UsageError("cannot read the file", why=str(err)) from err
+        raise UsageError(
+            "cannot read the file",
+            why=f"{path}: {err.strerror}",
+            hint="stannary verify JOB.receipt.json",
+        ) from err
     if len(data) > MAX_RECEIPT_BYTES:
-        raise FormatError("the file is too large", why=f"over {MAX_RECEIPT_BYTES:,} bytes: {path}")
+        raise FormatError(
+            "the file is too large", why=f"over {MAX_RECEIPT_BYTES:,} bytes: {path}", hint="is it a receipt?"
+        )
     return data
