@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify import certificates, keys, revocation
 from stannary.certify.anchor import report_data
-from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson, unhex
+from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.quote import EnclaveBody, Quote, TdBody
 from stannary.certify.evidence.tcb import TcbVerdict, judge
@@ -66,7 +66,7 @@ class IntelVerifier:
 
     def parse(self, blob: bytes) -> Quote:
         """Read a quote of this verifier's TEE."""
-        parsed = quote.parse_quote(_binary(blob))
+        parsed = quote.parse_quote(quote.binary(blob))
         if parsed.is_tdx != (self.kind == "tdx"):
             raise FormatError(f"not a {self.kind} quote", why="the quote is of the other TEE")
         return parsed
@@ -100,14 +100,6 @@ class IntelVerifier:
         check_guest(exam, parsed)
         _check_measurement(exam, parsed, rules)
         return exam.close()
-
-
-def _binary(blob: bytes) -> bytes:
-    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x."""
-    text = blob.strip().removeprefix(b"0x")
-    if text[:4] in {b"0300", b"0400", b"0500"}:
-        return unhex(text.decode("ascii", errors="replace"), "quote")
-    return blob
 
 
 def check_signatures(

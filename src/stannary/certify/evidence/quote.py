@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from stannary.certify import certificates
 from stannary.certify.certificates import Certificate
+from stannary.certify.collateral import unhex
 from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import FormatError, UnsupportedFormat
 
@@ -74,6 +75,21 @@ class Quote:
     def is_tdx(self) -> bool:
         """Whether the body is a trust domain's."""
         return isinstance(self.body, TdBody)
+
+
+def binary(blob: bytes) -> bytes:
+    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x."""
+    text = blob.strip().removeprefix(b"0x")
+    if text[:4] in {b"0300", b"0400", b"0500"}:
+        return unhex(text.decode("ascii", errors="replace"), "quote")
+    return blob
+
+
+def is_quote(blob: bytes) -> bool:
+    """Whether bytes start like a quote of a version we know."""
+    return blob.strip().removeprefix(b"0x")[:4] in {b"0300", b"0400", b"0500"} or (
+        len(blob) > HEADER_BYTES and blob[:4] in {b"\3\0\2\0", b"\4\0\2\0", b"\5\0\2\0"}
+    )
 
 
 def parse_quote(data: bytes) -> Quote:

@@ -90,9 +90,9 @@ def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
     return TpmEvidence(
         attest=tpm.parse_attest(values["attest"]),
         signature=tpm.parse_signature(values["signature"]),
-        banks=_banks(members),
-        ak=_public(values["ak"]),
-        ek=_public(values["ek"]),
+        banks=read_banks(members),
+        ak=read_public(values["ak"]),
+        ek=read_public(values["ek"]),
         ek_chain=tuple(certificates.parse(_without_padding(item)) for item in carried if item),
         log=_log(values["log"]),
         activation_secret=values["secret"],
@@ -131,7 +131,7 @@ def parse_dump(members: dict[str, Json]) -> TpmEvidence:
         attest=tpm.parse_attest(dsse.decode_base64(quote.get("Quote"), "quote")),
         signature=tpm.parse_signature(dsse.decode_base64(quote.get("Signature"), "signature")),
         banks=banks,
-        ak=_public(dsse.decode_base64(ak.get("Public"), "attestation key")),
+        ak=read_public(dsse.decode_base64(ak.get("Public"), "attestation key")),
         log=_log(dsse.decode_base64(log.get("Raw"), "event log")),
         claimed_nonce=dsse.decode_base64(quote["Nonce"], "nonce") if isinstance(quote.get("Nonce"), str) else None,
     )
@@ -154,7 +154,7 @@ def parse_attestation(blob: bytes) -> TpmEvidence:
         attest=tpm.parse_attest(protobuf.single(judged, 1)),
         signature=tpm.parse_signature(protobuf.single(judged, 2)),
         banks=_map(protobuf.read(protobuf.single(judged, 3), "registers")),
-        ak=_public(protobuf.single(whole, 1)),
+        ak=read_public(protobuf.single(whole, 1)),
         log=_log(protobuf.single(whole, 3)),
     )
 
@@ -167,7 +167,7 @@ def _map(fields: protobuf.Fields) -> Registers:
     return banks
 
 
-def _banks(members: dict[str, Json]) -> Registers:
+def read_banks(members: dict[str, Json]) -> Registers:
     """Read `pcrs_<bank>` objects, or `pcrs`, whose bank its values' size tells. None at all cover no quote."""
     found: Registers = {}
     for name in ("pcrs", *_BANK_MEMBERS):
@@ -204,7 +204,7 @@ def _add(banks: Registers, index: Json, value: bytes) -> None:
     registers[index] = value
 
 
-def _public(data: bytes) -> PublicArea | None:
+def read_public(data: bytes) -> PublicArea | None:
     """Read a TPMT_PUBLIC, or one inside TPM2B_PUBLIC as TPM2_ReadPublic returns it."""
     if int.from_bytes(data[:2], "big") == len(data) - 2:
         data = data[2:]
