@@ -15,11 +15,12 @@ Pure: challenge, time, policy, references and registry are arguments.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stannary.certify import references, revocation_notice
 from stannary.certify.anchor import anchor, device_nonce
+from stannary.certify.collateral_items import joined
 from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.intel import IntelVerifier
@@ -35,10 +36,11 @@ from stannary.certify.tiers import Decision, Tier, decide
 from stannary.errors import FormatError, UnsupportedFormat, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from stannary.certify.challenge import Challenge, Memory
+    from stannary.certify.collateral_items import Item
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
@@ -59,6 +61,7 @@ class Context:
     vouchers: tuple[dsse.Envelope, ...] = ()
     notices: tuple[dsse.Envelope, ...] = ()  # revocation notices
     withdrawals: tuple[Withdrawal, ...] = ()  # of notices believed already
+    items: Mapping[tuple[str, str], Item] = field(default_factory=dict)  # collateral fetched beside the evidence
     registry: frozenset[str] = frozenset()  # identities of *other* nodes
     denied: frozenset[str] = frozenset()
     spent: bool = False  # the challenge was answered before
@@ -131,9 +134,15 @@ def _layer(name: str, part: Part, expected: bytes, context: tuple[Context, Any])
     outer, rules = context
     try:
         verifier, bound = _verifier(name, part, expected, outer)
-        collateral = part.collateral()
+        carried = part.collateral()
     except FormatError as err:
         return unreadable(part.kind, err)
+    try:
+        collateral = joined(part, carried, outer.items)
+    except FormatError as err:
+        exam = Examination(part.kind)
+        exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=err)
+        return exam.close()
     appraisal = examine(verifier, part.evidence, bound=bound, collateral=collateral, now=outer.now, rules=rules)
     if part.kind == "nvgpu":
         return _with_manifests(name, appraisal, part, (collateral, outer, rules))
@@ -181,12 +190,12 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[
         Code.BINDING_MISMATCH,
         observed=f"{appraisal.claims.get('device')} in {name.partition('/')[0]}",
     )
-    if not part.rims:
+    if not collateral.rims:
         exam.waive("golden", "no reference manifests carried")
         return exam.close()
     report = DeviceVerifier().parse(part.evidence)
     versions: set[str] = set()
-    for number, data in enumerate(part.rims):
+    for number, data in enumerate(collateral.rims):
         try:
             manifest = rim.parse_manifest(data)
         except FormatError as err:

@@ -2,7 +2,7 @@
 
 Nothing is fetched here. A verifier names what it needs (`collateral_keys`), the caller gathers it
 from the evidence, a folder or a cache, and the verifier judges each artifact at the evaluation
-time. Of two copies the newer wins (`newer`), so that an attacker cannot replay an old one that is
+time. Of two copies the newer wins (`newest_of`), so that an attacker cannot replay an old one that is
 still inside its window over a newer one we hold.
 """
 
@@ -12,11 +12,14 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stannary.certify.revocation import OcspResponse, RevocationList
+from stannary.certify.moments import parse_moment
+from stannary.certify.revocation import OcspResponse, RevocationList, parse_crl
 from stannary.errors import FormatError
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from stannary.certify.certificates import Certificate
 
 MAX_COLLATERAL_BYTES = 1 << 20
@@ -75,17 +78,44 @@ class Collateral:
 EMPTY = Collateral()
 
 
-def newer(mine: IntelCollateral | None, carried: IntelCollateral | None) -> IntelCollateral | None:
-    """Return whichever TCB info was issued later; an unreadable carried one loses."""
+def newest_of(mine: IntelCollateral | None, carried: IntelCollateral | None) -> IntelCollateral | None:
+    """Return the newer copy of each of the four artifacts; a carried one that does not read loses.
+
+    One by one, because a node could carry newer TCB info beside an old list that does not name it yet.
+    """
     if mine is None or carried is None:
         return mine or carried
+    their_crl = _is_newer(_crl_moment(carried.pck_crl), _crl_moment(mine.pck_crl))
+    their_root = _is_newer(_crl_moment(carried.root_crl), _crl_moment(mine.root_crl))
+    return IntelCollateral(
+        tcb_info=_newer_document(mine.tcb_info, carried.tcb_info, "TCB info"),
+        qe_identity=_newer_document(mine.qe_identity, carried.qe_identity, "QE identity"),
+        pck_crl=carried.pck_crl if their_crl else mine.pck_crl,
+        root_crl=carried.root_crl if their_root else mine.root_crl,
+        pck_crl_chain=carried.pck_crl_chain if their_crl else mine.pck_crl_chain,
+    )
+
+
+def _newer_document(mine: SignedJson, carried: SignedJson, what: str) -> SignedJson:
+    return carried if _is_newer(_issued(carried, what), _issued(mine, what)) else mine
+
+
+def _issued(document: SignedJson, what: str) -> datetime | None:
     try:
-        theirs = carried.tcb_info.members("TCB info").get("issueDate")
+        return parse_moment(document.members(what).get("issueDate"))
     except FormatError:
-        return mine
-    ours = mine.tcb_info.members("TCB info").get("issueDate")
-    # RFC 3339 in UTC with whole seconds sorts as text.
-    return carried if isinstance(theirs, str) and isinstance(ours, str) and theirs > ours else mine
+        return None
+
+
+def _crl_moment(data: bytes) -> datetime | None:
+    try:
+        return parse_crl(data).this_update
+    except FormatError:
+        return None
+
+
+def _is_newer(theirs: datetime | None, ours: datetime | None) -> bool:
+    return theirs is not None and (ours is None or theirs > ours)
 
 
 def signed_member(document: bytes, member: str, chain: tuple[Certificate, ...]) -> SignedJson:

@@ -1,7 +1,7 @@
 """Appraisals on disk: raw evidence kept for a later break, challenges spent once.
 
     DIR/index.jsonl            one line an appraisal: time, tier, policy, facts to search
-    DIR/evidence/<2>/<64>      raw evidence, named by its SHA-256
+    DIR/evidence/<2>/<64>      raw evidence, and the collateral fetched for it, each named by its SHA-256
     DIR/spent/<id>             one empty file a challenge that was answered
 
 The index holds facts, not verdicts: a new denial is matched against them in seconds, and the raw
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary import files
+from stannary.certify import collateral_items
 from stannary.errors import EnvironmentProblem, FormatError, NotFound
 from stannary.formats import canonical, digest, record
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from stannary.certify.appraise import Result
+    from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
+    from stannary.certify.collateral_items import Item
     from stannary.certify.envelope import Evidence
-    from stannary.certify.policy import Policy
 
 MAX_LINE_BYTES = 64 * 1024
 INDEX = "index.jsonl"
@@ -43,6 +44,7 @@ class Entry:
     accepted: bool
     node_key: str
     facts: tuple[str, ...]  # generation, hardware identities, FMSPC, driver and VBIOS versions, measurements
+    collateral: str | None = None  # digest of what was fetched for it
 
 
 class Folder:
@@ -62,22 +64,21 @@ class Folder:
             raise EnvironmentProblem("cannot mark the challenge as answered", why=str(err)) from err
         return False
 
-    def keep(self, evidence: Evidence, challenge: Challenge, result: Result, policy: Policy, at: str) -> Entry:
-        """Store raw evidence and one index line."""
+    def keep(self, evidence: Evidence, challenge: Challenge, result: Result, context: Context, at: str) -> Entry:
+        """Store raw evidence, the collateral it was judged with, and one index line."""
         data = evidence.to_bytes()
+        items = collateral_items.to_bytes(context.items.values()) if context.items else b""
         entry = Entry(
-            evidence=digest.digest(data),
+            evidence=self._store(data),
             challenge=challenge.to_bytes().decode("ascii"),
             appraised_at=at,
-            policy=policy.id,
+            policy=context.policy.id,
             tier=result.decision.tier.name,
             accepted=result.accepted,
             node_key=evidence.key_hash.hex(),
             facts=facts(result),
+            collateral=self._store(items) if items else None,
         )
-        place = self._place(entry.evidence)
-        files.make_private_dir(place.parent)
-        files.replace(place, data)
         line = canonical.encode(record.to_json(entry)) + b"\n"
         with (self._path / INDEX).open("ab") as stream:  # one write: lines of two verifiers do not mix
             stream.write(line)
@@ -98,12 +99,30 @@ class Folder:
 
     def evidence(self, entry: Entry) -> bytes:
         """Read the raw evidence of an entry and check that it is that."""
+        return self._load(entry.evidence)
+
+    def items(self, entry: Entry) -> dict[tuple[str, str], Item]:
+        """Read the collateral that was fetched for an entry."""
+        return {} if entry.collateral is None else collateral_items.parse(self._load(entry.collateral))
+
+    def _store(self, data: bytes) -> digest.Digest:
+        name = digest.digest(data)
+        files.replace(self._place(name), data)
+        return name
+
+    def _load(self, name: str) -> bytes:
         try:
-            data = self._place(entry.evidence).read_bytes()
+            data = self._place(name).read_bytes()
         except OSError as err:
-            raise NotFound("stored evidence is missing", why=f"{entry.evidence}: {err.strerror}") from err
-        if digest.digest(data) != entry.evidence:
-            raise FormatError("stored evidence was changed", why=entry.evidence)
+            raise NotFound(
+                "stored evidence is missing",
+                why=f"{name}: {err.strerror}",
+                hint="bring the folder's evidence/ back from where it was copied; the index names what is missing",
+            ) from err
+        if digest.digest(data) != name:
+            raise FormatError(
+                "stored evidence was changed", why=name, hint="bring this file back from a copy: its name is its digest"
+            )
         return data
 
     def _place(self, name: str) -> Path:

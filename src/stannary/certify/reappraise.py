@@ -56,5 +56,5 @@ def again(
     challenge = challenges.parse(entry.challenge.encode("ascii"))
     now = parse_moment(entry.appraised_at)
     known = tuple(item if item.holds_at(now) else replace(item, observed_at=entry.appraised_at) for item in withdrawals)
-    context = Context(now=now, policy=policy, denied=denied, withdrawals=known)
+    context = Context(now=now, policy=policy, denied=denied, withdrawals=known, items=folder.items(entry))
     return appraise(evidence, challenge, context)

@@ -263,7 +263,7 @@ def test_kept_evidence_is_exposed_by_a_new_denial(machine, tmp_path):
     challenge, folder = _challenge(), Folder(tmp_path)
     evidence, context = machine.answer(challenge), _context()
     result = appraise(evidence, challenge, context)
-    folder.keep(evidence, challenge, result, context.policy, format_moment(context.now))
+    folder.keep(evidence, challenge, result, context, format_moment(context.now))
     entries = list(folder.entries())
     assert [item.matched for item in exposed(entries, frozenset({"turin"}))] == [("turin",)]
     assert not list(exposed(entries, frozenset({"milan"})))
@@ -279,9 +279,7 @@ def test_changed_stored_evidence_is_noticed(machine, tmp_path):
     """Evidence on disk that was changed is not what the index names."""
     challenge, folder = _challenge(), Folder(tmp_path)
     evidence, context = machine.answer(challenge), _context()
-    entry = folder.keep(
-        evidence, challenge, appraise(evidence, challenge, context), context.policy, "2026-11-22T00:00:05Z"
-    )
+    entry = folder.keep(evidence, challenge, appraise(evidence, challenge, context), context, "2026-11-22T00:00:05Z")
     (place,) = (tmp_path / "evidence").glob("*/*")
     place.write_bytes(place.read_bytes()[:-1])
     with pytest.raises(FormatError, match="changed"):
@@ -360,9 +358,7 @@ def test_reappraisal_lists_and_judges_what_a_notice_withdraws(machine, tmp_path)
     machine.gpus = []
     challenge, store = _challenge(), Folder(tmp_path)
     evidence, context = machine.answer(challenge), _context()
-    entry = store.keep(
-        evidence, challenge, appraise(evidence, challenge, context), context.policy, format_moment(context.now)
-    )
+    entry = store.keep(evidence, challenge, appraise(evidence, challenge, context), context, format_moment(context.now))
     identity = f"snp:{bytes(range(8)).hex()}"
     later = format_moment(world.NOW + timedelta(days=9))
     assert [item.matched for item in exposed(store.entries(), frozenset({identity}))] == [(identity,)]

@@ -232,13 +232,16 @@ class Nvidia:
         values: dict[int, bytes] | None = None,
         feature: int | None = 0,
         firmware: bytes = b"\x77" * 48,
+        board: tuple[str, ...] = (),
     ) -> bytes:
-        """A signed SPDM exchange."""
+        """A signed SPDM exchange; `board` is project, project SKU and chip SKU."""
         measured = values or {index: bytes([index]) * 48 for index in range(1, 5)}
         record = b"".join(
             struct.pack("<BBHBH", index, 1, len(value) + 3, 1, len(value)) + value for index, value in measured.items()
         )
         opaque = _tlv(3, b"580.95.05\0") + _tlv(20, firmware) + _tlv(6, bytes.fromhex("0074009620000000"))
+        for kind, text in zip((17, 18, 15), board, strict=False):
+            opaque += _tlv(kind, text.encode() + b"\0")
         if feature is not None:
             opaque += _tlv(34, b"\1\0\0\0") + _tlv(36, struct.pack("<I", feature))
         blob = b"\x11\xe0\x01\xff" + nonce + b"\0" + b"\x11\x60\0\0" + bytes([len(measured)])

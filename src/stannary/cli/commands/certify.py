@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from stannary import files
 from stannary.cli.command import command
+from stannary.cli.commands.certify_collateral import collateral
 from stannary.cli.commands.certify_files import envelopes, moment, print_signed, read, signing_key
 from stannary.cli.commands.certify_revocations import revocations
 from stannary.cli.lazy import LazyGroup
@@ -19,6 +21,7 @@ from stannary.errors import Refuted, UsageError
 if TYPE_CHECKING:
     from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
+    from stannary.certify.collateral_items import Item
     from stannary.certify.envelope import Evidence
     from stannary.certify.policy import Policy
     from stannary.certify.revocation_notice import Withdrawal
@@ -94,6 +97,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @click.option("--claims", default="", metavar="TEXT", help='What the seller claims, e.g. "8xH200".')
 @click.option("--reference", "reference_files", multiple=True, type=path_type, help="Signed reference boot.")
 @click.option("--voucher", "voucher_files", multiple=True, type=path_type, help="Signed voucher of an inspector.")
+@click.option("--collateral", "collateral_place", type=path_type, help="Fetched collateral (certify collateral fetch).")
 @click.option("--revocations", "notice_files", multiple=True, type=path_type, help="Signed revocation notice.")
 @packaged_option
 @click.option("--tpm-root", "tpm_roots", multiple=True, type=path_type, help="Root of a TPM maker you trust.")
@@ -112,14 +116,15 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     from stannary.certify.folder import Folder
     from stannary.certify.moments import format_moment
 
-    claimed_devices(options["claims"])  # before the challenge is spent
+    claimed_devices(options["claims"])
     evidence = envelope.parse(read(evidence_file))
     asked = challenges.parse(read(challenge_file))
-    spent = Folder(files.data_dir() / "certify").spend(asked.id) if options["now"] is None else False
-    context = _context(asked, challenge_file, spent, options)
+    context = _context(asked, challenge_file, options)
+    if options["now"] is None:  # last, so that a file that does not read costs no challenge
+        context = replace(context, spent=Folder(files.data_dir() / "certify").spend(asked.id))
     result = decide(evidence, asked, context)
     if options["keep"] is not None:
-        Folder(options["keep"]).keep(evidence, asked, result, context.policy, format_moment(context.now))
+        Folder(options["keep"]).keep(evidence, asked, result, context, format_moment(context.now))
     if options["credential_file"] is not None:
         _write_credential((result, evidence, asked, context), options)
     _print_result(out, result, (evidence, context), options["page_file"])
@@ -128,7 +133,7 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     return 0 if result.accepted else EXIT_BELOW_POLICY
 
 
-def _context(asked: Challenge, challenge_file: Path, spent: bool, options: dict[str, Any]) -> Context:
+def _context(asked: Challenge, challenge_file: Path, options: dict[str, Any]) -> Context:
     from stannary.certify import challenge as challenges
     from stannary.certify.appraise import Context
     from stannary.certify.policy import load
@@ -144,9 +149,15 @@ def _context(asked: Challenge, challenge_file: Path, spent: bool, options: dict[
         references=envelopes(options["reference_files"]),
         vouchers=envelopes(options["voucher_files"]),
         notices=envelopes(options["notice_files"]),
-        spent=spent,
+        items=_items(options["collateral_place"]),
         claims=options["claims"],
     )
+
+
+def _items(place: Path | None) -> dict[tuple[str, str], Item]:
+    from stannary.certify.collateral_store import CollateralStore
+
+    return {} if place is None else CollateralStore(place).load()
 
 
 def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], options: dict[str, Any]) -> None:
@@ -160,8 +171,6 @@ def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], option
 
 def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     """Roots and lists named on the command line are part of the policy, and of its id."""
-    from dataclasses import replace
-
     from stannary.certify import certificates
 
     def pins(paths: tuple[Path, ...]) -> tuple[str, ...]:
@@ -333,8 +342,6 @@ def reappraise(out: Output, folder: Path, notice_files: tuple[Path, ...], **opti
 
 def _believed(paths: tuple[Path, ...], policy: Policy) -> tuple[Withdrawal, ...]:
     """Read notices; one that the policy does not believe ends the command: the list would be of a stranger."""
-    from dataclasses import replace
-
     from stannary.certify.revocation_notice import believe
 
     found = believe(envelopes(paths), replace(policy, packaged_revocations=False))
@@ -391,5 +398,5 @@ def vouch(out: Output, identity: str, **options: Any) -> None:
     print_signed(out, options["output"], key, "vouch.inspectors")
 
 
-for _item in (challenge, appraise, vectors, reappraise, reference, vouch, revocations):
+for _item in (challenge, appraise, vectors, reappraise, reference, vouch, collateral, revocations):
     certify.add_command(_item)

@@ -1,0 +1,249 @@
+"""The collateral client: asks vendors over HTTP for what evidence needs, and keeps what came.
+
+Rules:
+1. Nothing is trusted and nothing judged: an answer has to read as what was asked for, no more. It is signed
+   by its vendor or worthless, so a mirror may serve plain HTTP; certificates of HTTPS are checked always.
+2. No redirect is followed: a responder could send the verifier to an address inside its network. Bodies
+   have a size, answers a time limit, and no content coding is accepted (a small body may unpack to a big one).
+3. 429 and 5xx are asked again, later each time, as long as the server says or KDS asks for (one chip
+   certificate about every ten seconds); then the item is left out and said so, with what to do next.
+4. Each item is kept as it comes, so a second run asks only for what is missing or out of date.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+
+from stannary import __version__
+from stannary.certify import collateral_items
+from stannary.certify.collateral_items import Item
+from stannary.certify.collateral_plan import Request, Service, needs
+from stannary.certify.moments import format_moment
+from stannary.errors import FormatError, ServiceError
+from stannary.formats import canonical
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stannary.certify.collateral_plan import Need
+    from stannary.certify.collateral_store import CollateralStore
+    from stannary.certify.envelope import Evidence
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 20.0  # between two pieces of a body
+MAX_ANSWER_S = 60.0  # for one whole answer, so that a trickle ends too
+MAX_ANSWER_BYTES = 1 << 20  # Intel's PCK list is below 100 KiB, a manifest in base64 below 50 KiB
+MAX_CHAIN_BYTES = 64 * 1024
+RETRIED = frozenset({429, 500, 502, 503, 504})
+DELAYS_S: dict[Service, tuple[float, ...]] = {Service.AMD: (10.0, 20.0, 40.0)}
+OTHER_DELAYS_S = (1.0, 3.0, 9.0)
+MAX_RETRY_AFTER_S = 120.0
+
+
+class State(StrEnum):
+    """What became of a need."""
+
+    FETCHED = "fetched"
+    KEPT = "kept"  # here already and not out of date
+    CARRIED = "carried"  # inside the evidence
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One need and what became of it; `why` and `hint` where it is missing."""
+
+    need: Need
+    state: State
+    item: Item | None = None
+    why: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A body and the headers beside it."""
+
+    body: bytes
+    headers: httpx2.Headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to ask: mirrors by service, whether fresh items are asked for again, and how to wait."""
+
+    bases: Mapping[Service, str] = field(default_factory=dict)
+    refresh: bool = False
+    sleep: Callable[[float], None] = time.sleep
+    progress: Callable[[str], None] = lambda _: None
+
+
+def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Options) -> Iterator[Outcome]:
+    """Fetch what the evidence needs and is not kept, one outcome a need, in the order they are met."""
+    items, settled = store.load(must_exist=False), set[tuple[str, str]]()
+    with _client() as http:
+        while pending := [need for need in needs(evidence, items) if need.key not in settled]:
+            need = pending[0]  # one at a time: what is met may show further needs
+            settled.add(need.key)
+            outcome = _settle(http, need, items.get(need.key), (now, options))
+            if outcome.state is State.FETCHED and outcome.item is not None:
+                store.put(outcome.item)
+                items[need.key] = outcome.item
+            yield outcome
+
+
+def _client() -> httpx2.Client:
+    return httpx2.Client(
+        timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        follow_redirects=False,
+        headers={"User-Agent": f"stannary/{__version__}", "Accept-Encoding": "identity"},
+    )
+
+
+def _settle(http: httpx2.Client, need: Need, kept: Item | None, context: tuple[datetime, Options]) -> Outcome:
+    now, options = context
+    if need.is_carried:
+        return Outcome(need, State.CARRIED)
+    if kept is not None and kept.is_fresh(now) and not options.refresh:
+        return Outcome(need, State.KEPT, kept)
+    if not need.requests:
+        return Outcome(need, State.MISSING, why=need.reason, hint=need.hint)
+    why, hint = "", ""
+    for request in need.requests:
+        url = request.url(options.bases)
+        try:
+            answer = ask(http, request, url, options)
+            data, chain = _read(need, request, answer)
+            end = collateral_items.end_of(need, data, chain)
+        except (ServiceError, FormatError) as err:
+            why, hint = f"{url}: {err}", err.hint or "look at what the address answers; a mirror may be out of order"
+            continue
+        item = Item(need.kind, need.name, data, chain, url, format_moment(now), end)
+        return Outcome(need, State.FETCHED, item)
+    return Outcome(need, State.MISSING, why=why, hint=hint)
+
+
+def ask(http: httpx2.Client, request: Request, url: str, options: Options) -> Answer:
+    """Send one request, again where that may help (rule 3).
+
+    Raises:
+        ServiceError: no usable answer; the hint says what to do.
+    """
+    delays = DELAYS_S.get(request.service, OTHER_DELAYS_S)
+    for delay_s in (*delays, None):
+        try:
+            return _send(http, request, url)
+        except _Again as err:
+            if delay_s is None:
+                raise ServiceError("no answer", why=err.why, hint=err.hint) from err
+            wait_s = min(max(delay_s, err.after_s), MAX_RETRY_AFTER_S)
+            options.progress(f"{urlsplit(url).netloc}: {err.why}; again in {wait_s:.0f} s")
+            options.sleep(wait_s)
+    raise AssertionError("unreachable: the last round returns or raises")
+
+
+class _Again(ServiceError):
+    """A failure that may pass."""
+
+    def __init__(self, why: str, hint: str, after_s: float = 0.0) -> None:
+        super().__init__("no answer", why=why, hint=hint)
+        self.after_s = after_s
+
+
+def _send(http: httpx2.Client, request: Request, url: str) -> Answer:
+    headers = {"Accept": "*/*"}
+    if request.body:  # RFC 6960 appendix A.1
+        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
+    method = "POST" if request.body else "GET"
+    try:
+        with http.stream(method, url, content=request.body or None, headers=headers) as answer:
+            _check_status(answer)
+            return Answer(_body(answer), answer.headers)
+    except httpx2.TransportError as err:
+        hint = "check the network and the address; what was fetched is kept, so run the command again"
+        raise _Again(f"{type(err).__name__}: {err}"[:200], hint) from err
+    except httpx2.InvalidURL as err:
+        raise ServiceError("address cannot be asked", why=f"{url!r:.120}: {err}", hint="check the base URL") from err
+
+
+def _check_status(answer: httpx2.Response) -> None:
+    status = answer.status_code
+    if status in RETRIED:
+        hint = "wait a minute and run the command again: what was fetched is kept"
+        raise _Again(f"HTTP {status}", hint, _retry_after_s(answer))
+    if 300 <= status < 400:
+        where = urlsplit(answer.headers.get("location", "")).netloc or "elsewhere"
+        hint = "give the address that answers itself as base URL"
+        raise ServiceError("redirect not followed", why=f"HTTP {status} to {where[:80]}", hint=hint)
+    if status == 404:
+        hint = "the vendor does not know this part: check firmware and driver versions against its support list"
+        raise ServiceError("the vendor has no such artifact", why="HTTP 404", hint=hint)
+    if status != 200:
+        raise ServiceError(
+            "refused by the server", why=f"HTTP {status}", hint="check the base URL and its access rules"
+        )
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        hint = "let the mirror serve bodies as they are"
+        raise ServiceError("answer is packed", why=answer.headers["content-encoding"][:40], hint=hint)
+
+
+def _retry_after_s(answer: httpx2.Response) -> float:
+    text = answer.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
+
+
+def _body(answer: httpx2.Response) -> bytes:
+    started, body = time.monotonic(), bytearray()
+    for piece in answer.iter_raw():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ServiceError(
+                "answer too large",
+                why=f"more than {MAX_ANSWER_BYTES:,} bytes",
+                hint="check the base URL: this is no vendor's",
+            )
+        if time.monotonic() - started > MAX_ANSWER_S:
+            raise _Again(f"answer takes more than {MAX_ANSWER_S:.0f} s", "try again, or use a mirror nearby")
+    return bytes(body)
+
+
+def _read(need: Need, request: Request, answer: Answer) -> tuple[bytes, bytes]:
+    """Return the artifact inside an answer, and its signer's chain."""
+    body, chain = answer.body, b""
+    if request.chain_header:
+        text = answer.headers.get(request.chain_header, "")
+        if not text or len(text) > MAX_CHAIN_BYTES:
+            raise FormatError("answer lacks its signer's chain", why=f"no header {request.chain_header}")
+        chain = unquote(text).encode("utf-8")
+    if request.service is Service.RIM:
+        return _manifest(need.name, body), chain
+    if need.kind == "intel-root-crl" and body[:1] != b"\x30":  # caching services hand it out in hex
+        return _unhex(body), chain
+    return body, chain
+
+
+def _manifest(identifier: str, body: bytes) -> bytes:
+    members = canonical.decode_object(body)
+    text = members.get("rim")
+    if members.get("id") != identifier or not isinstance(text, str):
+        raise FormatError("answer is of another manifest", why=f"{members.get('id')!r:.80}, asked for {identifier}")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise FormatError("manifest is not base64", why=str(err)) from err
+
+
+def _unhex(body: bytes) -> bytes:
+    try:
+        return bytes.fromhex(body.decode("ascii"))
+    except ValueError as err:
+        raise FormatError("revocation list is neither DER nor hex", why=f"{body[:40]!r}") from err

@@ -1,0 +1,344 @@
+"""What an appraisal of evidence needs from vendors, and where each vendor gives it.
+
+The verifiers name their collateral (`collateral_keys`); here each name becomes a `Need` with the request
+that answers it. Some needs show only once another is met: the signers of a reference manifest have OCSP
+answers of their own. The same needs then say which stored items belong to a part of the evidence.
+
+Rules:
+1. What goes into a URL comes from evidence that nobody has checked yet (`collateral_names.py`).
+2. What cannot be asked for says why, and what to do instead. What the evidence carries and never goes
+   stale (an endorsement certificate, a manifest) is not asked for again.
+3. Nothing is trusted: items are collateral like carried ones, and the verifiers judge them.
+
+Sources: AMD 57230 (KDS), Intel PCS API v4, RFC 6960 appendix A. Pure; `collateral_client.py` does the asking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from stannary.certify import certificates
+from stannary.certify.collateral_names import (
+    driver_rim_id,
+    fmspc,
+    ocsp_request,
+    product,
+    responder,
+    vbios_rim_id,
+    vcek_path,
+)
+from stannary.certify.evidence import rim, snp_report
+from stannary.certify.evidence.azure import AzureVerifier
+from stannary.certify.evidence.intel import IntelVerifier
+from stannary.certify.evidence.nitro import NitroVerifier
+from stannary.certify.evidence.nvidia import DeviceVerifier, is_alias
+from stannary.certify.evidence.snp import SnpVerifier
+from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.rules import AMD_ROOTS, Generation
+from stannary.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from stannary.certify.certificates import Certificate
+    from stannary.certify.collateral_items import Item
+    from stannary.certify.envelope import Evidence, Part
+    from stannary.certify.evidence.quote import Quote
+    from stannary.certify.evidence.snp_report import SnpReport
+
+
+class Service(StrEnum):
+    """Who answers; each has one base address that a site may replace by its mirror."""
+
+    AMD = "amd"
+    INTEL = "intel"
+    INTEL_ROOT = "intel-root"
+    RIM = "nvidia-rim"
+    OCSP = "ocsp"
+
+
+BASES: dict[Service, str] = {
+    Service.AMD: "https://kdsintf.amd.com",
+    Service.INTEL: "https://api.trustedservices.intel.com",
+    Service.INTEL_ROOT: "https://certificates.trustedservices.intel.com",
+    Service.RIM: "https://rim.attestation.nvidia.com",
+    Service.OCSP: "https://ocsp.ndis.nvidia.com",
+}
+INTEL_ROOT_CRL = "IntelSGXRootCA.der"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request: `path` is below the service's base, `address` a whole URL read from a certificate."""
+
+    service: Service
+    path: str
+    address: str = ""
+    body: bytes = b""
+    mirror_path: str = ""  # where a mirror has it, if elsewhere
+    chain_header: str = ""  # where Intel's answers carry their signer's chain
+
+    def url(self, bases: Mapping[Service, str]) -> str:
+        """Return the URL to ask; a base that was replaced wins over what a certificate names."""
+        replaced = bases.get(self.service, "")
+        if self.address and not replaced:
+            return self.address
+        path = self.mirror_path if replaced and self.mirror_path else self.path
+        return f"{(replaced or BASES[self.service]).rstrip('/')}/{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One artifact a part of the evidence needs; `subject` and `issuer` where it is an OCSP answer.
+
+    Without requests, `reason` says why and `hint` what to do; `is_carried` says that the evidence brings it.
+    """
+
+    kind: str
+    name: str
+    requests: tuple[Request, ...] = ()
+    reason: str = ""
+    hint: str = ""
+    is_carried: bool = False
+    certificates: tuple[Certificate, ...] = field(default=(), repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What items are found by."""
+        return self.kind, self.name
+
+
+def needs(evidence: Evidence, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
+    """Return what the parts of the evidence need, each artifact once."""
+    found: dict[tuple[str, str], Need] = {}
+    for part in evidence.parts.values():
+        for need in part_needs(part, items):
+            found.setdefault(need.key, need)
+    return tuple(found.values())
+
+
+def part_needs(part: Part, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
+    """Return what one part needs, given what is there already; one that does not read is told as such."""
+    maker = _VERIFIERS.get(part.kind)
+    if maker is None:
+        return ()
+    try:
+        verifier = maker(part.kind)
+        parsed = verifier.parse(part.evidence)
+        carried = tuple(item for data in part.certificates for item in certificates.load_bundle(data))
+        found: list[Need] = []
+        for key in verifier.collateral_keys(parsed):
+            found.extend(_NEEDS[key.kind](key.name, _Look(part, parsed, carried, items)))
+    except FormatError as err:
+        return (Need(part.kind, "", reason=f"the evidence does not read: {err}", hint="collect the evidence again"),)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a need is derived from."""
+
+    part: Part
+    parsed: Any
+    carried: tuple[Certificate, ...]
+    items: Mapping[tuple[str, str], Item]
+
+
+def _vcek(name: str, look: _Look) -> Iterator[Need]:
+    report = _snp(look.parsed)
+    if _has_endorsement(look):
+        yield Need("amd-vcek", name, is_carried=True)
+    elif not any(report.chip_id):
+        hint = "ask the operator to carry the VCEK, or to unmask the chip id"
+        yield Need("amd-vcek", name, reason="the report hides its chip id (MASK_CHIP_ID)", hint=hint)
+    else:
+        products = _products(look)
+        yield Need("amd-vcek", name, tuple(Request(Service.AMD, vcek_path(report, item)) for item in products))
+
+
+def _vlek(name: str, look: _Look) -> Iterator[Need]:
+    if _has_endorsement(look):
+        yield Need("amd-vlek", name, is_carried=True)
+        return
+    reason = "AMD hands a VLEK to its cloud only"
+    yield Need("amd-vlek", name, reason=reason, hint="ask the machine for its certificate table (extended report)")
+
+
+def _amd_chain(_name: str, look: _Look) -> Iterator[Need]:
+    family = _family(look)
+    is_carried = any(item.is_ca for item in look.carried)
+    for generation in _settled(look):
+        name = f"{family}/{product(generation)}"
+        request = Request(Service.AMD, f"{family}/v1/{product(generation)}/cert_chain")
+        yield Need("amd-chain", name, () if is_carried else (request,), is_carried=is_carried)
+
+
+def _amd_crl(_name: str, look: _Look) -> Iterator[Need]:
+    family = _family(look)
+    for generation in _settled(look):
+        name = f"{family}/{product(generation)}"
+        yield Need("amd-crl", name, (Request(Service.AMD, f"{family}/v1/{product(generation)}/crl"),))
+
+
+def _intel_tcb(_name: str, look: _Look) -> Iterator[Need]:
+    parsed = _quote(look.parsed)
+    tee = "tdx" if parsed.is_tdx else "sgx"
+    code = fmspc(parsed.pck_chain[0])
+    path = f"{tee}/certification/v4/tcb?fmspc={code}"
+    yield Need(f"intel-{tee}-tcb-info", code, (Request(Service.INTEL, path, chain_header="TCB-Info-Issuer-Chain"),))
+
+
+def _intel_identity(_name: str, look: _Look) -> Iterator[Need]:
+    tee = "tdx" if _quote(look.parsed).is_tdx else "sgx"
+    header = "SGX-Enclave-Identity-Issuer-Chain"
+    request = Request(Service.INTEL, f"{tee}/certification/v4/qe/identity", chain_header=header)
+    yield Need(f"intel-{tee}-qe-identity", "", (request,))
+
+
+def _intel_pck_crl(name: str, _look: _Look) -> Iterator[Need]:
+    path = f"sgx/certification/v4/pckcrl?ca={name}&encoding=der"
+    yield Need("intel-pck-crl", name, (Request(Service.INTEL, path, chain_header="SGX-PCK-CRL-Issuer-Chain"),))
+
+
+def _intel_root_crl(name: str, _look: _Look) -> Iterator[Need]:
+    request = Request(Service.INTEL_ROOT, INTEL_ROOT_CRL, mirror_path="sgx/certification/v4/rootcacrl")
+    yield Need("intel-root-crl", name, (request,))
+
+
+def _driver_rim(_name: str, look: _Look) -> Iterator[Need]:
+    if not _is_switch(look):
+        yield from _manifest("nvidia-driver-rim", driver_rim_id(look.parsed, look.carried), look)
+
+
+def _vbios_rim(_name: str, look: _Look) -> Iterator[Need]:
+    yield from _manifest("nvidia-vbios-rim", vbios_rim_id(look.parsed, is_switch=_is_switch(look)), look)
+
+
+def _manifest(kind: str, identifier: str, look: _Look) -> Iterator[Need]:
+    """A manifest, and once it is there the OCSP answers of who signed it."""
+    if not identifier:
+        hint = "update the driver; the report has to name driver, VBIOS and board"
+        yield Need(kind, "", reason="the report does not say which manifest is its own", hint=hint)
+        return
+    version = identifier.rpartition("_")[2]
+    carried = [data for data in look.part.rims if _is_version(data, version)]
+    need = Need(kind, identifier, (Request(Service.RIM, f"v1/rim/{quote(identifier, safe='')}"),))
+    yield Need(kind, identifier, is_carried=True) if carried else need
+    item = look.items.get(need.key)
+    for data in (*carried, *(() if item is None else (item.data,))):
+        try:
+            chain = rim.parse_manifest(data).chain
+        except FormatError:
+            continue  # judged at the appraisal
+        yield from _ocsp_needs(chain)
+
+
+def _is_version(data: bytes, version: str) -> bool:
+    """Ids write a driver's version as it is and a VBIOS's without its dots."""
+    try:
+        found = rim.parse_manifest(data).version
+    except FormatError:
+        return False
+    return version in {found, found.replace(".", "").upper()}
+
+
+def _device_ocsp(_name: str, look: _Look) -> Iterator[Need]:
+    """The device's own certificate and those above it; its alias below is its own work (nvidia.py rule 3)."""
+    chain = look.carried
+    yield from _ocsp_needs(chain[1:] if chain and is_alias(chain[0]) and len(chain) > 2 else chain)
+
+
+def _ocsp_needs(chain: tuple[Certificate, ...]) -> Iterator[Need]:
+    for subject, issuer in pairwise(chain):
+        if subject.issuer != issuer.subject:
+            return  # not a chain in order; the appraisal finds its own path or none
+        request = Request(Service.OCSP, "", address=responder(subject), body=ocsp_request(subject, issuer))
+        yield Need("nvidia-ocsp", subject.fingerprint, (request,), certificates=(subject, issuer))
+
+
+def _ek_chain(name: str, look: _Look) -> Iterator[Need]:
+    if look.carried or len(look.parsed.ek_chain) > 1:
+        yield Need("tpm-ek-chain", name, is_carried=True)
+        return
+    reason = "makers of TPMs publish their issuers each in another place"
+    yield Need("tpm-ek-chain", name, reason=reason, hint="stannary node check --ek-issuer FILE carries them")
+
+
+def _snp(parsed: Any) -> SnpReport:
+    report: SnpReport = parsed.snp if hasattr(parsed, "snp") else parsed  # an Azure composite holds one inside
+    return report
+
+
+def _quote(parsed: Any) -> Quote:
+    quoted: Quote = parsed.td_quote if hasattr(parsed, "td_quote") else parsed
+    return quoted
+
+
+def _is_switch(look: _Look) -> bool:
+    return bool(look.carried) and look.carried[0].common_name().startswith("LS")
+
+
+def _has_endorsement(look: _Look) -> bool:
+    return any(not item.is_ca for item in (*look.carried, *getattr(look.parsed, "endorsement", ())))
+
+
+def _family(look: _Look) -> str:
+    return "vlek" if _snp(look.parsed).signing_key == snp_report.KEY_VLEK else "vcek"
+
+
+def _products(look: _Look) -> tuple[Generation, ...]:
+    """The generation a report's CPUID names; version 2 reports have none, and are of one of two."""
+    cpuid = _snp(look.parsed).cpuid
+    named = None if cpuid is None else snp_report.generation_of(cpuid)
+    return (Generation.MILAN, Generation.GENOA) if named is None else (named,)
+
+
+def _settled(look: _Look) -> tuple[Generation, ...]:
+    """The generation whose chain and list are wanted: by CPUID, else by the endorsement once it is there."""
+    products = _products(look)
+    if len(products) == 1:
+        return products
+    known = [*look.carried, *getattr(look.parsed, "endorsement", ())]
+    key = ("amd-vcek", f"{_snp(look.parsed).chip_id.hex()}/{_snp(look.parsed).reported_tcb.hex()}")
+    if key in look.items:
+        known.append(certificates.parse(look.items[key].data))
+    for item in known:
+        if item.key_pin in AMD_ROOTS:
+            return (AMD_ROOTS[item.key_pin],)
+        for generation in products:
+            if product(generation).encode("ascii") in item.issuer + item.subject:
+                return (generation,)
+    return ()
+
+
+_VERIFIERS: dict[str, Callable[[str], Any]] = {
+    "snp": lambda _: SnpVerifier(),
+    "tdx": IntelVerifier,
+    "sgx": IntelVerifier,
+    "azure-snp": AzureVerifier,
+    "azure-tdx": AzureVerifier,
+    "nitro": lambda _: NitroVerifier(),
+    "nvgpu": lambda _: DeviceVerifier(),
+    "tpm": lambda _: TpmVerifier(),
+}
+_NEEDS: dict[str, Callable[[str, _Look], Iterator[Need]]] = {
+    "amd-vcek": _vcek,
+    "amd-vlek": _vlek,
+    "amd-chain": _amd_chain,
+    "amd-crl": _amd_crl,
+    "intel-tdx-tcb-info": _intel_tcb,
+    "intel-sgx-tcb-info": _intel_tcb,
+    "intel-tdx-qe-identity": _intel_identity,
+    "intel-sgx-qe-identity": _intel_identity,
+    "intel-pck-crl": _intel_pck_crl,
+    "intel-root-crl": _intel_root_crl,
+    "nvidia-driver-rim": _driver_rim,
+    "nvidia-vbios-rim": _vbios_rim,
+    "nvidia-device-chain": lambda _name, _look: iter(()),  # only the device has it: `node check` carries it
+    "nvidia-ocsp": _device_ocsp,
+    "tpm-ek-chain": _ek_chain,
+}
