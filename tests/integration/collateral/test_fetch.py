@@ -144,7 +144,7 @@ def test_an_answer_about_another_certificate_is_not_kept(site):
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Reply(bytes(2 << 20)), "too large"),
+        (Reply(bytes(2 << 20)), "answer too large"),
         (Reply(status=302, headers={"Location": "http://169.254.169.254/latest"}), "redirect not followed"),
         (Reply(b"\x30\x82", announced=5000), "RemoteProtocolError"),
         (Reply(gzip.compress(b"x" * 100), headers={"Content-Encoding": "gzip"}), "packed"),
