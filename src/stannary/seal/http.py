@@ -1,8 +1,8 @@
 """A plain HTTP host as a source of sealed objects: ranged GETs on immutable names over kept connections.
 
-Every read has the stall limit, and a host that
-drips below MIN_BYTES_PER_S is given up as well. Redirects are not followed and nothing is decompressed:
-an object is the bytes of its name or it is refused by the reader.
+Every read has the stall limit, and a host that drips below MIN_BYTES_PER_S is given up as well. Redirects
+are not followed and nothing is decompressed: an object is the bytes of its name or it is refused by the
+reader. Proxies are those of the environment (proxy.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
+from stannary.seal import proxy
 from stannary.seal.link import prefer_bbr
 from stannary.seal.message import Buffer
 from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, SourceFailure
@@ -71,6 +72,7 @@ class ConnectionPool:
     def __init__(self, parts: urllib.parse.SplitResult, stall_s: float = STALL_S) -> None:
         self._parts = parts
         self._stall_s = stall_s
+        self._proxy = proxy.find(parts.scheme, parts.hostname or "")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._idle: collections.deque[Connection] = collections.deque()  # append and pop are atomic
         weakref.finalize(self, _close_all, self._idle)
@@ -125,6 +127,8 @@ class ConnectionPool:
             if response.status == http.client.NOT_FOUND:
                 response.read(MAX_LISTING_BYTES)
                 raise NotFound("no such object", why=f"{self._parts.netloc}{_path(target)}")
+            if response.status == http.client.PROXY_AUTHENTICATION_REQUIRED:
+                raise SourceFailure("the proxy asks for a name and password", why=_via(self._proxy), hint=proxy.HINT)
             if response.status not in {200, 201, 204, 206}:
                 raise SourceFailure("the host refused", why=f"{response.status} for {_path(target)}")
             yield response
@@ -141,6 +145,9 @@ class ConnectionPool:
         self, method: str, target: str, headers: dict[str, str], body: Buffer | None
     ) -> tuple[Connection, http.client.HTTPResponse]:
         """Send on a kept connection; the host may have closed it meanwhile, then on a fresh one."""
+        if self._proxy is not None and self._tls is None:  # asked of the proxy, by whole address
+            target = f"http://{self._parts.netloc}{target}"
+            headers = {**headers, **self._proxy.headers()}
         while self._idle:
             connection = self._idle.pop()
             try:
@@ -156,11 +163,15 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         host, port = self._parts.hostname or "", self._parts.port
+        via = self._proxy
+        first, first_port = (host, port) if via is None else (via.host, via.port)
         connection: Connection
         if self._tls is not None:
-            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=self._tls)
+            connection = http.client.HTTPSConnection(first, first_port, timeout=CONNECT_S, context=self._tls)
+            if via is not None:
+                connection.set_tunnel(host, port or http.client.HTTPS_PORT, headers=via.headers())
         else:
-            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_S)
+            connection = http.client.HTTPConnection(first, first_port, timeout=CONNECT_S)
         connection.connect()
         connection.sock.settimeout(self._stall_s)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -178,6 +189,10 @@ def _ask_on(
 def _close_all(idle: collections.deque[Connection]) -> None:
     while idle:
         idle.pop().close()
+
+
+def _via(found: proxy.Proxy | None) -> str:
+    return "none is configured" if found is None else f"{found.host}:{found.port}"
 
 
 def _path(target: str) -> str:
