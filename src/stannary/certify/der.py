@@ -96,14 +96,14 @@ def first(data: bytes) -> bytes:
 
 
 def series(data: bytes, what: str, max_elements: int) -> list[Element]:
-    """Read one element after another to the end of `data`; there must be at least one."""
+    """Read one SEQUENCE after another to the end of `data`; there must be at least one."""
     found: list[Element] = []
     offset = 0
     while offset < len(data) or not found:
         if len(found) >= max_elements:
             raise LimitExceeded(f"{what} too long", why=f"more than {max_elements} elements")
         element, offset = _read(data, offset)
-        found.append(element)
+        found.append(element.expect(SEQUENCE, what))
     return found
 
 

@@ -178,10 +178,11 @@ def check_guest(exam: Examination, parsed: Quote) -> None:
         observed=attributes,
         expected="SEPT_VE_DISABLE set: the host may not inject #VE on page faults",
     )
+    # A service TD belongs to what this TD trusts, so it is judged beside the TCB, after it.
     exam.require(
         "service-td",
         not any(body.mr_service_td),
-        step,
+        Step.TCB,
         code,
         observed=f"service TD {body.mr_service_td.hex()} is bound to this TD",
         expected="no service TD: it may read or move what it serves",

@@ -87,6 +87,8 @@ def parse_report(data: bytes) -> SpdmReport:
 
 def _version(cursor: Cursor, code: int, what: str) -> None:
     version, observed = cursor.little(1), cursor.little(1)
+    if version >> 4 != SPDM_VERSION >> 4:
+        raise FormatError(f"not an SPDM measurements {what}", why=f"starts with {version:#04x}")
     if version != SPDM_VERSION:
         raise UnsupportedFormat(f"SPDM {what} version is not known", why=f"{version:#04x}")
     if observed != code:
