@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
-from stannary.certify import certificates, envelope
-from stannary.certify.collect import cpu, host, metadata, nitro, nvml, tpm, tpm_client, tsm
+from stannary.certify import envelope
+from stannary.certify.collect import cpu, devices, host, metadata, nitro, nscq, nvml, tpm, tpm_client, tsm
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
@@ -52,7 +52,7 @@ class Collected:
 
     parts: dict[str, Part] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
-    gpus: list[Json] = field(default_factory=list)
+    hints: dict[str, Json] = field(default_factory=dict)
     attempts: tuple[cpu.Attempt, ...] = ()
 
 
@@ -64,14 +64,14 @@ def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -
     found = Collected()
     _cpu(found, bound, sources)
     _try(found, "tpm", lambda: tpm.gather(bound, challenge, sources))
-    _gpus(found, bound)
+    _devices(found, bound)
     bench = _bench(found, bound, sources)
     evidence = Evidence(
         challenge=challenge.id,
         nonce=challenge.nonce_bytes,
         key_hash=key_hash,
         parts=found.parts,
-        host={**host.facts(), "gpus": found.gpus},
+        host={**host.facts(), **found.hints},
         bench=bench,
         collected_at=format_moment(now or datetime.now(UTC)),
     )
@@ -93,35 +93,12 @@ def _cpu(found: Collected, bound: bytes, sources: Sources) -> None:
         found.absent["cpu"] = str(err)
 
 
-def _gpus(found: Collected, bound: bytes) -> None:
-    try:
-        session = nvml.Nvml()
-    except StannaryError as err:
-        found.absent["gpu"] = str(err)
-        return
-    try:
-        cc, devtools = session.confidential_state()
-        for gpu in session.gpus():
-            found.gpus.append(gpu.to_json(cc=cc, devtools=devtools))
-            if cc:
-                _try_gpu(found, session, gpu, bound)
-        if not cc:
-            found.absent["gpu"] = "confidential computing is off: the driver gives no signed report"
-    except StannaryError as err:
-        found.absent["gpu"] = str(err)
-    finally:
-        session.close()
-
-
-def _try_gpu(found: Collected, session: nvml.Nvml, gpu: nvml.Gpu, bound: bytes) -> None:
-    """The device's identity is its certificate's serial number; its nonce follows from it."""
-    try:
-        chain = session.chain(gpu)
-        ueid = f"{certificates.load_bundle(chain)[0].serial:x}"
-        report = session.report(gpu, anchors.device_nonce(bound, ueid))
-        found.parts[f"gpu/{ueid}"] = Part("nvgpu", report, certificates=(chain,))
-    except StannaryError as err:
-        found.absent[f"gpu {gpu.index}"] = str(err)
+def _devices(found: Collected, bound: bytes) -> None:
+    gpus, switches = devices.gpus(bound, nvml.Nvml), devices.switches(bound, nscq.Nscq)
+    for gathered in (gpus, switches):
+        found.parts.update(gathered.parts)
+        found.absent.update(gathered.absent)
+    found.hints = {"gpus": gpus.hints, "switches": switches.hints}
 
 
 def _bench(found: Collected, bound: bytes, sources: Sources) -> dict[str, Json]:
