@@ -173,8 +173,8 @@ class Amd:
         """A signed report; `changes` override its fields."""
         fields = {
             "version": 5, "policy": 0x30000, "vmpl": 0, "platform": 0x25, "flags": 0, "report_data": bytes(64),
-            "measurement": b"\x11" * 48, "tcb": SnpTcb(1, 2, 3, 4, 5), "launch": None, "chip": bytes(range(8)),
-            "cpuid": _CPUID[self.generation],
+            "measurement": b"\x11" * 48, "tcb": SnpTcb(1, 2, 3, 4, 5),
+            "launch": None, "current": None, "committed": None, "chip": bytes(range(8)), "cpuid": _CPUID[self.generation],
         }  # fmt: skip
         fields.update(changes)
         word = self._word(fields["tcb"])
@@ -182,14 +182,14 @@ class Amd:
         struct.pack_into("<II", blob, 0, fields["version"], 0)
         struct.pack_into("<Q", blob, 8, fields["policy"])
         struct.pack_into("<II", blob, 0x30, fields["vmpl"], 1)
-        blob[0x38:0x40] = word
+        blob[0x38:0x40] = self._word(fields["current"] or fields["tcb"])
         struct.pack_into("<QI", blob, 0x40, fields["platform"], fields["flags"])
         blob[0x50:0x90] = fields["report_data"]
         blob[0x90:0xC0] = fields["measurement"]
         blob[0x180:0x188] = word
         blob[0x188:0x18B] = bytes(fields["cpuid"])
         blob[0x1A0 : 0x1A0 + len(fields["chip"])] = fields["chip"]
-        blob[0x1E0:0x1E8] = word
+        blob[0x1E0:0x1E8] = self._word(fields["committed"] or fields["tcb"])
         blob[0x1F0:0x1F8] = self._word(fields["launch"] or fields["tcb"])
         signature = raw_signature(vek.key, bytes(blob[:0x2A0]), hashes.SHA384())
         blob[0x2A0 : 0x2A0 + 48] = signature[:48][::-1]

@@ -274,7 +274,7 @@ def _check_names(exam: Examination, report: SnpReport, endorsement: Endorsement,
         )
         return
     hwid = endorsement.hwid
-    names = report.chip_id[: len(hwid)] == hwid and not any(report.chip_id[len(hwid) :])
+    names = report.chip_id[: len(hwid)] == hwid  # Turin writes 8 octets; what follows them is not the chip's name
     exam.require(
         "chip-id",
         names,
@@ -340,6 +340,16 @@ def _check_floors(exam: Examination, report: SnpReport, generation: Generation, 
     }
     levels = {name: snp_report.tcb(word, generation) for name, word in words.items()}
     exam.claims["tcb"] = {name: str(level) for name, level in levels.items()}
+    # SNP_CONFIG and SNP_COMMIT (ABI specification, section 8) let neither value pass the firmware that runs.
+    above = [name for name in ("reported", "committed") if not levels["current"].covers(levels[name])]
+    exam.require(
+        "tcb-order",
+        not above,
+        Step.TCB,
+        Code.TCB_NOT_ALLOWED,
+        observed=f"{' and '.join(above)} above current {levels['current']}",
+        expected="no firmware claims more than what runs",
+    )
     floor = rules.snp_floors.get(generation)
     if floor is None:
         exam.waive("tcb-floor", f"no floor set for {generation.value}")
