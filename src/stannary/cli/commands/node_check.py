@@ -45,7 +45,7 @@ def check(out: Output, challenge_file: Path | None, output: Path | None, **optio
         bench_s=options["bench_s"],
         bench_n=options["bench_n"],
     )
-    _answer(out, _read(challenge_file), output, sources)
+    _answer(out, challenge_file, output, sources)
     return None
 
 
@@ -67,11 +67,11 @@ def _requirements(out: Output) -> int:
     return 0
 
 
-def _answer(out: Output, data: bytes, output: Path, sources: Sources) -> None:
+def _answer(out: Output, challenge: Path, output: Path, sources: Sources) -> None:
     from stannary.certify import challenge as challenges
     from stannary.certify.collect.node import check as collect
 
-    evidence, absent = collect(challenges.parse(data), sources)
+    evidence, absent = collect(challenges.parse(_read(challenge)), sources)
     files.replace(output, evidence.to_bytes())
     for name, reason in absent.items():
         out.say(f"no {name}: {reason}")
@@ -79,7 +79,7 @@ def _answer(out: Output, data: bytes, output: Path, sources: Sources) -> None:
     out.result(
         {"evidence": evidence.digest(), "parts": list(evidence.parts), "absent": absent, "file": str(output)},
         f"{output}\nholds {held}{', power test' if evidence.bench else ''}\n"
-        "next: stannary certify appraise evidence.json --challenge c.json",
+        f"next, on your own machine: stannary certify appraise {output.name} --challenge {challenge.name}",
     )
 
 
