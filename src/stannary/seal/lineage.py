@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,9 +77,10 @@ class Lineage:
 
     def base_of(self, cut: Cut) -> Base | None:
         """Return where the parent holds the same tensors as `cut`, if it holds all of them in one run."""
-        inside = [
-            row for row in self._shifts.get(cut.file, ()) if row[0] < cut.offset + cut.size and cut.offset < row[1]
-        ]
+        rows = self._shifts.get(cut.file, [])  # in the order of their bytes, none over another
+        first = bisect.bisect_right(rows, cut.offset, key=lambda row: row[1])
+        stop = bisect.bisect_left(rows, cut.offset + cut.size, key=lambda row: row[0])
+        inside = rows[first:stop]
         covered = sum(min(end, cut.offset + cut.size) - max(begin, cut.offset) for begin, end, _, _ in inside)
         if not inside or covered != cut.size or len({(file, shift) for _, _, file, shift in inside}) != 1:
             return None

@@ -187,10 +187,17 @@ def seal_group(artifact: str, group: str, keys: list[bytes], group_key: bytes) -
     return KeyGroup(group, dsse.encode_base64(sealed))
 
 
-def open_group(manifest: Manifest, index: int, group_key: bytes) -> dict[int, bytes]:
-    """Return the keys of one group by shard index."""
+def group_members(manifest: Manifest) -> list[list[int]]:
+    """Return the shards of each group, in order."""
+    members: list[list[int]] = [[] for _ in manifest.groups]
+    for number, shard in enumerate(manifest.shards):
+        members[shard.group].append(number)
+    return members
+
+
+def open_group(manifest: Manifest, index: int, members: list[int], group_key: bytes) -> dict[int, bytes]:
+    """Return the keys of one group by shard number; `members` are its shards."""
     group = manifest.groups[index]
-    members = [number for number, shard in enumerate(manifest.shards) if shard.group == index]
     sealed = dsse.decode_base64(group.keys, "group keys")
     ctx = group_context(manifest.artifact, group.id, len(members))
     keys = message.unseal(sealed, group_key, ctx, what=f"key group {group.id!r}")

@@ -6,8 +6,8 @@ Rules:
    gives the same shards in every version (no content-defined chunking needed), one tensor is a few
    shards, and a pipeline stage is a set of groups.
 2. Groups: `<block list>.<number>` for tensors of a layer block, `tensors` for the rest (embeddings,
-   norms, head), `index` for safetensors headers, `data.<n>` for the n-th dataset file, `files` for
-   everything else (tokenizer, config).
+   norms, head), `index` for safetensors headers, `data.<n>` for dataset files (those of one n share a
+   group when there are more than MAX_DATA_GROUPS), `files` for everything else (tokenizer, config).
 3. Headers are shards of their own: changed metadata must not change a shard of weights.
 """
 
@@ -24,6 +24,8 @@ from stannary.seal.tensors import Tensor
 SHARD_BYTES = 8 * 1024 * 1024  # research/data_plane.md 2.2
 DATA_SHARD_BYTES = 1024 * 1024
 ALIGN_BYTES = 64 * 1024  # shard sizes are a multiple of padding and of every dtype
+
+MAX_DATA_GROUPS = 2048  # manifest.MAX_GROUPS leaves as many to layer blocks
 
 INDEX_GROUP = "index"
 TENSORS_GROUP = "tensors"
@@ -61,7 +63,7 @@ def group_of(tensor: str) -> str:
 def cut_file(file: int, kind: FileKind, size: int, shard_bytes: int) -> Iterator[Cut]:
     """Cut a file that has no tensors."""
     is_data = kind in {FileKind.PARQUET, FileKind.JSONL}
-    group = f"data.{file}" if is_data else FILES_GROUP
+    group = f"data.{file % MAX_DATA_GROUPS}" if is_data else FILES_GROUP
     step = min(shard_bytes, DATA_SHARD_BYTES) if is_data else shard_bytes
     for offset in range(0, size, step):
         yield Cut(file, offset, min(step, size - offset), group, "")

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import bisect
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -49,6 +50,8 @@ class SealedArtifact:
         self._depth = depth
         sealed = mirrors.object(self.head.manifest)
         self.manifest: Manifest = manifest_format.parse(_unseal_manifest(self.head, sealed, keys), self.head)
+        self._starts = [(shard.file, shard.offset) for shard in self.manifest.shards]
+        self._members = manifest_format.group_members(self.manifest)
         self._shard_keys: dict[int, bytes] = {}
         self._parent: SealedArtifact | None = None
         self._lock = threading.Lock()
@@ -74,7 +77,8 @@ class SealedArtifact:
             if number not in self._shard_keys:
                 index = self.manifest.shards[number].group
                 group_key = self._keys.group_key(self.head, self.manifest.groups[index].id)
-                self._shard_keys.update(manifest_format.open_group(self.manifest, index, group_key))
+                opened = manifest_format.open_group(self.manifest, index, self._members[index], group_key)
+                self._shard_keys.update(opened)
             return self._shard_keys[number]
 
     def read_shard(self, number: int, into: memoryview) -> None:
@@ -109,10 +113,14 @@ class SealedArtifact:
 
     def shards_of(self, file: int, begin: int, end: int) -> list[int]:
         """Return the numbers of the shards that hold [begin, end) of a file."""
+        # Shards tile the files in order (manifest.py rule 1), so those of a range are neighbours.
+        first = max(0, bisect.bisect_right(self._starts, (file, begin)) - 1)
+        stop = bisect.bisect_left(self._starts, (file, end))
+        shards = self.manifest.shards
         return [
             number
-            for number, shard in enumerate(self.manifest.shards)
-            if shard.file == file and shard.offset < end and begin < shard.offset + shard.size
+            for number in range(first, stop if begin < end else first)
+            if shards[number].file == file and begin < shards[number].offset + shards[number].size
         ]
 
     def read_shards(
@@ -125,7 +133,7 @@ class SealedArtifact:
             if done is not None:
                 done(number)
 
-        run_all(((one, item) for item in wanted), jobs or self.mirrors.default_jobs())
+        run_all(((one, item) for item in wanted), self.mirrors.default_jobs() if jobs is None else jobs)
 
     def check_header(self, file: int, header: bytes) -> None:
         """Compare a safetensors header with the index: one truth, not two (Refuted)."""
