@@ -3,7 +3,8 @@
 Rules:
 1. A mirror that served bytes of another hash is named in a blame record and never asked again.
 2. A mirror that fails or stalls is set aside for this object and asked again later, at most ATTEMPTS
-   times in all, with growing pauses; the object is then a ServiceError.
+   times in all, with growing pauses; the object is then a ServiceError. One that lacks the object is
+   not asked for it again; when all lack it, it is NotFound.
 3. Mirrors take turns by object, so that several of them share the load; those that failed least go
    first, so a stalling mirror costs its time limit once and not for every object.
 """
@@ -102,38 +103,60 @@ class Mirrors:
 
     def _try_all(self, what: str, attempt: Callable[[Source], T]) -> T:
         last: StannaryError | None = None
+        lacking: set[str] = set()
         for round_number in range(ATTEMPTS):
-            for source in self._in_turn():
+            for source in self._in_turn(lacking):
                 try:
                     return attempt(source)
                 except BadBytes as err:
                     last = err
                     self._blame(source, what, err.expected.spell(), err.observed)
-                except (SourceFailure, NotFound, LimitExceeded) as err:
+                except NotFound as err:
+                    lacking.add(source.url)
+                    last = last or err  # what went wrong elsewhere says more
+                    self._set_aside(source)
+                except (SourceFailure, LimitExceeded) as err:
                     last = err
-                    with self._lock:
-                        self._failures[source.url] += 1
+                    self._set_aside(source)
                 except (Refuted, FormatError) as err:
                     if what != "head":
                         raise  # the right bytes do not open: no mirror can help
                     last = err
-            if not self._alive() or isinstance(last, NotFound):
+            if not self._in_turn(lacking):
                 break
             if round_number + 1 < ATTEMPTS:
                 self._pause(PAUSE_S * 2**round_number)
         if last is None:
             last = Refuted("every mirror served wrong bytes", why=", ".join(sorted(self._dropped))[:200])
+        if isinstance(last, NotFound):
+            raise self._missing(what) from last
         raise last
 
-    def _in_turn(self) -> list[Source]:
+    def _missing(self, what: str) -> NotFound:
+        urls = [source.url for source in self._sources]
+        if what == "head":
+            return NotFound(
+                "no such artifact there",
+                why=f"{self.artifact} in {', '.join(urls)[:200]}",
+                hint=f"stannary artifact ls --from {urls[0]:.200}",
+            )
+        return NotFound(
+            "the store lacks a part of the artifact",
+            why=f"{what} in {', '.join(urls)[:200]}",
+            hint="name a mirror that has it with --from, or seal it again",
+        )
+
+    def _in_turn(self, lacking: set[str]) -> list[Source]:
+        """Return the mirrors to ask: neither caught lying nor without the object."""
         with self._lock:
-            alive = [source for source in self._sources if source.url not in self._dropped]
+            alive = [source for source in self._sources if source.url not in self._dropped | lacking]
             self._turn += 1
             first = self._turn % len(alive) if alive else 0
             return sorted(alive[first:] + alive[:first], key=lambda source: self._failures[source.url])
 
-    def _alive(self) -> bool:
-        return any(source.url not in self._dropped for source in self._sources)
+    def _set_aside(self, source: Source) -> None:
+        with self._lock:
+            self._failures[source.url] += 1
 
     def _blame(self, source: Source, name: str, expected: str, observed: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

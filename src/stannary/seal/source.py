@@ -24,11 +24,15 @@ from stannary.seal.message import Buffer
 
 STALL_S = 20.0  # no byte for so long: the host is given up for this object
 MIN_BYTES_PER_S = 32 * 1024  # a host slower than a modem is as good as stalled
+AGAIN_HINT = "run the same command again, it goes on where it stopped; or name another mirror"
 PIECE_BYTES = 256 * 1024  # with its plaintext it fits a second-level cache: hash and cipher read it there
 
 
 class SourceFailure(ServiceError):
     """A store did not give or take an object; another one may."""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", detail: str = "") -> None:
+        super().__init__(what, why=why, hint=hint or AGAIN_HINT, detail=detail)
 
 
 class Source(Protocol):
@@ -100,6 +104,14 @@ def connect_store(location: str) -> Store:
         from stannary.seal.directory import DirectoryStore
 
         return DirectoryStore(Path(urllib.parse.unquote(parts.path)) if parts.scheme else Path(location))
+    if parts.scheme in {"http", "https"}:
+        raise UsageError(
+            "a web address can be read and not written",
+            why=f"{location!r:.100}",
+            hint="seal to DIR or s3://BUCKET/PREFIX",
+        )
     raise UsageError(
-        "this address is neither a folder nor a bucket", why=f"{location!r:.100}", hint="use DIR, s3:// or http(s)://"
+        "this address is neither a folder nor a bucket",
+        why=f"{location!r:.100}",
+        hint="DIR or s3://BUCKET/PREFIX; to read also http(s)://",
     )
