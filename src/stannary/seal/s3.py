@@ -4,13 +4,17 @@
 the bulk of the bytes travels on our own sockets over URLs it signs, for two reasons: a stalled host
 is noticed within seconds instead of by a whole-request timeout, and the sender's congestion control
 can be chosen (link.py). Signed URLs are secrets and appear in no message.
+
+A put that fails on the way is tried again, PUT_ATTEMPTS times in all: the name is the hash of the content,
+so it does no harm twice. A put that the host refuses (4xx) is not.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -18,32 +22,39 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 
-from stannary.errors import UsageError
+from stannary.errors import NotFound, UsageError
 from stannary.seal.http import ConnectionPool
 from stannary.seal.message import Buffer
 from stannary.seal.source import STALL_S, SourceFailure
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore.store import ClientConfig, RetryConfig
 
 SIGNATURE_LIFE = timedelta(minutes=15)  # longer than any object may take (MIN_BYTES_PER_S)
 REQUEST_TIMEOUT = "60s"  # obstore's own requests are small: list, head
+RETRY_TIMEOUT = timedelta(seconds=30)  # of those requests together; its own default is three minutes of silence
+PUT_ATTEMPTS = 4
+PUT_PAUSE_S = 0.5  # doubled after every failed attempt
+KEYS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; elsewhere than AWS also AWS_ENDPOINT_URL and AWS_REGION"
 
 
 class S3Store:
     """Objects below a bucket and prefix."""
 
-    def __init__(self, url: str, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, url: str, *, stall_s: float = STALL_S, pause: Callable[[float], object] | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc:
             raise UsageError("not a bucket address", why=f"{url!r:.100}", hint="s3://BUCKET/PREFIX")
         self.url = url.rstrip("/")
+        self._pause = pause or threading.Event().wait
         self._stall_s = stall_s
         options: ClientConfig = {"timeout": REQUEST_TIMEOUT, "connect_timeout": "10s", "allow_http": True}
+        retry: RetryConfig = {"max_retries": PUT_ATTEMPTS, "retry_timeout": RETRY_TIMEOUT}
+        prefix = parts.path.strip("/") or None
         try:
-            self._bucket = Bucket(parts.netloc, prefix=parts.path.strip("/") or None, client_options=options)
+            self._bucket = Bucket(parts.netloc, prefix=prefix, client_options=options, retry_config=retry)
         except BaseError as err:
-            raise UsageError("bucket address refused", why=str(err)[:200]) from err
+            raise UsageError("bucket address refused", why=_reason(err), hint="s3://BUCKET/PREFIX") from err
         self._pools: dict[str, ConnectionPool] = {}
         self._lock = threading.Lock()
 
@@ -64,29 +75,51 @@ class S3Store:
         except FileNotFoundError:
             return None
         except BaseError as err:
-            raise SourceFailure("the bucket failed", why=_reason(err)) from err
+            raise _failure(err) from err
 
     def list(self, prefix: str) -> list[str]:
         """Return the names under `prefix/`."""
         try:
             return sorted(item["path"] for batch in obstore.list(self._bucket, prefix) for item in batch)
         except BaseError as err:
-            raise SourceFailure("the bucket failed", why=_reason(err)) from err
+            raise _failure(err) from err
 
     def put(self, name: str, data: Buffer) -> None:
         """Write one object; S3 shows it only when it is whole."""
-        pool, target = self._signed("PUT", name)
-        pool.put(target, data)
+        for attempt in range(PUT_ATTEMPTS):
+            pool, target = self._signed("PUT", name)
+            try:
+                pool.put(target, data)
+            except NotFound as err:
+                raise NotFound(
+                    "no such bucket", why=self.url, hint="make the bucket first, or correct its name"
+                ) from err
+            except SourceFailure as err:
+                if err.why.startswith(("400 ", "401 ", "403 ")):
+                    raise SourceFailure("the bucket refused", why=f"{err.why:.40}", hint=KEYS_HINT) from err
+                if attempt + 1 == PUT_ATTEMPTS:
+                    raise
+                self._pause(PUT_PAUSE_S * 2**attempt)
+            else:
+                return
 
     def _signed(self, method: Literal["GET", "PUT"], name: str) -> tuple[ConnectionPool, str]:
         try:
             url: str = obstore.sign(self._bucket, method, name, SIGNATURE_LIFE)
         except BaseError as err:
-            raise SourceFailure("the bucket failed", why=_reason(err)) from err
+            raise _failure(err) from err
         parts = urllib.parse.urlsplit(url)
         with self._lock:
-            pool = self._pools.setdefault(parts.netloc, ConnectionPool(parts, self._stall_s))
+            pool = self._pools.get(parts.netloc)
+            if pool is None:  # made once: its TLS context reads every root certificate of the system
+                pool = self._pools[parts.netloc] = ConnectionPool(parts, self._stall_s)
         return pool, f"{parts.path}?{parts.query}"
+
+
+def _failure(err: BaseError) -> SourceFailure:
+    """Return our error; without keys obstore asks the cloud's metadata host, of which the user knows nothing."""
+    no_keys = "AWS_ACCESS_KEY_ID" not in os.environ or "relative URL" in str(err)
+    return SourceFailure("the bucket failed", why=_reason(err), hint=KEYS_HINT if no_keys else "")
 
 
 def _reason(err: BaseError) -> str:
