@@ -33,16 +33,22 @@ def check_path(path: str) -> str:
         encoded = path.encode("utf-8")
     except UnicodeEncodeError as err:
         raise FormatError("path is not text", why=f"{path!r:.80}") from err
-    if not 1 <= len(encoded) <= MAX_PATH_BYTES or unicodedata.normalize("NFC", path) != path:
-        raise FormatError("path refused", why=f"{path!r:.80} is empty, too long or not NFC")
+    if not 1 <= len(encoded) <= MAX_PATH_BYTES:
+        raise _refused(path, f"is empty or longer than {MAX_PATH_BYTES} bytes")
+    if unicodedata.normalize("NFC", path) != path:
+        raise _refused(path, "is not NFC: accents stand apart from their letters, as old macOS writes them")
     for segment in path.split("/"):
         if segment in {"", ".", ".."} or len(segment.encode("utf-8")) > MAX_SEGMENT_BYTES:
-            raise FormatError("path refused", why=f"{path!r:.80} leaves its folder or has an empty or long segment")
+            raise _refused(path, "leaves its folder or has an empty or long segment")
         if _FORBIDDEN.search(segment) or segment != segment.strip(" ") or segment.endswith("."):
-            raise FormatError("path refused", why=f"{path!r:.80} holds a character that disks disagree about")
+            raise _refused(path, "holds a character that disks disagree about")
         if _RESERVED.fullmatch(segment):
-            raise FormatError("path refused", why=f"{path!r:.80} is a device on Windows")
+            raise _refused(path, "is a device on Windows")
     return path
+
+
+def _refused(path: str, reason: str) -> FormatError:
+    return FormatError("path refused", why=f"{path!r:.80} {reason}", hint="rename it (docs/seal-v1.md, section 6)")
 
 
 def check_paths(paths: Iterable[str]) -> None:
@@ -52,7 +58,9 @@ def check_paths(paths: Iterable[str]) -> None:
     for path in paths:
         folded = check_path(path).casefold()
         if folded in seen:
-            raise FormatError("two paths are one on a case-folding disk", why=f"{path!r:.80}")
+            raise FormatError(
+                "two paths are one on a case-folding disk", why=f"{path!r:.80}", hint="rename one of them"
+            )
         seen.add(folded)
         parts = folded.split("/")
         parents.update("/".join(parts[:count]) for count in range(1, len(parts)))

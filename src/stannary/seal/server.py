@@ -118,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if asked is not None:
             match = _RANGE.fullmatch(asked)
-            if match is None or int(match[1]) >= length:
+            backwards = match is not None and match[2] != "" and int(match[2]) < int(match[1])
+            if match is None or backwards or int(match[1]) >= length:
                 self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"bytes */{length}")
                 return
             first = int(match[1])

@@ -94,7 +94,11 @@ def check_tensor(tensor: Tensor) -> Tensor:
     names.check_tensor_name(tensor.name)
     width = DTYPES.get(tensor.dtype)
     if width is None:
-        raise FormatError("unknown dtype", why=f"{tensor.dtype!r:.40} of tensor {tensor.name!r:.80}")
+        raise FormatError(
+            "unknown dtype",
+            why=f"{tensor.dtype!r:.40} of tensor {tensor.name!r:.80}",
+            hint=f"known are {' '.join(DTYPES)}",
+        )
     if len(tensor.shape) > MAX_RANK or any(extent < 0 for extent in tensor.shape):
         raise FormatError("tensor shape refused", why=f"{tensor.name!r:.80} has shape {tensor.shape!r:.80}")
     if tensor.begin < 0 or math.prod(tensor.shape) * width != tensor.end - tensor.begin:

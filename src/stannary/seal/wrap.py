@@ -38,7 +38,6 @@ MLKEM_PUBLIC_BYTES = 1184
 X25519_PUBLIC_BYTES = 32
 MAX_WRAP_BYTES = 1024 * 1024  # 4096 groups are 400 KiB
 MAX_LIFE = timedelta(days=30)
-MAX_AUDIENCE = 200
 
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -117,7 +116,11 @@ def unwrap(data: bytes, key: ReceivingKey, *, artifact: Digest, audience: str, n
         raise FormatError("wrap groups are not names")
     terms = Terms(digest.parse(artifact), listed, audience, expires_at)
     if (members["artifact"], members["audience"]) != (terms.artifact, terms.audience):
-        raise Refuted("the wrap is for something else", why=f"{members['audience']!r:.60}, {members['artifact']!r:.80}")
+        raise Refuted(
+            "the wrap is for something else",
+            why=f"{members['audience']!r:.60}, {members['artifact']!r:.80}",
+            hint="name the digest and audience it was made for, or ask the owner for another",
+        )
     _check_life(expires_at, now)
     try:
         plain = _SUITE.decrypt(dsse.decode_base64(members["sealed"], "sealed"), key.private, terms.info())
