@@ -12,7 +12,10 @@ from stannary.cli.commands.artifact_keys import key, wrap
 from stannary.cli.output import Output, plain
 
 if TYPE_CHECKING:
+    from stannary.formats.digest import Digest
+    from stannary.seal.keys import OwnerKey
     from stannary.seal.reader import SealedArtifact
+    from stannary.seal.source import Source
 
 FROM = click.option("--from", "source", required=True, metavar="DIR|URL", help="Where it lies.")
 
@@ -25,38 +28,50 @@ def artifact() -> None:
 @command
 @FROM
 def ls(out: Output, source: str) -> None:
-    """List the artifacts of a store; names are shown for those your key opens."""
-    from stannary.errors import AuthError, NotFound, StannaryError
+    """List the artifacts of a store, with names for those your key opens."""
+    from stannary.errors import NotFound
     from stannary.formats import digest as digests
-    from stannary.seal import keystore, reader
-    from stannary.seal.mirrors import Mirrors
+    from stannary.seal import keystore
+    from stannary.seal.directory import DirectoryStore
     from stannary.seal.source import connect
 
     store = connect(source)
+    if isinstance(store, DirectoryStore) and not store.root.is_dir():
+        raise NotFound(
+            "no such folder", why=str(store.root), hint="--from DIR or --from URL, as given to: stannary seal"
+        )
     try:
         owner = keystore.load()
     except NotFound:
         owner = None
-    rows: list[dict[str, object]] = []
-    for name in store.list("head"):
-        if name.endswith(".dsse"):
-            continue
-        wanted = digests.parse("sha256:" + name.rpartition("/")[2])
-        mirrors = Mirrors(wanted, (store,))
-        row: dict[str, object] = {"digest": wanted, "state": "ok", "name": "", "sealed_bytes": 0, "shards": 0}
-        try:
-            head = mirrors.head()
-            row |= {"sealed_bytes": sum(item.length for item in head.shards), "shards": len(head.shards)}
-            row |= {"owner": head.owner, "parent": head.parent}
-            if owner is not None:
-                row["name"] = reader.SealedArtifact(mirrors, owner).manifest.name
-        except AuthError:
-            row["state"] = "another owner"
-        except StannaryError as err:
-            row["state"] = err.code
-        rows.append(row)
+        out.say("no owner key here, so no names are shown")
+    listed = [name for name in store.list("head") if not name.endswith(".dsse")]
+    rows = [_row(store, digests.parse("sha256:" + name.rpartition("/")[2]), owner) for name in listed]
+    if not rows:
+        out.say(f"no artifact in {store.url}")
     columns = ("digest", "state", "name", "shards", "sealed_bytes")
     out.table(columns, [[plain(str(row[column])) for column in columns] for row in rows], rows)
+
+
+def _row(store: Source, wanted: Digest, owner: OwnerKey | None) -> dict[str, object]:
+    """Return what can be told of one artifact of a store; a damaged one is a row, not an error."""
+    from stannary.errors import AuthError, StannaryError
+    from stannary.seal.mirrors import Mirrors
+    from stannary.seal.reader import SealedArtifact
+
+    mirrors = Mirrors(wanted, (store,))
+    row: dict[str, object] = {"digest": wanted, "state": "ok", "name": "", "sealed_bytes": 0, "shards": 0}
+    try:
+        head = mirrors.head()
+        row |= {"sealed_bytes": sum(item.length for item in head.shards), "shards": len(head.shards)}
+        row |= {"owner": head.owner, "parent": head.parent}
+        if owner is not None:
+            row["name"] = SealedArtifact(mirrors, owner).manifest.name
+    except AuthError:
+        row["state"] = "another owner"
+    except StannaryError as err:
+        row["state"] = err.code
+    return row
 
 
 @command
@@ -67,9 +82,10 @@ def show(out: Output, digest: str, source: str, with_tensors: bool) -> None:
     """Show what an artifact holds: files, key groups, codecs."""
     from collections import Counter
 
+    from stannary.cli.digests import artifact_digest
     from stannary.seal import open as open_artifact
 
-    opened = open_artifact(digest, source)
+    opened = open_artifact(artifact_digest(digest), source)
     manifest = opened.manifest
     groups = Counter(manifest.groups[item.group].id for item in manifest.shards)
     codecs = Counter(item.codec.value for item in manifest.shards)
@@ -99,10 +115,14 @@ def show(out: Output, digest: str, source: str, with_tensors: bool) -> None:
 @FROM
 def diff(out: Output, old: str, new: str, source: str) -> None:
     """Show which files and tensors differ between two artifacts."""
+    from stannary.cli.digests import artifact_digest
     from stannary.seal import diff as differ
     from stannary.seal import open as open_artifact
 
-    changes = differ.compare(open_artifact(old, source), open_artifact(new, source))
+    before, after = artifact_digest(old), artifact_digest(new)
+    changes = differ.compare(open_artifact(before, source), open_artifact(after, source))
+    if not changes:
+        out.say("no difference")
     rows = [[item.kind.value, item.what, plain(item.name), item.detail] for item in changes]
     value = [{"kind": item.kind.value, "what": item.what, "name": item.name, "detail": item.detail} for item in changes]
     out.table(("kind", "what", "name", "detail"), rows, value)

@@ -10,6 +10,8 @@ import click
 from stannary.cli.command import command
 from stannary.cli.output import Output
 
+MAX_PASSPHRASE_FILE_BYTES = 4096
+
 
 @click.group()
 def key() -> None:
@@ -28,6 +30,17 @@ def show(out: Output) -> None:
 
 
 @command
+def new(out: Output) -> None:
+    """Make your key, to be given wraps before you ever sealed anything."""
+    from stannary.seal import keystore
+
+    owner = keystore.create()
+    out.say(f"made your owner key: {keystore.key_path()}")
+    out.say("without it your artifacts stay shut: stannary artifact key export FILE")
+    out.result({"owner": owner.public.hex(), "receiving": owner.receiving.public.hex()}, owner.public.hex())
+
+
+@command
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--passphrase-file", type=click.Path(path_type=Path, exists=True), help="Read the passphrase from here.")
 def export(out: Output, path: Path, passphrase_file: Path | None) -> None:
@@ -43,15 +56,11 @@ def export(out: Output, path: Path, passphrase_file: Path | None) -> None:
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--passphrase-file", type=click.Path(path_type=Path, exists=True), help="Read the passphrase from here.")
 def import_(out: Output, path: Path, passphrase_file: Path | None) -> None:
-    """Take over a key from an export, or from the plain bytes that `age -d` gives back."""
-    from stannary.errors import FormatError
+    """Take over a key: an export, or what `age -d` gives back."""
     from stannary.seal import keystore
 
-    data = path.read_bytes()
-    try:
-        owner = keystore.parse(data)
-    except FormatError:
-        owner = keystore.import_export(data, _passphrase(passphrase_file, confirm=False))
+    data = read_small(path, keystore.MAX_KEY_FILE_BYTES)
+    owner = keystore.read_copy(data, lambda: _passphrase(passphrase_file, confirm=False))
     keystore.store(owner)
     out.result({"owner": owner.public.hex()}, owner.public.hex())
 
@@ -79,6 +88,7 @@ def wrap(out: Output, digest: str, source: str, recipient: str, audience: str, *
     """Wrap key groups of an artifact to somebody's receiving key."""
     from datetime import UTC, datetime, timedelta
 
+    from stannary.cli.digests import artifact_digest
     from stannary.errors import UsageError
     from stannary.seal import keystore
     from stannary.seal import open as open_artifact
@@ -87,8 +97,10 @@ def wrap(out: Output, digest: str, source: str, recipient: str, audience: str, *
     try:
         public_key = wrapping.public_key(bytes.fromhex(recipient))
     except ValueError as err:
-        raise UsageError("not a receiving key", why="not hex", hint="stannary artifact key show") from err
-    opened = open_artifact(digest, source)
+        raise UsageError(
+            "not a receiving key", why="not hex", hint="its holder sees it with: stannary artifact key show"
+        ) from err
+    opened = open_artifact(artifact_digest(digest), source)
     held = tuple(item.id for item in opened.manifest.groups)
     chosen = options["groups"] if isinstance(options["groups"], tuple) and options["groups"] else held
     unknown = sorted(set(chosen) - set(held))
@@ -101,27 +113,45 @@ def wrap(out: Output, digest: str, source: str, recipient: str, audience: str, *
 
 
 def _passphrase(source: Path | None, *, confirm: bool) -> str:
-    from stannary.errors import ConfirmationRequired
+    from stannary.errors import ConfirmationRequired, UsageError
 
     if source is not None:
-        return source.read_text(encoding="utf-8").rstrip("\n")
+        try:
+            return read_small(source, MAX_PASSPHRASE_FILE_BYTES).decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as err:
+            raise UsageError(
+                "the passphrase is not text", why=f"{source}: not UTF-8", hint="--passphrase-file FILE"
+            ) from err
     if not os.isatty(0):
         raise ConfirmationRequired("a passphrase is needed", why="no terminal to ask on", hint="--passphrase-file FILE")
     passphrase: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
     return passphrase
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a private file that did not exist before."""
-    from stannary.errors import UsageError
+def read_small(path: Path, limit: int) -> bytes:
+    """Read a small file that the caller named."""
+    from stannary.errors import LimitExceeded, UsageError
 
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as err:
+        raise UsageError("cannot read it", why=f"{path}: {err.strerror}") from err
+    if len(data) > limit:
+        raise LimitExceeded("the file is too large for this", why=f"{path}: more than {limit:,} bytes")
+    return data
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a private file that did not exist before, whole or not at all."""
+    from stannary.errors import UsageError
+    from stannary.seal import keystore
+
+    try:
+        keystore.write_new(path, data)
     except OSError as err:
         raise UsageError("cannot write there", why=f"{path}: {err.strerror}", hint="name a new file") from err
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
-for _command in (show, export, import_, backup):
+for _command in (new, show, export, import_, backup):
     key.add_command(_command)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from stannary.cli.command import command
+from stannary.cli.commands.seal import MAX_JOBS
 from stannary.cli.output import Output
 
 if TYPE_CHECKING:
     from stannary.seal.keys import KeyRing
     from stannary.seal.mirrors import Mirrors
+    from stannary.seal.reader import SealedArtifact
 
 
 @command
@@ -21,32 +23,40 @@ if TYPE_CHECKING:
     "--from", "sources", required=True, multiple=True, metavar="DIR|URL", help="Where it lies; give several mirrors."
 )
 @click.option("-o", "--to", "path", required=True, type=click.Path(path_type=Path), help="New file or folder.")
-@click.option("--jobs", type=int, help="Connections at once (default: 12 remote, one a core local).")
+@click.option(
+    "--jobs", type=click.IntRange(1, MAX_JOBS), help="Connections at once (default: 12 remote, one a core local)."
+)
 @click.option("--wrap", type=click.Path(path_type=Path, exists=True), help="Keys that were wrapped to you.")
 @click.option("--audience", help="What the wrap was made for (with --wrap).")
-@click.option("--blame", type=click.Path(path_type=Path), help="Write signed records of lying mirrors here.")
+@click.option("--blame", type=click.Path(path_type=Path), help="Append signed records of lying mirrors to this file.")
 def open_(
     out: Output, digest: str, sources: tuple[str, ...], path: Path, jobs: int | None, **options: Path | str | None
 ) -> int | None:
     """Open the artifact DIGEST to the new file or folder PATH.
 
-    Nothing is left at PATH unless every byte was checked. A broken transfer goes on where it stopped.
+    Nothing is left at PATH unless every byte was checked. After a broken transfer the same command goes on
+    where it stopped. If the owner had it signed, the OpenSSF bundle is put beside it as PATH.sig.
     """
+    from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
-    from stannary.formats import digest as digests
     from stannary.seal import opening, reader, source
     from stannary.seal.mirrors import Mirrors
 
-    wanted = digests.parse(digest)
+    wanted = artifact_digest(digest)
+    keys = _keys(wanted, options)
     mirrors = Mirrors(wanted, tuple(source.connect(item) for item in sources))
+    artifact: SealedArtifact | None = None
     try:
-        artifact = reader.SealedArtifact(mirrors, _keys(wanted, options))
+        artifact = reader.SealedArtifact(mirrors, keys)
         progress = ByteProgress(out, "opened", artifact.size_bytes)
         report = opening.open_to(artifact, path, jobs=jobs, progress=progress)
     finally:
         _write_blames(out, mirrors, options.get("blame"))
+        if artifact is not None and opening.partial_folder(artifact, path).is_dir():
+            out.say(f"kept for the next run: {opening.partial_folder(artifact, path)}")
     signature = _write_signature(out, artifact.manifest.signature, path)
-    out.say(f"{report.size_bytes:,} bytes, {report.fetched_bytes:,} fetched, {report.resumed_shards} shards resumed")
+    resumed = f", {report.resumed_shards:,} shards resumed" if report.resumed_shards else ""
+    out.say(f"{report.size_bytes:,} bytes, {report.fetched_bytes:,} fetched{resumed}")
     members = {
         "path": str(path),
         "digest": wanted,
@@ -63,6 +73,7 @@ def open_(
 def _keys(wanted: str, options: dict[str, Path | str | None]) -> KeyRing:
     from datetime import UTC, datetime
 
+    from stannary.cli.commands.artifact_keys import read_small
     from stannary.errors import UsageError
     from stannary.formats import digest as digests
     from stannary.seal import keystore, wrap
@@ -70,24 +81,31 @@ def _keys(wanted: str, options: dict[str, Path | str | None]) -> KeyRing:
     owner = keystore.load()
     given, audience = options.get("wrap"), options.get("audience")
     if not isinstance(given, Path):
+        if audience is not None:
+            raise UsageError("--audience needs --wrap", hint="--wrap FILE, the keys that were wrapped to you")
         return owner
     if not isinstance(audience, str):
         raise UsageError("--wrap needs --audience", hint="--audience NAME, as the wrap was made for")
-    return wrap.unwrap(
-        given.read_bytes(), owner.receiving, artifact=digests.parse(wanted), audience=audience, now=datetime.now(UTC)
-    )
+    data = read_small(given, wrap.MAX_WRAP_BYTES)
+    return wrap.unwrap(data, owner.receiving, artifact=digests.parse(wanted), audience=audience, now=datetime.now(UTC))
 
 
 def _write_signature(out: Output, bundle: str | None, path: Path) -> Path | None:
-    """Write the model-signing bundle beside PATH, never over another file."""
+    """Write the model-signing bundle beside PATH, never over another file and never a part of it."""
     if bundle is None:
         return None
     target = path.with_name(path.name + ".sig")
     try:
-        with target.open("x", encoding="utf-8") as file:
+        file = target.open("x", encoding="utf-8")
+    except OSError as err:
+        out.say(f"the model-signing bundle was not written: {target}: {err.strerror}")
+        return None
+    try:
+        with file:
             file.write(bundle)
-    except FileExistsError:
-        out.say(f"kept {target}: the model-signing bundle was not written")
+    except OSError as err:
+        target.unlink(missing_ok=True)
+        out.say(f"the model-signing bundle was not written: {target}: {err.strerror}")
         return None
     return target
 
@@ -101,6 +119,10 @@ def _write_blames(out: Output, mirrors: Mirrors, target: Path | str | None) -> N
     for item in mirrors.blames:
         out.say(f"wrong bytes from {item.mirror}: {item.object}")
     if mirrors.blames and isinstance(target, Path):
-        key = keystore.load_or_create()[0].signing
+        key = keystore.load().signing
         lines = [json.dumps(blame.sign(item, key).to_json(), sort_keys=True) for item in mirrors.blames]
-        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        try:
+            with target.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+        except OSError as err:  # said and not raised: it must not hide why the opening itself failed
+            out.say(f"the blame records were not written: {target}: {err.strerror}")
