@@ -174,7 +174,8 @@ class Amd:
         fields = {
             "version": 5, "policy": 0x30000, "vmpl": 0, "platform": 0x25, "flags": 0, "report_data": bytes(64),
             "measurement": b"\x11" * 48, "tcb": SnpTcb(1, 2, 3, 4, 5),
-            "launch": None, "current": None, "committed": None, "chip": bytes(range(8)), "cpuid": _CPUID[self.generation],
+            "launch": None, "current": None, "committed": None, "chip": bytes(range(8)),
+            "cpuid": _CPUID[self.generation],
         }  # fmt: skip
         fields.update(changes)
         word = self._word(fields["tcb"])

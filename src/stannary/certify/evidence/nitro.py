@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 MAX_DOCUMENT_BYTES = 64 * 1024  # AWS: at most 16 KiB, plus base64 and certificates
 COSE_SIGN1_TAG = 18
 ES384 = -35
+_COSE_CRITICAL = 2  # header parameters that must be understood (RFC 9052 section 3.1)
 CLOCK_SKEW = timedelta(minutes=5)
 MAX_PCRS = 32
+_MAX_TIMESTAMP_MS = 1 << 47  # the year 6429; beyond 9999 a time cannot be compared
 PCR_BYTES = frozenset({32, 48, 64})
 
 
@@ -84,7 +86,7 @@ class NitroVerifier:
         else:
             exam.require(
                 "timestamp",
-                parsed.timestamp <= now + CLOCK_SKEW,
+                parsed.timestamp - CLOCK_SKEW <= now,
                 Step.CHAIN,
                 Code.CHAIN_INVALID,
                 observed=f"document is of {parsed.timestamp:%Y-%m-%d %H:%M:%S}",
@@ -119,8 +121,10 @@ def parse_document(blob: bytes) -> NitroDocument:
     if unprotected != {}:
         raise FormatError("COSE_Sign1 has unprotected headers", why="nothing may ride along unsigned")
     header = cbor.read(protected, "COSE header")
-    if not isinstance(header, dict) or header.get(1) != ES384:
-        raise UnsupportedFormat("COSE algorithm is not ES384")
+    if not isinstance(header, dict):
+        raise FormatError("COSE header is not a map")
+    if header.get(1) != ES384 or _COSE_CRITICAL in header:
+        raise UnsupportedFormat("COSE algorithm is not ES384, or critical headers", why=f"{header!r:.80}")
     members = cbor.read(payload, "attestation document body")
     if not isinstance(members, dict):
         raise FormatError("attestation document body is not a map")
@@ -130,12 +134,14 @@ def parse_document(blob: bytes) -> NitroDocument:
 
 def _document(members: dict[int | str, cbor.Cbor], to_be_signed: bytes, signature: bytes) -> NitroDocument:
     module_id, digest, timestamp = members.get("module_id"), members.get("digest"), members.get("timestamp")
-    if not isinstance(module_id, str) or not module_id or digest != "SHA384":
+    if not isinstance(module_id, str) or not module_id or not isinstance(digest, str):
         raise FormatError("attestation document lacks module id or digest")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int) or not 0 < timestamp < 1 << 48:
+    if digest != "SHA384":
+        raise UnsupportedFormat("attestation document's registers are not SHA-384", why=digest[:40])
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int) or not 0 < timestamp < _MAX_TIMESTAMP_MS:
         raise FormatError("attestation document lacks its timestamp")
     bundle = members.get("cabundle")
-    if not isinstance(bundle, list) or not 1 <= len(bundle) <= certificates.MAX_CERTIFICATES:
+    if not isinstance(bundle, list) or len(bundle) > certificates.MAX_CERTIFICATES:
         raise FormatError("attestation document lacks its certificate bundle")
     return NitroDocument(
         to_be_signed=to_be_signed,
@@ -145,10 +151,16 @@ def _document(members: dict[int | str, cbor.Cbor], to_be_signed: bytes, signatur
         pcrs=_pcrs(members.get("pcrs")),
         certificate=certificates.parse(_octets(members.get("certificate"), "certificate")),
         bundle=tuple(certificates.parse(_octets(item, "bundle certificate")) for item in bundle),
-        public_key=_octets(members.get("public_key") or b"", "public key"),
-        user_data=_octets(members.get("user_data") or b"", "user data"),
-        nonce=_octets(members.get("nonce") or b"", "nonce"),
+        public_key=_optional(members, "public_key"),
+        user_data=_optional(members, "user_data"),
+        nonce=_optional(members, "nonce"),
     )
+
+
+def _optional(members: dict[int | str, cbor.Cbor], name: str) -> bytes:
+    """Return a byte string that may be absent or null, as the security module writes it."""
+    value = members.get(name)
+    return b"" if value is None else _octets(value, name)
 
 
 def _octets(value: cbor.Cbor, what: str) -> bytes:

@@ -1,0 +1,234 @@
+"""Nitro documents as their CDDL varies them, signed by a test cloud: the outcome and its code."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.unit.certify import world
+
+from stannary.certify.certificates import Anchors
+from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.nitro import NitroVerifier
+from stannary.certify.evidence.verifier import examine
+from stannary.certify.rules import Roots, Rules
+
+ROOT = world.issue("aws.nitro-enclaves", ca=True)
+ZONE = world.issue("zonal", ROOT, ca=True)
+LEAF = world.issue("i-1-enc2", ZONE)
+RULES = Rules(roots=Roots(nitro=Anchors(certificates=(ROOT.certificate,))))
+PRESENT_MS = int(world.NOW.timestamp() * 1000)
+ES384_HEADER = b"\xa1\x01\x38\x22"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """CBOR written as it stands."""
+
+    data: bytes
+
+
+def _head(major: int, value: int, width: int = 0) -> bytes:
+    for code, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if value < 24 and not width:
+            return bytes([major << 5 | value])
+        if (value < 1 << 8 * size and not width) or width == size:
+            return bytes([major << 5 | code]) + value.to_bytes(size, "big")
+    raise AssertionError(value)
+
+
+def _encode(value: object) -> bytes:  # noqa: PLR0911  one return a type
+    if isinstance(value, Raw):
+        return value.data
+    if value is None or isinstance(value, bool):
+        return {None: b"\xf6", True: b"\xf5", False: b"\xf4"}[value]
+    if isinstance(value, int):
+        return _head(0, value) if value >= 0 else _head(1, -1 - value)
+    if isinstance(value, bytes):
+        return _head(2, len(value)) + value
+    if isinstance(value, str):
+        return _head(3, len(value)) + value.encode()
+    if isinstance(value, list):
+        return _head(4, len(value)) + b"".join(_encode(item) for item in value)
+    assert isinstance(value, dict)
+    return _head(5, len(value)) + b"".join(_encode(name) + _encode(item) for name, item in value.items())
+
+
+def _members(**changes: object) -> dict[object, object]:
+    return {
+        "module_id": "i-1-enc2", "digest": "SHA384", "timestamp": PRESENT_MS,
+        "pcrs": {index: bytes([index + 1]) * 48 for index in range(16)}, "certificate": LEAF.certificate.raw,
+        "cabundle": [ROOT.certificate.raw, ZONE.certificate.raw], "public_key": None, "user_data": None, "nonce": None,
+        **changes,
+    }  # fmt: skip
+
+
+def _document(
+    payload: object, *, header: bytes = ES384_HEADER, tag: bytes = b"", unprotected: object = None, key=LEAF.key
+) -> bytes:
+    body = payload if isinstance(payload, bytes) else _encode(payload)
+    signed = _encode(["Signature1", header, b"", body])
+    algorithm = hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256()
+    return tag + _encode([header, unprotected or {}, body, world.raw_signature(key, signed, algorithm)])
+
+
+def _outcome(document: bytes, *, bound=None, now=world.NOW, rules=RULES) -> str:
+    return examine(NitroVerifier(), document, bound=bound, collateral=Collateral(), now=now, rules=rules).outcome
+
+
+@pytest.mark.parametrize("tag", [b"", b"\xd2"])
+@pytest.mark.parametrize("num_pcrs", [3, 16, 32])
+def test_tagged_and_untagged_documents_with_any_registers_are_valid(tag, num_pcrs):
+    """COSE_Sign1 with tag 18 or without, binary or base64, with 3, 16 or 32 registers."""
+    pcrs = {index: bytes([index + 1]) * 48 for index in range(num_pcrs)}
+    document = _document(_members(pcrs=pcrs), tag=tag)
+    assert _outcome(document) == "valid"
+    assert _outcome(base64.encodebytes(document)) == "valid"
+    assert _outcome(document, rules=Rules()) == "refuse:chain-invalid"
+
+
+@pytest.mark.parametrize("tag", [b"\xd1", b"\xd8\x62", b"\xd2\xd2"])
+def test_other_tags_are_not_this_structure(tag):
+    """COSE_Mac0, COSE_Sign and doubled tags are not COSE_Sign1."""
+    assert _outcome(_document(_members(), tag=tag)) in {"refuse:unsupported", "refuse:malformed"}
+
+
+@pytest.mark.parametrize("value", [b"", b"\x01" * 1024])
+def test_optional_members_may_be_absent_null_or_filled(value):
+    """Public key, user data and nonce may be absent, null, empty or full."""
+    filled = dict.fromkeys(("public_key", "user_data", "nonce"), value)
+    assert _outcome(_document(_members(**filled))) == "valid"
+    absent = {name: item for name, item in _members().items() if name not in filled}
+    assert _outcome(_document(absent)) == "valid"
+
+
+@pytest.mark.parametrize("value", ["", 0, False, [], {}, "nonce"])
+def test_optional_members_of_another_type_are_malformed(value):
+    """An empty text, a zero or an empty list is not an absent nonce."""
+    assert _outcome(_document(_members(nonce=value))) == "refuse:malformed"
+
+
+def test_nonce_is_the_verifiers():
+    """A document over another nonce, or over none, is not an answer to ours."""
+    document = _document(_members(nonce=b"n" * 32))
+    assert _outcome(document, bound=b"n" * 32) == "valid"
+    assert _outcome(document, bound=b"m" * 32) == "refuse:nonce-mismatch"
+    assert _outcome(_document(_members()), bound=b"n" * 32) == "refuse:nonce-mismatch"
+
+
+@pytest.mark.parametrize(
+    ("header", "outcome"),
+    [
+        (b"\xa1\x01\x26", "refuse:unsupported"),  # ES256
+        (b"\xa1\x01\x38\x23", "refuse:unsupported"),  # ES512
+        (b"\xa0", "refuse:unsupported"),
+        (b"", "refuse:malformed"),
+        (b"\x01", "refuse:malformed"),
+        (b"\xa2\x01\x38\x22\x02\x81\x18\x63", "refuse:unsupported"),  # a critical header nobody knows
+        (b"\xa2\x01\x38\x22\x01\x26", "refuse:malformed"),  # two algorithms
+        (b"\xa2\x01\x38\x22\x04\x41\x01", "valid"),  # a key id says nothing
+    ],
+)
+def test_signed_header_names_one_algorithm(header, outcome):
+    """Another algorithm, none, two, or critical headers are refused, signed as they are."""
+    assert _outcome(_document(_members(), header=header)) == outcome
+
+
+def test_nothing_rides_along_unsigned():
+    """An unprotected header is refused, empty or not its own map."""
+    for unprotected in ({1: -35}, {4: b"kid"}, [], b"x"):
+        if unprotected:
+            assert _outcome(_document(_members(), unprotected=unprotected)) == "refuse:malformed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"digest": "SHA512"}, "refuse:unsupported"),
+        ({"digest": "SHA256"}, "refuse:unsupported"),
+        ({"digest": None}, "refuse:malformed"),
+        ({"module_id": ""}, "refuse:malformed"),
+        ({"module_id": b"i-1"}, "refuse:malformed"),
+        ({"timestamp": 0}, "refuse:malformed"),
+        ({"timestamp": -1}, "refuse:malformed"),
+        ({"timestamp": (1 << 48) - 1}, "refuse:malformed"),
+        ({"timestamp": (1 << 64) - 1}, "refuse:malformed"),
+        ({"timestamp": True}, "refuse:malformed"),
+        ({"timestamp": (1 << 47) - 1}, "refuse:chain-invalid"),
+        ({"timestamp": PRESENT_MS + 3_600_000}, "refuse:chain-invalid"),
+        ({"pcrs": {}}, "refuse:malformed"),
+        ({"pcrs": {0: b"\1" * 20}}, "refuse:malformed"),
+        ({"pcrs": {32: b"\1" * 48}}, "refuse:malformed"),
+        ({"pcrs": {-1: b"\1" * 48}}, "refuse:malformed"),
+        ({"pcrs": {"0": b"\1" * 48}}, "refuse:malformed"),
+        ({"pcrs": {0: bytes(48), 1: b"\1" * 48, 2: b"\1" * 48}}, "refuse:guest-policy"),
+        ({"pcrs": {0: b"\1" * 48, 1: b"\1" * 48}}, "refuse:guest-policy"),
+        ({"certificate": b""}, "refuse:malformed"),
+        ({"certificate": ZONE.certificate.raw}, "refuse:signature-invalid"),
+        ({"cabundle": []}, "refuse:chain-invalid"),
+        ({"cabundle": [ROOT.certificate.raw]}, "refuse:chain-invalid"),
+        ({"cabundle": [ROOT.certificate.raw] * 33}, "refuse:malformed"),
+        ({"cabundle": None}, "refuse:malformed"),
+        ({"later": "member"}, "valid"),
+    ],
+)
+def test_each_member_has_its_code(changes, outcome):
+    """Every member of the document that is not as its CDDL says has its own refusal."""
+    assert _outcome(_document(_members(**changes))) == outcome
+
+
+def test_bundle_may_come_in_any_order():
+    """The bundle is written root first; the other order, or strangers inside, changes nothing."""
+    stranger = world.issue("zonal", world.issue("other", ca=True), ca=True).certificate.raw
+    for bundle in ([ZONE, ROOT], [ZONE]):
+        assert _outcome(_document(_members(cabundle=[item.certificate.raw for item in bundle]))) == "valid"
+    crowded = [stranger, ROOT.certificate.raw, ZONE.certificate.raw]
+    assert _outcome(_document(_members(cabundle=crowded))) == "valid"
+
+
+def test_signature_is_the_leafs():
+    """A stranger's signature, a key of another curve and a cut signature are false signatures."""
+    stranger = ec.generate_private_key(ec.SECP384R1())
+    assert _outcome(_document(_members(), key=stranger)) == "refuse:signature-invalid"
+    small = world.issue("i-1-enc3", ZONE, curve=ec.SECP256R1())
+    document = _document(_members(certificate=small.certificate.raw), key=small.key)
+    assert _outcome(document) == "refuse:signature-invalid"
+    good = _document(_members())
+    assert _outcome(good[: good.rindex(b"\x58\x60")] + b"\x58\x5f" + good[-96:-1]) == "refuse:signature-invalid"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xbf" + _encode(_members())[1:] + b"\xff",  # indefinite map
+        _encode(_members(user_data=Raw(b"\x5f\x41\x01\xff"))),  # indefinite byte string
+        _encode(_members(user_data=Raw(b"\xf9\x3c\x00"))),  # a float
+        _encode(_members(user_data=Raw(b"\xf7"))),  # undefined
+        _encode(_members(cabundle=Raw(b"\x9f\xff"))),  # indefinite list
+    ],
+)
+def test_cbor_outside_the_deterministic_core_is_unsupported(payload):
+    """The security module writes definite lengths and no floats: anything else is somebody else's encoder."""
+    assert _outcome(_document(payload)) == "refuse:unsupported"
+
+
+def test_cbor_that_lies_about_sizes_is_malformed():
+    """Trailing bytes, cut documents, lengths beyond the end and depth beyond the limit do not read."""
+    good = _document(_members())
+    for damaged in (good + b"\0", good[:-1], b"\x85" + good[1:], b"\x84" + b"\x81" * 100, b"\x9b" + b"\xff" * 8):
+        assert _outcome(damaged) == "refuse:malformed"
+    wide = _encode(_members(user_data=Raw(_head(2, 1, width=8) + b"\1")))
+    assert _outcome(_document(wide)) == "valid"  # an overlong length is signed as it stands and hides nothing
+
+
+def test_documents_live_as_long_as_their_certificate():
+    """The same document is refused before and after its certificate, at the ends of time too."""
+    document = _document(_members())
+    assert _outcome(document, now=world.NOW + timedelta(days=301)) == "refuse:chain-invalid"
+    assert _outcome(document, now=world.NOW - timedelta(days=31)) == "refuse:chain-invalid"
+    for edge in (world.NOW.min, world.NOW.max):
+        assert _outcome(document, now=edge.replace(tzinfo=world.NOW.tzinfo)) == "refuse:chain-invalid"
