@@ -14,12 +14,12 @@ Pure: challenge, time, policy, references and registry are arguments.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stannary.certify import references, revocation_notice
 from stannary.certify.anchor import anchor, device_nonce
+from stannary.certify.claims import check_claims, read_claims
 from stannary.certify.collateral_items import joined
 from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.azure import AzureVerifier
@@ -33,7 +33,7 @@ from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
 from stannary.certify.remedies import Code, remedy
 from stannary.certify.tiers import Decision, Tier, decide
-from stannary.errors import FormatError, UnsupportedFormat, UsageError
+from stannary.errors import FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from stannary.certify.policy import Policy
     from stannary.certify.revocation_notice import Withdrawal
     from stannary.formats import dsse
-
-_CLAIM = re.compile(r"([1-9][0-9]{0,2})\s*x\s*([A-Za-z0-9 -]{2,40})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +99,9 @@ def appraise(evidence: Evidence, challenge: Challenge, context: Context) -> Resu
     parts["identity"] = _collisions(identities, context)
     elapsed_s = (context.now - parse_moment(challenge.issued_at)).total_seconds()
     grade, parts["bench"] = _grade(evidence, expected, context, elapsed_s)
-    if claimed_devices(context.claims)[0]:
-        parts["claims"] = _count_devices(parts, grade, context)
+    claimed = read_claims(context.claims)
+    if claimed:
+        parts["claims"] = check_claims(claimed, parts, grade)
     named = bool(set(identities) & set(context.policy.designated))
     vouchers = references.count_vouchers(context.vouchers, identities, context.policy, context.now)
     decision = decide(parts, num_vouchers=vouchers, min_vouchers=context.policy.vouch.minimum, named=named)
@@ -226,24 +225,13 @@ def _with_log(appraisal: Appraisal, part: Part) -> Appraisal:
     return exam.close()
 
 
-def claimed_devices(claims: str) -> tuple[int, str]:
-    """Read a seller's claim such as `8xH200`; (0, "") where none is made.
-
-    A claim that does not read is an error: passed over, it would look like one that was checked.
-    """
-    if not claims.strip():
-        return 0, ""
-    match = _CLAIM.fullmatch(claims.strip())
-    if match is None:
-        raise UsageError("claim is not a count and a model", why=repr(claims)[:80], hint='write it as "8xH200"')
-    return int(match.group(1)), match.group(2).strip()
-
-
 def _expected_layers(context: Context) -> list[str]:
     """Rule 2: what policy and claims ask for."""
-    wanted = list(context.policy.required)
-    if context.policy.gpu.required or claimed_devices(context.claims)[0]:
+    wanted, claimed = list(context.policy.required), read_claims(context.claims)
+    if context.policy.gpu.required or any(not item.is_switch for item in claimed):
         wanted.append("gpu")
+    if any(item.is_switch for item in claimed):
+        wanted.append("nvswitch")
     return list(dict.fromkeys(wanted))
 
 
@@ -334,17 +322,3 @@ def _grade(evidence: Evidence, expected: bytes, context: Context, elapsed_s: flo
             remedy="free the machine of other work and test again",
         )
     return grade, exam.close()
-
-
-def _count_devices(parts: dict[str, Appraisal], grade: Grade | None, context: Context) -> Appraisal:
-    """All claimed accelerators are attested and answer at once, or the claim is refused (rule 5)."""
-    exam = Examination("claims")
-    claimed, model = claimed_devices(context.claims)
-    valid = [part for name, part in parts.items() if name.startswith("gpu/") and part.valid]
-    attested = {item for part in valid for item in part.identities}
-    tested = 0 if grade is None else sum("cuda" in item.device for item in grade.powers)
-    step, code, expected = Step.REFERENCE, Code.EVIDENCE_MISSING, f"{claimed} x {model}"
-    rows = (("attested", len(attested), "with valid evidence"), ("tested", tested, "in the power test"))
-    for check, shown, where in rows:
-        exam.require(check, shown >= claimed, step, code, observed=f"{shown} accelerators {where}", expected=expected)
-    return exam.close()

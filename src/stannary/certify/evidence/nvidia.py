@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_DEVICES = 32  # 8 GPUs and 4 switches a node; NVL72 trays report 4 GPUs each
 _DICE_TCB_INFO = "2.23.133.5.4.1"
+_CHIP = re.compile(r"[A-Z]{2}[0-9]{2,3}[A-Z]?")
 _MEMBERS = frozenset({"arch", "certificate", "evidence", "nonce"})
 
 
@@ -56,11 +58,6 @@ class Device:
     def ueid(self) -> str:
         """The device's identity: the serial number NVIDIA certified for it."""
         return f"{self.chain[0].serial:x}"
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether the certified device is an NVSwitch."""
-        return self.chain[0].common_name().startswith("LS")
 
 
 class DeviceVerifier:
@@ -169,17 +166,20 @@ def check_device(
     """Check one device's chain, signature, nonce, firmware id, revocation and mode."""
     collateral, now, rules = context
     report, leaf = device.report, device.chain[0]
+    path = certificates.find_path(leaf, device.chain[1:], rules.roots.nvidia_device, now)
+    chip = certified_chip(path.certificates if path.root is not None else (leaf,))
+    is_switch = chip.startswith("LS")
     exam.claims.update(
         {
             "ueid": device.ueid,
             "device": leaf.common_name(),
             "driver": report.text(spdm.DRIVER_VERSION),
             "vbios": report.vbios,
-            "switch": device.is_switch,
+            "chip": chip,
+            "switch": is_switch,
             "project": f"{report.text(spdm.PROJECT)}_{report.text(spdm.PROJECT_SKU)}_{report.text(spdm.CHIP_SKU)}",
         }
     )
-    path = certificates.find_path(leaf, device.chain[1:], rules.roots.nvidia_device, now)
     exam.require_path("chain", path)
     exam.require(
         "signature",
@@ -202,10 +202,22 @@ def check_device(
         )
     if path.root is not None:
         _check_ocsp(exam, device, path.certificates, (collateral, now, rules))
-    _check_mode(exam, device)
+    _check_mode(exam, report, is_switch=is_switch)
     if device.ueid in rules.denied:
         exam.refuse("denied", Step.TCB, Code.REVOKED, observed=f"device {device.ueid} is on the deny list")
     exam.identities.append(f"nvidia:{device.ueid}")
+
+
+def certified_chip(path: tuple[Certificate, ...]) -> str:
+    """Return the chip NVIDIA certified, such as GH100, empty if no name says one.
+
+    An alias names itself, so the certificate above it decides; where that one is no device's, the leaf does.
+    """
+    for item in (path[1:2] if is_alias(path[0]) else ()) + path[:1]:
+        name = item.common_name().split(" ")[0].replace("_", "")
+        if _CHIP.fullmatch(name):
+            return name
+    return ""
 
 
 def _signed(report: SpdmReport, leaf: Certificate) -> bool:
@@ -275,12 +287,12 @@ def is_alias(leaf: Certificate) -> bool:
     return _DICE_TCB_INFO in leaf.extensions
 
 
-def _check_mode(exam: Examination, device: Device) -> None:
+def _check_mode(exam: Examination, report: SpdmReport, *, is_switch: bool) -> None:
     """Confidential mode as the device signs it (rule 4)."""
-    if device.is_switch:
+    if is_switch:
         exam.not_applicable("cc-mode", "switches carry no feature flag")
         return
-    feature = device.report.feature
+    feature = report.feature
     if feature in spdm.FEATURES.values():
         exam.claims["cc_mode"] = feature
         exam.require("cc-mode", True, Step.GUEST_POLICY, Code.CC_OFF)

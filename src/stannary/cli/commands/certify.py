@@ -112,11 +112,11 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     from stannary.certify import challenge as challenges
     from stannary.certify import envelope
     from stannary.certify.appraise import appraise as decide
-    from stannary.certify.appraise import claimed_devices
+    from stannary.certify.claims import read_claims
     from stannary.certify.folder import Folder
     from stannary.certify.moments import format_moment
 
-    claimed_devices(options["claims"])
+    read_claims(options["claims"])
     evidence = envelope.parse(read(evidence_file))
     asked = challenges.parse(read(challenge_file))
     context = _context(asked, challenge_file, options)
@@ -236,11 +236,10 @@ def _value(result: Result, asked: tuple[Evidence, Context]) -> dict[str, Any]:
 
 def _claimed_tops(claims: str) -> int | None:
     """Return what the claimed accelerators do by their data sheet, None where we know no sheet."""
-    from stannary.certify.appraise import claimed_devices
+    from stannary.certify.claims import read_claims
 
-    count, model = claimed_devices(claims)
-    sheet = next((tops for name, tops in DATA_SHEET_TOPS.items() if name in model.upper().split()), None)
-    return None if sheet is None else count * sheet
+    sheets = [(item.count, DATA_SHEET_TOPS.get(item.name)) for item in read_claims(claims) if not item.is_switch]
+    return sum(count * tops for count, tops in sheets if tops) if sheets and all(tops for _, tops in sheets) else None
 
 
 def _power_lines(result: Result, claims: str) -> list[str]:
