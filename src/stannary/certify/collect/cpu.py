@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.certify import anchor as anchors
-from stannary.certify.collect import azure, nitro, tpm, tsm
+from stannary.certify.collect import azure, nitro, sev_guest, tpm, tsm
 from stannary.certify.envelope import Part
 from stannary.errors import EnvironmentProblem, StannaryError
 
@@ -66,8 +66,14 @@ def _tsm(bound: bytes, sources: Sources) -> Part:
     return Part(report.kind, report.blob, certificates=report.certificates, log=log)
 
 
+def _sev_guest(bound: bytes, sources: Sources) -> Part:
+    report = sev_guest.request(anchors.report_data(bound), sources.sev_guest)
+    return Part(report.kind, report.blob, certificates=report.certificates)
+
+
 INTERFACES = (
     Interface("configfs-tsm", _tsm),
+    Interface("sev-guest device", _sev_guest),
     Interface("Nitro Secure Module", lambda bound, sources: nitro.gather(bound, sources.nsm)),
     Interface("Azure vTPM", azure.gather),
 )

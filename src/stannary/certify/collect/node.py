@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import envelope
-from stannary.certify.collect import cpu, devices, host, metadata, nitro, nscq, nvml, tpm, tpm_client, tsm
+from stannary.certify.collect import cpu, devices, host, metadata, nitro, nscq, nvml, sev_guest, tpm, tpm_client, tsm
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
@@ -38,6 +38,7 @@ class Sources:
     event_log: Path = tpm_client.EVENT_LOG
     ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
     tsm: Path = tsm.CONFIGFS
+    sev_guest: Path = sev_guest.DEVICE
     nsm: Path = nitro.DEVICE
     metadata: str = metadata.ADDRESS
     bound_key: bytes = b""  # public key to bind; made here if empty
