@@ -76,7 +76,7 @@ class Result:
     grade: Grade | None
     accepted: bool
     reason: str
-    elapsed_s: float  # from challenge to appraisal, by the verifier's clock
+    elapsed_s: float  # from the challenge's issue to the evaluation time, both by the verifier's clock
 
 
 def appraise(evidence: Evidence, challenge: Challenge, context: Context) -> Result:
@@ -312,6 +312,8 @@ def _grade(evidence: Evidence, expected: bytes, context: Context, elapsed_s: flo
     exam.waive("network", "not measured: needs a second party")
     exam.waive("passes", "memory and disk rates are by the node's own clock")
     gops = grade.int8_tops(elapsed_s) * 1000
+    if elapsed_s <= 0:  # --now at the challenge's own moment
+        exam.waive("power", "could not check: by the evaluation time nothing passed since the challenge was issued")
     if gops < policy.min_int8_gops:
         exam.cap(
             "power",

@@ -61,7 +61,9 @@ class Folder:
         except FileExistsError:
             return True
         except OSError as err:
-            raise EnvironmentProblem("cannot mark the challenge as answered", why=str(err)) from err
+            raise EnvironmentProblem(
+                "cannot mark the challenge as answered", why=str(err), hint="free disk space, or set STANNARY_DATA_DIR"
+            ) from err
         return False
 
     def keep(self, evidence: Evidence, challenge: Challenge, result: Result, context: Context, at: str) -> Entry:
@@ -148,8 +150,12 @@ def _inner(value: canonical.Json) -> dict[str, canonical.Json]:
 
 def _entry(line: bytes, number: int) -> Entry:
     if len(line) > MAX_LINE_BYTES:
-        raise FormatError("index line too long", why=f"line {number}")
+        raise FormatError("index line too long", why=f"{INDEX} line {number}", hint="bring the index back from a copy")
     try:
         return record.from_json(Entry, canonical.decode_object(line))
     except FormatError as err:
-        raise FormatError("index line does not parse", why=f"line {number}: {err}") from err
+        raise FormatError(
+            "index line does not parse",
+            why=f"{INDEX} line {number}: {err}",
+            hint="bring the index back from a copy; it is written by `certify appraise --keep` only",
+        ) from err

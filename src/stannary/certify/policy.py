@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stannary.certify.revocation_notice import Withdrawal
 
 MAX_POLICY_BYTES = 256 * 1024
+_COPY = "start from a built-in one: stannary policy explain standard names its members"
 BUILT_IN = ("local", "standard", "confidential", "enterprise")
 
 
@@ -161,15 +162,19 @@ class Policy:
 def parse(text: bytes) -> Policy:
     """Read a policy from TOML."""
     if len(text) > MAX_POLICY_BYTES:
-        raise SpecError("policy too large", why=f"{len(text):,} bytes, limit {MAX_POLICY_BYTES:,}")
+        raise SpecError("policy too large", why=f"{len(text):,} bytes, limit {MAX_POLICY_BYTES:,}", hint=_COPY)
     try:
         members = tomllib.loads(text.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
-        raise SpecError("policy is not TOML", why=str(err)[:200]) from err
+        raise SpecError("policy is not TOML", why=str(err)[:200], hint=_COPY) from err
     try:
         policy = record.from_json(Policy, cast("Json", members), what="policy")
     except FormatError as err:
-        raise SpecError(err.what, why=err.why, hint="see docs/certify.md for every member") from err
+        raise SpecError(
+            err.what,
+            why=err.why,
+            hint="every member is required; copy one of src/stannary/certify/policies/*.toml and change it",
+        ) from err
     _check(policy)
     return policy
 
@@ -198,14 +203,26 @@ def built_in(name: str) -> Policy:
 
 def _check(policy: Policy) -> None:
     if policy.minimum_tier not in Tier.__members__:
-        raise SpecError("policy names an unknown tier", why=policy.minimum_tier[:20], hint="T0 to T4")
+        raise SpecError(
+            "policy names an unknown tier",
+            why=f"minimum_tier = {policy.minimum_tier!r:.20}",
+            hint="write T0, T1, T2, T3 or T4",
+        )
     if policy.version != 1:
-        raise SpecError("policy version is not known", why=str(policy.version))
+        raise SpecError("policy version is not known", why=f"version = {policy.version}", hint="write version = 1")
     unknown = set(policy.snp.generations) - {item.value for item in Generation}
     if unknown:
-        raise SpecError("policy names an unknown generation", why=", ".join(sorted(unknown)))
+        raise SpecError(
+            "policy names an unknown generation",
+            why=", ".join(sorted(unknown))[:80],
+            hint=f"use {', '.join(Generation)}",
+        )
     if policy.vouch.minimum < 1 or policy.vouch.max_age_days < 1 or not 0 <= policy.snp.max_vmpl <= 3:
-        raise SpecError("policy value out of range", why="vouch.minimum, vouch.max_age_days or snp.max_vmpl")
+        raise SpecError(
+            "policy value out of range",
+            why="vouch.minimum, vouch.max_age_days or snp.max_vmpl",
+            hint="at least 1 inspector and 1 day, VMPL 0 to 3",
+        )
 
 
 def explain(policy: Policy) -> list[tuple[str, str]]:

@@ -334,3 +334,20 @@ def test_policy_with_an_unknown_or_doubled_member_is_refused():
             policy.parse(text.replace(table, f"{table}\nallow_debug = true").encode())
     with pytest.raises(SpecError):
         policy.parse(text.replace("[gpu]", '[gpu]\nrequired = "no"', 1).encode())
+
+
+def test_no_power_is_believed_where_no_time_passed(machine):
+    """Evaluated at the challenge's own moment the node's times bound nothing: not measured, and said so."""
+    challenge = _challenge()
+    evidence = machine.answer(challenge)
+    bench = _prove(anchors.anchor(challenge.nonce_bytes, KEY_HASH), ["cuda:0"])
+    answered = replace(evidence, bench=bench)
+    at_once = appraise(answered, challenge, _context(now=world.NOW))
+    assert at_once.elapsed_s == 0.0
+    assert at_once.grade.vector(at_once.elapsed_s).get("int8_tops") is None
+    assert at_once.grade.int8_tops(-1.0) == 0.0
+    assert [row.state for row in at_once.parts["bench"].checks if row.id == "power"] == ["waived"]
+    assert [item.cap for item in at_once.parts["bench"].findings if item.id == "power"] == [0]
+    later = appraise(answered, challenge, _context(now=world.NOW + timedelta(seconds=2)))
+    work = sum(item.operations for item in later.grade.powers)
+    assert 0 < later.grade.int8_tops(later.elapsed_s) <= work / 2 / 1e12

@@ -61,15 +61,21 @@ class Grade:
         return cls(powers, passes, escape)
 
     def int8_tops(self, elapsed_s: float | None = None) -> float:
-        """Return verified power: never above work over the verifier's own time, where that is known."""
+        """Return verified power: never above work over the verifier's own time, where that is known.
+
+        Where no time passed by the verifier's clock there is no rate: the node's own times alone bound nothing.
+        """
+        if elapsed_s is not None and elapsed_s <= 0:
+            return 0.0
         rate = sum(item.low_rate for item in self.powers)
-        if elapsed_s is not None and elapsed_s > 0:
+        if elapsed_s is not None:
             rate = min(rate, sum(item.operations for item in self.powers) / elapsed_s)
         return rate / 1e12
 
     def vector(self, elapsed_s: float | None = None) -> dict[str, float]:
         """Return every measured resource."""
-        found = {"int8_tops": self.int8_tops(elapsed_s)} if self.powers else {}
+        is_bounded = elapsed_s is None or elapsed_s > 0
+        found = {"int8_tops": self.int8_tops(elapsed_s)} if self.powers and is_bounded else {}
         for name, member in (("memory_gb_per_s", "memory_mb_per_s"), ("disk_gb_per_s", "disk_mb_per_s")):
             value = self.passes.get(member)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:

@@ -12,7 +12,17 @@ import click
 from stannary import files
 from stannary.cli.command import command
 from stannary.cli.commands.certify_collateral import collateral
-from stannary.cli.commands.certify_files import envelopes, moment, print_signed, read, signing_key
+from stannary.cli.commands.certify_files import (
+    MAKE_CHALLENGE,
+    MAKE_EVIDENCE,
+    MAKE_ROOT,
+    advised,
+    envelopes,
+    moment,
+    print_signed,
+    read_as,
+    signing_key,
+)
 from stannary.cli.commands.certify_revocations import revocations
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
@@ -51,6 +61,7 @@ def certify() -> None:
 @click.option(
     "--ttl-s", type=click.IntRange(1, 3600), default=60, show_default=True, help="Seconds it may be answered."
 )
+@advised
 def challenge(out: Output, output: Path, earlier: Path | None, ttl_s: int) -> None:
     """Make a challenge for `stannary node check`. It can be answered once."""
     from stannary.certify import challenge as challenges
@@ -78,14 +89,18 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
     from stannary.certify import envelope
     from stannary.certify.evidence.tpm import BootSession, TpmVerifier
 
-    part = envelope.parse(read(earlier)).parts.get("tpm")
+    part = read_as(earlier, envelope.parse, MAKE_EVIDENCE).parts.get("tpm")
     if part is None:
         raise UsageError(
             "nothing to renew", why="the evidence holds no TPM part", hint="certify challenge without --for"
         )
     parsed = TpmVerifier().parse(part.evidence)
     if parsed.ak is None or not parsed.ek_chain:
-        raise UsageError("nothing to activate", why="the TPM part carries no attestation key or no EK certificate")
+        raise UsageError(
+            "nothing to activate",
+            why="the TPM part carries no attestation key or no EK certificate",
+            hint="collect on a machine whose TPM has an EK certificate, or challenge without --for",
+        )
     session = BootSession(parsed.attest.reset_count, parsed.attest.restart_count)
     return challenges.renew(now, parsed.ek_chain[0], parsed.ak.name, session, ttl_s=ttl_s)
 
@@ -107,6 +122,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs the credential (made if absent).")
 @click.option("--html", "page_file", type=path_type, help="Where to write the result as a page to look at.")
 @now_option
+@advised
 def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: Any) -> int:
     """Appraise a machine's EVIDENCE: its tier, what limits it, its power, and what could not be shown."""
     from stannary.certify import challenge as challenges
@@ -117,8 +133,8 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     from stannary.certify.moments import format_moment
 
     read_claims(options["claims"])
-    evidence = envelope.parse(read(evidence_file))
-    asked = challenges.parse(read(challenge_file))
+    evidence = read_as(evidence_file, envelope.parse, MAKE_EVIDENCE)
+    asked = read_as(challenge_file, challenges.parse, MAKE_CHALLENGE)
     context = _context(asked, challenge_file, options)
     if options["now"] is None:  # last, so that a file that does not read costs no challenge
         context = replace(context, spent=Folder(files.data_dir() / "certify").spend(asked.id))
@@ -139,7 +155,7 @@ def _context(asked: Challenge, challenge_file: Path, options: dict[str, Any]) ->
     from stannary.certify.policy import load
 
     private = challenge_file.with_name(challenge_file.name + PRIVATE_SUFFIX)
-    memory = challenges.parse_memory(private.read_bytes()) if private.is_file() else None
+    memory = read_as(private, challenges.parse_memory, MAKE_CHALLENGE) if private.is_file() else None
     if memory is not None and memory.challenge != asked.id:
         raise UsageError("the private part is of another challenge", why=str(private), hint="make a new challenge")
     return Context(
@@ -174,7 +190,7 @@ def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     from stannary.certify import certificates
 
     def pins(paths: tuple[Path, ...]) -> tuple[str, ...]:
-        return tuple(item.key_pin for path in paths for item in certificates.load_bundle(read(path)))
+        return tuple(item.key_pin for path in paths for item in read_as(path, certificates.load_bundle, MAKE_ROOT))
 
     roots = replace(
         policy.tpm,
@@ -277,6 +293,7 @@ def _layer_lines(result: Result) -> list[str]:
 @click.argument("folder", metavar="DIR", type=path_type)
 @packaged_option
 @now_option
+@advised
 def vectors(out: Output, folder: Path, now: str | None, without_packaged: bool) -> int:
     """Run a manifest of evidence with expected outcomes; exit 1 on any mismatch."""
     from stannary.certify import vectors as runner
@@ -306,6 +323,7 @@ def vectors(out: Output, folder: Path, now: str | None, without_packaged: bool) 
 @click.option("--revocations", "notice_files", multiple=True, type=path_type, help="Signed revocation notice.")
 @policy_option
 @click.option("--full", is_flag=True, help="Appraise the exposed evidence again in full.")
+@advised
 def reappraise(out: Output, folder: Path, notice_files: tuple[Path, ...], **options: Any) -> int:
     """List the kept appraisals that a new denial or revocation notice exposes."""
     from stannary.certify import reappraise as again
@@ -360,15 +378,20 @@ def _believed(paths: tuple[Path, ...], policy: Policy) -> tuple[Withdrawal, ...]
 @click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="Registers  [default: 0-7 and 9]")
 @click.option("-o", "--output", type=path_type, required=True, help="Where to write the signed reference.")
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs (made if absent).")
+@advised
 def reference(out: Output, evidence_file: Path, **options: Any) -> None:
     """Sign the registers of a boot you trust as the reference values of its image."""
     from stannary.certify import envelope, references
     from stannary.certify.evidence.tpm import TpmVerifier
 
-    part = envelope.parse(read(evidence_file)).parts.get("tpm")
+    part = read_as(evidence_file, envelope.parse, MAKE_EVIDENCE).parts.get("tpm")
     parsed = None if part is None else TpmVerifier().parse(part.evidence)
     if parsed is None or parsed.log is None:
-        raise UsageError("no boot to refer to", why="the evidence holds no TPM part with an event log")
+        raise UsageError(
+            "no boot to refer to",
+            why="the evidence holds no TPM part with an event log",
+            hint="run `stannary node check` as root on the machine whose boot you trust",
+        )
     wanted = options["pcrs"] or (*range(8), 9)
     registers = {index: parsed.pcrs[index] for index in wanted if index in parsed.pcrs}
     key = signing_key(options["key_file"])
@@ -384,6 +407,7 @@ def reference(out: Output, evidence_file: Path, **options: Any) -> None:
 @click.option("-o", "--output", type=path_type, required=True, help="Where to write the signed voucher.")
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs (made if absent).")
 @now_option
+@advised
 def vouch(out: Output, identity: str, **options: Any) -> None:
     """Vouch as an inspector for where a hardware IDENTITY (snp:..., ppid:..., ek:...) stands."""
     from stannary.certify import references

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stannary.cli.command import command
-from stannary.cli.commands.certify_files import moment, read
+from stannary.cli.commands.certify_files import MAKE_EVIDENCE, advised, moment, read_as
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 
@@ -33,13 +33,14 @@ def collateral() -> None:
 @click.option("--ocsp-url", metavar="URL", help="Responder to ask instead of the one certificates name.")
 @click.option("--refresh", is_flag=True, help="Ask again for what is here and not out of date.")
 @click.option("--now", metavar="TIME", help="Time by which kept items are out of date  [default: now]")
+@advised
 def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int:
     """Fetch the collateral EVIDENCE needs; exit 1 if something is missing. What came is kept: run it again."""
     from stannary.certify import collateral_client, envelope
     from stannary.certify.collateral_client import State
     from stannary.certify.collateral_store import CollateralStore
 
-    evidence = envelope.parse(read(evidence_file))
+    evidence = read_as(evidence_file, envelope.parse, MAKE_EVIDENCE)
     asked = collateral_client.Options(bases=_bases(options), refresh=options["refresh"], progress=out.say)
     found = []
     for item in collateral_client.fetch(evidence, CollateralStore(output), moment(options["now"]), asked):
@@ -58,6 +59,7 @@ def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int
 @command
 @click.argument("place", metavar="DIR|FILE", type=path_type)
 @click.option("--now", metavar="TIME", help="Time to compare with  [default: now]")
+@advised
 def show(out: Output, place: Path, now: str | None) -> None:
     """List kept collateral and until when it stands."""
     from stannary.certify.collateral_store import CollateralStore

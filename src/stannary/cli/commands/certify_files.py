@@ -1,14 +1,22 @@
-"""What the certify commands read and write: evidence, statements, times and the key that signs."""
+"""What the certify commands read and write: evidence, statements, times and the key that signs.
+
+Rule: an error of these commands has its three lines. A file that does not read is named beside the reason, with
+the command that makes such a file; what nobody gave a next step for points at the command's help (`advised`).
+"""
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from stannary import files
-from stannary.errors import FormatError, NotFound
+from stannary.errors import FormatError, NotFound, StannaryError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,11 +25,44 @@ if TYPE_CHECKING:
     from stannary.formats import dsse
 
 
+T = TypeVar("T")
+MAKE_EVIDENCE = "collect it again: stannary node check --challenge c.json -o evidence.json"
+MAKE_CHALLENGE = "make a new one: stannary certify challenge -o c.json"
+MAKE_ROOT = "give a certificate in DER or PEM, as the maker of the TPM publishes it"
+
+
+def advised(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Give every error of a command a reason and a next step; stands directly above the function."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> int | None:
+        try:
+            return function(*arguments, **options)
+        except StannaryError as err:
+            err.why = err.why or "what was given is not what it is called"
+            err.hint = err.hint or f"{click.get_current_context().command_path} --help"
+            raise
+
+    return call
+
+
 def moment(text: str | None) -> datetime:
     """Read --now; without it the clock's time."""
     from stannary.certify.moments import parse_moment
 
-    return datetime.now(UTC) if text is None else parse_moment(text)
+    try:
+        return datetime.now(UTC) if text is None else parse_moment(text)
+    except FormatError as err:
+        raise UsageError(err.what, why=err.why, hint="write it in UTC: 2026-11-22T00:00:00Z") from err
+
+
+def read_as(path: Path, parse: Callable[[bytes], T], hint: str) -> T:
+    """Read and parse a file; what does not parse says which file, why, and how such a file is made."""
+    try:
+        return parse(read(path))
+    except FormatError as err:
+        why = f"{path}: {err.why}" if err.why else f"{path} is not what it is called"
+        raise type(err)(err.what, why=why, hint=err.hint or hint) from err
 
 
 def read(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from stannary import files
 from stannary.cli.command import command
-from stannary.cli.commands.certify_files import envelopes, print_signed, read, signing_key
+from stannary.cli.commands.certify_files import advised, envelopes, moment, print_signed, signing_key
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.errors import UsageError
@@ -30,6 +29,7 @@ def revocations() -> None:
 @command
 @click.argument("notice_files", metavar="[NOTICE]...", nargs=-1, type=path_type)
 @click.option("--policy", "policy_name", default="standard", show_default=True, metavar="NAME|FILE")
+@advised
 def show(out: Output, notice_files: tuple[Path, ...], policy_name: str) -> int:
     """List what notices say, and whether the policy believes them; without files the packaged notice."""
     from stannary.certify import revocation_notice as notices
@@ -74,10 +74,11 @@ def show(out: Output, notice_files: tuple[Path, ...], policy_name: str) -> int:
 @click.option("-o", "--output", type=path_type, required=True, help="Where to write the signed notice.")
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs (made if absent).")
 @click.option("--now", metavar="TIME", help="The notice's time  [default: now]")
+@advised
 def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
     """Sign that hardware IDENTITIES (nvidia:..., snp:..., ek:...) were withdrawn. Your newest notice counts, whole."""
     from stannary.certify import revocation_notice as notices
-    from stannary.certify.moments import format_moment, parse_moment
+    from stannary.certify.moments import format_moment
 
     try:
         status = notices.Reason(options["status"])
@@ -87,14 +88,12 @@ def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
         ) from err
     if identities and not options["source"]:
         raise UsageError("who said so is not said", why="an entry names its responder", hint="add --source TEXT")
-    now = datetime.now(UTC) if options["now"] is None else parse_moment(options["now"])
-    issued = format_moment(now)
+    issued = format_moment(moment(options["now"]))
+    observed = format_moment(moment(options["observed_at"])) if options["observed_at"] else issued
     made = notices.RevocationNotice(
         options["watcher"],
         issued,
-        tuple(
-            notices.Withdrawal(item, status, options["source"], options["observed_at"] or issued) for item in identities
-        ),
+        tuple(notices.Withdrawal(item, status, options["source"], observed) for item in identities),
     )
     if options["earlier"] is not None:
         made = _continued(made, options["earlier"], {*identities, *options["dropped"]})
@@ -109,9 +108,9 @@ def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
 
 def _continued(made: RevocationNotice, earlier: Path, replaced: set[str]) -> RevocationNotice:
     from stannary.certify import revocation_notice as notices
-    from stannary.formats import dsse
 
-    before = notices.unverified(dsse.from_bytes(read(earlier)))
+    (envelope,) = envelopes((earlier,))
+    before = notices.unverified(envelope)
     kept = tuple(item for item in before.entries if item.identity not in replaced)
     return replace(made, entries=(*kept, *made.entries))
 

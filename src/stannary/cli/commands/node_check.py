@@ -9,8 +9,9 @@ import click
 
 from stannary import files
 from stannary.cli.command import command
-from stannary.cli.output import Output
-from stannary.errors import NotFound, StannaryError, UsageError
+from stannary.cli.commands.certify_files import MAKE_CHALLENGE, advised, read, read_as
+from stannary.cli.output import Output, plain
+from stannary.errors import StannaryError, UsageError
 
 if TYPE_CHECKING:
     from stannary.certify.collect.node import Sources
@@ -27,16 +28,11 @@ DEFAULT_BENCH_S = 5.0
 @click.option("--bind-key", type=click.Path(path_type=Path), help="Public key to bind; made here if absent.")
 @click.option("--bench-s", type=click.FloatRange(0, 600), default=DEFAULT_BENCH_S, show_default=True, help="0: skip.")
 @click.option("--bench-n", type=click.IntRange(0, 8192), default=0, help="Matrix size; 0 chooses.")
+@advised
 def check(out: Output, challenge_file: Path | None, output: Path | None, **options: Any) -> int | None:
     """Measure this machine. Alone: each requirement measured beside required. With a challenge: evidence."""
     from stannary.certify.collect.node import Sources
 
-    if challenge_file is None:
-        if output is not None:
-            raise UsageError("evidence needs a challenge", hint="stannary certify challenge -o c.json")
-        return _requirements(out)
-    if output is None:
-        raise UsageError("where to write the evidence is not said", hint="add -o evidence.json")
     sources = Sources(
         tpm=options["tpm"],
         ek=options["ek"],
@@ -45,24 +41,29 @@ def check(out: Output, challenge_file: Path | None, output: Path | None, **optio
         bench_s=options["bench_s"],
         bench_n=options["bench_n"],
     )
+    if challenge_file is None:
+        if output is not None:
+            raise UsageError("evidence needs a challenge", hint="stannary certify challenge -o c.json")
+        return _requirements(out, sources)
+    if output is None:
+        raise UsageError("where to write the evidence is not said", hint="add -o evidence.json")
     _answer(out, challenge_file, output, sources)
     return None
 
 
-def _requirements(out: Output) -> int:
-    from stannary.certify.collect import host, nvml
+def _requirements(out: Output, sources: Sources) -> int:
+    from stannary.certify.collect import survey
 
-    try:
-        session = nvml.Nvml()
-        num_gpus = len(session.gpus())
-        session.close()
-    except StannaryError:
-        num_gpus = 0  # no driver is no accelerator; the row shows the count
-    found = host.requirements(num_gpus=num_gpus)
-    rows = [(item.name, item.measured, item.required, "yes" if item.holds else "NO", item.serves) for item in found]
+    found = survey.requirements(sources)
+    rows = [
+        (item.name, plain(item.measured), item.required, "yes" if item.holds else "NO", item.serves) for item in found
+    ]
     out.table(
         ("REQUIREMENT", "MEASURED", "REQUIRED", "HOLDS", "FOR"), rows, {"requirements": [i.to_json() for i in found]}
     )
+    for item in found:
+        if not item.holds and item.next:
+            out.say(f"next, for {item.serves} {item.name}: {item.next}")
     out.say("a machine's own word proves nothing: answer a challenge (stannary certify challenge) to be appraised")
     return 0
 
@@ -71,20 +72,19 @@ def _answer(out: Output, challenge: Path, output: Path, sources: Sources) -> Non
     from stannary.certify import challenge as challenges
     from stannary.certify.collect.node import check as collect
 
-    evidence, absent = collect(challenges.parse(_read(challenge)), sources)
+    evidence, absent = collect(read_as(challenge, challenges.parse, MAKE_CHALLENGE), sources)
     files.replace(output, evidence.to_bytes())
     for name, reason in absent.items():
         out.say(f"no {name}: {reason}")
     held = ", ".join(evidence.parts) or "no hardware evidence"
     out.result(
-        {"evidence": evidence.digest(), "parts": list(evidence.parts), "absent": absent, "file": str(output)},
+        {
+            "evidence": evidence.digest(),
+            "parts": list(evidence.parts),
+            "ran": ran,
+            "absent": absent,
+            "file": str(output),
+        },
         f"{output}\nholds {held}{', power test' if evidence.bench else ''}\n"
         f"next, on your own machine: stannary certify appraise {output.name} --challenge {challenge.name}",
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as err:
-        raise NotFound("file cannot be read", why=f"{path}: {err.strerror}", hint="check the path") from err

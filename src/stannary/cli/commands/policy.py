@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stannary.cli.command import command
+from stannary.cli.commands.certify_files import advised
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
 
@@ -20,6 +21,7 @@ def policy() -> None:
 
 @command
 @click.argument("name", metavar="NAME|FILE", default="standard")
+@advised
 def explain(out: Output, name: str) -> None:
     """Say in words what a policy requires, and its id."""
     from stannary.certify import policy as policies
@@ -34,6 +36,7 @@ def explain(out: Output, name: str) -> None:
 @command
 @click.argument("name", metavar="NAME|FILE")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@advised
 def test(out: Output, name: str, folder: Path) -> int:
     """Appraise the evidence kept in DIR (certify appraise --keep) under a policy; exit 4 if any falls below."""
     from stannary.certify import policy as policies
