@@ -48,11 +48,24 @@ def decode(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, max_depth: int =
         LimitExceeded: more than `max_bytes` or deeper than `max_depth`.
         FormatError: anything else that is not our JSON.
     """
+    return _decode(_DECODER, data, max_bytes, max_depth)
+
+
+def decode_foreign(data: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Json:
+    """Parse JSON that others sign and we only read: as strict, but with numbers of every kind.
+
+    Fractions, and integers outside I-JSON, come back as the text they are written in; nothing read so may be
+    written again.
+    """
+    return _decode(_FOREIGN, data, max_bytes, MAX_DEPTH)
+
+
+def _decode(decoder: json.JSONDecoder, data: bytes, max_bytes: int, max_depth: int) -> Json:
     if len(data) > max_bytes:
         raise LimitExceeded("JSON document too large", why=f"{len(data):,} bytes, limit {max_bytes:,}")
     _check_depth(data, max_depth)
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        value = decoder.decode(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as err:
         raise FormatError("not JSON", why=str(err)) from err
     if b"\\u" in data:  # only an escape can smuggle in a lone surrogate; all else is checked by the hooks above
@@ -162,6 +175,12 @@ def _safe_integer(text: str) -> int:
     return number
 
 
+def _any_integer(text: str) -> int | str:
+    if len(text) <= len(str(MAX_SAFE_INTEGER)) and abs(int(text)) <= MAX_SAFE_INTEGER:
+        return int(text)
+    return text
+
+
 def _refuse_float(text: str) -> NoReturn:
     raise FormatError("fraction in signed JSON", why=f"{text:.40}; fractions travel as decimal strings")
 
@@ -172,5 +191,11 @@ _DECODER = json.JSONDecoder(
     parse_float=_refuse_float,
     parse_constant=_refuse_float,
     parse_int=_safe_integer,
+)
+_FOREIGN = json.JSONDecoder(
+    object_pairs_hook=_unique_members,
+    parse_float=str,
+    parse_constant=_refuse_float,
+    parse_int=_any_integer,
 )
 _ASCII_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)

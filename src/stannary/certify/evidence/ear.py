@@ -1,9 +1,10 @@
 """EAR tokens (draft-ietf-rats-ear-04): attestation results of other verifiers, as JWTs.
 
 Rules: the key is the caller's, and the header's algorithm must be the one that fits it (no `none`,
-no confusion between HMAC and keys); both spellings of member names are read (`ear_status` and
-`ear.status`), one is written; a token outside its `exp` and `nbf` is refused at a given time. An EAR
-tells what its verifier believed: the tier of a machine is never taken from one.
+no confusion between HMAC and keys); a key carried or named in the header decides nothing. Both spellings of
+member names are read (`ear_status` and `ear.status`), one is written; a token outside its `exp`, `nbf` and
+`iat` (RFC 7519 section 4.1) is refused at a given time. An EAR tells what its verifier believed: the tier of
+a machine is never taken from one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from stannary.formats.canonical import Json
 
 MAX_TOKEN_BYTES = 1 << 20
+MAX_KEYS = 64  # of a JWK Set: each costs a signature check
+_Key: TypeAlias = "ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey"
 _SEGMENTS = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CURVES: dict[str, tuple[str, ec.EllipticCurve, hashes.HashAlgorithm]] = {
     "P-256": ("ES256", ec.SECP256R1(), hashes.SHA256()),
@@ -39,6 +42,8 @@ _CURVES: dict[str, tuple[str, ec.EllipticCurve, hashes.HashAlgorithm]] = {
     "P-521": ("ES512", ec.SECP521R1(), hashes.SHA512()),
 }
 _MIN_TIME, _MAX_TIME = 0, 1 << 36
+_FRACTION = re.compile(r"\d{1,11}(\.\d{1,20})?([eE]\+?\d)?")
+_EMBEDDED = frozenset({"crit", "b64"})  # what changes how the rest is read (RFC 7515 4.1.11, RFC 7797)
 
 
 class EarStatus(StrEnum):
@@ -65,6 +70,8 @@ class EarToken:
         value = self.claims.get(name)
         if value is None:
             return None
+        if isinstance(value, str) and _FRACTION.fullmatch(value) is not None:
+            value = int(float(value))  # NumericDate may have a fraction; whole seconds decide
         if isinstance(value, bool) or not isinstance(value, int) or not _MIN_TIME <= value < _MAX_TIME:
             raise FormatError(f"EAR {name} is not a time", why=f"{value!r:.40}")
         return datetime.fromtimestamp(value, UTC)
@@ -94,16 +101,7 @@ class EarVerifier:
         exam = Examination(self.kind)
         exam.claims["submods"] = {name: status.value for name, status in parsed.submods.items()}
         exam.claims["eat_profile"] = parsed.claims.get("eat_profile", "")
-        if self._jwk is None:
-            exam.refuse("key", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no verifier key given")
-        else:
-            exam.require(
-                "signature",
-                _signed(parsed, self._jwk),
-                Step.SIGNATURE,
-                Code.SIGNATURE_INVALID,
-                observed=f"{parsed.algorithm} signature is not by this key",
-            )
+        _check_signature(exam, parsed, self._jwk)
         _check_time(exam, parsed, now)
         _check_nonce(exam, parsed, bound)
         return exam.close()
@@ -117,11 +115,13 @@ def parse_token(blob: bytes) -> EarToken:
     head, body, tail = token.split(b".")
     header = canonical.decode_object(_unbase64(head))
     algorithm = header.get("alg")
-    if not isinstance(algorithm, str) or "crit" in header:
+    if not isinstance(algorithm, str) or _EMBEDDED & set(header):
         raise UnsupportedFormat("JWT header names no algorithm or critical members", why=f"{header!r:.80}")
     if algorithm not in {"ES256", "ES384", "ES512", "EdDSA", "Ed25519"}:
         raise UnsupportedFormat("JWT algorithm is not accepted", why=algorithm[:40])
-    claims = canonical.decode_object(_unbase64(body))
+    claims = canonical.decode_foreign(_unbase64(body))
+    if not isinstance(claims, dict):
+        raise FormatError("EAR claims are not an object")
     return EarToken(
         signed=head + b"." + body,
         signature=_unbase64(tail),
@@ -159,31 +159,78 @@ def _status(value: Json) -> EarStatus:
     raise FormatError("EAR status is not known", why=f"{value!r:.40}")
 
 
-def _signed(parsed: EarToken, jwk: dict[str, Json]) -> bool:
+def _check_signature(exam: Examination, parsed: EarToken, jwk: dict[str, Json] | None) -> None:
+    if jwk is None:
+        exam.refuse("key", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no verifier key given")
+        return
+    try:
+        candidates = [_load(item) for item in _listed(jwk)]
+    except FormatError as err:
+        exam.refuse("key", Step.CHAIN, Code.COLLATERAL_INVALID, observed=err, expected="a JWK of the verifier")
+        return
+    exam.require(
+        "signature",
+        any(_signed(parsed, key, algorithm) for key, algorithm in candidates),
+        Step.SIGNATURE,
+        Code.SIGNATURE_INVALID,
+        observed=f"{parsed.algorithm} signature is not by this key",
+    )
+
+
+def _listed(jwk: dict[str, Json]) -> list[dict[str, Json]]:
+    """Return the keys of a JWK, or of a JWK Set (RFC 7517 section 5)."""
+    if "keys" not in jwk:
+        return [jwk]
+    listed = jwk["keys"]
+    found = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    if not 1 <= len(found) <= MAX_KEYS:
+        raise FormatError("JWK Set holds no keys or too many", why=str(len(found)))
+    return found
+
+
+def _load(jwk: dict[str, Json]) -> tuple[_Key, str]:
+    """Load a key and the one algorithm it signs with."""
     kind, curve = jwk.get("kty"), jwk.get("crv")
+    if jwk.get("use", "sig") != "sig":
+        raise FormatError("JWK is not for signatures", why=f"{jwk['use']!r:.20}")
     if kind == "EC" and isinstance(curve, str) and curve in _CURVES:
-        algorithm, named, digest = _CURVES[curve]
-        key = keys.from_point(named, _text_bytes(jwk.get("x")), _text_bytes(jwk.get("y")))
-        half = (named.key_size + 7) // 8
-        if parsed.algorithm != algorithm or len(parsed.signature) != 2 * half:
-            return False
-        return keys.verify_ecdsa_raw(key, parsed.signature[:half], parsed.signature[half:], parsed.signed, digest)
-    if kind == "OKP" and curve == "Ed25519":
-        if parsed.algorithm not in {"EdDSA", "Ed25519"}:
-            return False
-        raw = _text_bytes(jwk.get("x"))
+        algorithm, named, _ = _CURVES[curve]
+        key: _Key = keys.from_point(named, _text_bytes(jwk.get("x")), _text_bytes(jwk.get("y")))
+    elif kind == "OKP" and curve == "Ed25519":
+        algorithm, raw = "EdDSA", _text_bytes(jwk.get("x"))
         if len(raw) != 32:
             raise FormatError("JWK is not an Ed25519 key", why=f"{len(raw)} bytes")
-        return keys.verify_ed25519(ed25519.Ed25519PublicKey.from_public_bytes(raw), parsed.signature, parsed.signed)
-    raise UnsupportedFormat("JWK of this kind is not accepted", why=f"{kind!r:.20} {curve!r:.20}")
+        key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+    else:
+        raise UnsupportedFormat("JWK of this kind is not accepted", why=f"{kind!r:.20} {curve!r:.20}")
+    if _same_algorithm(str(jwk.get("alg", algorithm))) != algorithm:
+        raise FormatError("JWK names another algorithm than its curve's", why=f"{jwk['alg']!r:.20}")
+    return key, algorithm
+
+
+def _same_algorithm(name: str) -> str:
+    return "EdDSA" if name == "Ed25519" else name  # RFC 9864 names the curve in it
+
+
+def _signed(parsed: EarToken, key: _Key, algorithm: str) -> bool:
+    if _same_algorithm(parsed.algorithm) != algorithm:
+        return False
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return keys.verify_ed25519(key, parsed.signature, parsed.signed)
+    half = (key.curve.key_size + 7) // 8
+    if len(parsed.signature) != 2 * half:
+        return False
+    digest = next(digest for name, _, digest in _CURVES.values() if name == algorithm)
+    return keys.verify_ecdsa_raw(key, parsed.signature[:half], parsed.signature[half:], parsed.signed, digest)
 
 
 def _check_time(exam: Examination, parsed: EarToken, now: datetime | None) -> None:
     if now is None:
         exam.waive("time", "no evaluation time given")
         return
-    start, end = parsed.time("nbf") or parsed.time("iat"), parsed.time("exp")
-    inside = (start is None or start <= now) and (end is None or now <= end)
+    starts = [moment for moment in (parsed.time("nbf"), parsed.time("iat")) if moment is not None]
+    start, end = max(starts, default=None), parsed.time("exp")
+    inside = (start is None or start <= now) and (end is None or now < end)
     exam.require(
         "time", inside, Step.CHAIN, Code.CHAIN_INVALID, observed=f"token is for {start} .. {end}", expected=str(now)
     )
@@ -194,9 +241,10 @@ def _check_nonce(exam: Examination, parsed: EarToken, bound: bytes | None) -> No
         exam.waive("nonce", "no challenge given; freshness is not shown")
         return
     value = parsed.claims.get("eat_nonce")
+    given = value if isinstance(value, list) else [value]  # one, or several of several parties (RFC 9711 section 4.1)
     exam.require(
         "nonce",
-        isinstance(value, str) and value == base64.urlsafe_b64encode(bound).rstrip(b"=").decode("ascii"),
+        base64.urlsafe_b64encode(bound).rstrip(b"=").decode("ascii") in given,
         Step.NONCE,
         Code.NONCE_MISMATCH,
         observed=f"{value!r:.100}",
