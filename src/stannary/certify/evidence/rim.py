@@ -5,7 +5,7 @@ Rules:
    XML 1.0 and 1.1 differ only there, so one serialiser serves both.
 2. One signature, a direct child of the root, with one reference to the whole document (URI "") and the
    enveloped-signature transform: what is read is exactly what is signed (signature wrapping).
-3. ECDSA with SHA-384 by the first certificate in KeyInfo, whose chain ends in NVIDIA's pinned root.
+3. ECDSA with SHA-384 by the certificate in KeyInfo that is no authority, whose chain ends in NVIDIA's pinned root.
    Signers live about two years: the evaluation time decides.
 4. Golden values match where every active index of the manifest equals the report; manifest index i is
    SPDM measurement i + 1.
@@ -272,13 +272,16 @@ def _chain(signature: Any) -> tuple[Certificate, ...]:
     found = signature.findall(f"{_DSIG}KeyInfo/{_DSIG}X509Data/{_DSIG}X509Certificate")
     if not 1 <= len(found) <= certificates.MAX_CERTIFICATES:
         raise FormatError("manifest carries no signer certificates or too many", why=str(len(found)))
-    return tuple(certificates.parse(_base64(item.text, "signer certificate")) for item in found)
+    return certificates.order(tuple(certificates.parse(_base64(item.text, "signer certificate")) for item in found))
 
 
 def _golden(root: Any) -> tuple[Golden, ...]:
     found: list[Golden] = []
     for item in root.findall(f"{_SWID}Payload/{_SWID}Resource"):
-        if item.get("type") != "Measurement" or str(item.get("active", "")).lower() != "true":
+        active = str(item.get("active", "false")).lower()
+        if active not in {"true", "1", "false", "0"}:
+            raise FormatError("manifest resource is neither active nor not", why=repr(active)[:40])
+        if item.get("type") != "Measurement" or active in {"false", "0"}:
             continue
         index = str(item.get("index", ""))
         if not index.isascii() or not index.isdigit() or len(index) > 3:
