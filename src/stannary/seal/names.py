@@ -32,7 +32,7 @@ def check_path(path: str) -> str:
     try:
         encoded = path.encode("utf-8")
     except UnicodeEncodeError as err:
-        raise FormatError("path is not text", why=f"{path!r:.80}") from err
+        raise _refused(path, "is not text") from err
     if not 1 <= len(encoded) <= MAX_PATH_BYTES:
         raise _refused(path, f"is empty or longer than {MAX_PATH_BYTES} bytes")
     if unicodedata.normalize("NFC", path) != path:
