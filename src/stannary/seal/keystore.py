@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -67,20 +68,25 @@ def load(path: Path | None = None) -> OwnerKey:
         ) from err
     except OSError as err:
         raise EnvironmentProblem("cannot read the owner key", why=f"{path}: {err.strerror}") from err
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise EnvironmentProblem(
+                "the owner key is not a file", why=str(path), hint=f"move it away, then: {IMPORT_HINT}"
+            )
         if mode & 0o077:
             raise AuthError(
                 "the owner key is open to others", why=f"{path} has mode {mode & 0o777:o}", hint=f"chmod 600 {path}"
             )
-        try:
-            return parse(file.read(MAX_KEY_FILE_BYTES))
-        except OSError as err:
-            raise EnvironmentProblem("cannot read the owner key", why=f"{path}: {err.strerror}") from err
-        except FormatError as err:
-            raise FormatError(
-                "the owner key file is damaged", why=f"{path}: {err}", hint=f"move it away, then: {IMPORT_HINT}"
-            ) from err
+        return parse(os.read(descriptor, MAX_KEY_FILE_BYTES))
+    except OSError as err:
+        raise EnvironmentProblem("cannot read the owner key", why=f"{path}: {err.strerror}") from err
+    except FormatError as err:
+        raise FormatError(
+            "the owner key file is damaged", why=f"{path}: {err}", hint=f"move it away, then: {IMPORT_HINT}"
+        ) from err
+    finally:
+        os.close(descriptor)
 
 
 def create(path: Path | None = None) -> OwnerKey:

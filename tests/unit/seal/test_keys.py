@@ -181,3 +181,112 @@ def test_index_tells_nothing_without_the_key(tmp_path: Path, owner: OwnerKey) ->
     raw = b"".join(item.read_bytes() for item in tmp_path.iterdir())
     assert b"K" * 32 not in raw
     assert b"P" * 32 not in raw
+
+
+@pytest.mark.parametrize("data", [b"", b'{"format":"stannary ow', b"\0" * 128, b"{}"])
+def test_damaged_key_file_is_named(tmp_path: Path, data: bytes) -> None:
+    """A key file cut or overwritten is told as such, with the way back, and no new key takes its place."""
+    path = tmp_path / "owner.key"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    for read in (keystore.load, keystore.load_or_create):
+        with pytest.raises(FormatError, match="damaged") as caught:
+            read(path)
+        assert "artifact key import" in caught.value.hint
+    assert path.read_bytes() == data
+
+
+def test_key_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: OwnerKey) -> None:
+    """A power cut before the last step leaves no key file, and the next run none of the rest."""
+    path = tmp_path / "keys" / "owner.key"
+
+    class PowerCut(BaseException):
+        """Nothing of ours runs after it."""
+
+    def cut(*_: object, **__: object) -> None:
+        raise PowerCut
+
+    monkeypatch.setattr("os.fsync", cut)
+    with pytest.raises(PowerCut):
+        keystore.store(owner, path)
+    assert not path.exists()
+    monkeypatch.undo()
+    keystore.store(owner, path)
+    assert [item.name for item in path.parent.iterdir()] == ["owner.key"]
+    assert keystore.load(path) == owner
+
+
+def test_two_first_runs_share_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: OwnerKey) -> None:
+    """Of two runs that find no key the slower one takes the key of the quicker one."""
+    path = tmp_path / "owner.key"
+    real = keystore.create
+
+    def late(target: Path | None = None) -> OwnerKey:
+        monkeypatch.setattr(keystore, "create", real)
+        keystore.store(owner, target)
+        return real(target)
+
+    monkeypatch.setattr(keystore, "create", late)
+    assert keystore.load_or_create(path) == (owner, False)
+
+
+def test_copy_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory stick takes a copy as well, private, and never over another file."""
+
+    def none(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    keystore.write_new(tmp_path / "copy", b"data")
+    assert (tmp_path / "copy").read_bytes() == b"data"
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        keystore.write_new(tmp_path / "copy", b"other")
+    assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("copy", b"data")]
+
+
+def test_key_file_that_is_no_file(tmp_path: Path) -> None:
+    """A link is not followed to a key elsewhere, and a folder or pipe in its place ends in an error of ours."""
+    import os
+
+    (tmp_path / "link").symlink_to(tmp_path / "key")
+    (tmp_path / "folder").mkdir(mode=0o700)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("link", "folder", "pipe"):
+        with pytest.raises(StannaryError):
+            keystore.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("column", ["blake3", "length", "stored", "codec", "key"])
+def test_changed_index_row_is_no_row(tmp_path: Path, owner: OwnerKey, column: str) -> None:
+    """A row of which any field was changed is sealed again: it would name a ciphertext that its key does not open."""
+    import sqlite3
+
+    path = tmp_path / "index.db"
+    index = PrivateIndex(path, owner)
+    for number in (1, 2):
+        known = Known(
+            SealedObject(f"{number:064}", 70 + number), bytes([number] * 32), 10 + number, list(Codec)[number]
+        )
+        index.add(bytes([number] * 32), 5, known)
+    assert index.find(b"\1" * 32, 5) is not None
+    database = sqlite3.connect(path)
+    other = f"SELECT other.{column} FROM shard other WHERE other.tag != shard.tag"
+    database.execute(f"UPDATE shard SET {column} = ({other})")
+    database.commit()
+    assert index.find(b"\1" * 32, 5) is None
+    database.execute("UPDATE shard SET length = 'x', key = 3")
+    database.commit()
+    assert index.find(b"\1" * 32, 5) is None
+    database.close()
+    index.close()
+
+
+def test_damaged_index_says_how_to_go_on(tmp_path: Path, owner: OwnerKey) -> None:
+    """A file that is no database is named, and the hint goes on without it."""
+    from stannary.errors import EnvironmentProblem
+
+    (tmp_path / "index.db").write_bytes(b"x" * 5000)
+    with pytest.raises(EnvironmentProblem) as caught:
+        PrivateIndex(tmp_path / "index.db", owner)
+    assert "--no-index" in caught.value.hint
