@@ -22,6 +22,7 @@ import click
 from stannary.errors import ConfirmationRequired, StannaryError, UsageError
 
 STATUS_WIDTH = 100
+MAX_TABLE = 2000
 
 
 class Output:
@@ -102,6 +103,7 @@ class Output:
 
     def _rich_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.console import Console
+        from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
 
@@ -110,7 +112,12 @@ class Output:
             table.add_column(column)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))  # Text: what others wrote is not markup
-        Console(file=self._stdout).print(table)
+        console = Console(file=self._stdout)
+        # Cells are never cut: digests and ids in them are there to be copied. A long line wraps by itself.
+        console.width = max(
+            console.width, Measurement.get(console, console.options.update(width=MAX_TABLE), table).maximum
+        )
+        console.print(table)
 
 
 class Stopwatch:

@@ -68,12 +68,22 @@ def test_open_fails_clean(place: Path, capsys: Printed) -> None:
         (["seal", "model.safetensors", "-o", "store", "--shard-bytes", "1000"], 2),
         (["seal", "model.safetensors", "-o", "store", "--jobs", "0"], 2),
         (["seal", "model.safetensors"], 2),
+        (["seal", "", "-o", "store"], 2),
+        (["seal", ".", "-o", "store"], 2),
+        (["seal", "model.safetensors", "-o", "http://127.0.0.1:9/"], 2),
+        (["seal", "model.safetensors", "-o", "store", "--parent", "latest"], 1),
+        (["open", "sha256:" + "0" * 64, "--from", "store", "-o", "x", "--jobs", "0"], 2),
+        (["open", "sha256:" + "0" * 64, "--from", "store", "-o", "x", "--jobs", "65"], 2),
+        (["open", "sha256:" + "0" * 64, "--from", "store", "-o", "x", "--audience", "me"], 2),
+        (["artifact", "ls", "--from", "nowhere"], 102),
+        (["artifact", "show", "latest", "--from", "store"], 1),
     ],
 )
 def test_wrong_arguments(place: Path, capsys: Printed, arguments: list[str], code: int) -> None:
-    """Each mistake has its exit code."""
+    """Each mistake has its exit code, and the next command stands in its last line."""
     sealed(capsys)
     assert run(arguments) == code
+    assert capsys.readouterr().err.splitlines()[-1].startswith("  next  ")
 
 
 def test_ls_and_show(place: Path, capsys: Printed) -> None:
@@ -162,3 +172,138 @@ def test_blame_record_is_written(place: Path, capsys: Printed) -> None:
     assert json.loads(capsys.readouterr().out)["blamed"] == [str(place / "bad")]
     envelope = dsse.parse(json.loads((place / "blame.jsonl").read_text()))
     assert blame.check(envelope, keystore.load().public).mirror == str(place / "bad")
+
+
+def test_no_key_is_made_for_a_mistake(place: Path, capsys: Printed) -> None:
+    """A key appears with the first thing that can be sealed, not with a typing error before it."""
+    for arguments in (["missing", "-o", "store"], ["model.safetensors", "-o", "ftp://x"], [".", "-o", "store"]):
+        assert run(["seal", *arguments]) != 0
+    assert not (place / "data" / "seal" / "owner.key").exists()
+    (place / "model").mkdir()
+    (place / "model" / "a.bin").write_text("x")
+    assert run(["seal", "model", "-o", "model/../store"]) == 0  # beside PATH, however it is spelled
+    assert run(["seal", "model", "-o", "model"]) == 2
+
+
+def test_key_for_a_reader_who_never_sealed(place: Path, capsys: Printed) -> None:
+    """`artifact key new` makes a key once; before it, what needs one says how to get one."""
+    assert run(["artifact", "key", "show"]) == 102
+    assert "artifact key new" in capsys.readouterr().err
+    assert run(["artifact", "key", "new", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert run(["artifact", "key", "show", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {name: shown[name] for name in made} == made
+    assert run(["artifact", "key", "new"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "word"),
+    [
+        (b"age-encryption.org/v1\n-> X25519 x\n", 1, "age -d"),
+        (b"not a key", 1, "artifact key export"),
+        (b"{}", 1, "format"),
+        (b"x" * 70_000, 1, "too large"),
+    ],
+)
+def test_import_of_something_else(place: Path, capsys: Printed, data: bytes, code: int, word: str) -> None:
+    """What is no key says so before a passphrase is asked for."""
+    (place / "key").write_bytes(data)
+    assert run(["artifact", "key", "import", "key"]) == code
+    assert word in capsys.readouterr().err
+    assert not (place / "data" / "seal" / "owner.key").exists()
+
+
+def test_passphrase_files_of_other_systems(place: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line end of Windows and an accent of a Mac are the same passphrase; bytes that are no text are refused."""
+    monkeypatch.setattr("stannary.seal.keystore.SCRYPT_N", 2**14)
+    sealed(capsys)
+    (place / "pass").write_bytes("un mot de passé\n".encode())
+    (place / "mac").write_bytes("un mot de passe\u0301\r\n".encode())
+    (place / "bytes").write_bytes(b"\xff" * 20)
+    assert run(["artifact", "key", "export", "k.json", "--passphrase-file", "bytes"]) == 2
+    assert run(["artifact", "key", "export", "k.json", "--passphrase-file", "pass"]) == 0
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(place / "mac-data"))
+    assert run(["artifact", "key", "import", "k.json", "--passphrase-file", "mac"]) == 0
+
+
+def test_lists_that_are_empty_say_so(place: Path, capsys: Printed) -> None:
+    """An empty store and two equal artifacts are told in words, not by a lone headline."""
+    (place / "store").mkdir()
+    assert run(["artifact", "ls", "--from", "store"]) == 0
+    assert "no artifact in store" in capsys.readouterr().err
+    digest = sealed(capsys)
+    assert run(["artifact", "diff", digest, digest, "--from", "store"]) == 0
+    assert "no difference" in capsys.readouterr().err
+
+
+def test_broken_open_says_what_is_kept(place: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the link is lost, the place of what came is told; the next run goes on there and takes it away."""
+    from stannary.seal.mirrors import Mirrors
+    from stannary.seal.source import SourceFailure
+
+    digest = sealed(capsys)
+    real, calls = Mirrors.open_shard, iter(range(10**6))
+
+    def lost(*arguments: object) -> None:
+        if next(calls) >= 2:
+            raise SourceFailure("the link is gone")
+        real(*arguments)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(Mirrors, "open_shard", lost)
+    opening = ["open", digest, "--from", "store", "-o", "again", "--jobs", "1"]
+    assert run(opening) == 1
+    printed = capsys.readouterr().err
+    assert "kept for the next run: .again." in printed
+    assert printed.splitlines()[-1].startswith("  next  run the same command again")
+    monkeypatch.undo()
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(place / "data"))
+    monkeypatch.chdir(place)
+    assert run(opening) == 0
+    assert "2 shards resumed" in capsys.readouterr().err
+    assert not list(place.glob(".again*"))
+
+
+def test_bundle_never_replaces_a_file(place: Path, capsys: Printed) -> None:
+    """PATH.sig of somebody else stays; the artifact is opened all the same and the gap is told."""
+    digest = sealed(capsys)
+    (place / "again.sig").write_text("mine")
+    assert run(["open", digest, "--from", "store", "-o", "again", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["signature"] is None
+    assert "not written" in printed.err
+    assert (place / "again.sig").read_text() == "mine"
+    assert (place / "again").read_bytes() == small_model()
+
+
+def test_blame_records_add_up(place: Path, capsys: Printed) -> None:
+    """A second lying mirror is written behind the first; where they cannot be written, the opening stands."""
+    import shutil
+
+    digest = sealed(capsys)
+    for name in ("bad1", "bad2"):
+        shutil.copytree(place / "store", place / name)
+        for path in (place / name / "b3").iterdir():
+            path.write_bytes(path.read_bytes()[:-1] + b"!")
+        sources = ["--from", name, "--from", "store", "--blame", "blame.jsonl"]
+        assert run(["open", digest, *sources, "-o", f"again-{name}"]) == 0
+    assert len((place / "blame.jsonl").read_text().splitlines()) == 2
+    assert run(["open", digest, "--from", "bad1", "--from", "store", "-o", "third", "--blame", "no/such/file"]) == 0
+    assert "blame records were not written" in capsys.readouterr().err
+
+
+def test_digests_are_not_cut_on_a_narrow_terminal() -> None:
+    """A table on a terminal shows every cell whole: digests in it are there to be copied."""
+    import io
+
+    from stannary.cli.output import Output
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stdout = Terminal()
+    digest = "sha256:" + "0123456789abcdef" * 4
+    Output(stdout=stdout, stderr=io.StringIO()).table(("digest", "name"), [[digest, "x" * 60]], [])
+    assert digest in stdout.getvalue()
+    assert "x" * 60 in stdout.getvalue()

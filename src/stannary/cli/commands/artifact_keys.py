@@ -136,9 +136,13 @@ def read_small(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as err:
-        raise UsageError("cannot read it", why=f"{path}: {err.strerror}") from err
+        raise UsageError("cannot read it", why=f"{path}: {err.strerror}", hint="name a file that you may read") from err
     if len(data) > limit:
-        raise LimitExceeded("the file is too large for this", why=f"{path}: more than {limit:,} bytes")
+        raise LimitExceeded(
+            "the file is too large for this",
+            why=f"{path}: more than {limit:,} bytes",
+            hint="name the file that was meant",
+        )
     return data
 
 
