@@ -138,7 +138,7 @@ def _nvgpu(case: Case, now: datetime | None) -> Appraisal:
         answers = _ocsp(case)
     except FormatError as err:
         return _broken_collateral(case, err)
-    carried = Collateral(certificates=certificates.order(case.bundle("chain")), ocsp=answers)
+    carried = Collateral(certificates=case.bundle("chain"), ocsp=answers)
     return _appraise(DeviceVerifier(), case, now, collateral=carried, rules=_with_root(case, "nvidia_device"))
 
 

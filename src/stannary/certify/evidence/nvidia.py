@@ -87,7 +87,7 @@ class DeviceVerifier:
         if not collateral.certificates:
             exam.refuse("chain", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no device certificates carried")
             return exam.close()
-        device = Device(parsed, collateral.certificates, "", None)
+        device = Device(parsed, certificates.order(collateral.certificates), "", None)
         check_device(exam, device, bound, (collateral, now, rules))
         return exam.close()
 
@@ -316,7 +316,7 @@ def _device(item: canonical.Json) -> Device:
         raise FormatError("device architecture is not text")
     return Device(
         report=spdm.parse_report(_base64(item["evidence"], "device evidence")),
-        chain=certificates.load_bundle(_base64(item["certificate"], "device certificate")),
+        chain=certificates.order(certificates.load_bundle(_base64(item["certificate"], "device certificate"))),
         arch=arch,
         claimed_nonce=None if nonce is None else unhex(nonce, "device nonce"),
     )
@@ -333,6 +333,6 @@ def _base64(text: canonical.Json, what: str) -> bytes:
 
 def _binary(blob: bytes) -> bytes:
     text = blob.strip()
-    if text[:4].lower() == b"11e0":
+    if text[:1] == b"1" and text[2:4].lower() == b"e0":  # an SPDM version and the request's code, in hex
         return unhex(text.decode("ascii", errors="replace"), "device report")
     return blob

@@ -54,7 +54,7 @@ class SpdmReport:
     def feature(self) -> str | None:
         """Confidential computing mode in the report; None where the driver does not say."""
         raw = self.opaque.get(FEATURE_FLAG)
-        if raw is None or not any(self.opaque.get(OPAQUE_VERSION, b"")):
+        if not raw or not any(self.opaque.get(OPAQUE_VERSION, b"")):  # no octets would read as the number zero
             return None
         return FEATURES.get(int.from_bytes(raw, "little"), "unknown")
 
