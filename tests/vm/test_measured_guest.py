@@ -54,7 +54,7 @@ class Booted:
         sources = node.Sources(
             tpm=f"127.0.0.1:{self.guest.port}", ek_chain=(self.tpm.issuers,), event_log=self.log_file, bench_s=0
         )
-        evidence, absent = node.check(challenge, sources)
+        evidence, absent, _ = node.check(challenge, sources)
         assert "tpm" in evidence.parts, absent
         return evidence
 

@@ -173,6 +173,16 @@ def test_evidence_of_an_ecc_ek_is_appraised_and_renewed(tpm, tmp_path, monkeypat
     assert "activation" not in {item["id"] for item in result["submods"]["tpm"]["findings"]}
 
 
+def test_node_check_names_the_certified_keys(tpm, capsys):
+    """`node check` alone measures which EKs the maker certified."""
+    from stannary.cli import main as edge
+
+    assert edge.run(["node", "check", "--tpm", tpm.address, "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["requirements"]}
+    assert (rows["EK certificate"]["measured"], rows["EK certificate"]["holds"]) == ("rsa-2048, ecc-p384", True)
+    assert rows["Azure vTPM"]["measured"] == "no report in the TPM"
+
+
 def test_policies_follow_from_their_definition():
     """The profile's policy digests are the hashes of the policies it describes (sections B.6.2 to B.6.6)."""
     for code, name, index in ((0x000B, "sha256", 1), (0x000C, "sha384", 2), (0x000D, "sha512", 3)):

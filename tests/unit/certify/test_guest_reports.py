@@ -393,21 +393,29 @@ def _sources(folder: Path) -> node.Sources:
 def test_interfaces_are_tried_in_order_and_each_says_why(tmp_path, monkeypatch):
     """The first that gives evidence is taken; the ones before say what they lacked."""
     monkeypatch.setattr(sev_guest, "request", lambda data, device: sev_guest.ask(Firmware(), data))
-    part, attempts = cpu.gather(b"\1" * 48, _sources(tmp_path))
-    assert part.kind == "snp"
-    assert [(item.name, item.part is not None) for item in attempts] == [
-        ("configfs-tsm", False),
-        ("sev-guest device", True),
-    ]
-    assert "configfs" in attempts[0].hint
+    first, second = cpu.attempts(b"\1" * 48, _sources(tmp_path))
+    assert (first.name, first.part) == ("configfs-tsm", None)
+    assert "configfs" in first.problem.hint
+    assert (second.name, second.part.kind) == ("sev-guest device", "snp")
 
 
 def test_machine_without_any_interface_hears_each_reason(tmp_path):
-    """No interface: one error names all of them."""
-    with pytest.raises(EnvironmentProblem) as caught:
-        cpu.gather(b"\1" * 48, _sources(tmp_path))
-    for name in ("configfs-tsm", "sev-guest device", "Nitro Secure Module", "Azure vTPM"):
-        assert name in str(caught.value)
+    """No interface: each of the four has its own reason and next step."""
+    tried = cpu.attempts(b"\1" * 48, _sources(tmp_path))
+    assert [item.name for item in tried] == ["configfs-tsm", "sev-guest device", "Nitro Secure Module", "Azure vTPM"]
+    assert all(item.part is None and item.problem.why and item.problem.hint for item in tried)
+
+
+def test_interface_that_never_answers_is_passed_over(tmp_path, monkeypatch):
+    """One stuck interface costs its limit; the next one is asked."""
+    stuck = threading.Event()
+    monkeypatch.setattr(cpu, "INTERFACE_LIMIT_S", 0.05)
+    monkeypatch.setattr(tsm, "request", lambda *_: stuck.wait(20))
+    monkeypatch.setattr(sev_guest, "request", lambda data, device: sev_guest.ask(Firmware(), data))
+    first, second = cpu.attempts(b"\1" * 48, _sources(tmp_path))
+    assert "did not answer" in str(first.problem)
+    assert second.part is not None
+    stuck.set()
 
 
 def test_missing_rights_are_told_from_a_missing_device(tmp_path, monkeypatch):

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from stannary.certify import anchor as anchors
 from stannary.certify.collect import azure, nitro, sev_guest, tpm, tsm
+from stannary.certify.collect.deadline import within
 from stannary.certify.envelope import Part
-from stannary.errors import EnvironmentProblem, StannaryError
+from stannary.errors import StannaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stannary.certify.collect.node import Sources
+
+INTERFACE_LIMIT_S = 90.0  # over the limits of single calls: many slow answers may not add up to a hang
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +33,29 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one interface did for one challenge."""
+    """What one interface did for one challenge: gave a part, or had a problem."""
 
     name: str
-    part: Part | None
-    reason: str
-    hint: str
+    part: Part | None = None
+    problem: StannaryError | None = None
 
 
-def gather(bound: bytes, sources: Sources) -> tuple[Part, tuple[Attempt, ...]]:
-    """Return the evidence of the first interface that gives any, and what each did."""
-    attempts: list[Attempt] = []
+def attempts(bound: bytes, sources: Sources) -> tuple[Attempt, ...]:
+    """Try the interfaces in their order until one gives evidence; return what each did."""
+    found: list[Attempt] = []
     for interface in INTERFACES:
-        attempts.append(_attempt(interface, bound, sources))
-        part = attempts[-1].part
-        if part is not None:
-            return part, tuple(attempts)
-    raise EnvironmentProblem(
-        "no confidential guest evidence",
-        why="; ".join(f"{item.name}: {item.reason}" for item in attempts),
-        hint=next((item.hint for item in attempts if item.hint), ""),
-    )
+        found.append(_attempt(interface, bound, sources))
+        if found[-1].part is not None:
+            break
+    return tuple(found)
 
 
 def _attempt(interface: Interface, bound: bytes, sources: Sources) -> Attempt:
     try:
-        return Attempt(interface.name, interface.gather(bound, sources), "collected", "")
+        part = within(lambda: interface.gather(bound, sources), interface.name, INTERFACE_LIMIT_S)
     except StannaryError as err:
-        return Attempt(interface.name, None, str(err), err.hint)
+        return Attempt(interface.name, problem=err)
+    return Attempt(interface.name, part)
 
 
 def _tsm(bound: bytes, sources: Sources) -> Part:

@@ -14,7 +14,7 @@ from stannary.certify import anchor as anchors
 from stannary.certify import certificates
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
-from stannary.errors import ServiceError, StannaryError
+from stannary.errors import EnvironmentProblem, ServiceError, StannaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Devices:
 
     parts: dict[str, Part] = field(default_factory=dict)
     hints: list[Json] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, StannaryError] = field(default_factory=dict)
 
 
 def gpus(bound: bytes, open_session: Callable[[], Nvml]) -> Devices:
@@ -53,18 +53,22 @@ def gpus(bound: bytes, open_session: Callable[[], Nvml]) -> Devices:
     try:
         session = open_session()
     except StannaryError as err:
-        found.absent["gpu"] = str(err)
+        found.absent["gpu"] = err
         return found
     try:
         cc, devtools = session.confidential_state()
         listed = session.gpus()
         found.hints += [gpu.to_json(cc=cc, devtools=devtools) for gpu in listed]
         if not cc:
-            found.absent["gpu"] = "confidential computing is off: the driver gives no signed report"
+            found.absent["gpu"] = EnvironmentProblem(
+                "confidential computing is off",
+                why="the driver gives no signed report",
+                hint="stannary node check names the command",
+            )
         for gpu in listed if cc else []:
             _add(found, ("gpu", gpu.index), gpu, session, bound)
     except StannaryError as err:
-        found.absent["gpu"] = str(err)
+        found.absent["gpu"] = err
     finally:
         _end(session, found, "gpu")
     return found
@@ -76,7 +80,7 @@ def switches(bound: bytes, open_session: Callable[[], Nscq]) -> Devices:
     try:
         session = open_session()
     except StannaryError as err:
-        found.absent["nvswitch"] = str(err)
+        found.absent["nvswitch"] = err
         return found
     try:
         listed = session.switches()
@@ -84,9 +88,9 @@ def switches(bound: bytes, open_session: Callable[[], Nscq]) -> Devices:
         for index, switch in enumerate(listed):
             _add(found, ("nvswitch", index), switch, session, bound)
         if not listed:
-            found.absent["nvswitch"] = "the library lists no switch"
+            found.absent["nvswitch"] = EnvironmentProblem("the library lists no switch")
     except StannaryError as err:
-        found.absent["nvswitch"] = str(err)
+        found.absent["nvswitch"] = err
     finally:
         _end(session, found, "nvswitch")
     return found
@@ -105,11 +109,11 @@ def _add(found: Devices, place: tuple[str, int], device: D_contra, session: Repo
             raise ServiceError("two devices show one identity", why=ueid)
         found.parts[f"{layer}/{ueid}"] = Part("nvgpu", report, certificates=(chain,))
     except StannaryError as err:
-        found.absent[f"{layer} {index}"] = str(err)
+        found.absent[f"{layer} {index}"] = err
 
 
 def _end(session: Nvml | Nscq, found: Devices, layer: str) -> None:
     try:
         session.close()
     except StannaryError as err:
-        found.absent.setdefault(layer, str(err))
+        found.absent.setdefault(layer, err)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MIN_KERNEL = (5, 15)
 _SECURE_BOOT = Path("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _MAX_SMALL_FILE_BYTES = 1 << 20
+_AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Requirement:
     required: str
     holds: bool
     serves: str  # the tier it is needed for
+    next: str = ""  # what to do where it does not hold
 
     def to_json(self) -> dict[str, Json]:
         """Return the row as JSON members."""
@@ -41,6 +43,7 @@ class Requirement:
             "required": self.required,
             "holds": self.holds,
             "serves": self.serves,
+            "next": "" if self.holds else self.next,
         }
 
 
@@ -55,23 +58,25 @@ def facts(root: Path = Path("/")) -> dict[str, Json]:
     }
 
 
-def requirements(root: Path = Path("/"), *, num_gpus: int = 0) -> list[Requirement]:
-    """Return every requirement, measured."""
-    kernel = platform.release()
-    tsm, guest = root / "sys/kernel/config/tsm/report", _guest(root)
-    log = root / str(EVENT_LOG).lstrip("/")
-    boot = secure_boot(root)
-    device = root / str(DEVICE).lstrip("/")
+def requirements(root: Path = Path("/")) -> list[Requirement]:
+    """Return what is required of the host itself, measured; `survey.py` adds what collectors need."""
+    kernel, memory = platform.release(), memory_mb(root)
+    wanted = f">= {MIN_KERNEL[0]}.{MIN_KERNEL[1]}"
+    log, device = root / str(EVENT_LOG).lstrip("/"), root / str(DEVICE).lstrip("/")
+    boot, guest = secure_boot(root), _guest(root)
+    has_tpm, has_log = os.access(device, os.R_OK | os.W_OK), os.access(log, os.R_OK)
+    tpm_next = "sudo usermod -aG tss $USER, then log in again" if device.exists() else "switch the TPM on in the BIOS"
+    log_next = "sudo stannary node check" if log.exists() else "boot by UEFI with the TPM switched on"
     return [
-        Requirement("kernel", kernel, f">= {MIN_KERNEL[0]}.{MIN_KERNEL[1]}", _version(kernel) >= MIN_KERNEL, "T0"),
+        Requirement("kernel", kernel, wanted, _version(kernel) >= MIN_KERNEL, "T0", "update the kernel"),
         Requirement("cpus", str(os.cpu_count() or 0), ">= 1", True, "T0"),
-        Requirement("memory", f"{memory_mb(root):,} MB", ">= 1,024 MB", memory_mb(root) >= 1024, "T0"),
-        Requirement("TPM 2.0", _presence(device), "present and readable", os.access(device, os.R_OK | os.W_OK), "T1"),
-        Requirement("event log", _presence(log), "readable", os.access(log, os.R_OK), "T1"),
-        Requirement("Secure Boot", boot, "on", boot == "on", "T1"),
-        Requirement("confidential guest", guest, "SEV-SNP or TDX", guest in {"SEV-SNP", "TDX"}, "T2"),
-        Requirement("report interface", _presence(tsm), "configfs-tsm", tsm.is_dir(), "T2"),
-        Requirement("accelerators", str(num_gpus), "as claimed", True, "T0"),
+        Requirement("memory", f"{memory:,} MB", ">= 1,024 MB", memory >= 1024, "T0", "give the machine more memory"),
+        Requirement("TPM 2.0", _presence(device), "present and readable", has_tpm, "T1", tpm_next),
+        Requirement("event log", _presence(log), "readable", has_log, "T1", log_next),
+        Requirement("Secure Boot", boot, "on", boot == "on", "T1", "switch Secure Boot on in the BIOS"),
+        Requirement(
+            "confidential guest", guest, "SEV-SNP, TDX, Nitro or Azure", guest != "none", "T2", "rent a confidential VM"
+        ),
     ]
 
 
@@ -108,6 +113,9 @@ def _guest(root: Path) -> str:
         return "TDX"
     if (root / "dev/nsm").exists():
         return "Nitro enclave"
+    # Azure's paravisor keeps the devices to itself; its machines tell by their asset tag (DMI type 3).
+    if _read(root / "sys/class/dmi/id/chassis_asset_tag").strip() == _AZURE_TAG:
+        return "Azure, perhaps confidential"
     return "none"
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+AS_ROOT = "run as root: sudo stannary node check"
 _READ_WRITE = 3
 
 
@@ -63,4 +64,4 @@ def refused(what: str, err: OSError) -> EnvironmentProblem | ServiceError:
 
 def hint_for(err: OSError) -> str:
     """Return what to do about missing rights, empty for other errors."""
-    return "run as root: sudo stannary node check" if err.errno in {errno.EPERM, errno.EACCES} else ""
+    return AS_ROOT if err.errno in {errno.EPERM, errno.EACCES} else ""

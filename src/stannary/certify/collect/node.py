@@ -10,22 +10,24 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import envelope
 from stannary.certify.collect import cpu, devices, host, metadata, nitro, nscq, nvml, sev_guest, tpm, tpm_client, tsm
+from stannary.certify.collect.deadline import within
+from stannary.certify.collect.tpm_transport import DEVICE
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stannary.certify.challenge import Challenge
     from stannary.formats.canonical import Json
+
+TPM_LIMIT_S = 180.0  # three slow keys and a quote; over the limit of single commands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +56,29 @@ class Collected:
     parts: dict[str, Part] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     hints: dict[str, Json] = field(default_factory=dict)
-    attempts: tuple[cpu.Attempt, ...] = ()
+    ran: dict[str, str] = field(default_factory=dict)  # layer to the collector that gave it
+
+    def miss(self, name: str, err: StannaryError) -> None:
+        """Keep why something could not be collected, and what to do."""
+        self.absent[name] = str(err) + (f" (next: {err.hint})" if err.hint else "")
 
 
-def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> tuple[Evidence, dict[str, str]]:
-    """Answer a challenge; return the evidence and what could not be collected, with reasons."""
+class Answer(NamedTuple):
+    """A node's answer to a challenge."""
+
+    evidence: Evidence
+    absent: dict[str, str]  # what could not be collected, with reason and next step
+    ran: dict[str, str]  # which collector gave each layer
+
+
+def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> Answer:
+    """Answer a challenge; say what could not be collected, and why."""
     public = sources.bound_key or X25519PrivateKey.generate().public_key().public_bytes_raw()
     key_hash = hashlib.sha256(public).digest()
     bound = anchors.anchor(challenge.nonce_bytes, key_hash)
     found = Collected()
     _cpu(found, bound, sources)
-    _try(found, "tpm", lambda: tpm.gather(bound, challenge, sources))
+    _tpm(found, bound, challenge, sources)
     _devices(found, bound)
     bench = _bench(found, bound, sources)
     evidence = Evidence(
@@ -77,28 +91,35 @@ def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -
         collected_at=format_moment(now or datetime.now(UTC)),
     )
     envelope.parse(evidence.to_bytes())  # what we send, we could read
-    return evidence, found.absent
-
-
-def _try(found: Collected, name: str, collect: Callable[[], Part]) -> None:
-    try:
-        found.parts[name] = collect()
-    except StannaryError as err:
-        found.absent[name] = str(err)
+    return Answer(evidence, found.absent, found.ran)
 
 
 def _cpu(found: Collected, bound: bytes, sources: Sources) -> None:
+    attempts = cpu.attempts(bound, sources)
+    for attempt in attempts:
+        if attempt.part is not None:
+            found.parts["cpu"], found.ran["cpu"] = attempt.part, attempt.name
+        elif attempt.problem is not None:
+            found.miss(f"cpu ({attempt.name})", attempt.problem)
+    if "cpu" not in found.parts:
+        found.absent["cpu"] = "no interface of a confidential guest gave evidence"
+
+
+def _tpm(found: Collected, bound: bytes, challenge: Challenge, sources: Sources) -> None:
     try:
-        found.parts["cpu"], found.attempts = cpu.gather(bound, sources)
+        found.parts["tpm"] = within(lambda: tpm.gather(bound, challenge, sources), "the TPM", TPM_LIMIT_S)
+        found.ran["tpm"] = sources.tpm or str(DEVICE)
     except StannaryError as err:
-        found.absent["cpu"] = str(err)
+        found.miss("tpm", err)
 
 
 def _devices(found: Collected, bound: bytes) -> None:
     gpus, switches = devices.gpus(bound, nvml.Nvml), devices.switches(bound, nscq.Nscq)
-    for gathered in (gpus, switches):
+    for gathered, library in ((gpus, "NVML"), (switches, "NSCQ")):
         found.parts.update(gathered.parts)
-        found.absent.update(gathered.absent)
+        found.ran.update(dict.fromkeys(gathered.parts, library))
+        for name, err in gathered.absent.items():
+            found.miss(name, err)
     found.hints = {"gpus": gpus.hints, "switches": switches.hints}
 
 
@@ -116,5 +137,5 @@ def _bench(found: Collected, bound: bytes, sources: Sources) -> dict[str, Json]:
     except ImportError as err:
         found.absent["bench"] = f"numpy is not installed: {err}"
     except StannaryError as err:
-        found.absent["bench"] = str(err)
+        found.miss("bench", err)
     return {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stannary.certify.collect.deadline import DEVICE_LIMIT_S, Lane
+from stannary.certify.collect.nvml import ABSENT
 from stannary.errors import EnvironmentProblem, ServiceError
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _load(libraries: tuple[str, ...]) -> ctypes.CDLL:
             problem = problem or str(err)
         else:
             return library
-    raise EnvironmentProblem("no NVSwitch library on this machine", why=problem, hint=_HINT)
+    raise EnvironmentProblem("no NVSwitch library on this machine", why=problem, hint=_HINT, detail=ABSENT)
 
 
 def _path(switch: Switch, leaf: bytes) -> bytes:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.certify.collect.deadline import DEVICE_LIMIT_S, Lane
+from stannary.certify.collect.ioctl import AS_ROOT
 from stannary.errors import EnvironmentProblem, ServiceError
 
 if TYPE_CHECKING:
     from stannary.formats.canonical import Json
 
 LIBRARY = "libnvidia-ml.so.1"
+ABSENT = "no-library"  # detail of the error where a driver's library is not installed
 NONCE_BYTES = 32
 REPORT_BYTES, CEC_REPORT_BYTES = 0x2000, 0x1000
 CHAIN_BYTES, ATTESTATION_CHAIN_BYTES = 0x1000, 0x1400
@@ -26,7 +28,7 @@ _OK, _NOT_SUPPORTED, _NO_PERMISSION, _DRIVER_NOT_LOADED, _FUNCTION_NOT_FOUND = 0
 _UNKNOWN_HERE = frozenset({_NOT_SUPPORTED, _FUNCTION_NOT_FOUND})  # the driver has no such thing
 _UNKNOWN_DETAIL = "nvml-not-supported"
 _HINTS = {
-    _NO_PERMISSION: "run as root: sudo stannary node check",
+    _NO_PERMISSION: AS_ROOT,
     _DRIVER_NOT_LOADED: "load the driver: sudo modprobe nvidia",
     _FUNCTION_NOT_FOUND: "update the NVIDIA driver",
 }
@@ -105,7 +107,10 @@ class Nvml:
             self._library = ctypes.CDLL(library)
         except OSError as err:
             raise EnvironmentProblem(
-                "no NVIDIA driver on this machine", why=str(err), hint="install NVIDIA's driver, if there is a GPU"
+                "no NVIDIA driver on this machine",
+                why=str(err),
+                hint="install NVIDIA's driver, if there is a GPU",
+                detail=ABSENT,
             ) from err
         self._lane = Lane("the NVIDIA driver", limit_s)
         try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stannary.certify.collect.deadline import within
+from stannary.certify.collect.ioctl import AS_ROOT
 from stannary.certify.evidence import quote, snp_report
 from stannary.certify.evidence.cursor import Cursor
 from stannary.certify.evidence.quote import TdBody
@@ -44,8 +45,8 @@ _HINTS = {
     errno.ENOENT: "mount configfs (mount -t configfs none /sys/kernel/config); Linux 6.7 or later has it in guests",
     errno.ENXIO: "load the guest driver (modprobe sev-guest or tdx-guest); Azure has a vTPM instead",
     errno.ENODEV: "load the guest driver (modprobe sev-guest or tdx-guest); Azure has a vTPM instead",
-    errno.EACCES: "run as root: sudo stannary node check",
-    errno.EPERM: "run as root: sudo stannary node check",
+    errno.EACCES: AS_ROOT,
+    errno.EPERM: AS_ROOT,
     errno.ETIMEDOUT: "the host's quoting service does not answer: tell the operator of the host",
 }
 

@@ -11,7 +11,7 @@ from stannary import files
 from stannary.cli.command import command
 from stannary.cli.commands.certify_files import MAKE_CHALLENGE, advised, read, read_as
 from stannary.cli.output import Output, plain
-from stannary.errors import StannaryError, UsageError
+from stannary.errors import UsageError
 
 if TYPE_CHECKING:
     from stannary.certify.collect.node import Sources
@@ -37,7 +37,7 @@ def check(out: Output, challenge_file: Path | None, output: Path | None, **optio
         tpm=options["tpm"],
         ek=options["ek"],
         ek_chain=options["issuers"],
-        bound_key=b"" if options["bind_key"] is None else _read(options["bind_key"]),
+        bound_key=b"" if options["bind_key"] is None else read(options["bind_key"]),
         bench_s=options["bench_s"],
         bench_n=options["bench_n"],
     )
@@ -61,9 +61,12 @@ def _requirements(out: Output, sources: Sources) -> int:
     out.table(
         ("REQUIREMENT", "MEASURED", "REQUIRED", "HOLDS", "FOR"), rows, {"requirements": [i.to_json() for i in found]}
     )
+    steps: dict[str, list[str]] = {}
     for item in found:
         if not item.holds and item.next:
-            out.say(f"next, for {item.serves} {item.name}: {item.next}")
+            steps.setdefault(item.next, []).append(f"{item.name} ({item.serves})")
+    for step, names in steps.items():
+        out.say(f"next, for {' or '.join(names)}: {step}")
     out.say("a machine's own word proves nothing: answer a challenge (stannary certify challenge) to be appraised")
     return 0
 
@@ -72,10 +75,12 @@ def _answer(out: Output, challenge: Path, output: Path, sources: Sources) -> Non
     from stannary.certify import challenge as challenges
     from stannary.certify.collect.node import check as collect
 
-    evidence, absent = collect(read_as(challenge, challenges.parse, MAKE_CHALLENGE), sources)
+    evidence, absent, ran = collect(read_as(challenge, challenges.parse, MAKE_CHALLENGE), sources)
     files.replace(output, evidence.to_bytes())
+    for name, collector in ran.items():
+        out.say(f"{name}: collected through {collector}")
     for name, reason in absent.items():
-        out.say(f"no {name}: {reason}")
+        out.say(f"no {name}: {plain(reason)}")
     held = ", ".join(evidence.parts) or "no hardware evidence"
     out.result(
         {
