@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import secrets
 import time
@@ -17,11 +16,13 @@ from stannary.formats import beacon, canonical, digest, dsse, ids, jobspec, note
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
 from stannary.formats.predicates import Job, Reveal, Tier
 from stannary.formats.workdir import Entry
+from stannary.market.clock import Clock, SystemClock
 from stannary.wire import buyer, message, rfc3339, routes
 from stannary.wire import errors as wire_errors
 from stannary.wire.market import MarketInfo
 
 LENGTH = 4096
+HANGS_S = 300.0  # real time after which a test is taken for stuck; nothing waits for it
 PROGRAM = b"print('hello')\n"
 TRUST = Trust(
     tier=Tier.T0,
@@ -73,6 +74,7 @@ class FakeBuyer:
     base_url: str
     token: str
     transport: httpx2.AsyncBaseTransport | None = None
+    clock: Clock = field(default_factory=SystemClock)
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     seeds: dict[str, bytes] = field(default_factory=dict)
     revealed: dict[str, list[buyer.BeaconRequest]] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class FakeBuyer:
             "beacon_tip": beacon.tip(seed, LENGTH),
             "beacon_length": LENGTH,
             "nonce": secrets.token_hex(16),
-            "submitted_at": rfc3339.spell(time.time()),
+            "submitted_at": rfc3339.spell(self.clock.now()),
         }
         envelope = statement.sign("job", Job(**{**fields, **changes}), (), self.key)
         self.seeds[ids.job_id(digest.digest(envelope.payload))] = seed
@@ -131,7 +133,7 @@ class FakeBuyer:
         response = await self.call("GET", routes.job(routes.JOB_EVENTS, job))
         return message.read(buyer.EventPage, response.content).events
 
-    async def finished(self, job: str, timeout_s: float = 60.0) -> buyer.JobView:
+    async def finished(self, job: str, timeout_s: float = HANGS_S) -> buyer.JobView:
         """Follow the events of a job until it has ended; the broker must run beside it."""
         until, after = time.monotonic() + timeout_s, 0
         while time.monotonic() < until:
@@ -152,11 +154,11 @@ class FakeBuyer:
             try:
                 response = await self.call("GET", routes.job(routes.JOB_BEACON, job), params={"wait": 5})
                 if response.status_code == 204:
-                    await asyncio.sleep(0.05)
+                    await self.clock.sleep(0.05)
                     continue
                 await self.reveal(job, message.read(buyer.BeaconRequest, response.content))
             except (httpx2.TransportError, errors.StannaryError):
-                await asyncio.sleep(0.1)
+                await self.clock.sleep(0.1)
 
     async def reveal(self, job: str, request: buyer.BeaconRequest) -> None:
         """Reveal one value."""

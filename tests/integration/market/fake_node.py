@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +33,7 @@ from stannary.formats.predicates import (
     Role,
     Spent,
 )
+from stannary.market.clock import Clock, SystemClock
 from stannary.settle import meter
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token as tokens
@@ -67,6 +67,7 @@ class FakeNode:
     engine_class: str = ENGINE_CLASS
     jurisdiction: str = "none"
     transport: httpx2.AsyncBaseTransport | None = None
+    clock: Clock = field(default_factory=SystemClock)
     poll_s: float = 5.0
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     salts: dict[str, str] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class FakeNode:
         for _ in range(MAX_TRIES):
             with contextlib.suppress(httpx2.TransportError):
                 return await self.client.request(method, path, content=content, headers=self._headers())
-            await asyncio.sleep(RETRY_S)
+            await self.clock.sleep(RETRY_S)
         raise errors.MarketUnreachable("the market is away", why=path)
 
     def _headers(self) -> dict[str, str]:
@@ -132,7 +133,7 @@ class FakeNode:
             memory_bytes=2**32,
             ask_usd_micros_per_hour=self.ask_usd_micros_per_hour,
             token=tokens.token_digest(token),
-            joined_at=rfc3339.spell(time.time()),
+            joined_at=rfc3339.spell(self.clock.now()),
         )
         body = node.JoinRequest(
             token=token, envelope=message.EnvelopeBody.of(statement.sign("join", claim, (), self.key))
@@ -176,7 +177,7 @@ class FakeNode:
         except (errors.ConflictError, errors.NotFound) as err:
             self.refusals.append(err)
         except (httpx2.TransportError, errors.ServiceError):
-            await asyncio.sleep(0.1)  # market down: back off
+            await self.clock.sleep(0.1)  # market down: back off
 
     async def next_lease(self) -> node.Lease | None:
         """Ask for the next lease that is not already held."""
@@ -205,7 +206,7 @@ class FakeNode:
             interval_s = 10.0
             with contextlib.suppress(errors.StannaryError, httpx2.TransportError):
                 interval_s = await self.beat()
-            await asyncio.sleep(interval_s)
+            await self.clock.sleep(interval_s)
 
     async def beat(self, state: node.NodeState = node.NodeState.IDLE) -> float:
         """Send one heartbeat; return when the next is due."""
@@ -250,7 +251,7 @@ class FakeNode:
             num_steps=assignment.num_steps,
             spent=Spent(1, 10, 1, 0, 0),
             metrics={"loss": "1.25"},
-            finished_at=rfc3339.spell(time.time()),
+            finished_at=rfc3339.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_CONTRIBUTION, lease, "contribution", made)
 
@@ -264,7 +265,7 @@ class FakeNode:
             seq,
             previous,
             Spent(seq + 1, 10 * (seq + 1), seq + 1, 0, 0),
-            rfc3339.spell(time.time()),
+            rfc3339.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_READING, lease, "reading", made)
         self.readings[lease.job] = (seq + 1, meter.reading_digest(made))
@@ -324,7 +325,7 @@ class FakeNode:
             root=opening.root,
             outputs=opening.outputs,
             spent=Spent(0, 0, 1, 0, 10),
-            answered_at=rfc3339.spell(time.time()),
+            answered_at=rfc3339.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_ANSWER, lease, "answer", made)
 

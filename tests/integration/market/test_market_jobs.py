@@ -45,7 +45,7 @@ from stannary.wire import buyer as wire
 
 CORE = ("north", "south", "east")
 AT_ONCE = 4  # more would make honest nodes late for one another's questions
-PATIENT = replace(worlds.QUICK, answer_floor_s=4.0)
+TIMING = replace(worlds.QUICK, answer_floor_s=4.0)
 ODD: dict[str, type[FakeNode]] = {
     cls.__name__: cls
     for cls in (
@@ -105,7 +105,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
 
 
 async def _run(directory: Path) -> Day:
-    async with worlds.inside(directory, PATIENT) as world:
+    async with worlds.inside(directory, TIMING) as world:
         for operator in CORE:
             await world.node(operator, jurisdiction="core")
         gate = asyncio.Semaphore(AT_ONCE)
@@ -134,7 +134,7 @@ async def _outcome(world: World, gate: asyncio.Semaphore, name: str, spec: JobSp
         job = (await buyer.submit(allowed, envelope=signed)).id
         broker = asyncio.create_task(buyer.broker(job))
         try:
-            view = await buyer.finished(job, 120.0)
+            view = await buyer.finished(job)
         finally:
             broker.cancel()
         assert view.status == "succeeded", (view, await buyer.events(job))
@@ -303,7 +303,7 @@ def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(draw, "_chosen", lambda value, ppm: ppm == draw.CANARY_PPM or chosen(value, ppm))
 
     async def scenario() -> tuple[Outcome, list[str]]:
-        async with worlds.inside(tmp_path, PATIENT, witness=False) as world:
+        async with worlds.inside(tmp_path, TIMING, witness=False) as world:
             for operator in CORE[:2]:  # all who may be asked are
                 await world.node(operator, jurisdiction="core")
             got = await _outcome(world, asyncio.Semaphore(), "FalseAccuser", train_spec(rounds=1))

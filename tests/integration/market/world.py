@@ -18,15 +18,19 @@ from typing import Any
 import httpx2
 from tests.integration.market.fake_buyer import FakeBuyer
 from tests.integration.market.fake_node import FakeNode
+from tests.integration.market.quiet import QuietClock
 
 from stannary.formats.note import parse_vkey
 from stannary.market import app, server
+from stannary.market.clock import Clock, SystemClock
 from stannary.market.settings import Settings, Timing
 from stannary.wire import admin, message, routes
 from stannary.wire import errors as wire_errors
 
 BOND = 5_000_000
 QUICK = Timing(answer_floor_s=3.0, answer_factor=0.1, start_link_s=1.0, sweep_s=0.1, progress_s=1.0)
+# of a market whose time is the machine's: however loaded it is, an honest node is not late
+PATIENT = Timing(answer_floor_s=120.0, start_link_s=60.0, sweep_s=0.1, progress_s=60.0)
 
 
 @dataclass
@@ -42,6 +46,7 @@ class World:
     buyers: list[FakeBuyer] = field(default_factory=list)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     inside: Any = None  # (exchange, engines) of a market in this process
+    clock: Clock = field(default_factory=SystemClock)
 
     async def admin(self, method: str, path: str, body: message.Message | None = None) -> httpx2.Response:
         """Call an operator's route."""
@@ -61,7 +66,7 @@ class World:
 
     async def node(self, operator: str, cls: type[FakeNode] = FakeNode, *, run: bool = True, **more: Any) -> FakeNode:
         """Let a node join and serve."""
-        made = cls(self.url, operator, transport=self.transport, **more)
+        made = cls(self.url, operator, transport=self.transport, clock=self.clock, **more)
         await made.join(await self.join_token(operator))
         self.nodes.append(made)
         if run:
@@ -72,7 +77,7 @@ class World:
         """Open an account."""
         asked = admin.ApiTokenRequest(name=name, deposit_usd_micros=deposit)
         token = message.read(admin.ApiToken, (await self.admin("POST", routes.ADMIN_API_TOKENS, asked)).content).token
-        made = FakeBuyer(self.url, token, transport=self.transport)
+        made = FakeBuyer(self.url, token, transport=self.transport, clock=self.clock)
         self.buyers.append(made)
         return made
 
@@ -91,14 +96,15 @@ class World:
 
 @asynccontextmanager
 async def inside(directory: Path, timing: Timing = QUICK, **more: Any) -> AsyncIterator[World]:
-    """Run a market in this process, without a socket."""
-    settings = Settings(directory=directory, timing=timing, **more)
-    async with server.opened(settings) as (exchange, engines):
+    """Run a market in this process, without a socket, on a clock that no load of the machine moves."""
+    settings, clock = Settings(directory=directory, timing=timing, **more), QuietClock()
+    async with clock.ticking(), server.opened(settings, clock) as (exchange, engines):
+        clock.watch(exchange)
         exchange.url = "http://127.0.0.1"
         transport = httpx2.ASGITransport(app=app.build(exchange, engines))
         owner = exchange.identity
         world = World(exchange.url, owner.vkey, exchange.witness_vkeys, owner.admin_token, transport)
-        world.inside = (exchange, engines)
+        world.inside, world.clock = (exchange, engines), clock
         try:
             yield world
         finally:
@@ -108,7 +114,7 @@ async def inside(directory: Path, timing: Timing = QUICK, **more: Any) -> AsyncI
 class Process:
     """A market in a process of its own, that can be killed and started again on the same port."""
 
-    def __init__(self, directory: Path, timing: Timing = QUICK, host: str = "127.0.0.1") -> None:
+    def __init__(self, directory: Path, timing: Timing = PATIENT, host: str = "127.0.0.1") -> None:
         self.directory = directory
         self.timing = timing
         self.host = host
