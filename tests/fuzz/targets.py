@@ -6,10 +6,23 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.certify import world
 
-from stannary.certify import certificates, challenge, collateral, envelope, intel_collateral, policy, revocation
+from stannary.certify import (
+    certificates,
+    challenge,
+    collateral,
+    collateral_items,
+    envelope,
+    intel_collateral,
+    policy,
+    revocation,
+    revocation_notice,
+)
+from stannary.certify.collateral_plan import part_needs
 from stannary.certify.collect import tsm
+from stannary.certify.envelope import Part
 from stannary.certify.evidence import (
     azure,
     cbor,
@@ -26,11 +39,14 @@ from stannary.certify.evidence import (
 )
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.grade import transcript
-from stannary.formats import canonical
+from stannary.formats import canonical, dsse
 
 _amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
 _vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
 _device = _nvidia.device()
+_report = _nvidia.report(_device, bytes(32), board=("G520", "0280", "895"))
+_watcher = Ed25519PrivateKey.generate()
+_notice = revocation_notice.sign(revocation_notice.packaged(), _watcher)
 _attest, _signature = _tpm.quote(b"x" * 48, {0: bytes(32)})
 
 
@@ -46,6 +62,8 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "ccel": ccel.parse_ccel,
     "certificates": certificates.load_bundle,
     "challenge": challenge.parse,
+    "collateral-items": collateral_items.parse,
+    "collateral-plan": lambda data: part_needs(Part("nvgpu", _report, certificates=(data,), rims=(data,)), {}),
     "crl": revocation.parse_crl,
     "ear": ear.parse_token,
     "envelope": envelope.parse,
@@ -59,6 +77,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "ocsp": revocation.parse_ocsp,
     "policy": policy.parse,
     "quote": quote.parse_quote,
+    "revocation-notice": lambda data: revocation_notice.unverified(dsse.sign(data, _watcher)),
     "signed-member": lambda data: collateral.signed_member(data, "tcbInfo", ()),
     "snp": snp_report.parse_report,
     "spdm": spdm.parse_report,
@@ -71,9 +90,12 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
 
 SEEDS: dict[str, bytes] = {
     "certificates": _vcek.certificate.raw,
+    "collateral-items": collateral_items.to_bytes([collateral_items.Item("amd-crl", "vcek/Turin", b"\x00")]),
+    "collateral-plan": _device.certificate.raw,
     "crl": world.crl(_amd.ark, (1, 2)),
     "event-log": world.event_log([(0, 8, b"abc"), (7, 0x80000001, bytes(40))]),
     "ocsp": world.ocsp(_device, _nvidia.issuer),
+    "revocation-notice": _notice.payload,
     "snp": _amd.report(_vcek),
     "spdm": _nvidia.report(_device, bytes(32)),
     "tpm-attest": _attest,

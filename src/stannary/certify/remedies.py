@@ -40,7 +40,7 @@ REMEDIES: dict[Code, str] = {
     Code.REVOKED: "replace the part: its vendor has withdrawn the key",
     Code.TCB_NOT_ALLOWED: "update BIOS, microcode and firmware to the level the policy names",
     Code.GUEST_POLICY: "start the guest without debug or migration, at VMPL 0, with SEPT_VE disabled",
-    Code.REFERENCE_MISMATCH: "boot the published image, flash firmware whose golden values are signed, claim what is there",
+    Code.REFERENCE_MISMATCH: "boot the published image, flash firmware with signed golden values, claim what is there",
     Code.REPLAY_MISMATCH: "send the whole event log of this boot, unmodified",
     Code.AK_NOT_RESTRICTED: "quote with a restricted, fixedTPM, signing-only key made by `stannary node check`",
     Code.IDENTITY_COLLISION: "present every device once; two entries cannot share one hardware identity",
