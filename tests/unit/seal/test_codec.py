@@ -133,3 +133,74 @@ def test_meter_turns_coding_on_and_off() -> None:
         with meter.putting(1_000_000):
             now[0] += 0.0001
     assert not meter.coder_pays()
+
+
+def framed(data: bytes) -> bytes:
+    """Return a section with a frame of those bytes."""
+    return section(zstandard.ZstdCompressor(write_content_size=True).compress(data))
+
+
+def delta(width: int, bitmap: bytes, number: int, *planes: bytes) -> bytes:
+    """Write a delta by hand."""
+    return bytes([width]) + framed(bitmap) + number.to_bytes(4, "big") + b"".join(framed(plane) for plane in planes)
+
+
+GOOD_DELTA = delta(1, b"\xe0", 3, b"abc")  # three words of one byte, all of them changed
+
+
+@pytest.mark.parametrize(
+    ("stored", "base", "size", "reason"),
+    [
+        (b"", 3, 3, "malformed"),
+        (delta(3, b"\x80", 1, b"a", b"b", b"c"), 3, 3, "malformed"),
+        (delta(0, b"", 0), 3, 3, "malformed"),
+        (delta(2, b"\x80", 1, b"a", b"b"), 5, 5, "malformed"),
+        (GOOD_DELTA, 2, 3, "malformed"),
+        (GOOD_DELTA, 4, 3, "malformed"),
+        (delta(1, b"\xf0", 4, b"abcd"), 3, 3, "past its end"),
+        (delta(1, b"\xe0", 2, b"ab"), 3, 3, "another number of values"),
+        (delta(1, b"\x00", 0)[:-2], 3, 3, "another number of values"),
+        (delta(1, b"\xe0\x00", 3, b"abc"), 3, 3, "lies about its size"),
+        (delta(1, b"\xe0", 3, b"abcd"), 3, 3, "lies about its size"),
+        (delta(1, b"\xe0", 3), 3, 3, "is cut"),
+        (GOOD_DELTA[:-1], 3, 3, "is cut"),
+        (GOOD_DELTA + b"\0", 3, 3, "after the last section"),
+        (b"\1" + section(b"no frame") + bytes(4), 3, 3, "malformed"),
+    ],
+)
+def test_delta_is_refused_for_its_reason(stored: bytes, base: int, size: int, reason: str) -> None:
+    """Each rule of the delta container refuses what breaks it."""
+    with pytest.raises(FormatError, match=reason):
+        codec.decode_xor_sparse(stored, bytes(base), memoryview(bytearray(size)))
+
+
+def test_good_delta_by_hand() -> None:
+    """The container the cases above change is a good one; an empty plane may be an empty section."""
+    into = bytearray(3)
+    codec.decode_xor_sparse(GOOD_DELTA, b"\0\1\2", memoryview(into))
+    assert into == bytes([ord("a"), ord("b") ^ 1, ord("c") ^ 2])
+    codec.decode_xor_sparse(b"\1" + framed(b"\0") + bytes(4) + section(b""), b"abc", memoryview(into))
+    assert into == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("stored", "size", "reason"),
+    [
+        (framed(b"ab") + b"cd", 5, "odd length"),
+        (framed(b"ab") + b"cde", 4, "mantissa bytes"),
+        (framed(b"ab") + b"c", 4, "mantissa bytes"),
+        (framed(b"abc") + b"cd", 4, "lies about its size"),
+        (section(b"") + b"cd", 4, "malformed"),
+        (b"\0\0", 4, "is cut"),
+    ],
+)
+def test_split_is_refused_for_its_reason(stored: bytes, size: int, reason: str) -> None:
+    """Each rule of the split container refuses what breaks it."""
+    with pytest.raises(FormatError, match=reason):
+        codec.decode_bf16_split(stored, memoryview(bytearray(size)))
+
+
+def test_worth_is_a_sixteenth() -> None:
+    """Coding is kept from one sixteenth saved on."""
+    assert codec.worth(15, 16)
+    assert not codec.worth(16, 17)

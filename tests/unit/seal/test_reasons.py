@@ -16,7 +16,7 @@ from stannary.formats import canonical, digest, dsse, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.statement import Subject
-from stannary.seal import head, manifest, message, reader, wrap
+from stannary.seal import head, manifest, message, reader, tensors, wrap
 from stannary.seal.directory import DirectoryStore
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey, ReceivingKey
@@ -388,3 +388,109 @@ def test_sparse_file_and_equal_shards(seal_bytes: Callable[..., Sealed]) -> None
     sealed = seal_bytes(bytes(65536 * 3), "zeros.bin")
     objects = sealed.open().head.shards
     assert len({item.blake3 for item in objects}) == len(objects) == 3
+
+
+def header(**rows: Json) -> bytes:
+    """Return a safetensors header, as canonical JSON."""
+    return canonical.encode(dict(rows))
+
+
+def row(begin: int, end: int, **changes: Json) -> dict[str, Json]:
+    """Return one tensor of bytes in a header."""
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end], **changes}
+
+
+HEADERS: dict[str, tuple[bytes, int, str]] = {
+    "not an object": (b"[]", 0, "does not start with {"),
+    "white space first": (b" {}", 0, "does not start with {"),
+    "overlap": (header(a=row(0, 4), b=row(3, 7)), 7, "tensors overlap"),
+    "hole": (header(a=row(0, 4), b=row(5, 7)), 7, "leave a hole"),
+    "hole at the start": (header(a=row(1, 4)), 4, "leave a hole"),
+    "rest": (header(a=row(0, 4)), 5, "do not fill the file"),
+    "past the end": (header(a=row(0, 4)), 3, "do not fill the file"),
+    "no tensors but bytes": (header(), 1, "do not fill the file"),
+    "climbing name": (header(**{"../x": row(0, 4)}), 4, "tensor name refused"),
+    "empty segment": (header(**{"a//x": row(0, 4)}), 4, "would leave its folder"),
+    "unknown dtype": (header(a=row(0, 4, dtype="F4")), 4, "unknown dtype"),
+    "dtype that is no text": (header(a=row(0, 4, dtype=["U8"])), 4, "dtype is not a string"),
+    "too many dimensions": (header(a=row(0, 1, shape=[1] * 17)), 1, "shape refused"),
+    "negative extent": (header(a=row(0, 4, shape=[-4])), 4, "not of whole numbers"),
+    "two negative extents": (header(a=row(0, 4, shape=[-2, -2])), 4, "not of whole numbers"),
+    "extent that is true": (header(a=row(0, 4, shape=[True, 4])), 4, "not of whole numbers"),
+    "extent that is text": (header(a=row(0, 4, shape=["4"])), 4, "not of whole numbers"),
+    "shape that is no list": (header(a=row(0, 4, shape=4)), 4, "not a list of the right length"),
+    "three offsets": (header(a=row(0, 4, data_offsets=[0, 4, 4])), 4, "not a list of the right length"),
+    "one offset": (header(a=row(0, 4, data_offsets=[4])), 4, "not a list of the right length"),
+    "end before the beginning": (header(a=row(0, 4, data_offsets=[4, 0])), 4, "ends before it begins"),
+    "another length": (header(a=row(0, 4, shape=[3])), 4, "does not match its shape"),
+    "a product beyond all numbers": (header(a=row(0, 4, shape=[2**53 - 1] * 16)), 4, "does not match its shape"),
+    "a member more": (header(a=row(0, 4, more=1)), 4, "missing or unknown members"),
+    "a member less": (header(a={"dtype": "U8", "shape": [4]}), 4, "missing or unknown members"),
+    "no row": (header(a=4), 4, "missing or unknown members"),
+    "metadata that is no map": (header(__metadata__=["x"]), 0, "map of text to text"),
+    "metadata that is no text": (header(__metadata__={"x": 1}), 0, "map of text to text"),
+    "two tensors of one name": (b'{"a":' + canonical.encode(row(0, 4)) + b',"a":' + canonical.encode(row(4, 8)) + b"}",
+                                8, "duplicate JSON member"),
+    "a fraction": (b'{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}', 4, "fraction"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_header_is_refused_for_its_reason(name: str) -> None:
+    """Each rule of the safetensors header refuses what breaks it."""
+    text, data_bytes, reason = HEADERS[name]
+    with pytest.raises(FormatError, match=reason):
+        tensors.parse_header(text, tensors.LENGTH_BYTES + len(text) + data_bytes)
+
+
+def test_headers_that_are_right() -> None:
+    """Spaces behind the header, tensors out of order, empty ones and scalars are as they should be."""
+    text = header(b=row(4, 8), a=row(0, 4), none=row(4, 4), also=row(8, 8), one=row(8, 9, shape=[])) + b"   "
+    start = tensors.LENGTH_BYTES + len(text)
+    listed = tensors.parse_header(text, start + 9)
+    assert [item.name for item in listed] == ["a", "none", "b", "also", "one"]
+    assert [item.begin - start for item in listed] == [0, 4, 4, 8, 8]
+
+
+def test_header_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths that cannot be are refused from the first eight bytes; so are more tensors than may be."""
+    for prefix, size, reason in (
+        (b"\2\0\0", 100, "shorter than its length field"),
+        ((2).to_bytes(8, "little"), 7, "shorter than its length field"),
+        ((1).to_bytes(8, "little"), 100, "header of 1 bytes"),
+        ((93).to_bytes(8, "little"), 100, "header of 93 bytes"),
+        ((tensors.MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 2**40, "header too large"),
+    ):
+        with pytest.raises(FormatError, match=reason):
+            tensors.header_length(prefix, size)
+    assert tensors.header_length((92).to_bytes(8, "little"), 100) == 92
+    monkeypatch.setattr(tensors, "MAX_TENSORS", 1)
+    text = header(a=row(0, 4), b=row(4, 8))
+    with pytest.raises(LimitExceeded, match="too many tensors"):
+        tensors.parse_header(text, tensors.LENGTH_BYTES + len(text) + 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"begin": -4, "end": 0}, "does not match its shape"),
+        ({"shape": (-4,)}, "shape refused"),
+        ({"shape": (-2, -2)}, "shape refused"),
+        ({"dtype": "u8"}, "unknown dtype"),
+        ({"name": "a/.."}, "would leave its folder"),
+    ],
+)
+def test_row_of_the_index_is_refused_for_its_reason(changes: dict[str, object], reason: str) -> None:
+    """A tensor of the sealed index keeps the rules of the header, negative numbers included."""
+    good = tensors.Tensor("a", "U8", (4,), 0, 4)
+    assert tensors.check_tensor(good) == good
+    with pytest.raises(FormatError, match=reason):
+        tensors.check_tensor(dataclasses.replace(good, **changes))  # type: ignore[arg-type]  # one test, many fields
+
+
+@pytest.mark.parametrize(("dtype", "width"), tensors.DTYPES.items())
+def test_dtype_widths_are_those_of_torch(dtype: str, width: int) -> None:
+    """Every dtype has the width torch gives it: a wrong one would shift all that follows."""
+    from stannary.seal.torch_tensors import _dtype
+
+    assert _dtype(dtype).itemsize == width
