@@ -9,10 +9,12 @@ from tests.unit.certify import world
 
 from stannary.certify.claims import Verdict, check_claims, compare, read_claims
 from stannary.certify.collateral import Collateral
-from stannary.certify.evidence.nvidia import DeviceVerifier, certified_chip
+from stannary.certify.evidence.nvidia import DeviceVerifier, certified_chip, check_collisions
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination, Step
 from stannary.certify.remedies import Code
+from stannary.certify.revocation_notice import Reason, Withdrawal
 from stannary.certify.rules import Rules
 from stannary.errors import UsageError
 
@@ -142,3 +144,28 @@ def test_a_claim_reads_or_is_an_error(text):
         return
     assert bool(found) == bool(text.strip())
     assert all(item.count > 0 for item in found)
+
+
+def test_new_firmware_does_not_make_a_new_device():
+    """One card under two aliases is one identity twice, counts once, and stays on a notice's list."""
+    vendor = world.Nvidia()
+    own = world.issue("GH100 A01 GSP BROM", vendor.issuer, ca=True)
+    aliases = [
+        world.issue("GH100 A01 GSP FMC LF", own, extensions={"2.23.133.5.4.1": b"\x30\x32\x04\x30" + b"\x77" * 48})
+        for _ in range(2)
+    ]
+    held = Withdrawal(f"nvidia:{own.certificate.serial:x}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW))
+    parts = {}
+    for alias in aliases:
+        chain = tuple(item.certificate for item in (alias, own, vendor.issuer, vendor.root))
+        carried, rules = Collateral(certificates=chain), Rules(roots=vendor.roots, withdrawals=(held,))
+        report = vendor.report(alias, NONCE, board=H200)
+        part = examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules)
+        assert part.outcome == "valid-offline-only"
+        parts[f"gpu/{part.claims['ueid']}"] = part
+    names = [item for part in parts.values() for item in part.identities]
+    assert len(names) == 4
+    assert len(set(names)) == 3
+    exam = Examination("fleet", identities=names)
+    check_collisions(exam)
+    assert exam.close().outcome == "refuse:identity-collision"

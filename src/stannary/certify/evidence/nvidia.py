@@ -3,7 +3,8 @@
 Rules:
 1. Every device: certificate chain to NVIDIA's pinned device root, report signature by that chain's
    leaf, our nonce in the signed request, firmware id of the report equal to the one certified.
-2. Devices are told apart by their certified identity; one identity twice is a collision.
+2. Devices are told apart by their certified identities; one identity twice is a collision. A new firmware makes
+   a new alias (`ueid`, as NVIDIA counts), so the serial number of the device's own certificate is one too.
 3. Device certificates never expire (9999): only OCSP shows a withdrawn one. Without carried OCSP answers
    the tier is capped. The leaf is an alias that the device issues to its own firmware (DICE): NVIDIA's
    responders know the chain from the device's own certificate upwards, and their verifiers ask from there.
@@ -167,7 +168,9 @@ def check_device(
     collateral, now, rules = context
     report, leaf = device.report, device.chain[0]
     path = certificates.find_path(leaf, device.chain[1:], rules.roots.nvidia_device, now)
-    chip = certified_chip(path.certificates if path.root is not None else (leaf,))
+    shown = path.certificates if path.root is not None else (leaf,)
+    chip = certified_chip(shown)
+    names = dict.fromkeys((f"nvidia:{device.ueid}", f"nvidia:{certified_device(shown).serial:x}"))  # rule 2
     is_switch = chip.startswith("LS")
     exam.claims.update(
         {
@@ -203,21 +206,25 @@ def check_device(
     if path.root is not None:
         _check_ocsp(exam, device, path.certificates, (collateral, now, rules))
     _check_mode(exam, report, is_switch=is_switch)
-    if device.ueid in rules.denied:
+    if {device.ueid, *names} & rules.denied:
         exam.refuse("denied", Step.TCB, Code.REVOKED, observed=f"device {device.ueid} is on the deny list")
-    exam.identities.append(f"nvidia:{device.ueid}")
+    exam.identities.extend(names)
+
+
+def certified_device(path: tuple[Certificate, ...]) -> Certificate:
+    """Return the device's own certificate: the one above an alias, or the leaf where there is none."""
+    above = path[1:2] if is_alias(path[0]) else ()
+    return next((item for item in above if _chip_named(item)), path[0])
 
 
 def certified_chip(path: tuple[Certificate, ...]) -> str:
-    """Return the chip NVIDIA certified, such as GH100, empty if no name says one.
+    """Return the chip NVIDIA certified, such as GH100, empty if no name says one; an alias only names itself."""
+    return _chip_named(certified_device(path))
 
-    An alias names itself, so the certificate above it decides; where that one is no device's, the leaf does.
-    """
-    for item in (path[1:2] if is_alias(path[0]) else ()) + path[:1]:
-        name = item.common_name().split(" ")[0].replace("_", "")
-        if _CHIP.fullmatch(name):
-            return name
-    return ""
+
+def _chip_named(certificate: Certificate) -> str:
+    name = certificate.common_name().split(" ")[0].replace("_", "")
+    return name if _CHIP.fullmatch(name) else ""
 
 
 def _signed(report: SpdmReport, leaf: Certificate) -> bool:
@@ -269,7 +276,8 @@ def _check_ocsp(
             unknown.append(f"{name}: {told.detail}")
     if since and not unknown:
         exam.require("ocsp", True, Step.COLLATERAL, Code.REVOKED)
-        exam.confirmed[f"nvidia:{device.ueid}"] = min(since)
+        for name in (f"nvidia:{device.ueid}", f"nvidia:{certified_device(path).serial:x}"):
+            exam.confirmed[name] = min(since)
         return
     exam.waive("ocsp", "could not check: " + ("; ".join(unknown)[:300] or "no certificate has an answer"))
     exam.cap(
