@@ -25,6 +25,7 @@ from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence import tpm_structures as tpm
 from stannary.certify.evidence.cursor import Cursor
 from stannary.certify.evidence.intel import IntelVerifier, check_guest, check_signatures
+from stannary.certify.evidence.quote import EnclaveBody, TdBody
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.snp_report import REPORT_BYTES, parse_report
 from stannary.certify.outcomes import Appraisal, Examination, Step
@@ -49,7 +50,11 @@ MAX_RUNTIME_BYTES = 32 * 1024
 _MAGIC = b"HCLA"
 _REPORT_SNP, _REPORT_TDX = 2, 4
 _HASHES = {1: "sha256", 2: "sha384", 3: "sha512"}
-_TD_REPORT_DATA = slice(128, 192)  # REPORTMACSTRUCT.REPORTDATA (TDX module ABI)
+_VERSIONS = frozenset({1, 2})
+_HEADER_BYTES, _CLAIMS_HEADER_BYTES = 32, 20
+_REQUEST_REPORT = 2
+# A TDREPORT (TDX module ABI): REPORTMACSTRUCT of 256 bytes, TEE_TCB_INFO of 239, 17 reserved, TDINFO of 512.
+_MAC_BYTES, _TCB_INFO_BYTES, _TD_INFO_OFFSET, _TD_REPORT_BYTES = 256, 239, 512, 1024
 _ATTESTATION_KEY = "HCLAkPub"
 
 
@@ -72,7 +77,7 @@ class HclReport:
     @property
     def report_data(self) -> bytes:
         """REPORTDATA of a TD report."""
-        return self.hardware[_TD_REPORT_DATA]
+        return self.hardware[128:192]  # REPORTMACSTRUCT.REPORTDATA (TDX module ABI)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class AzureVerifier:
             self._check_binding(exam, parsed, parsed.td_quote.body.report_data)
             exam.require(
                 "td-report",
-                parsed.hcl.report_data == parsed.td_quote.body.report_data,
+                _is_quoted(parsed.hcl.hardware, parsed.td_quote.body),
                 Step.BINDING,
                 Code.BINDING_MISMATCH,
                 observed="HCL report and TD quote are of two different reports",
@@ -160,6 +165,27 @@ class AzureVerifier:
         exam.claims["hardware_report_fresh"] = bound is not None and parsed.hcl.user_data == report_data(bound)
         exam.claims["reset_count"] = parsed.attest.reset_count
         exam.claims["pcrs"] = {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)}
+
+
+def _is_quoted(report: bytes, body: TdBody | EnclaveBody) -> bool:
+    """Whether a TDREPORT is the one a quote was made of: its own hashes hold and it says what the quote says."""
+    if not isinstance(body, TdBody) or any(report[_TD_REPORT_BYTES:]):
+        return False
+    head = Cursor(report[:_MAC_BYTES], "TD report header")
+    head.take(32)
+    hashes, report_data = (head.take(48), head.take(48)), head.take(64)
+    tcb_info = report[_MAC_BYTES : _MAC_BYTES + _TCB_INFO_BYTES]
+    td_info = report[_TD_INFO_OFFSET:_TD_REPORT_BYTES]
+    if hashes != (hashlib.sha384(tcb_info).digest(), hashlib.sha384(td_info).digest()):
+        return False
+    quoted_tcb = body.tee_tcb_svn + body.mr_seam + body.mr_signer_seam + body.seam_attributes
+    quoted_td = body.td_attributes.to_bytes(8, "little") + body.xfam + body.mr_td + body.mr_config_id
+    quoted_td += body.mr_owner + body.mr_owner_config + b"".join(body.rtmrs)
+    return (
+        report_data == body.report_data
+        and tcb_info[8 : 8 + len(quoted_tcb)] == quoted_tcb
+        and td_info[: len(quoted_td)] == quoted_td
+    )
 
 
 def _check_td(exam: Examination, parsed: Quote, context: tuple[Collateral, datetime | None, Rules]) -> None:
@@ -217,10 +243,20 @@ def parse_hcl(data: bytes) -> HclReport:
     cursor = Cursor(data, "HCL report")
     if cursor.take(4) != _MAGIC:
         raise FormatError("not an HCL report", why="no HCLA magic")
-    cursor.take(28)  # version, report size, request type, status, reserved
+    version, whole = cursor.little(4), cursor.little(4)
+    request, status, reserved = cursor.little(4), cursor.little(4), cursor.take(12)
+    if version not in _VERSIONS:
+        raise UnsupportedFormat("HCL report version is not known", why=str(version))
+    if request != _REQUEST_REPORT or status or any(reserved):
+        raise FormatError("HCL report is not a report's answer", why=f"request {request}, status {status}")
     hardware = cursor.take(REPORT_BYTES)
-    cursor.take(8)  # data size, version
+    data_bytes, data_version = cursor.little(4), cursor.little(4)
     report_type, hash_type, size = cursor.little(4), cursor.little(4), cursor.little(4)
+    if data_version != 1:
+        raise UnsupportedFormat("HCL runtime data version is not known", why=str(data_version))
+    # No signature covers these sizes: they are held to one another, so that nothing can ride along between them.
+    if data_bytes != _CLAIMS_HEADER_BYTES + size or whole != _HEADER_BYTES + REPORT_BYTES + data_bytes:
+        raise FormatError("HCL report's sizes do not agree", why=f"{whole}, {data_bytes} and {size} bytes")
     if report_type not in {_REPORT_SNP, _REPORT_TDX} or hash_type not in _HASHES:
         raise UnsupportedFormat("HCL report type is not known", why=f"type {report_type}, hash {hash_type}")
     if size > MAX_RUNTIME_BYTES:

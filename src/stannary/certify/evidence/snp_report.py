@@ -93,6 +93,8 @@ def parse_report(data: bytes) -> SnpReport:
     launch_tcb = cursor.take(8)
     cursor.take(SIGNED_BYTES - cursor.offset)
     r, s = cursor.take(72)[::-1], cursor.take(72)[::-1]
+    if any(cursor.take(cursor.remaining)):
+        raise FormatError("SNP report has bytes behind its signature", why="reserved, and covered by nothing")
     return SnpReport(
         signed=data[:SIGNED_BYTES],
         version=version,

@@ -204,6 +204,15 @@ def _check_key(exam: Examination, parsed: TpmEvidence) -> None:
         observed=observed,
         expected="restricted, fixedTPM, sign and not decrypt",
     )
+    if parsed.ak is not None and parsed.ak_name:
+        exam.require(
+            "ak-name",
+            parsed.ak_name == parsed.ak.name,
+            Step.BINDING,
+            Code.BINDING_MISMATCH,
+            observed=f"name {parsed.ak_name.hex()}",
+            expected=parsed.ak.name.hex(),
+        )
 
 
 def check_quote(exam: Examination, parsed: TpmEvidence, bound: bytes | None) -> None:

@@ -38,6 +38,7 @@ _HEX_NAMES = {
     "attest": ("attest_hex", "attest"),
     "signature": ("signature_tpmt_hex", "signature"),
     "ak": ("ak_pub_tpmt_hex", "ak_public"),
+    "name": ("ak_name_hex", "ak_name"),
     "ek": ("ek_pub_tpmt_hex", "ek_public"),
     "certificate": ("ek_cert_hex", "ek_certificate_hex", "ek_cert_der_hex", "ek_certificate"),
     "log": ("event_log_hex", "event_log"),
@@ -54,6 +55,7 @@ class TpmEvidence:
     signature: Signature
     banks: Registers
     ak: PublicArea | None = None
+    ak_name: bytes = b""  # as its sender writes it; the name that counts is the public area's own
     bare_key: keys.PublicKey | None = None  # a quoting key sent without its TPM attributes
     ek: PublicArea | None = None
     ek_chain: tuple[Certificate, ...] = ()
@@ -92,6 +94,7 @@ def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
         signature=tpm.parse_signature(values["signature"]),
         banks=read_banks(members),
         ak=read_public(values["ak"]),
+        ak_name=values["name"],
         ek=read_public(values["ek"]),
         ek_chain=tuple(certificates.parse(_without_padding(item)) for item in carried if item),
         log=_log(values["log"]),
