@@ -277,6 +277,14 @@ def generate(folder: Path) -> None:
     signed["coded shard of another plaintext"] = writer.artifact(
         "plain", listing(coded_data, header, wrong), [shards[0], split_shard, shards[2]]
     )["digest"]
+    far = {**delta_row, "base": {"file": 0, "offset": len(data) - 3999}}
+    signed["base past the end of the parent"] = writer.artifact(
+        "far", listing(tuned, header, [rows[0], far, rows[2]]), delta_shards, raw["digest"]
+    )["digest"]
+    missing = {**delta_row, "base": {"file": 1, "offset": 0}}
+    signed["base in a file that is not there"] = writer.artifact(
+        "missing", listing(tuned, header, [rows[0], missing, rows[2]]), delta_shards, raw["digest"]
+    )["digest"]
     public = writer.owner.public_key().public_bytes_raw().hex()
     document = {
         "secret": SECRET.hex(),
@@ -319,6 +327,18 @@ def signed_nonsense(
     case("unknown codec", shard(1, codec="pickle"))
     case("unknown member", lambda manifest: manifest.update(extra=1))
     case("group without shards", lambda manifest: manifest["groups"].append({"id": "more"}))
+
+    def folder(*paths: str) -> Any:
+        more = [{"path": path, "size": 0, "kind": "bin", "header": 0} for path in paths]
+        return lambda manifest: manifest.update(layout="folder", files=[*manifest["files"], *more])
+
+    case("two paths that fold to one", folder("MODEL.SAFETENSORS"))
+    case("a path that is a file and a folder", folder("model.safetensors/x"))
+    case("a path that is not NFC", folder("e\u0301"))
+    case("a path that is a device on Windows", folder("sub/nul.txt"))
+    case("a name that is a path", lambda manifest: manifest.update(name="sub/model.safetensors"))
+    case("raw shard that stores less", shard(1, stored=3999))
+    case("header of a plain file", lambda manifest: (folder("y")(manifest), manifest["files"][1].update(header=1)))
     loud = writer.shard("loud", data[:header], bytes(PAD - header - 1) + b"\x01")
     case("padding that is not zero", lambda manifest: None, [loud, *shards[1:]])
     return result
