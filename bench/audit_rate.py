@@ -36,7 +36,7 @@ import torch
 
 from stannary.audit.replay import outputs_of
 from stannary.formats import digest, ids, jobspec, predicates
-from stannary.formats.ids import AuditId, JobId, NodeId, TaskKind
+from stannary.formats.ids import JobId, NodeId, TaskKind
 from stannary.formats.predicates import Answer, Assignment, Candidate, Contribution, Draw, Drawable, Role, Spent
 from stannary.formats.training import Training
 from stannary.train import engine, recipe
@@ -130,8 +130,6 @@ class Outcome:
 
 def draws(bench: Bench) -> list[tuple[list[Work], Draw]]:
     """Return the contributions in batches, each with its draw."""
-    nodes = sorted(bench.operators.items())
-    candidates = tuple(Candidate(node, operator, engine.engine_class()) for node, operator in nodes)
     made = []
     for at in range(0, len(bench.works), BATCH):
         batch = bench.works[at : at + BATCH]
@@ -139,16 +137,19 @@ def draws(bench: Bench) -> list[tuple[list[Work], Draw]]:
             Drawable(item.assignment.task, item.node, item.operator, engine.engine_class(), INNER_STEPS, at + place)
             for place, item in enumerate(batch)
         )
-        made.append((batch, Draw(JOB, at // BATCH, NOTHING, at + BATCH, NOTHING, drawable, candidates)))
+        made.append((batch, Draw(JOB, at // BATCH, NOTHING, at + BATCH, NOTHING, drawable, NOTHING)))
     return made
 
 
 def audit(bench: Bench, listed: list[tuple[list[Work], Draw]], beacon: int, ppm: int) -> Outcome:
     """Draw every batch with one beacon and hear what is drawn."""
     outcome = Outcome()
+    nodes = sorted(bench.operators.items())
+    candidates = tuple(Candidate(node, operator, engine.engine_class()) for node, operator in nodes)
     for batch, made in listed:
         value = hashlib.sha256(b"beacon %d %d" % (beacon, made.index)).hexdigest()
-        for work, selection in zip(batch, draw.select(made, draw.beacon(value, NOTHING), ppm), strict=True):
+        chosen = draw.select(made, candidates, draw.beacon(value, NOTHING), ppm)
+        for work, selection in zip(batch, chosen, strict=True):
             if selection.drawn:
                 hear(bench, work, selection, outcome)
     return outcome
@@ -191,7 +192,7 @@ def said(
 ) -> Answer:
     """Return one party's answer to the drawn question."""
     answer = predicates.answer_hash(selection.salt, states[selection.step])
-    audit_id, root = AuditId(f"{work.assignment.task}/q0"), predicates.result_root(outputs)
+    audit_id, root = selection.alone, predicates.result_root(outputs)
     spent = Spent(0, 0, 0, 0, 0)
     return Answer(JOB, audit_id, work.assignment.task, role, node, "", answer, root, outputs, spent, TIME)
 

@@ -76,7 +76,8 @@ root_of() { # LEAF_HEX INDEX SIZE PATH_BASE64...
   echo "$node"
 }
 
-jq -e '.format == "stannary.receipt/v1"' "$receipt" >/dev/null || fail "not a receipt"
+# Version 1 is checked alike: what it lacks are statements, not signatures (docs/adr/0007-the-draw-is-committed.md).
+jq -e '.format == "stannary.receipt/v2" or .format == "stannary.receipt/v1"' "$receipt" >/dev/null || fail "not a receipt"
 
 # --- the checkpoint: header, index, path, empty line, note ---
 jq -rj .proof "$receipt" > "$work/proof"

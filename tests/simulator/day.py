@@ -96,6 +96,7 @@ class Day(World):
         self.convicted: set[str] = set()
         self.hearings: dict[TaskId, Hearing] = {}
         self.selections: dict[tuple[TaskId, str], draw.Selection] = {}
+        self.draws: dict[tuple[TaskId, str], Digest] = {}  # the leaf of the draw behind each selection
         self.opened_s: dict[int, float] = {}
         self.closed: set[int] = set()
         self.bend["placement"] = self._funded
@@ -232,7 +233,7 @@ class Day(World):
             return True
         newest = [u for (at, kind, _), u in rounds.latest(self.units()).items() if at == index and kind != "merge"]
         lanes = [self.tasks[TaskId(unit.task)] for unit in newest]
-        pending = [task for task in lanes if task.log_index is None]
+        pending = [task for task in lanes if task.state in {TaskState.PLANNED, TaskState.LEASED, TaskState.COMMITTED}]
         since = self.opened_s[index]
         arrivals = [task.arrived_s - since for task in lanes if task.log_index is not None]
         pace = Pace(self.lanes, self.settings.num_steps(index) * STEP_MS / 1000)
@@ -374,14 +375,30 @@ class Day(World):
         if self.done:
             return
         self.after(DRAW_EVERY_S, self._draw)
-        size, root = self.tree.size, digest.from_raw(self.tree.root())
-        fresh = [item for item in self.commitments if self.drawn_up_to <= item[0] < size]
+        fresh = [item for item in self.commitments if self.drawn_up_to <= item[0]]
         if not fresh:
             return
+        listed = predicates.Candidates(
+            job=self.job_id, index=self.num_draws,
+            candidates=tuple(
+                predicates.Candidate(node.id, node.operator, node.engine_class)
+                for node in sorted(self.fleet.values(), key=lambda node: node.id)
+                if node.name not in self.convicted
+            ),
+            left_out=tuple(
+                predicates.Rejection(node.id, "convicted in this job")
+                for node in sorted(self.fleet.values(), key=lambda node: node.id)
+                if node.name in self.convicted
+            ),
+            fixed_at=self.time(self.now),
+        )  # fmt: skip
+        leaf = digest.from_raw(self.log("candidates", listed, self.market_key).leaf())
+        size, root = self.tree.size, digest.from_raw(self.tree.root())
         self.checkpoint()
         number, self.num_draws, self.drawn_up_to = self.num_draws, self.num_draws + 1, size
         value = beacon.value(self.beacon_seed, CHAIN, number)
-        reveal = self.log("reveal", predicates.Reveal(self.job_id, number, value, size, root), self.buyer_key)
+        shown = predicates.Reveal(self.job_id, number, value, size, root, leaf)
+        reveal = self.log("reveal", shown, self.buyer_key)
         made = predicates.Draw(
             job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
             checkpoint_root=root,
@@ -391,15 +408,12 @@ class Day(World):
                 )
                 for at, task, node in fresh
             ),
-            candidates=tuple(
-                predicates.Candidate(node.id, node.operator, node.engine_class)
-                for node in sorted(self.fleet.values(), key=lambda node: node.id)
-                if node.name not in self.convicted
-            ),
+            candidates=leaf,
         )  # fmt: skip
-        self.log("draw", made, self.market_key)
-        chosen = draw.select(made, draw.beacon(value, root), self.audit_ppm)
+        self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
+        chosen = draw.select(made, listed.candidates, draw.beacon(value, root), self.audit_ppm)
         for (_, task, node), selection in zip(fresh, chosen, strict=True):
+            self.draws.setdefault((task, node.name), self.draw)
             self.selections.setdefault((task, node.name), selection)
             self._hear(self.tasks[task])
         self._advance()
@@ -447,10 +461,18 @@ class Day(World):
             else:
                 latest_s = max(latest_s, starts + took)
                 present.append((node, role))
-        self.after(latest_s, lambda: self._answered(hearing, number, present))
+        absent = [(node, role) for node, role in parties if (node, role) not in present]
+        asked_at = self.now
+        self.after(latest_s, lambda: self._answered(hearing, number, present, (absent, asked_at)))
 
-    def _answered(self, hearing: Hearing, number: int, parties: list[tuple[SimulatedNode, Role]]) -> None:
-        """Log both commitments, then both answers, then decide."""
+    def _answered(
+        self,
+        hearing: Hearing,
+        number: int,
+        parties: list[tuple[SimulatedNode, Role]],
+        missing: tuple[list[tuple[SimulatedNode, Role]], int],
+    ) -> None:
+        """Log both commitments, then both answers and who gave none, then decide."""
         answers = [(node, self._said(hearing, number, node, role)) for node, role in parties]
         for node, answer in answers:
             hidden = predicates.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
@@ -462,15 +484,35 @@ class Day(World):
                 hearing.prover = answer
             else:
                 hearing.heard.append(answer)
+        for node, role in missing[0]:
+            self._say(hearing, number, (node, role), missing[1])
         exhausted = hearing.next_rank >= len(hearing.selection.auditors)
         self._judge(hearing, exhausted=exhausted)
+
+    def _say(self, hearing: Hearing, number: int, party: tuple[SimulatedNode, Role], asked_at: int) -> None:
+        """State, as the market, that a party did not answer in time."""
+        task, selection = hearing.task, hearing.selection
+        node, role = party
+        assert task.node is not None
+        deadline = min(asked_at + int(PATIENCE * task.assignment.num_steps * STEP_MS / 1000), self.now)
+        said = predicates.Silence(
+            job=self.job_id, audit=self._audit_of(selection, number), task=selection.task, role=role, node=node.id,
+            draw=self.draws[selection.task, task.node.name], awaited=predicates.Awaited.COMMITMENT,
+            reason=predicates.Absence.DEADLINE, asked_at=self.time(asked_at), deadline_at=self.time(deadline),
+            ended_at=self.time(self.now),
+        )  # fmt: skip
+        self.log("silence", said, self.market_key)
+
+    @staticmethod
+    def _audit_of(selection: draw.Selection, number: int) -> ids.AuditId:
+        return selection.audits[number] if number < len(selection.audits) else selection.alone
 
     def _said(self, hearing: Hearing, number: int, node: SimulatedNode, role: Role) -> predicates.Answer:
         assignment, selection = hearing.task.assignment, hearing.selection
         speak = node.answer if role is Role.PROVER else node.audit
         said = speak(assignment, selection.step, selection.salt, self._sight())
         return predicates.Answer(
-            job=self.job_id, audit=ids.audit_id(assignment.task, number), task=assignment.task, role=role,
+            job=self.job_id, audit=self._audit_of(selection, number), task=assignment.task, role=role,
             node=node.id, blind=hashlib.sha256(f"{node.name} {assignment.task} {number}".encode()).hexdigest(),
             answer=said.answer, root=predicates.result_root(said.outputs), outputs=said.outputs,
             spent=Spent(0, 0, 0, 0, STEP_MS * assignment.num_steps), answered_at=self.time(self.now),

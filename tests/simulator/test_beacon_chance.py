@@ -61,7 +61,7 @@ class Round:
     def judged(self, seed: int, audit_ppm: int) -> dict[str, verdict.Decision]:
         """Draw with one seed's beacon and hear every task it selects to its verdict."""
         randomness = draw.beacon(hashlib.sha256(b"%d" % seed).hexdigest(), ROOT)
-        chosen = draw.select(self.draw, randomness, audit_ppm)
+        chosen = draw.select(self.draw, self.candidates, randomness, audit_ppm)
         return {item.task: self._hear(item) for item in chosen if item.drawn}
 
     @property
@@ -71,9 +71,13 @@ class Round:
             Drawable(item.assignment.task, item.node.id, item.node.operator, item.node.engine_class, 2, at)
             for at, item in enumerate(self.handed.values())
         )
+        return Draw(JOB, 0, NOTHING, 9, ROOT, drawable, NOTHING)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Return who may audit: everybody."""
         ranked = sorted(self.party, key=lambda node: node.id)
-        candidates = tuple(Candidate(node.id, node.operator, node.engine_class) for node in ranked)
-        return Draw(JOB, 0, NOTHING, 9, ROOT, drawable, candidates)
+        return [Candidate(node.id, node.operator, node.engine_class) for node in ranked]
 
     def _hear(self, selection: draw.Selection) -> verdict.Decision:
         handed = self.handed[selection.task]
@@ -91,7 +95,7 @@ class Round:
         assignment = self.handed[selection.task].assignment
         speak = node.answer if role is Role.PROVER else node.audit
         said = speak(assignment, selection.step, selection.salt, self.sight)
-        audit, root = ids.audit_id(assignment.task, 0), predicates.result_root(said.outputs)
+        audit, root = selection.alone, predicates.result_root(said.outputs)
         spent = Spent(0, 0, 0, 0, 0)
         return Answer(JOB, audit, assignment.task, role, node.id, "", said.answer, root, said.outputs, spent, TIME)
 
@@ -131,7 +135,7 @@ def test_prover_and_auditor_of_one_owner_never_meet() -> None:
     played = Round(party, engine)
     for seed in range(SEEDS):
         randomness = draw.beacon(hashlib.sha256(b"%d" % seed).hexdigest(), ROOT)
-        for selection in draw.select(played.draw, randomness, 1_000_000):
+        for selection in draw.select(played.draw, played.candidates, randomness, 1_000_000):
             operators = [item.operator for item in selection.auditors]
             assert played.handed[selection.task].node.operator not in operators
             assert len(set(operators)) == len(operators)

@@ -1,8 +1,8 @@
 """What the broker has revealed for one job: an append-only file, synced before an answer leaves.
 
 Rules:
-1. A value serves one checkpoint. The line that binds index to checkpoint is on disk before the
-   reveal is signed, so that a kill in between cannot lead to a second binding.
+1. A value serves one checkpoint and one list of candidates. The line that binds index to both is on disk
+   before the reveal is signed, so that a kill in between cannot lead to a second binding.
 2. Checkpoints only grow, each consistent with the one before: a market that shows the broker two
    histories gets nothing for the second.
 3. A line cut short by a crash was never answered and is dropped; any other damage stops the broker.
@@ -22,16 +22,17 @@ from stannary.formats.note import Checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_LEDGER_BYTES = 32 * 1024 * 1024  # beacon.MAX_LENGTH lines of some 200 bytes
+MAX_LEDGER_BYTES = 32 * 1024 * 1024  # beacon.MAX_LENGTH lines of some 300 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One index and the checkpoint it was revealed for."""
+    """One index, and the checkpoint and candidates it was revealed for."""
 
     index: int
     size: int
     root: Digest
+    candidates: Digest
 
 
 class Ledger:
@@ -50,18 +51,18 @@ class Ledger:
         """Return the binding of an index that was revealed."""
         return self._bindings[index] if 0 <= index < len(self._bindings) else None
 
-    def bind(self, index: int, checkpoint: Checkpoint) -> Binding:
-        """Bind the next index to a checkpoint, durably; the same pair again is answered as before.
+    def bind(self, index: int, checkpoint: Checkpoint, candidates: Digest) -> Binding:
+        """Bind the next index to a checkpoint and its candidates, durably; the same again is answered as before.
 
         Raises:
-            Refuted: the index is bound to another checkpoint, or values would be skipped.
+            Refuted: the index is bound to others, or values would be skipped.
         """
-        wanted = Binding(index, checkpoint.size, digest.from_raw(checkpoint.root))
+        wanted = Binding(index, checkpoint.size, digest.from_raw(checkpoint.root), candidates)
         known = self.find(index)
         if known is not None:
             if known != wanted:
                 raise Refuted(
-                    "the market asks for a revealed value a second time, for another checkpoint",
+                    "the market asks for a revealed value a second time, for another checkpoint or other candidates",
                     why=f"index {index}, revealed for size {known.size}, asked for size {wanted.size}",
                 )
             return known

@@ -5,7 +5,9 @@ Rules, in this order (DESIGN 9; wire/buyer.py BeaconRequest):
    witness where the buyer pinned any.
 2. A value that was revealed is given again for the same checkpoint and never for another.
 3. The checkpoint is newer than the last one revealed for, and the consistency proof joins the two.
-4. The binding is on disk before the value leaves.
+4. The checkpoint covers the candidates statement: the market chose who may audit before it could know
+   whom the value draws. The reveal names the statement, so that no other can be shown for it later.
+5. The binding is on disk before the value leaves.
 
 A request that breaks a rule is Refuted: nothing is revealed. Pure but for the ledger it is given.
 """
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stannary.errors import Refuted
+from stannary.errors import Refuted, StannaryError
 from stannary.formats import beacon, digest, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
 from stannary.formats.statement import Subject
@@ -63,13 +65,15 @@ class Revealer:
             raise Refuted("no such beacon value", why=f"index {request.index} of {self.order.beacon_length}")
         if self.ledger.find(request.index) is None:
             _check_growth(self.ledger, checkpoint, request)
-        binding = self.ledger.bind(request.index, checkpoint)
+            _check_candidates(checkpoint, request)
+        binding = self.ledger.bind(request.index, checkpoint, digest.parse(request.candidates))
         reveal = Reveal(
             job=self.job,
             index=binding.index,
             value=beacon.value(self.seed, self.order.beacon_length, binding.index),
             checkpoint_size=binding.size,
             checkpoint_root=binding.root,
+            candidates=binding.candidates,
         )
         return statement.sign("reveal", reveal, (_subject(reveal),), self.key)
 
@@ -97,6 +101,14 @@ def _check_growth(ledger: Ledger, checkpoint: Checkpoint, request: BeaconRequest
         raise Refuted("the checkpoint is not newer", why=f"size {checkpoint.size}, last was {last.size}")
     proof: Sequence[bytes] = [bytes.fromhex(item) for item in request.consistency]
     tree.verify_consistency(last.size, digest.raw(last.root), checkpoint.size, checkpoint.root, proof)
+
+
+def _check_candidates(checkpoint: Checkpoint, request: BeaconRequest) -> None:
+    leaf, path = digest.raw(digest.parse(request.candidates)), [bytes.fromhex(item) for item in request.inclusion]
+    try:
+        tree.verify_inclusion(leaf, request.candidates_index, checkpoint.size, path, checkpoint.root)
+    except StannaryError as err:
+        raise Refuted("the checkpoint does not cover the candidates", why=str(err)) from err
 
 
 def _subject(reveal: Reveal) -> Subject:

@@ -5,7 +5,9 @@
     task     <job>/r<round>/l<lane>/a<attempt>      one lane's unit of a round
              <job>/r<round>/merge/a<attempt>        the merge of a round
              <job>/run/l<lane>/a<attempt>           a command
-    audit    <task>/q<number>                       the number-th recomputation of a task
+    audit    <task>/q<16 hex>                       one recomputation of a task; the hex follows from the
+                                                    beacon and the auditor (verify/draw.py), and tells nobody
+                                                    whether it is the first opinion, a second, or a canary
 
 An *attempt* is counted up when a task is superseded (its base weights were re-merged); an
 *epoch* (in the lease, not in the name) when the same task goes to another node.
@@ -26,7 +28,11 @@ JobId = NewType("JobId", str)
 TaskId = NewType("TaskId", str)
 AuditId = NewType("AuditId", str)
 
+AUDIT_TAG_BYTES = 8  # two auditors of one task share a name once in 2**64
+
 _TASK = re.compile(r"(j-[0-9a-f]{12})/(?:r(\d{1,6})/(?:l(\d{1,5})|merge)|run/l(\d{1,5}))/a(\d{1,4})")
+
+_AUDIT = re.compile(r"(.+)/q[0-9a-f]{16}")
 
 
 class TaskKind(StrEnum):
@@ -62,9 +68,23 @@ def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
     return TaskId(f"{job}/run/l{lane}/a{attempt}")
 
 
-def audit_id(task: TaskId, number: int) -> AuditId:
-    """Name the `number`-th recomputation of a task."""
-    return AuditId(f"{task}/q{number}")
+def audit_id(task: TaskId, tag: bytes) -> AuditId:
+    """Name one recomputation of a task by the first bytes of a hash that nobody can tell an order from."""
+    if len(tag) < AUDIT_TAG_BYTES:
+        raise FormatError("too short a tag for an audit", why=f"{len(tag)} bytes, at least {AUDIT_TAG_BYTES}")
+    return AuditId(f"{task}/q{tag[:AUDIT_TAG_BYTES].hex()}")
+
+
+def task_of(audit: AuditId) -> TaskId:
+    """Return the task an audit recomputes.
+
+    Raises:
+        FormatError: not an audit id.
+    """
+    found = _AUDIT.fullmatch(audit)
+    if found is None:
+        raise FormatError("not an audit id", why=f"{audit!r:.80}")
+    return parse_task(found.group(1))
 
 
 def parse_task(text: str) -> TaskId:

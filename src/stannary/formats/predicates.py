@@ -8,10 +8,12 @@
     assignment          market      yes      the inputs of one task (all a round is a function of)
     commitment          node        yes      H(node, salt, root) of a result not yet shown
     contribution        node        yes      the result: root, outputs, units, time spent
-    reveal              buyer       yes      the next value of the beacon chain, for this checkpoint
-    draw                market      yes      what the beacon drew, and who could be an auditor
+    candidates          market      yes      who may audit what the next draw draws; fixed before its beacon
+    reveal              buyer       yes      the next value of the beacon chain, for one checkpoint and its candidates
+    draw                market      yes      what the beacon could draw from
     answer-commitment   node        yes      a blinded answer to an audit question
     answer              node        yes      the answer: recomputed root, H(audit salt, inner state)
+    silence             market      yes      this party was asked then, had until then, and did not answer
     verdict             market      yes      what the answers prove about one task
     reading             node        yes      cumulative meter of a node in a job (the last one is logged)
     receipt             market      yes      the whole: every leaf above, settlement, totals
@@ -238,23 +240,35 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that may audit what a draw draws."""
+
+    node: NodeId
+    operator: str
+    engine_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Whom draw `index` of a job may rank, fixed in the log before the checkpoint its beacon is made of."""
+
+    job: JobId
+    index: int
+    candidates: tuple[Candidate, ...]  # in node order: the beacon ranks them, nobody else
+    left_out: tuple[Rejection, ...]  # nodes of the job's class that may not, or are not there, in node order
+    fixed_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reveal:
-    """The next beacon value, bound to the checkpoint it was revealed for, so that it serves one only."""
+    """The next beacon value, bound to the checkpoint and the candidates it was revealed for: it serves them only."""
 
     job: JobId
     index: int
     value: str
     checkpoint_size: int
     checkpoint_root: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A node that could audit at the time of a draw."""
-
-    node: NodeId
-    operator: str
-    engine_class: str
+    candidates: Digest  # leaf of the candidates statement, which the checkpoint covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +293,7 @@ class Draw:
     checkpoint_size: int
     checkpoint_root: Digest
     drawable: tuple[Drawable, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: Digest  # leaf of the candidates statement the reveal names
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +323,39 @@ class Answer:
     outputs: tuple[Output, ...]
     spent: Spent
     answered_at: str
+
+
+class Awaited(StrEnum):
+    """What a silent party owed."""
+
+    COMMITMENT = "commitment"
+    ANSWER = "answer"
+
+
+class Absence(StrEnum):
+    """Why a party is waited for no longer."""
+
+    DEADLINE = "deadline"  # its time was over
+    LOST = "lost"  # no sign of life of it for long
+    REVOKED = "revoked"  # it may not work here any more
+    HANDED_BACK = "handed-back"  # it said itself that it would not answer
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The market's word that a party of an audit was asked and did not answer; his logged answer proves it false."""
+
+    job: JobId
+    audit: AuditId
+    task: TaskId
+    role: Role
+    node: NodeId
+    draw: Digest  # leaf of the draw that made it his to answer
+    awaited: Awaited
+    reason: Absence
+    asked_at: str
+    deadline_at: str
+    ended_at: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The receipt file, `JOB.receipt.json`: everything needed to check a job offline, in one document.
 
-    format        "stannary.receipt/v1"
+    format        "stannary.receipt/v2"
     receipt       the market's `receipt` statement (DSSE envelope)
     proof         C2SP tlog-proof of the receipt statement; its checkpoint is the *final* one
     evidence      every other logged statement of the job, and the credentials of the nodes named in them,
@@ -13,6 +13,9 @@ Rules:
 2. White space and member order carry no meaning: a file that was re-serialised is the same receipt.
 3. Size and count are bounded before anything is built from them.
 
+Version 1 differed in what its statements prove: nothing in it fixed the candidates of a draw before the beacon was
+known, and a silence was nobody's statement (docs/adr/0007-the-draw-is-committed.md). It is recognised, and not read.
+
 What it proves is judged in verify/receipt.py, with keys that never come from this file.
 """
 
@@ -22,14 +25,15 @@ import functools
 import itertools
 from collections.abc import Sequence
 
-from stannary.errors import FormatError, LimitExceeded
+from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 from stannary.formats import canonical, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import SIZE_BYTES
 from stannary.formats.dsse import Envelope, decode_base64, encode_base64
 from stannary.formats.lean import dataclass
 
-FORMAT = "stannary.receipt/v1"
+FORMAT = "stannary.receipt/v2"
+EARLIER_FORMATS = ("stannary.receipt/v1",)
 MAX_RECEIPT_BYTES = 64 * 1024 * 1024  # 20,000 statements (record.MAX_ITEMS) of about 2 KiB, and room
 MAX_EVIDENCE = 20_000
 MAX_CHECKPOINTS = 5_000  # one per draw; draws are batched
@@ -109,6 +113,9 @@ def parse(data: bytes) -> ReceiptFile:
 def read(value: Json) -> ReceiptFile:
     """Read a receipt file from decoded JSON members."""
     members = _members(value, {"format", "receipt", "proof", "evidence", "checkpoints"}, "receipt file")
+    if members["format"] in EARLIER_FORMATS:
+        why = f"{members['format']}: nothing in it shows that its auditors were fixed before the beacon was known"
+        raise UnsupportedFormat("a receipt of an earlier release", why=why, hint="verify it with that release")
     if members["format"] != FORMAT:
         raise FormatError("not a receipt of this format", why=f"{members['format']!r:.80}, expected {FORMAT!r}")
     proof = members["proof"]

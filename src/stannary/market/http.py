@@ -144,7 +144,7 @@ class Edge:
             log.warning("request %s %s %s is cut off: the market stops", request_id, scope["method"], scope["path"])
             if not is_begun:
                 stopping = ServiceError("the market is stopping", hint="send the same request again in a moment")
-                await (await refused(request, stopping))(scope, receive, stamped)
+                await _error(request_id, stopping)(scope, receive, stamped)
             raise
         except Exception as err:  # a process edge: one broken request must not take the others with it
             log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])

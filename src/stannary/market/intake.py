@@ -147,7 +147,7 @@ class Intake:
 
         def admit(connection: Connection) -> None:
             owed = audits.get_draw(connection, job, made.index)
-            _check_reveal(owed, made)
+            _check_reveal(owed, audits.candidates_of(connection, job, made.index), made)
             previous = frame.predicate.beacon_tip
             if made.index:
                 previous = audits.get_draw(connection, job, made.index - 1).value or ""
@@ -315,11 +315,13 @@ def _check_opening(connection: Connection, made: Answer) -> None:
         raise Refuted("the root is not that of the outputs", why=made.root)
 
 
-def _check_reveal(owed: audits.DrawRow, made: Reveal) -> None:
-    observed = (made.checkpoint_size, made.checkpoint_root)
-    expected = (owed.checkpoint_size, owed.checkpoint_root)
+def _check_reveal(owed: audits.DrawRow, listed: audits.CandidatesRow | None, made: Reveal) -> None:
+    observed = (made.checkpoint_size, made.checkpoint_root, made.candidates)
+    expected = (owed.checkpoint_size, owed.checkpoint_root, listed.leaf if listed is not None else None)
     if observed != expected:
-        raise ConflictError("the reveal is for another checkpoint", why=f"{observed}, expected {expected}")
+        raise ConflictError(
+            "the reveal is for another checkpoint or other candidates", why=f"{observed}, expected {expected}"
+        )
     if owed.value is not None and owed.value != made.value:
         raise ConflictError("another value was revealed", why=f"index {made.index}")
 

@@ -194,11 +194,17 @@ def _owed(connection: Connection, job: str) -> list[wire.BeaconRequest]:
     if not drawn or drawn[-1].value is not None:
         return []
     last = drawn[-1]
+    listed = audits.candidates_of(connection, job, last.number)
+    if listed is None or listed.log_index is None or listed.inclusion is None:
+        return []
     request = wire.BeaconRequest(
         index=last.number,
         checkpoint=last.checkpoint,
         old_size=drawn[-2].checkpoint_size if len(drawn) > 1 else 0,
         consistency=list(last.consistency),
+        candidates=listed.leaf,
+        candidates_index=listed.log_index,
+        inclusion=list(listed.inclusion),
     )
     return [request]
 

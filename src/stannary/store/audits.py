@@ -19,7 +19,7 @@ from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Role
 from stannary.store import events
-from stannary.store.schema import answers, audits, draws
+from stannary.store.schema import answers, audits, draw_candidates, draws
 
 
 class Outcome(StrEnum):
@@ -60,6 +60,17 @@ class DrawRow:
     value: str | None
     draw: str | None
     revealed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesRow:
+    """The candidates of a draw: their statement, and its place in the checkpoint shown for the draw."""
+
+    job: str
+    number: int
+    leaf: str
+    log_index: int | None
+    inclusion: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,27 @@ class AnswerRow:
     root: str | None
     outputs: Sequence[Mapping[str, Json]] | None
     answered_at_ms: int | None
+
+
+def fix_candidates(connection: Connection, job: str, number: int, leaf: str) -> None:
+    """Note whose statement says who may audit what a draw draws, once and for all."""
+    connection.execute(sa.insert(draw_candidates).values(job=job, number=number, leaf=leaf))
+
+
+def cover_candidates(connection: Connection, job: str, number: int, index: int, inclusion: Sequence[str]) -> None:
+    """Note where the checkpoint shown for a draw holds its candidates."""
+    connection.execute(
+        sa.update(draw_candidates)
+        .where(draw_candidates.c.job == job, draw_candidates.c.number == number)
+        .values(log_index=index, inclusion=list(inclusion))
+    )
+
+
+def candidates_of(connection: Connection, job: str, number: int) -> CandidatesRow | None:
+    """Return the candidates fixed for a draw, None before they are."""
+    query = sa.select(draw_candidates).where(draw_candidates.c.job == job, draw_candidates.c.number == number)
+    row = connection.execute(query).mappings().one_or_none()
+    return CandidatesRow(**row) if row is not None else None
 
 
 def request_draw(connection: Connection, new: NewDraw) -> None:
@@ -194,7 +226,8 @@ def commit_answer(
     connection: Connection, audit: str, role: Role, node: str, *, commitment: str, leaf: str, at_ms: int
 ) -> None:
     """Take a blinded answer; the same one again changes nothing, another is refused."""
-    if get(connection, audit).outcome is not Outcome.OPEN:
+    # A prover answers once for all audits of its task: that its first auditor gave up is nothing it can help.
+    if role is Role.AUDITOR and get(connection, audit).outcome is not Outcome.OPEN:
         raise ConflictError("this audit is closed", why=audit)
     given = {(row.role, row.node): row for row in answers_of(connection, audit)}.get((role, node))
     if given is not None:

@@ -271,6 +271,17 @@ draws = Table(
     PrimaryKeyConstraint("job", "number"),
 )
 
+draw_candidates = Table(
+    "draw_candidates",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("number", Integer, nullable=False),  # of the draw they are for
+    Column("leaf", Text, nullable=False),
+    Column("log_index", BigInteger),  # absent until a checkpoint that covers it is shown to the buyer
+    Column("inclusion", JSON),  # its audit path in that checkpoint, hex
+    PrimaryKeyConstraint("job", "number"),
+)
+
 audits = Table(
     "audits",
     metadata,

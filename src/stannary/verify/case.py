@@ -3,19 +3,19 @@
 Rules:
 1. A case is made of statements and their log indexes alone; whether their signatures and proofs hold is
    checked before (receipt.py) or known (the market reads its own log).
-2. One job, one placement; per task one assignment and one contribution; per audit and party one answer. A second one
-   is refused: whoever may choose among two could show each reader another.
+2. One job, one placement; per task one assignment and one contribution; per draw one list of candidates; per audit and
+   party one answer and one silence. A second one is refused: whoever may choose among two could show each reader
+   another.
 3. Every statement names this job; statements of another job are refused. Joins and credentials belong to no job.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from stannary.errors import Refuted
+from stannary.errors import FormatError, Refuted
 from stannary.formats import digest, ids, jobspec, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.dsse import Envelope
@@ -25,6 +25,7 @@ from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,
     Assignment,
+    Candidates,
     Commitment,
     Contribution,
     Credential,
@@ -35,6 +36,7 @@ from stannary.formats.predicates import (
     Reading,
     Reveal,
     Role,
+    Silence,
     TaskVerdict,
 )
 
@@ -54,14 +56,15 @@ KINDS: dict[str, type[DataclassInstance]] = {
     "assignment": Assignment,
     "commitment": Commitment,
     "contribution": Contribution,
+    "candidates": Candidates,
     "reveal": Reveal,
     "draw": Draw,
     "answer-commitment": AnswerCommitment,
     "answer": Answer,
+    "silence": Silence,
     "verdict": TaskVerdict,
     "reading": Reading,
 }
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 OF_NO_JOB = frozenset({"join", "credential"})
 
 
@@ -112,24 +115,23 @@ class Case:
         self.assignments = _by_task(self._of(Assignment))
         self.commitments = self._of(Commitment)
         self.contributions = _by_task(self._of(Contribution))
+        self.candidates = self._by_draw()
         self.reveals = self._of(Reveal)
         self.draws = self._of(Draw)
         self.answer_commitments = self._by_party("answer-commitment", AnswerCommitment)
         self.answers = self._by_party("answer", Answer)
+        self.silences = self._by_party("silence", Silence)
         self.verdicts = self._of(TaskVerdict)
         self.readings = self._of(Reading)
         self._check_known()
 
     @cached_property
     def answers_of(self) -> dict[TaskId, tuple[Logged[Answer], ...]]:
-        """Return each task's opened answers in audit order: number, then prover before auditor."""
+        """Return each task's opened answers in log order: the next in rank is asked when the one before is heard."""
         listed: dict[TaskId, list[Logged[Answer]]] = {}
         for item in self.answers.values():
             listed.setdefault(item.predicate.task, []).append(item)
-        return {
-            task: tuple(sorted(items, key=lambda item: (audit_number(item.predicate.audit), item.index)))
-            for task, items in listed.items()
-        }
+        return {task: tuple(sorted(items, key=lambda item: item.index)) for task, items in listed.items()}
 
     @cached_property
     def commitments_of(self) -> dict[TaskId, list[Logged[Commitment]]]:
@@ -154,6 +156,17 @@ class Case:
         for item in self.verdicts:
             listed.setdefault(item.predicate.task, []).append(item)
         return {task: tuple(items) for task, items in listed.items()}
+
+    @cached_property
+    def draw_of(self) -> dict[TaskId, Logged[Draw]]:
+        """Return the draw that took each task's work: the first that lists it by the node that handed it in."""
+        found: dict[TaskId, Logged[Draw]] = {}
+        for item in self.draws:
+            for entry in item.predicate.drawable:
+                contribution = self.contributions.get(entry.task)
+                if contribution is not None and contribution.predicate.node == entry.node:
+                    found.setdefault(entry.task, item)
+        return found
 
     @cached_property
     def operators(self) -> dict[NodeId, str]:
@@ -193,11 +206,19 @@ class Case:
     def _by_party(self, kind: str, cls: type[P]) -> dict[tuple[AuditId, NodeId, Role], Logged[P]]:
         found: dict[tuple[AuditId, NodeId, Role], Logged[P]] = {}
         for item in self._of(cls):
-            said = cast("Answer | AnswerCommitment", item.predicate)
+            said = cast("Answer | AnswerCommitment | Silence", item.predicate)
             key = (said.audit, said.node, said.role)
             if key in found:
                 raise Refuted(f"two {kind} statements of one party", why=f"{said.audit} by {said.node}")
             found[key] = item
+        return found
+
+    def _by_draw(self) -> dict[Digest, Logged[Candidates]]:
+        found: dict[Digest, Logged[Candidates]] = {}
+        for item in self._of(Candidates):
+            if any(other.predicate.index == item.predicate.index for other in found.values()):
+                raise Refuted("two lists of candidates for one draw", why=f"draw {item.predicate.index}")
+            found[item.leaf] = item
         return found
 
     def _check_one_job(self) -> None:
@@ -214,7 +235,8 @@ class Case:
             if task not in self.assignments:
                 raise Refuted("a contribution without its assignment", why=task)
             self.credential(item.predicate.node)
-        answers: list[Answer | AnswerCommitment] = [item.predicate for item in self.answers.values()]
+        answers: list[Answer | AnswerCommitment | Silence] = [item.predicate for item in self.answers.values()]
+        answers.extend(item.predicate for item in self.silences.values())
         for said in (*answers, *self._committed()):
             if said.task not in self.contributions or not _is_audit(said):
                 raise Refuted("an answer to no audit of this job", why=f"{said.audit!r:.80}")
@@ -240,19 +262,16 @@ def attempt_of(task: TaskId) -> int:
     return int(task.rpartition("/a")[2])
 
 
-def audit_number(audit: AuditId) -> int:
-    """Return the number in an audit id; 0 is the first auditor."""
-    return int(audit.rpartition("/q")[2])
-
-
 def output(contribution: Contribution, name: str) -> predicates.Output | None:
     """Return a contribution's output of this name."""
     return next((item for item in contribution.outputs if item.name == name), None)
 
 
-def _is_audit(said: Answer | AnswerCommitment) -> bool:
-    prefix, _, number = said.audit.rpartition("/q")
-    return prefix == said.task and _NUMBER.fullmatch(number) is not None
+def _is_audit(said: Answer | AnswerCommitment | Silence) -> bool:
+    try:
+        return ids.task_of(said.audit) == said.task
+    except FormatError:
+        return False
 
 
 def _job_of(predicate: object) -> object:

@@ -136,7 +136,7 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
     """Return what the beacons selected, for every contribution a draw covers.
 
     Raises:
-        Refuted: a draw whose reveal is not in evidence.
+        Refuted: a draw whose reveal or candidates are not in evidence.
     """
     reveals = {item.leaf: item.predicate for item in case.reveals}
     selected: dict[TaskId, Selection] = {}
@@ -144,8 +144,12 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
         reveal = reveals.get(item.predicate.reveal)
         if reveal is None:
             raise Refuted("a draw without its reveal", why=f"draw {item.predicate.index}")
+        listed = case.candidates.get(item.predicate.candidates)
+        if listed is None:
+            raise Refuted("a draw without its candidates", why=f"draw {item.predicate.index}")
         randomness = draw.beacon(reveal.value, item.predicate.checkpoint_root)
-        chosen = draw.select(item.predicate, randomness, case.spec.trust.audit_ppm, CANARY_PPM)
+        candidates = listed.predicate.candidates
+        chosen = draw.select(item.predicate, candidates, randomness, case.spec.trust.audit_ppm, CANARY_PPM)
         for drawable, selection in zip(item.predicate.drawable, chosen, strict=True):
             contribution = case.contributions.get(drawable.task)
             # a commitment that was never opened (its node died) leaves the task to its successor

@@ -4,24 +4,27 @@ Rules:
 1. beacon = H(value, checkpoint root), where `value` is the next link of the buyer's hash chain and the checkpoint
    covers the commitments it judges. The market knows the commitments but not the value; the buyer knows the value
    but cannot change it; the node committed before either was joined: nobody steers.
-2. Values are revealed in chain order, each once, for one checkpoint (formats/beacon.py checks the chain).
+2. Values are revealed in chain order, each once, for one checkpoint (formats/beacon.py checks the chain), and for one
+   list of candidates, which that checkpoint covers: who may be ranked is fixed before the ranking can be known.
 3. Everything a draw selects is a function of (beacon, task): whether the task is audited, the inner step both sides
    must answer for (1 to num_steps), the audit salt, and the order of the auditors.
 4. Auditors belong to another operator than the prover and to its engine class, at most one node per operator,
    the smallest H(beacon, task, node) first. The next in rank serves when one is silent or another opinion is needed.
 5. `canary`: when prover and auditor agree, the task goes, as if new, to the next in rank too: his answer is known.
+6. An audit's name follows from beacon, task and auditor. It has no order: a first opinion, a second one and a canary
+   look alike to whoever is asked.
 
 The market draws with these functions, and the verifier draws again (receipt.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from stannary.errors import FormatError
-from stannary.formats import digest
+from stannary.formats import digest, ids
 from stannary.formats.digest import SIZE_BYTES, Digest
-from stannary.formats.ids import TaskId
+from stannary.formats.ids import AuditId, TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
 
@@ -38,6 +41,8 @@ class Selection:
     step: int
     salt: bytes
     auditors: tuple[Candidate, ...]  # in rank order
+    audits: tuple[AuditId, ...]  # the name of each one's audit; the prover answers in the first that is opened
+    alone: AuditId  # the name of an audit that nobody is left to make: the prover is asked all the same
     canary: bool
 
 
@@ -47,11 +52,30 @@ def beacon(value: str, checkpoint_root: Digest) -> bytes:
     return digest.hash_parts("stannary beacon v1", raw_value, digest.raw(checkpoint_root))
 
 
-def select(draw: Draw, randomness: bytes, audit_ppm: int, canary_ppm: int = CANARY_PPM) -> tuple[Selection, ...]:
-    """Return what `randomness` (the beacon) selects among the draw's tasks, in their order."""
+def select(
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    randomness: bytes,
+    audit_ppm: int,
+    canary_ppm: int = CANARY_PPM,
+) -> tuple[Selection, ...]:
+    """Return what `randomness` (the beacon) selects among the draw's tasks, in their order.
+
+    Args:
+        draw: the tasks.
+        candidates: those of the statement the draw names.
+        randomness: the beacon.
+        audit_ppm: how many tasks in a million are audited.
+        canary_ppm: how many of those whose answer is known are asked about once more.
+    """
     return tuple(
-        _select(item, draw.candidates, randomness, audit_ppm=audit_ppm, canary_ppm=canary_ppm) for item in draw.drawable
+        _select(item, candidates, randomness, audit_ppm=audit_ppm, canary_ppm=canary_ppm) for item in draw.drawable
     )
+
+
+def audit_name(randomness: bytes, task: TaskId, auditor: str = "") -> AuditId:
+    """Return the name of the audit that `auditor` makes of a task (rule 6); without one, of nobody's."""
+    return ids.audit_id(task, _hash("audit name", randomness, task, auditor.encode()))
 
 
 def rank(task: Drawable, candidates: Iterable[Candidate], randomness: bytes) -> tuple[Candidate, ...]:
@@ -73,12 +97,15 @@ def _select(
         raise FormatError("a task without steps cannot be drawn", why=str(task.task))
     # 256 bits modulo a step count: the bias is below 2**-200
     step = 1 + int.from_bytes(_hash("step", randomness, task.task), "big") % task.num_steps
+    auditors = rank(task, candidates, randomness)
     return Selection(
         task=task.task,
         drawn=_chosen(_hash("audit", randomness, task.task), audit_ppm),
         step=step,
         salt=_hash("salt", randomness, task.task),
-        auditors=rank(task, candidates, randomness),
+        auditors=auditors,
+        audits=tuple(audit_name(randomness, task.task, item.node) for item in auditors),
+        alone=audit_name(randomness, task.task),
         canary=_chosen(_hash("canary", randomness, task.task), canary_ppm),
     )
 

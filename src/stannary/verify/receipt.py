@@ -8,7 +8,8 @@ The order of trust:
    and every id are bound to; a node's by the key in its market-signed credential.
 3. Evidence is exactly the list the receipt names, in log order; earlier checkpoints are exactly those the draws used,
    cosigned and consistent with the final one. Nothing may ride along unread.
-4. The course of the job and the trial of its work must follow the rules (course.py, trial.py).
+4. The course of the job, the trial of its work and what the market says of silences must follow the rules
+   (course.py, trial.py, silence.py).
 5. All the receipt states is computed again from the evidence (conclusion.py) and must be equal, member by member.
 
 `now` only bounds times from above; a receipt does not expire. No clock, disk, network, market or torch is used.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from stannary.errors import StannaryError
+from stannary.errors import StannaryError, UnsupportedFormat
 from stannary.formats import canonical, digest, dsse, note, statement
 from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
@@ -30,7 +31,7 @@ from stannary.formats.predicates import Receipt, Verdict
 from stannary.formats.receipt import ReceiptFile
 from stannary.formats.statement import Statement
 from stannary.tlog import proof, tree
-from stannary.verify import conclusion, course, instants, trial
+from stannary.verify import conclusion, course, instants, silence, trial
 from stannary.verify.case import Case, Logged
 from stannary.verify.case import read as read_statement
 from stannary.verify.conclusion import Ending
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from stannary.formats.note import Checkpoint
     from stannary.verify.policy import Requirements
 
-BY_MARKET = frozenset({"credential", "placement", "assignment", "draw", "verdict"})
+BY_MARKET = frozenset({"credential", "placement", "assignment", "candidates", "draw", "silence", "verdict"})
 BY_BUYER = frozenset({"job", "reveal"})
 
 
@@ -94,6 +95,9 @@ def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | No
     value = canonical.decode(data, max_bytes=receipt_format.MAX_RECEIPT_BYTES)
     try:
         return _verify(receipt_format.read(value), trust, now, policy or Policy(), findings)
+    except UnsupportedFormat as err:  # an honest receipt of its time, perhaps; what is asked for now it cannot show
+        findings.below_policy("receipt.version", "receipt", str(err), f"a receipt of {receipt_format.FORMAT}", err.hint)
+        return Report(Verdict.UNVERIFIED, tuple(findings.items), None)
     except StannaryError as err:
         findings.refute("receipt.malformed", "receipt", str(err), "a receipt as the market writes it", err.hint)
         return Report(Verdict.REFUTED, tuple(findings.items), None)
@@ -111,6 +115,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
     selections = conclusion.selections_of(case)
     course.check(case, opened.witnessed, findings)
     trial.check(case, opened.roots, selections, findings)
+    silence.check(case, selections, opened.witnessed, findings)
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
     _apply_policy(said.predicate, policy, findings)

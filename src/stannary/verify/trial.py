@@ -2,11 +2,15 @@
 
 Rules:
 1. Each reveal is the next value of the buyer's chain, logged after the checkpoint it names; each draw uses one
-   reveal and the same checkpoint, and is logged after the reveal.
+   reveal, its checkpoint and its candidates, and is logged after the reveal.
 2. A draw takes *every* commitment the checkpoint covers that no earlier draw took (one whose node never opened it
    may be missing): a task held back for a luckier beacon is a task not audited. Its figures are those in evidence.
-3. Candidates stand in node order, each with a credential that says the same; so nobody is ranked twice or invented.
-4. Only ranked auditors answer, in rank order; ranks passed over were silent, which is noted.
+3. The candidates of a draw stand in the log before the checkpoint its beacon is made of, by the buyer's own word in
+   the reveal: a market that knows the beacon can add, drop and reorder nobody. They stand in node order, each with a
+   credential that says the same, so nobody is ranked twice or invented; whoever the job has placed or heard work of
+   is listed or left out for a stated reason.
+4. Only ranked auditors answer, in rank order, each under the name of its own audit. Who was passed over is judged in
+   silence.py.
 5. Commitments of an audit are logged before any of its answers is opened, after the draw; each answer opens its own.
 6. Each logged verdict is what judge() says of the answers logged before it. A drawn contribution has one.
 """
@@ -20,8 +24,8 @@ from stannary.errors import StannaryError
 from stannary.formats import beacon, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
-from stannary.formats.predicates import Answer, Candidate, Commitment, Draw, Drawable, Reveal, Role
-from stannary.verify.case import Case, Logged, audit_number
+from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
+from stannary.verify.case import Case, Logged
 from stannary.verify.conclusion import decide
 from stannary.verify.draw import Selection
 from stannary.verify.report import Findings
@@ -36,13 +40,13 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
         selections: what the beacons selected (conclusion.selections_of).
         findings: collects.
     """
+    _check_candidates(case, findings)
     _check_reveals(case, roots, findings)
     reveals = {item.leaf: item for item in case.reveals}
     waiting = _Waiting(case)
     for number, item in enumerate(case.draws):
         findings.expect("draw.number", f"draw {item.predicate.index}", item.predicate.index, number)
         _check_draw(case, item, reveals.get(item.predicate.reveal), waiting, findings)
-    drawn_at = _draw_indexes(case)
     for task, answers in case.answers_of.items():
         selection = selections.get(task)
         if selection is None or not selection.drawn:
@@ -50,7 +54,7 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
             continue
         _check_audits(case, task, selection, answers, findings)
         for answer in answers:
-            _check_answer(case, answer, drawn_at.get(task, -1), findings)
+            _check_answer(case, answer, case.draw_of[task].index, findings)
     _check_verdicts(case, selections, findings)
 
 
@@ -71,6 +75,14 @@ def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> 
         findings.expect("reveal.checkpoint", name, reveal.checkpoint_root, roots.get(reveal.checkpoint_size))
         if item.index < reveal.checkpoint_size:
             findings.refute("reveal.order", name, item.index, f"logged after checkpoint {reveal.checkpoint_size}")
+        listed = case.candidates.get(reveal.candidates)
+        if listed is None:
+            findings.refute("reveal.candidates", name, reveal.candidates, "candidates in evidence")
+            continue
+        findings.expect("reveal.candidates", name, listed.predicate.index, reveal.index)
+        if listed.index >= reveal.checkpoint_size:
+            why = f"fixed before checkpoint {reveal.checkpoint_size}, which makes the beacon"
+            findings.refute("candidates.late", name, f"candidates at log index {listed.index}", why)
 
 
 class _Waiting:
@@ -100,6 +112,7 @@ def _check_draw(
     observed = (draw.index, draw.checkpoint_size, draw.checkpoint_root)
     expected = (reveal.predicate.index, reveal.predicate.checkpoint_size, reveal.predicate.checkpoint_root)
     findings.expect("draw.checkpoint", name, observed, expected)
+    findings.expect("draw.candidates", name, draw.candidates, reveal.predicate.candidates)
     findings.expect("draw.order", name, item.index > reveal.index, True)
     listed = [entry.commitment_index for entry in draw.drawable]
     if any(first >= second for first, second in itertools.pairwise(listed)):
@@ -115,7 +128,6 @@ def _check_draw(
         if _is_opened(case, held.predicate):
             findings.refute("draw.held-back", name, held.predicate.task, "every commitment of the checkpoint")
     waiting.held.clear()
-    _check_candidates(case, name, draw.candidates, findings)
 
 
 def _drawable(case: Case, made: Logged[Commitment]) -> Drawable:
@@ -134,51 +146,57 @@ def _is_opened(case: Case, commitment: Commitment) -> bool:
     return (opened.node, opened.epoch) == (commitment.node, commitment.epoch)
 
 
-def _check_candidates(case: Case, name: str, candidates: Sequence[Candidate], findings: Findings) -> None:
-    nodes = [item.node for item in candidates]
-    if nodes != sorted(set(nodes)):
-        findings.refute("draw.candidates", name, nodes, "in node order, once each")
-    for item in candidates:
+def _check_candidates(case: Case, findings: Findings) -> None:
+    placed = {node for item in case.placements for node in item.predicate.chosen}
+    for number, item in enumerate(sorted(case.candidates.values(), key=lambda item: item.index)):
+        said = item.predicate
+        name = f"candidates of draw {said.index}"
+        findings.expect("candidates.index", name, said.index, number)
+        _check_listed(case, name, said, findings)
+        worked = {made.predicate.node for made in case.contributions.values() if made.index < item.index}
+        listed = {*(entry.node for entry in said.candidates), *(entry.node for entry in said.left_out)}
+        unlisted = sorted((placed | worked) - listed)
+        if unlisted:
+            findings.refute("candidates.unlisted", name, ", ".join(unlisted), "listed, or left out for a reason")
+
+
+def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -> None:
+    nodes = [item.node for item in said.candidates]
+    left_out = [item.node for item in said.left_out]
+    if nodes != sorted(set(nodes)) or left_out != sorted(set(left_out) - set(nodes)):
+        findings.refute("candidates.order", name, [*nodes, *left_out], "in node order, once each")
+    for item in said.candidates:
         if item.node not in case.credentials:
-            findings.refute("draw.candidates", name, item.node, "a node with a credential in evidence")
+            findings.refute("candidates.unknown", name, item.node, "a node with a credential in evidence")
             continue
         held = case.credential(item.node)
-        findings.expect("draw.candidates", name, item, Candidate(item.node, held.operator, held.engine_class))
-
-
-def _draw_indexes(case: Case) -> dict[TaskId, int]:
-    found: dict[TaskId, int] = {}
-    for item in case.draws:
-        for entry in item.predicate.drawable:
-            contribution = case.contributions.get(entry.task)
-            if contribution is not None and contribution.predicate.node == entry.node:
-                found.setdefault(entry.task, item.index)
-    return found
+        findings.expect("candidates.unknown", name, item, Candidate(item.node, held.operator, held.engine_class))
 
 
 def _check_audits(
     case: Case, task: TaskId, selection: Selection, answers: Sequence[Logged[Answer]], findings: Findings
 ) -> None:
-    """Check who answered: the prover once, in the first audit; auditors in rank order, one a number."""
+    """Check who answered: the prover once, auditors in rank order, each under the name of its own audit."""
     prover = case.contributions[task].predicate.node
     ranked: list[NodeId] = [item.node for item in selection.auditors]
     expected_rank = 0
-    numbers: list[int] = []
+    num_provers = 0
     for item in answers:
         answer = item.predicate
         if answer.role is Role.PROVER:
+            num_provers += 1
             findings.expect("audit.prover", answer.audit, answer.node, prover)
+            if answer.audit not in (*selection.audits, selection.alone):
+                findings.refute("audit.name", answer.audit, answer.node, "an audit the beacon names")
             continue
-        numbers.append(audit_number(answer.audit))
         if answer.node not in ranked[expected_rank:]:
             findings.refute("audit.auditor", answer.audit, answer.node, f"one of {', '.join(ranked[expected_rank:])}")
             continue
         rank = ranked.index(answer.node)
-        if rank > expected_rank:
-            findings.notice("audit.silent", answer.audit, f"{', '.join(ranked[expected_rank:rank])} did not answer")
+        findings.expect("audit.name", answer.node, answer.audit, selection.audits[rank])
         expected_rank = rank + 1
-    if len(set(numbers)) != len(numbers):
-        findings.refute("audit.number", task, numbers, "one auditor for each number")
+    if num_provers > 1:
+        findings.refute("audit.prover", task, f"{num_provers} answers of its prover", "one")
 
 
 def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Findings) -> None:
@@ -187,7 +205,13 @@ def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Fin
     if own is None:
         findings.refute("answer.commitment", answer.audit, f"{answer.node} never committed", "a commitment before")
         return
-    others = case.commitment_indexes_of[answer.audit]
+    others = list(case.commitment_indexes_of[answer.audit])
+    if answer.role is Role.AUDITOR:  # whoever's audit the prover answered in
+        others += [
+            made.index
+            for made in case.answer_commitments.values()
+            if made.predicate.task == answer.task and made.predicate.role is Role.PROVER
+        ]
     if not drawn_at < min(others) or not max(others) < item.index:
         findings.refute("answer.order", answer.audit, f"{others} and {item.index}", "draw, commitments, then answers")
     try:

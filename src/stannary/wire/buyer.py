@@ -215,14 +215,19 @@ class BeaconRequest(Message):
 
     The broker checks the note by the pinned market key and a witness cosignature, that `old_size`
     is the size it last revealed for (0 the first time) and that `consistency` joins the two trees,
-    and that it has not revealed `index` for another checkpoint. The market repeats one request
-    until the reveal arrives; an index never moves to another checkpoint.
+    and that it has not revealed `index` for another checkpoint. It checks that the checkpoint covers
+    the leaf of the candidates statement (`inclusion` at `candidates_index`): who may audit is fixed
+    before the value is out. The market repeats one request until the reveal arrives; an index never
+    moves to another checkpoint, nor to other candidates.
     """
 
     index: Count
     checkpoint: Annotated[str, Field(max_length=MAX_CHECKPOINT_CHARS)]
     old_size: Count
     consistency: Annotated[list[Hex32], Field(max_length=MAX_CONSISTENCY_HASHES)]
+    candidates: DigestText
+    candidates_index: Count
+    inclusion: Annotated[list[Hex32], Field(max_length=MAX_CONSISTENCY_HASHES)]
 
 
 class RevealSubmit(Signed):

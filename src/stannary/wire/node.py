@@ -126,11 +126,10 @@ class NextLease(Message):
 
 
 class AuditRef(Message):
-    """Which question a lease belongs to."""
+    """Which question a lease belongs to. Nothing here tells a first opinion from a second one or a canary."""
 
     audit_id: AuditText
     role: Role
-    number: Count
 
 
 class BlobRef(Message):

@@ -156,7 +156,7 @@ class ScriptedMarket:
 
     def question(self, job: str, role: str, salt: str, number: int = 0, kind: str = "") -> str:
         task = ids.command_task(ids.JobId(job), 0)
-        audit = {"audit_id": f"{task}/q{number}", "role": role, "number": number}
+        audit = {"audit_id": f"{task}/q{number:016x}", "role": role}
         kind = kind or ("audit" if role == "auditor" else "question")
         more = {"audit": audit} if kind == "reveal" else {"audit": audit, "salt": salt, "step": 1}
         return self.lease(job, kind, **more)

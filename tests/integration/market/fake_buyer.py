@@ -170,6 +170,7 @@ class FakeBuyer:
             value=beacon.value(self.seeds[job], LENGTH, request.index),
             checkpoint_size=checkpoint.size,
             checkpoint_root=digest.from_raw(checkpoint.root),
+            candidates=digest.parse(request.candidates),
         )
         envelope = statement.sign("reveal", made, (), self.key)
         await self.call("POST", routes.job(routes.JOB_BEACON, job), content=buyer.RevealSubmit.of(envelope).to_bytes())

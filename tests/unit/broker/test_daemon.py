@@ -89,7 +89,19 @@ def test_trouble_is_waited_out(tmp_path, monkeypatch, trouble):
     monkeypatch.setattr(daemon, "REFUSED_DELAY_S", 0.0)
     order = buyer.store_order(tmp_path, signed_order(tmp_path), SEED, VKEY)
     stop = threading.Event()
-    requests = [BeaconRequest(index=index, checkpoint="", old_size=0, consistency=[]) for index in (1, 0)]
+    leaf = "sha256:" + "00" * 32
+    requests = [
+        BeaconRequest(
+            index=index,
+            checkpoint="",
+            old_size=0,
+            consistency=[],
+            candidates=leaf,
+            candidates_index=0,
+            inclusion=[],
+        )
+        for index in (1, 0)
+    ]
     market = ScriptedMarket([trouble, *requests], stop)
     daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), market, stop)
     assert len(market.posted) == 1, "the refused request is not answered, the good one is"

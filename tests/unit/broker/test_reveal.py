@@ -11,7 +11,7 @@ from stannary import buyer
 from stannary.broker.ledger import Ledger
 from stannary.broker.reveal import Anchors, Revealer
 from stannary.errors import FormatError, Refuted, StannaryError
-from stannary.formats import beacon, dsse, note, statement
+from stannary.formats import beacon, digest, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
 from stannary.tlog.tree import Tree
 from stannary.wire.buyer import BeaconRequest
@@ -36,14 +36,22 @@ class Market:
         self.tree.extend([leaf(number, self.history) for number in range(self.tree.size, size)])
         return self
 
-    def ask(self, index: int, old_size: int, *, cosigned: bool = True) -> BeaconRequest:
+    def ask(self, index: int, old_size: int, *, cosigned: bool = True, candidates: int | None = None) -> BeaconRequest:
+        """Show the log as it stands; the leaf at `candidates`, the last if not said, fixes the candidates."""
         size = self.tree.size
         text = note.sign_checkpoint(ORIGIN, size, self.tree.root(size), self.key)
         if cosigned:
             text = note.add_cosignatures(text, [note.cosign(text, "witness.test", self.witness, 1_700_000_000)])
         proof = self.tree.consistency(old_size, size) if old_size else []
+        place = size - 1 if candidates is None else candidates
         return BeaconRequest(
-            index=index, checkpoint=text, old_size=old_size, consistency=[item.hex() for item in proof]
+            index=index,
+            checkpoint=text,
+            old_size=old_size,
+            consistency=[item.hex() for item in proof],
+            candidates=digest.from_raw(leaf(place, self.history)),
+            candidates_index=place,
+            inclusion=[item.hex() for item in self.tree.inclusion(place, size)],
         )
 
 
@@ -173,8 +181,38 @@ def test_a_checkpoint_by_another_key_is_refused(revealer, keys):
         revealer.answer(stranger.ask(0, 0))
 
 
-def test_what_cannot_be_read_is_our_error_and_reveals_nothing(revealer, tmp_path):
+def test_the_reveal_names_the_candidates_its_checkpoint_covers(revealer, market, keys):
+    """What the buyer signs holds the leaf of the one list of candidates that goes with the value."""
+    envelope = revealer.answer(market.ask(0, 0, candidates=2))
+    reveal = statement.open_envelope(envelope, "reveal", Reveal, dsse.public_bytes(keys[2])).predicate
+    assert reveal.candidates == digest.from_raw(leaf(2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"candidates": digest.from_raw(leaf(99))},  # a list the log does not hold: it could be made afterwards
+        {"candidates_index": 5},  # one beyond the checkpoint: it may rest on the beacon
+        {"candidates_index": 3},
+        {"inclusion": []},
+    ],
+)
+def test_candidates_the_checkpoint_does_not_cover_get_nothing(revealer, market, tmp_path, change):
+    """A market that could still choose who audits is told no value, and the value is not spent."""
+    with pytest.raises(Refuted, match="does not cover the candidates"):
+        revealer.answer(market.ask(0, 0).model_copy(update=change))
+    assert not (tmp_path / buyer.REVEALS_FILE).exists()
+
+
+def test_a_value_is_not_given_for_other_candidates(revealer, market):
+    """A second list for a revealed index is refused, though the same checkpoint covers it."""
+    revealer.answer(market.ask(0, 0, candidates=2))
+    with pytest.raises(Refuted, match="second time"):
+        revealer.answer(market.ask(0, 0, candidates=3))
+
+
+def test_what_cannot_be_read_is_our_error_and_reveals_nothing(revealer, market, tmp_path):
     """A note that is none raises our error and leaves the ledger empty."""
     with pytest.raises(StannaryError):
-        revealer.answer(BeaconRequest(index=0, checkpoint="nonsense", old_size=0, consistency=[]))
+        revealer.answer(market.ask(0, 0).model_copy(update={"checkpoint": "nonsense"}))
     assert not (tmp_path / buyer.REVEALS_FILE).exists()

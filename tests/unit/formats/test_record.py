@@ -148,7 +148,9 @@ def test_ids_follow_from_keys_and_digests():
     assert ids.node_id(bytes(32)).startswith("n-")
     for task in (ids.round_task(job, 3, 1, 2), ids.merge_task(job, 0), ids.command_task(job, 4)):
         assert ids.parse_task(task) == task
-        assert ids.audit_id(task, 1) == f"{task}/q1"
+        audit = ids.audit_id(task, bytes(range(32)))
+        assert audit == f"{task}/q0001020304050607"
+        assert ids.task_of(audit) == task
     for wrong in ("", "j-1/r0/l0/a0", f"{job}/r0/l0", f"{job}/r0/l0/a0/q1", f"{job}/r0/l0/a0\n", f"{job}/r-1/l0/a0"):
         with pytest.raises(FormatError):
             ids.parse_task(wrong)

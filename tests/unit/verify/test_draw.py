@@ -25,8 +25,12 @@ def candidate(number, operator, engine_class=CLASS):
     return Candidate(NodeId(f"n-{number:012x}"), operator, engine_class)
 
 
-def a_draw(tasks, candidates=()):
-    return Draw(JobId("j-0123456789ab"), 0, ROOT, 100, ROOT, tuple(tasks), tuple(candidates))
+def a_draw(tasks):
+    return Draw(JobId("j-0123456789ab"), 0, ROOT, 100, ROOT, tuple(tasks), ROOT)
+
+
+def select(tasks, randomness, *ppm, candidates=()):
+    return draw.select(a_draw(tasks), candidates, randomness, *ppm)
 
 
 CANDIDATES = [candidate(10 + number, operator) for number, operator in enumerate(["oak", "elm", "ash", "elm", "fir"])]
@@ -36,7 +40,7 @@ def test_the_fixed_vector():
     """The same signed inputs select the same task, step, salt and auditors for ever: these values are the format."""
     randomness = draw.beacon("11" * 32, ROOT)
     assert randomness.hex() == VECTOR["beacon"]
-    first, second = draw.select(a_draw([task(1), task(2, steps=3)], CANDIDATES), randomness, 500_000)
+    first, second = select([task(1), task(2, steps=3)], randomness, 500_000, candidates=CANDIDATES)
     assert (first.drawn, first.step, first.canary) == VECTOR["first"]
     assert first.salt.hex() == VECTOR["salt"]
     assert [item.node for item in first.auditors] == VECTOR["auditors"]
@@ -58,7 +62,7 @@ def test_the_drawn_rate_lies_in_the_binomial_band(ppm):
     drawn = canaries = 0
     for seed in range(1000):
         randomness = draw.beacon(f"{seed:064x}", ROOT)
-        (selection,) = draw.select(a_draw([task(1)]), randomness, ppm)
+        (selection,) = select([task(1)], randomness, ppm)
         drawn += selection.drawn
         canaries += selection.canary
     p = ppm / 1e6
@@ -70,16 +74,15 @@ def test_everything_or_nothing_is_exact():
     """p = 1 draws every task, p = 0 none."""
     for seed in range(200):
         randomness = draw.beacon(f"{seed:064x}", ROOT)
-        assert draw.select(a_draw([task(1)]), randomness, 1_000_000, 1_000_000)[0].drawn
-        assert not draw.select(a_draw([task(1)]), randomness, 0, 0)[0].drawn
+        assert select([task(1)], randomness, 1_000_000, 1_000_000)[0].drawn
+        assert not select([task(1)], randomness, 0, 0)[0].drawn
 
 
 def test_a_conviction_needs_an_audit_at_the_stated_rate():
     """A liar audited with p over 30 tasks is found as often as 1 - (1 - p)^30 says, over 1,000 seeds."""
     p, tasks = 0.05, [task(number) for number in range(30)]
     found = sum(
-        any(item.drawn for item in draw.select(a_draw(tasks), draw.beacon(f"{seed:064x}", ROOT), 50_000))
-        for seed in range(1000)
+        any(item.drawn for item in select(tasks, draw.beacon(f"{seed:064x}", ROOT), 50_000)) for seed in range(1000)
     )
     expected = 1 - (1 - p) ** 30
     assert abs(found - 1000 * expected) <= 4 * math.sqrt(1000 * expected * (1 - expected))
@@ -89,7 +92,7 @@ def test_a_conviction_needs_an_audit_at_the_stated_rate():
 def test_steps_and_auditors_stay_in_their_bounds(randomness, steps):
     """The step lies in 1..num_steps; auditors are of other operators, of the class, one for each operator."""
     odd = [candidate(90, "yew", "class-b"), *CANDIDATES]
-    (selection,) = draw.select(a_draw([task(1, steps=steps)], odd), randomness, 1_000_000)
+    (selection,) = select([task(1, steps=steps)], randomness, 1_000_000, candidates=odd)
     assert 1 <= selection.step <= steps
     operators = [item.operator for item in selection.auditors]
     assert sorted(operators) == ["ash", "elm", "fir"]
@@ -121,4 +124,4 @@ def test_a_beacon_value_is_64_lower_case_digits(value):
 def test_a_task_without_steps_is_refused():
     """There is no step to ask for."""
     with pytest.raises(FormatError):
-        draw.select(a_draw([task(1, steps=0)]), bytes(32), 1)
+        select([task(1, steps=0)], bytes(32), 1)

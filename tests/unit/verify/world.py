@@ -107,6 +107,10 @@ class World:
         self.thetas: dict[int, tuple[Digest, Digest]] = {}
         self.drawn_up_to = 0
         self.num_draws = 0
+        self.draw = digest.digest(b"no draw yet")
+        self.ranked_instead: tuple[predicates.Candidate, ...] = ()  # whom a dishonest market ranks after the reveal
+        self.skips: set[str] = set()  # nodes a dishonest market passes over when they come first
+        self.says_silences = True  # a dishonest market passes over without a word
         self.job_id = ids.JobId("")
 
     # --- the whole story ---
@@ -234,12 +238,14 @@ class World:
         """Checkpoint, reveal, draw, and play every audit drawn to its verdict."""
         if self.verify is Verification.NONE:
             return
-        size, root = self.tree.size, digest.from_raw(self.tree.root())
-        self.checkpoint()
         number = self.num_draws
         self.num_draws += 1
+        listed, leaf = self._fix_candidates(number)
+        size, root = self.tree.size, digest.from_raw(self.tree.root())
+        self.checkpoint()
         value = beacon.value(self.beacon_seed, CHAIN_LENGTH, number)
-        reveal = self.log("reveal", predicates.Reveal(self.job_id, number, value, size, root), self.buyer_key)
+        said = predicates.Reveal(self.job_id, number, value, size, root, leaf)
+        reveal = self.log("reveal", said, self.buyer_key)
         fresh = [item for item in self.commitments if self.drawn_up_to <= item[0] < size]
         self.drawn_up_to = size
         made = predicates.Draw(
@@ -251,13 +257,11 @@ class World:
                 )
                 for at, task, node in fresh
             ),
-            candidates=tuple(
-                predicates.Candidate(node.id, node.operator, node.engine_class)
-                for node in sorted(self.nodes.values(), key=lambda node: node.id)
-            ),
+            candidates=leaf,
         )  # fmt: skip
-        self.log("draw", made, self.market_key)
-        for selection in draw.select(made, draw.beacon(value, root), self.audit_ppm):
+        self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
+        candidates = self.ranked_instead or listed.candidates
+        for selection in draw.select(made, candidates, draw.beacon(value, root), self.audit_ppm):
             if selection.drawn:
                 self._audit(selection)
 
@@ -293,6 +297,32 @@ class World:
         return self.notes[size]
 
     # --- details ---
+
+    def _fix_candidates(self, number: int) -> tuple[predicates.Candidates, Digest]:
+        """Log who may audit what the next draw draws; return it, as bent, and its leaf."""
+        listed = predicates.Candidates(
+            job=self.job_id, index=number,
+            candidates=tuple(
+                predicates.Candidate(node.id, node.operator, node.engine_class)
+                for node in sorted(self.nodes.values(), key=lambda node: node.id)
+            ),
+            left_out=(), fixed_at=self.time(self.now),
+        )  # fmt: skip
+        envelope = self.log("candidates", listed, self.market_key)
+        bent = statement.read(envelope.payload, "candidates", predicates.Candidates).predicate
+        return bent, digest.from_raw(envelope.leaf())
+
+    def say_silent(self, selection: draw.Selection, role: Role, node: Node, rank: int) -> None:
+        """State, as the market, that a party did not answer."""
+        asked = self.now
+        self.now += 600
+        audit = selection.audits[rank] if selection.audits else selection.alone
+        said = predicates.Silence(
+            job=self.job_id, audit=audit, task=selection.task, role=role, node=node.id, draw=self.draw,
+            awaited=predicates.Awaited.COMMITMENT, reason=predicates.Absence.DEADLINE,
+            asked_at=self.time(asked), deadline_at=self.time(self.now), ended_at=self.time(self.now),
+        )  # fmt: skip
+        self.log("silence", said, self.market_key)
 
     @property
     def beacon_seed(self) -> bytes:
@@ -393,11 +423,14 @@ class World:
         ranked = [self._by_id(item.node) for item in selection.auditors]
         answers: list[predicates.Answer] = []
         prover_answer: predicates.Answer | None = None
+        absent = self.silent | self.skips
         for number, auditor in enumerate(ranked):
-            parties = [(auditor, Role.AUDITOR)]
+            parties = [(auditor, Role.AUDITOR)] if auditor.name not in absent else []
             if number == 0 and prover.name not in self.silent:
                 parties.insert(0, (prover, Role.PROVER))
-            opened = self._answers(selection, number, [item for item in parties if item[0].name not in self.silent])
+            opened = self._answers(selection, number, parties)
+            if auditor.name in absent and self.says_silences:
+                self.say_silent(selection, Role.AUDITOR, auditor, number)
             for answer in opened:
                 if answer.role is Role.PROVER:
                     prover_answer = answer
@@ -412,6 +445,8 @@ class World:
         else:
             decision = verdict.judge(made, prover_answer, answers, operators, exhausted=True)
         self.verdicts[selection.task] = decision.verdict
+        if prover_answer is None and self.says_silences:
+            self.say_silent(selection, Role.PROVER, prover, 0)
         said = predicates.TaskVerdict(
             self.job_id, selection.task, made.node, decision.verdict, decision.reason.value, decision.refuted
         )
@@ -420,7 +455,9 @@ class World:
     def _canary(self, selection: draw.Selection, number: int, auditor: Node) -> list[predicates.Answer]:
         """Ask one more auditor, whose right answer is known, before the verdict; nothing tells him so."""
         self.canaries.append((selection.task, auditor.name))
-        if auditor.name in self.silent:
+        if auditor.name in self.silent | self.skips:
+            if self.says_silences:
+                self.say_silent(selection, Role.AUDITOR, auditor, number)
             return []
         lazy = {auditor.name} & self.fails_canaries - self.false_accusers
         self.false_accusers |= lazy
@@ -453,7 +490,7 @@ class World:
             outputs = self.outputs(assignment, lie)
         state = self.state(assignment, selection.step, lie)
         return predicates.Answer(
-            job=self.job_id, audit=ids.audit_id(task, number), task=task, role=role, node=node.id,
+            job=self.job_id, audit=selection.audits[number], task=task, role=role, node=node.id,
             blind=hashlib.sha256(f"{node.name} {task} {number}".encode()).hexdigest(),
             answer=predicates.answer_hash(selection.salt, state), root=predicates.result_root(outputs),
             outputs=outputs, spent=Spent(0, 0, 0, 0, 40 * assignment.num_steps), answered_at=self.time(self.now),

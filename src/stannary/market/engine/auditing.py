@@ -2,9 +2,12 @@
 
 Rules (DESIGN section 9; verify/verdict.py judges):
 - Nobody is asked to open an answer before both commitments are logged.
-- A silent auditor is replaced by the next in rank. A silent prover's work is `unverified` at best; the auditor is
-  heard all the same, and a second one if it finds another root: silence convicts nobody and hides no lie.
-- Disagreement asks the next-ranked auditor, of a third operator, the same question (audit q1).
+- A silent auditor is replaced by the next in rank, and the market signs that he was: when he was asked,
+  until when, and how it ended (verify/silence.py). So it does of a silent prover before it judges him. A
+  silent prover's work is `unverified` at best; the auditor is heard all the same, and a second one if it
+  finds another root: silence convicts nobody and hides no lie.
+- Disagreement asks the next-ranked auditor, of a third operator, the same question. Whoever was convicted in this
+  job since the candidates were fixed is passed over.
 - A canary is an audit whose answer is known already: agreement is, before the verdict, checked by one
   more auditor. Nothing he is told differs from any other audit.
 """
@@ -17,8 +20,18 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats import dsse, statement
 from stannary.formats.canonical import Json
-from stannary.formats.ids import NodeId, TaskId
-from stannary.formats.predicates import Answer, Contribution, Role, TaskVerdict, Verdict
+from stannary.formats.digest import Digest
+from stannary.formats.ids import AuditId, NodeId, TaskId
+from stannary.formats.predicates import (
+    Absence,
+    Answer,
+    Awaited,
+    Contribution,
+    Role,
+    Silence,
+    TaskVerdict,
+    Verdict,
+)
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.market.engine import drawing, leasing, pricing
 from stannary.market.engine.frame import JobFrame, Outcome, World
@@ -31,6 +44,14 @@ from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
 from stannary.verify import verdict
 from stannary.verify.verdict import Decision
+from stannary.wire import rfc3339
+
+_ABSENCES = {
+    "deadline": Absence.DEADLINE,
+    "node-lost": Absence.LOST,
+    "node-revoked": Absence.REVOKED,
+    "node-convicted": Absence.REVOKED,
+}  # by what ended the lease; whatever else did was the node's own word
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +150,34 @@ class _Hearing:
     def _replace(self, audit: AuditRow) -> None:
         """Ask the next in rank, in an audit of its own: what is committed to there is committed to before it opens."""
         rest = tuple(audit.ranked[1:])
+        self._say_silent(audit, Role.AUDITOR, audit.auditor or "")
         self._close(audit, AuditOutcome.SILENT)
         if audit.canary:  # let go: the task has its agreement
             self._judge(self._verdict(exhausted=True))
         else:
             self._open_next(rest, canary=False)
+
+    def _say_silent(self, audit: AuditRow, role: Role, node: str) -> None:
+        """State that a party of an audit was asked and did not answer."""
+        asked = LeaseType.QUESTION if role is Role.PROVER else LeaseType.AUDIT
+        given = self._given(audit, role, node)
+        name = leasing.question_id(audit.audit, asked if given is None else LeaseType.REVEAL, role, node)
+        lease = leases.get(self._connection, name)
+        row = audits.get_draw(self._connection, self._frame.job, audit.draw_number)
+        said = Silence(
+            job=self._frame.job,
+            audit=AuditId(audit.audit),
+            task=TaskId(self._task.task),
+            role=role,
+            node=NodeId(node),
+            draw=Digest(row.draw or ""),
+            awaited=Awaited.COMMITMENT if given is None else Awaited.ANSWER,
+            reason=_ABSENCES.get(lease.reason, Absence.HANDED_BACK),
+            asked_at=rfc3339.spell(lease.granted_at_ms / 1000),
+            deadline_at=rfc3339.spell(lease.deadline_at_ms / 1000),
+            ended_at=rfc3339.spell((lease.ended_at_ms or self._world.now_ms) / 1000),
+        )
+        post(self._connection, self._world, "silence", said, self._frame.job)
 
     def _decide(self, audit: AuditRow, *, answered: bool) -> None:
         rest = tuple(audit.ranked[1:])
@@ -154,12 +198,12 @@ class _Hearing:
 
     def _is_canary(self) -> bool:
         row = audits.get_draw(self._connection, self._frame.job, self._audits[0].draw_number)
-        return drawing.selection_of(self._frame, row, self._task).canary
+        return drawing.selection_of(self._connection, self._frame, row, self._task).canary
 
     def _open_next(self, ranked: tuple[str, ...], *, canary: bool) -> None:
         first = self._audits[0]
         row = audits.get_draw(self._connection, self._frame.job, first.draw_number)
-        selection = drawing.selection_of(self._frame, row, self._task)
+        selection = drawing.selection_of(self._connection, self._frame, row, self._task)
         by_node = {node.node: node for node in nodes.all_nodes(self._connection)}
         asked = drawing.Question(self._task, row.number, selection, ranked, len(self._audits), canary)
         drawing.open_audit(self._connection, self._frame, self._world, asked, by_node)
@@ -187,6 +231,10 @@ class _Hearing:
     def _judge(self, made: Decision) -> None:
         """State the verdict."""
         task, connection, world = self._task, self._connection, self._world
+        first = self._audits[0]
+        given = self._given(first, Role.PROVER, self._prover)
+        if given is None or given.answer_leaf is None:
+            self._say_silent(first, Role.PROVER, self._prover)
         for lease in leases.live_of_task(connection, task.task):
             leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, "judged"))
             self._outcome.rings.add(f"node:{lease.node}")

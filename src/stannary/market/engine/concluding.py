@@ -21,7 +21,7 @@ from stannary.formats import dsse, note, receipt, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Receipt, SettlementLine, Verdict
+from stannary.formats.predicates import Candidates, Placement, Receipt, SettlementLine, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
 from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.frame import JobFrame, World
@@ -200,12 +200,12 @@ def _named(statements: Sequence[case.Logged[DataclassInstance]]) -> set[NodeId]:
     found: set[NodeId] = set()
     for item in statements:
         predicate = item.predicate
-        for attribute in ("node", "chosen", "candidates"):
-            value = getattr(predicate, attribute, None)
-            if isinstance(value, str):
-                found.add(NodeId(value))
-            elif isinstance(value, tuple):
-                found.update(NodeId(str(getattr(entry, "node", entry))) for entry in value)
+        if isinstance(predicate, Placement):
+            found.update(predicate.chosen)
+        elif isinstance(predicate, Candidates):
+            found.update(entry.node for entry in predicate.candidates)
+        elif isinstance(node := getattr(predicate, "node", None), str):
+            found.add(NodeId(node))
     return found
 
 

@@ -80,6 +80,7 @@ class World:
     answering: frozenset[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
     checkpoint: Checkpoint
     consistency: Callable[[int, int], list[bytes]]
+    inclusion: Callable[[int, int], list[bytes]]
     sign: Callable[..., dsse.Envelope]
     resumed_at_ms: int = 0  # when this process began to listen
 
@@ -94,6 +95,7 @@ class Outcome:
 
     rings: set[str] = field(default_factory=set)
     moved: bool = False  # something changed: step again
+    awaits_log: bool = False  # goes on when statements of the job are in the log
     failure: tuple[str, str] | None = None  # reason and message: the job cannot go on
 
 

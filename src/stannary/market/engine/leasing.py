@@ -94,7 +94,7 @@ def ask(
         pass
     timing = world.settings.timing
     answer_s = timing.answer_floor_s + timing.answer_factor * expected_s(frame, world, task)
-    body: dict[str, Json] = {"role": role.value, "number": audit.number}
+    body: dict[str, Json] = {"role": role.value}
     if kind is not LeaseType.REVEAL:
         body |= {"blobs": _inputs(connection, task), "salt": audit.salt, "step": audit.step}
     grant = Grant(
@@ -123,8 +123,7 @@ def view(connection: Connection, lease: LeaseRow) -> wire.Lease:
     members = dict(lease.body)
     audit = None
     if lease.audit is not None:
-        number = cast("int", members["number"])
-        audit = wire.AuditRef(audit_id=lease.audit, role=Role(str(members["role"])), number=number)
+        audit = wire.AuditRef(audit_id=lease.audit, role=Role(str(members["role"])))
     reveal = lease.type is LeaseType.REVEAL
     return wire.Lease(
         lease_id=lease.lease,

@@ -53,7 +53,7 @@ class Engines:
         self.answering: set[str] = set()  # leases whose statement is on its way into the log
         self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
         self._loops: dict[str, asyncio.Task[None]] = {}
-        self._closing: set[str] = set()  # jobs that wait for their last statements to be logged
+        self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
         self._queue: dict[str, _Queued] = {}  # accepted jobs that wait for their turn, oldest first
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._checkpoint = Checkpoint("", 0, Digest(""))
@@ -104,6 +104,7 @@ class Engines:
             answering=frozenset(self.answering),
             checkpoint=self._checkpoint,
             consistency=exchange.log.consistency,
+            inclusion=exchange.log.inclusion,
             sign=exchange.journal.sign,
             resumed_at_ms=self._resumed_at_ms,
         )
@@ -190,8 +191,7 @@ class Engines:
             try:
                 if await self._step(frame):
                     break
-                if frame.job in self._closing:
-                    topics = [job_topic(job), logged_topic(job)]
+                topics = [job_topic(job), *([logged_topic(job)] if job in self._awaiting_log else [])]
             except StannaryError as err:
                 log.warning("job %s waits: %s", job, err)
                 await exchange.clock.sleep(RETRY_S)
@@ -203,7 +203,7 @@ class Engines:
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
         del self.frames[job]
-        self._closing.discard(job)
+        self._awaiting_log.discard(job)
         self._unplanned.pop(job, None)
         self._loops.pop(job, None)
         exchange.bell.ring(QUEUE)
@@ -216,6 +216,10 @@ class Engines:
             exchange.journal.wake()
             exchange.bell.ring(seen_topic(frame.job))
         exchange.bell.ring(*stepped.rings)
+        if stepped.awaits_log:
+            self._awaiting_log.add(frame.job)
+        else:
+            self._awaiting_log.discard(frame.job)
         if stepped.conclude:
             return await self._conclude(frame)
         return stepped.terminal
@@ -225,7 +229,7 @@ class Engines:
         complete = await store.awrite(lambda c: concluding.close(c, frame, world))
         exchange.journal.wake()
         if not complete:
-            self._closing.add(frame.job)
+            self._awaiting_log.add(frame.job)
             return False  # the journal rings when more is logged
         kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         if kept is None:

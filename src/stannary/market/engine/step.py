@@ -37,6 +37,7 @@ class Stepped:
     moved: bool
     conclude: bool  # nothing is open any more: the receipt can be made
     terminal: bool
+    awaits_log: bool = False  # what it waits for is on its way into the log
 
 
 def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
@@ -55,7 +56,7 @@ def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
         rings |= outcome.rings
         moved = moved or outcome.moved
         if not outcome.moved:
-            return Stepped(rings, moved, conclude=done, terminal=False)
+            return Stepped(rings, moved, conclude=done, terminal=False, awaits_log=outcome.awaits_log)
     return Stepped(rings, moved, conclude=False, terminal=False)
 
 
