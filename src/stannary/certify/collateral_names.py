@@ -32,6 +32,7 @@ CHIP_INFO = 35  # opaque field of Blackwell reports: the chip's name
 HOPPER = "GH100"
 SWITCH_BOARD = "5612_0002_890"  # LS10 reports carry no project fields; NVIDIA's verifiers write this one
 OCSP_HOSTS = frozenset({"ocsp.ndis.nvidia.com", "ocsp.attestation.nvidia.com"})
+FMSPC_BYTES = 6
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_URL = re.compile(r"https?://[a-z0-9.-]{1,100}(/[A-Za-z0-9._~/-]{0,200})?")
 _AUTHORITY_INFO, _OCSP_ACCESS = "1.3.6.1.5.5.7.1.1", "1.3.6.1.5.5.7.48.1"
@@ -117,5 +118,7 @@ def fmspc(pck: Certificate) -> str:
     for pair in () if extension is None else der.sequence(extension.value, "SGX extensions"):
         fields = pair.expect(der.SEQUENCE, "SGX extension").children()
         if len(fields) == 2 and fields[0].oid("SGX extension") == _FMSPC:
-            return fields[1].expect(der.OCTET_STRING, "FMSPC").body.hex()
+            code = fields[1].expect(der.OCTET_STRING, "FMSPC").body
+            if len(code) == FMSPC_BYTES:
+                return code.hex()
     raise FormatError("PCK certificate names no FMSPC")

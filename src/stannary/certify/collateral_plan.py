@@ -15,6 +15,7 @@ Sources: AMD 57230 (KDS), Intel PCS API v4, RFC 6960 appendix A. Pure; `collater
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -230,20 +231,22 @@ def _manifest(kind: str, identifier: str, look: _Look) -> Iterator[Need]:
     yield Need(kind, identifier, is_carried=True) if carried else need
     item = look.items.get(need.key)
     for data in (*carried, *(() if item is None else (item.data,))):
-        try:
-            chain = rim.parse_manifest(data).chain
-        except FormatError:
-            continue  # judged at the appraisal
-        yield from _ocsp_needs(chain)
+        found = _read_manifest(data)
+        yield from _ocsp_needs(() if found is None else found.chain)
+
+
+@functools.lru_cache(maxsize=64)  # devices of one kind share their manifests, and needs are asked for again and again
+def _read_manifest(data: bytes) -> rim.Manifest | None:
+    try:
+        return rim.parse_manifest(data)
+    except FormatError:
+        return None  # judged at the appraisal
 
 
 def _is_version(data: bytes, version: str) -> bool:
     """Ids write a driver's version as it is and a VBIOS's without its dots."""
-    try:
-        found = rim.parse_manifest(data).version
-    except FormatError:
-        return False
-    return version in {found, found.replace(".", "").upper()}
+    found = _read_manifest(data)
+    return found is not None and version in {found.version, found.version.replace(".", "").upper()}
 
 
 def _device_ocsp(_name: str, look: _Look) -> Iterator[Need]:

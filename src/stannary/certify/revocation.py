@@ -250,12 +250,23 @@ def _responder_problem(response: OcspResponse, issuer: Certificate, now: datetim
     for signer in (issuer, *response.certificates):
         if signer is not issuer and not _may_answer(signer, issuer, now):
             continue
-        try:
-            if keys.verify_x509(signer.public_key(), response.algorithm, response.signature, response.tbs):
-                return ""
-        except FormatError:
-            continue  # this certificate's key is of another kind: it did not sign
+        if _is_signed_by(signer.spki, response.algorithm, response.signature, response.tbs):
+            return ""
     return "OCSP answer is not signed by a responder of the issuer"
+
+
+@functools.lru_cache(maxsize=512)  # devices of one kind share issuers and manifests, so also their answers
+def _is_signed_by(spki: bytes, algorithm: bytes, signature: bytes, tbs: bytes) -> bool:
+    try:
+        return keys.verify_x509(keys.load(spki), algorithm, signature, tbs)
+    except FormatError:
+        return False  # this certificate's key is of another kind: it did not sign
+
+
+def forget_validated() -> None:
+    """Empty the memo of lists and signatures; benches measure cold appraisals with it."""
+    parse_crl.cache_clear()
+    _is_signed_by.cache_clear()
 
 
 def _may_answer(signer: Certificate, issuer: Certificate, now: datetime | None) -> bool:
