@@ -52,7 +52,8 @@ class Paravisor:
         ).encode()
         bound = hashlib.sha256(runtime).digest().ljust(64, b"\0")
         hardware = self._hardware(bound)
-        report = b"HCLA" + bytes(28) + hardware
+        whole = 32 + len(hardware) + 20 + len(runtime)
+        report = b"HCLA" + struct.pack("<IIII", 1, whole, 2, 0) + bytes(12) + hardware
         report += struct.pack("<IIIII", len(runtime) + 20, 1, 4 if self.is_tdx else 2, 1, len(runtime)) + runtime
         assert self.client.nv_write(
             azure.REPORT_INDEX, report.ljust(2048, b"\0")
@@ -66,12 +67,12 @@ class Paravisor:
     def undefine(self, index: int) -> None:
         """Remove an NV index."""
         body = struct.pack(">II", tpm_client.OWNER, index)
-        self.client._attempt(0x8002, _NV_UNDEFINE, body + _area())
+        self.client._attempt(0x8002, _NV_UNDEFINE, body + password())
 
     def evict(self) -> None:
         """Remove the persistent key."""
         handle = struct.pack(">I", azure.AK_HANDLE)
-        self.client._attempt(0x8002, _EVICT, struct.pack(">I", tpm_client.OWNER) + handle + _area() + handle)
+        self.client._attempt(0x8002, _EVICT, struct.pack(">I", tpm_client.OWNER) + handle + password() + handle)
 
     def metadata(self, path: str, body: bytes = b"") -> bytes:
         """The instance metadata service of an SNP machine."""
@@ -93,7 +94,7 @@ class Paravisor:
         return (bytes(128) + bound + bytes(832)).ljust(1184, b"\0")
 
     def _persist(self, handle: int) -> None:
-        body = struct.pack(">II", tpm_client.OWNER, handle) + _area() + struct.pack(">I", azure.AK_HANDLE)
+        body = struct.pack(">II", tpm_client.OWNER, handle) + password() + struct.pack(">I", azure.AK_HANDLE)
         assert self.client._attempt(0x8002, _EVICT, body)[0] == 0
 
 
@@ -106,5 +107,6 @@ def td_quote(report_data: bytes) -> bytes:
     return struct.pack("<HHI", 4, 2, 0x81) + bytes(40) + body + struct.pack("<I", len(section)) + section
 
 
-def _area() -> bytes:
+def password() -> bytes:
+    """An authorization area of one empty password."""
     return struct.pack(">IIHBH", 9, tpm_client.PASSWORD, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from tests.integration.tpm import paravisor
 from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
 from tests.unit.certify import world
 
@@ -21,7 +23,7 @@ from stannary.certify.collect import endorsement, node, tpm_client
 from stannary.certify.collect import tpm as collector
 from stannary.certify.evidence import tpm_structures
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
-from stannary.errors import EnvironmentProblem, ServiceError, UsageError
+from stannary.errors import EnvironmentProblem, FormatError, ServiceError, UsageError
 
 pytestmark = needs_swtpm
 CREATED = [profile for profile in endorsement.PROFILES if profile.name not in {"rsa-3072", "rsa-4096"}]
@@ -36,12 +38,21 @@ def tpm(tmp_path_factory):
     machine.stop()
 
 
+@contextlib.contextmanager
+def _opened(tpm):
+    """A client, closed before another may come: a software TPM serves one at a time."""
+    client = tpm_client.connect(tpm.address)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
 @pytest.fixture
 def client(tpm):
     """A client of it."""
-    opened = tpm_client.connect(tpm.address)
-    yield opened
-    opened.close()
+    with _opened(tpm) as client:
+        yield client
 
 
 def _certify(public: bytes) -> certificates.Certificate:
@@ -171,6 +182,71 @@ def test_evidence_of_an_ecc_ek_is_appraised_and_renewed(tpm, tmp_path, monkeypat
         result = json.loads(capsys.readouterr().out)
     assert result["tier"] == "T0"
     assert "activation" not in {item["id"] for item in result["submods"]["tpm"]["findings"]}
+
+
+def _define(client, index: int, data: bytes) -> None:
+    client._attempt(0x8002, 0x122, struct.pack(">II", tpm_client.OWNER, index) + paravisor.password())
+    if data:
+        assert client.nv_write(index, data)
+
+
+@pytest.fixture
+def chain_in_memory(tpm):
+    """The maker's issuers in NV memory, over three indices, padded at the end."""
+    series = b"".join(item.raw for item in certificates.load_bundle(tpm.issuers.read_bytes()))
+    pieces = (series[:700], series[700:1400], series[1400:].ljust(900, b"\0"))
+    with _opened(tpm) as client:
+        for number, piece in enumerate(pieces):
+            _define(client, collector.CHAIN_INDEX + number, piece)
+    yield
+    with _opened(tpm) as client:
+        for number in range(len(pieces)):
+            _define(client, collector.CHAIN_INDEX + number, b"")
+
+
+def test_issuers_are_read_from_the_tpm(tpm, chain_in_memory):
+    """Where the maker put the issuers into the TPM, nobody has to name them; what has no place in the path stays."""
+    challenge = challenges.issue(world.NOW)[0]
+    part = collector.gather(BOUND, challenge, node.Sources(tpm=tpm.address, bench_s=0))
+    chain = TpmVerifier().parse(part.evidence).ek_chain
+    assert [item.common_name() for item in chain[1:]] == ["swtpm-localca", "swtpm-localca-rootca"]
+    with _opened(tpm) as client:
+        assert len(collector.issuers(client)) == 2
+
+
+def test_chain_of_a_hostile_tpm_is_bounded(client, monkeypatch):
+    """A TPM whose NV memory never ends is not read to the end; what is no certificate is left."""
+    monkeypatch.setattr(client, "nv_read", lambda _: b"\x30\x82" + bytes(60_000))
+    with pytest.raises(FormatError):
+        collector.issuers(client)
+    monkeypatch.setattr(client, "nv_read", lambda _: bytes(1000))
+    assert collector.issuers(client) == ()
+
+
+def test_path_of_a_loop_ends():
+    """Certificates that name each other as issuers give a bounded path."""
+    first = world.issue("loop")
+    second = world.issue("loop", first)
+    leaf = world.issue("EK", first)
+    pool = [second.certificate, first.certificate]
+    assert len(collector.path_of(leaf.certificate, pool)) == 2
+
+
+def test_certificate_from_a_file_is_for_this_tpm_alone(tpm, tmp_path):
+    """A P-256 certificate fetched from the maker finds its key; a stranger's is refused."""
+    with _opened(tpm) as client, client.endorsement_key(endorsement.ECC_P256) as key:
+        own = _certify(key.public).raw
+    (tmp_path / "own.der").write_bytes(own)
+    (tmp_path / "other.der").write_bytes(world.issue("EK of another TPM", curve=ec.SECP256R1()).certificate.raw)
+    challenge = challenges.issue(world.NOW)[0]
+
+    def answer(name):
+        sources = node.Sources(tpm=tpm.address, ek="ecc-p256", ek_certificates=(tmp_path / name,), bench_s=0)
+        return TpmVerifier().parse(collector.gather(BOUND, challenge, sources).evidence)
+
+    assert answer("own.der").ek_chain[0].raw == own
+    with pytest.raises(EnvironmentProblem, match="another TPM"):
+        answer("other.der")
 
 
 def test_node_check_names_the_certified_keys(tpm, capsys):

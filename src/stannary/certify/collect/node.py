@@ -36,6 +36,7 @@ class Sources:
 
     tpm: str = ""
     ek: str = ""  # name of the endorsement key to use; empty: the first that has a certificate
+    ek_certificates: tuple[Path, ...] = ()  # from the maker's site, where the TPM holds none
     ek_chain: tuple[Path, ...] = ()  # issuers of the EK certificate, where the maker put none in the TPM
     event_log: Path = tpm_client.EVENT_LOG
     ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")

@@ -27,7 +27,7 @@ _CC_ON = "confidential computing on, where there is a GPU"
 _CC_NEXT = "sudo nvidia_gpu_tools.py --devices gpus --set-cc-mode=on --reset-after-cc-mode-switch"
 _DEVTOOLS_NEXT = "sudo nvidia_gpu_tools.py --devices gpus --set-cc-mode=on --reset-after-cc-mode-switch (not devtools)"
 _GUEST_NEXT = "start a confidential guest with Linux 6.7 or later; modprobe sev-guest or tdx-guest in it"
-_EK_NEXT = "update the TPM's firmware: makers put its certificate there, or serve it on their site"
+_EK_NEXT = "fetch it from the TPM maker's site: stannary node check --ek-certificate FILE"
 
 
 def requirements(sources: Sources) -> list[Requirement]:

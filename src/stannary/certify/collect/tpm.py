@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from stannary.certify.certificates import Certificate
     from stannary.certify.challenge import Challenge
     from stannary.certify.collect.node import Sources
     from stannary.certify.collect.tpm_client import Loaded, TpmClient
     from stannary.formats.canonical import Json
 
+CHAIN_INDEX, MAX_CHAIN_INDICES, MAX_CHAIN_BYTES = 0x01C00100, 0x100, 64 * 1024
 MAX_QUOTE_TRIES = 3  # IMA or systemd may extend a register between quote and reading
 
 
@@ -40,7 +42,6 @@ def gather(bound: bytes, challenge: Challenge, sources: Sources) -> Part:
         members = _answer(client, bound, challenge, sources)
     finally:
         client.close()
-    members["ek_chain"] = [item.raw.hex() for path in sources.ek_chain for item in _bundle(path)]
     log = read_log(sources.event_log)
     if log:
         members["event_log"] = log.hex()
@@ -51,6 +52,36 @@ def endorsements(client: TpmClient) -> list[tuple[EkProfile, bytes]]:
     """Return every EK that has a certificate in NV memory, with it."""
     found = ((profile, client.ek_certificate(profile)) for profile in PROFILES)
     return [(profile, certificate) for profile, certificate in found if certificate]
+
+
+def issuers(client: TpmClient) -> tuple[Certificate, ...]:
+    """Return the issuers of EK certificates that the maker put into NV memory.
+
+    They are one series of DER over several indices (EK Credential Profile, section 2.2.1.5.2), perhaps padded.
+    """
+    data = b""
+    for index in range(CHAIN_INDEX, CHAIN_INDEX + MAX_CHAIN_INDICES):
+        piece = client.nv_read(index)
+        if not piece or len(data) + len(piece) > MAX_CHAIN_BYTES:
+            break
+        data += piece
+    found: list[Certificate] = []
+    while data[:2] == b"\x30\x82" and len(found) < certificates.MAX_CERTIFICATES:
+        size = 4 + int.from_bytes(data[2:4], "big")
+        found.append(certificates.parse(data[:size]))
+        data = data[size:]
+    return tuple(found)
+
+
+def path_of(leaf: Certificate, pool: Sequence[Certificate]) -> list[Certificate]:
+    """Return the issuers of a certificate by their names, root last; a verifier reads no more than a path."""
+    path = [leaf]
+    while len(path) <= certificates.MAX_PATH:
+        issuer = next((item for item in pool if item.subject == path[-1].issuer and item not in path), None)
+        if issuer is None:
+            break
+        path.append(issuer)
+    return path[1:]
 
 
 def quote(
@@ -102,17 +133,39 @@ def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sour
         members["activation_secret"] = secret.hex()
     if certificate:
         members["ek_certificate"] = certificate.hex()
+        pool = [*issuers(client), *(item for path in sources.ek_chain for item in _bundle(path))]
+        members["ek_chain"] = [item.raw.hex() for item in path_of(certificates.parse(certificate), pool)]
     return members
 
 
 def _choose(client: TpmClient, sources: Sources) -> list[tuple[EkProfile, bytes]]:
     """Return the EKs to try; without any certificate the RSA key of the default template, uncertified."""
     held = endorsements(client)
+    for path in sources.ek_certificates:
+        held += [_placed(client, item) for item in _bundle(path)]
     if sources.ek:
         held = [(profile, certificate) for profile, certificate in held if profile.name == sources.ek]
         if not held:
             raise UsageError("the TPM has no certificate of that EK", why=sources.ek, hint="leave --ek out")
     return held or [(RSA_2048, b"")]
+
+
+def _placed(client: TpmClient, certificate: Certificate) -> tuple[EkProfile, bytes]:
+    """Find the key that a certificate from a file names: firmware TPMs get theirs from their maker's site."""
+    for profile in PROFILES:
+        try:
+            with client.endorsement_key(profile, _named_by(certificate.raw)):
+                return profile, certificate.raw
+        except EnvironmentProblem:
+            continue  # not this one's
+        except ServiceError as err:
+            if err.detail != tpm_client.REFUSED:
+                raise  # a template that this TPM does not know is refused; silence is not
+    raise EnvironmentProblem(
+        "the EK certificate is of another TPM",
+        why=f"no key of this TPM is the one of {certificate.common_name() or 'the certificate'}",
+        hint="fetch the certificate of this machine's own TPM from its maker",
+    )
 
 
 def _activate(
@@ -150,8 +203,8 @@ def _named_by(certificate: bytes) -> Callable[[bytes], bool] | None:
     return is_certified
 
 
-def _bundle(path: Path) -> Sequence[certificates.Certificate]:
+def _bundle(path: Path) -> Sequence[Certificate]:
     try:
         return certificates.load_bundle(path.read_bytes())
     except OSError as err:
-        raise NotFound("EK issuer cannot be read", why=f"{path}: {err.strerror}") from err
+        raise NotFound("EK certificate or issuer cannot be read", why=f"{path}: {err.strerror}") from err

@@ -24,6 +24,13 @@ DEFAULT_BENCH_S = 5.0
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the evidence.")
 @click.option("--tpm", default="", metavar="DEVICE|HOST:PORT", help="TPM to use  [default: /dev/tpmrm0]")
 @click.option("--ek", default="", metavar="NAME", help="EK to use, e.g. ecc-p384  [default: the first certified]")
+@click.option(
+    "--ek-certificate",
+    "certificates",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="EK certificate from the TPM maker's site, where the TPM holds none.",
+)
 @click.option("--ek-issuer", "issuers", multiple=True, type=click.Path(path_type=Path), help="Issuer of its EK.")
 @click.option("--bind-key", type=click.Path(path_type=Path), help="Public key to bind; made here if absent.")
 @click.option("--bench-s", type=click.FloatRange(0, 600), default=DEFAULT_BENCH_S, show_default=True, help="0: skip.")
@@ -36,6 +43,7 @@ def check(out: Output, challenge_file: Path | None, output: Path | None, **optio
     sources = Sources(
         tpm=options["tpm"],
         ek=options["ek"],
+        ek_certificates=options["certificates"],
         ek_chain=options["issuers"],
         bound_key=b"" if options["bind_key"] is None else read(options["bind_key"]),
         bench_s=options["bench_s"],
