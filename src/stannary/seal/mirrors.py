@@ -116,7 +116,7 @@ class Mirrors:
                     last = last or err  # what went wrong elsewhere says more
                     self._set_aside(source)
                 except (SourceFailure, LimitExceeded) as err:
-                    last = err
+                    last = _failure(err)
                     self._set_aside(source)
                 except (Refuted, FormatError) as err:
                     if what != "head":
@@ -168,3 +168,10 @@ class Mirrors:
     def _count(self, num_bytes: int) -> None:
         with self._lock:
             self.fetched_bytes += num_bytes
+
+
+def _failure(err: SourceFailure | LimitExceeded) -> SourceFailure:
+    """Return a longer answer as a failing host: a page in place of the object, or one coded on the way."""
+    if isinstance(err, SourceFailure):
+        return err
+    return SourceFailure("the store sent more than was asked for", why=err.why)

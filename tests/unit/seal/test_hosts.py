@@ -1,0 +1,188 @@
+"""Hosts that lie, cut, stall, encode and wander, each beside an honest one and each alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern
+
+from stannary.errors import StannaryError
+from stannary.seal import opening
+from stannary.seal.directory import DirectoryStore
+from stannary.seal.http import HttpSource
+from stannary.seal.mirrors import Mirrors
+from stannary.seal.reader import SealedArtifact
+from stannary.seal.source import object_name
+
+STALL_S = 0.2
+DATA = pattern(3 * SMALL_SHARD_BYTES)
+
+Answer = Callable[[bytes], tuple[bytes, bool]]  # what to send for an object, and whether to close then
+
+
+def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, more: str = "") -> bytes:
+    """Return a response."""
+    stated = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\nContent-Length: {stated}\r\n{more}\r\n".encode() + body
+
+
+def ranged(body: bytes, first: int, total: int) -> bytes:
+    """Return a partial response that names any range."""
+    place = f"Content-Range: bytes {first}-{first + len(body) - 1}/{total}\r\n"
+    return reply(body, status="206 Partial Content", more=place)
+
+
+def cut(share: float, *, close: bool) -> Answer:
+    """Send a part of the object only; then close, or keep silent."""
+    return lambda data: (reply(data[: int(len(data) * share)], length=len(data)), close)
+
+
+GOOD: dict[str, Answer] = {
+    "plain": lambda data: (reply(data), False),
+    "no length": lambda data: (b"HTTP/1.1 200 OK\r\n\r\n" + data, True),
+    "chunked": lambda data: (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(data), data), False,
+    ),
+    "an answer nobody asked for behind it": lambda data: (
+        reply(data + reply(b"x"), length=len(data)), False,
+    ),
+}  # fmt: skip
+BAD: dict[str, Answer] = {
+    "coded on the way": lambda data: (reply(gzip.compress(data), more="Content-Encoding: gzip\r\n"), False),
+    "redirect": lambda data: (reply(b"", status="302 Found", more="Location: http://127.0.0.1:1/\r\n"), False),
+    "page of a captive portal": lambda data: (reply(b"<html>sign in</html>"), False),
+    "longer": lambda data: (reply(data + b"x"), False),
+    "longer in all": lambda data: (ranged(data, 0, len(data) + 1), False),
+    "another place": lambda data: (ranged(data[16:] + data[:16], 16, len(data)), False),
+    "a part, named as one": lambda data: (ranged(data[:100], 0, len(data)), False),
+    "switching": lambda data: (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + data, False),
+    "overloaded": lambda data: (reply(b"", status="503 Service Unavailable"), False),
+    "other bytes": lambda data: (reply(bytes(len(data))), False),
+    "closes at once": cut(0, close=True),
+    "closes half way": cut(0.5, close=True),
+    "closes at the last byte": cut(0.99999, close=True),
+    "stalls at once": cut(0, close=False),
+    "stalls half way": cut(0.5, close=False),
+    "stalls at 99 %": cut(0.99, close=False),
+}
+
+
+@contextlib.contextmanager
+def host(root: Path, special: set[str], answer: Answer) -> Iterator[str]:
+    """Serve a store, the objects of `special` in the way of `answer`."""
+    store = DirectoryStore(root)
+    listener = socket.create_server(("127.0.0.1", 0))
+    connections: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
+            while request := lines.readline():
+                while lines.readline().strip():
+                    pass
+                name = request.split()[1].decode().lstrip("/")
+                data = store.read(name, 10**9)
+                sent, close = answer(data) if name in special else (reply(data), False)
+                connection.sendall(sent)
+                if close:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    return
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connections.append(connection)
+            threads.append(threading.Thread(target=serve, args=(connection,)))
+            threads[-1].start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for served in threads:
+            served.join()
+        for connection in connections:
+            connection.close()
+
+
+@pytest.fixture
+def tokens(seal_bytes: Callable[..., Sealed]) -> Sealed:
+    """A file of three shards."""
+    return seal_bytes(DATA, "tokens.bin")
+
+
+def shards(sealed: Sealed) -> set[str]:
+    """Name the shards of an artifact."""
+    return {object_name(item) for item in sealed.open().head.shards}
+
+
+def opened(sealed: Sealed, path: Path, *urls: str) -> SealedArtifact:
+    """Open an artifact to a file from hosts, without pauses."""
+    sources = tuple(HttpSource(url, stall_s=STALL_S) for url in urls)
+    artifact = SealedArtifact(Mirrors(sealed.digest, sources, pause=lambda _: None), sealed.owner)
+    opening.open_to(artifact, path, jobs=3)
+    return artifact
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_host_that_is_odd_but_right(tokens: Sealed, tmp_path: Path, name: str) -> None:
+    """The right bytes are taken, however they are framed."""
+    with host(tokens.root, shards(tokens), GOOD[name]) as url:
+        artifact = opened(tokens, tmp_path / "out", url)
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert artifact.mirrors.blames == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_host_beside_an_honest_one(tokens: Sealed, tmp_path: Path, name: str) -> None:
+    """Whatever one mirror does, the other one's bytes come, and only whole wrong bytes are called a lie."""
+    with (
+        host(tokens.root, shards(tokens), BAD[name]) as bad,
+        host(tokens.root, set(), GOOD["plain"]) as good,
+    ):
+        artifact = opened(tokens, tmp_path / "out", bad, good)
+    assert (tmp_path / "out").read_bytes() == DATA
+    lies = {item.mirror for item in artifact.mirrors.blames}
+    assert lies <= ({bad} if name in {"other bytes", "another place"} else set())
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_host_alone(tokens: Sealed, tmp_path: Path, name: str) -> None:
+    """With nobody else to ask it ends in an error of ours that says what to do, and nothing at PATH."""
+    with host(tokens.root, shards(tokens), BAD[name]) as url, pytest.raises(StannaryError) as caught:
+        opened(tokens, tmp_path / "out", url)
+    assert caught.value.code in {"E-SERVICE", "E-REFUTED"}
+    assert caught.value.hint or caught.value.code == "E-REFUTED"
+    assert not (tmp_path / "out").exists()
+
+
+HARMLESS = {"longer in all"}  # a small object is read whole and hashed, whatever its frame says
+
+
+@pytest.mark.parametrize("name", [item for item in BAD if not item.startswith("closes") and item not in HARMLESS])
+def test_bad_host_of_head_and_manifest(tokens: Sealed, tmp_path: Path, name: str) -> None:
+    """The same at the head, its signature and the manifest."""
+    small = {str(path.relative_to(tokens.root)) for path in tokens.root.rglob("*") if path.is_file()} - shards(tokens)
+    with host(tokens.root, small, BAD[name]) as bad, host(tokens.root, set(), GOOD["plain"]) as good:
+        opened(tokens, tmp_path / "out", bad, good)
+        assert (tmp_path / "out").read_bytes() == DATA
+        with pytest.raises(StannaryError):
+            opened(tokens, tmp_path / "alone", bad)
+    assert not (tmp_path / "alone").exists()
