@@ -6,8 +6,10 @@ Rules:
 2. No redirect is followed: a responder could send the verifier to an address inside its network. Bodies
    have a size, answers a time limit, and no content coding is accepted (a small body may unpack to a big one).
 3. 429 and 5xx are asked again, later each time, as long as the server says or KDS asks for (one chip
-   certificate about every ten seconds); then the item is left out and said so, with what to do next.
+   certificate about every ten seconds); then the item is left out and said so, with what to do next. A host
+   that gave no answer to all tries is asked once for each further item, without waiting.
 4. Each item is kept as it comes, so a second run asks only for what is missing or out of date.
+5. Evidence of a stranger decides how much is asked: MAX_REQUESTS bounds it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from stannary.certify import collateral_items
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_plan import Request, Service, needs
 from stannary.certify.moments import format_moment
-from stannary.errors import FormatError, ServiceError
+from stannary.errors import FormatError, LimitExceeded, ServiceError
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ READ_TIMEOUT_S = 20.0  # between two pieces of a body
 MAX_ANSWER_S = 60.0  # for one whole answer, so that a trickle ends too
 MAX_ANSWER_BYTES = 1 << 20  # Intel's PCK list is below 100 KiB, a manifest in base64 below 50 KiB
 MAX_CHAIN_BYTES = 64 * 1024
+MAX_REQUESTS = 256  # eight GPUs and four switches need about forty
 RETRIED = frozenset({429, 500, 502, 503, 504})
 DELAYS_S: dict[Service, tuple[float, ...]] = {Service.AMD: (10.0, 20.0, 40.0)}
 OTHER_DELAYS_S = (1.0, 3.0, 9.0)
@@ -88,20 +91,31 @@ class Options:
 
 
 def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Options) -> Iterator[Outcome]:
-    """Fetch what the evidence needs and is not kept, one outcome a need, in the order they are met."""
+    """Fetch what the evidence needs and is not kept, one outcome a need, in the order they are met.
+
+    Raises:
+        LimitExceeded: the evidence names more than MAX_REQUESTS artifacts.
+    """
     items, settled = store.load(must_exist=False), set[tuple[str, str]]()
-    with _client() as http:
+    with _http() as http:
+        caller = Caller(http, options)
         while pending := [need for need in needs(evidence, items) if need.key not in settled]:
             need = pending[0]  # one at a time: what is met may show further needs
             settled.add(need.key)
-            outcome = _settle(http, need, items.get(need.key), (now, options))
+            if len(settled) > MAX_REQUESTS:
+                raise LimitExceeded(
+                    "evidence asks for too much collateral",
+                    why=f"more than {MAX_REQUESTS} artifacts",
+                    hint="an honest machine needs a few dozen: look at what sent this",
+                )
+            outcome = _settle(caller, need, items.get(need.key), now)
             if outcome.state is State.FETCHED and outcome.item is not None:
                 store.put(outcome.item)
                 items[need.key] = outcome.item
             yield outcome
 
 
-def _client() -> httpx2.Client:
+def _http() -> httpx2.Client:
     return httpx2.Client(
         timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         follow_redirects=False,
@@ -109,19 +123,18 @@ def _client() -> httpx2.Client:
     )
 
 
-def _settle(http: httpx2.Client, need: Need, kept: Item | None, context: tuple[datetime, Options]) -> Outcome:
-    now, options = context
+def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Outcome:
     if need.is_carried:
         return Outcome(need, State.CARRIED)
-    if kept is not None and kept.is_fresh(now) and not options.refresh:
+    if kept is not None and kept.is_fresh(now) and not caller.options.refresh:
         return Outcome(need, State.KEPT, kept)
     if not need.requests:
         return Outcome(need, State.MISSING, why=need.reason, hint=need.hint)
     why, hint = "", ""
     for request in need.requests:
-        url = request.url(options.bases)
+        url = request.url(caller.options.bases)
         try:
-            answer = ask(http, request, url, options)
+            answer = caller.ask(request, url)
             data, chain = _read(need, request, answer)
             end = collateral_items.end_of(need, data, chain)
         except (ServiceError, FormatError) as err:
@@ -132,31 +145,42 @@ def _settle(http: httpx2.Client, need: Need, kept: Item | None, context: tuple[d
     return Outcome(need, State.MISSING, why=why, hint=hint)
 
 
-def ask(http: httpx2.Client, request: Request, url: str, options: Options) -> Answer:
-    """Send one request, again where that may help (rule 3).
+@dataclass(slots=True)
+class Caller:
+    """Asks servers, and remembers which of them did not answer."""
 
-    Raises:
-        ServiceError: no usable answer; the hint says what to do.
-    """
-    delays = DELAYS_S.get(request.service, OTHER_DELAYS_S)
-    for delay_s in (*delays, None):
-        try:
-            return _send(http, request, url)
-        except _Again as err:
-            if delay_s is None:
-                raise ServiceError("no answer", why=err.why, hint=err.hint) from err
-            wait_s = min(max(delay_s, err.after_s), MAX_RETRY_AFTER_S)
-            options.progress(f"{urlsplit(url).netloc}: {err.why}; again in {wait_s:.0f} s")
-            options.sleep(wait_s)
-    raise AssertionError("unreachable: the last round returns or raises")
+    http: httpx2.Client
+    options: Options
+    silent: set[str] = field(default_factory=set)
+
+    def ask(self, request: Request, url: str) -> Answer:
+        """Send one request, again where that may help (rule 3).
+
+        Raises:
+            ServiceError: no usable answer; the hint says what to do.
+        """
+        host, tries = urlsplit(url).netloc, 0
+        while True:
+            try:
+                return _send(self.http, request, url)
+            except _Again as err:
+                busy = DELAYS_S.get(request.service, OTHER_DELAYS_S) if err.is_busy else OTHER_DELAYS_S
+                delays_s = () if host in self.silent else busy
+                if tries >= len(delays_s):
+                    self.silent.add(host)
+                    raise ServiceError("no answer", why=err.why, hint=err.hint) from err
+                wait_s = min(max(delays_s[tries], err.after_s), MAX_RETRY_AFTER_S)
+                tries += 1
+            self.options.progress(f"{host}: no answer yet; again in {wait_s:.0f} s")
+            self.options.sleep(wait_s)
 
 
 class _Again(ServiceError):
     """A failure that may pass."""
 
-    def __init__(self, why: str, hint: str, after_s: float = 0.0) -> None:
+    def __init__(self, why: str, hint: str, *, after_s: float = 0.0, is_busy: bool = False) -> None:
         super().__init__("no answer", why=why, hint=hint)
-        self.after_s = after_s
+        self.after_s, self.is_busy = after_s, is_busy
 
 
 def _send(http: httpx2.Client, request: Request, url: str) -> Answer:
@@ -179,7 +203,7 @@ def _check_status(answer: httpx2.Response) -> None:
     status = answer.status_code
     if status in RETRIED:
         hint = "wait a minute and run the command again: what was fetched is kept"
-        raise _Again(f"HTTP {status}", hint, _retry_after_s(answer))
+        raise _Again(f"HTTP {status}", hint, after_s=_retry_after_s(answer), is_busy=True)
     if 300 <= status < 400:
         where = urlsplit(answer.headers.get("location", "")).netloc or "elsewhere"
         hint = "give the address that answers itself as base URL"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stannary.certify.revocation_notice import Withdrawal
 
 MAX_POLICY_BYTES = 256 * 1024
+_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _COPY = "start from a built-in one: stannary policy explain standard names its members"
 BUILT_IN = ("local", "standard", "confidential", "enterprise")
 
@@ -217,6 +219,15 @@ def _check(policy: Policy) -> None:
             why=", ".join(sorted(unknown))[:80],
             hint=f"use {', '.join(Generation)}",
         )
+    named = {**policy.revocation_keys, **policy.vouch.inspectors, **dict.fromkeys(policy.reference_keys, "")}
+    for name, key in named.items():
+        value = key or name
+        if not isinstance(value, str) or _KEY.fullmatch(value) is None:
+            raise SpecError(
+                "policy names a key that is none",
+                why=f"{name[:60]}: {value!r:.80}",
+                hint="write an Ed25519 public key in 64 hex digits, as the signing command prints it",
+            )
     if policy.vouch.minimum < 1 or policy.vouch.max_age_days < 1 or not 0 <= policy.snp.max_vmpl <= 3:
         raise SpecError(
             "policy value out of range",

@@ -25,6 +25,7 @@ from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again
 from stannary.certify.tiers import Tier
 from stannary.cli import main as edge
+from stannary.errors import LimitExceeded
 
 KINDS = {"amd-vcek", "amd-chain", "amd-crl", "nvidia-driver-rim", "nvidia-vbios-rim", "nvidia-ocsp"}
 
@@ -178,6 +179,24 @@ def test_a_busy_server_is_asked_again_later(site):
     assert [item.need.kind for item in late] == ["amd-crl"]
     assert "run the command again" in late[0].hint
     assert site.waits == [10.0, 20.0, 40.0]
+
+
+def test_a_silent_host_is_waited_for_once(site):
+    """A host that does not answer costs its tries once; the other items of it are tried without waiting."""
+    site.services.bend["/"] = lambda _: Reply(b"", announced=10)
+    outcomes = site.fetch()
+    assert set(missing(outcomes)) == {item.need.kind for item in outcomes}
+    assert site.waits == [1.0, 3.0, 9.0]
+    site.services.bend.clear()
+    assert missing(site.fetch()) == {}
+
+
+def test_evidence_cannot_ask_for_any_amount(site, monkeypatch):
+    """Requests are bounded: a stranger's evidence does not decide how much is asked."""
+    monkeypatch.setattr(collateral_client, "MAX_REQUESTS", 4)
+    with pytest.raises(LimitExceeded):
+        site.fetch()
+    assert len(CollateralStore(site.place).load()) == 4
 
 
 def test_a_killed_fetch_keeps_what_it_had(site, tmp_path):

@@ -36,6 +36,8 @@ def _files(folder: Path) -> dict[str, str]:
         "generation.toml": LOCAL.replace('["milan"', '["rome"').encode(),
         "vmpl.toml": LOCAL.replace("max_vmpl = 3", "max_vmpl = 9").encode(),
         "short.toml": b"name = 1",
+        "key.toml": LOCAL.replace("revocation_keys = {}", 'revocation_keys = { ann = "00" }').encode(),
+        "reference.toml": LOCAL.replace("reference_keys = []", 'reference_keys = ["zz"]').encode(),
         "big.toml": b"#" * 300_000,
         "manifest.json": b'{"version":1,"cases":[]}',
         "kept/index.jsonl": b"{}\n",
@@ -52,7 +54,7 @@ BAD = [
     *[["certify", "appraise", "{e.json}", "--challenge", f"{{{name}}}", *NOW] for name in ("junk", "object", "absent")],
     *[[*APPRAISE, "--policy", f"{{{name}}}"]
       for name in ("junk", "object", "member.toml", "tier.toml", "version.toml", "generation.toml", "vmpl.toml",
-                   "short.toml", "big.toml", "absent")],
+                   "short.toml", "big.toml", "key.toml", "reference.toml", "absent")],
     *[[*APPRAISE, option, f"{{{name}}}"] for name in ("junk", "object", "absent")
       for option in ("--reference", "--voucher", "--revocations", "--collateral", "--tpm-root", "--test-root")],
     *[[*APPRAISE, "--claims", text] for text in ("eight", "0xH200", "8xH200+")],
