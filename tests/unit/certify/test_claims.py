@@ -85,6 +85,13 @@ def test_a_board_nobody_names_is_could_not_check():
         assert "could not check" in row.detail
 
 
+def test_one_device_does_not_stand_for_two_claims():
+    """Boards that fit either model are counted once: two cannot be two H100 and two H200."""
+    parts = devices(*[("GH100 A01 GSP FMC LF", ())] * 2)
+    assert codes("2xH100", parts) == codes("2xH200", parts) == codes("1xH100+1xH200", parts) == {}
+    assert codes("2xH100+2xH200", parts) == {"gpu-total": Code.EVIDENCE_MISSING}
+
+
 def test_a_model_without_a_known_chip_is_could_not_check():
     """A model this release does not know is not judged by its name."""
     assert compare("B300", "GB100", "x")[0] is Verdict.UNKNOWN
