@@ -124,7 +124,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @now_option
 @advised
 def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: Any) -> int:
-    """Appraise a machine's EVIDENCE: its tier, what limits it, its power, and what could not be shown."""
+    """Appraise a machine's EVIDENCE: tier, limit, power, and what could not be shown."""
     from stannary.certify import challenge as challenges
     from stannary.certify import envelope
     from stannary.certify.appraise import appraise as decide
@@ -409,7 +409,7 @@ def reference(out: Output, evidence_file: Path, **options: Any) -> None:
 @now_option
 @advised
 def vouch(out: Output, identity: str, **options: Any) -> None:
-    """Vouch as an inspector for where a hardware IDENTITY (snp:..., ppid:..., ek:...) stands."""
+    """Vouch for where a hardware IDENTITY (snp:..., ppid:..., ek:...) stands."""
     from stannary.certify import references
     from stannary.certify.moments import format_moment
 

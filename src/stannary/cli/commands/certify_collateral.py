@@ -21,7 +21,7 @@ path_type = click.Path(path_type=Path)
 
 @click.group(cls=LazyGroup)
 def collateral() -> None:
-    """Fetch what vendors sign about hardware: certificates, revocation, TCB levels, reference manifests."""
+    """Fetch what vendors sign about a machine's hardware."""
 
 
 @command

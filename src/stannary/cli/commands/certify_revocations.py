@@ -23,7 +23,7 @@ path_type = click.Path(path_type=Path)
 
 @click.group(cls=LazyGroup)
 def revocations() -> None:
-    """Show and sign revocation notices: what a responder said about hardware, dated, carried offline."""
+    """Show and sign notices of withdrawn hardware."""
 
 
 @command
