@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.certify import world
 
 from stannary.certify import (
+    activation,
     certificates,
     challenge,
     collateral,
@@ -21,7 +22,9 @@ from stannary.certify import (
     revocation_notice,
 )
 from stannary.certify.collateral_plan import part_needs
-from stannary.certify.collect import tsm
+from stannary.certify.collect import azure as azure_collector
+from stannary.certify.collect import nitro as nitro_collector
+from stannary.certify.collect import sev_guest, tpm_client, tsm
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import (
     azure,
@@ -54,9 +57,27 @@ def _bench(data: bytes) -> Any:
     return transcript.parse(canonical.decode_object(data))
 
 
+class _Answering:
+    """A TPM that gives the same bytes to every command."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def exchange(self, _command: bytes) -> bytes:
+        return self._data
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _quote(data: bytes) -> Any:
+    return tpm_client.TpmClient(_Answering(data)).quote(tpm_client.Loaded(1, b""), b"x")
+
+
 TARGETS: dict[str, Callable[[bytes], Any]] = {
     "azure-snp": lambda data: azure.parse_composite(data, is_tdx=False),
     "azure-tdx": lambda data: azure.parse_composite(data, is_tdx=True),
+    "azure-metadata": lambda data: azure_collector.vcek_of(lambda *_: data),
     "bench": _bench,
     "cbor": lambda data: cbor.read(data, "CBOR"),
     "ccel": ccel.parse_ccel,
@@ -64,6 +85,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "challenge": challenge.parse,
     "collateral-items": collateral_items.parse,
     "collateral-plan": lambda data: part_needs(Part("nvgpu", _report, certificates=(data,), rims=(data,)), {}),
+    "credential": lambda data: activation.is_for(data, _device.key.public_key()),
     "crl": revocation.parse_crl,
     "ear": ear.parse_token,
     "envelope": envelope.parse,
@@ -71,6 +93,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "hcl": azure.parse_hcl,
     "intel-collateral": intel_collateral.read_intel_collateral,
     "nitro": nitro.parse_document,
+    "nsm-answer": nitro_collector.read_answer,
     "nvgpu": nvidia.DeviceVerifier().parse,
     "nvgpu-json": nvidia.FleetVerifier().parse,
     "nvrim": rim.parse_manifest,
@@ -79,11 +102,13 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "quote": quote.parse_quote,
     "revocation-notice": lambda data: revocation_notice.unverified(dsse.sign(data, _watcher)),
     "signed-member": lambda data: collateral.signed_member(data, "tcbInfo", ()),
+    "sev-guest-answer": sev_guest.read_answer,
     "snp": snp_report.parse_report,
     "spdm": spdm.parse_report,
     "tpm": tpm_evidence.TpmVerifier().parse,
     "tpm-attest": tpm_structures.parse_attest,
     "tpm-public": tpm_structures.parse_public,
+    "tpm-response": _quote,
     "tpm-signature": tpm_structures.parse_signature,
     "tsm-table": tsm.read_table,
 }
@@ -93,13 +118,17 @@ SEEDS: dict[str, bytes] = {
     "collateral-items": collateral_items.to_bytes([collateral_items.Item("amd-crl", "vcek/Turin", b"\x00")]),
     "collateral-plan": _device.certificate.raw,
     "crl": world.crl(_amd.ark, (1, 2)),
+    "credential": activation.make_credential(_device.certificate, b"\0\x0b" + bytes(32))[0],
     "event-log": world.event_log([(0, 8, b"abc"), (7, 0x80000001, bytes(40))]),
+    "nsm-answer": b"\xa1\x6bAttestation\xa1\x68document\x43abc",
     "ocsp": world.ocsp(_device, _nvidia.issuer),
     "revocation-notice": _notice.payload,
     "snp": _amd.report(_vcek),
+    "sev-guest-answer": (bytes(4) + (1184).to_bytes(4, "little") + bytes(24) + _amd.report(_vcek)).ljust(4000, b"\0"),
     "spdm": _nvidia.report(_device, bytes(32)),
     "tpm-attest": _attest,
     "tpm-public": _tpm.public,
+    "tpm-response": bytes.fromhex("8002000000180000000000000008000474657374aabb0000"),
     "tpm-signature": _signature,
     "tpm": json.dumps(
         {

@@ -49,15 +49,7 @@ def gather(bound: bytes, device: Path = DEVICE) -> Part:
 
 def attest(send: Ioctl, nonce: bytes, *, user_data: bytes = b"", public_key: bytes = b"") -> bytes:
     """Ask the module for a document; refuse one that carries another nonce."""
-    answer = cbor.read(exchange(send, request(nonce, user_data, public_key)), "NSM answer")
-    if not isinstance(answer, dict) or len(answer) != 1:
-        raise FormatError("NSM answer is not one member")
-    if "Error" in answer:
-        raise ServiceError("the Nitro Secure Module refused", why=f"{answer['Error']!r:.60}")
-    inner = answer.get("Attestation")
-    document = inner.get("document") if isinstance(inner, dict) else None
-    if not isinstance(document, bytes):
-        raise FormatError("NSM answer holds no document", why=", ".join(str(name)[:40] for name in answer))
+    document = read_answer(exchange(send, request(nonce, user_data, public_key)))
     signed = nitro.parse_document(document)
     if signed.nonce != nonce:
         raise ServiceError("the Nitro Secure Module signed another nonce", why=signed.nonce.hex()[:128] or "none")
@@ -69,6 +61,20 @@ def request(nonce: bytes, user_data: bytes = b"", public_key: bytes = b"") -> by
     listed = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
     members = {name: cbor.encode_bytes(value) if value else cbor.NULL for name, value in listed.items()}
     return cbor.encode_map({"Attestation": cbor.encode_map(members)})
+
+
+def read_answer(data: bytes) -> bytes:
+    """Return the document inside an answer; the module's own error in its words."""
+    answer = cbor.read(data, "NSM answer")
+    if not isinstance(answer, dict) or len(answer) != 1:
+        raise FormatError("NSM answer is not one member")
+    if "Error" in answer:
+        raise ServiceError("the Nitro Secure Module refused", why=f"{answer['Error']!r:.60}")
+    inner = answer.get("Attestation")
+    document = inner.get("document") if isinstance(inner, dict) else None
+    if not isinstance(document, bytes):
+        raise FormatError("NSM answer holds no document", why=", ".join(str(name)[:40] for name in answer))
+    return document
 
 
 def exchange(send: Ioctl, data: bytes) -> bytes:

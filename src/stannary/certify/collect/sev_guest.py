@@ -89,7 +89,7 @@ def _extended(send: Ioctl, report_data: bytes, room: int) -> tuple[bytes, bytes]
         if err.errno in {errno.EPERM, errno.EACCES}:
             raise ioctl.refused("/dev/sev-guest", err) from err
         return _plain(send, report_data), b""
-    return _report(answer.raw), table.raw
+    return read_answer(answer.raw), table.raw
 
 
 def _plain(send: Ioctl, report_data: bytes) -> bytes:
@@ -99,7 +99,7 @@ def _plain(send: Ioctl, report_data: bytes) -> bytes:
     except OSError as err:
         codes = f"firmware {message.firmware_error:#x}, host {message.host_error:#x}"
         raise ServiceError("/dev/sev-guest refused the request", why=f"{err.strerror}; {codes}") from err
-    return _report(answer.raw)
+    return read_answer(answer.raw)
 
 
 def _question(report_data: bytes) -> ReportRequest:
@@ -115,7 +115,8 @@ def _message(question: ctypes.Structure) -> tuple[ctypes.Array[ctypes.c_char], G
     return answer, message
 
 
-def _report(answer: bytes) -> bytes:
+def read_answer(answer: bytes) -> bytes:
+    """Return the report inside MSG_REPORT_RSP."""
     cursor = Cursor(answer, "SNP report answer")
     status, size = cursor.little(4), cursor.little(4)
     cursor.take(_REPORT_OFFSET_BYTES)
