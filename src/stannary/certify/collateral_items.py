@@ -127,23 +127,19 @@ def end_of(need: Need, data: bytes, chain: bytes) -> str:
         FormatError: the bytes are not what the need asks for.
     """
     kind = need.kind
-    if kind == "amd-vcek":
-        certificates.parse(data)
-    elif kind == "amd-chain":
-        certificates.load_bundle(data)
-    elif kind.endswith("-crl"):
-        certificates.load_bundle(chain) if chain else ()
+    if kind in {"amd-vcek", "amd-chain"}:
+        return _text(min(item.not_after for item in certificates.load_bundle(data)))
+    if kind.endswith("-crl"):
+        if chain:
+            certificates.load_bundle(chain)
         return _text(revocation.parse_crl(data).next_update)
-    elif kind.endswith("-rim"):
-        rim.parse_manifest(data)
-    elif kind.endswith("-ocsp"):
+    if kind.endswith("-rim"):  # signed anew every two years, when its signer ends
+        return _text(min(item.not_after for item in rim.parse_manifest(data).chain))
+    if kind.endswith("-ocsp"):
         return _end_of_answer(need, data)
-    else:
-        member = "tcbInfo" if kind.endswith("-tcb-info") else "enclaveIdentity"
-        signed = signed_member(data, member, certificates.load_bundle(chain))
-        end = signed.members(member).get("nextUpdate")
-        return _text(parse_moment(end))
-    return ""
+    member = "tcbInfo" if kind.endswith("-tcb-info") else "enclaveIdentity"
+    signed = signed_member(data, member, certificates.load_bundle(chain))
+    return _text(parse_moment(signed.members(member).get("nextUpdate")))
 
 
 def _end_of_answer(need: Need, data: bytes) -> str:
