@@ -262,22 +262,23 @@ def _check_ocsp(
     """Rule 3; an answer that withdraws the alias counts all the same."""
     collateral, now, _ = context
     unknown: list[str] = []
-    since: list[datetime] = []
+    since: dict[str, datetime] = {}
     for subject, issuer in pairwise(path):
         told = revocation.ocsp_status(subject, issuer, collateral.ocsp, now)
         name = subject.common_name()
         if told.status is Status.REVOKED:
             exam.require("ocsp", False, Step.COLLATERAL, Code.REVOKED, observed=f"{name}: {told.detail}")
         elif told.since is not None:
-            since.append(told.since)
+            since[subject.fingerprint] = told.since
         elif subject is device.chain[0] and is_alias(subject):
             exam.not_applicable("ocsp-alias", f"{name} is issued by the device itself")
         else:
             unknown.append(f"{name}: {told.detail}")
     if since and not unknown:
         exam.require("ocsp", True, Step.COLLATERAL, Code.REVOKED)
-        for name in (f"nvidia:{device.ueid}", f"nvidia:{certified_device(path).serial:x}"):
-            exam.confirmed[name] = min(since)
+        own = certified_device(path)
+        for identity in (f"nvidia:{device.ueid}", f"nvidia:{own.serial:x}"):
+            exam.confirmed[identity] = since.get(own.fingerprint, min(since.values()))
         return
     exam.waive("ocsp", "could not check: " + ("; ".join(unknown)[:300] or "no certificate has an answer"))
     exam.cap(
