@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify import policy as policies
@@ -17,13 +19,14 @@ from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.folder import Entry
 from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination
 from stannary.certify.revocation_notice import Reason, RevocationNotice, Withdrawal, believe, judge_identities
 from stannary.certify.rules import Rules
 from stannary.cli import main as edge
 from stannary.errors import FormatError
-from stannary.formats import dsse
+from stannary.formats import canonical, dsse, record
 
 NONCE = b"\x11" * 32
 DAY = timedelta(days=1)
@@ -107,6 +110,25 @@ def test_a_vendors_later_good_answer_lifts_a_hold_only():
     assert stale.outcome == "valid-offline-only"
     gone = [entry(status=Reason.KEY_COMPROMISE, at=world.NOW - 3 * DAY)]
     assert card(gone, good_at=world.NOW - DAY).outcome == "refuse:revoked"
+
+
+def test_the_devices_own_answer_lifts_its_hold():
+    """An older answer about a certificate authority does not keep the device's newer good one from counting."""
+    vendor = world.Nvidia()
+    own = world.issue("GH100 A01 GSP BROM", vendor.issuer, ca=True)
+    alias = world.issue("GH100 A01 GSP FMC LF", own, extensions={"2.23.133.5.4.1": b"\x30\x32\x04\x30" + b"\x77" * 48})
+    held = (entry(f"nvidia:{own.certificate.serial:x}", at=world.NOW - 2 * DAY),)
+
+    def judged(own_at, issuer_at):
+        answers = (world.ocsp(own, vendor.issuer, at=own_at), world.ocsp(vendor.issuer, vendor.root, at=issuer_at))
+        chain = tuple(item.certificate for item in (alias, own, vendor.issuer, vendor.root))
+        carried = Collateral(certificates=chain, ocsp=tuple(revocation.parse_ocsp(item) for item in answers))
+        rules = Rules(roots=vendor.roots, withdrawals=held)
+        report = vendor.report(alias, NONCE)
+        return examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules).outcome
+
+    assert judged(world.NOW - DAY, world.NOW - 4 * DAY) == "valid"
+    assert judged(world.NOW - 4 * DAY, world.NOW - DAY) == "valid-offline-only"
 
 
 def test_a_notice_never_makes_anything_better():
@@ -248,3 +270,74 @@ def test_commands_sign_show_and_continue_a_notice(tmp_path, monkeypatch, capsys)
     assert "certificateHold" in capsys.readouterr().out
     assert edge.run([*made, CHIP, "-o", str(first), "--status", "sold"]) == 2
     assert edge.run(["certify", "revocations", "sign", "--watcher", "ann", CHIP, "-o", str(first)]) == 2
+
+
+_MOMENTS = st.integers(-5, 5).map(lambda days: world.NOW + days * DAY)
+_ENTRIES = st.lists(st.builds(entry, st.sampled_from([CHIP, "snp:00ff", "ek:01"]), st.sampled_from(Reason), _MOMENTS))
+
+
+@given(_ENTRIES, st.booleans(), _MOMENTS)
+def test_notices_only_ever_add_findings(entries, is_bad, good_at):
+    """Whatever notices say, nothing that was found goes away and nothing refused becomes valid."""
+    exam = Examination("snp", identities=[CHIP], confirmed={CHIP: good_at})
+    if is_bad:
+        exam.refuse("chain", revocation_notice.Step.CHAIN, revocation_notice.Code.CHAIN_INVALID, observed="x")
+    before = exam.close()
+    after = judge_identities(before, tuple(entries), world.NOW)
+    assert set(before.findings) <= set(after.findings)
+    assert set(before.checks) <= set(after.checks)
+    assert before.qualifiers <= after.qualifiers
+    assert before.valid or not after.valid
+    judged = judge_identities(before, tuple(reversed(entries)), world.NOW)
+    assert judged.outcome == after.outcome
+
+
+@given(st.permutations(range(4)))
+def test_the_order_of_answers_decides_nothing(order):
+    """However a node sorts the answers it carries, the same one counts."""
+    vendor, device = _VENDOR
+    told = revocation.ocsp_status(
+        device.certificate, vendor.issuer.certificate, [_ANSWERS[index] for index in order], world.NOW
+    )
+    assert told.status == "revoked"
+    assert "certificateHold" in told.detail
+
+
+def _shared():
+    vendor = world.Nvidia()
+    return vendor, vendor.device()
+
+
+_VENDOR = _shared()
+_ANSWERS = [
+    revocation.parse_ocsp(world.ocsp(_VENDOR[1], _VENDOR[0].issuer, revoked=revoked, at=at))
+    for revoked, at in (
+        (False, world.NOW - 3 * DAY),
+        (False, world.NOW - 2 * DAY),
+        (True, world.NOW - DAY),
+        (False, world.NOW + DAY),
+    )
+]
+
+
+def test_reappraise_lists_what_a_believed_notice_exposes(tmp_path, monkeypatch, capsys):
+    """Kept appraisals of listed hardware are printed with exit 3; a notice nobody named ends the command."""
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(tmp_path / "data"))
+    kept, signed, policy = tmp_path / "kept", tmp_path / "n.json", tmp_path / "p.toml"
+    kept.mkdir()
+    lines = [
+        Entry(f"sha256:{index:064x}", "{}", "2026-11-22T00:00:00Z", "ni:///x", "T2", True, "00" * 32, (name,))
+        for index, name in enumerate((CHIP, "snp:00ff"))
+    ]
+    (kept / "index.jsonl").write_bytes(b"".join(canonical.encode(record.to_json(item)) + b"\n" for item in lines))
+    sign = ["certify", "revocations", "sign", CHIP, "--watcher", "ann", "--source", "x", "-o", str(signed), "--json"]
+    assert edge.run(sign) == 0
+    key = json.loads(capsys.readouterr().out)["public_key"]
+    text = Path(policies.__file__).with_name("policies").joinpath("local.toml").read_text()
+    policy.write_text(text.replace("revocation_keys = {}", f'revocation_keys = {{ ann = "{key}" }}'))
+    listing = ["certify", "reappraise", str(kept), "--revocations", str(signed), "--json"]
+    assert edge.run([*listing, "--policy", str(policy)]) == 3
+    exposed = json.loads(capsys.readouterr().out)["exposed"]
+    assert [item["matched"] for item in exposed] == [[CHIP]]
+    assert edge.run(listing) == 3
+    assert "revocation notice is not believed" in capsys.readouterr().err
