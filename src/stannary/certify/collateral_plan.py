@@ -131,6 +131,7 @@ def part_needs(part: Part, items: Mapping[tuple[str, str], Item]) -> tuple[Need,
         verifier = maker(part.kind)
         parsed = verifier.parse(part.evidence)
         carried = tuple(item for data in part.certificates for item in certificates.load_bundle(data))
+        carried = certificates.order(carried) if part.kind == "nvgpu" and carried else carried
         found: list[Need] = []
         for key in verifier.collateral_keys(parsed):
             found.extend(_NEEDS[key.kind](key.name, _Look(part, parsed, carried, items)))
@@ -251,16 +252,25 @@ def _is_version(data: bytes, version: str) -> bool:
 
 def _device_ocsp(_name: str, look: _Look) -> Iterator[Need]:
     """The device's own certificate and those above it; its alias below is its own work (nvidia.py rule 3)."""
-    chain = look.carried
+    chain = _linked(look.carried)
     yield from _ocsp_needs(chain[1:] if chain and is_alias(chain[0]) and len(chain) > 2 else chain)
 
 
 def _ocsp_needs(chain: tuple[Certificate, ...]) -> Iterator[Need]:
-    for subject, issuer in pairwise(chain):
-        if subject.issuer != issuer.subject:
-            return  # not a chain in order; the appraisal finds its own path or none
+    for subject, issuer in pairwise(_linked(chain)):
         request = Request(Service.OCSP, "", address=responder(subject), body=ocsp_request(subject, issuer))
         yield Need("nvidia-ocsp", subject.fingerprint, (request,), certificates=(subject, issuer))
+
+
+def _linked(chain: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
+    """Return the first certificate and its issuers above it, however they were sorted."""
+    found = list(chain[:1])
+    while len(found) <= certificates.MAX_PATH:
+        above = [item for item in chain if item not in found and certificates.is_issued(found[-1], item)]
+        if not above:
+            break
+        found.append(above[0])
+    return tuple(found)
 
 
 def _ek_chain(name: str, look: _Look) -> Iterator[Need]:

@@ -150,6 +150,17 @@ def test_manifests_are_named_by_the_signed_report():
     assert collateral_names.board_of(report) == "_".join(BOARD)
 
 
+def test_a_chain_in_any_order_names_the_same_needs():
+    """Some collectors write the root first; the needs are those of the chain, not of its order."""
+    machine = Machine()
+    part = next(item for name, item in machine.evidence(CHALLENGE).parts.items() if name.startswith("gpu/"))
+    issued = (machine.alias, machine.card, machine.nvidia.issuer, machine.nvidia.root)
+    backwards = replace(part, certificates=tuple(item.certificate.raw for item in reversed(issued)))
+    assert {need.key for need in part_needs(backwards, {})} == {need.key for need in part_needs(part, {})}
+    asked = [need.certificates[0] for need in part_needs(part, {}) if need.kind == "nvidia-ocsp"]
+    assert asked == [machine.card.certificate, machine.nvidia.issuer.certificate]
+
+
 def test_signers_of_a_manifest_are_asked_about_once_it_is_there():
     """OCSP answers for a manifest's signers show as needs when the manifest is at hand, fetched or carried."""
     machine = Machine()
