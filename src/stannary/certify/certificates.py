@@ -187,6 +187,10 @@ def load_bundle(data: bytes) -> tuple[Certificate, ...]:
     blocks = _PEM.findall(data)
     if not 1 <= len(blocks) <= MAX_CERTIFICATES:
         raise FormatError("PEM bundle without certificates or with too many", why=f"{len(blocks)} certificates")
+    # A block with a damaged line must not vanish: every mark belongs to a block that was read.
+    marks = (data.count(b"-----BEGIN"), data.count(b"-----END"), data.count(b"CERTIFICATE") / 2)
+    if set(marks) != {len(blocks)}:
+        raise FormatError("PEM bundle holds a block that does not read", why=f"{len(blocks)} of {max(marks):g} read")
     try:
         return tuple(parse(base64.b64decode(b"".join(block.split()), validate=True)) for block in blocks)
     except binascii.Error as err:
@@ -218,6 +222,23 @@ def find_path(leaf: Certificate, pool: Iterable[Certificate], roots: Anchors, no
     for item in pool:
         search.offer(item, is_carried=True)
     return search.climb((leaf,)) or search.failure
+
+
+def find_chain(bundle: tuple[Certificate, ...], roots: Anchors, now: datetime | None) -> Path:
+    """Return the path of a device's own chain, its certificate first: every certificate in it must have a part.
+
+    Such a chain is one statement of its maker. A link that was changed and is not needed, because a pinned root
+    stands in for it, is still a change.
+    """
+    path = find_path(bundle[0], bundle[1:], roots, now)
+    if path.root is None:
+        return path
+    used = {item.raw for item in path.certificates}
+    spare = next((item for item in bundle if item.raw not in used and not roots.ends(item)), None)
+    if spare is None:
+        return path
+    name = spare.common_name()[:60] or "a certificate"
+    return Path(path.certificates, f"carries {name}, which its chain does not use")
 
 
 @dataclass(slots=True)

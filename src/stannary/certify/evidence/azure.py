@@ -55,6 +55,7 @@ _HEADER_BYTES, _CLAIMS_HEADER_BYTES = 32, 20
 _REQUEST_REPORT = 2
 # A TDREPORT (TDX module ABI): REPORTMACSTRUCT of 256 bytes, TEE_TCB_INFO of 239, 17 reserved, TDINFO of 512.
 _MAC_BYTES, _TCB_INFO_BYTES, _TD_INFO_OFFSET, _TD_REPORT_BYTES = 256, 239, 512, 1024
+_TD_REPORT_RESERVED = ((4, 16), (192, 224), (495, 512), (_TD_REPORT_BYTES, REPORT_BYTES))
 _ATTESTATION_KEY = "HCLAkPub"
 
 
@@ -169,7 +170,7 @@ class AzureVerifier:
 
 def _is_quoted(report: bytes, body: TdBody | EnclaveBody) -> bool:
     """Whether a TDREPORT is the one a quote was made of: its own hashes hold and it says what the quote says."""
-    if not isinstance(body, TdBody) or any(report[_TD_REPORT_BYTES:]):
+    if not isinstance(body, TdBody) or any(any(report[start:end]) for start, end in _TD_REPORT_RESERVED):
         return False
     head = Cursor(report[:_MAC_BYTES], "TD report header")
     head.take(32)

@@ -14,8 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,7 +29,7 @@ from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.certify.revocation import Status
 from stannary.errors import FormatError, LimitExceeded
-from stannary.formats import canonical
+from stannary.formats import canonical, dsse
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -167,7 +165,7 @@ def check_device(
     """Check one device's chain, signature, nonce, firmware id, revocation and mode."""
     collateral, now, rules = context
     report, leaf = device.report, device.chain[0]
-    path = certificates.find_path(leaf, device.chain[1:], rules.roots.nvidia_device, now)
+    path = certificates.find_chain(device.chain, rules.roots.nvidia_device, now)
     shown = path.certificates if path.root is not None else (leaf,)
     chip = certified_chip(shown)
     names = dict.fromkeys((f"nvidia:{device.ueid}", f"nvidia:{certified_device(shown).serial:x}"))  # rule 2
@@ -324,20 +322,13 @@ def _device(item: canonical.Json) -> Device:
     if not isinstance(arch, str):
         raise FormatError("device architecture is not text")
     return Device(
-        report=spdm.parse_report(_base64(item["evidence"], "device evidence")),
-        chain=certificates.order(certificates.load_bundle(_base64(item["certificate"], "device certificate"))),
+        report=spdm.parse_report(dsse.decode_base64(item["evidence"], "device evidence")),
+        chain=certificates.order(
+            certificates.load_bundle(dsse.decode_base64(item["certificate"], "device certificate"))
+        ),
         arch=arch,
         claimed_nonce=None if nonce is None else unhex(nonce, "device nonce"),
     )
-
-
-def _base64(text: canonical.Json, what: str) -> bytes:
-    if not isinstance(text, str):
-        raise FormatError(f"{what} is not text")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise FormatError(f"{what} is not base64", why=str(err)) from err
 
 
 def _binary(blob: bytes) -> bytes:

@@ -143,7 +143,7 @@ def check_signed(exam: Examination, manifest: Manifest, context: tuple[Collatera
     collateral, now, rules = context
     if now is None:
         exam.waive("rim-chain-time", "no evaluation time given")
-    path = certificates.find_path(manifest.chain[0], manifest.chain[1:], rules.roots.nvidia_rim, now)
+    path = certificates.find_chain(manifest.chain, rules.roots.nvidia_rim, now)
     exam.require_path("rim-chain", path)
     exam.require(
         "rim-signature",
