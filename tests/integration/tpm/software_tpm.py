@@ -20,8 +20,8 @@ DEADLINE_S = 20.0
 class SoftwareTpm:
     """swtpm on two loopback ports; `reboot` stops and starts it on the same state."""
 
-    def __init__(self, folder: Path, *, for_machine: bool = False) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, for_machine: bool = False, pcr_banks: str = "sha256") -> None:
+        self._folder, self._pcr_banks = folder, pcr_banks
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self._control = _free_ports()
         self.control = folder.resolve() / "control"  # a virtual machine's way in
@@ -103,7 +103,7 @@ class SoftwareTpm:
         )
         made = subprocess.run(
             ["swtpm_setup", "--tpm2", "--tpm-state", str(folder / "state"), "--create-ek-cert", "--lock-nvram",
-             "--config", str(folder / "setup.conf"), "--pcr-banks", "sha256", "--overwrite"],
+             "--config", str(folder / "setup.conf"), "--pcr-banks", self._pcr_banks, "--overwrite"],
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr

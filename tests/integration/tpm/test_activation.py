@@ -249,6 +249,33 @@ def test_certificate_from_a_file_is_for_this_tpm_alone(tpm, tmp_path):
         answer("other.der")
 
 
+@pytest.mark.parametrize(("banks", "quoted"), [("sha384", "sha384"), ("sha1,sha512", "sha512"), ("sha1", "")])
+def test_bank_that_the_tpm_keeps_is_quoted(tmp_path, banks, quoted):
+    """Without a SHA-256 bank the next stronger one is quoted and appraises; SHA-1 alone is refused here."""
+    machine = SoftwareTpm(tmp_path, pcr_banks=banks)
+    try:
+        if not quoted:
+            with pytest.raises(EnvironmentProblem, match="0x0004"):
+                _evidence(machine, challenges.issue(world.NOW)[0])
+            return
+        found = _evidence(machine, challenges.issue(world.NOW)[0])
+    finally:
+        machine.stop()
+    assert found.attest.selections == ((quoted, tpm_client.QUOTED_PCRS),)
+    assert set(found.banks) == {quoted}
+    digest = tpm_structures.banks_digest(found.attest, found.banks, "sha256")
+    assert digest == found.attest.pcr_digest
+
+
+def test_tpm_without_the_curve_quotes_with_its_rsa_key(tpm, monkeypatch):
+    """A TPM that refuses the P-256 template answers with an RSA key; another failure is not taken for that."""
+    honest = tpm_client.AK_ECC_TEMPLATE
+    monkeypatch.setattr(tpm_client, "AK_ECC_TEMPLATE", honest[:-36] + b"\x00\x3f" + honest[-34:])
+    found = _evidence(tpm, challenges.issue(world.NOW)[0])
+    assert found.ak.key.key_size == 2048
+    assert found.ak.is_attestation_key
+
+
 def test_node_check_names_the_certified_keys(tpm, capsys):
     """`node check` alone measures which EKs the maker certified."""
     from stannary.cli import main as edge

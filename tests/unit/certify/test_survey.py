@@ -166,12 +166,12 @@ class Tpm:
         self.key, self.extra, self.moves, self.quotes = key, extra, list(moves), 0
         self.registers = {index: bytes(32) for index in range(4)}
 
-    def quote(self, _key, _bound, _indices):
+    def quote(self, *_):
         """Quote."""
         self.quotes += 1
         return self.key.quote(self.extra, self.registers)
 
-    def read_pcrs(self, _indices):
+    def read_pcrs(self, *_):
         """Read, after what somebody extended in between."""
         if self.moves:
             self.registers = {**self.registers, 3: self.moves.pop(0)}

@@ -100,7 +100,7 @@ def _add(found: Devices, place: tuple[str, int], device: D_contra, session: Repo
     layer, index = place
     try:
         chain = session.chain(device)
-        ueid = f"{certificates.load_bundle(chain)[0].serial:x}"
+        ueid = f"{certificates.order(certificates.load_bundle(chain))[0].serial:x}"
         nonce = anchors.device_nonce(bound, ueid)
         report = session.report(device, nonce)
         if spdm.parse_report(report).nonce != nonce:

@@ -8,6 +8,7 @@ another nonce or other registers is an error here, not a riddle for the verifier
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,7 +23,7 @@ from stannary.errors import EnvironmentProblem, NotFound, ServiceError, UsageErr
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from stannary.certify.certificates import Certificate
@@ -85,19 +86,32 @@ def path_of(leaf: Certificate, pool: Sequence[Certificate]) -> list[Certificate]
 
 
 def quote(
-    client: TpmClient, key: Loaded, bound: bytes, indices: tuple[int, ...]
+    client: TpmClient, key: Loaded, bound: bytes, indices: tuple[int, ...], bank: int = tpm_client.SHA256
 ) -> tuple[bytes, bytes, dict[int, bytes]]:
     """Return (attest, signature, registers) that belong together and carry `bound`."""
     for _ in range(MAX_QUOTE_TRIES):
-        attest, signature = client.quote(key, bound, indices)
-        pcrs = client.read_pcrs(indices)
+        attest, signature = client.quote(key, bound, indices, bank)
+        pcrs = client.read_pcrs(indices, bank)
         parsed, digest = tpm_structures.parse_attest(attest), tpm_structures.parse_signature(signature).digest
         if parsed.extra_data != bound:
             raise ServiceError("the TPM quoted another nonce", why=f"extraData {parsed.extra_data.hex()[:96]}")
-        if tpm_structures.pcr_digest(parsed, pcrs, digest) == parsed.pcr_digest:
+        if tpm_structures.banks_digest(parsed, {tpm_structures.BANKS[bank]: pcrs}, digest) == parsed.pcr_digest:
             return attest, signature, pcrs
     raise ServiceError(
         "the TPM's registers do not stand still", why=f"{MAX_QUOTE_TRIES} quotes differ from what is read"
+    )
+
+
+def strongest_bank(client: TpmClient) -> int:
+    """Return the bank to quote: SHA-256, in which reference boots are written, else a stronger one; never SHA-1."""
+    held = client.banks()
+    for bank in (tpm_client.SHA256, tpm_client.SHA384, tpm_client.SHA512):
+        if bank in held:
+            return bank
+    raise EnvironmentProblem(
+        "the TPM keeps no register bank that counts",
+        why="banks " + (", ".join(f"{code:#06x}" for code in held) or "none"),
+        hint="switch the SHA-256 bank on in the BIOS",
     )
 
 
@@ -111,8 +125,8 @@ def read_log(path: Path) -> bytes:
 
 
 def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sources) -> dict[str, Json]:
-    held = _choose(client, sources)
-    with client.attestation_key() as ak:
+    held, bank = _choose(client, sources), strongest_bank(client)
+    with _attestation_key(client) as ak:
         if challenge.credential:
             credential = unhex(challenge.credential, "credential")
             ek, certificate, secret = _activate(client, ak, held, credential)
@@ -121,13 +135,13 @@ def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sour
             secret = b""
             with client.endorsement_key(profile, _named_by(certificate)) as key:
                 ek = key.public
-        attest, signature, pcrs = quote(client, ak, bound, tpm_client.QUOTED_PCRS)
+        attest, signature, pcrs = quote(client, ak, bound, tpm_client.QUOTED_PCRS, bank)
         members: dict[str, Json] = {
             "attest": attest.hex(),
             "signature": signature.hex(),
             "ak_public": ak.public.hex(),
             "ek_public": ek.hex(),
-            "pcrs": {str(index): value.hex() for index, value in pcrs.items()},
+            f"pcrs_{tpm_structures.BANKS[bank]}": {str(index): value.hex() for index, value in pcrs.items()},
         }
     if secret:
         members["activation_secret"] = secret.hex()
@@ -136,6 +150,19 @@ def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sour
         pool = [*issuers(client), *(item for path in sources.ek_chain for item in _bundle(path))]
         members["ek_chain"] = [item.raw.hex() for item in path_of(certificates.parse(certificate), pool)]
     return members
+
+
+@contextlib.contextmanager
+def _attestation_key(client: TpmClient) -> Iterator[Loaded]:
+    """Give the P-256 key; a TPM that refuses its template has the RSA one."""
+    with contextlib.ExitStack() as stack:
+        try:
+            key = stack.enter_context(client.attestation_key())
+        except ServiceError as err:
+            if err.detail != tpm_client.REFUSED:
+                raise
+            key = stack.enter_context(client.attestation_key(rsa=True))
+        yield key
 
 
 def _choose(client: TpmClient, sources: Sources) -> list[tuple[EkProfile, bytes]]:

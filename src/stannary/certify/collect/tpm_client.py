@@ -39,6 +39,7 @@ _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _CREATE_PRIMARY, _NV_READ, _ACTIVATE, _POLICY_SECRET = 0x131, 0x14E, 0x147, 0x151
 _QUOTE, _FLUSH, _NV_READ_PUBLIC, _READ_PUBLIC = 0x158, 0x165, 0x169, 0x173
 _START_SESSION, _PCR_READ, _NV_DEFINE, _NV_WRITE = 0x176, 0x17E, 0x12A, 0x137
+_GET_CAPABILITY, _CAP_PCRS = 0x17A, 5
 _NV_OF_OWNER = 0x00060006  # TPMA_NV: read and written with the owner's or the index's password
 _RC_RETRY, _RC_NV_UNINITIALIZED = 0x922, 0x14A
 _MAX_RETRIES = 20
@@ -70,6 +71,7 @@ AK_RSA_TEMPLATE = (
     + _AK_UNIQUE.ljust(256, b"\0")
 )
 QUOTED_PCRS = tuple(range(16))
+SHA256, SHA384, SHA512 = 0x000B, 0x000C, 0x000D
 REFUSED = "tpm-refused"  # detail of the error where the TPM answered, and said no
 
 
@@ -170,26 +172,36 @@ class TpmClient:
         with self._primary(AK_RSA_TEMPLATE if rsa else AK_ECC_TEMPLATE) as key:
             yield key
 
-    def read_pcrs(self, indices: tuple[int, ...] = QUOTED_PCRS) -> dict[int, bytes]:
-        """Read SHA-256 registers, at most eight a command."""
+    def banks(self) -> tuple[int, ...]:
+        """Return the hashes of the register banks that hold registers."""
+        cursor = Cursor(self._plain(_GET_CAPABILITY, struct.pack(">III", _CAP_PCRS, 0, 1)), "TPM banks")
+        cursor.take(5)  # more data, capability
+        listed = ((cursor.big(2), cursor.sized_big(1)) for _ in range(cursor.big(4)))
+        return tuple(code for code, bitmap in listed if any(bitmap))
+
+    def read_pcrs(self, indices: tuple[int, ...] = QUOTED_PCRS, bank: int = SHA256) -> dict[int, bytes]:
+        """Read registers of one bank, at most eight a command."""
         found: dict[int, bytes] = {}
         for start in range(0, len(indices), 8):
             chunk = indices[start : start + 8]
-            cursor = Cursor(self._plain(_PCR_READ, _selection(chunk)), "PCR values")
+            cursor = Cursor(self._plain(_PCR_READ, _selection(chunk, bank)), "PCR values")
             cursor.take(4)  # update counter
             for _ in range(cursor.big(4)):
                 cursor.take(2)
                 cursor.sized_big(1)
             count = cursor.big(4)
             if count != len(chunk):
-                raise ServiceError("the TPM has no SHA-256 bank", why=f"{count} of {len(chunk)} registers")
+                raise ServiceError("the TPM lacks registers of a bank", why=f"{count} of {len(chunk)} of {bank:#06x}")
             for index in chunk:
                 found[index] = cursor.sized_big()
         return found
 
-    def quote(self, key: Loaded, qualifying: bytes, indices: tuple[int, ...] = QUOTED_PCRS) -> tuple[bytes, bytes]:
-        """Return (TPMS_ATTEST, TPMT_SIGNATURE) over the registers and `qualifying` data."""
-        parameters = struct.pack(">H", len(qualifying)) + qualifying + struct.pack(">H", 0x0010) + _selection(indices)
+    def quote(
+        self, key: Loaded, qualifying: bytes, indices: tuple[int, ...] = QUOTED_PCRS, bank: int = SHA256
+    ) -> tuple[bytes, bytes]:
+        """Return (TPMS_ATTEST, TPMT_SIGNATURE) over registers of one bank and `qualifying` data."""
+        scheme = struct.pack(">H", 0x0010)  # TPM_ALG_NULL: the key's own
+        parameters = struct.pack(">H", len(qualifying)) + qualifying + scheme + _selection(indices, bank)
         cursor = Cursor(self._authorised(_QUOTE, struct.pack(">I", key.handle), parameters), "quote")
         attest = cursor.sized_big()
         return attest, cursor.take(cursor.remaining)
@@ -296,9 +308,9 @@ def _area(sessions: bytes) -> bytes:
     return struct.pack(">I", len(sessions)) + sessions
 
 
-def _selection(indices: tuple[int, ...]) -> bytes:
+def _selection(indices: tuple[int, ...], bank: int) -> bytes:
     bits = sum(1 << index for index in indices)
-    return struct.pack(">IHB", 1, 0x000B, 3) + bits.to_bytes(3, "little")
+    return struct.pack(">IHB", 1, bank, 3) + bits.to_bytes(3, "little")
 
 
 def _trim_der(data: bytes) -> bytes:
