@@ -304,3 +304,34 @@ def test_endorsement_key_with_oaep_parameters_is_an_rsa_key():
     assert keys.load(oaep) == key
     with pytest.raises(FormatError):
         keys.load(forge.tlv(0x30, forge.tlv(0x30, forge.oid("1.2.840.113549.1.1.99")), bits))
+
+
+@pytest.mark.parametrize("mark", [b"-----BEGIN", b"-----END", b"CERTIFICATE-----\nM", b"\nMII"])
+def test_damaged_block_does_not_vanish_from_a_bundle(chain, mark):
+    """A bundle with one block that does not read is malformed, never the same bundle without it."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    pem = b"".join(item.built.public_bytes(Encoding.PEM) for item in chain)
+    for damaged in (
+        pem.replace(mark, b"*" + mark[1:], 1),
+        pem[: pem.rindex(mark)] + b"*" + pem[pem.rindex(mark) + 1 :],
+    ):
+        with pytest.raises(FormatError):
+            certificates.load_bundle(damaged)
+    assert len(certificates.load_bundle(b"subject=Leaf\n" + pem + b"\n\n")) == 3
+
+
+def test_every_certificate_of_a_devices_chain_has_a_part(chain):
+    """A changed or foreign certificate among a device's own refuses the chain, even where a pinned root stands in."""
+    root, middle, leaf = (item.certificate for item in chain)
+    roots = Anchors(certificates=(root,))
+    for bundle in ((leaf, middle), (leaf, middle, root), (leaf, root, middle), (leaf, middle, middle)):
+        assert certificates.find_chain(bundle, roots, world.NOW).root == root
+    stranger = world.issue("Root", ca=True).certificate
+    changed = bytearray(root.raw)
+    changed[-1] ^= 1
+    for spare in (stranger, forge.parsed(bytes(changed))):
+        found = certificates.find_chain((leaf, middle, spare), roots, world.NOW)
+        assert found.root is None
+        assert "does not use" in found.problem
+    assert certificates.find_chain((leaf,), roots, world.NOW).root is None
