@@ -6,20 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy.engine import Connection
-from tests.integration.market.fake_buyer import PROGRAM, train_spec
+from tests.integration.market.fake_buyer import PROGRAM
+from tests.unit.market.moment import JOB, ROOT, frame, world
 from tests.unit.store import world as stored
 
-from stannary.formats import canonical, digest, dsse, ids, jobspec, predicates, record
-from stannary.formats.ids import JobId, TaskId, TaskKind
-from stannary.formats.predicates import Assignment, Job, Role
+from stannary.formats import canonical, digest, ids, predicates, record
+from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.predicates import Assignment, Role
 from stannary.market.engine import drawing, leasing
-from stannary.market.engine.frame import Checkpoint, JobFrame, World
-from stannary.market.settings import Settings
 from stannary.store import audits, blobs, nodes, tasks
 from stannary.store.audits import NewDraw
 from stannary.store.database import Store
@@ -27,9 +24,7 @@ from stannary.store.leases import LeaseType
 from stannary.verify import draw
 from stannary.wire import node as wire
 
-JOB = JobId("j-00000000000a")
 TASK = ids.round_task(JOB, 0, 0)
-ROOT = digest.digest(b"checkpoint")
 AUDITOR, OTHER = "n-2", "n-3"
 BEACONS = 128
 SIGMAS = 5.0
@@ -62,32 +57,6 @@ def _furnish(connection: Connection) -> None:
     text = canonical.encode(record.to_json(assignment)).decode()
     new = tasks.NewTask(TASK, JOB, TaskKind.ROUND, 0, 0, 0, 3, text, predicates.assignment_digest(assignment))
     tasks.plan(connection, new, at_ms=1)
-
-
-def frame() -> JobFrame:
-    """Return the job's frame; nobody looks at who signed it here."""
-    spec = train_spec()
-    order = Job(jobspec.to_canonical(spec), dsse.KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
-    return JobFrame(JOB, digest.digest(b"job"), "leaf", "buyer", order, spec)
-
-
-def world() -> World:
-    """Return a moment; what only other steps need is left out."""
-
-    def nothing(*_: Any) -> Any:
-        raise AssertionError("an audit needs neither proofs nor signatures to be asked for")
-
-    return World(
-        now_ms=1_700_000_000_000,
-        settings=Settings(Path("unused")),
-        live=frozenset({AUDITOR, OTHER}),
-        lost=frozenset(),
-        answering=frozenset(),
-        checkpoint=Checkpoint("", 0, ROOT),
-        consistency=nothing,
-        inclusion=nothing,
-        sign=nothing,
-    )
 
 
 def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, canary: bool) -> wire.Lease:

@@ -156,14 +156,15 @@ class Engines:
         exchange = self._exchange
         await exchange.offers.refresh()
         waiting = await exchange.store.aread(tasks.num_planned) + sum(self._unplanned.values())
-        room = max(MIN_BACKLOG, BACKLOG * len(self.world().live)) - waiting
-        too_old_ms = exchange.now_ms - int(1000 * exchange.settings.timing.placing_s)
+        world = self.world()
+        room = max(MIN_BACKLOG, BACKLOG * len(world.live)) - waiting
+        patience_ms = 1000 * exchange.settings.timing.placing_s
         begun: list[str] = []
         for job, queued in self._queue.items():
             if room <= 0 or len(self._loops) + len(begun) >= MAX_ACTIVE:
                 break
             # a job that waited too long gets its turn all the same: its first step says that there is no capacity
-            if exchange.offers.fits(queued.wanted) or queued.since_ms < too_old_ms:
+            if exchange.offers.fits(queued.wanted) or world.waited_ms(queued.since_ms) > patience_ms:
                 room -= queued.wanted.num_nodes
                 begun.append(job)
         for job in begun:

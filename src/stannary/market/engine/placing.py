@@ -78,7 +78,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
     try:
         matched = estimate(found, frame.spec).match
     except NoCapacity as err:
-        if world.now_ms - row.submitted_at_ms > 1000 * world.settings.timing.placing_s:
+        if world.waited_ms(row.submitted_at_ms) > 1000 * world.settings.timing.placing_s:
             outcome.failure = ("no-capacity", str(err))
         return
     verified = frame.verification is not Verification.NONE
