@@ -15,11 +15,12 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stannary.errors import UsageError
 from stannary.settle import ledger
-from stannary.settle.ledger import Entry, Posting, Subject
+from stannary.settle.ledger import Account, Entry, Posting, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,29 @@ def forfeit(conviction: Conviction) -> Entry | None:
     if penalty:
         postings.append(Posting(ledger.INSURANCE, penalty))
     return Entry(f"forfeit:{conviction.subject}", "forfeit", tuple(postings), conviction.job, conviction.subject)
+
+
+def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account, int]) -> dict[Account, int]:
+    """Return movements that bring in what a bond no longer holds, so that what a receipt states is paid.
+
+    A node convicted in two jobs forfeits one bond; each receipt, which knows nothing of the other, states all of it.
+    What the first settlement did not need went to insurance, which therefore pays first: its own part of this
+    settlement, then what it holds. After it the market's fees, and last the market's own pocket (`world`): signed
+    receipts are its debt, and nobody else's money is touched for them.
+
+    Args:
+        moved: what the settlement moves, the forfeits already cut to what the bonds hold.
+        missing: what is lacking for it to balance.
+        balances: of insurance and fees, before.
+    """
+    covered = dict(moved)
+    for account in (ledger.INSURANCE, ledger.FEES):
+        held = max(balances.get(account, 0) + covered.get(account, 0), 0)
+        taken = min(missing, held)
+        covered[account] = covered.get(account, 0) - taken
+        missing -= taken
+    covered[ledger.WORLD] = covered.get(ledger.WORLD, 0) - missing
+    return {account: amount for account, amount in covered.items() if amount}
 
 
 def _positive(what: str, usd_micros: int) -> None:

@@ -27,9 +27,10 @@ from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.frame import JobFrame, World
 from stannary.market.engine.outbox import post
 from stannary.market.engine.step import ENDING
+from stannary.settle.escrow import cover
 from stannary.settle.ledger import (
+    FEES,
     INSURANCE,
-    WORLD,
     Account,
     Entry,
     Posting,
@@ -212,13 +213,19 @@ def _named(statements: Sequence[case.Logged[DataclassInstance]]) -> set[NodeId]:
 def _entry(connection: Connection, row: JobRow, lines: tuple[SettlementLine, ...]) -> Entry | None:
     """Return the one ledger entry that settles a job: all of it or none, once."""
     moved: dict[Account, int] = defaultdict(int)
+    missing = 0
     for line in lines:
-        moved[_account(row, line)] += line.usd_micros
+        amount = line.usd_micros
+        if line.account.startswith("bond:"):  # each node's own bond, once: not that of its operator's other nodes
+            held = max(-amount - readings.forfeited(connection, line.task, before=row.job), 0)
+            missing += -amount - held
+            amount = -held
+        moved[_account(row, line)] += amount
     refund = row.escrow_usd_micros - sum(line.usd_micros for line in lines)  # of a job that was never placed
     moved[buyer_available(row.buyer)] += refund
     moved[buyer_escrow(row.buyer)] -= row.escrow_usd_micros
-    _cover(moved, ledger.balances_of(connection, list(moved)))
-    postings = tuple(Posting(account, amount) for account, amount in sorted(moved.items()) if amount)
+    covered = cover(moved, missing, ledger.balances_of(connection, [INSURANCE, FEES]))
+    postings = tuple(Posting(account, amount) for account, amount in sorted(covered.items()))
     return Entry(f"settle:{row.job}", "settle", postings, row.job) if postings else None
 
 
@@ -229,12 +236,3 @@ def _account(row: JobRow, line: SettlementLine) -> Account:
     if kind == "bond":
         return operator_bond(name)
     return buyer_available(row.buyer) if kind == "buyer" else INSURANCE
-
-
-def _cover(moved: dict[Account, int], balances: dict[Account, int]) -> None:
-    """Take from outside what a bond, forfeited twice at once, no longer holds: a loss of the market's, visibly."""
-    for account in [name for name in moved if name.endswith(".bond")]:
-        missing = -(balances.get(account, 0) + moved[account])
-        if missing > 0:
-            moved[account] += missing
-            moved[WORLD] -= missing

@@ -1,0 +1,122 @@
+"""Settling: a bond is forfeited once, whatever several receipts state, and no money comes from nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.engine import Connection
+from tests.unit.store import world as stored
+
+from stannary.formats.ids import AuditId, NodeId, TaskId
+from stannary.formats.predicates import Verdict
+from stannary.market.engine import concluding
+from stannary.settle import escrow
+from stannary.settle.ledger import (
+    FEES,
+    INSURANCE,
+    WORLD,
+    buyer_escrow,
+    operator_available,
+    operator_bond,
+)
+from stannary.store import jobs, ledger, readings
+from stannary.store.database import Store
+from stannary.verify import settlement
+from stannary.verify.settlement import AuditWork, Bond, Work
+
+BOND = 1_000
+LIAR, HONEST = NodeId("n-1"), NodeId("n-2")
+ESCROW = 600
+
+
+def lines_of(job: str, *, redo: int, audit: int) -> settlement.Settlement:
+    """Return the settlement of a job in which the liar spoilt another's work and was exposed by an audit."""
+    work = [
+        Work(TaskId(f"{job}/r0/l0/a0"), LIAR, "ann", 50, Verdict.REFUTED),
+        Work(TaskId(f"{job}/r0/l1/a0"), HONEST, "bob", redo, Verdict.VERIFIED, redone=True, caused_by=LIAR),
+    ]
+    audits = [AuditWork(AuditId(f"{job}/q"), HONEST, "bob", audit, caused_by=LIAR)]
+    return settlement.settle(ESCROW, work, audits, [Bond(LIAR, "ann", BOND)])
+
+
+def settled(connection: Connection, number: int, *, redo: int, audit: int) -> None:
+    """Settle one job as the market does."""
+    row = jobs.get(connection, f"j-{number:012x}")
+    made = lines_of(row.job, redo=redo, audit=audit)
+    readings.settle(connection, row.job, made.lines)
+    entry = concluding._entry(connection, row, made.lines)
+    assert entry is not None
+    ledger.post(connection, entry, at_ms=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with two jobs of one buyer, a liar with a bond, and its operator's other node with another."""
+    opened = Store.open(tmp_path / "market.db")
+
+    def furnish(connection: Connection) -> None:
+        stored.fund(connection)
+        for name, operator in (("n-1", "ann"), ("n-2", "bob"), ("n-3", "ann")):
+            stored.accounts.add_operator(connection, operator, at_ms=0)
+            ledger.post(connection, escrow.post_bond(name, operator, BOND), at_ms=0)
+        for number in (1, 2):
+            jobs.submit(connection, [stored.submission(number, escrow_usd_micros=ESCROW)])
+
+    opened.write(furnish).result(30)
+    return opened
+
+
+@pytest.mark.parametrize(("redo", "audit"), [(100, 50), (400, 100), (0, 0)])
+def test_a_bond_forfeited_twice_is_forfeited_once(store: Store, redo: int, audit: int) -> None:
+    """Convicted in two jobs, a node loses one bond; both jobs' honest parties are paid, by the bond and insurance."""
+    with store:
+
+        def settle_both(connection: Connection) -> None:
+            settled(connection, 1, redo=redo, audit=audit)
+            settled(connection, 2, redo=redo, audit=audit)
+
+        before = store.read(ledger.all_balances)
+        store.write(settle_both).result(30)
+        after = store.read(ledger.all_balances)
+    assert sum(after.values()) == 0
+    assert after[WORLD] == before[WORLD]
+    assert after[operator_bond("ann")] == before[operator_bond("ann")] - BOND  # the other node's bond is not touched
+    assert after.get(INSURANCE, 0) == BOND - 2 * (redo + audit)
+    assert after.get(operator_available("bob"), 0) == 2 * (redo + audit)
+    assert after[buyer_escrow("buyer")] == 0
+
+
+def test_what_insurance_cannot_cover_is_the_markets_own_loss(store: Store) -> None:
+    """Where two jobs cost more than one bond, signed receipts are honoured: fees first, then the market's pocket."""
+    with store:
+
+        def settle_both(connection: Connection) -> None:
+            settled(connection, 1, redo=500, audit=100)
+            settled(connection, 2, redo=500, audit=100)
+
+        before = store.read(ledger.all_balances)
+        store.write(settle_both).result(30)
+        after = store.read(ledger.all_balances)
+    assert sum(after.values()) == 0
+    assert after.get(INSURANCE, 0) == 0
+    assert before[WORLD] - after[WORLD] == 2 * 600 - BOND
+    assert after[operator_available("bob")] == 1_200
+
+
+AMOUNTS = st.integers(0, 10**6)
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS)
+def test_cover_conserves_money(missing: int, own: int, insured: int, fees: int) -> None:
+    """Whatever is missing is brought in exactly, from accounts that hold it, in their order."""
+    moved = {INSURANCE: own, operator_available("bob"): missing, operator_bond("ann"): -own}
+    covered = escrow.cover(moved, missing, {INSURANCE: insured, FEES: fees})
+    assert sum(covered.values()) == 0
+    assert insured + covered.get(INSURANCE, 0) >= 0
+    assert fees + covered.get(FEES, 0) >= 0
+    assert -covered.get(WORLD, 0) == max(missing - own - insured - fees, 0)
+    if covered.get(FEES, 0):
+        assert insured + covered.get(INSURANCE, 0) == 0
