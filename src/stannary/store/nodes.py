@@ -38,6 +38,7 @@ class NodeRow:
     draining: bool = False
     revoked_at_ms: int | None = None
     revoked_reason: str | None = None
+    convicted_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def add(connection: Connection, node: NodeRow) -> None:
     """Add a node, or renew one that joins again under the same key and operator.
 
     Raises:
-        ConflictError: the key belongs to another operator's node, or was revoked.
+        ConflictError: the key belongs to another operator's node, or was revoked or convicted.
     """
     values = {name.name: getattr(node, name.name) for name in fields(NodeRow)} | {"draining": int(node.draining)}
     known = connection.execute(sa.select(nodes).where(nodes.c.node == node.node)).mappings().one_or_none()
@@ -64,6 +65,8 @@ def add(connection: Connection, node: NodeRow) -> None:
         return
     if known["revoked_at_ms"] is not None:
         raise ConflictError("this node was revoked", why=f"{node.node}: {known['revoked_reason']}")
+    if known["convicted_at_ms"] is not None:
+        raise ConflictError("this node was convicted", why=node.node)
     if known["operator"] != node.operator or known["key"] != node.key:
         # One machine under two operators could audit itself.
         raise ConflictError("this node belongs to another operator", why=node.node)
@@ -92,6 +95,13 @@ def credentialed(connection: Connection, *, now_ms: int) -> list[tuple[str, bool
 def set_draining(connection: Connection, node: str, draining: bool) -> None:
     """Note whether a node takes new work."""
     connection.execute(sa.update(nodes).where(nodes.c.node == node).values(draining=int(draining)))
+
+
+def convict(connection: Connection, node: str, *, at_ms: int) -> None:
+    """Note that a node was convicted: it gets no new work of any job. Its sessions stay: it may owe answers."""
+    connection.execute(
+        sa.update(nodes).where(nodes.c.node == node, nodes.c.convicted_at_ms.is_(None)).values(convicted_at_ms=at_ms)
+    )
 
 
 def revoke(connection: Connection, node: str, reason: str, *, at_ms: int) -> None:
@@ -191,5 +201,6 @@ _SELECT = sa.select(*(nodes.c[field.name] for field in fields(NodeRow)))
 _CREDENTIALED = (
     "SELECT nodes.node, nodes.draining, credentials.envelope FROM nodes JOIN credentials ON credentials.leaf = ("
     "SELECT leaf FROM credentials AS held WHERE held.node = nodes.node ORDER BY expires_at_ms DESC, leaf LIMIT 1) "
-    "WHERE nodes.revoked_at_ms IS NULL AND credentials.expires_at_ms > ? ORDER BY nodes.joined_at_ms, nodes.node"
+    "WHERE nodes.revoked_at_ms IS NULL AND nodes.convicted_at_ms IS NULL AND credentials.expires_at_ms > ? "
+    "ORDER BY nodes.joined_at_ms, nodes.node"
 )

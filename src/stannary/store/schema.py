@@ -98,6 +98,7 @@ nodes = Table(
     Column("draining", Integer, nullable=False, server_default=text("0")),
     Column("revoked_at_ms", BigInteger),
     Column("revoked_reason", Text),
+    Column("convicted_at_ms", BigInteger),  # no new work from then on; revoked when the job is settled
 )
 
 credentials = Table(

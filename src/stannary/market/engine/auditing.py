@@ -256,10 +256,10 @@ class _Hearing:
         convicted: list[Json] = [*sorted({*known, *made.refuted})]
         jobs.set_progress(connection, job, {**progress, "convicted": convicted})
         for node in made.refuted:
+            nodes.convict(connection, node, at_ms=now_ms)
             message = f"{node} is convicted: {made.reason} on {self._task.task}"
             events.append(connection, job, events.Happening("node.convicted", message, now_ms, self._task.task, node))
             for lease in leases.live_of_node(connection, node):
-                taking = lease.job == job and lease.type in leasing.ONE_PIECE
-                if taking and lease.lease not in self._world.answering:
+                if lease.type in leasing.ONE_PIECE and lease.lease not in self._world.answering:
                     leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, "node-convicted"))
             self._outcome.rings.update({f"node:{node}", "work"})

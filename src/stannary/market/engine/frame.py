@@ -129,6 +129,8 @@ def fits(node: NodeRow, frame: JobFrame) -> str:
     trust = frame.spec.trust
     if node.revoked_at_ms is not None:
         return "revoked"
+    if node.convicted_at_ms is not None:  # in whatever job: who lied to one buyer works for none
+        return "convicted"
     if node.operator in trust.exclude_operators:
         return f"operator {node.operator} is excluded by the job"
     if trust.regions and node.jurisdiction not in trust.regions:
