@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 from fastapi import APIRouter
 from sqlalchemy.engine import Connection
@@ -12,24 +11,21 @@ from starlette.responses import Response
 
 from stannary.errors import ConflictError, NotFound
 from stannary.formats import dsse
-from stannary.formats.canonical import Json
-from stannary.jobs.states import JobStatus, LeaseState
+from stannary.jobs.states import LeaseState
 from stannary.market import access, http, joining
-from stannary.market.engine import leasing
-from stannary.market.engine import step as stepping
+from stannary.market.engine import failing, leasing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import LOGS, QUEUE, WORK, Exchange, job_topic, node_topic
 from stannary.market.intake import Intake
-from stannary.store import envelopes, jobs, leases, loglines, nodes
-from stannary.store.leases import LeaseRow, LeaseType
+from stannary.store import envelopes, leases, loglines
+from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import buyer as buyer_wire
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, rfc3339, routes
 
-AGREEING_FAILURES = 2  # operators who must report a failure before it is the job's, not a node's
 PATIENCE_S = 5.0  # how often a waiting node is looked at when nothing rings
 
 Taker = Callable[[str, str, dsse.Envelope], Awaitable[int]]
@@ -172,8 +168,9 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def fail(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
         failure = await http.read(request, node.Failure)
-        await _held(exchange, holder, lease)
-        job = await exchange.store.awrite(lambda c: _fail(c, lease, failure, exchange.now_ms))
+        frame = engines.frames.get((await _held(exchange, holder, lease)).job)
+        world = engines.world()
+        job = await exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
         exchange.bell.ring(job_topic(job), WORK, LOGS + job)
         return http.no_content()
 
@@ -208,25 +205,6 @@ async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
             detail=wire_errors.STALE_EPOCH,
         )
     return row
-
-
-def _fail(connection: Connection, lease: str, failure: node.Failure, now_ms: int) -> str:
-    """End a lease its node cannot fulfil; what several operators report is the job's failure."""
-    message_ = f"{failure.reason}: {failure.message}"
-    row = leases.end(connection, lease, LeaseState.RELEASED, Cause(now_ms, failure.reason, message_[:1000]))
-    lines = [NewLine(now_ms, "agent", text) for text in failure.log_tail.splitlines()]
-    loglines.append(connection, Source(row.job, row.task, row.node), [*lines, NewLine(now_ms, "agent", message_)])
-    if row.type is not LeaseType.WORK:
-        return row.job
-    progress = dict(jobs.get(connection, row.job).progress)
-    failures = dict(cast("dict[str, Json]", progress.get("failures", {})))
-    operators = {nodes.get(connection, name).operator for name in jobs.placed(connection, row.job)}
-    reported = sorted({*cast("list[str]", failures.get(row.task, [])), nodes.get(connection, row.node).operator})
-    failures[row.task] = [*reported]
-    jobs.set_progress(connection, row.job, {**progress, "failures": failures})
-    if len(reported) >= min(AGREEING_FAILURES, len(operators)):
-        stepping.end(connection, row.job, now_ms, JobStatus.FAILED, failure.reason, message_)
-    return row.job
 
 
 def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.Manifest:

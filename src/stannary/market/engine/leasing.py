@@ -38,6 +38,7 @@ from stannary.wire import node as wire
 from stannary.wire import rfc3339
 
 ONE_PIECE = frozenset({LeaseType.WORK, LeaseType.AUDIT})
+FAILURES = "failures"  # progress member of a job: task -> operators who reported that it cannot run (failing.py)
 LAST_RESORT_FACTOR = 10.0  # of start and link: a node that was silent about a task gets it again if nobody else came
 CEILING_FACTOR = 6.0  # of the expected time: the latest deadline of a lease (jobs/rounds.py judges sooner)
 
@@ -210,15 +211,21 @@ def _choose(
 ) -> tuple[JobFrame, TaskRow] | None:
     best: tuple[int, JobFrame, TaskRow] | None = None
     barred: dict[str, bool] = {}
+    failures: dict[str, Mapping[str, list[str]]] = {}
     for task in tasks.planned(connection):
         frame = frames.get(task.job)
         if frame is None:
             continue
         if task.job not in barred:
             barred[task.job] = _is_barred(connection, frame, node)
+            failures[task.job] = _failures(connection, task.job)
         if barred[task.job]:
             continue
-        rank = _rank(connection, world, task, node.node)
+        has_failed = node.operator in failures[task.job].get(task.task, [])
+        if has_failed:  # he had his chance when it was leased to him last, however long ago it was planned
+            rank = _last_resort(world, leases.last_end_ms(connection, task.task) or task.planned_at_ms)
+        else:
+            rank = _rank(connection, world, task, node.node)
         if rank is not None and (best is None or rank < best[0]):
             best = (rank, frame, task)
     return (best[1], best[2]) if best is not None else None
@@ -241,7 +248,7 @@ def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int
     waited_s = (world.now_ms - task.planned_at_ms) / 1000
     patient = waited_s > world.settings.timing.start_link_s
     if node in _silent(connection, task):
-        return 4 if waited_s > LAST_RESORT_FACTOR * world.settings.timing.start_link_s else None
+        return _last_resort(world, task.planned_at_ms)
     if task.kind is TaskKind.MERGE:
         return 1 if task.node != node or patient else None
     placed = jobs.placed(connection, task.job)
@@ -251,6 +258,16 @@ def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int
     if task.epoch > 0 and task.node != node:
         return 2
     return 3 if patient or _is_orphan(connection, world, task, placed) else None
+
+
+def _last_resort(world: World, since_ms: int) -> int | None:
+    """Return the rank of who has had his chance at a task: after everybody else, when nobody else came."""
+    waited_s = (world.now_ms - since_ms) / 1000
+    return 4 if waited_s > LAST_RESORT_FACTOR * world.settings.timing.start_link_s else None
+
+
+def _failures(connection: Connection, job: str) -> Mapping[str, list[str]]:
+    return cast("dict[str, list[str]]", jobs.get(connection, job).progress.get(FAILURES, {}))
 
 
 def _is_orphan(connection: Connection, world: World, task: TaskRow, placed: Sequence[str]) -> bool:

@@ -1,0 +1,98 @@
+"""Nodes that report a task cannot run: a pair that lies ends no job, a broken job ends soon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.integration.market import world as worlds
+from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
+from tests.integration.market.fake_node import FakeNode, LyingNode
+from tests.integration.market.world import World
+
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.store import nodes
+from stannary.wire import node, routes
+from stannary.wire.buyer import JobView
+
+
+class Griefer(FakeNode):
+    """Takes work and reports that it cannot run."""
+
+    async def work(self, lease: node.Lease) -> None:
+        """Fail at once."""
+        failure = node.Failure(reason="run-failed", message="exit code 1", log_tail="Traceback")
+        await self.call(routes.lease(routes.LEASE_FAIL, lease.lease_id), failure)
+
+
+async def ended(world: World, ada: FakeBuyer, spec: JobSpec) -> JobView:
+    """Submit a job and follow it to its end."""
+    job = (await ada.submit(spec)).id
+    world.start(ada.broker(job))
+    return await ada.finished(job)
+
+
+def test_two_operators_who_lie_together_end_no_job(tmp_path: Path) -> None:
+    """A griefing pair, cheapest and so placed, reports every task; a third operator is asked, and the job succeeds."""
+
+    async def scenario() -> JobView:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("grim", "grey"):
+                await world.node(operator, Griefer, ask_usd_micros_per_hour=1)
+            for operator in ("north", "south"):
+                await world.node(operator)
+            return await ended(world, await world.buyer(), command_spec())
+
+    view = asyncio.run(scenario())
+    assert (view.status, view.verdict) == ("succeeded", "verified")
+
+
+def test_a_broken_job_ends_by_three_reports(tmp_path: Path) -> None:
+    """A job nobody can run fails, is refunded whole, and its message names who reported it."""
+
+    async def scenario() -> tuple[JobView, list[str]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east", "west"):
+                await world.node(operator, Griefer)
+            view = await ended(world, await world.buyer(), command_spec())
+            return view, [line for made in world.nodes for line in made.served if line.startswith("work ")]
+
+    view, served = asyncio.run(scenario())
+    assert (view.status, view.reason) == ("failed", "run-failed")
+    assert view.refunded_usd_micros == view.escrow_usd_micros
+    assert len(served) == 3
+    assert "reported by" in view.message
+    assert view.message.count(",") == 2
+
+
+def test_a_lone_operators_word_ends_its_job(tmp_path: Path) -> None:
+    """Where nobody else could try, one report is all there can be."""
+
+    async def scenario() -> JobView:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            await world.node("north", Griefer)
+            return await ended(world, await world.buyer(), command_spec(verify=Verification.NONE))
+
+    assert asyncio.run(scenario()).reason == "run-failed"
+
+
+def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conviction alone, long before the settlement that revokes the node, keeps it from every other job's work."""
+    monkeypatch.setattr(nodes, "revoke", lambda *_, **__: None)  # as if the job were never settled
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            liar = await world.node("fox", LyingNode, ask_usd_micros_per_hour=1)
+            ada, bob = await world.buyer(), await world.buyer("bob")
+            assert (await ended(world, ada, train_spec())).verdict == "verified"
+            before = list(liar.served)
+            assert liar.id not in (await bob.quote(train_spec())).chosen
+            assert (await ended(world, bob, train_spec())).verdict == "verified"
+            return before, liar.served[len(before) :]
+
+    before, after = asyncio.run(scenario())
+    assert any(line.startswith("work") for line in before)
+    assert after == []
