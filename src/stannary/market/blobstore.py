@@ -54,18 +54,23 @@ class BlobStore:
         except FileNotFoundError:
             return None
 
-    async def receive(self, name: Digest, chunks: AsyncIterator[bytes]) -> int:
+    async def receive(self, name: Digest, chunks: AsyncIterator[bytes], *, left_bytes: int = MAX_BLOB_BYTES) -> int:
         """Store a stream under its digest; return its size.
+
+        Args:
+            name: the digest its bytes must have.
+            chunks: the bytes; no more are read than may be kept.
+            left_bytes: what its sender may still store.
 
         Raises:
             FormatError: the bytes have another digest.
-            LimitExceeded: more than MAX_BLOB_BYTES.
+            LimitExceeded: more than MAX_BLOB_BYTES, or (detail `quota`) than `left_bytes`.
             EnvironmentProblem: the disk is full (507); nothing is kept.
         """
         staged = self._incoming / secrets.token_hex(16)
         try:
             with staged.open("wb") as handle:
-                size = await self._drain(name, chunks, handle)
+                size = await self._drain(name, chunks, handle, left_bytes)
                 await asyncio.to_thread(_sync, handle)
             await asyncio.to_thread(self._publish, staged, name)
         except OSError as err:
@@ -102,10 +107,17 @@ class BlobStore:
             while chunk := handle.read(BLOB_CHUNK_BYTES):
                 yield chunk
 
-    async def _drain(self, name: Digest, chunks: AsyncIterator[bytes], handle: BinaryIO) -> int:
+    async def _drain(self, name: Digest, chunks: AsyncIterator[bytes], handle: BinaryIO, left_bytes: int) -> int:
         state, size = hashlib.sha256(), 0
         async for chunk in chunks:
             size += len(chunk)
+            if size > left_bytes:
+                raise LimitExceeded(
+                    "this node's quota of stored bytes is used up",
+                    why=f"{max(left_bytes, 0):,} bytes were left of what a day's unclaimed outputs may take",
+                    hint="hand in contributions for what is stored: claimed outputs count no longer; or wait a day",
+                    detail=wire_errors.QUOTA,
+                )
             if size > MAX_BLOB_BYTES:
                 raise LimitExceeded("blob too large", why=f"more than {MAX_BLOB_BYTES:,} bytes")
             state.update(chunk)

@@ -1,10 +1,12 @@
 """Public routes: what the market says of itself, the log's files, proofs; and blobs, to whom they belong.
 
-A digest is no secret, so knowing one opens nothing: a blob is served to its owners only.
+A digest is no secret, so knowing one opens nothing: a blob is served to its owners only. What a node stores and no
+contribution claims is bounded by its quota for a day; buyers' files are the operator's to bound.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from fastapi import APIRouter
@@ -16,11 +18,12 @@ from stannary.formats import digest
 from stannary.market import access, http
 from stannary.market.exchange import Exchange
 from stannary.store import blobs
-from stannary.wire import routes
+from stannary.wire import limits, routes
 
 _TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
 _LEAF = re.compile(r"[0-9a-f]{64}")
 BYTES = "application/octet-stream"
+DAY_MS = 86_400_000
 
 
 def router(exchange: Exchange) -> APIRouter:
@@ -61,6 +64,8 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
 
 
 def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
+    storing: dict[str, asyncio.Lock] = {}  # by node: its uploads one after another
+
     @api.api_route(routes.BLOB, methods=["GET", "HEAD"])
     async def fetch(request: Request, digest: str) -> Response:
         name = await _readable(exchange, request, digest)
@@ -68,11 +73,22 @@ def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
 
     @api.put(routes.BLOB)
     async def store(request: Request, digest: str) -> Response:
-        owner = await _asker(exchange, request)
+        who, is_node = await access.buyer_or_node(exchange, request)
         name = _parse(digest)
-        size_bytes = await exchange.blobs.receive(name, request.stream())
-        await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
+        if not is_node:
+            await _receive(exchange, request, name, f"buyer:{who}", limits.MAX_BLOB_BYTES)
+            return Response(status_code=201)
+        async with storing.setdefault(who, asyncio.Lock()):  # side by side they would each see the same quota left
+            since_ms = exchange.now_ms - DAY_MS
+            used_bytes = await exchange.store.aread(lambda c: blobs.unclaimed_bytes(c, who, since_ms=since_ms))
+            left_bytes = exchange.settings.node_quota_bytes - used_bytes
+            await _receive(exchange, request, name, f"node:{who}", left_bytes)
         return Response(status_code=201)
+
+
+async def _receive(exchange: Exchange, request: Request, name: digest.Digest, owner: str, left_bytes: int) -> None:
+    size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)
+    await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
 
 
 async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:

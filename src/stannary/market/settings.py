@@ -44,6 +44,7 @@ class Settings:
     profile: Profile = Profile.LOCAL
     witness: bool = True  # start a witness process beside the market
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end
+    node_quota_bytes: int = 4 * limits.MAX_BLOB_BYTES  # of what a node stores in a day and no contribution claims
     timing: Timing = Timing()
 
     @property

@@ -38,6 +38,18 @@ def size_of(connection: Connection, digest: str) -> int | None:
     return int(size) if size is not None else None
 
 
+def unclaimed_bytes(connection: Connection, node: str, *, since_ms: int) -> int:
+    """Return the size of what a node stored since then and only nodes may have: no contribution claims it (yet)."""
+    other = sa.alias(blob_owners)
+    claimed = sa.exists().where(other.c.digest == blob_owners.c.digest, ~other.c.owner.like("node:%"))
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
+        .select_from(blob_owners.join(blobs, blobs.c.digest == blob_owners.c.digest))
+        .where(blob_owners.c.owner == f"node:{node}", blobs.c.stored_at_ms >= since_ms, ~claimed)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def missing(connection: Connection, digests: Sequence[str]) -> list[str]:
     """Return those of `digests` that are not stored."""
     stored = set(connection.execute(sa.select(blobs.c.digest).where(blobs.c.digest.in_(digests))).scalars())

@@ -24,6 +24,7 @@ BUDGET_TOO_SMALL = "budget"  # 400: the worst case does not fit the spec's budge
 DEPOSIT_TOO_SMALL = "deposit"  # 400: the account cannot cover the escrow
 BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
+QUOTA = "quota"  # 413: this node has stored too much that no contribution claims
 FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED})  # asking again changes nothing
 
 _SERVER_ERROR = 500

@@ -168,6 +168,30 @@ def test_blobs_belong_to_somebody(tmp_path: Path) -> None:
     in_market(tmp_path, scenario)
 
 
+def test_a_node_stores_within_its_quota(tmp_path: Path) -> None:
+    """Bytes no contribution claims are bounded for each node, with a clear refusal; claimed ones and buyers are not."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False, node_quota_bytes=1000) as world:
+            made, other = await world.node("north", run=False), await world.node("south", run=False)
+            await made.put_blob(bytes(600))
+            with pytest.raises(errors.LimitExceeded, match="quota") as refused:
+                await made.put_blob(bytes([1]) * 600)
+            assert refused.value.detail == wire_errors.QUOTA
+            assert "400 bytes were left" in refused.value.why
+            with pytest.raises(errors.LimitExceeded):  # side by side neither sees the other's room
+                await asyncio.gather(*(made.put_blob(bytes([number]) * 300) for number in (2, 3)))
+            await other.put_blob(bytes(600))  # the same bytes: a friend's copy claims nothing
+            with pytest.raises(errors.LimitExceeded):
+                await made.put_blob(bytes([4]) * 300)
+            ada = await world.buyer()
+            await ada.put_blob(bytes(100_000))
+            await ada.put_blob(bytes(600))  # a claim, as that of a job whose contribution names them
+            await made.put_blob(bytes([4]) * 300)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.needs_root
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own must be mounted")
 def test_full_disk_keeps_nothing_half_written(tmp_path: Path) -> None:
