@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from tests.unit.certify import world
 
 from stannary.certify.collateral import Collateral
-from stannary.certify.collect import deadline, ioctl, nitro
+from stannary.certify.collect import ioctl, nitro
 from stannary.certify.evidence import cbor
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
@@ -193,14 +193,3 @@ def test_device_that_never_answers_costs_its_limit(tmp_path, monkeypatch):
     with ioctl.opened(tmp_path / "nsm", limit_s=0.05) as send, pytest.raises(ServiceError, match="did not answer"):
         nitro.attest(send, ANCHOR)
     stuck.set()
-
-
-def test_deadline_passes_answers_and_errors_through():
-    """Within its limit a call is as if it had been made here, its own time-out included."""
-    assert deadline.within(lambda: 7, "call") == 7
-
-    def late():
-        raise TimeoutError("mine")
-
-    with pytest.raises(TimeoutError, match="mine"):
-        deadline.within(late, "call")

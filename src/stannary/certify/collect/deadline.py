@@ -47,8 +47,8 @@ class Lane:
         try:
             return answer.result(timeout=self._limit_s)
         except Late as err:
-            if answer.done():  # the call's own error
-                raise
+            if answer.done():  # the call's own error, or an answer in the last moment
+                return answer.result()
             self._stuck = True
             raise self._silence(f"nothing within {self._limit_s:g} s") from err
 
