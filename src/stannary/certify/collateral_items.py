@@ -151,7 +151,7 @@ def _end_of_answer(need: Need, data: bytes) -> str:
     ]
     if not answers:
         raise FormatError("OCSP response is about another certificate", why=f"asked for serial {subject.serial:x}")
-    return _text(min(item.next_update or item.this_update + revocation.MAX_OCSP_AGE for item in answers))
+    return _text(min(item.ends_at for item in answers))
 
 
 def _text(moment: datetime | None) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -25,15 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from stannary.certify import certificates, der, keys
-from stannary.errors import FormatError
+from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from stannary.certify.certificates import Certificate
 
 MAX_OCSP_AGE = timedelta(days=7)  # for answers without nextUpdate (RFC 6960 leaves it open)
+MAX_RESPONDERS = 8  # certificates in one answer: each may cost two signature checks
 _OCSP_BASIC = "1.3.6.1.5.5.7.48.1.1"
 _OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 # How a certificate id names its issuer. SHA-1 is a name here, no proof: RFC 6960 requires responders to know it.
@@ -107,6 +107,12 @@ class Answer:
     next_update: datetime | None
 
     @property
+    def ends_at(self) -> datetime:
+        """Until when it may be used; at the end of time there is no week to add."""
+        age = MAX_OCSP_AGE if self.this_update.year < datetime.max.year else timedelta(0)
+        return self.next_update or self.this_update + age
+
+    @property
     def is_final(self) -> bool:
         """Whether it withdraws for good: a hold may be lifted, any other revocation may not."""
         return self.status is Status.REVOKED and self.reason != HOLD
@@ -156,6 +162,8 @@ def parse_crl(data: bytes) -> RevocationList:
             if len(members) < 2:
                 raise FormatError("revoked entry is not complete")
             serials.add(members[0].integer("revoked serial"))
+        rest = rest[1:]
+    _require_plain_list(rest)
     return RevocationList(
         tbs=outer[0].raw,
         issuer=fields[1].raw,
@@ -165,6 +173,16 @@ def parse_crl(data: bytes) -> RevocationList:
         algorithm=outer[1].raw,
         signature=outer[2].bits("revocation list signature"),
     )
+
+
+def _require_plain_list(rest: list[der.Element]) -> None:
+    """Refuse lists that are only a part: delta lists, and lists of one reason or kind, say so critically."""
+    for element in rest:
+        (listed,) = _exactly(element.expect(0xA0, "revocation list extensions").children(), 1, "CRL extensions")
+        for item in listed.children():
+            parts = item.expect(der.SEQUENCE, "extension").children()
+            if len(parts) == 3 and parts[1].expect(der.BOOLEAN, "critical").body != b"\0":
+                raise UnsupportedFormat("revocation list has a critical extension", why=parts[0].oid("extension"))
 
 
 def parse_ocsp(data: bytes) -> OcspResponse:
@@ -182,6 +200,8 @@ def parse_ocsp(data: bytes) -> OcspResponse:
     carried: tuple[Certificate, ...] = ()
     if len(basic) == 4:
         (listed,) = _exactly(basic[3].children(), 1, "OCSP certificates")
+        if len(listed.children()) > MAX_RESPONDERS:
+            raise LimitExceeded("OCSP response carries too many certificates", why=f"limit {MAX_RESPONDERS}")
         carried = tuple(certificates.parse(item.raw) for item in listed.children())
     fields = basic[0].expect(der.SEQUENCE, "OCSP response data").children()
     listed_answers = next((item for item in fields if item.tag == der.SEQUENCE), None)
@@ -206,7 +226,7 @@ def ocsp_status(
         for answer in response.answers:
             if answer.serial != subject.serial or not is_about(answer, issuer):
                 continue
-            end = None if answer.is_final else answer.next_update or answer.this_update + MAX_OCSP_AGE
+            end = None if answer.is_final else answer.ends_at
             problem = _responder_problem(response, issuer, answer.this_update if answer.is_final else now)
             problem = problem or window_problem("OCSP answer", answer.this_update, end, now)
             if problem:
