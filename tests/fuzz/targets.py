@@ -11,6 +11,7 @@ from tests.unit.certify import world
 
 from stannary.certify import (
     activation,
+    boot_files,
     certificates,
     challenge,
     collateral,
@@ -38,6 +39,7 @@ from stannary.certify.evidence import (
     rim,
     snp_report,
     spdm,
+    tpm_forms,
     tpm_structures,
 )
 from stannary.certify.evidence import tpm as tpm_evidence
@@ -79,6 +81,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "azure-tdx": lambda data: azure.parse_composite(data, is_tdx=True),
     "azure-metadata": lambda data: azure_collector.vcek_of(lambda *_: data),
     "bench": _bench,
+    "boot-registers": boot_files.read_registers,
     "cbor": lambda data: cbor.read(data, "CBOR"),
     "ccel": ccel.parse_ccel,
     "certificates": certificates.load_bundle,
@@ -106,6 +109,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "snp": snp_report.parse_report,
     "spdm": spdm.parse_report,
     "tpm": tpm_evidence.TpmVerifier().parse,
+    "tpm-attestation": tpm_forms.parse_attestation,
     "tpm-attest": tpm_structures.parse_attest,
     "tpm-public": tpm_structures.parse_public,
     "tpm-response": _quote,
@@ -114,6 +118,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
 }
 
 SEEDS: dict[str, bytes] = {
+    "boot-registers": b"sha256:\n  0 : 0x" + b"00" * 32 + b"\n",
     "certificates": _vcek.certificate.raw,
     "collateral-items": collateral_items.to_bytes([collateral_items.Item("amd-crl", "vcek/Turin", b"\x00")]),
     "collateral-plan": _device.certificate.raw,
@@ -127,6 +132,7 @@ SEEDS: dict[str, bytes] = {
     "sev-guest-answer": (bytes(4) + (1184).to_bytes(4, "little") + bytes(24) + _amd.report(_vcek)).ljust(4000, b"\0"),
     "spdm": _nvidia.report(_device, bytes(32)),
     "tpm-attest": _attest,
+    "tpm-attestation": b"\x0a\x01\x00\x12\x0a\x0a\x01\x00\x1a\x05\x08\x0b\x12\x01\x00",
     "tpm-public": _tpm.public,
     "tpm-response": bytes.fromhex("8002000000180000000000000008000474657374aabb0000"),
     "tpm-signature": _signature,

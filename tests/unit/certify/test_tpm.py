@@ -14,6 +14,7 @@ from stannary.certify.evidence.tpm import Activation, BootSession, TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.references import reference_of
 from stannary.certify.rules import Rules
+from stannary.errors import FormatError
 
 BOUND = b"\x44" * 48
 EVENTS = [
@@ -122,3 +123,15 @@ def test_startup_locality_changes_the_first_register():
     replayed = event_log.parse_log(world.event_log(events)).replay("sha256")
     start = bytes(31) + b"\x03"
     assert replayed[0] == hashlib.sha256(start + hashlib.sha256(b"fw").digest()).digest()
+
+
+@pytest.mark.parametrize(
+    "filling", [b"", b"\0" * 7, b"\0" * 300, b"\xff" * 300, b"\0" * 100 + b"\xff" * 200, b"\xff\0"]
+)
+def test_what_fills_a_log_table_is_no_event(filling):
+    """Firmware fills the rest of its table with zeros or ones, or first with one and then with the other."""
+    log = world.event_log(EVENTS)
+    assert event_log.parse_log(log + filling) == event_log.parse_log(log)
+    for trailing in (filling + b"\1", b"\1" + filling):
+        with pytest.raises(FormatError):
+            event_log.parse_log(log + trailing)

@@ -19,6 +19,7 @@ from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 MAX_LOG_BYTES = 4 << 20
 MAX_EVENTS = 20_000
 EV_NO_ACTION = 0x03
+_FILLING = b"\x00\xff"
 _SPEC_ID = b"Spec ID Event03\0"
 _LOCALITY = b"StartupLocality\0"
 NUM_PCRS = 24
@@ -94,7 +95,7 @@ def describe(event: Event) -> str:
 
 
 def parse_log(data: bytes) -> EventLog:
-    """Read a log; padding of zeros or ones after the last event is what firmware leaves in the table."""
+    """Read a log; what firmware fills the rest of the table with is left out."""
     if len(data) > MAX_LOG_BYTES:
         raise LimitExceeded("event log too large", why=f"{len(data):,} bytes, limit {MAX_LOG_BYTES:,}")
     cursor = Cursor(data, "event log")
@@ -166,8 +167,10 @@ def _parse_sha1(data: bytes) -> EventLog:
 
 
 def _is_padding(data: bytes, offset: int) -> bool:
-    """Whether only 0x00 or only 0xFF follow; an event of register 0 and type 0 does not exist."""
-    if data[offset : offset + 8].strip(b"\0") and data[offset : offset + 8].strip(b"\xff"):
+    """Whether only octets 0x00 and 0xFF follow: firmware fills its table with either, and rewrites parts of it.
+
+    An event of register 0 and type 0 does not exist, and register 0xFFFFFFFF marks the end.
+    """
+    if data[offset : offset + 8].translate(None, _FILLING):
         return False  # the common case without scanning the rest for every event
-    tail = data[offset:]
-    return not tail or (tail[:1] in {b"\0", b"\xff"} and tail.count(tail[:1]) == len(tail))
+    return not data[offset:].translate(None, _FILLING)
