@@ -3,8 +3,8 @@
 A device's certificate names its chip, and from the chip on everything is certain: an H200 cannot come out of a
 GB100. Models that share a chip (H100, H200, H800, H20 are all GH100) differ in memory and board only; the
 signed report names the board (project, project SKU, chip SKU), and no vendor's table says which board is
-sold as which model. Ours comes from public reports of owners, is short, and says so: a board it does not
-list is `could not check`, neither a pass nor a conviction.
+sold as which model. Ours comes from what owners published of theirs, is short, and says so: a board it does
+not list is `could not check`, neither a pass nor a conviction.
 
 Rules:
 1. A claim that does not read is an error: passed over, it would look like one that was checked.
@@ -38,7 +38,8 @@ _CHIPS: dict[str, str] = {
     "NVSWITCH": "LS10", "LS10": "LS10",
     "A100": "GA100", "A800": "GA100", "L40S": "AD102", "L40": "AD102", "L4": "AD104", "T4": "TU104", "V100": "GV100",
 }  # fmt: skip
-# Model by signed board, from owners' public reports (NVIDIA/nvtrust issues 66, 101, 151) and NVIDIA's PCIe sample.
+# Model by signed board, as owners published it: NVIDIA/nvtrust issues 66, 101 and 151, and `nvidia-smi -q`, which prints
+# project and SKU in "Image Version" (G520.0280) and the chip SKU in "GPU Part Number" behind the PCI device id (2335-895).
 _BOARDS: dict[str, str] = {
     "1010_0200_882": "H100",
     "1010_0210_886": "H100",  # NVL
@@ -46,6 +47,7 @@ _BOARDS: dict[str, str] = {
     "G520_0202_885": "H100",
     "G520_0205_865": "H800",
     "G520_0280_895": "H200",
+    "G530_0206_888": "GH200",
 }
 _SWITCH = "LS10"
 
