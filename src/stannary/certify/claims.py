@@ -38,8 +38,8 @@ _CHIPS: dict[str, str] = {
     "NVSWITCH": "LS10", "LS10": "LS10",
     "A100": "GA100", "A800": "GA100", "L40S": "AD102", "L40": "AD102", "L4": "AD104", "T4": "TU104", "V100": "GV100",
 }  # fmt: skip
-# Model by signed board, as owners published it: NVIDIA/nvtrust issues 66, 101 and 151, and `nvidia-smi -q`, which prints
-# project and SKU in "Image Version" (G520.0280) and the chip SKU in "GPU Part Number" behind the PCI device id (2335-895).
+# Model by signed board, as owners published it: NVIDIA/nvtrust issues 66, 101 and 151, and `nvidia-smi -q`. That prints
+# project and SKU as "Image Version" (G520.0280) and the chip SKU in "GPU Part Number", after the PCI id (2335-895).
 _BOARDS: dict[str, str] = {
     "1010_0200_882": "H100",
     "1010_0210_886": "H100",  # NVL
