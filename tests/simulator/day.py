@@ -550,10 +550,23 @@ class Day(World):
         if task.condemned and task.state is not TaskState.REFUTED:
             task.move(TaskState.SUPERSEDED)
         elif found is not Verdict.VERIFIED:
-            redo = rounds.superseded(self.units(), task.assignment.task)
-            for name in redo.superseded:
-                self._condemn(self.tasks[TaskId(name)])
+            self._void()
         self._advance()
+
+    def _void(self) -> None:
+        """Condemn what does not start from the weights of a merge that stands, round by round."""
+        for index in range(self.rounds):
+            units = self.units()
+            lanes = [u for (at, kind, _), u in rounds.latest(units).items() if at == index and kind is TaskKind.ROUND]
+            before = rounds.merge_of(units, index - 1) if index else None
+            handed_in = index == 0 or (before is not None and before.state in rounds.ADMISSIBLE)
+            theta = self._base(index)[0] if handed_in else None
+            for unit in units:
+                task = self.tasks[TaskId(unit.task)]
+                on_base = handed_in and task.assignment.theta == theta
+                is_merge = unit.kind is TaskKind.MERGE
+                if unit.round == index and not (on_base and (not is_merge or rounds.merge_stands(unit, lanes))):
+                    self._condemn(task)
 
     def _named(self, node: str) -> SimulatedNode:
         return next(item for item in self.fleet.values() if item.id == node)

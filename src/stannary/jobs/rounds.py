@@ -3,7 +3,7 @@
     closing       when a round stops waiting (quorum, grace, deadline)
     assignable    which round or merge may be assigned (W = 1)
     admission     what a merge admits, in which order, and what it leaves out
-    superseded    what a conviction or a late silence makes void, and what is planned instead
+    merge_stands  whether a merge still counts after a conviction or a late silence
 
 Rules (DESIGN sections 8 and 9):
 - A round closes when every lane has contributed; or with a quorum, once the deadline has passed or
@@ -12,8 +12,9 @@ Rules (DESIGN sections 8 and 9):
   that one node can neither hurry the others by coming early nor hold them by coming late.
 - W = 1: merge t+1 is not assigned before every audit of round t and of merge t is closed.
 - A merge admits in the order of log indexes: the order is evidence, not the market's choice.
-- A conviction makes void the merge that admitted the work and everything computed from it. What was
-  void is planned again as the next attempt; nothing is ever subtracted from a result.
+- A conviction makes void the merge that admitted the work and everything computed from it: whatever does not
+  start from the weights of a merge that stands. What was void is planned again as the next attempt
+  (market/engine/planning.py); nothing is ever subtracted from a result.
 
 The market executes these decisions; the simulator runs them under a virtual clock.
 """
@@ -176,61 +177,14 @@ def admission(units: Iterable[Unit], round_index: int) -> Admission:
     return Admission(names, tuple(sorted(unit.task for unit in counted if unit.task not in set(names))))
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A place in the job to be planned anew, as the given attempt."""
-
-    kind: TaskKind
-    round: int
-    lane: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Redo:
-    """What a conviction (or a silence found after the merge) makes void, and what to plan instead."""
-
-    superseded: tuple[str, ...]
-    again: tuple[Again, ...]
-
-
-def superseded(units: Sequence[Unit], tainted: str) -> Redo:
-    """Decide what falls with one task that was convicted, or that fell silent after its merge.
-
-    - Not admitted to any merge yet: nothing falls; `admission` leaves it out.
-    - A lane's work that a live merge admitted: that merge falls, and everything after it.
-    - A merge: it falls itself (a refuted one keeps that state) and everything after it.
-
-    Of what falls, merge t is planned again at once; the rounds after it open again from its new
-    weights by `may_open`, so only their lanes that were already planned are listed to be redone,
-    to keep lane and attempt numbers in one hand.
-    """
-    by_task = {unit.task: unit for unit in units}
-    unit = by_task[tainted]
-    merge = unit if unit.kind is TaskKind.MERGE else _admitting(units, tainted)
-    if merge is None:
-        return Redo((), ())
-    fallen = [merge, *(later for later in units if later.round > merge.round)]
-    void = tuple(sorted(item.task for item in fallen if item.state not in VOID and item.state is not TaskState.REFUTED))
-    again = [Again(TaskKind.MERGE, merge.round, merge.lane, _next_attempt(units, merge))]
-    again.extend(
-        Again(TaskKind.ROUND, later.round, later.lane, later.attempt + 1)
-        for (index, kind, _), later in sorted(latest(units).items())
-        if kind is TaskKind.ROUND and index == merge.round + 1
-    )
-    return Redo(void, tuple(again))
+def merge_stands(merge: Unit, lanes: Iterable[Unit]) -> bool:
+    """Tell whether a merge still counts: not void itself, and all it admitted, newest attempts of its round, counts."""
+    counted = {unit.task for unit in lanes if unit.state in ADMISSIBLE}
+    lapsed = merge.state in VOID or merge.state in {TaskState.REFUTED, TaskState.UNVERIFIED}
+    return not lapsed and merge.admitted <= counted
 
 
 def next_attempt(units: Iterable[Unit], kind: TaskKind, round_index: int, lane: int) -> int:
     """Return the attempt number a new task at this place gets."""
     attempts = [u.attempt for u in units if u.kind is kind and u.round == round_index and u.lane == lane]
     return max(attempts, default=-1) + 1
-
-
-def _next_attempt(units: Iterable[Unit], unit: Unit) -> int:
-    return next_attempt(units, unit.kind, unit.round, unit.lane)
-
-
-def _admitting(units: Iterable[Unit], task: str) -> Unit | None:
-    merges = [u for u in units if u.kind is TaskKind.MERGE and task in u.admitted and u.state not in VOID]
-    return max(merges, key=lambda merge: merge.attempt, default=None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.formats.ids import TaskKind
 from stannary.jobs.rounds import (
-    Again,
     Pace,
     Unit,
     admission,
@@ -20,8 +20,8 @@ from stannary.jobs.rounds import (
     may_merge,
     may_open,
     merge_of,
+    merge_stands,
     next_attempt,
-    superseded,
 )
 from stannary.jobs.states import TaskState
 
@@ -132,38 +132,22 @@ def test_a_merge_admits_in_log_order_and_names_who_is_left_out() -> None:
     assert decision.excluded == ("r0/l2/a0", "r0/l3/a0", "r0/l4/a0")
 
 
-def test_a_conviction_after_the_merge_makes_void_what_stood_on_it() -> None:
-    """The merge falls, the next round's tasks fall, and both are planned as the next attempt."""
-    units = [
-        lane(0, 0, TaskState.REFUTED),
-        lane(0, 1),
-        merge(0, TaskState.DRAWN, admitted="r0/l0/a0 r0/l1/a0"),
-        lane(1, 0, TaskState.CONTRIBUTED),
-        lane(1, 1, TaskState.LEASED),
-    ]
-    redo = superseded(units, "r0/l0/a0")
-    assert redo.superseded == ("r0/merge/a0", "r1/l0/a0", "r1/l1/a0")
-    assert redo.again == (
-        Again(TaskKind.MERGE, 0, -1, 1),
-        Again(TaskKind.ROUND, 1, 0, 1),
-        Again(TaskKind.ROUND, 1, 1, 1),
-    )
+@pytest.mark.parametrize("state", [TaskState.REFUTED, TaskState.UNVERIFIED, TaskState.SUPERSEDED, TaskState.ABANDONED])
+def test_a_merge_falls_with_what_it_admitted(state: TaskState) -> None:
+    """A merge counts as long as all it admitted does; who was not admitted does not matter to it."""
+    admitted = merge(0, TaskState.VERIFIED, admitted="r0/l0/a0 r0/l1/a0")
+    assert merge_stands(admitted, [lane(0, 0), lane(0, 1), lane(0, 2, state)])
+    assert not merge_stands(admitted, [lane(0, 0, state), lane(0, 1)])
+    assert not merge_stands(admitted, [lane(0, 1)])  # its newest attempt is another
 
 
-def test_a_conviction_before_the_merge_makes_nothing_void() -> None:
-    """Work no merge has admitted is left out of the next one; nothing else is touched."""
-    assert superseded([lane(0, 0, TaskState.REFUTED), lane(0, 1)], "r0/l0/a0").superseded == ()
+@pytest.mark.parametrize("state", [TaskState.REFUTED, TaskState.UNVERIFIED, TaskState.SUPERSEDED, TaskState.ABANDONED])
+def test_a_void_merge_does_not_stand(state: TaskState) -> None:
+    """A merge that was convicted, silent or replaced counts for nothing, whatever it admitted."""
+    assert not merge_stands(merge(0, state, admitted="r0/l0/a0"), [lane(0, 0)])
 
 
-def test_a_refuted_merge_keeps_its_verdict() -> None:
-    """A convicted merge is not renamed superseded: its conviction stays readable."""
-    redo = superseded([lane(0, 0), merge(0, TaskState.REFUTED, admitted="r0/l0/a0"), lane(1, 0)], "r0/merge/a0")
-    assert redo.superseded == ("r1/l0/a0",)
-    assert redo.again[0] == Again(TaskKind.MERGE, 0, -1, 1)
-
-
-def test_work_of_a_void_merge_taints_nothing_new() -> None:
-    """A second conviction in a round whose merge is void already starts no second redo of that merge."""
-    units = [lane(0, 0, TaskState.REFUTED), merge(0, TaskState.SUPERSEDED, admitted="r0/l0/a0")]
-    assert superseded(units, "r0/l0/a0").again == ()
-    assert next_attempt(units, TaskKind.MERGE, 0, -1) == 1
+def test_attempts_count_on() -> None:
+    """The next attempt at a place follows the highest there, void ones included."""
+    assert next_attempt([merge(0, TaskState.SUPERSEDED)], TaskKind.MERGE, 0, -1) == 1
+    assert next_attempt([], TaskKind.MERGE, 0, -1) == 0

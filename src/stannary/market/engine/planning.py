@@ -288,12 +288,9 @@ class _Planner:
         )
 
     def _merge_stands(self, merge: TaskRow, found: Round, base: Base) -> bool:
-        if merge.state in OUT:
-            return False
         assignment = read_assignment(merge.assignment)
-        counted = {row.task for row in found.newest if row.state in rounds.ADMISSIBLE}
-        admitted = {item.task for item in assignment.admitted or ()}
-        return assignment.theta == base.theta and assignment.outer == base.outer and admitted <= counted
+        on_base = assignment.theta == base.theta and assignment.outer == base.outer
+        return on_base and rounds.merge_stands(unit(merge), [unit(row) for row in found.newest])
 
     def _closed(self, found: Round) -> bool:
         """Tell whether a round waits for no lane; late lanes are abandoned when its time is over."""
