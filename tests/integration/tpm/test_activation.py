@@ -19,7 +19,7 @@ from tests.unit.certify import world
 
 from stannary.certify import activation, certificates
 from stannary.certify import challenge as challenges
-from stannary.certify.collect import endorsement, node, tpm_client
+from stannary.certify.collect import certified, endorsement, node, tpm_client
 from stannary.certify.collect import tpm as collector
 from stannary.certify.evidence import tpm_structures
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
@@ -114,21 +114,39 @@ def test_coordinates_with_leading_zeros_are_padded(client, what):
 
 def test_certified_keys_are_the_ones_found(tpm, client):
     """Both EKs that the maker certified are found, and the keys given are those that the certificates name."""
-    held = dict(collector.endorsements(client))
-    assert [profile.name for profile in held] == ["rsa-2048", "ecc-p384"]
-    for profile, der in held.items():
-        with client.endorsement_key(profile, collector._named_by(der)) as key:
-            assert key.handle == profile.handle
+    held, problem = certified.stored(client)
+    assert problem is None
+    assert [item.profile.name for item in held] == ["rsa-2048", "ecc-p384"]
+    for item in held:
+        with item.loaded(client) as key:
+            assert key.handle == item.profile.handle
 
 
 def test_certificate_of_another_tpm_gives_no_key(client):
     """A certificate that none of the TPM's keys fits is said, and no key is given in its place."""
-    stranger = world.issue("EK of another TPM").certificate.raw
+    stranger = certified.CertifiedKey(endorsement.ECC_P384, world.issue("EK of another TPM").certificate)
     with (
         pytest.raises(EnvironmentProblem, match="does not hold the key of its EK certificate"),
-        client.endorsement_key(endorsement.ECC_P384, collector._named_by(stranger)),
+        stranger.loaded(client),
     ):
         pass
+
+
+def test_one_key_that_is_lost_leaves_the_other(tpm, monkeypatch):
+    """Where the first certificate's key is gone, or does not parse, the second one answers."""
+    honest = tpm_client.TpmClient.ek_certificate
+    for first in (world.issue("EK before a new seed").certificate.raw, b"\x30\x03\x02\x01\x07"):
+
+        def given(client, profile, first=first):
+            return first if profile.name == "rsa-2048" else honest(client, profile)
+
+        monkeypatch.setattr(tpm_client.TpmClient, "ek_certificate", given)
+        found = _evidence(tpm, challenges.issue(world.NOW)[0])
+        assert found.ek_chain[0].public_key().key_size == 384
+
+    monkeypatch.setattr(tpm_client.TpmClient, "ek_certificate", lambda *_: b"\x30\x03\x02\x01\x07")
+    with pytest.raises(FormatError, match="does not parse"):
+        _evidence(tpm, challenges.issue(world.NOW)[0])
 
 
 def _sources(tpm, ek: str = "") -> node.Sources:
@@ -197,11 +215,11 @@ def chain_in_memory(tpm):
     pieces = (series[:700], series[700:1400], series[1400:].ljust(900, b"\0"))
     with _opened(tpm) as client:
         for number, piece in enumerate(pieces):
-            _define(client, collector.CHAIN_INDEX + number, piece)
+            _define(client, certified.CHAIN_INDEX + number, piece)
     yield
     with _opened(tpm) as client:
         for number in range(len(pieces)):
-            _define(client, collector.CHAIN_INDEX + number, b"")
+            _define(client, certified.CHAIN_INDEX + number, b"")
 
 
 def test_issuers_are_read_from_the_tpm(tpm, chain_in_memory):
@@ -211,16 +229,15 @@ def test_issuers_are_read_from_the_tpm(tpm, chain_in_memory):
     chain = TpmVerifier().parse(part.evidence).ek_chain
     assert [item.common_name() for item in chain[1:]] == ["swtpm-localca", "swtpm-localca-rootca"]
     with _opened(tpm) as client:
-        assert len(collector.issuers(client)) == 2
+        assert len(certified.issuers(client)) == 2
 
 
 def test_chain_of_a_hostile_tpm_is_bounded(client, monkeypatch):
     """A TPM whose NV memory never ends is not read to the end; what is no certificate is left."""
     monkeypatch.setattr(client, "nv_read", lambda _: b"\x30\x82" + bytes(60_000))
-    with pytest.raises(FormatError):
-        collector.issuers(client)
+    assert certified.issuers(client) == ()
     monkeypatch.setattr(client, "nv_read", lambda _: bytes(1000))
-    assert collector.issuers(client) == ()
+    assert certified.issuers(client) == ()
 
 
 def test_path_of_a_loop_ends():
@@ -229,7 +246,7 @@ def test_path_of_a_loop_ends():
     second = world.issue("loop", first)
     leaf = world.issue("EK", first)
     pool = [second.certificate, first.certificate]
-    assert len(collector.path_of(leaf.certificate, pool)) == 2
+    assert len(certified.path_of(leaf.certificate, pool)) == 2
 
 
 def test_certificate_from_a_file_is_for_this_tpm_alone(tpm, tmp_path):
@@ -245,7 +262,7 @@ def test_certificate_from_a_file_is_for_this_tpm_alone(tpm, tmp_path):
         return TpmVerifier().parse(collector.gather(BOUND, challenge, sources).evidence)
 
     assert answer("own.der").ek_chain[0].raw == own
-    with pytest.raises(EnvironmentProblem, match="another TPM"):
+    with pytest.raises(EnvironmentProblem, match="does not hold the key"):
         answer("other.der")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.certify import world
 
-from stannary.certify.collect import azure, nitro, sev_guest, tpm, tsm
+from stannary.certify.collect import azure, certified, nitro, sev_guest, tpm, tsm
 from stannary.certify.collect.endorsement import ECC_P384, RSA_2048
 from stannary.certify.collect.tpm_client import Loaded, TpmClient
 from stannary.errors import StannaryError
@@ -44,8 +44,8 @@ CALLS = {
     "activation under a policy": lambda client: client.activate(Loaded(1, b""), Loaded(2, bytes(8)), b"x"),
     "activation by password": lambda client: client.activate(Loaded(1, b""), Loaded(2, b"\xff" * 8), b"x"),
     "write": lambda client: client.nv_write(0x01400002, bytes(64)),
-    "issuers": tpm.issuers,
-    "endorsements": tpm.endorsements,
+    "issuers": certified.issuers,
+    "certified keys": certified.stored,
     "composite": lambda client: azure.collect(client, BOUND, lambda *_: b"", lambda _: None),
 }
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stannary.certify.collect import azure, host, ioctl, nscq, nvml, tpm, tpm_client
+from stannary.certify.collect import azure, certified, host, ioctl, nscq, nvml, tpm_client
 from stannary.certify.collect.deadline import within
 from stannary.certify.collect.host import Requirement
 from stannary.errors import StannaryError
@@ -59,13 +59,13 @@ def _place(name: str, path: Path, rights: int, missing: str) -> Requirement:
 
 def _tpm(sources: Sources) -> tuple[Requirement, Requirement]:
     """Return the rows of the TPM's certified keys and of Azure's report in its NV memory."""
-    certified = Requirement("EK certificate", "", "of the TPM's maker", False, "T1", _EK_NEXT)
+    maker = Requirement("EK certificate", "", "of the TPM's maker", False, "T1", _EK_NEXT)
     report = Requirement("Azure vTPM", "", ANY_INTERFACE, False, "T2", "start a confidential VM of Azure")
 
     def look() -> tuple[list[str], bool]:
         client = tpm_client.connect(sources.tpm)
         try:
-            names = [profile.name for profile, _ in tpm.endorsements(client)]
+            names = [item.profile.name for item in certified.stored(client)[0]]
             return names, bool(client.nv_read(azure.REPORT_INDEX))
         finally:
             client.close()
@@ -73,9 +73,9 @@ def _tpm(sources: Sources) -> tuple[Requirement, Requirement]:
     try:
         names, has_report = within(look, "the TPM", SURVEY_LIMIT_S)
     except StannaryError as err:
-        return replace(certified, measured=str(err), next=err.hint), replace(report, measured="no TPM to look in")
+        return replace(maker, measured=str(err), next=err.hint), replace(report, measured="no TPM to look in")
     return (
-        replace(certified, measured=", ".join(names) or "none in NV memory", holds=bool(names)),
+        replace(maker, measured=", ".join(names) or "none in NV memory", holds=bool(names)),
         replace(report, measured="ready" if has_report else "no report in the TPM", holds=has_report),
     )
 
