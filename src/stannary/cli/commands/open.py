@@ -39,6 +39,7 @@ def open_(
     """
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
+    from stannary.errors import NotFound, ServiceError
     from stannary.seal import opening, reader, source
     from stannary.seal.mirrors import Mirrors
 
@@ -50,10 +51,12 @@ def open_(
         artifact = reader.SealedArtifact(mirrors, keys)
         progress = ByteProgress(out, "opened", artifact.size_bytes)
         report = opening.open_to(artifact, path, jobs=jobs, progress=progress)
-    finally:
-        _write_blames(out, mirrors, options.get("blame"))
+    except (ServiceError, NotFound, KeyboardInterrupt):
         if artifact is not None and opening.partial_folder(artifact, path).is_dir():
             out.say(f"kept for the next run: {opening.partial_folder(artifact, path)}")
+        raise
+    finally:
+        _write_blames(out, mirrors, options.get("blame"))
     signature = _write_signature(out, artifact.manifest.signature, path)
     resumed = f", {report.resumed_shards:,} shards resumed" if report.resumed_shards else ""
     out.say(f"{report.size_bytes:,} bytes, {report.fetched_bytes:,} fetched{resumed}")
