@@ -210,18 +210,6 @@ def open_audit(connection: Connection, new: NewAudit, *, at_ms: int) -> None:
     events.append(connection, new.job, happening)
 
 
-def next_auditor(connection: Connection, audit: str, *, price_usd_micros: int, at_ms: int) -> str | None:
-    """Ask the next in rank instead of a silent auditor; None when nobody is left."""
-    row = get(connection, audit)
-    rank = row.rank + 1
-    auditor = row.ranked[rank] if rank < len(row.ranked) else None
-    connection.execute(_one(audit).values(rank=rank, auditor=auditor, price_usd_micros=price_usd_micros))
-    message = f"auditor {row.auditor} is silent; next is {auditor or 'nobody'}"
-    happening = events.Happening("audit.next-auditor", message, at_ms, row.task, auditor)
-    events.append(connection, row.job, happening)
-    return auditor
-
-
 def commit_answer(
     connection: Connection, audit: str, role: Role, node: str, *, commitment: str, leaf: str, at_ms: int
 ) -> None:
