@@ -10,14 +10,13 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify import certificates
+from stannary.certify import certificates, keys
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
 from stannary.errors import FormatError
-from stannary.formats import canonical
+from stannary.formats import canonical, dsse
 
 if TYPE_CHECKING:
     from stannary.certify.evidence.tpm_forms import TpmEvidence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 MAX_REGISTERS_BYTES = 64 * 1024
 # What tpm2_createak gives an attestation key, without and with noDA: restricted, fixed, signing.
 _AK_ATTRIBUTES = (0x00050072, 0x00050472)
+_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----")
 _LINE = re.compile(r"\s*(\d{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
 _HEADING = re.compile(r"\s*(sha\d{1,3})\s*:\s*")
 
@@ -79,14 +79,14 @@ def read_registers(data: bytes) -> Registers:
     return tpm_forms.read_banks(listed)
 
 
-def _key(data: bytes, name: bytes) -> tuple[PublicArea | None, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None]:
+def _key(data: bytes, name: bytes) -> tuple[PublicArea | None, keys.PublicKey | None]:
     """Read a key as TPM structure, or as PEM with its recorded name, which only the right attributes give."""
     if not data.startswith(b"-----BEGIN"):
         return tpm_forms.read_public(data), None
-    try:
-        key = load_pem_public_key(data)
-    except ValueError as err:
-        raise FormatError("attestation key does not load", why=str(err)[:120]) from err
+    found = _PEM.fullmatch(data.strip())
+    if found is None:
+        raise FormatError("attestation key does not load", why="not one PEM public key")
+    key = keys.load(dsse.decode_base64(b"".join(found[1].split()).decode("ascii"), "attestation key"))
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
         point = key.public_numbers()
         for attributes in _AK_ATTRIBUTES:
@@ -95,6 +95,4 @@ def _key(data: bytes, name: bytes) -> tuple[PublicArea | None, ec.EllipticCurveP
             parsed = tpm.parse_public(area)
             if parsed.name == name:
                 return parsed, None
-    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-        raise FormatError("attestation key is of another kind", why=type(key).__name__)
     return None, key
