@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_every_evidence_file_is_in_some_case():
         if path.is_file() and path.suffix != ".md" and path.name != "manifest.json"
     }
     assert present - named <= _BESIDE, sorted(present - named - _BESIDE)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00", "1969-12-31T23:59:59", "9999-12-31T23:59:59"])
+def test_ends_of_time_are_times_like_others(moment):
+    """Before 1970 and at the last second of 9999 every case still has an outcome, and no certificate is valid then."""
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    for case in (*vectors.load(FOLDER), *(Case(FOLDER, members) for members in CASES)):
+        result = vectors.run_case(case, now)
+        assert result.appraisal is not None, (result.id, result.observed)
+        if result.kind in {"snp", "tdx", "sgx", "nvrim", "nitro", "azure-snp", "azure-tdx"}:
+            assert result.observed.startswith("refuse:"), (result.id, result.observed)
 
 
 def _paths(value: object) -> list[str]:

@@ -90,7 +90,7 @@ def judge(
             qe_identity=carried.qe_identity.text,
             qe_identity_signature=carried.qe_identity.signature,
         )
-        moment = int(now.timestamp())
+        moment = max(0, int(now.timestamp()))  # the library counts from 1970, and nothing of Intel's is older
         if root is None:
             report = dcap_qvl.verify(raw, collateral, moment)
         else:
