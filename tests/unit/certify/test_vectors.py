@@ -107,8 +107,9 @@ def test_files_that_do_not_read_have_their_codes(folder, members, changes, outco
     "changes",
     [
         {"kind": "new"}, {"kind": None}, {"kind": 7}, {"evidence": None}, {"evidence": "absent"},
-        {"evidence": ["report.bin"]}, {"evidence": "../report.bin"}, {"evidence": "/etc/hostname"}, {"vek": 7}, {"chain": [7]}, {"vek": "absent"},
-        {"root": "junk"}, {"root": "absent"}, {"now": "yesterday"}, {"now": 7}, {"nonce": "zz"}, {"nonce": 7},
+        {"evidence": ["report.bin"]}, {"evidence": "../report.bin"}, {"evidence": "/etc/hostname"}, {"vek": 7},
+        {"chain": [7]}, {"vek": "absent"}, {"root": "junk"}, {"root": "absent"}, {"now": "yesterday"}, {"now": 7},
+        {"nonce": "zz"}, {"nonce": 7},
     ],
 )  # fmt: skip
 def test_faults_of_the_manifest_are_not_outcomes(folder, changes):
