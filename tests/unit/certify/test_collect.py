@@ -49,6 +49,52 @@ def test_client_refuses_short_and_lying_answers():
             tpm_client.TpmClient(Scripted(answer)).read_pcrs((0,))
 
 
+def _nv(size: int, *chunks: bytes) -> Scripted:
+    """A TPM with one NV index of a size, answering its readings in turn."""
+    area = struct.pack(">IHIHH", 0x01C00002, 0x000B, 0x00060006, 0, size)
+    answers = [_response(0, struct.pack(">H", len(area)) + area + bytes(2))]
+    for chunk in chunks:
+        sized = struct.pack(">H", len(chunk)) + chunk
+        answers.append(_response(0, struct.pack(">I", len(sized)) + sized + bytes(5)))
+    return Scripted(*answers)
+
+
+def test_nv_memory_is_read_in_chunks_of_the_length_asked():
+    """An index is read whole, chunk by chunk; a chunk of another length is an error, never shifted data."""
+    data = bytes(range(256)) * 4
+    assert tpm_client.TpmClient(_nv(1024, data[:768], data[768:])).nv_read(0x01C00002) == data
+    for lie in (data[:767], data[:769], b""):
+        with pytest.raises(ServiceError, match="another length"):
+            tpm_client.TpmClient(_nv(1024, lie, data)).nv_read(0x01C00002)
+
+
+def test_nv_memory_is_read_by_the_owner_or_by_the_index():
+    """Where an owner's password stands in the way, the index's own right reads; an index never written is empty."""
+    transport = _nv(4, b"")
+    transport.answers[1:] = [_response(0x9A2), _nv(4, b"data").answers[1]]
+    assert tpm_client.TpmClient(transport).nv_read(0x01C00002) == b"data"
+    handles = [command[10:18].hex() for command in transport.sent[1:]]
+    assert handles == ["4000000101c00002", "01c0000201c00002"]
+    unwritten = _nv(4, b"")
+    unwritten.answers[1:] = [_response(0x14A)]
+    assert tpm_client.TpmClient(unwritten).nv_read(0x01C00002) == b""
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "hint"),
+    [(0x98E, "authorization failed", "password"), (0x9A2, "authorization failed", "password"),
+     (0x185, "hierarchy is disabled", "BIOS"), (0x921, "locked", "lockout"), (0x902, "no slot", "tpmrm0"),
+     (0x1DF, "for other keys", "challenge"), (0x101, "", "")],
+)  # fmt: skip
+def test_refusals_of_a_tpm_say_what_to_change(code, words, hint):
+    """Known response codes have words and a next step; others their number."""
+    with pytest.raises(ServiceError) as caught:
+        tpm_client.TpmClient(Scripted(_response(code))).read_pcrs((0,))
+    assert f"{code:#x}" in str(caught.value)
+    assert words in str(caught.value)
+    assert hint in caught.value.hint
+
+
 def test_absent_tpm_is_said_with_a_remedy(tmp_path):
     """A machine without a TPM hears what to change."""
     with pytest.raises(EnvironmentProblem) as caught:
