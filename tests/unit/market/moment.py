@@ -10,6 +10,7 @@ from tests.integration.market.fake_buyer import train_spec
 
 from stannary.formats import digest, dsse, jobspec
 from stannary.formats.ids import JobId
+from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
 from stannary.market.engine.frame import Checkpoint, JobFrame, World
 from stannary.market.settings import Settings
@@ -19,9 +20,9 @@ NOW_MS = 1_700_000_000_000
 ROOT = digest.digest(b"checkpoint")
 
 
-def frame() -> JobFrame:
+def frame(spec: JobSpec | None = None) -> JobFrame:
     """Return the job's frame; nobody looks at who signed it here."""
-    spec = train_spec()
+    spec = spec if spec is not None else train_spec()
     order = Job(jobspec.to_canonical(spec), dsse.KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
     return JobFrame(JOB, digest.digest(b"job"), "leaf", "buyer", order, spec)
 

@@ -1,0 +1,181 @@
+"""The queue keeper: jobs begin in order of arrival, as there is room, and nobody is held up by what fits nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tests.integration.market.fake_buyer import command_spec, train_spec
+from tests.unit.market import moment
+
+from stannary.formats.jobspec import JobSpec
+from stannary.market.bell import Bell
+from stannary.market.engine import loop as loops
+from stannary.market.engine.frame import World
+from stannary.market.engine.loop import BACKLOG, MIN_BACKLOG, Engines
+from stannary.market.settings import Timing
+
+
+class Book:
+    """Offers that hold every job but those of `too_many` lanes."""
+
+    def __init__(self) -> None:
+        self.too_many = 10**6
+        self.fails: list[Exception] = []
+
+    async def refresh(self) -> None:
+        """Fail as often as told."""
+        if self.fails:
+            raise self.fails.pop()
+
+    def fits(self, wanted: Any) -> bool:
+        """Tell whether there is room."""
+        return wanted.num_nodes < self.too_many
+
+
+class Now:
+    """A clock that is set; its sleepers wait for ever."""
+
+    def __init__(self) -> None:
+        self.at = moment.NOW_MS / 1000
+
+    def now(self) -> float:
+        """Return the moment set."""
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until cancelled."""
+        await asyncio.Event().wait()
+
+
+class Hall(Engines):
+    """Engines whose jobs only begin: what a begun job does is others' to test."""
+
+    def __init__(self) -> None:
+        self.clock, self.book, self.planned = Now(), Book(), 0
+        self.live: frozenset[str] = frozenset()
+        self.resumed_at_ms = 0
+        self.begun: list[str] = []
+        exchange = SimpleNamespace(
+            clock=self.clock,
+            bell=Bell(self.clock),
+            offers=self.book,
+            store=SimpleNamespace(aread=self._num_planned),
+            settings=SimpleNamespace(timing=Timing()),
+        )
+        exchange.now_ms = moment.NOW_MS  # when all jobs of these tests are queued
+        super().__init__(cast("Any", exchange))
+
+    async def _num_planned(self, query: object) -> int:
+        return self.planned
+
+    def world(self) -> World:
+        """Return the moment set."""
+        return moment.world(now_ms=int(self.clock.at * 1000), live=self.live, resumed_at_ms=self.resumed_at_ms)
+
+    def _spawn(self, job: str) -> None:
+        self.begun.append(job)
+        self._unplanned[job] = self.frames[job].num_lanes
+
+    def order(self, job: str, spec: JobSpec | None = None) -> None:
+        """Queue a job."""
+        self.add(job, moment.frame(spec))
+
+
+def begin(hall: Hall) -> list[str]:
+    """Look at the queue once; return what began."""
+    asyncio.run(hall._begin())
+    return hall.begun
+
+
+def test_jobs_begin_in_order_of_arrival() -> None:
+    """What came first begins first."""
+    hall = Hall()
+    for name in ("j-c", "j-a", "j-b"):
+        hall.order(name)
+    assert begin(hall) == ["j-c", "j-a", "j-b"]
+
+
+def test_a_job_that_fits_nowhere_holds_nobody_up() -> None:
+    """A job no offer holds waits, those behind it do not; after placing_s of listening its turn comes all the same."""
+    hall = Hall()
+    hall.book.too_many = 3
+    hall.order("j-wide", train_spec(lanes=3))
+    hall.order("j-small")
+    assert begin(hall) == ["j-small"]
+    hall.clock.at += Timing().placing_s
+    assert begin(hall) == ["j-small"]
+    hall.clock.at += 1
+    assert begin(hall) == ["j-small", "j-wide"]
+
+
+def test_a_downtime_is_no_patience_lost() -> None:
+    """A job queued before a long absence of the market waits its whole patience after it."""
+    hall = Hall()
+    hall.book.too_many = 1
+    hall.order("j-old")
+    hall.clock.at += 100 * Timing().placing_s
+    hall.resumed_at_ms = int(hall.clock.at * 1000)
+    assert begin(hall) == []
+    hall.clock.at += Timing().placing_s + 1
+    assert begin(hall) == ["j-old"]
+
+
+@pytest.mark.parametrize("num_live", [0, 1, 5])
+def test_no_more_begin_than_there_is_room_for(num_live: int) -> None:
+    """Jobs begin until BACKLOG lanes wait for each live node; lanes planned and not yet planned count."""
+    hall = Hall()
+    hall.live = frozenset(f"n-{number}" for number in range(num_live))
+    room = max(MIN_BACKLOG, BACKLOG * num_live)
+    hall.planned = room - 3
+    for number in range(room):
+        hall.order(f"j-{number}", command_spec(num_nodes=2))
+    assert len(begin(hall)) == 2  # 2 and 2 lanes: the second is the last that finds room
+    assert len(begin(hall)) == 2  # their lanes count before they are planned
+    hall._unplanned.clear()
+    hall.planned = room
+    assert len(begin(hall)) == 2
+    hall.planned = 0
+    assert len(begin(hall)) == 2 + room // 2
+
+
+def test_no_more_are_moved_than_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MAX_ACTIVE bounds the jobs under way, however small they are."""
+    monkeypatch.setattr(loops, "MAX_ACTIVE", 2)
+    hall = Hall()
+    for number in range(5):
+        hall.order(f"j-{number}")
+    assert len(begin(hall)) == 2
+
+
+def test_the_keeper_outlives_a_failed_look() -> None:
+    """Whatever one look at the queue ran into, the next ring begins what waits."""
+    hall = Hall()
+    hall.book.fails = [OSError("disk")]
+
+    async def scenario() -> None:
+        hall.order("j-a")
+        keeping = asyncio.create_task(hall.keep_queue())
+        while hall.book.fails:
+            await asyncio.sleep(0)
+        assert hall.begun == []
+        while not hall.begun:  # a ring lost in the failure's turn is made again: rings carry nothing
+            hall._exchange.bell.ring(loops.QUEUE)
+            await asyncio.sleep(0)
+        keeping.cancel()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert hall.begun == ["j-a"]
+
+
+def test_who_comes_first_into_an_empty_queue_rings() -> None:
+    """The first of a queue wakes the keeper; who comes behind others waits with them."""
+    hall = Hall()
+    mark = hall._exchange.bell.mark()
+    hall.order("j-a")
+    assert asyncio.run(hall._exchange.bell.wait(mark, 0, loops.QUEUE))
+    mark = hall._exchange.bell.mark()
+    hall.order("j-b")
+    assert not asyncio.run(hall._exchange.bell.wait(mark, 0, loops.QUEUE))
