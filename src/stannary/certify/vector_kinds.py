@@ -196,7 +196,7 @@ def _tpm(case: Case, now: datetime | None) -> Appraisal:
     blob = case.evidence()
     if not boot_files.is_quote(blob):
         carried = Collateral(certificates=case.bundle("chain"))
-        return _appraise(verifier, case, now, collateral=carried, rules=rules)
+        return examine(verifier, blob, bound=case.bound(), collateral=carried, now=now, rules=rules)
     parts = {name: case.file(case.text(name)) for name in _BOOT_PARTS if name in case.members}
     endorsed = tuple(case.file(path) for name in ("ek_certificate", "chain") for path in case.paths(name))
     parsed = boot_files.read_boot(blob, parts, endorsed if "ek_certificate" in case.members else ())
