@@ -73,8 +73,9 @@ class Case:
 
     def file(self, path: str) -> bytes:
         """Read a file of the case."""
-        target = (self.folder / path).resolve()
-        if not target.is_relative_to(self.folder.resolve()):
+        folder = self.folder.resolve()
+        target = (folder / path).resolve()
+        if not target.is_relative_to(folder):
             raise SpecError("manifest path leaves its folder", why=path[:120])
         try:
             with target.open("rb") as stream:

@@ -11,6 +11,7 @@ CCEL uses the same format with measurement registers 1..4 for RTMR0..3 and 0 for
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 
 from stannary.certify.evidence.cursor import Cursor
@@ -20,6 +21,7 @@ MAX_LOG_BYTES = 4 << 20
 MAX_EVENTS = 20_000
 EV_NO_ACTION = 0x03
 _FILLING = b"\x00\xff"
+_EVENT_HEAD = struct.Struct("<III")  # register, type, number of digests
 _SPEC_ID = b"Spec ID Event03\0"
 _LOCALITY = b"StartupLocality\0"
 NUM_PCRS = 24
@@ -69,13 +71,13 @@ class EventLog:
             raise FormatError(f"event log has no {bank} bank", why=", ".join(self.banks))
         size = _DIGEST_BYTES[bank]
         registers: dict[int, bytes] = {}
-        locality = startup_locality(self)
+        locality, digest = startup_locality(self), getattr(hashlib, bank)
         for event in self.events:
             if event.type == EV_NO_ACTION:
                 continue
             start = bytes(size - 1) + bytes([locality]) if event.register == 0 else bytes(size)
             value = registers.get(event.register, start)
-            registers[event.register] = hashlib.new(bank, value + event.digests[bank]).digest()
+            registers[event.register] = digest(value + event.digests[bank]).digest()
         return registers
 
 
@@ -134,7 +136,7 @@ def _spec_id(described: bytes) -> dict[int, int]:
 
 
 def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
-    register, kind, count = cursor.little(4), cursor.little(4), cursor.little(4)
+    register, kind, count = _EVENT_HEAD.unpack(cursor.take(_EVENT_HEAD.size))
     if register >= NUM_PCRS:
         raise FormatError("event log names an unknown register", why=str(register))
     if count != len(sizes):
