@@ -327,6 +327,7 @@ def test_endorsement_certificate_names_its_key_however_it_is_written(endorsed):
         assert _outcome(members, rules=rules) == "valid"
     other = _members(Key(), banks, ek_public=Key(RSA_KEY).public.hex(), ek_certificate=certificate.hex())
     assert _outcome(other, rules=rules) == "refuse:binding-mismatch"
+    assert _outcome(other) == "refuse:binding-mismatch"  # even where the rules name no root to follow it to
     trailing = _members(Key(), banks, ek_certificate=(certificate + b"\0\1\0").hex())
     assert _outcome(trailing, rules=rules) == "refuse:malformed"
 
@@ -342,3 +343,6 @@ def test_certificate_for_something_else_is_no_endorsement(endorsed):
     for root in (top, own):
         rules = Rules(roots=Roots(tpm=Anchors(certificates=(root,))))
         assert _outcome(members, rules=rules) == "refuse:chain-invalid"
+    authority = _members(Key(), banks, ek_certificate=own.raw.hex())
+    assert _outcome(authority, rules=Rules(roots=Roots(tpm=Anchors(certificates=(own,))))) == "refuse:chain-invalid"
+    assert _outcome(authority) == "refuse:chain-invalid"

@@ -132,26 +132,8 @@ def check_endorsement(
             remedy="switch the TPM on in the BIOS; firmware TPMs fetch theirs from the maker",
         )
         return
-    if not any((rules.roots.tpm.certificates, rules.roots.tpm.key_pins, rules.roots.tpm_test.certificates,
-                rules.roots.tpm_test.key_pins)):  # fmt: skip
-        exam.waive("ek-chain", "could not check: the rules name no root of a TPM maker")
-        exam.cap(
-            "ek-chain",
-            Step.CHAIN,
-            0,
-            observed="no root to check the EK certificate against",
-            expected="the TPM maker's root",
-            remedy="name the maker's root: [tpm] roots in the policy, or --tpm-root FILE",
-        )
-        return
-    leaf, pool = parsed.ek_chain[0], (*parsed.ek_chain[1:], *collateral.certificates)
-    path = certificates.find_path(leaf, pool, rules.roots.tpm, now)
-    if path.root is None:
-        tested = certificates.find_path(leaf, pool, rules.roots.tpm_test, now)
-        if tested.root is not None:
-            path = tested
-            _software(exam)
-    exam.require_path("ek-chain", path)
+    leaf = parsed.ek_chain[0]
+    _check_chain(exam, parsed.ek_chain, collateral, (now, rules))
     exam.require(
         "ek-usage", _names_ek(leaf), Step.CHAIN, Code.CHAIN_INVALID, observed="certificate is not for a TPM's EK"
     )
@@ -163,6 +145,32 @@ def check_endorsement(
             Code.BINDING_MISMATCH,
             observed="EK is not the one certified",
         )
+
+
+def _check_chain(
+    exam: Examination, chain: tuple[Certificate, ...], collateral: Collateral, context: tuple[datetime | None, Rules]
+) -> None:
+    """Follow the EK certificate to a root that the rules name; without one, it names no identity either."""
+    now, rules = context
+    leaf, pool, roots = chain[0], (*chain[1:], *collateral.certificates), rules.roots
+    if not any((roots.tpm.certificates, roots.tpm.key_pins, roots.tpm_test.certificates, roots.tpm_test.key_pins)):
+        exam.waive("ek-chain", "could not check: the rules name no root of a TPM maker")
+        exam.cap(
+            "ek-chain",
+            Step.CHAIN,
+            0,
+            observed="no root to check the EK certificate against",
+            expected="the TPM maker's root",
+            remedy="name the maker's root: [tpm] roots in the policy, or --tpm-root FILE",
+        )
+        return
+    path = certificates.find_path(leaf, pool, roots.tpm, now)
+    if path.root is None:
+        tested = certificates.find_path(leaf, pool, roots.tpm_test, now)
+        if tested.root is not None:
+            path = tested
+            _software(exam)
+    exam.require_path("ek-chain", path)
     exam.identities.append(f"ek:{leaf.key_pin}")
 
 
@@ -187,6 +195,8 @@ def _software(exam: Examination) -> None:
 
 
 def _names_ek(leaf: Certificate) -> bool:
+    if leaf.is_ca:
+        return False  # a maker's authority is not one of its TPMs
     usage = leaf.extensions.get(certificates.EXTENDED_KEY_USAGE)
     if usage is None:
         return True  # TCG EK Credential Profile 2.5, section 3.2.16: recommended, not required
