@@ -35,6 +35,7 @@ MAX_CERTIFICATES = 32  # in one bundle; the longest vendor chain has 5
 MAX_PATH = 8
 MAX_EDGES = 64  # signature checks of one search: below 0.1 s even where every issuer has another key
 MAX_PEM_BYTES = 256 * 1024
+MAX_CERTIFICATE_BYTES = 32 * 1024  # a vendor's are below 4 KiB; what is read is remembered, and memory is bounded by it
 
 BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE = "2.5.29.19", "2.5.29.15", "2.5.29.37"
 SUBJECT_ALT_NAME, SUBJECT_KEY_ID, AUTHORITY_KEY_ID = "2.5.29.17", "2.5.29.14", "2.5.29.35"
@@ -141,9 +142,15 @@ class Path:
         return self.certificates[-1] if self.certificates and not self.problem else None
 
 
-@functools.lru_cache(maxsize=2048)
 def parse(data: bytes) -> Certificate:
     """Read one DER certificate (RFC 5280 section 4.1)."""
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise LimitExceeded("certificate too large", why=f"{len(data):,} bytes, limit {MAX_CERTIFICATE_BYTES:,}")
+    return _parse(data)
+
+
+@functools.lru_cache(maxsize=2048)
+def _parse(data: bytes) -> Certificate:
     outer = der.sequence(data, "certificate")
     if len(outer) != 3:
         raise FormatError("not a certificate", why=f"{len(outer)} parts, expected 3")
@@ -315,7 +322,7 @@ def is_issued(child: Certificate, issuer: Certificate) -> bool:
 def forget_validated() -> None:
     """Empty the memo of validated signatures; benches measure cold appraisals with it."""
     _signed_by.cache_clear()
-    parse.cache_clear()
+    _parse.cache_clear()
     names.common_name.cache_clear()
     names.canonical.cache_clear()
     keys.load.cache_clear()

@@ -335,3 +335,13 @@ def test_every_certificate_of_a_devices_chain_has_a_part(chain):
         assert found.root is None
         assert "does not use" in found.problem
     assert certificates.find_chain((leaf,), roots, world.NOW).root is None
+
+
+def test_certificate_is_not_a_place_to_store_things():
+    """What is parsed is remembered, so a certificate of 32 KiB is over the limit before it is read."""
+    big = forge.extension("1.2.3.4", bytes(33 * 1024))
+    _, leaf = _forged_chain(leaf_extensions=(big,))
+    with pytest.raises(LimitExceeded, match="too large"):
+        forge.parsed(leaf)
+    _, small = _forged_chain(leaf_extensions=(forge.extension("1.2.3.4", bytes(30 * 1024)),))
+    assert len(forge.parsed(small).raw) > 30 * 1024
