@@ -69,6 +69,18 @@ def test_device_that_never_answers_is_waited_for_once(device):
     transport = DeviceTransport(device[1], limit_s=0.05)
     with pytest.raises(ServiceError, match="did not answer: nothing within"):
         transport.exchange(COMMAND)
+    with pytest.raises(ServiceError, match="did not answer: an earlier call"):
+        transport.exchange(COMMAND)
+    transport.close()
+
+
+def test_device_that_hangs_up_is_our_error(device):
+    """A device that goes away in the middle ends in our error, with the kernel's reason."""
+    transport = DeviceTransport(device[1], limit_s=20)
+    transport._fd, gone = os.open("/dev/full", os.O_RDWR), transport._fd
+    os.close(gone)
+    with pytest.raises(ServiceError, match="No space left"):
+        transport.exchange(COMMAND)
     transport.close()
 
 

@@ -1,19 +1,19 @@
 """How command bytes reach a TPM: the kernel's device, or a software TPM's data port.
 
 One command is one write and one whole answer, within TPM_LIMIT_S from the first byte sent: a device that
-stays silent, or sends a byte a minute, ends in our error. The kernel's device is opened without blocking
-(Linux 4.20 and later run such a command in the background), so that its silence can be waited out.
+stays silent, or sends a byte a minute, ends in our error. The kernel's device is asked from a lane of its
+own: its driver holds a lock while a command runs (tpm-dev-common.c), so that poll waits as long as the command.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import socket
 import time
 from pathlib import Path
 from typing import Protocol
 
+from stannary.certify.collect.deadline import Lane
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError
 
 DEVICE = Path("/dev/tpmrm0")
@@ -38,33 +38,33 @@ class DeviceTransport:
     """The kernel's resource-managed TPM device."""
 
     def __init__(self, path: Path = DEVICE, *, limit_s: float = TPM_LIMIT_S) -> None:
-        self._limit_s = limit_s
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as err:
             raise EnvironmentProblem(
                 "cannot open the TPM",
                 why=f"{path}: {err.strerror}",
                 hint="switch the TPM on in the BIOS, or run as a member of group tss",
             ) from err
+        self._lane = Lane("the TPM", limit_s)
 
     def exchange(self, command: bytes) -> bytes:
-        """Write the command, wait, read the response in one piece."""
-        waiting = select.poll()
-        waiting.register(self._fd, select.POLLIN)
+        """Write the command, read the response, both in one piece."""
         try:
-            written = os.write(self._fd, command)
-            if written != len(command):
-                raise ServiceError("the TPM took part of a command", why=f"{written} of {len(command)} bytes")
-            if not waiting.poll(self._limit_s * 1000):
-                raise ServiceError("the TPM did not answer", why=f"nothing within {self._limit_s:g} s")
-            return os.read(self._fd, MAX_RESPONSE_BYTES)
+            return self._lane.call(lambda: self._exchange(command))
         except OSError as err:
             raise ServiceError("the TPM did not answer", why=str(err)) from err
 
     def close(self) -> None:
         """Close the device."""
+        self._lane.close()
         os.close(self._fd)
+
+    def _exchange(self, command: bytes) -> bytes:
+        written = os.write(self._fd, command)
+        if written != len(command):
+            raise ServiceError("the TPM took part of a command", why=f"{written} of {len(command)} bytes")
+        return os.read(self._fd, MAX_RESPONSE_BYTES)
 
 
 class SocketTransport:
