@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import os
 import secrets
 import ssl
@@ -26,13 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.formats import dsse, note
+from stannary.wire.card import CARD_FILE, Card
 
 KEY_FILE = "key"
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 TLS_KEY_FILE, TLS_CERT_FILE = "tls.key", "tls.crt"
-CARD_FILE = "market.json"
+PUBLIC_MODE = 0o644  # of what holds no secret
 CERTIFICATE_DAYS = 3650  # it is pinned by fingerprint, not by date
 
 
@@ -59,23 +60,6 @@ class Identity:
         return dsse.key_id(self.public)
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What market.json says; written when the market is ready."""
-
-    url: str
-    name: str
-    vkey: str
-    witness_vkeys: tuple[str, ...]
-    tls_fingerprint: str
-    pid: int
-    admin_token_file: str
-
-    def line(self) -> str:
-        """Return the card as one JSON line."""
-        return json.dumps({field: getattr(self, field) for field in self.__dataclass_fields__})
-
-
 def load(directory: Path, name: str) -> Identity:
     """Return the identity kept in `directory`, made on first use."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,25 +82,14 @@ def certificate(directory: Path, host: str, now: float) -> tuple[Path, Path, str
         encryption = serialization.NoEncryption()
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         _secret_file(key_path, lambda: pem)
-        replace(cert_path, cert.public_bytes(serialization.Encoding.PEM))
+        files.replace(cert_path, cert.public_bytes(serialization.Encoding.PEM), mode=PUBLIC_MODE)
     der = ssl.PEM_cert_to_DER_cert(cert_path.read_text(encoding="ascii"))
     return cert_path, key_path, hashlib.sha256(der).hexdigest()
 
 
 def write_card(directory: Path, card: Card) -> None:
     """Replace market.json atomically."""
-    replace(directory / CARD_FILE, card.line().encode() + b"\n")
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones, also after a power cut."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with staged.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    staged.replace(path)
-    _sync_directory(path.parent)
+    files.replace(directory / CARD_FILE, card.line().encode() + b"\n", mode=PUBLIC_MODE)
 
 
 def _secret_file(path: Path, make: Callable[[], bytes]) -> bytes:

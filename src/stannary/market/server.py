@@ -28,7 +28,6 @@ from stannary.market.blobstore import BlobStore
 from stannary.market.clock import Clock, SystemClock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
-from stannary.market.identity import Card
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
@@ -36,6 +35,7 @@ from stannary.market.settings import Settings
 from stannary.market.witness import WitnessProcess
 from stannary.store.database import Store
 from stannary.tlog.log import Log
+from stannary.wire.card import Card
 
 DATABASE = "market.db"
 PORT_FILE = "port"

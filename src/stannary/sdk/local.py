@@ -32,6 +32,7 @@ from stannary.sdk.profile import Profile
 from stannary.verify import trust
 from stannary.wire import routes
 from stannary.wire.admin import JoinTokenRequest
+from stannary.wire.card import CARD_FILE, Card, read_card
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
@@ -42,21 +43,7 @@ DEPOSIT_USD_MICROS = 100_000_000  # play money: nobody outside this machine owes
 BOND_USD_MICROS = 10_000_000
 ASK_USD_MICROS_PER_HOUR = 100_000
 LOCAL_PACKAGES = ("uvicorn", "sqlalchemy", "torch")  # one of each of its extras: market, its store, training
-CARD_FILE = "market.json"
 NODE_FILE = "node.json"  # written by the agent when a join is done
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What market.json says of a running market."""
-
-    url: str
-    name: str
-    vkey: str
-    witness_vkeys: tuple[str, ...]
-    tls_fingerprint: str
-    pid: int
-    admin_token_file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,24 +253,3 @@ def _account() -> str:
 def _node_id(directory: Path, name: str) -> str:
     members = canonical.decode_object((directory / "nodes" / name / NODE_FILE).read_bytes())
     return str(members.get("node", ""))
-
-
-def read_card(directory: Path) -> Card | None:
-    """Return the card in a market's directory, None if there is none; it may be stale."""
-    path = directory / CARD_FILE
-    try:
-        members = canonical.decode_object(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except StannaryError as err:
-        raise EnvironmentProblem("the market's card is damaged", why=f"{path}: {err}", hint=f"rm {path}") from err
-    witnesses = members.get("witness_vkeys")
-    texts = {name: members.get(name) for name in ("url", "name", "vkey", "tls_fingerprint", "admin_token_file")}
-    pid = members.get("pid")
-    if (
-        not isinstance(witnesses, list)
-        or not isinstance(pid, int)
-        or not all(isinstance(t, str) for t in texts.values())
-    ):
-        raise EnvironmentProblem("the market's card is damaged", why=str(path), hint=f"rm {path}")
-    return Card(pid=pid, witness_vkeys=tuple(str(item) for item in witnesses), **{n: str(t) for n, t in texts.items()})

@@ -46,16 +46,9 @@ class NewDraw:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawRow:
+class DrawRow(NewDraw):
     """A draw as it stands: asked for, revealed, drawn."""
 
-    job: str
-    number: int
-    checkpoint: str
-    checkpoint_size: int
-    checkpoint_root: str
-    consistency: Sequence[str]
-    requested_at_ms: int
     reveal: str | None
     value: str | None
     draw: str | None
@@ -91,21 +84,10 @@ class NewAudit:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRow:
-    """An audit as it stands."""
+class AuditRow(NewAudit):
+    """An audit as it stands: what was opened, and what became of it."""
 
-    audit: str
-    job: str
-    task: str
-    number: int
-    draw_number: int
-    canary: bool
-    salt: str
-    step: int
-    auditor: str | None
-    ranked: Sequence[str]
     rank: int
-    price_usd_micros: int
     outcome: Outcome
     opened_at_ms: int
     closed_at_ms: int | None

@@ -51,18 +51,9 @@ class Contributed:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRow:
-    """A task as it stands."""
+class TaskRow(NewTask):
+    """A task as it stands: what was planned, and what became of it."""
 
-    task: str
-    job: str
-    kind: TaskKind
-    round: int
-    lane: int
-    attempt: int
-    num_steps: int
-    assignment: str
-    assignment_digest: str
     state: TaskState
     epoch: int
     node: str | None

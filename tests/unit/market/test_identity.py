@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stannary.errors import EnvironmentProblem
 from stannary.formats import note
 from stannary.market import identity
-from stannary.market.identity import Card
+from stannary.wire.card import CARD_FILE, Card, read_card
 
 
 def test_the_same_directory_is_the_same_market(tmp_path: Path) -> None:
@@ -51,7 +51,20 @@ def test_the_certificate_is_made_once_and_named_by_its_digest(tmp_path: Path, ho
 def test_the_card_is_one_json_line(tmp_path: Path) -> None:
     """market.json holds what a client needs, and no secret but the path of one."""
     identity.write_card(tmp_path, Card("http://127.0.0.1:1", "m", "v", ("w",), "", 7, "/a/admin-token"))
-    lines = (tmp_path / identity.CARD_FILE).read_text().splitlines()
+    lines = (tmp_path / CARD_FILE).read_text().splitlines()
     assert json.loads(lines[0])["admin_token_file"] == "/a/admin-token"
     assert len(lines) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [identity.CARD_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [CARD_FILE]
+
+
+def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """The reader of market.json gets the writer's card; no card is None, a damaged one says what to remove."""
+    assert read_card(tmp_path) is None
+    card = Card("http://127.0.0.1:1", "m", "v", ("w",), "", 7, "/a/admin-token")
+    identity.write_card(tmp_path, card)
+    assert read_card(tmp_path) == card
+    for damaged in (b"", b"{}", b"[]", (card.line()[:-1] + ', "more": 1}').encode()):
+        (tmp_path / CARD_FILE).write_bytes(damaged)
+        with pytest.raises(EnvironmentProblem, match="damaged") as refused:
+            read_card(tmp_path)
+        assert CARD_FILE in refused.value.hint

@@ -18,10 +18,11 @@ from stannary.formats import quantity
 from stannary.sdk import local, trustfile
 from stannary.sdk import profile as profiles
 from stannary.sdk.client import Operator
-from stannary.sdk.local import Card, LocalMarket
+from stannary.sdk.local import LocalMarket
 from stannary.sdk.profile import Profile
 from stannary.verify import trust
 from stannary.wire.admin import JoinTokenRequest
+from stannary.wire.card import Card, read_card
 
 directory_option = click.option(
     "--dir", "directory", type=click.Path(path_type=Path), help="The market's directory (default: the private one)."
@@ -119,7 +120,7 @@ def _operator(directory: Path | None) -> Operator:
 
 
 def _card(place: LocalMarket) -> Card:
-    card = local.read_card(place.directory)
+    card = read_card(place.directory)
     if card is None:
         raise MarketUnreachable(
             "no market runs here", why=f"{place.directory} has no market.json", hint="stannary market serve"

@@ -1,0 +1,48 @@
+"""market.json: what a running market writes into its directory for those on the same machine.
+
+One line of JSON, replaced whole. It holds no secret but the path of one. Who reads it must look whether the
+process still runs: a market that was killed leaves its card behind.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stannary.errors import EnvironmentProblem, StannaryError
+from stannary.formats import canonical, record
+
+CARD_FILE = "market.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What market.json says; written when the market is ready."""
+
+    url: str
+    name: str
+    vkey: str
+    witness_vkeys: tuple[str, ...]
+    tls_fingerprint: str
+    pid: int
+    admin_token_file: str
+
+    def line(self) -> str:
+        """Return the card as one JSON line."""
+        return json.dumps(asdict(self))
+
+
+def read_card(directory: Path) -> Card | None:
+    """Return the card in a market's directory, None if there is none; it may be stale.
+
+    Raises:
+        EnvironmentProblem: it cannot be read as a card.
+    """
+    path = directory / CARD_FILE
+    try:
+        return record.from_json(Card, canonical.decode_object(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except StannaryError as err:
+        raise EnvironmentProblem("the market's card is damaged", why=f"{path}: {err}", hint=f"rm {path}") from err
