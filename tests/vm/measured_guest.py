@@ -74,14 +74,17 @@ class Image:
     sections: dict[str, bytes]
 
 
-def build(folder: Path, command_line: str) -> Image:
-    """Make a signed UKI and an EFI system partition with it."""
+def build(folder: Path, command_line: str, *, init: str = _INIT, files: dict[str, Path] | None = None) -> Image:
+    """Make a signed UKI and an EFI system partition with it; `files` go into its initrd beside busybox."""
     folder.mkdir(parents=True)
     root = folder / "root"
     for name in ("bin", "proc", "sys", "dev"):
         (root / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "bin/busybox")
-    (root / "init").write_text(_INIT)
+    for name, source in (files or {}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source.resolve(), root / name)
+    (root / "init").write_text(init)
     (root / "init").chmod(0o755)
     for path in sorted(root.rglob("*")):
         os.utime(path, (0, 0))
