@@ -261,6 +261,26 @@ def test_thousands_of_issuers_cost_a_bounded_time():
     assert found.root is None
 
 
+def test_search_checks_no_more_signatures_than_its_limit(monkeypatch):
+    """Where every authority of six layers signed every one below, a thousand ways lead nowhere: 64 steps are tried."""
+    layers = [[forge.Party(f"Layer {depth}") for _ in range(4)] for depth in range(6)]
+    woven = [
+        forge.parsed(above.certify(below, *forge.AUTHORITY))
+        for depth in range(5)
+        for above in layers[depth + 1]
+        for below in layers[depth]
+    ]
+    checked: list[int] = []
+    original = certificates.is_issued
+    monkeypatch.setattr(
+        certificates, "is_issued", lambda child, issuer: (checked.append(1), original(child, issuer))[1]
+    )
+    leaf = forge.parsed(layers[0][0].certify(forge.Party("Leaf")))
+    assert find_path(leaf, woven, Anchors(), world.NOW).root is None
+    # Beside the steps of the search, each dead end asks once whether it is a root of its own.
+    assert len(checked) <= 2 * certificates.MAX_EDGES
+
+
 def test_key_identifier_finds_the_issuer_in_a_crowd():
     """Where a hundred authorities share a name, the key identifier names the one to try first."""
     root, leaf = forge.Party("Root"), forge.Party("Leaf")
