@@ -22,7 +22,7 @@ from tests.simulator.fleet import Sight, SimulatedNode
 from tests.simulator.kernel import STEP_MS, Kernel, Symbols
 from tests.unit.verify.world import START, World
 
-from stannary.formats import beacon, digest, ids, jobspec, note, predicates
+from stannary.formats import digest, ids, jobspec, note, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Role, Spent, Verdict
@@ -375,43 +375,11 @@ class Day(World):
         if self.done:
             return
         self.after(DRAW_EVERY_S, self._draw)
-        fresh = [item for item in self.commitments if self.drawn_up_to <= item[0]]
-        if not fresh:
+        if not any(self.drawn_up_to <= item[0] for item in self.commitments):
             return
-        listed = predicates.Candidates(
-            job=self.job_id, index=self.num_draws,
-            candidates=tuple(
-                predicates.Candidate(node.id, node.operator, node.engine_class)
-                for node in sorted(self.fleet.values(), key=lambda node: node.id)
-                if node.name not in self.convicted
-            ),
-            left_out=tuple(
-                predicates.Rejection(node.id, "convicted in this job")
-                for node in sorted(self.fleet.values(), key=lambda node: node.id)
-                if node.name in self.convicted
-            ),
-            fixed_at=self.time(self.now),
-        )  # fmt: skip
-        leaf = digest.from_raw(self.log("candidates", listed, self.market_key).leaf())
-        size, root = self.tree.size, digest.from_raw(self.tree.root())
-        self.checkpoint()
-        number, self.num_draws, self.drawn_up_to = self.num_draws, self.num_draws + 1, size
-        value = beacon.value(self.beacon_seed, CHAIN, number)
-        shown = predicates.Reveal(self.job_id, number, value, size, root, leaf)
-        reveal = self.log("reveal", shown, self.buyer_key)
-        made = predicates.Draw(
-            job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
-            checkpoint_root=root,
-            drawable=tuple(
-                predicates.Drawable(
-                    task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at
-                )
-                for at, task, node in fresh
-            ),
-            candidates=leaf,
-        )  # fmt: skip
-        self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
-        chosen = draw.select(made, listed.candidates, draw.beacon(value, root), self.audit_ppm)
+        listed, leaf = self._fix_candidates(self.num_draws, self.convicted)
+        fresh, made, randomness = self._draw_tasks(leaf)
+        chosen = draw.select(made, listed.candidates, randomness, self.audit_ppm)
         for (_, task, node), selection in zip(fresh, chosen, strict=True):
             self.draws.setdefault((task, node.name), self.draw)
             self.selections.setdefault((task, node.name), selection)

@@ -239,29 +239,10 @@ class World:
         if self.verify is Verification.NONE:
             return
         number = self.num_draws
-        self.num_draws += 1
         listed, leaf = self._fix_candidates(number)
-        size, root = self.tree.size, digest.from_raw(self.tree.root())
-        self.checkpoint()
-        value = beacon.value(self.beacon_seed, CHAIN_LENGTH, number)
-        said = predicates.Reveal(self.job_id, number, value, size, root, leaf)
-        reveal = self.log("reveal", said, self.buyer_key)
-        fresh = [item for item in self.commitments if self.drawn_up_to <= item[0] < size]
-        self.drawn_up_to = size
-        made = predicates.Draw(
-            job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
-            checkpoint_root=root,
-            drawable=tuple(
-                predicates.Drawable(
-                    task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at
-                )
-                for at, task, node in fresh
-            ),
-            candidates=leaf,
-        )  # fmt: skip
-        self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
+        _, made, randomness = self._draw_tasks(leaf)
         candidates = self.ranked_instead or listed.candidates
-        for selection in draw.select(made, candidates, draw.beacon(value, root), self.audit_ppm):
+        for selection in draw.select(made, candidates, randomness, self.audit_ppm):
             if selection.drawn:
                 self._audit(selection)
 
@@ -298,19 +279,48 @@ class World:
 
     # --- details ---
 
-    def _fix_candidates(self, number: int) -> tuple[predicates.Candidates, Digest]:
+    def _fix_candidates(self, number: int, convicted: Iterable[str] = ()) -> tuple[predicates.Candidates, Digest]:
         """Log who may audit what the next draw draws; return it, as bent, and its leaf."""
+        gone = set(convicted)
+        ordered = sorted(self.nodes.values(), key=lambda node: node.id)
         listed = predicates.Candidates(
             job=self.job_id, index=number,
             candidates=tuple(
                 predicates.Candidate(node.id, node.operator, node.engine_class)
-                for node in sorted(self.nodes.values(), key=lambda node: node.id)
+                for node in ordered if node.name not in gone
             ),
-            left_out=(), fixed_at=self.time(self.now),
+            left_out=tuple(
+                predicates.Rejection(node.id, "convicted in this job") for node in ordered if node.name in gone
+            ),
+            fixed_at=self.time(self.now),
         )  # fmt: skip
         envelope = self.log("candidates", listed, self.market_key)
         bent = statement.read(envelope.payload, "candidates", predicates.Candidates).predicate
         return bent, digest.from_raw(envelope.leaf())
+
+    def _draw_tasks(self, candidates: Digest) -> tuple[list[tuple[int, TaskId, Any]], predicates.Draw, bytes]:
+        """Take a checkpoint, have it revealed for, and log the draw of all it covers; return also its beacon."""
+        size, root = self.tree.size, digest.from_raw(self.tree.root())
+        self.checkpoint()
+        number, self.num_draws = self.num_draws, self.num_draws + 1
+        value = beacon.value(self.beacon_seed, CHAIN_LENGTH, number)
+        said = predicates.Reveal(self.job_id, number, value, size, root, candidates)
+        reveal = self.log("reveal", said, self.buyer_key)
+        fresh = [item for item in self.commitments if self.drawn_up_to <= item[0] < size]
+        self.drawn_up_to = size
+        made = predicates.Draw(
+            job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
+            checkpoint_root=root,
+            drawable=tuple(
+                predicates.Drawable(
+                    task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at
+                )
+                for at, task, node in fresh
+            ),
+            candidates=candidates,
+        )  # fmt: skip
+        self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
+        return fresh, made, draw.beacon(value, root)
 
     def say_silent(self, selection: draw.Selection, role: Role, node: Node, rank: int) -> None:
         """State, as the market, that a party did not answer."""
