@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import struct
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -291,6 +294,25 @@ def test_tpm_without_the_curve_quotes_with_its_rsa_key(tpm, monkeypatch):
     found = _evidence(tpm, challenges.issue(world.NOW)[0])
     assert found.ak.key.key_size == 2048
     assert found.ak.is_attestation_key
+
+
+@pytest.mark.parametrize(("number", "hint"), [(errno.EACCES, "sudo"), (errno.ENOENT, "UEFI")])
+def test_event_log_that_cannot_be_read_is_said(tpm, tmp_path, monkeypatch, number, hint):
+    """A quote without its log is sent, and the operator hears why the log is missing and what to do."""
+    place, honest = tmp_path / "log", Path.open
+
+    def refuse(path, *rest):
+        if path == place:
+            raise OSError(number, os.strerror(number))
+        return honest(path, *rest)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    sources = node.Sources(tpm=tpm.address, event_log=place, bench_s=0)
+    evidence, absent, ran = node.check(challenges.issue(world.NOW)[0], sources)
+    assert ran["tpm"] == tpm.address
+    assert "tpm" in evidence.parts
+    assert os.strerror(number) in absent["event log"]
+    assert hint in absent["event log"]
 
 
 def test_node_check_names_the_certified_keys(tpm, capsys):

@@ -110,6 +110,9 @@ def _tpm(found: Collected, bound: bytes, challenge: Challenge, sources: Sources)
     try:
         found.parts["tpm"] = within(lambda: tpm.gather(bound, challenge, sources), "the TPM", TPM_LIMIT_S)
         found.ran["tpm"] = sources.tpm or str(DEVICE)
+        problem = tpm.log_problem(sources.event_log)
+        if problem is not None:
+            found.miss("event log", problem)
     except StannaryError as err:
         found.miss("tpm", err)
 

@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stannary.certify.collateral import unhex
-from stannary.certify.collect import certified, tpm_client
+from stannary.certify.collect import certified, ioctl, tpm_client
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import event_log, tpm_structures
 from stannary.errors import EnvironmentProblem, ServiceError
@@ -75,12 +75,26 @@ def preferred_bank(client: TpmClient) -> int:
 
 
 def read_log(path: Path) -> bytes:
-    """Return the firmware's event log, empty where there is none: the verifier says that none was carried."""
+    """Return the firmware's event log, empty where it cannot be read; `log_problem` says why."""
     try:
         with path.open("rb") as stream:
             return stream.read(event_log.MAX_LOG_BYTES)
     except OSError:
         return b""
+
+
+def log_problem(path: Path) -> EnvironmentProblem | None:
+    """Return why the event log cannot be read; a quote without it shows registers and no software."""
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as err:
+        return EnvironmentProblem(
+            "the event log cannot be read",
+            why=f"{path}: {err.strerror}",
+            hint=ioctl.hint_for(err) or "boot by UEFI with the TPM switched on",
+        )
+    return None
 
 
 def _answer(client: TpmClient, bound: bytes, challenge: Challenge, sources: Sources) -> dict[str, Json]:
