@@ -119,11 +119,6 @@ class ConfigFs:
         (self._root / name).rmdir()
 
 
-def available(root: Path = CONFIGFS) -> bool:
-    """Whether this guest can make reports."""
-    return root.is_dir() and os.access(root, os.W_OK)
-
-
 def request(report_data: bytes, root: Path = CONFIGFS) -> TsmReport:
     """Ask the guest's firmware for a report over 64 bytes, within the limit of devices."""
     return within(lambda: ask(ConfigFs(root), report_data), "configfs-tsm")
