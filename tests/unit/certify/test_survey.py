@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import pytest
 from tests.unit.certify import world
 
 from stannary.certify import challenge as challenges
-from stannary.certify.collect import host, node, nscq, nvml, survey, tpm, tpm_client
+from stannary.certify.collect import cpu, host, node, nscq, nvml, survey, tpm, tpm_client
+from stannary.certify.envelope import Part
 from stannary.cli import main as edge
 from stannary.errors import EnvironmentProblem, ServiceError
 
@@ -157,6 +159,18 @@ def test_answer_says_what_ran_and_what_did_not(machine, tmp_path, monkeypatch, c
     )
     assert "no tpm: cannot open the TPM" in told.err
     assert "(next: " in result["absent"]["tpm"]
+
+
+@pytest.mark.parametrize(("kind", "missed"), [("tdx", True), ("snp", False)])
+def test_trust_domain_without_its_event_log_is_told(machine, monkeypatch, kind, missed):
+    """A TD's quote without the CCEL shows registers and no software; an SNP guest has no such log."""
+    part = Part(kind, b"quote")
+    monkeypatch.setattr(cpu, "attempts", lambda *_: (cpu.Attempt("configfs-tsm", part),))
+    sources = replace(machine, ccel=machine.nsm.with_name("CCEL"))
+    evidence, absent, ran = node.check(challenges.issue(world.NOW)[0], sources)
+    assert evidence.parts["cpu"] == part
+    assert ran["cpu"] == "configfs-tsm"
+    assert ("CCEL event log" in absent) is missed
 
 
 class Tpm:

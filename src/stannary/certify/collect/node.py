@@ -104,17 +104,23 @@ def _cpu(found: Collected, bound: bytes, sources: Sources) -> None:
             found.miss(f"cpu ({attempt.name})", attempt.problem)
     if "cpu" not in found.parts:
         found.absent["cpu"] = "no interface of a confidential guest gave evidence"
+    elif found.parts["cpu"].kind == "tdx":
+        _log(found, "CCEL event log", sources.ccel)
 
 
 def _tpm(found: Collected, bound: bytes, challenge: Challenge, sources: Sources) -> None:
     try:
         found.parts["tpm"] = within(lambda: tpm.gather(bound, challenge, sources), "the TPM", TPM_LIMIT_S)
         found.ran["tpm"] = sources.tpm or str(DEVICE)
-        problem = tpm.log_problem(sources.event_log)
-        if problem is not None:
-            found.miss("event log", problem)
+        _log(found, "event log", sources.event_log)
     except StannaryError as err:
         found.miss("tpm", err)
+
+
+def _log(found: Collected, name: str, path: Path) -> None:
+    problem = tpm.log_problem(path)
+    if problem is not None:
+        found.miss(name, problem)
 
 
 def _devices(found: Collected, bound: bytes) -> None:
