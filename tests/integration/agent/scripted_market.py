@@ -51,6 +51,8 @@ class ScriptedMarket:
     node_keys: dict[str, bytes] = field(default_factory=dict)
     refuse: Callable[[str, str], StannaryError | None] = lambda method, path: None
     profile: str = "private"
+    num_polls: int = 0
+    holds_polls: bool = False  # a poll for leases is not answered
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,9 @@ class ScriptedMarket:
         self.thread.start()
 
     def close(self) -> None:
+        with self.changed:
+            self.holds_polls = False
+            self.changed.notify_all()
         self.server.shutdown()
         self.server.server_close()
         self.thread.join(5)
@@ -236,6 +241,10 @@ class ScriptedMarket:
     def next(self, body: dict[str, Any]) -> tuple[int, bytes]:
         deadline = time.monotonic() + body["wait_s"]
         with self.changed:
+            self.num_polls += 1
+            self.changed.notify_all()
+            while self.holds_polls:  # never answered: who ends all the same has not waited for an answer
+                self.changed.wait()
             while True:
                 for lease in self.leases:
                     if lease["lease_id"] not in body.get("have", []):
