@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ from tests.unit.certify import intel_world, world
 
 from stannary.certify import certificates
 from stannary.certify.collateral import Collateral
+from stannary.certify.evidence import quote
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
@@ -198,7 +200,25 @@ def test_sizes_that_lie_are_malformed():
     assert _appraise(raw[:section] + b"\xff\xff\0\0" + raw[section + 4 :]).outcome == "refuse:malformed"
     assert _appraise(raw + b"\x01").outcome == "refuse:malformed"
     assert _appraise(b"\0\x05" + raw[2:]).outcome == "refuse:unsupported"
-    assert _appraise(raw.hex().encode()).outcome == "valid"
+
+
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_quotes_travel_as_text(version):
+    """Hex with and without 0x, upper case, and base64 are the same quote; text that is cut or padded is malformed."""
+    kind, enclave = ("sgx", intel_world.enclave()) if version == 3 else ("tdx", None)
+    raw = VENDOR.quote(version=version, enclave=enclave)
+    encoded = base64.b64encode(raw)
+    for text in (
+        raw.hex().encode(),
+        b"0x" + raw.hex().encode() + b"\n",
+        raw.hex().upper().encode(),
+        encoded,
+        encoded + b"\n",
+    ):
+        assert quote.is_quote(text)
+        assert _appraise(text, kind=kind).outcome == "valid"
+    for damaged in (raw.hex().encode()[:-1], encoded[:-2], encoded + b"!", encoded[:1000] + b"\n" + encoded[1000:]):
+        assert _appraise(damaged, kind=kind).outcome == "refuse:malformed"
 
 
 def test_anchors_of_another_name_do_not_change_the_root():

@@ -14,12 +14,17 @@ from stannary.certify.certificates import Certificate
 from stannary.certify.collateral import unhex
 from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import FormatError, UnsupportedFormat
+from stannary.formats import dsse
 
 MAX_QUOTE_BYTES = 64 * 1024
 HEADER_BYTES, ENCLAVE_BYTES, TD10_BYTES, TD15_BYTES, TD15_EXTENDED_BYTES = 48, 384, 584, 648, 885
 TEE_SGX, TEE_TDX = 0x00, 0x81
 KEY_ECDSA_P256 = 2
 CERTIFICATION_PCK_CHAIN, CERTIFICATION_QE_REPORT = 5, 6
+# Versions 3 to 5 with an ECDSA P-256 attestation key, as octets, hex and base64.
+_STARTS = frozenset(bytes([version, 0, KEY_ECDSA_P256, 0]) for version in (3, 4, 5))
+_HEX_STARTS = frozenset({b"0300", b"0400", b"0500"})
+_BASE64_STARTS = frozenset({b"AwACA", b"BAACA", b"BQACA"})
 BODY_SGX, BODY_TD10, BODY_TD15, BODY_TD15_EXTENDED = 1, 2, 3, 4
 
 
@@ -78,18 +83,19 @@ class Quote:
 
 
 def binary(blob: bytes) -> bytes:
-    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x."""
+    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x, and as base64."""
     text = blob.strip().removeprefix(b"0x")
-    if text[:4] in {b"0300", b"0400", b"0500"}:
+    if text[:4] in _HEX_STARTS:
         return unhex(text.decode("ascii", errors="replace"), "quote")
+    if text[:5] in _BASE64_STARTS:
+        return dsse.decode_base64(text.decode("ascii", errors="replace"), "quote")
     return blob
 
 
 def is_quote(blob: bytes) -> bool:
     """Whether bytes start like a quote of a version we know."""
-    return blob.strip().removeprefix(b"0x")[:4] in {b"0300", b"0400", b"0500"} or (
-        len(blob) > HEADER_BYTES and blob[:4] in {b"\3\0\2\0", b"\4\0\2\0", b"\5\0\2\0"}
-    )
+    text = blob.strip().removeprefix(b"0x")
+    return text[:4] in _HEX_STARTS or text[:5] in _BASE64_STARTS or blob[:4] in _STARTS
 
 
 def parse_quote(data: bytes) -> Quote:
