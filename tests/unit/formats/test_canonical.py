@@ -139,3 +139,20 @@ def test_any_bytes_are_answered(data):
         canonical.decode(data)
     except FormatError as err:
         assert err.what
+
+
+def test_foreign_json_keeps_numbers_as_they_are_written():
+    """JSON of others may hold fractions and 64-bit integers: they come back as text; the rest is as strict as ours."""
+    text = b'{"a": 1.50, "b": 18446744073709551615, "c": -7, "d": [1e3, null, true], "e": 9007199254740991}'
+    assert canonical.decode_foreign(text) == {
+        "a": "1.50", "b": "18446744073709551615", "c": -7, "d": ["1e3", None, True], "e": 9007199254740991,
+    }  # fmt: skip
+    for damaged in (b'{"a": 1, "a": 2}', b'{"a": NaN}', b'{"a": Infinity}', b'"\\ud800"', b"{", b"\xff"):
+        with pytest.raises(FormatError):
+            canonical.decode_foreign(damaged)
+    with pytest.raises(LimitExceeded):
+        canonical.decode_foreign(b"[" * 33 + b"]" * 33)
+    with pytest.raises(LimitExceeded):
+        canonical.decode_foreign(b'"' + b"a" * 100 + b'"', max_bytes=100)
+    huge = canonical.decode_foreign(b"9" * 100_000)
+    assert huge == "9" * 100_000
