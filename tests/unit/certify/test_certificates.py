@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.certify import forge, world
 
 from stannary.certify import certificates
@@ -365,3 +368,33 @@ def test_certificate_is_not_a_place_to_store_things():
         forge.parsed(leaf)
     _, small = _forged_chain(leaf_extensions=(forge.extension("1.2.3.4", bytes(30 * 1024)),))
     assert len(forge.parsed(small).raw) > 30 * 1024
+
+
+_PARTIES = [forge.Party(f"Party {number}") for number in range(5)]
+_ENDED = forge.tlv(0x17, b"260201000000Z")
+
+
+@functools.cache
+def _edge(issuer: int, subject: int, flaw: str):
+    """A certificate of one party for another: sound, expired, or of no authority."""
+    extensions = () if flaw == "no authority" else forge.AUTHORITY
+    end = {"end": _ENDED} if flaw == "expired" else {}
+    return forge.parsed(_PARTIES[issuer].certify(_PARTIES[subject], *extensions, **end))
+
+
+_EDGES = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from(["sound", "sound", "expired", "no authority"]))
+
+
+@given(st.lists(_EDGES, max_size=9), st.integers(0, 4))
+def test_path_is_found_exactly_where_there_is_one(edges, signer):
+    """Whatever the certificates between leaf and root, a path is found if and only if sound ones lead there."""
+    root = _edge(4, 4, "sound")
+    sound = {(issuer, subject) for issuer, subject, flaw in edges if flaw == "sound"} | {(4, 4)}
+    reached, before = {signer}, set()
+    while reached != before:
+        before = set(reached)
+        reached |= {issuer for issuer, subject in sound if subject in reached}
+    leaf = forge.parsed(_PARTIES[signer].certify(forge.Party("Leaf", _PARTIES[0].key)))
+    found = find_path(leaf, [_edge(*edge) for edge in edges], Anchors(certificates=(root,)), world.NOW)
+    assert (found.root is not None) == (4 in reached), found.problem
+    assert found.root is None or found.root == root
