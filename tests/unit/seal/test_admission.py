@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.seal.world import pattern, safetensors_bytes
 
 from stannary.errors import FormatError
-from stannary.seal import admission, pickles, sealing
+from stannary.seal import admission, archives, pickles, sealing
 from stannary.seal.content import of_bytes
 from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
@@ -170,6 +170,8 @@ def test_pickle_is_refused_in_any_disguise(tmp_path: Path, owner: OwnerKey, disg
         ("genome.txt", b"N" * 100_000 + b"ACGT" * 100),
         ("constant.bin", b"h\x00" * 100),
         ("pk.bin", pattern(40_000) + b"PK\x05\x06" + pattern(100)),
+        ("cut-tar.bin", old_tar(b"")[:400]),
+        ("magic.bin", b"\x60\x2a\x4d\x18" + pattern(100)),
         ("gz.bin", b"\x1f\x8b\x00\x01" + pattern(100)),
         ("data.parquet", parquet(pattern(70_000) + b"PK\x05\x06" + pattern(40_000))),
         ("x.jsonl", b'{"a": 1}'),
@@ -230,3 +232,27 @@ def test_opcodes_without_end_are_a_pickle(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
     assert "1,000 opcodes" in pickles.why_pickle(of_bytes(b"K\x01" * 1001))
     assert not pickles.why_pickle(of_bytes(b"K\x01" * 999))
+
+
+def lzma_head(properties: int = 0x5D, dictionary: int = 1 << 23, length: int = 2**64 - 1, first: int = 0) -> bytes:
+    """Return the first bytes of an .lzma file with any fields."""
+    return bytes([properties]) + dictionary.to_bytes(4, "little") + length.to_bytes(8, "little") + bytes([first]) * 20
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (lzma_head(), "lzma"),
+        (lzma_head(dictionary=3 << 20, length=5000), "lzma"),
+        (lzma_head(dictionary=2**32 - 1), "lzma"),
+        (lzma_head(properties=0x5E), ""),
+        (lzma_head(dictionary=5 << 20), ""),
+        (lzma_head(dictionary=1024), ""),
+        (lzma_head(length=1 << 40), ""),
+        (lzma_head(first=1), ""),
+        (lzma_head()[:13], ""),
+    ],
+)
+def test_lzma_is_told_by_its_fields(data: bytes, kind: str) -> None:
+    """A format without a magic number is known when every field makes sense, as its own library does it."""
+    assert archives.kind_of(of_bytes(data)) == kind

@@ -15,8 +15,8 @@ from tests.unit.seal.world import Entries, Sealed, pattern, safetensors_bytes
 
 from stannary.errors import FormatError, LimitExceeded, StannaryError
 from stannary.formats import canonical
-from stannary.seal import head, manifest, names, tensors
-from stannary.seal.manifest import Base, Codec, KeyGroup, Manifest, Shard
+from stannary.seal import head, manifest, names, plan, tensors
+from stannary.seal.manifest import Base, Codec, FileKind, KeyGroup, Manifest, Shard
 
 ONE: Entries = {"a": ("F32", [2], pattern(8))}
 
@@ -268,3 +268,11 @@ def _harmless(old: Manifest, new: Manifest) -> bool:
     """Names, signatures, hashes and group ids are the owner's to choose; what is read where is not."""
     layout = [(item.file, item.offset, item.size, item.stored) for item in old.shards]
     return layout == [(item.file, item.offset, item.size, item.stored) for item in new.shards]
+
+
+def test_many_dataset_files_share_groups() -> None:
+    """Dataset files have groups of their own up to a number and share them beyond: manifests limit groups."""
+    first, again = (next(plan.cut_file(number, FileKind.JSONL, 10, 65536)) for number in (7, 7 + plan.MAX_DATA_GROUPS))
+    assert (first.group, again.group) == ("data.7", "data.7")
+    assert plan.MAX_DATA_GROUPS * 2 <= manifest.MAX_GROUPS
+    assert next(plan.cut_file(7, FileKind.BIN, 10, 65536)).group == "files"

@@ -97,6 +97,10 @@ def test_server_answers_ranges(model: Sealed) -> None:
         connection.request("GET", "/" + object_name(item), headers={"Range": f"bytes={len(data)}-"})
         response = connection.getresponse()
         assert (response.status, response.read()) == (416, b"")
+        for odd in ("bytes=9-5", "bytes=-5", "bytes=0-1,3-4", "chunks=0-1"):
+            connection.request("GET", "/" + object_name(item), headers={"Range": odd})
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (416, b"")
         connection.close()
 
 

@@ -1,0 +1,129 @@
+"""Puts to a bucket: tried again when the way fails, and not when the bucket refuses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from stannary.errors import NotFound, StannaryError, UsageError
+from stannary.seal.s3 import PUT_ATTEMPTS, S3Store
+from stannary.seal.source import SourceFailure
+
+
+class Bucket(ThreadingHTTPServer):
+    """Answers each put with the next of `answers`: a status, or 0 for a connection that breaks."""
+
+    daemon_threads = True
+    block_on_close = False  # kept connections end with the test's process
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.objects: dict[str, bytes] = {}
+        self.puts = 0
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 5.0
+    server: Bucket
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.puts += 1
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        if not status:
+            self.close_connection = True
+            return
+        if status == 200:
+            self.server.objects[self.path.partition("?")[0]] = data
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
+        """Keep quiet."""
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket on loopback, and the environment that reaches it."""
+    server = Bucket()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def store(pauses: list[float]) -> S3Store:
+    """Return the bucket as a store that writes its pauses down instead of waiting."""
+    return S3Store("s3://models/sealed", stall_s=2.0, pause=pauses.append)
+
+
+@pytest.mark.parametrize("answers", [[0], [503], [500, 0, 503]])
+def test_put_is_tried_again(bucket: Bucket, answers: list[int]) -> None:
+    """A broken connection and an overloaded host cost a pause each, growing, and the object arrives whole."""
+    bucket.answers = list(answers)
+    pauses: list[float] = []
+    data = memoryview(bytes(range(256)) * 4000)
+    store(pauses).put("b3/x", data)
+    assert bucket.objects == {"/models/sealed/b3/x": bytes(data)}
+    assert len(pauses) == len(answers)
+    assert pauses == sorted(set(pauses))
+
+
+def test_put_gives_up(bucket: Bucket) -> None:
+    """A host that never takes it ends in an error, after as many attempts as said and without a secret in it."""
+    bucket.answers = [503] * 20
+    pauses: list[float] = []
+    with pytest.raises(SourceFailure) as caught:
+        store(pauses).put("b3/x", b"x")
+    assert (bucket.puts, len(pauses)) == (PUT_ATTEMPTS, PUT_ATTEMPTS - 1)
+    assert "X-Amz" not in caught.value.diagnostics()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "word"), [(403, SourceFailure, "AWS_ACCESS_KEY_ID"), (404, NotFound, "bucket")]
+)
+def test_refusal_is_final(bucket: Bucket, status: int, error: type[StannaryError], word: str) -> None:
+    """Wrong keys and a bucket that is not there are told at once, with what to set or make."""
+    bucket.answers = [status]
+    pauses: list[float] = []
+    with pytest.raises(error) as caught:
+        store(pauses).put("b3/x", b"x")
+    assert (bucket.puts, pauses) == (1, [])
+    assert word in caught.value.hint
+
+
+def test_pool_is_made_once(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pool of connections serves all requests to a host: a TLS context each would cost more than they do."""
+    from stannary.seal import s3
+
+    made: list[object] = []
+    real = s3.ConnectionPool
+
+    def counting(*arguments: object) -> object:
+        made.append(real(*arguments))  # type: ignore[arg-type]  # passed through
+        return made[-1]
+
+    monkeypatch.setattr(s3, "ConnectionPool", counting)
+    target = store([])
+    for number in range(5):
+        target.put(f"b3/{number}", b"x")
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("url", ["s3://", "http://models", "s3:/models"])
+def test_address_that_is_no_bucket(url: str) -> None:
+    """A bucket has a name."""
+    with pytest.raises(UsageError):
+        S3Store(url)
