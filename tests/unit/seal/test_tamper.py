@@ -176,3 +176,27 @@ def test_failed_open_leaves_nothing(model: Sealed, tmp_path: Path) -> None:
     with pytest.raises(StannaryError):
         opening.open_to(artifact, tmp_path / "out" / "model.safetensors")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_plain_file_in_place_of_the_head(model: Sealed) -> None:
+    """A plain model where the head was, or where a shard was, is never taken for the sealed one."""
+    for name in (head_name(model.digest), object_name(model.open().head.shards[1])):
+        path = model.root / name
+        kept = path.read_bytes()
+        path.write_bytes(small_model(seed=9))
+        with pytest.raises(StannaryError) as caught:
+            read_all(model, DirectoryStore(model.root))
+        assert caught.value.exit_code == 3
+        path.write_bytes(kept)
+    assert read_all(model, DirectoryStore(model.root)) == [small_model()]
+
+
+def test_spliced_shard_is_refused(model: Sealed, seal_bytes: Callable[..., Sealed]) -> None:
+    """The first half of one shard before the second half of another version's, cut at a chunk, is refused."""
+    other = seal_bytes(small_model(seed=9))
+    ours, theirs = (item.root / object_name(item.open().head.shards[1]) for item in (model, other))
+    half = 56 + 2 * (16_384 + 16)
+    ours.write_bytes(ours.read_bytes()[:half] + theirs.read_bytes()[half:])
+    with pytest.raises(StannaryError) as caught:
+        read_all(model, DirectoryStore(model.root))
+    assert caught.value.exit_code == 3
