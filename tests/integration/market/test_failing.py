@@ -9,10 +9,13 @@ import pytest
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode, LyingNode
+from tests.integration.market.test_market_jobs import case_of, check
 from tests.integration.market.world import World
 
 from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.predicates import Absence, Verdict
 from stannary.store import nodes
+from stannary.verify.report import Report
 from stannary.wire import node, routes
 from stannary.wire.buyer import JobView
 
@@ -96,3 +99,41 @@ def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypat
     before, after = asyncio.run(scenario())
     assert any(line.startswith("work") for line in before)
     assert after == []
+
+
+class HandsBackAudits(FakeNode):
+    """Works honestly, and hands every audit back at once."""
+
+    async def audit(self, lease: node.Lease) -> None:
+        """Refuse."""
+        await self.call(routes.lease(routes.LEASE_RELEASE, lease.lease_id))
+
+
+class SlowProver(FakeNode):
+    """Answers for its work honestly, after a while."""
+
+    async def question(self, lease: node.Lease) -> None:
+        """Think first."""
+        await self.clock.sleep(1.0)
+        await super().question(lease)
+
+
+def test_an_auditor_who_hands_back_costs_its_prover_nothing(tmp_path: Path) -> None:
+    """A prover that answers in time is heard, also where its first auditor gave up before; the receipt says who did."""
+
+    async def scenario() -> tuple[Report, set[Verdict], set[Absence]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator, SlowProver)
+            await world.node("fox", HandsBackAudits, ask_usd_micros_per_hour=1)
+            ada = await world.buyer()
+            view = await ended(world, ada, train_spec(lanes=3))
+            data = await ada.receipt(view.id)
+            case = case_of(data)
+            verdicts = {item.predicate.verdict for item in case.verdicts}
+            return check(world, data), verdicts, {item.predicate.reason for item in case.silences.values()}
+
+    report, verdicts, reasons = asyncio.run(scenario())
+    assert [item for item in report.findings if item.severity != "notice"] == []
+    assert verdicts == {Verdict.VERIFIED}
+    assert reasons == {Absence.HANDED_BACK}
