@@ -129,12 +129,13 @@ class Path:
     """A path from a leaf to its root, or why there is none.
 
     `is_forged` says that an issuer of the right name was carried and did not sign: that is a false
-    signature, not a missing link.
+    signature, not a missing link. `is_open` says that the link is missing: nobody of that name was carried.
     """
 
     certificates: tuple[Certificate, ...]
     problem: str = ""
     is_forged: bool = False
+    is_open: bool = False
 
     @property
     def root(self) -> Certificate | None:
@@ -303,10 +304,12 @@ class _Search:
     def _dead_end(self, path: tuple[Certificate, ...], named: list[Certificate]) -> Path:
         tip = path[-1]
         problem = "not signed by the issuer it names" if named else "no issuer carried"
-        if is_issued(tip, tip):
+        is_root = is_issued(tip, tip)
+        if is_root:
             problem = "ends in a root that is not pinned"
         is_forged = any(item.raw in self.carried for item in named)
-        return Path(path, f"{problem}: {tip.common_name()[:60] or 'certificate'}", is_forged)
+        is_open = not named and not is_root
+        return Path(path, f"{problem}: {tip.common_name()[:60] or 'certificate'}", is_forged, is_open)
 
     def _keep(self, failure: Path, *, reaches_root: bool = False) -> None:
         rank = (reaches_root, len(failure.certificates))

@@ -51,6 +51,7 @@ class Roots:
     nvidia_rim: Anchors = field(default=Anchors(key_pins=frozenset({NVIDIA_RIM_ROOT})))
     nitro: Anchors = field(default=Anchors(key_pins=frozenset({AWS_NITRO_ROOT})))
     tpm: Anchors = field(default=Anchors())
+    tpm_ak: Anchors = field(default=Anchors(key_pins=frozenset({GOOGLE_VTPM_ROOT})))  # who certifies quoting keys
     tpm_test: Anchors = field(default=Anchors())  # software TPMs: identity in tests, never hardware
 
 

@@ -191,7 +191,7 @@ def _azure(case: Case, now: datetime | None) -> Appraisal:
 
 
 def _tpm(case: Case, now: datetime | None) -> Appraisal:
-    rules = _golden(case, _with_root(case, "tpm"))
+    rules = _golden(case, _with_root(case, "tpm", "tpm_ak"))
     verifier = TpmVerifier(believes_nonce=True)
     blob = case.evidence()
     if not boot_files.is_quote(blob):

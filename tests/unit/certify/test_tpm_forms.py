@@ -346,3 +346,31 @@ def test_certificate_for_something_else_is_no_endorsement(endorsed):
     authority = _members(Key(), banks, ek_certificate=own.raw.hex())
     assert _outcome(authority, rules=Rules(roots=Roots(tpm=Anchors(certificates=(own,))))) == "refuse:chain-invalid"
     assert _outcome(authority) == "refuse:chain-invalid"
+
+
+def test_certificate_of_the_quoting_key_is_followed_and_compared():
+    """A cloud certifies its virtual TPM's quoting key: another root, time or key refuses, and no cap is lifted."""
+    cloud, other = forge.Party("EK/AK CA Root"), forge.Party("EK/AK CA Root")
+    middle, key = forge.Party("EK/AK CA Intermediate"), Key()
+    top = forge.parsed(cloud.certify(cloud, *forge.AUTHORITY))
+    issuer = cloud.certify(middle, *forge.AUTHORITY)
+    leaf = middle.certify(forge.Party("218557372616137117", key.key))
+    banks = {"sha256": _registers("sha256", EVENTS)}
+    rules = Rules(roots=Roots(tpm_ak=Anchors(certificates=(top,))))
+    members = _members(key, banks, ak_certificate=leaf.hex(), ak_chain=[issuer.hex(), top.raw.hex()])
+    blob = _protobuf(key, banks, _field(6, leaf), _field(7, issuer), _field(7, top.raw))
+    foreign = Rules(roots=Roots(tpm_ak=Anchors(certificates=(forge.parsed(other.certify(other, *forge.AUTHORITY)),))))
+    for evidence in (members, blob):
+        assert _outcome(evidence, rules=rules) == "valid"
+        assert _outcome(evidence) == "refuse:chain-invalid"  # under Google's pinned root
+        assert _outcome(evidence, rules=foreign) == "refuse:chain-invalid"
+    alone = _members(key, banks, ak_certificate=leaf.hex())
+    assert _outcome(alone) == "valid"  # nobody carried its issuer and no root was named: could not check
+    assert _outcome(alone, rules=rules) == "refuse:chain-invalid"
+    stranger = _members(Key(), banks, ak_certificate=leaf.hex(), ak_chain=[issuer.hex()])
+    assert _outcome(stranger, rules=rules) == "refuse:binding-mismatch"
+    assert _outcome({**members, "ak_chain": [issuer.hex()] * 9}, rules=rules) == "refuse:malformed"
+    found = examine(
+        TpmVerifier(), json.dumps(members).encode(), bound=BOUND, collateral=Collateral(), now=world.NOW, rules=rules
+    )
+    assert {item.cap for item in found.findings} == {0}

@@ -63,10 +63,10 @@ _BESIDE = {
     "tdx/gotdx_rootcrl.der", "tdx/gotdx_sample_tcbinfo_response_v5",
     "tpm/goatt_platformcert_IntelSigningKey_20April2017.cer", "tpm/goatt_platformcert_Intel_nuc1.cer",
     "tpm/goatt_platformcert_lenovo.cer", "tpm/goatt_platformcert_plat_cert1.cer",
-    "tpm/gotpm_gcp_gcp_ek_ak_ca_intermediate_v3.crt", "tpm/gotpm_gcp_gcp_ek_ak_ca_root.crt",
+    "tpm/gotpm_gcp_gcp_ek_ak_ca_intermediate_v3.crt",
     "tpm/gotpm_gcp_pca_tpm_ecc_enc_cert.pem", "tpm/gotpm_gcp_pca_tpm_ecc_sign_cert.pem",
     "tpm/gotpm_gcp_pca_tpm_rsa_enc_cert.pem", "tpm/gotpm_gcp_pca_tpm_rsa_sign_cert.pem",
-    "tpm/gotpm_gcp_tpm_ek_intermediate_2.crt", "tpm/swtpm/ek_rsa2048_cert.der", "tpm/swtpm/ek_secp384r1_cert.der",
+    "tpm/swtpm/ek_rsa2048_cert.der", "tpm/swtpm/ek_secp384r1_cert.der",
     "tpm/swtpm/issuer_ca.pem", "tpm/swtpm/platform_cert.der", "tpm/vm/ec/ek.pub", "tpm/vm/ec/q.pcrs",
     "tpm/vm/en1/ek.pub", "tpm/vm/en1/q.pcrs",
 }  # fmt: skip

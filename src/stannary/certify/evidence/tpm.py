@@ -105,6 +105,7 @@ class TpmVerifier:
         exam.claims.update(_claims(parsed))
         check_endorsement(exam, parsed, collateral, (now, rules))
         _check_key(exam, parsed)
+        _check_certified(exam, parsed, (now, rules))
         if bound is None and self._believes_nonce:
             bound = parsed.claimed_nonce
         check_quote(exam, parsed, bound)
@@ -223,6 +224,32 @@ def _check_key(exam: Examination, parsed: TpmEvidence) -> None:
             observed=f"name {parsed.ak_name.hex()}",
             expected=parsed.ak.name.hex(),
         )
+
+
+def _check_certified(exam: Examination, parsed: TpmEvidence, context: tuple[datetime | None, Rules]) -> None:
+    """Check the certificate that a cloud issues to its virtual TPM's quoting key.
+
+    It names a machine of that cloud and shows no TPM of hardware: no cap is lifted by it, and where nobody carried
+    its issuer or named a root, it could not be checked and convicts nobody.
+    """
+    now, rules = context
+    if not parsed.ak_chain:
+        exam.not_applicable("ak-chain", "the quoting key carries no certificate of its own")
+        return
+    leaf = parsed.ak_chain[0]
+    path = certificates.find_path(leaf, parsed.ak_chain[1:], rules.roots.tpm_ak, now)
+    if path.is_open and not rules.roots.tpm_ak.certificates:
+        exam.waive("ak-chain", f"could not check: {path.problem}")
+    else:
+        exam.require_path("ak-chain", path)
+    exam.require(
+        "ak-key",
+        parsed.ak is not None and _is_key_of(parsed.ak, leaf),
+        Step.BINDING,
+        Code.BINDING_MISMATCH,
+        observed="quoting key is not the one certified",
+    )
+    exam.claims["ak_certified"] = leaf.common_name()
 
 
 def check_quote(exam: Examination, parsed: TpmEvidence, bound: bytes | None) -> None:

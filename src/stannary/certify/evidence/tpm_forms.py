@@ -5,7 +5,7 @@
 | JSON with `attest`, `signature`, `ak_public`, ... in hex | `stannary node check` | nothing |
 | JSON `ak_public`, `tpm_quote {message, ...}` in base64 | Trustee's guest components | the key's attributes |
 | JSON `AK`, `Quote`, `Log` in base64 | go-attestation | an EK certificate |
-| protobuf `Attestation` | go-tpm-tools | an EK certificate |
+| protobuf `Attestation` | go-tpm-tools | an EK certificate; it may carry one of the quoting key |
 
 Where a form carries a quote a bank, the SHA-256 one is judged, else the strongest. A register listed twice,
 of another size than its bank's, or above 23 is malformed. A nonce inside evidence is the sender's word:
@@ -40,6 +40,7 @@ _HEX_NAMES = {
     "ak": ("ak_pub_tpmt_hex", "ak_public"),
     "name": ("ak_name_hex", "ak_name"),
     "ek": ("ek_pub_tpmt_hex", "ek_public"),
+    "ak_certificate": ("ak_cert_hex", "ak_certificate"),
     "certificate": ("ek_cert_hex", "ek_certificate_hex", "ek_cert_der_hex", "ek_certificate"),
     "log": ("event_log_hex", "event_log"),
     "secret": ("activation_secret_hex", "activation_secret"),
@@ -59,6 +60,7 @@ class TpmEvidence:
     bare_key: keys.PublicKey | None = None  # a quoting key sent without its TPM attributes
     ek: PublicArea | None = None
     ek_chain: tuple[Certificate, ...] = ()
+    ak_chain: tuple[Certificate, ...] = ()  # of a quoting key that its provider certifies itself, leaf first
     log: EventLog | None = None
     activation_secret: bytes = b""
     claimed_nonce: bytes | None = None
@@ -85,10 +87,6 @@ def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
     for name in ("attest", "signature"):
         if not values[name]:
             raise FormatError("TPM evidence lacks a part", why=name)
-    chain = members.get("ek_chain", [])
-    if not isinstance(chain, list) or len(chain) > certificates.MAX_PATH:
-        raise FormatError("TPM evidence's EK issuers are not a short list")
-    carried = [values["certificate"], *(unhex(item, "EK issuer") for item in chain)]
     return TpmEvidence(
         attest=tpm.parse_attest(values["attest"]),
         signature=tpm.parse_signature(values["signature"]),
@@ -96,7 +94,8 @@ def parse_evidence(members: dict[str, Json]) -> TpmEvidence:
         ak=read_public(values["ak"]),
         ak_name=values["name"],
         ek=read_public(values["ek"]),
-        ek_chain=tuple(certificates.parse(_without_padding(item)) for item in carried if item),
+        ek_chain=_chain(values["certificate"], members, "ek_chain"),
+        ak_chain=_chain(values["ak_certificate"], members, "ak_chain"),
         log=_log(values["log"]),
         activation_secret=values["secret"],
         claimed_nonce=values["nonce"] if "nonce_hex" in members else None,
@@ -141,7 +140,7 @@ def parse_dump(members: dict[str, Json]) -> TpmEvidence:
 
 
 def parse_attestation(blob: bytes) -> TpmEvidence:
-    """Read go-tpm-tools' `Attestation`: ak_pub 1, quotes 2 (quote 1, raw_sig 2, pcrs 3), event_log 3."""
+    """Read go-tpm-tools' `Attestation`: ak_pub 1, quotes 2 (quote 1, raw_sig 2, pcrs 3), event_log 3, ak_cert 6, 7."""
     whole = protobuf.read(blob, "TPM attestation")
     quotes = [protobuf.read(item, "TPM quote") for item in protobuf.octets(whole, 2)]
     if not 1 <= len(quotes) <= MAX_QUOTES:
@@ -158,6 +157,7 @@ def parse_attestation(blob: bytes) -> TpmEvidence:
         signature=tpm.parse_signature(protobuf.single(judged, 2)),
         banks=_map(protobuf.read(protobuf.single(judged, 3), "registers")),
         ak=read_public(protobuf.single(whole, 1)),
+        ak_chain=_certificates([protobuf.single(whole, 6), *protobuf.octets(whole, 7)]),
         log=_log(protobuf.single(whole, 3)),
     )
 
@@ -216,6 +216,19 @@ def read_public(data: bytes) -> PublicArea | None:
 
 def _log(data: bytes) -> EventLog | None:
     return event_log.parse_log(data) if data else None
+
+
+def _chain(leaf: bytes, members: dict[str, Json], name: str) -> tuple[Certificate, ...]:
+    issuers = members.get(name, [])
+    if not isinstance(issuers, list):
+        raise FormatError("TPM evidence's issuers are not a list", why=name)
+    return _certificates([leaf, *(unhex(item, "issuer") for item in issuers)])
+
+
+def _certificates(carried: list[bytes]) -> tuple[Certificate, ...]:
+    if len(carried) > certificates.MAX_PATH + 1:
+        raise FormatError("TPM evidence carries too many certificates", why=str(len(carried)))
+    return tuple(certificates.parse(_without_padding(item)) for item in carried if item)
 
 
 def _without_padding(data: bytes) -> bytes:
