@@ -108,6 +108,7 @@ def test_files_that_do_not_read_have_their_codes(folder, members, changes, outco
     [
         {"kind": "new"}, {"kind": None}, {"kind": 7}, {"evidence": None}, {"evidence": "absent"},
         {"evidence": ["report.bin"]}, {"evidence": "../report.bin"}, {"evidence": "/etc/hostname"}, {"vek": 7},
+        {"evidence": "a/../../report.bin"}, {"evidence": "report.bin\0"}, {"evidence": "."}, {"evidence": "x" * 5000},
         {"chain": [7]}, {"vek": "absent"}, {"root": "junk"}, {"root": "absent"}, {"now": "yesterday"}, {"now": 7},
         {"nonce": "zz"}, {"nonce": 7},
     ],
@@ -116,6 +117,14 @@ def test_faults_of_the_manifest_are_not_outcomes(folder, changes):
     """What the manifest itself has wrong could not be checked: a mismatch, and no verdict on the evidence."""
     observed = _run(folder, SNP, **changes)
     assert observed.startswith("could not check: "), observed
+
+
+def test_links_inside_the_folder_are_followed(folder, tmp_path_factory):
+    """A folder may be put together by links to evidence kept elsewhere: its owner made them."""
+    linked = tmp_path_factory.mktemp("linked")
+    (linked / "kept").symlink_to(folder)
+    moved = {name: f"kept/{SNP[name]}" for name in ("evidence", "vek", "root")}
+    assert _run(linked, SNP, **moved, chain=["kept/chain.pem"]) == "valid"
 
 
 def test_case_without_its_names_still_has_a_line(folder):
