@@ -37,18 +37,23 @@ async def ended(world: World, ada: FakeBuyer, spec: JobSpec) -> JobView:
 
 
 def test_two_operators_who_lie_together_end_no_job(tmp_path: Path) -> None:
-    """A griefing pair, cheapest and so placed, reports every task; a third operator is asked, and the job succeeds."""
+    """Where both of a griefing pair report a task before anybody else has it, a free third is asked and does it."""
 
-    async def scenario() -> JobView:
+    async def scenario() -> tuple[JobView, list[str]]:
         async with worlds.inside(tmp_path, witness=False) as world:
-            for operator in ("grim", "grey"):
-                await world.node(operator, Griefer, ask_usd_micros_per_hour=1)
-            for operator in ("north", "south"):
-                await world.node(operator)
-            return await ended(world, await world.buyer(), command_spec())
+            honest = [await world.node(operator, run=False) for operator in ("north", "south")]
+            pair = [await world.node(operator, Griefer, ask_usd_micros_per_hour=1) for operator in ("grim", "grey")]
+            ada = await world.buyer()
+            following = asyncio.create_task(ended(world, ada, command_spec()))
+            while not all(made.served for made in pair):  # both have had the task
+                await world.clock.sleep(0.1)
+            for made in honest:
+                world.start(made.run())
+            return await following, [made.served[0] for made in pair]
 
-    view = asyncio.run(scenario())
-    assert (view.status, view.verdict) == ("succeeded", "verified")
+    view, first = asyncio.run(scenario())
+    assert (view.status, view.verdict) == ("succeeded", "verified"), view
+    assert first[0] == first[1]
 
 
 def test_a_broken_job_ends_by_three_reports(tmp_path: Path) -> None:
