@@ -1,15 +1,19 @@
 """A plain HTTP host as a source of sealed objects: ranged GETs on immutable names over kept connections.
 
-Every read has the stall limit, and a host that drips below MIN_BYTES_PER_S is given up as well. Redirects
-are not followed and nothing is decompressed: an object is the bytes of its name or it is refused by the
-reader. Proxies are those of the environment (proxy.py).
+Every receive has the stall limit, and every request a time by which it must have ended, header and body
+together: a host that drips below MIN_BYTES_PER_S is given up wherever it drips. Uploads go out in pieces,
+each with the stall limit, so that a slow link is no stall. Redirects are not followed and nothing is
+decompressed: an object is the bytes of its name or it is refused by the reader. Proxies are those of the
+environment (proxy.py).
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import http.client
+import io
 import re
 import socket
 import ssl
@@ -17,7 +21,7 @@ import time
 import urllib.parse
 import weakref
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
 from stannary.seal import proxy
@@ -28,6 +32,8 @@ from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, SourceFailure
 CONNECT_S = 10.0
 GRACE_S = 15.0  # before the least rate is asked for: name lookup, handshake, a slow first byte
 RECEIVE_BYTES = 512 * 1024
+SEND_BYTES = 256 * 1024
+UNSENT_BYTES = 4 * 1024 * 1024  # what the kernel may still hold of an upload when the last piece was handed to it
 MAX_LISTING_BYTES = 8 * 1024 * 1024
 
 Connection: TypeAlias = http.client.HTTPConnection
@@ -80,9 +86,13 @@ class ConnectionPool:
     def read(self, target: str, limit: int) -> bytes:
         """GET a small object."""
         with self._responding("GET", target) as response:
+            stated = _content_length(response)
+            _allow(response, min(limit, limit if stated is None else stated))
             data = response.read(limit + 1)
-        if len(data) > limit:
-            raise LimitExceeded("object too large", why=f"{_path(target)}: more than {limit:,} bytes")
+            if len(data) > limit:
+                raise LimitExceeded("object too large", why=f"{_path(target)}: more than {limit:,} bytes")
+            if stated is not None and len(data) < stated:  # a broken connection, which is no lie
+                raise SourceFailure("the host closed early", why=f"{_path(target)}: {len(data):,} of {stated:,} bytes")
         return data
 
     def stream(self, target: str, length: int) -> Iterator[memoryview]:
@@ -91,6 +101,7 @@ class ConnectionPool:
         received = 0
         with self._responding("GET", target, {"Range": f"bytes=0-{length - 1}"}) as response:
             _check_total(response, target, length)
+            _allow(response, length)
             while received < length:
                 # One receive at a time: `readinto` would wait for a full buffer, and a host that drips a
                 # byte now and then would stay below every limit.
@@ -100,7 +111,7 @@ class ConnectionPool:
                     what = "the host is too slow" if piece else "the host closed early"
                     raise SourceFailure(what, why=f"{_path(target)}: {received:,} of {length:,} bytes")
                 yield memoryview(piece)
-            response.read()
+            response.read(1)  # the end of the body, so that the connection can be kept; more than that is not read
 
     def size(self, target: str) -> int | None:
         """HEAD an object."""
@@ -122,6 +133,7 @@ class ConnectionPool:
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request on a kept or a fresh connection; keep it again if the body was read to its end."""
         connection: Connection | None = None
+        response: http.client.HTTPResponse | None = None
         try:
             connection, response = self._ask(method, target, headers or {}, body)
             if response.status == http.client.NOT_FOUND:
@@ -138,8 +150,10 @@ class ConnectionPool:
         except (OSError, http.client.HTTPException) as err:
             raise SourceFailure("the host failed", why=f"{self._parts.netloc}: {err!r:.160}") from err
         finally:
-            if connection is not None:
-                connection.close()  # in the middle of a body: cannot be used again
+            if connection is not None:  # in the middle of a body: cannot be used again
+                connection.close()
+                if response is not None:
+                    response.close()  # a response that ends its connection is no longer known to it
 
     def _ask(
         self, method: str, target: str, headers: dict[str, str], body: Buffer | None
@@ -151,12 +165,12 @@ class ConnectionPool:
         while self._idle:
             connection = self._idle.pop()
             try:
-                return connection, _ask_on(connection, method, target, headers, body)
+                return connection, self._ask_on(connection, (method, target), headers, body)
             except (OSError, http.client.HTTPException):
                 connection.close()
         connection = self._connect()
         try:
-            return connection, _ask_on(connection, method, target, headers, body)
+            return connection, self._ask_on(connection, (method, target), headers, body)
         except BaseException:
             connection.close()
             raise
@@ -178,12 +192,69 @@ class ConnectionPool:
         prefer_bbr(connection.sock)  # matters when we send: uploads
         return connection
 
+    def _ask_on(
+        self, connection: Connection, line: tuple[str, str], headers: dict[str, str], body: Buffer | None
+    ) -> http.client.HTTPResponse:
+        """Send a request line, headers and body; return the response when its head is there."""
+        unsent = 0 if body is None else min(len(body), UNSENT_BYTES)
+        limits_s = (self._stall_s + unsent / MIN_BYTES_PER_S, self._stall_s)
+        timed = functools.partial(_Response, limits_s=limits_s)
+        connection.response_class = timed  # type: ignore[assignment]  # http.client only calls it
+        # An iterable body is sent piece by piece: the time limit of a socket holds for all of one `sendall`.
+        pieces = None if body is None else _pieces(memoryview(body), line[1])
+        connection.request(*line, body=pieces, headers={"Accept-Encoding": "identity", **headers})
+        return connection.getresponse()
 
-def _ask_on(
-    connection: Connection, method: str, target: str, headers: dict[str, str], body: Buffer | None
-) -> http.client.HTTPResponse:
-    connection.request(method, target, body=body, headers={"Accept-Encoding": "identity", **headers})
-    return connection.getresponse()
+
+def _pieces(body: memoryview, target: str) -> Iterator[memoryview]:
+    deadline = time.monotonic() + GRACE_S + len(body) / MIN_BYTES_PER_S
+    for start in range(0, len(body), SEND_BYTES):
+        if time.monotonic() > deadline:
+            raise SourceFailure("the host is too slow", why=f"{_path(target)}: {start:,} of {len(body):,} bytes taken")
+        yield body[start : start + SEND_BYTES]
+
+
+class _Response(http.client.HTTPResponse):
+    """A response with a time by which it must have ended, from the first byte of its status line on."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, limits_s: tuple[float, float], **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.timed = _Timed(self.fp.detach(), sock, limits_s)
+        self.fp = io.BufferedReader(self.timed)
+
+
+class _Timed(io.RawIOBase):
+    """What a socket receives until `deadline`: the first byte within one limit, each further within another."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, limits_s: tuple[float, float]) -> None:
+        super().__init__()
+        self._raw, self._sock = raw, sock
+        self._wait_s, self._stall_s = limits_s
+        self.deadline = time.monotonic() + GRACE_S + self._wait_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._sock.settimeout(min(self._wait_s, left))
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._wait_s = self._stall_s
+            self._sock.settimeout(self._stall_s)  # sending has the limit to itself
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _allow(response: http.client.HTTPResponse, num_bytes: int) -> None:
+    """Give a body the time its length needs at the least rate."""
+    if isinstance(response, _Response):
+        response.timed.deadline = time.monotonic() + GRACE_S + num_bytes / MIN_BYTES_PER_S
 
 
 def _close_all(idle: collections.deque[Connection]) -> None:
