@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -30,12 +31,14 @@ from stannary.formats import digest
 from stannary.seal import names
 from stannary.seal.directory import disk_problem
 from stannary.seal.manifest import FileKind, Layout
-from stannary.seal.reader import SealedArtifact, run_all
+from stannary.seal.reader import SealedArtifact, check_jobs, run_all
 
 RECORD = struct.Struct(">I")
 DATA_FOLDER = "data"
 DONE_FILE = "done"
 LOCK_FILE = "lock"
+NAME_BYTES = 100  # of PATH's name in that of its private folder: both must fit NAME_MAX
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +71,22 @@ def open_to(
         raise UsageError("no such folder", why=str(path.parent))
     for entry in artifact.manifest.files:
         names.check_path(entry.path)
+    num_jobs = check_jobs(artifact.mirrors.default_jobs() if jobs is None else jobs)
     run = _Opening(artifact, path, progress)
-    try:
-        with run.locked():
-            return run.run(jobs or artifact.mirrors.default_jobs())
-    except (Refuted, FormatError, AuthError, EnvironmentProblem):
-        run.discard()
-        raise
+    with run.locked():
+        try:
+            return run.run(num_jobs)
+        except (Refuted, FormatError, AuthError, EnvironmentProblem):
+            run.discard()  # under the lock: it may be another run's folder a moment later
+            raise
 
 
 def partial_folder(artifact: SealedArtifact, path: Path) -> Path:
     """Return where the files of an unfinished run lie."""
-    return path.parent / f".{path.name[:100]}.{digest.raw(artifact.digest).hex()[:16]}.partial"
+    name = os.fsencode(path.name)
+    shown = name[:NAME_BYTES].decode("utf-8", "ignore")
+    mark = blake3.blake3(digest.raw(artifact.digest) + name).hexdigest()[:16]
+    return path.parent / f".{shown}.{mark}.partial"
 
 
 class _Opening:
@@ -93,7 +100,6 @@ class _Opening:
         self._data = self._folder / DATA_FOLDER
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._descriptors: list[int] = []
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -105,10 +111,38 @@ class _Opening:
         except OSError as err:
             raise disk_problem(err, self._folder) from err
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                raise self._busy() from err
+            if not self._holds(descriptor):
+                raise self._busy()  # the run that held it has just ended and taken the folder with it
             yield
-        except BlockingIOError as err:
-            raise ConflictError("another run is opening this artifact to the same place", why=str(self._path)) from err
+        finally:
+            os.close(descriptor)
+
+    def _holds(self, descriptor: int) -> bool:
+        try:
+            found = (self._folder / LOCK_FILE).lstat()
+        except OSError:
+            return False
+        held = os.fstat(descriptor)
+        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+    def _busy(self) -> ConflictError:
+        return ConflictError(
+            "another run is opening this artifact to the same place",
+            why=str(self._path),
+            hint="wait for it, or name another -o",
+        )
+
+    @contextlib.contextmanager
+    def _file(self, number: int, flags: int) -> Iterator[int]:
+        """Open one file for a moment: a folder may hold more of them than a process may hold open."""
+        path = self._data / self._artifact.manifest.files[number].path
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -120,17 +154,17 @@ class _Opening:
             if self._progress is not None:
                 self._progress(sum(manifest.shards[number].size for number in finished))
             missing = [number for number in range(len(manifest.shards)) if number not in finished]
-            with (self._folder / DONE_FILE).open("ab", buffering=0) as done:
-                run_all(((self._fetch, (number, done.fileno())) for number in missing), jobs)
+            done = os.open(self._folder / DONE_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                run_all(((self._fetch, (number, done)) for number in missing), jobs)
+            finally:
+                os.close(done)
             self._check_headers()
-            for descriptor in self._descriptors:
-                os.fsync(descriptor)
+            for number in range(len(manifest.files)):
+                with self._file(number, os.O_RDONLY) as descriptor:
+                    os.fsync(descriptor)
         except OSError as err:
             raise disk_problem(err, self._path) from err
-        finally:
-            for descriptor in self._descriptors:
-                os.close(descriptor)
-            self._descriptors = []
         self._publish()
         return OpenReport(
             self._path,
@@ -150,15 +184,13 @@ class _Opening:
         for folder in manifest.folders:
             (self._data / folder).mkdir(parents=True, exist_ok=True)
         self._data.mkdir(exist_ok=True)
-        for entry in manifest.files:
-            target = self._data / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            self._descriptors.append(descriptor)
-            if os.fstat(descriptor).st_size > entry.size:
-                os.ftruncate(descriptor, entry.size)
-            if entry.size:
-                os.posix_fallocate(descriptor, 0, entry.size)
+        for number, entry in enumerate(manifest.files):
+            (self._data / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            with self._file(number, os.O_RDWR | os.O_CREAT) as descriptor:
+                if os.fstat(descriptor).st_size > entry.size:
+                    os.ftruncate(descriptor, entry.size)
+                if entry.size:
+                    os.posix_fallocate(descriptor, 0, entry.size)
 
     def _finished(self) -> set[int]:
         """Return the shards that are on the disk already, each hashed again (rule 3)."""
@@ -174,7 +206,8 @@ class _Opening:
             if number < len(shards) and number not in finished:
                 shard = shards[number]
                 view = self._buffer(shard.size)
-                count = os.preadv(self._descriptors[shard.file], [view], shard.offset)
+                with self._file(shard.file, os.O_RDONLY) as descriptor:
+                    count = os.preadv(descriptor, [view], shard.offset)
                 if count == shard.size and blake3.blake3(view).hexdigest() == shard.plain:
                     finished.add(number)
         return finished
@@ -184,8 +217,9 @@ class _Opening:
         view = self._buffer(shard.size)
         self._artifact.read_shard(number, view)
         written = 0
-        while written < shard.size:
-            written += os.pwrite(self._descriptors[shard.file], view[written:], shard.offset + written)
+        with self._file(shard.file, os.O_WRONLY) as descriptor:
+            while written < shard.size:
+                written += os.pwrite(descriptor, view[written:], shard.offset + written)
         with self._lock:
             os.write(done, RECORD.pack(number))
             if self._progress is not None:
@@ -200,14 +234,16 @@ class _Opening:
     def _check_headers(self) -> None:
         for index, entry in enumerate(self._artifact.manifest.files):
             if entry.kind is FileKind.SAFETENSORS:
-                self._artifact.check_header(index, os.pread(self._descriptors[index], entry.header, 0))
+                with self._file(index, os.O_RDONLY) as descriptor:
+                    header = os.pread(descriptor, entry.header, 0)
+                self._artifact.check_header(index, header)
 
     def _publish(self) -> None:
         """Let PATH appear, whole (rule 1)."""
         manifest = self._artifact.manifest
         try:
             if manifest.layout is Layout.FILE:
-                os.link(self._data / manifest.files[0].path, self._path, follow_symlinks=False)
+                _appear(self._data / manifest.files[0].path, self._path)
             else:
                 self._data.rename(self._path)
             _sync_folder(self._path.parent)
@@ -225,6 +261,18 @@ def _check_private(folder: Path) -> None:
         raise UsageError(
             "the place for unfinished files is not private", why=str(folder), hint="remove it, or name another -o"
         )
+
+
+def _appear(source: Path, target: Path) -> None:
+    """Give a file its final name, never over another one; disks without hard links rename, right after a look."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as err:
+        if err.errno not in NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from err
+        source.rename(target)
 
 
 def _sync_folder(folder: Path) -> None:

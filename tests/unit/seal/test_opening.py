@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
 from tests.unit.seal.world import Sealed, small_model
 
-from stannary.errors import ConflictError, EnvironmentProblem, UsageError
-from stannary.seal import opening
+from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
+from stannary.seal import opening, sealing
+from stannary.seal.directory import DirectoryStore
+from stannary.seal.keys import OwnerKey
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.source import SourceFailure
 
@@ -141,3 +144,90 @@ def test_prepared_folder_is_refused(model: Sealed, tmp_path: Path, trap: str) ->
         opening.open_to(artifact, tmp_path / "m")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert not (tmp_path / "m").exists()
+
+
+def test_more_files_than_a_process_may_hold_open(tmp_path: Path, owner: OwnerKey) -> None:
+    """A folder of many small files opens within the limit of descriptors that systems set."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number}.txt").write_text(str(number))
+    sealed = Sealed(sealing.seal(folder, DirectoryStore(tmp_path / "store"), owner), tmp_path / "store", owner)
+    artifact = sealed.open()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 100, hard))
+    try:
+        opening.open_to(artifact, tmp_path / "again")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {path.read_text() for path in (tmp_path / "again").iterdir()} == {str(number) for number in range(300)}
+
+
+def test_wide_names_fit_beside_the_private_folder(model: Sealed, tmp_path: Path) -> None:
+    """A PATH of 240 bytes opens: the private folder's name is as short in bytes as names must be."""
+    path = tmp_path / ("語" * 80)
+    opening.open_to(model.open(), path)
+    assert path.read_bytes() == small_model()
+    first, second = (opening.partial_folder(model.open(), tmp_path / ("x" * 120 + end)) for end in "ab")
+    assert first != second
+
+
+@pytest.mark.parametrize("jobs", [0, 100])
+def test_refused_number_of_jobs_leaves_nothing(model: Sealed, tmp_path: Path, jobs: int) -> None:
+    """A mistake in the arguments is known before anything is made."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="number of jobs"):
+        opening.open_to(model.open(), tmp_path / "out" / "m", jobs=jobs)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_disk_without_hard_links(model: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that has no hard links a file appears by renaming, and never over another one."""
+
+    def none(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    opening.open_to(model.open(), tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == small_model()
+    with pytest.raises(UsageError, match="appeared"):
+        opening.open_to(model.open(), tmp_path / "n", progress=lambda _: (tmp_path / "n").write_text("theirs"))
+    assert (tmp_path / "n").read_text() == "theirs"
+
+
+def test_failed_run_cleans_up_under_its_lock(model: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The private folder goes before the lock does: a run that takes it next keeps what it makes."""
+    artifact = model.open()
+    real, refused = opening._Opening.discard, []
+
+    def discard(run: opening._Opening) -> None:
+        with pytest.raises(ConflictError):
+            opening.open_to(model.open(), tmp_path / "m")
+        refused.append(run)
+        real(run)
+
+    def broken(*_: object) -> None:
+        raise Refuted("no")
+
+    monkeypatch.setattr(opening._Opening, "discard", discard)
+    monkeypatch.setattr(artifact, "read_shard", broken)
+    with pytest.raises(Refuted):
+        opening.open_to(artifact, tmp_path / "m")
+    assert len(refused) == 1
+    assert not opening.partial_folder(artifact, tmp_path / "m").exists()
+
+
+def test_list_of_finished_shards_is_never_a_link(
+    model: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in place of the list is not written through."""
+    path = tmp_path / "m"
+    artifact = model.open()
+    interrupted(artifact, path, 2, monkeypatch)
+    done = opening.partial_folder(artifact, path) / "done"
+    done.unlink()
+    (tmp_path / "victim").write_bytes(b"data")
+    done.symlink_to(tmp_path / "victim")
+    with pytest.raises(EnvironmentProblem):
+        opening.open_to(model.open(), path)
+    assert (tmp_path / "victim").read_bytes() == b"data"
