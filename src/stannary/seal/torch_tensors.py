@@ -66,13 +66,18 @@ def load(
     memory = _reserve(arena, spans[-1][2] if spans else 0)
     target = memory.numpy().data
     result: dict[str, torch.Tensor] = {}
+    askew: list[tuple[TensorEntry, int]] = []  # not aligned in their file: copied when they are there
     work: list[tuple[int, memoryview]] = []
     partial: list[tuple[int, int, memoryview]] = []
     for members, begin, stop in spans:
         file, first, last = members[0].file, members[0].begin, members[-1].end
         _assign(artifact, (file, first, last), target[begin:stop], work, partial)
         for entry in members:
-            result[entry.name] = _view(memory, entry, begin + entry.begin - first)
+            offset = begin + entry.begin - first
+            if offset % header_format.DTYPES[entry.dtype]:
+                askew.append((entry, offset))
+            else:
+                result[entry.name] = _view(memory, entry, offset)
     try:
         artifact.read_shards(work, jobs=jobs)
         for file, offset, into in partial:
@@ -83,6 +88,8 @@ def load(
         if arena is not None:
             arena.clear()
         raise
+    for entry, offset in askew:
+        result[entry.name] = _view(memory[offset : offset + entry.end - entry.begin].clone(), entry, 0)
     return result
 
 
@@ -144,8 +151,6 @@ def _view(memory: torch.Tensor, entry: TensorEntry, offset: int) -> torch.Tensor
     dtype = _dtype(entry.dtype)
     size = entry.end - entry.begin
     part = memory[offset : offset + size]
-    if offset % max(1, header_format.DTYPES[entry.dtype]):
-        raise FormatError("tensor is not aligned in its file", why=f"{entry.name!r:.80}", hint="open the file instead")
     if math.prod(entry.shape) == 0:
         return memory.new_empty(entry.shape, dtype=dtype)
     return part.view(dtype).reshape(entry.shape)

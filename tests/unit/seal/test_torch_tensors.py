@@ -142,3 +142,13 @@ def test_one_name_in_two_files(tmp_path: Path, owner: OwnerKey) -> None:
     report = sealing.seal(folder, DirectoryStore(tmp_path / "store"), owner)
     with pytest.raises(FormatError, match="two files"):
         torch_tensors.load(Sealed(report, tmp_path / "store", owner).open())
+
+
+def test_tensors_that_are_not_aligned(tmp_path: Path, owner: OwnerKey) -> None:
+    """A file whose tensors lie at odd places loads as the library loads it, whole and by name."""
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(safetensors_bytes({"a": ("U8", [3], pattern(3)), "b": ("F32", [2], pattern(8))}))
+    report = sealing.seal(path, DirectoryStore(tmp_path / "store"), owner)
+    sealed = Sealed(report, tmp_path / "store", owner)
+    assert same(torch_tensors.load(sealed.open()), load_file(path))
+    assert same(torch_tensors.load(sealed.open(), ["b"]), {"b": load_file(path)["b"]})
