@@ -87,7 +87,7 @@ class DirectoryStore:
                     write_all(file.fileno(), memoryview(data))
                     os.fdatasync(file.fileno())
                 temporary.rename(target)
-            except BaseException:
+            except BaseException:  # an interrupt too must not leave half an object behind
                 temporary.unlink(missing_ok=True)
                 raise
         except OSError as err:
@@ -127,4 +127,4 @@ def disk_problem(err: OSError, path: Path) -> EnvironmentProblem:
         return EnvironmentProblem(
             "disk full", why=f"{path}: {err.strerror}", hint="free space, or write to another disk"
         )
-    return EnvironmentProblem("cannot write", why=f"{path}: {err.strerror}")
+    return EnvironmentProblem("cannot write", why=f"{path}: {err.strerror}", hint="name a place you may write to")

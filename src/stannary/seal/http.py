@@ -171,7 +171,7 @@ class ConnectionPool:
         connection = self._connect()
         try:
             return connection, self._ask_on(connection, (method, target), headers, body)
-        except BaseException:
+        except BaseException:  # an interrupt too must not leave the socket open
             connection.close()
             raise
 

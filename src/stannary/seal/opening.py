@@ -68,7 +68,7 @@ def open_to(
     if os.path.lexists(path):
         raise UsageError("PATH exists", why=str(path), hint="name a new file or folder with -o")
     if not path.parent.is_dir():
-        raise UsageError("no such folder", why=str(path.parent))
+        raise UsageError("no such folder", why=str(path.parent), hint=f"mkdir -p {path.parent}")
     for entry in artifact.manifest.files:
         names.check_path(entry.path)
     num_jobs = check_jobs(artifact.mirrors.default_jobs() if jobs is None else jobs)
