@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 from tests.integration.tpm.paravisor import Paravisor, td_quote
-from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
+from tests.integration.tpm.software_tpm import needs_swtpm
 from tests.unit.certify import world
 
 from stannary.certify import anchor
-from stannary.certify.collect import azure, metadata, tpm_client
+from stannary.certify.collect import azure, metadata
 from stannary.certify.evidence import azure as evidence
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.verifier import examine
@@ -23,22 +23,6 @@ from stannary.errors import EnvironmentProblem, FormatError, ServiceError, Stann
 
 pytestmark = needs_swtpm
 BOUND = b"\x33" * 48
-
-
-@pytest.fixture(scope="module")
-def tpm(tmp_path_factory):
-    """One software TPM for the whole module."""
-    machine = SoftwareTpm(tmp_path_factory.mktemp("tpm"))
-    yield machine
-    machine.stop()
-
-
-@pytest.fixture
-def client(tpm):
-    """A client of it."""
-    opened = tpm_client.connect(tpm.address)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

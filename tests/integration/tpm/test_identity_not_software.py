@@ -9,32 +9,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
+from tests.integration.tpm.software_tpm import needs_swtpm
 
 from stannary.certify import certificates
 from stannary.certify.activation import make_credential
-from stannary.certify.collect import tpm_client
 from stannary.certify.evidence import tpm_structures
 from stannary.cli import main as edge
 from stannary.errors import ServiceError
 
 pytestmark = needs_swtpm
-
-
-@pytest.fixture(scope="module")
-def tpm(tmp_path_factory):
-    """One software TPM for the whole module."""
-    machine = SoftwareTpm(tmp_path_factory.mktemp("tpm"))
-    yield machine
-    machine.stop()
-
-
-@pytest.fixture
-def client(tpm):
-    """A client of it."""
-    opened = tpm_client.connect(tpm.address)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.seal.loopback import listening
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern
 
 from stannary.errors import StannaryError
@@ -77,9 +77,6 @@ BAD: dict[str, Answer] = {
 def host(root: Path, special: set[str], answer: Answer) -> Iterator[str]:
     """Serve a store, the objects of `special` in the way of `answer`."""
     store = DirectoryStore(root)
-    listener = socket.create_server(("127.0.0.1", 0))
-    connections: list[socket.socket] = []
-    threads: list[threading.Thread] = []
 
     def serve(connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
@@ -94,32 +91,8 @@ def host(root: Path, special: set[str], answer: Answer) -> Iterator[str]:
                     connection.shutdown(socket.SHUT_RDWR)
                     return
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connections.append(connection)
-            threads.append(threading.Thread(target=serve, args=(connection,)))
-            threads[-1].start()
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for served in threads:
-            served.join()
-        for connection in connections:
-            connection.close()
+    with listening(serve) as url:
+        yield url
 
 
 @pytest.fixture

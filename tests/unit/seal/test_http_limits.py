@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.unit.seal.loopback import listening
 from tests.unit.seal.world import Sealed
 
 from stannary.seal.directory import DirectoryStore
@@ -28,42 +29,17 @@ Answer = Callable[[socket.socket, bytes, threading.Event], None]
 @contextlib.contextmanager
 def host(answer: Answer) -> Iterator[str]:
     """Run a host that treats each connection with `answer`; its event is set when the test is over."""
-    listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
-    connections: list[socket.socket] = []
-    threads: list[threading.Thread] = []
 
     def serve(connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             answer(connection, connection.recv(65536), over)
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connections.append(connection)
-            threads.append(threading.Thread(target=serve, args=(connection,)))
-            threads[-1].start()
-
-    acceptor = threading.Thread(target=accept)
-    acceptor.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        over.set()
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        acceptor.join()
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
-        for connection in connections:
-            connection.close()
+    with listening(serve) as url:
+        try:
+            yield url
+        finally:
+            over.set()
 
 
 def ended(work: Callable[[], object]) -> object:

@@ -15,7 +15,7 @@ import zstandard
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from tests.unit.seal import second_reader
 from tests.unit.seal.second_reader import Reader, Refused
-from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, small_model
+from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, edit, small_model
 
 from stannary.seal import sealing
 from stannary.seal.directory import DirectoryStore
@@ -68,17 +68,7 @@ def test_tampered_vector_is_refused(case: dict[str, str | int], tmp_path: Path) 
     names = {"manifest": head["manifest"], **{f"shard {place}": name for place, name in enumerate(head["shards"])}}
     places = {name: root / "b3" / spelled.split(":")[1] for name, spelled in names.items()}
     places |= {"head": root / str(case["head"]), "signature": root / f"{case['head']}.dsse"}
-    target, argument = places[str(case["object"])], int(case["argument"])
-    data = bytearray(target.read_bytes())
-    if case["operation"] == "flip":
-        data[argument] ^= 1
-    elif case["operation"] == "cut":
-        del data[argument:]
-    elif case["operation"] == "append":
-        data += bytes(argument)
-    else:
-        data[:] = places[f"shard {argument}"].read_bytes()
-    target.write_bytes(data)
+    edit(case, places)
     with pytest.raises(REFUSALS):
         read(digest, root)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.unit.seal.world import edit
 
 from stannary.errors import StannaryError
 from stannary.formats.digest import Digest
@@ -78,17 +79,7 @@ def test_tampered_vector_is_refused(case: dict[str, str | int], tmp_path: Path) 
         "manifest": root / object_name(head.manifest),
         **{f"shard {number}": root / object_name(item) for number, item in enumerate(head.shards)},
     }
-    target, argument = places[str(case["object"])], int(case["argument"])
-    data = bytearray(target.read_bytes())
-    if case["operation"] == "flip":
-        data[argument] ^= 1
-    elif case["operation"] == "cut":
-        del data[argument:]
-    elif case["operation"] == "append":
-        data += bytes(argument)
-    else:
-        data[:] = places[f"shard {argument}"].read_bytes()
-    target.write_bytes(data)
+    edit(case, places)
     with pytest.raises(StannaryError):
         opening.open_to(opened(digest, root), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -69,3 +69,18 @@ class Sealed:
         """Open it as the owner, from its store or from mirrors, without pauses."""
         sources = tuple(DirectoryStore(root) for root in roots or (self.root,))
         return SealedArtifact(Mirrors(self.digest, sources, pause=lambda _: None), self.owner)
+
+
+def edit(case: dict[str, str | int], places: dict[str, Path]) -> None:
+    """Do to a store what a tampered vector says (tests/vectors/seal/vectors.json)."""
+    target, argument = places[str(case["object"])], int(case["argument"])
+    data = bytearray(target.read_bytes())
+    if case["operation"] == "flip":
+        data[argument] ^= 1
+    elif case["operation"] == "cut":
+        del data[argument:]
+    elif case["operation"] == "append":
+        data += bytes(argument)
+    else:
+        data[:] = places[f"shard {argument}"].read_bytes()
+    target.write_bytes(data)
