@@ -39,6 +39,7 @@ MAX_REPLY_HEADER_BYTES = 1024 * 1024
 MAX_OUTPUTS = 1024  # of one task
 MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one ten times
 STOP_TIMEOUT_S = 5.0
+LOG_SETTLE_S = 1.0  # what was printed before an answer is read within milliseconds
 
 WORKER_DIED = "worker-died"
 OUT_OF_MEMORY = "out-of-memory"
@@ -79,6 +80,7 @@ class Worker:
     _requests: BinaryIO
     _replies: BinaryIO
     _readers: list[threading.Thread] = field(default_factory=list)
+    _captures: list[logs.Capture] = field(default_factory=list)
     _why_killed: str = ""
 
     @classmethod
@@ -128,6 +130,8 @@ class Worker:
             raise self._lost(err) from err
         finally:
             timer.cancel()
+            for capture in self._captures:
+                capture.settle(LOG_SETTLE_S)  # the answer's log is whole when the answer is told
 
     def kill(self, why: str) -> None:
         """End everything of the job at once; a request under way raises JobFailed with this reason."""
@@ -183,9 +187,9 @@ class Worker:
         return Output(name, named, len(frame.body))
 
     def _capture(self, name: str, pipe: BinaryIO, take_line: TakeLine) -> None:
-        reader = threading.Thread(
-            target=logs.capture, args=(pipe, lambda text: take_line(name, text)), name=f"job-{name}", daemon=True
-        )
+        capture = logs.Capture(pipe, lambda text: take_line(name, text))
+        self._captures.append(capture)
+        reader = threading.Thread(target=capture.run, name=f"job-{name}", daemon=True)
         reader.start()
         self._readers.append(reader)
 

@@ -11,7 +11,12 @@ Rules:
 
 from __future__ import annotations
 
+import array
+import fcntl
+import select
+import termios
 import threading
+import time
 import unicodedata
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +28,7 @@ MAX_LINES = 20_000  # of one task
 BATCH_LINES = 500
 READ_BYTES = 65_536
 TAIL_CHARS = 16 * 1024
+SETTLE_POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +84,55 @@ class TaskLog:
             return "\n".join(self._tail)[-TAIL_CHARS:]
 
 
-def capture(file: BinaryIO, take: Callable[[str], None]) -> None:
-    """Read a pipe to its end and hand over each line, cut where it is too long."""
-    pending = b""
-    is_cut = False
-    while part := _read_some(file):
-        *lines, pending = (pending + part).split(b"\n")
+class Capture:
+    """Reads a pipe to its end and hands over each line, cut where it is too long; `run` in a thread of its own."""
+
+    def __init__(self, file: BinaryIO, take: Callable[[str], None]) -> None:
+        self._file = file
+        self._take = take
+        self._pending = b""
+        self._is_cut = False
+        self._taking = threading.Lock()  # held from the read of a part until its last line is handed over
+
+    def run(self) -> None:
+        """Read until the pipe ends."""
+        while self._wait():
+            with self._taking:
+                part = _read_some(self._file)
+                if not part:
+                    break
+                self._feed(part)
+        if self._pending and not self._is_cut:
+            self._take(_decode(self._pending))
+
+    def settle(self, limit_s: float) -> None:
+        """Wait until what was printed so far is handed over: a result comes by another pipe and may overtake it."""
+        deadline = time.monotonic() + limit_s
+        while (left_s := deadline - time.monotonic()) > 0 and self._taking.acquire(timeout=left_s):
+            try:
+                if _num_unread(self._file) == 0:
+                    return
+            finally:
+                self._taking.release()
+            time.sleep(SETTLE_POLL_S)  # the reading thread has it next
+
+    def _wait(self) -> bool:
+        try:
+            select.select([self._file], [], [])
+        except (OSError, ValueError):  # closed by the thread that killed the job
+            return False
+        return True
+
+    def _feed(self, part: bytes) -> None:
+        *lines, self._pending = (self._pending + part).split(b"\n")
         for line in lines:
-            if not is_cut:
-                take(_decode(line))
-            is_cut = False
-        if len(pending) > MAX_LINE_CHARS:
-            if not is_cut:
-                take(_decode(pending))
-            pending, is_cut = b"", True  # the rest of this line is dropped up to its newline
-    if pending and not is_cut:
-        take(_decode(pending))
+            if not self._is_cut:
+                self._take(_decode(line))
+            self._is_cut = False
+        if len(self._pending) > MAX_LINE_CHARS:
+            if not self._is_cut:
+                self._take(_decode(self._pending))
+            self._pending, self._is_cut = b"", True  # the rest of this line is dropped up to its newline
 
 
 def printable(text: str) -> str:
@@ -106,6 +145,15 @@ def printable(text: str) -> str:
 
 def _decode(line: bytes) -> str:
     return line.rstrip(b"\r").decode("utf-8", errors="replace")
+
+
+def _num_unread(file: BinaryIO) -> int:
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(file, termios.FIONREAD, count)
+    except (OSError, ValueError):  # closed: nothing more will come
+        return 0
+    return count[0]
 
 
 def _read_some(file: BinaryIO) -> bytes:

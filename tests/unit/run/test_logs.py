@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import os
+import threading
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,14 @@ from stannary.run.logs import TaskLog
 
 def log(**more: int) -> TaskLog:
     return TaskLog(lambda: 1.0, **more)
+
+
+def captured(data: bytes, take: Callable[[str], None]) -> None:
+    """Capture a file of these bytes to its end."""
+    with os.fdopen(os.memfd_create("log"), "w+b") as file:
+        file.write(data)
+        file.seek(0)
+        logs.Capture(file, take).run()
 
 
 def test_kept_until_acknowledged() -> None:
@@ -51,7 +61,7 @@ def test_terminal_escapes() -> None:
 def test_endless_line() -> None:
     """A job that prints without newlines gives one cut line and takes no more memory than that."""
     lines: list[str] = []
-    logs.capture(io.BytesIO(b"x" * 1_000_000 + b"\nnext\n"), lines.append)
+    captured(b"x" * 1_000_000 + b"\nnext\n", lines.append)
     assert lines[1:] == ["next"]
     assert len(logs.printable(lines[0])) == logs.MAX_LINE_CHARS
 
@@ -60,7 +70,7 @@ def test_endless_line() -> None:
 def test_lines(texts: list[str]) -> None:
     """What was printed line by line is captured line by line."""
     lines: list[str] = []
-    logs.capture(io.BytesIO("".join(text + "\n" for text in texts).encode()), lines.append)
+    captured("".join(text + "\n" for text in texts).encode(), lines.append)
     assert lines == texts
 
 
@@ -68,5 +78,37 @@ def test_lines(texts: list[str]) -> None:
 def test_any_bytes(data: bytes) -> None:
     """Any output is captured without an error."""
     kept = log()
-    logs.capture(io.BytesIO(data), lambda text: kept.add("stdout", text))
+    captured(data, lambda text: kept.add("stdout", text))
     assert all(line.text.isprintable() or "\t" in line.text for line in kept.batch()[1])
+
+
+def test_settled_log_holds_all_that_was_printed() -> None:
+    """What stood in the pipe is handed over when `settle` returns, also where taking a line is slow."""
+    reading, writing = os.pipe()
+    lines: list[str] = []
+    may_take = threading.Event()
+
+    def take(text: str) -> None:
+        may_take.wait()
+        lines.append(text)
+
+    with os.fdopen(reading, "rb") as file:
+        capture = logs.Capture(file, take)
+        reader = threading.Thread(target=capture.run)
+        reader.start()
+        for number in range(100):
+            os.write(writing, b"line %d\n" % number)
+        threading.Timer(0.05, may_take.set).start()
+        capture.settle(60)
+        assert len(lines) == 100
+        os.close(writing)
+        reader.join()
+
+
+def test_settling_ends_although_a_job_prints_on() -> None:
+    """Nobody to take the lines: settling waits no longer than it may."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as file:
+        os.write(writing, b"x\n")
+        logs.Capture(file, print).settle(0.01)
+        os.close(writing)
