@@ -64,7 +64,7 @@ class WatchedProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: select on what close() has closed
             head = b""
             while b"\r\n\r\n" not in head:
                 head += client.recv(4096)
