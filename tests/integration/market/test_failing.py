@@ -106,6 +106,9 @@ def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypat
     assert after == []
 
 
+MAX_JOBS = 12  # the beacon may rank the one who hands back first in no audit of a job
+
+
 class HandsBackAudits(FakeNode):
     """Works honestly, and hands every audit back at once."""
 
@@ -126,19 +129,23 @@ class SlowProver(FakeNode):
 def test_an_auditor_who_hands_back_costs_its_prover_nothing(tmp_path: Path) -> None:
     """A prover that answers in time is heard, also where its first auditor gave up before; the receipt says who did."""
 
-    async def scenario() -> tuple[Report, set[Verdict], set[Absence]]:
+    async def scenario() -> list[tuple[Report, set[Verdict], set[Absence]]]:
         async with worlds.inside(tmp_path, witness=False) as world:
             for operator in ("north", "south", "east"):
                 await world.node(operator, SlowProver)
             await world.node("fox", HandsBackAudits, ask_usd_micros_per_hour=1)
             ada = await world.buyer()
-            view = await ended(world, ada, train_spec(lanes=3))
-            data = await ada.receipt(view.id)
-            case = case_of(data)
-            verdicts = {item.predicate.verdict for item in case.verdicts}
-            return check(world, data), verdicts, {item.predicate.reason for item in case.silences.values()}
+            seen: list[tuple[Report, set[Verdict], set[Absence]]] = []
+            while len(seen) < MAX_JOBS and not any(reasons for *_, reasons in seen):
+                view = await ended(world, ada, train_spec(lanes=3))
+                data = await ada.receipt(view.id)
+                case = case_of(data)
+                verdicts = {item.predicate.verdict for item in case.verdicts}
+                seen.append((check(world, data), verdicts, {item.predicate.reason for item in case.silences.values()}))
+            return seen
 
-    report, verdicts, reasons = asyncio.run(scenario())
-    assert [item for item in report.findings if item.severity != "notice"] == []
-    assert verdicts == {Verdict.VERIFIED}
-    assert reasons == {Absence.HANDED_BACK}
+    seen = asyncio.run(scenario())
+    for report, verdicts, _ in seen:
+        assert [item for item in report.findings if item.severity != "notice"] == []
+        assert verdicts == {Verdict.VERIFIED}
+    assert seen[-1][2] == {Absence.HANDED_BACK}
