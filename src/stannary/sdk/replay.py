@@ -149,8 +149,8 @@ def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
         try:
             for line in done.stdout:
                 _take(json.loads(line), found, talk)
-        except BaseException:
-            done.kill()  # an interrupted replay leaves nothing running
+        except BaseException:  # an interrupt too must leave nothing running
+            done.kill()
             raise
     if done.returncode != 0:
         tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().rpartition("\n")[2]

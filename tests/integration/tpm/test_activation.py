@@ -33,14 +33,6 @@ CREATED = [profile for profile in endorsement.PROFILES if profile.name != "rsa-4
 BOUND = b"\x21" * 48
 
 
-@pytest.fixture(scope="module")
-def tpm(tmp_path_factory):
-    """One software TPM with an RSA 2048 and a P-384 EK, both certified."""
-    machine = SoftwareTpm(tmp_path_factory.mktemp("tpm"))
-    yield machine
-    machine.stop()
-
-
 @contextlib.contextmanager
 def _opened(tpm):
     """A client, closed before another may come: a software TPM serves one at a time."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.seal.loopback import listening
 from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import LimitExceeded, NotFound, Refuted, StannaryError
@@ -40,29 +41,13 @@ def serving(root: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def answering(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
     """Run a host that treats every connection with `answer(connection, request)`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    connections: list[socket.socket] = []
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connections.append(connection)
-            with contextlib.suppress(OSError):
-                answer(connection, connection.recv(65536))
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            answer(connection, connection.recv(65536))
 
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for connection in connections:
-            connection.close()
-        thread.join()
+    with listening(serve) as url:
+        yield url
 
 
 def opened(sealed: Sealed, *sources: Source) -> SealedArtifact:
