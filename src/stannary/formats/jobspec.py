@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from stannary.errors import FormatError, SpecError
 from stannary.formats import canonical, record, training, workdir
+from stannary.formats import outputs as patterns
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
 from stannary.formats.lean import dataclass
@@ -249,10 +250,7 @@ def _check_envs(envs: Mapping[str, Json]) -> None:
 def _check_outputs(outputs: tuple[str, ...]) -> None:
     if len(outputs) > MAX_OUTPUTS:
         raise SpecError("outputs has too many entries", why=f"{len(outputs)}, limit {MAX_OUTPUTS}")
-    if len(set(outputs)) != len(outputs):
-        raise SpecError("outputs names one file twice", why=", ".join(outputs)[:120])
-    for pattern in outputs:
-        check_path(pattern, "outputs")
+    patterns.parse_all(outputs)
 
 
 def _check_kind(spec: JobSpec) -> None:
