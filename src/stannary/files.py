@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,24 @@ def config_dir() -> Path:
 def data_dir() -> Path:
     """Return the directory of keys, jobs and the embedded market."""
     return _place("STANNARY_DATA_DIR", "user_data_path")
+
+
+def own_dirs() -> tuple[Path, ...]:
+    """Return every directory that is ours: those in use, and those the platform names when nothing else does."""
+    import platformdirs
+
+    kinds = ("user_config_path", "user_data_path", "user_state_path", "user_cache_path")
+    usual = [Path(getattr(platformdirs, kind)(APP, appauthor=False)) for kind in kinds]
+    found = [path.resolve() for path in (config_dir(), data_dir(), *usual)]
+    return tuple(dict.fromkeys(found))
+
+
+def homes() -> tuple[Path, ...]:
+    """Return this account's home directory, by the environment and by the account's own record."""
+    found = [Path(os.environ["HOME"])] if os.environ.get("HOME") else []
+    with contextlib.suppress(KeyError):  # a container's account may have no record
+        found.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
+    return tuple(dict.fromkeys(path.resolve() for path in found))
 
 
 def create_secret(path: Path, data: bytes) -> None:

@@ -1,67 +1,64 @@
-"""Work directories on disk: read one into a listing, write one from its blobs.
+"""Files of a work directory on disk: hash and open one of a listing, write a listing from its blobs.
 
 Rules:
-1. Reading follows no link. A symlink, device, fifo or socket is refused by name; each file is opened
-   with O_NOFOLLOW and must still be a plain file once open, so nothing can be swapped in between.
-2. Ignored: `.git`, `__pycache__`, `.venv`, and what `.stannaryignore` says (one shell pattern a line;
-   `#` begins a comment; a pattern with a slash is matched against the whole path, others against each
-   name on the way).
-3. Pickles are refused by name and by their first bytes (formats/workdir.py rule 4).
-4. More than CONFIRM_BYTES is a ConfirmationRequired with the size and the largest files, so that
-   nobody sends ten gigabytes by accident.
-5. Writing goes into a new, empty directory through directory file descriptors: no step of a path is
+1. Reading follows no link: each step of a path is opened with O_NOFOLLOW, and the file must still be a
+   plain one once open, so nothing can be swapped in between.
+2. Pickles are refused by name and by their first bytes (formats/workdir.py rule 4).
+3. Writing goes into a new, empty directory through directory file descriptors: no step of a path is
    followed if it is a link, each blob's digest and size are checked, and a failed write leaves nothing.
 
-Sending blobs is left to the callers (sdk, agent).
+Which files of a directory travel is the client's business (sdk/travel.py); sending blobs is the callers'.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary.errors import ConfirmationRequired, EnvironmentProblem, FormatError, Refuted, UsageError
+from stannary.errors import EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import workdir as grammar
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.workdir import Entry
 
-IGNORED_NAMES = (".git", "__pycache__", ".venv", ".stannaryignore")
 IGNORE_FILE = ".stannaryignore"
-MAX_IGNORE_PATTERNS = 1000
-CONFIRM_BYTES = 1024**3  # issue 2: --yes above 1 GiB
 CHUNK_BYTES = 1024 * 1024
-NUM_LARGEST_SHOWN = 3
 
 OpenBlob = Callable[[Digest], BinaryIO]
 
 
-def scan(root: Path, *, allow_large: bool = False) -> tuple[Entry, ...]:
-    """List a directory: every file's path, mode, digest and size.
+def read_entry(root: Path, relative: str, head_bytes: int) -> tuple[bytes, Entry]:
+    """Hash one file of a directory; return its first `head_bytes` bytes and its line of the listing.
 
     Raises:
-        UsageError: not a directory, or it holds a link, device, fifo or socket.
-        FormatError: a name or a pickle that a listing refuses.
-        ConfirmationRequired: more than CONFIRM_BYTES without `allow_large`.
+        UsageError: it is no plain file, or cannot be read.
+        FormatError: it is a pickle by name or first bytes.
     """
-    if not root.is_dir():
-        raise UsageError("the work directory is not a directory", why=str(root), hint="set `workdir:` in the job spec")
-    paths = list(_walk(root, _read_patterns(root)))
-    if not allow_large:
-        _confirm_size(paths)
-    return grammar.check(_entry(path, relative) for path, relative, _ in paths)
+    grammar.refuse_pickle_name(relative)
+    head = b""
+    with _open_plain(root, relative) as file:
+        executable = os.fstat(file.fileno()).st_mode & stat.S_IXUSR
+        state = hashlib.sha256()
+        num_bytes = 0
+        while part := file.read(CHUNK_BYTES):
+            if num_bytes == 0:
+                grammar.refuse_pickle_bytes(relative, part[: grammar.PICKLE_MAGIC_BYTES])
+                head = part[:head_bytes]
+            state.update(part)
+            num_bytes += len(part)
+    mode = grammar.MODE_EXECUTABLE if executable else grammar.MODE_FILE
+    return head, Entry(relative, mode, Digest(PREFIX + state.hexdigest()), num_bytes)
 
 
 def open_file(root: Path, entry: Entry) -> BinaryIO:
     """Open one listed file for reading, refusing a link put in its place since."""
-    return _open_plain(root / entry.path, entry.path)
+    return _open_plain(root, entry.path)
 
 
 def materialise(entries: tuple[Entry, ...], target: Path, open_blob: OpenBlob) -> None:
@@ -97,32 +94,8 @@ def materialise(entries: tuple[Entry, ...], target: Path, open_blob: OpenBlob) -
         raise
 
 
-def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, str, int]]:
-    """Yield (path, relative path, size) of every plain file, in name order, refusing all else."""
-    pending = [root]
-    while pending:
-        with os.scandir(pending.pop()) as listing:
-            children = sorted(listing, key=lambda child: child.name, reverse=True)
-        for child in children:
-            path = Path(child.path)
-            relative = _relative(root, path)
-            if _is_ignored(relative, patterns):
-                continue
-            status = child.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                pending.append(path)
-            elif stat.S_ISREG(status.st_mode):
-                yield path, relative, status.st_size
-            else:
-                raise _not_plain(relative, status.st_mode)
-
-
-def _relative(root: Path, path: Path) -> str:
-    relative = path.relative_to(root).as_posix()
-    return grammar.parse_path(relative)
-
-
-def _not_plain(relative: str, mode: int) -> UsageError:
+def not_plain(relative: str, mode: int) -> UsageError:
+    """Return the refusal of a name that is no plain file."""
     kinds = {stat.S_IFLNK: "a symlink", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(mode), "a device file")
     return UsageError(
@@ -132,68 +105,30 @@ def _not_plain(relative: str, mode: int) -> UsageError:
     )
 
 
-def _read_patterns(root: Path) -> tuple[str, ...]:
-    path = root / IGNORE_FILE
-    if not os.path.lexists(path):
-        return ()
-    with _open_plain(path, IGNORE_FILE) as file:
-        text = file.read(CHUNK_BYTES).decode("utf-8", errors="replace")
-    patterns = tuple(line.strip().rstrip("/") for line in text.splitlines() if line.strip() and line[0] != "#")
-    if len(patterns) > MAX_IGNORE_PATTERNS:
-        raise UsageError(f"{IGNORE_FILE} is too long", why=f"{len(patterns):,} patterns, limit {MAX_IGNORE_PATTERNS:,}")
-    return patterns
-
-
-def _is_ignored(relative: str, patterns: tuple[str, ...]) -> bool:
-    name = relative.rpartition("/")[2]
-    if name in IGNORED_NAMES:
-        return True
-    return any(
-        fnmatch.fnmatchcase(relative, pattern.lstrip("/")) if "/" in pattern else fnmatch.fnmatchcase(name, pattern)
-        for pattern in patterns
-    )
-
-
-def _confirm_size(paths: list[tuple[Path, str, int]]) -> None:
-    num_bytes = sum(size for _, _, size in paths)
-    if num_bytes <= CONFIRM_BYTES:
-        return
-    largest = sorted(paths, key=lambda item: item[2], reverse=True)[:NUM_LARGEST_SHOWN]
-    named = ", ".join(f"{relative} {size / 1024**3:.2f} GiB" for _, relative, size in largest)
-    raise ConfirmationRequired(
-        "the work directory is large",
-        why=f"{num_bytes / 1024**3:.2f} GiB in {len(paths):,} files; largest: {named}",
-        hint=f"add what is not needed to {IGNORE_FILE}, or pass --yes",
-    )
-
-
-def _entry(path: Path, relative: str) -> Entry:
-    grammar.refuse_pickle_name(relative)
-    with _open_plain(path, relative) as file:
-        executable = os.fstat(file.fileno()).st_mode & stat.S_IXUSR
-        state = hashlib.sha256()
-        num_bytes = 0
-        while part := file.read(CHUNK_BYTES):
-            if num_bytes == 0:
-                grammar.refuse_pickle_bytes(relative, part[: grammar.PICKLE_MAGIC_BYTES])
-            state.update(part)
-            num_bytes += len(part)
-    mode = grammar.MODE_EXECUTABLE if executable else grammar.MODE_FILE
-    return Entry(relative, mode, Digest(PREFIX + state.hexdigest()), num_bytes)
-
-
-def _open_plain(path: Path, relative: str) -> BinaryIO:
-    # O_NONBLOCK: a fifo swapped in after the scan must not hang the open.
+def _open_plain(root: Path, relative: str) -> BinaryIO:
+    """Open a plain file, following no link at any step of its path below `root` (rule 1)."""
+    *folders, name = relative.split("/")
+    opened = [os.open(root, os.O_RDONLY | os.O_DIRECTORY)]
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        for folder in folders:
+            opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        # O_NONBLOCK: a fifo swapped in after the scan must not hang the open.
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened[-1])
     except OSError as err:
         if err.errno == errno.ELOOP:
-            raise _not_plain(relative, stat.S_IFLNK) from err
-        raise UsageError("cannot read a file of the work directory", why=str(err)) from err
+            raise not_plain(relative, stat.S_IFLNK) from err
+        raise UsageError(
+            "cannot read a file of the work directory",
+            why=f"{relative!r:.160}: {err.strerror}",
+            hint=f"chmod u+r it, or name it in {IGNORE_FILE}",
+        ) from err
+    finally:
+        for folder_fd in opened:
+            os.close(folder_fd)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        raise _not_plain(relative, mode)
+        raise not_plain(relative, mode)
     return os.fdopen(fd, "rb")
 
 

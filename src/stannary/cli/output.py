@@ -39,6 +39,11 @@ class Output:
         """Tell whether somebody watches stderr."""
         return self._stderr.isatty()
 
+    @property
+    def can_ask(self) -> bool:
+        """Tell whether somebody is there to answer a question."""
+        return sys.stdin.isatty() and self.is_terminal
+
     def result(self, value: Any, text: str = "") -> None:
         """Print the result: `value` as JSON with --json, else `text`."""
         self.clear_status()
@@ -78,7 +83,7 @@ class Output:
 
     def confirm(self, question: str, *, flag: str) -> None:
         """Ask yes or no; raise ConfirmationRequired naming `flag` where nobody can answer."""
-        if not (sys.stdin.isatty() and self.is_terminal):
+        if not self.can_ask:
             raise ConfirmationRequired(question, why="no terminal to ask on", hint=f"add {flag}")
         self.clear_status()
         if not click.confirm(question, default=False, err=True):
@@ -86,7 +91,7 @@ class Output:
 
     def ask(self, question: str, *, flag: str) -> str:
         """Ask for a line; raise ConfirmationRequired naming `flag` where nobody can answer."""
-        if not (sys.stdin.isatty() and self.is_terminal):
+        if not self.can_ask:
             raise ConfirmationRequired(f"{question} is needed", why="no terminal to ask on", hint=f"add {flag}")
         self.clear_status()
         return str(click.prompt(question, err=True))

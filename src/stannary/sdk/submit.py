@@ -6,7 +6,10 @@ Rules:
 2. Inputs become blobs: a file as it is; a module as the text of its `topics`, else of its source.
    A module is looked for in the standard library only, and is data here: its digest is signed.
 3. Seed and order are on disk before the market sees the order (buyer.py).
-4. The idempotency key is the job digest: sending again after a lost answer is the same job.
+4. What looks like a secret in variables, command, options, setup list or inputs is refused unless its
+   name is in `Overrides.allowed_secrets`: all of them stand readable on the nodes, and all but files in
+   the receipt. What of the work directory stays is sdk/travel.py's to say.
+5. The idempotency key is the job digest: sending again after a lost answer is the same job.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import io
 import secrets
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,19 +31,23 @@ import yaml
 
 from stannary import buyer, workdir
 from stannary.errors import AuthError, ConflictError, FormatError, MarketUnreachable, SpecError, UsageError
-from stannary.formats import beacon, canonical, digest, dsse, jobfile, jobspec, note, quantity, statement
+from stannary.formats import beacon, canonical, digest, dsse, jobfile, jobspec, note, quantity, secrecy, statement
+from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.jobfile import Draft, InputSource
 from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Job
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import Entry
+from stannary.sdk import travel
 from stannary.sdk.client import Client, Progress
 from stannary.sdk.profile import Profile
+from stannary.sdk.travel import Travel
 from stannary.wire.buyer import JobView
 
 MAX_JOB_FILE_BYTES = 256 * 1024
 MAX_INPUT_BYTES = 8 * 1024**3
+MAX_SETUP_BYTES = 4 * 1024 * 1024  # a list of some ten thousand hashes
 
 Opener = Callable[[], BinaryIO]
 
@@ -62,14 +69,16 @@ class Overrides:
     max_price: str | None = None
     envs: Mapping[str, str] | None = None
     trust: str | None = None
+    allowed_secrets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A whole spec and the blobs it names."""
+    """A whole spec, the blobs it names, and what of the work directory travels."""
 
     spec: JobSpec
     blobs: tuple[Blob, ...]
+    travel: Travel
 
     @property
     def size_bytes(self) -> int:
@@ -120,23 +129,32 @@ def read_job_file(path: Path) -> object:
         raise SpecError("the job file is not YAML", why=" ".join(str(err).split())[:300]) from err
 
 
-def prepare(path: Path, overrides: Overrides, *, allow_large: bool = False) -> Prepared:
+def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -> Prepared:
     """Read, check and resolve a job file; nothing is sent.
+
+    Args:
+        path: the job file.
+        overrides: what flags say.
+        ask: called with each question about what travels (sdk/travel.py rule 2).
 
     Raises:
         SpecError: the spec, an input or a named file is not as it must be.
-        ConfirmationRequired: a work directory over 1 GiB without `allow_large`.
+        ConfirmationRequired: a question was asked and `ask` did not say yes.
     """
     draft = _overridden(jobfile.parse(read_job_file(path)), overrides)
+    _refuse_secrets(draft.spec, overrides.allowed_secrets)
     root = (path.parent / Path(draft.workdir).expanduser()).resolve()
-    entries = workdir.scan(root, allow_large=allow_large)
-    blobs = {entry.digest: Blob(entry.digest, entry.size_bytes, _opener(root, entry)) for entry in entries}
+    travels = travel.scan(root, ask)
+    blobs = {entry.digest: Blob(entry.digest, entry.size_bytes, _opener(root, entry)) for entry in travels.entries}
     inputs: dict[str, Input] = {}
     for name, source in draft.inputs.items():
-        blob, words = _resolve_input(name, source, path.parent)
+        blob, words = _resolve_input(name, source, path.parent, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
-    return Prepared(draft.resolve(entries, inputs), tuple(blobs.values()))
+    _say_what_stays(draft.spec, travels)
+    spec = draft.resolve(travels.entries, inputs)
+    _refuse_secret_setup(root, spec, overrides.allowed_secrets)
+    return Prepared(spec, tuple(blobs.values()), travels)
 
 
 def upload(client: Client, prepared: Prepared, progress: Progress) -> int:
@@ -196,22 +214,100 @@ def _overridden(draft: Draft, overrides: Overrides) -> Draft:
     return replace(draft, spec=spec)
 
 
+def _refuse_secrets(spec: JobSpec, allowed: frozenset[str]) -> None:
+    """Refuse variables, command and options that look like secrets (rule 4)."""
+    for name, value in spec.envs.items():
+        reason = secrecy.in_variable(name, str(value))
+        if reason and name not in allowed:
+            raise _secret(f"envs.{name:.80}", reason, name)
+    found = secrecy.in_command(spec.run) if spec.run is not None else None
+    if found and "run" not in allowed:
+        raise _secret("run", f"line {found[0]}: {found[1]}", "run")
+    for name, text in _option_texts(spec.recipe.options if spec.recipe else {}):
+        reason = secrecy.in_variable(name.rpartition(".")[2], text)
+        if reason and name not in allowed:
+            raise _secret(name, reason, name)
+
+
+def _refuse_secret_setup(root: Path, spec: JobSpec, allowed: frozenset[str]) -> None:
+    listed = next((entry for entry in spec.workdir if entry.path == spec.setup), None)
+    if listed is None or "setup" in allowed:
+        return
+    with workdir.open_file(root, listed) as file:
+        text = file.read(MAX_SETUP_BYTES).decode("utf-8", errors="replace")
+    found = secrecy.shape_in(text)
+    if found:
+        raise _secret(f"setup: {listed.path:.80}", f"line {found[0]}: {found[1]}", "setup")
+
+
+def _option_texts(value: Json, path: str = "recipe.options") -> Iterator[tuple[str, str]]:
+    """Yield the path and text of every string in the options; numbers of a key's length are texts too."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _option_texts(item, f"{path}.{name:.80}")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _option_texts(item, path)
+    elif isinstance(value, str):
+        yield path, value
+
+
+def _secret(what: str, reason: str, name: str) -> SpecError:
+    return SpecError(
+        f"{what} looks like a secret",
+        why=f"{reason}; it would stand readable on the nodes and in the receipt (sealed secrets come later)",
+        hint=f"take it out; if it is no secret, or may be read by strangers: stannary run --allow-secret-env {name}",
+    )
+
+
+def _say_what_stays(spec: JobSpec, travels: Travel) -> None:
+    """Refuse a spec that names a file which stays behind, saying why it does."""
+    wanted = {"setup": spec.setup, "recipe.entry": spec.recipe.file if spec.recipe else None}
+    for member, file in wanted.items():
+        for stay in travels.stays:
+            if file is not None and (file == stay.path or (stay.is_folder and file.startswith(f"{stay.path}/"))):
+                if any(entry.path == file for entry in travels.entries):
+                    continue
+                raise SpecError(
+                    f"{member} names a file that does not travel",
+                    why=f"{file:.120}: {stay.path:.120} stays behind ({stay.reason})",
+                    hint=f"add a line to {workdir.IGNORE_FILE}: !{stay.path:.120}",
+                )
+
+
 def _opener(root: Path, entry: Entry) -> Opener:
     return lambda: workdir.open_file(root, entry)
 
 
-def _resolve_input(name: str, source: InputSource, base: Path) -> tuple[Blob, str]:
+def _resolve_input(name: str, source: InputSource, base: Path, allowed: frozenset[str]) -> tuple[Blob, str]:
     if source.kind == "module":
         data = _module_text(name, source.name)
         return Blob(digest.digest(data), len(data), lambda: io.BytesIO(data)), f"module {source.name}"
     path = (base / Path(source.name).expanduser()).resolve()
+    if travel.is_own(path, travel.own_places()):
+        raise SpecError(
+            f"inputs.{name}.path is one of Stannary's own files", why=str(path), hint="name a file of your own"
+        )
     if not path.is_file():
-        raise SpecError(f"inputs.{name}.path is no file", why=str(path))
+        raise SpecError(
+            f"inputs.{name}.path is no file",
+            why=f"{path!s:.300}: {'a folder' if path.is_dir() else 'not a plain file, or not there'}",
+            hint="name one file; a folder travels in the work directory, or packed into one file (tar, parquet)",
+        )
     size_bytes = path.stat().st_size
     if size_bytes > MAX_INPUT_BYTES:
-        raise SpecError(f"inputs.{name} is too large", why=f"{size_bytes:,} bytes, limit {MAX_INPUT_BYTES:,}")
+        raise SpecError(
+            f"inputs.{name} is too large",
+            why=f"{size_bytes:,} bytes, limit {MAX_INPUT_BYTES:,}",
+            hint="split it into several inputs",
+        )
     with path.open("rb") as file:
+        head = file.read(secrecy.HEAD_BYTES)
+        file.seek(0)
         hashed = digest.from_raw(hashlib.file_digest(file, "sha256").digest())
+    secret = secrecy.by_path(path.as_posix()) or secrecy.in_head(head)
+    if secret and name not in allowed:
+        raise _secret(f"inputs.{name}", f"{path.name:.80}: {secret}", name)
     return Blob(hashed, size_bytes, lambda: path.open("rb")), f"file {path.name}"
 
 

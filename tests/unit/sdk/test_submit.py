@@ -162,3 +162,57 @@ def test_no_pinned_key_no_order(job_file, tmp_path):
     """Without the market's key nothing it says could be checked later."""
     with pytest.raises(UsageError, match="pinned"):
         submit.submit(Market(), submit.prepare(job_file, Overrides()).spec, Profile("p", "u"), tmp_path)
+
+
+class TestSecrets:
+    """What looks like a secret is refused before anything is read from the network or sent."""
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("run: python a.py\nenvs: {HF_TOKEN: abc}\n", "HF_TOKEN"),
+            ("run: python a.py\nenvs: {X: hf_aaaaBBBBccccDDDD1111}\n", "X"),
+            ("run: HF_TOKEN=abc python a.py\n", "run"),
+            ("recipe: {entry: recipe.py:recipe, rounds: 1, options: {api_key: abc}}\n", "recipe.options.api_key"),
+            ("run: python a.py\nsetup: requirements.txt\n", "setup"),
+            ("run: python a.py\ninputs: {k: {path: id_rsa}}\n", "k"),
+            ("run: python a.py\ninputs: {k: {path: .aws/config}}\n", "k"),
+        ],
+    )
+    def test_refused_unless_named(self, job_file, text, name):
+        """The error names the flag that sends it all the same, says that sealed secrets come, and repeats no value."""
+        (job_file.parent / "requirements.txt").write_text("--index-url https://me:pw@index.example/simple\n")
+        (job_file.parent / "id_rsa").write_text("x")
+        (job_file.parent / ".aws").mkdir()
+        (job_file.parent / ".aws" / "config").write_text("x")
+        write(job_file, text)
+        with pytest.raises(SpecError, match="secret") as caught:
+            submit.prepare(job_file, Overrides())
+        assert caught.value.hint.endswith(f"--allow-secret-env {name}")
+        assert "later" in caught.value.why
+        assert "hf_aaaa" not in caught.value.diagnostics()
+        assert submit.prepare(job_file, Overrides(allowed_secrets=frozenset({name}))).spec
+
+    def test_flags_are_looked_at_too(self, job_file):
+        """-e is no way round."""
+        with pytest.raises(SpecError, match="API_KEY"):
+            submit.prepare(job_file, Overrides(envs={"API_KEY": "abc"}))
+
+    def test_our_own_files_are_no_input(self, job_file, home):
+        """An input that is our key, also by a link, is refused whatever is allowed."""
+        buyer.load_key(buyer.root())
+        (job_file.parent / "k").symlink_to(buyer.root() / "key")
+        write(job_file, "run: python a.py\ninputs: {k: {path: k}}\n")
+        (job_file.parent / ".stannaryignore").write_text("k\n")
+        with pytest.raises(SpecError, match="own files"):
+            submit.prepare(job_file, Overrides(allowed_secrets=frozenset({"k"})))
+
+    def test_a_file_that_stays_is_named_with_its_reason(self, job_file):
+        """A setup list or recipe that an ignore file keeps back: which file says so, and the line that brings it."""
+        (job_file.parent / ".gitignore").write_text("recipe.py\n")
+        with pytest.raises(SpecError, match="does not travel") as caught:
+            submit.prepare(job_file, Overrides())
+        assert ".gitignore" in caught.value.why
+        assert "!recipe.py" in caught.value.hint
+        (job_file.parent / ".stannaryignore").write_text("!recipe.py\n")
+        assert submit.prepare(job_file, Overrides()).spec

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from stannary import buyer
-from stannary.cli import ending, follow, session
+from stannary.cli import ending, follow, session, travels
 from stannary.cli.command import command
 from stannary.cli.output import Output, plain
-from stannary.errors import SpecError, UsageError
+from stannary.errors import ConfirmationRequired, SpecError, UsageError
 from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
 from stannary.sdk import examples, local, profile
@@ -34,7 +34,15 @@ SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could
 @click.option("--trust", metavar="TIER", help="Lowest tier of nodes, such as T0.")
 @click.option("--max-price", metavar="DOLLARS", help="Highest price of a node per hour.")
 @click.option("-e", "--env", "envs", multiple=True, metavar="KEY=VALUE", help="Set an environment variable of the job.")
-@click.option("--yes", is_flag=True, help="Do not ask, not even for a work directory over 1 GiB.")
+@click.option(
+    "--allow-secret-env",
+    "--allow-secret",
+    "allowed_secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Send a variable or input though it looks like a secret; NAME may be run or setup.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask, not even for a home directory or one over 1 GiB.")
 def run(out: Output, **options: Any) -> int:
     """Run a job and follow it to its receipt.
 
@@ -42,12 +50,20 @@ def run(out: Output, **options: Any) -> int:
     the current directory.
     """
     path = _job_path(options["job_file"], options["example"])
-    overrides = Overrides(options["budget"], options["max_price"], _envs(options["envs"]), options["trust"])
-    prepared = submission.prepare(path, overrides, allow_large=options["yes"])
+    overrides = Overrides(
+        options["budget"],
+        options["max_price"],
+        _envs(options["envs"]),
+        options["trust"],
+        frozenset(options["allowed_secrets"]),
+    )
+    prepared = submission.prepare(path, overrides, lambda question: _ask(question, out, options["yes"]))
     settings = _market(out)
     with Client.open(settings) as client:
         if options["dry_run"]:
             return _show_plan(client, prepared, out)
+        for line in travels.lines(prepared):
+            out.say(line)
         _upload(client, prepared, out)
         view = submission.submit(client, prepared.spec, settings.profile, buyer.root())
         if options["detach"]:
@@ -66,6 +82,16 @@ def _job_path(job_file: Path | None, example: str | None) -> Path:
     if (job_file is None) == (example is None):
         raise UsageError("name one job", why="give a job file or --example", hint="stannary run --example hello")
     return job_file if job_file is not None else examples.find(example or "")
+
+
+def _ask(question: ConfirmationRequired, out: Output, is_agreed: bool) -> None:
+    """Put a question of what travels to whoever is there (output.py rule 3)."""
+    if is_agreed:
+        return
+    if not out.can_ask:
+        raise question
+    out.say(f"{question.what}: {plain(question.why)}")
+    out.confirm("Send it?", flag="--yes")
 
 
 def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -95,7 +121,8 @@ def _market(out: Output) -> Settings:
 
 def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
     quote = client.quote(jobspec.to_canonical(prepared.spec))
-    out.result(quote.model_dump(mode="json"), _plan_text(quote, prepared))
+    members = {**quote.model_dump(mode="json"), "travels": travels.to_json(prepared)}
+    out.result(members, _plan_text(quote, prepared))
     return 0
 
 
@@ -109,7 +136,7 @@ def _plan_text(quote: Quote, prepared: Prepared) -> str:
         lines.append(f"  chosen    {node}  {price}")
     lines += [f"  rejected  {item.node}  {plain(item.reason)}" for item in quote.rejected]
     lines += [
-        f"  upload    {len(prepared.blobs)} files, {prepared.size_bytes:,} bytes",
+        *travels.lines(prepared),
         f"  audited   {quote.audit_ppm / 10_000:.2f} % of tasks, {quote.required_ppm / 10_000:.2f} % needed",
         f"  work      {dollars(quote.work_usd_micros):>12}",
         f"  audits    {dollars(quote.audit_usd_micros):>12}",

@@ -1,0 +1,26 @@
+"""The lines that say what a job sends to strangers."""
+
+from __future__ import annotations
+
+from stannary.cli import travels
+from stannary.sdk import submit
+from stannary.sdk.submit import Overrides
+
+
+def test_count_size_largest_and_what_stays(tmp_path):
+    """The plan says how much travels, what is largest, what stays behind, and which file decides."""
+    (tmp_path / "job.yaml").write_text("run: python a.py\n")
+    (tmp_path / "a.py").write_bytes(b"#" * 3000)
+    (tmp_path / "t.py").write_text('x = "ghp_' + "aB3d" * 9 + '"\n')
+    (tmp_path / ".env").write_text("x")
+    (tmp_path / ".git").mkdir()
+    prepared = submit.prepare(tmp_path / "job.yaml", Overrides())
+    text = "\n".join(travels.lines(prepared))
+    assert "3 files" in text
+    assert "a.py 2.9 KiB" in text
+    assert ".env, .git/" in text
+    assert ".stannaryignore" in text
+    assert "t.py: line 1 has the shape of a GitHub token" in text
+    members = travels.to_json(prepared)
+    assert {item["path"] for item in members["stays"]} == {".env", ".git"}
+    assert members["num_files"] == 3
