@@ -19,7 +19,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,9 +69,12 @@ class MarketClient:
         self._silent_since_s: float | None = None
         self._said_at_s = 0.0
 
-    def heartbeat(self, state: node.NodeState, leases: list[str], version: str) -> node.HeartbeatAnswer:
+    def heartbeat(
+        self, state: node.NodeState, leases: list[str], version: str, jobs: Sequence[str] = ()
+    ) -> node.HeartbeatAnswer:
         """Say that this node lives; one attempt only, since the next beat is the retry."""
-        beat = node.Heartbeat(state=state, leases=leases[: limits.MAX_LEASES_HELD], version=version)
+        held, here = leases[: limits.MAX_LEASES_HELD], list(jobs)[: limits.MAX_JOBS_HELD]
+        beat = node.Heartbeat(state=state, leases=held, version=version, jobs=here)
         return self._once(lambda link: link.post(routes.HEARTBEAT, beat, node.HeartbeatAnswer))
 
     def next_lease(self, wait_s: float, have: list[str]) -> node.Lease | None:

@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import secrets
 import signal
 import threading
@@ -93,6 +94,8 @@ class Agent:
             key=self.key,
             answer_reveal=self.reveal,
             drop_current=self._drop_current,
+            jobs_here=self._jobs_here,
+            end_jobs=self._end_jobs,
             expel=self._expel,
             tell=tell,
         )
@@ -107,11 +110,11 @@ class Agent:
             AuthError: the market will not have this node again.
         """
         self.journal.prune()
-        self.holdings.forget_old()
         self.pulse.start()
         try:
             while not self.stop.is_set():
                 lease = self._next()
+                self.holdings.tidy()
                 if lease is not None:
                     self.serve(lease)
         except MarketUnreachable as err:
@@ -152,12 +155,15 @@ class Agent:
             serve(lease)
         except (ConflictError, NotFound) as err:
             self.tell(f"{lease.type.value} {lease.task} is no longer ours: {err}")
+            self.journal.drop(Entry.CLAIM, lease.lease_id)
         except MarketUnreachable:
             raise
         except StannaryError as err:
             self._report(lease, log, err)
+            self.journal.drop(Entry.CLAIM, lease.lease_id)
         finally:
             self.desk.finish(lease)
+            self._put_back(lease)
             self.meter.switch(JobId(lease.job), Phase.IDLE)
             self.meter.write_off(JobId(lease.job))
 
@@ -167,6 +173,13 @@ class Agent:
         if claim is None or not self._has_outputs(claim):
             claim = self._claim(lease, *self._compute(lease))
         self._hand_in(lease, claim)
+
+    def _put_back(self, lease: Lease) -> None:
+        """Let go of a lease's bytes: only what an open claim names is still to be stored."""
+        kept = self.journal.get(Entry.RESULT, lease.task)
+        claimed = [output.digest for claim in self.journal.all(Entry.CLAIM) for output in _outputs(claim)]
+        handed_in = [output.digest for output in _outputs(kept)] if kept is not None else []
+        self.holdings.put_back(JobId(lease.job), claimed, handed_in)
 
     def do_audit(self, lease: Lease) -> None:
         """Recompute somebody's task and commit to what was found."""
@@ -293,16 +306,19 @@ class Agent:
         job = JobId(lease.job)
         self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
         with self.meter.phase(job, Phase.START):
-            return self.holdings.get(job, lambda text: self._take_line("agent", text), self._take_line)
+            take_line = functools.partial(self._take_line, job)
+            return self.holdings.get(job, functools.partial(take_line, "agent"), take_line)
 
     def _bring_inputs(self, lease: Lease, holding: Holding) -> None:
         self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
         with self.meter.phase(holding.job, Phase.LINK):
-            for blob in lease.blobs:
-                self.holdings.bring(holding, digest.parse(blob.digest), blob.size_bytes)
+            named = [(digest.parse(blob.digest), blob.size_bytes) for blob in lease.blobs]
+            self.holdings.release_inputs(holding, (blob for blob, _ in named))
+            for blob, size_bytes in named:
+                self.holdings.bring(holding, blob, size_bytes)
 
-    def _take_line(self, stream: str, text: str) -> None:
-        log = self.desk.log
+    def _take_line(self, job: JobId, stream: str, text: str) -> None:
+        log = self.desk.log_of(job)
         if log is not None:  # a line between two leases belongs to nobody who could read it
             log.add(stream, text)
 
@@ -369,6 +385,12 @@ class Agent:
     def _drop_current(self, lease: Lease) -> None:
         self.tell(f"{lease.type.value} {lease.task} was taken back")
         self.holdings.kill_worker(JobId(lease.job), DROPPED)
+
+    def _jobs_here(self) -> list[str]:
+        return self.holdings.jobs()
+
+    def _end_jobs(self, jobs: list[str]) -> None:
+        self.holdings.end_jobs(jobs)
 
     def _hand_back_current(self) -> None:
         lease = self.desk.current

@@ -50,6 +50,11 @@ class Desk:
         with self._lock:
             self.current, self.log, self.progress = lease, log, None
 
+    def log_of(self, job: str) -> TaskLog | None:
+        """Return where lines of a job belong now: the log of its lease in hand, None without one."""
+        with self._lock:
+            return self.log if self.current is not None and self.current.job == job else None
+
     def finish(self, lease: Lease) -> None:
         """Be done with a lease, however it ended."""
         with self._lock:

@@ -143,17 +143,13 @@ class Worker:
         return not self._why_killed and self.process.popen.poll() is None
 
     def close(self) -> None:
-        """Ask the worker to stop, then end it whatever it does."""
-        with contextlib.suppress(ServiceError, ValueError):
-            frames.write(self._requests, {"op": "stop"})
-        with contextlib.suppress(OSError):
-            self._requests.close()
-        self.process.wait(STOP_TIMEOUT_S)
+        """End the worker and everything it started; it is not asked, since it might not listen."""
         self.process.close()
         for reader in self._readers:
             reader.join(STOP_TIMEOUT_S)
-        for pipe in (self.process.stdout, self.process.stderr, self._replies):
-            pipe.close()
+        for pipe in (self.process.stdout, self.process.stderr, self._replies, self._requests):
+            with contextlib.suppress(OSError):  # what a request left unwritten has no reader any more
+                pipe.close()
 
     def _collect(self, progress: TakeProgress) -> Reply:
         outputs: dict[str, Output] = {}

@@ -1,30 +1,40 @@
 """The jobs a node holds: manifest checked, files in place, environment installed, worker ready.
 
-    DIR/jobs/<job>/blobs/<64 hex>   inputs, read-only inside; the agent adds files while the job runs
+    DIR/jobs/<job>/blobs/<64 hex>   inputs, links into the node's cache (cache.py), read-only inside
     DIR/jobs/<job>/workdir/         the buyer's files
 
 Rules:
 1. The buyer's signed spec decides, not what the market says beside it: the job id must be the digest of
    the signed bytes, and every file and input is fetched by the digest in the spec.
-2. A worker is kept across rounds. At most MAX_WORKERS are alive; the one longest unused goes first.
-3. A worker whose engine class is not the node's is a fault of the operator, said before any work is done.
+2. The worker of a training job is kept across rounds; one of a command is ended with its task (work.py). At
+   most MAX_WORKERS are alive; the one longest unused goes first, and each after IDLE_WORKER_S without a lease.
+3. A worker that could not be prepared is ended: what it says later would hide why. One whose engine class is
+   not the node's is a fault of the operator, said before any work is done.
+4. Nothing of a job outlives it. Which jobs are over the market says in the answer to a heartbeat: the worker
+   is ended at once, its files go before the next lease is served. Directories a killed agent left are asked
+   about in the same way.
+5. A lease's inputs beyond the spec's own (weights, contributions) leave the job's directory with the next lease.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from stannary import workdir
+from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
-from stannary.agent.executor import Bench, TakeLine, Worker
+from stannary.agent.executor import DROPPED, MAX_OUTPUTS, Bench, TakeLine, Worker, outbox_path
 from stannary.agent.settings import NodeSettings, job_environment
-from stannary.errors import EnvironmentProblem, JobFailed, Refuted
+from stannary.errors import EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
@@ -36,7 +46,9 @@ from stannary.run.sandbox.contract import Limits, Sandbox
 
 MAX_WORKERS = 2
 PREPARE_WALL_S = 600.0  # loading a recipe and running two of its steps twice
-JOB_KEPT_S = 86_400.0  # files of a job nobody asked about for a day
+IDLE_WORKER_S = 600.0  # as long as the longest start: an idle worker holds memory others could use
+
+_JOB = re.compile(r"j-[0-9a-f]{12}")
 
 Tell = Callable[[str], None]
 
@@ -62,6 +74,12 @@ class Holding:
         """Return where one input lies."""
         return self.blobs / named.removeprefix(PREFIX)
 
+    def end_worker(self) -> None:
+        """End the worker and everything it started."""
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
 
 class Holdings:
     """The jobs of one node; used from the agent's main thread, which the workers' lives are tied to."""
@@ -73,7 +91,9 @@ class Holdings:
         self.sandbox = sandbox
         source = Source(settings.find_links, settings.index_url, settings.no_index)
         self.environments = Environments(root / "environments", source)
+        self.cache = BlobCache(root / "blobs")
         self._held: OrderedDict[JobId, Holding] = OrderedDict()
+        self._over: set[str] = set()  # jobs the market says are over; added to by the pulse
 
     @property
     def outbox(self) -> Path:
@@ -97,7 +117,7 @@ class Holdings:
         self._held.move_to_end(job)
         holding.used_at_s = time.monotonic()
         if holding.worker is None or not holding.worker.is_alive():
-            self._close_worker(holding)
+            holding.end_worker()
             self._make_room(job)
             self._start_worker(holding, take_line)
         return holding
@@ -105,13 +125,37 @@ class Holdings:
     def bring(self, holding: Holding, named: Digest, size_bytes: int) -> None:
         """Have one more input in place."""
         path = holding.blob_path(named)
-        if path.exists():
+        if path.exists() or self.cache.take(named, size_bytes, path):
             return
-        made_here = self.outbox / path.name
-        if made_here.exists():  # our own output of an earlier round: no need to fetch it
-            _copy(made_here, path)
-            return
+        self._make_disk_room(size_bytes, 1)
         self.client.fetch(named, size_bytes, path)
+        self.cache.keep(named, path)
+
+    def release_inputs(self, holding: Holding, wanted: Iterable[Digest]) -> None:
+        """Take from a job's directory what neither its spec nor the lease in hand names."""
+        spec = holding.spec
+        named = {*wanted, *(entry.digest for entry in spec.workdir), *(item.digest for item in spec.inputs.values())}
+        kept = {digest.removeprefix(PREFIX) for digest in named}
+        for path in holding.blobs.iterdir():
+            if path.name not in kept:
+                path.unlink()
+
+    def put_back(self, job: JobId, claimed: Iterable[Digest], handed_in: Iterable[Digest]) -> None:
+        """Be done with a lease of a job: the outbox keeps what an open claim names and nothing else.
+
+        What was handed in goes to the cache: the next round may begin with it.
+        """
+        holding = self._held.get(job)
+        if holding is not None:
+            holding.used_at_s = time.monotonic()
+        kept = {outbox_path(self.outbox, named) for named in claimed}
+        for named in handed_in:
+            path = outbox_path(self.outbox, named)
+            if path.exists():
+                self.cache.keep(named, path)
+        for path in self.outbox.glob("*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def kill_worker(self, job: JobId, why: str) -> None:
         """End a job's worker at once, from any thread."""
@@ -119,24 +163,42 @@ class Holdings:
         if holding is not None and holding.worker is not None:
             holding.worker.kill(why)
 
+    def jobs(self) -> list[str]:
+        """Return the jobs of which anything is here, also after a kill."""
+        found = {*list(self._held), *(path.name for path in self.root.glob("jobs/*"))} - self._over
+        return sorted(job for job in found if _JOB.fullmatch(job) is not None)
+
+    def end_jobs(self, jobs: Iterable[str]) -> None:
+        """Hear that jobs are over; from any thread. Their workers end at once, the rest with `tidy`."""
+        for job in jobs:
+            if _JOB.fullmatch(job) is not None:  # the name of a directory from here on
+                self._over.add(job)
+                self.kill_worker(JobId(job), DROPPED)
+
+    def tidy(self, now_s: float | None = None) -> None:
+        """Remove what is left of jobs that are over, and end workers nobody needed for IDLE_WORKER_S."""
+        oldest_s = (time.monotonic() if now_s is None else now_s) - IDLE_WORKER_S
+        for holding in list(self._held.values()):
+            if holding.used_at_s < oldest_s:
+                holding.end_worker()
+        for job in sorted(self._over):
+            holding_over = self._held.pop(JobId(job), None)
+            if holding_over is not None:
+                holding_over.end_worker()
+            _remove(self.root / "jobs" / job)
+            self._over.discard(job)
+
     def close(self) -> None:
         """End every worker."""
         for holding in self._held.values():
-            self._close_worker(holding)
-
-    def forget_old(self, now_s: float | None = None) -> None:
-        """Remove the files of jobs and outputs that were not used for a day."""
-        oldest_s = (time.time() if now_s is None else now_s) - JOB_KEPT_S
-        for path in (*self.root.glob("jobs/*"), *self.outbox.glob("*")):
-            if path.stat().st_mtime < oldest_s and path.name not in self._held:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            holding.end_worker()
 
     def _fetch(self, job: JobId, tell: Tell) -> Holding:
         manifest = self.client.manifest(job)
         spec = read_job(job, manifest.job.envelope.open())
         directory = self.root / "jobs" / job
         (directory / "blobs").mkdir(mode=0o755, parents=True, exist_ok=True)
-        _check_disk(directory, spec)
+        self._make_disk_room(*self._disk_wanted(spec))
         holding = Holding(job, spec, directory, environment_digest(None, self.sandbox.describe()), None)
         for entry in spec.workdir:
             self.bring(holding, entry.digest, entry.size_bytes)
@@ -146,6 +208,14 @@ class Holdings:
         if spec.setup is not None:
             self._install(holding, spec.setup, tell)
         return holding
+
+    def _disk_wanted(self, spec: JobSpec) -> tuple[int, int]:
+        """Return the bytes and files a job needs beside the inputs that are here already."""
+        inputs = [(entry.digest, entry.size_bytes) for entry in spec.workdir]
+        inputs += [(item.digest, item.size_bytes) for item in spec.inputs.values()]
+        missing = [size for named, size in inputs if not self.cache.has(named, size)]
+        num_bytes = sum(missing) + spec.workdir_bytes + output_bytes(spec)
+        return num_bytes, len(missing) + 2 * len(spec.workdir) + MAX_OUTPUTS
 
     def _place_workdir(self, holding: Holding) -> None:
         target = holding.directory / "workdir"
@@ -164,18 +234,17 @@ class Holdings:
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
         holding.worker = Worker.start(self.sandbox, self.bench(holding), take_line)
-        if holding.spec.kind is not JobKind.TRAIN:
-            return
-        inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()}
-        request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs}
-        reply = holding.worker.request(request, PREPARE_WALL_S, lambda _: None)
-        found = reply.header.get("engine_class")
-        if found != self.settings.engine_class:
-            raise EnvironmentProblem(
-                "this node's engine class has changed",
-                why=f"the worker says {found!r:.80}, the credential says {self.settings.engine_class}",
-                hint="stannary node join TOKEN with a new directory",
-            )
+        try:
+            found = prepare(holding.worker, holding.spec)
+            if found not in ("", self.settings.engine_class):
+                raise EnvironmentProblem(
+                    "this node's engine class has changed",
+                    why=f"the worker says {found:.80}, the credential says {self.settings.engine_class}",
+                    hint="stannary node join TOKEN with a new directory",
+                )
+        except StannaryError:
+            holding.end_worker()
+            raise
 
     def bench(self, holding: Holding) -> Bench:
         """Return what a job's worker is given."""
@@ -187,12 +256,44 @@ class Holdings:
     def _make_room(self, job: JobId) -> None:
         alive = [held for held in self._held.values() if held.worker is not None and held.job != job]
         for holding in alive[: max(0, len(alive) - MAX_WORKERS + 1)]:
-            self._close_worker(holding)
+            holding.end_worker()
 
-    def _close_worker(self, holding: Holding) -> None:
-        if holding.worker is not None:
-            holding.worker.close()
-            holding.worker = None
+    def _make_disk_room(self, num_bytes: int, num_files: int) -> None:
+        """Let cached inputs go where the disk is short of bytes or files.
+
+        Raises:
+            EnvironmentProblem: it is short all the same.
+        """
+        for is_last in (False, True):
+            disk = os.statvfs(self.root)
+            free_bytes = disk.f_bavail * disk.f_frsize
+            # some file systems (btrfs) count no files and say 0 of 0
+            has_files = disk.f_files == 0 or disk.f_favail >= num_files
+            if free_bytes >= num_bytes and has_files:
+                return
+            if is_last:
+                raise EnvironmentProblem(
+                    "not enough disk for this job",
+                    why=f"free: {free_bytes:,} bytes, {disk.f_favail:,} files; wanted: {num_bytes:,} and {num_files:,}",
+                    hint="free disk space",
+                )
+            self.cache.trim(max(0, num_bytes - free_bytes), 0 if has_files else num_files)
+
+
+def prepare(worker: Worker, spec: JobSpec) -> str:
+    """Have a training job's worker load its recipe; return the engine class it says, empty for a command.
+
+    Raises:
+        JobFailed: the recipe cannot run; the worker is of no more use.
+    """
+    if spec.kind is not JobKind.TRAIN:
+        return ""
+    inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
+    request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
+    found = worker.request(request, PREPARE_WALL_S, lambda _: None).header.get("engine_class")
+    if not isinstance(found, str) or not found:
+        raise FormatError("the worker names no engine class", why=f"{found!r:.80}")
+    return found
 
 
 def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:
@@ -215,25 +316,12 @@ def output_bytes(spec: JobSpec) -> int:
     return spec.resources.memory_bytes if spec.kind is JobKind.TRAIN else spec.resources.disk_bytes
 
 
-def _check_disk(directory: Path, spec: JobSpec) -> None:
-    wanted = spec.workdir_bytes * 2 + sum(item.size_bytes for item in spec.inputs.values()) + output_bytes(spec)
-    free = shutil.disk_usage(directory).free
-    if free < wanted:
-        raise EnvironmentProblem(
-            "not enough disk for this job", why=f"{free:,} bytes free, {wanted:,} wanted", hint="free disk space"
-        )
-
-
-def _copy(source: Path, target: Path) -> None:
-    fresh = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copyfile(source, fresh)
-        fresh.chmod(0o444)
-        fresh.rename(target)
-    except OSError as err:
-        raise EnvironmentProblem("cannot keep a blob", why=str(err), hint="free disk space") from err
-    finally:
-        fresh.unlink(missing_ok=True)
+def _remove(directory: Path) -> None:
+    """Remove a directory whatever modes its own owner gave it; what cannot be removed is asked about again."""
+    for parent, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError):
+            Path(parent).chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def worker_of(holding: Holding) -> Worker:

@@ -55,6 +55,14 @@ class Journal:
         entry = canonical.decode_object(data).get("entry")
         return entry if isinstance(entry, dict) else None
 
+    def all(self, kind: Entry) -> list[dict[str, Json]]:
+        """Return every entry of a kind."""
+        found = []
+        for path in sorted((self.root / kind.value).glob("*.json")):
+            entry = canonical.decode_object(path.read_bytes()).get("entry")
+            found.extend([entry] if isinstance(entry, dict) else [])
+        return found
+
     def drop(self, kind: Entry, name: str) -> None:
         """Remove an entry; one that is not there is no error."""
         self._path(kind, name).unlink(missing_ok=True)

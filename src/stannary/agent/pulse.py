@@ -1,8 +1,8 @@
 """The pulse of an agent: a thread that never computes, so that a long round does not look like a death.
 
-It beats every 10 s (+-20 %, as the market says), sends readings of the meter, progress and log lines of
-the lease in hand, and picks up new leases while the main thread computes: a `reveal` needs only the
-journal and is answered here at once, anything else is laid on the desk.
+It beats every 10 s (+-20 %, as the market says), hears which jobs are over, sends readings of the meter,
+progress and log lines of the lease in hand, and picks up new leases while the main thread computes: a `reveal`
+needs only the journal and is answered here at once, anything else is laid on the desk.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Pulse:
     key: Ed25519PrivateKey
     answer_reveal: Callable[[Lease], None]
     drop_current: Callable[[Lease], None]
+    jobs_here: Callable[[], list[str]]
+    end_jobs: Callable[[list[str]], None]
     expel: Callable[[StannaryError], None]
     tell: Tell
     is_draining: bool = False
@@ -70,12 +72,14 @@ class Pulse:
     def beat_now(self) -> None:
         """Say at once what has changed (draining, a lease finished)."""
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
-        answer = self.client.heartbeat(NodeState.DRAINING if self.is_draining else state, self.desk.held(), __version__)
+        state = NodeState.DRAINING if self.is_draining else state
+        answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
         self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
         self._schedule("beat", self._beat_every_s)
         current = self.desk.drop(answer.drop)
         if current is not None:
             self.drop_current(current)
+        self.end_jobs([str(job) for job in answer.ended])
 
     def ship(self, lease: Lease) -> bool:
         """Send the waiting log lines of the lease in hand; say whether none are left."""

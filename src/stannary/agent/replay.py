@@ -27,14 +27,14 @@ from typing import BinaryIO
 from stannary import workdir
 from stannary.agent.blobs import CONTRIBUTED, Blobs
 from stannary.agent.executor import Bench, Worker, outbox_path
-from stannary.agent.holdings import PREPARE_WALL_S, Holding, output_bytes
+from stannary.agent.holdings import Holding, output_bytes, prepare
 from stannary.agent.join import measure_engine_class
 from stannary.agent.settings import job_environment
 from stannary.agent.work import Finding, SandboxedWork, TaskInHand
-from stannary.errors import EnvironmentProblem, FormatError, NotFound, StannaryError, UsageError
+from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
 from stannary.formats.canonical import Json
-from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.run.environment import Environments, environment_digest
@@ -84,9 +84,7 @@ class Replayer:
 
     def close(self) -> None:
         """End the worker."""
-        if self._holding.worker is not None:
-            self._holding.worker.close()
-            self._holding.worker = None
+        self._holding.end_worker()
 
     def replay(self, unit: Unit) -> Found:
         """Compute one unit again and say how it compares (rules 3 and 4)."""
@@ -160,15 +158,11 @@ class Replayer:
         most = output_bytes(holding.spec)
         bench = Bench(holding.directory, self._outbox, environment, limits, most, holding.packages)
         holding.worker = Worker.start(self._sandbox, bench, _drop_line)
-        if holding.spec.kind is JobKind.TRAIN:
-            inputs: dict[str, Json] = {
-                name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
-            }
-            request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs}
-            said = holding.worker.request(request, PREPARE_WALL_S, lambda _: None).header.get("engine_class")
-            if not isinstance(said, str):
-                raise FormatError("the worker names no engine class")
-            self._engine_class = said
+        try:
+            self._engine_class = prepare(holding.worker, holding.spec) or self._engine_class
+        except StannaryError:
+            self.close()
+            raise
 
     def _bring(self, named: Digest) -> None:
         target = self._holding.blob_path(named)

@@ -123,7 +123,11 @@ class SandboxedWork:
                 name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
             }
             request = {"op": "command", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs}
-        return worker_of(holding).request(request, task.wall_s, task.progress)
+        try:
+            return worker_of(holding).request(request, task.wall_s, task.progress)
+        finally:
+            if task.assignment.kind is TaskKind.COMMAND:
+                holding.end_worker()  # a worker of a command remembers nothing, and what it started must end with it
 
     def _ask(self, task: TaskInHand, operation: str, step: int, salt: str) -> Reply:
         request: dict[str, Json] = {

@@ -94,7 +94,9 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             exchange.bell.ring(WORK, QUEUE)
         held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}
         drop = [item for item in beat.leases if item not in held]
-        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=exchange.settings.timing.heartbeat_s))
+        ended = [job for job in beat.jobs if job not in engines.frames]
+        interval_s = exchange.settings.timing.heartbeat_s
+        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended))
 
     @api.post(routes.LEASE_NEXT)
     async def next_lease(request: Request) -> Response:

@@ -17,6 +17,7 @@ MAX_LOG_LINE_CHARS = 4096  # longer lines are cut by the agent; the market refus
 MAX_LOG_LINES_PER_TASK = 20_000  # later lines of a task are dropped, once with a note
 MAX_LOG_TAIL_CHARS = 16 * 1024  # what a failure carries
 MAX_LEASES_HELD = 64  # ids a node may list in one message
+MAX_JOBS_HELD = 64  # ids of jobs a node asks about in one beat; those that are over go, and make room for the next
 
 SESSION_CHALLENGE_TTL_S = 60
 SESSION_TTL_S = 600

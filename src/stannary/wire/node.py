@@ -91,18 +91,20 @@ class NodeState(StrEnum):
 
 
 class Heartbeat(Message):
-    """POST /v1/heartbeat: still here, holding these leases."""
+    """POST /v1/heartbeat: still here, holding these leases, and something of these jobs."""
 
     state: NodeState
     leases: HeldLeases
     version: Name
+    jobs: Annotated[list[JobText], Field(max_length=limits.MAX_JOBS_HELD)] = Field(default_factory=list)
 
 
 class HeartbeatAnswer(Message):
-    """Leases that are no longer the node's, and when to beat again (+-20 %)."""
+    """Leases that are no longer the node's, jobs of which nothing need be kept, and when to beat again (+-20 %)."""
 
     drop: list[LeaseText]
     interval_s: float
+    ended: list[JobText] = Field(default_factory=list)
 
 
 class LeaseType(StrEnum):

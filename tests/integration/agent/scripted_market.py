@@ -46,6 +46,7 @@ class ScriptedMarket:
     released: list[str] = field(default_factory=list)
     beats: list[dict[str, Any]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # jobs a beat is told of, if it names them
     sessions: set[str] = field(default_factory=set)
     nonces: set[str] = field(default_factory=set)
     node_keys: dict[str, bytes] = field(default_factory=dict)
@@ -187,8 +188,10 @@ class ScriptedMarket:
         if path.endswith("/manifest"):
             return 200, _json(self.manifests[path.split("/")[3]])
         if path == "/v1/heartbeat":
-            self.beats.append(json.loads(body))
-            return 200, _json({"drop": self.drop, "interval_s": 0.5})
+            beat = json.loads(body)
+            self.beats.append(beat)
+            ended = [job for job in beat.get("jobs", ()) if job in self.ended]
+            return 200, _json({"drop": self.drop, "interval_s": 0.5, "ended": ended})
         if path == "/v1/leases/next":
             return self.next(json.loads(body))
         _, _, _, lease_id, what = path.split("/")

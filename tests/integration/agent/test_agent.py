@@ -389,3 +389,81 @@ def test_job_sees_nothing_of_the_agent(market: ScriptedMarket, launch: Launch) -
     assert b"hidden" not in seen
     assert b"SECRET_TOKEN" not in seen
     assert b"node.json" not in seen
+
+
+GHOSTS = {
+    "background": "({loop}) & ",
+    "session": "setsid sh -c '{loop}' & ",
+    "double fork": "sh -c '(setsid sh -c \"{loop}\" &) &' ; ",
+    "deaf to SIGTERM": '(trap "" TERM INT HUP; {loop}) & ',
+}
+
+
+def processes_with(word: str) -> list[int]:
+    """Return the processes of this machine whose environment or command line holds a word."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and word.encode() in (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            ):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("way", sorted(GHOSTS))
+def test_nothing_of_a_command_outlives_its_task(market: ScriptedMarket, launch: Launch, way: str) -> None:
+    """What a command left running is gone when its result is handed in, and says no word in the next job's log."""
+    mark = f"GHOST{os.getpid()}x{sorted(GHOSTS).index(way)}"
+    loop = "while :; do echo ghost; sleep 0.05; done"
+    run = GHOSTS[way].format(loop=loop) + "printf x > out.txt"
+    market.lease(market.add_command_job(run, envs={"MARK": mark}))
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert processes_with(mark) == []
+    with market.changed:
+        market.lines.clear()
+    market.lease(market.add_command_job("echo mine; sleep 1; echo mine; printf y > out.txt"))
+    market.wait_for(lambda: market.count("contribution") == 2)
+    assert market.lines == ["mine", "mine"]
+
+
+def test_nothing_of_a_job_outlives_it(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """When the market says that a job is over its files are gone; others, and inputs kept by digest, stay."""
+    shared = {"shared.txt": b"the same in both"}
+    first, second = (market.add_command_job(HELLO, shared, envs={"WORD": word}) for word in "ab")
+    for job in (first, second):
+        market.lease(job)
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 2)
+    market.wait_for(lambda: sorted(market.beats[-1]["jobs"]) == sorted([first, second]))
+    held = {path.stat().st_ino for path in directory.glob("**/blobs/*") if path.read_bytes() == b"the same in both"}
+    assert len(held) == 1  # one file, however many jobs use it
+    with market.changed:
+        market.ended = [first]
+    market.wait_for(lambda: market.beats[-1]["jobs"] == [second])
+    market.lease(market.add_command_job(HELLO, envs={"WORD": "c"}))  # its turn comes after the removal
+    market.wait_for(lambda: market.count("contribution") == 3)
+    assert not (directory / "jobs" / first).exists()
+    assert (directory / "jobs" / second / "workdir/shared.txt").exists()
+    market.wait_for(lambda: not list((directory / "outbox").iterdir()))
+
+
+def test_what_a_killed_agent_left_is_asked_about(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """After kill -9 the directories of jobs are named in the next beats, and go if the market says so."""
+    job = market.add_command_job("chmod -R a-w . ; sleep 300")
+    work = market.lease(job)
+    first = launch()
+    market.wait_for(lambda: any(work in beat["leases"] for beat in market.beats))
+    market.wait_for((directory / "jobs" / job / "workdir").exists)
+    first.kill()
+    first.wait()
+    with market.changed:
+        market.leases, market.ended = [], [job]
+    launch()
+    market.wait_for(lambda: job in market.beats[-1]["jobs"])
+    market.wait_for(lambda: job not in market.beats[-1]["jobs"])
+    market.lease(market.add_command_job(HELLO, envs={"WORD": "d"}))
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert not (directory / "jobs" / job).exists()

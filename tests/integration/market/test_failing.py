@@ -149,3 +149,31 @@ def test_an_auditor_who_hands_back_costs_its_prover_nothing(tmp_path: Path) -> N
         assert [item for item in report.findings if item.severity != "notice"] == []
         assert verdicts == {Verdict.VERIFIED}
     assert seen[-1][2] == {Absence.HANDED_BACK}
+
+
+def test_a_beat_says_which_jobs_are_over(tmp_path: Path) -> None:
+    """Of the jobs a node names, those that are over (or were never here) come back; an open one does not."""
+
+    async def scenario() -> tuple[list[str], list[str], str]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made, other = [await world.node(operator, run=False) for operator in ("north", "south")]
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+
+            async def asked() -> list[str]:
+                beat = node.Heartbeat(state=node.NodeState.IDLE, leases=[], version="t", jobs=[job, "j-000000000000"])
+                answer = await made.call(routes.HEARTBEAT, beat)
+                return list(node.HeartbeatAnswer.model_validate_json(answer.content).ended)
+
+            before = await asked()
+            world.start(made.run())
+            world.start(other.run())
+            world.start(ada.broker(job))
+            await ada.finished(job)
+            while len(after := await asked()) < 2:  # the job's loop ends after its status is seen
+                await world.clock.sleep(0.1)
+            return before, after, job
+
+    before, after, job = asyncio.run(scenario())
+    assert before == ["j-000000000000"]
+    assert after == [job, "j-000000000000"]
