@@ -4,6 +4,9 @@
     <data>/buyer/jobs/<job>/seed     64 hex digits, 0600: whoever has it before the draw can escape audits
     <data>/buyer/jobs/<job>/job.json the signed `job` envelope
     <data>/buyer/jobs/<job>/market   verifier key of the market it was sent to
+    <data>/buyer/jobs/<job>/account  under which profile it was sent (absent: any of that market)
+    <data>/buyer/jobs/<job>/serving  locked by the one broker that answers for it
+    <data>/buyer/jobs/<job>/unknown  exists when the market never got it: no broker is needed for it
     <data>/buyer/jobs/<job>/reveals  what the broker revealed, one JSON line each (broker/ledger.py)
     <data>/buyer/jobs/<job>/ended    exists when nothing more will be asked
 
@@ -14,7 +17,11 @@ nobody can reveal for. The client writes here, the broker reads; neither imports
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +29,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
-from stannary.errors import EnvironmentProblem, FormatError, NotFound
+from stannary.errors import ConflictError, EnvironmentProblem, FormatError, NotFound
 from stannary.formats import beacon, dsse, ids, statement
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId
@@ -31,6 +38,7 @@ from stannary.formats.predicates import Job
 CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
 SEED_FILE, JOB_FILE, MARKET_FILE = "seed", "job.json", "market"
 REVEALS_FILE, ENDED_FILE = "reveals", "ended"
+ACCOUNT_FILE, SERVING_FILE, UNKNOWN_FILE = "account", "serving", "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Order:
     directory: Path
     statement: Job
     market_vkey: str
+    account: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -61,6 +70,26 @@ class Order:
     def end(self) -> None:
         """Note that the job is over."""
         files.replace(self.directory / ENDED_FILE, b"")
+
+    def give_up(self) -> None:
+        """Note that the market does not know the job and can no longer accept it."""
+        files.replace(self.directory / UNKNOWN_FILE, b"")
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """Be the one process that answers for this job; the kernel ends it with the process, kill -9 included.
+
+        Raises:
+            ConflictError: another one is.
+        """
+        fd = os.open(self.directory / SERVING_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as err:
+            raise ConflictError("another broker answers for this job", why=str(self.directory)) from err
+        finally:
+            os.close(fd)
 
 
 def root() -> Path:
@@ -87,13 +116,14 @@ def fresh_seed() -> bytes:
     return secrets.token_bytes(beacon.SEED_BYTES)
 
 
-def store_order(directory: Path, envelope: dsse.Envelope, seed: bytes, market_vkey: str) -> Order:
+def store_order(directory: Path, envelope: dsse.Envelope, seed: bytes, market_vkey: str, account: str = "") -> Order:
     """Write a job's files, seed first, and return the order."""
     job = ids.job_id(digest(envelope.payload))
     place = files.make_private_dir(directory / "jobs" / job)
     with contextlib.suppress(FileExistsError):  # sent again after a crash: the signed tip decides below if it fits
         files.create_secret(place / SEED_FILE, seed.hex().encode("ascii"))
     files.replace(place / MARKET_FILE, market_vkey.encode())
+    files.replace(place / ACCOUNT_FILE, account.encode())
     files.replace(place / JOB_FILE, envelope.to_bytes())
     order = load_order(place)
     order.seed()
@@ -110,6 +140,7 @@ def load_order(place: Path) -> Order:
     try:
         envelope = dsse.from_bytes((place / JOB_FILE).read_bytes())
         market = (place / MARKET_FILE).read_text().strip()
+        account = _account_of(place)
     except FileNotFoundError as err:
         raise NotFound("no order here", why=str(place)) from err
     except OSError as err:
@@ -117,13 +148,34 @@ def load_order(place: Path) -> Order:
     job = ids.job_id(digest(envelope.payload))
     if job != place.name:
         raise FormatError("an order lies under another name", why=f"{place.name} holds {job}")
-    return Order(job, place, statement.read(envelope.payload, "job", Job).predicate, market)
+    return Order(job, place, statement.read(envelope.payload, "job", Job).predicate, market, account)
 
 
 def list_orders(directory: Path) -> list[Path]:
     """Return the directories of all jobs, by name."""
     jobs = directory / "jobs"
     return sorted(path for path in jobs.iterdir() if path.is_dir()) if jobs.is_dir() else []
+
+
+def open_orders(directory: Path, market_vkey: str, account: str) -> list[Path]:
+    """Return the directories of the jobs of an account for which a broker is needed; it reads no order."""
+    return [place for place in list_orders(directory) if _is_open(place, market_vkey, account)]
+
+
+def _is_open(place: Path, market_vkey: str, account: str) -> bool:
+    if (place / ENDED_FILE).exists() or (place / UNKNOWN_FILE).exists():
+        return False
+    try:
+        return (place / MARKET_FILE).read_text().strip() == market_vkey and _account_of(place) in {"", account}
+    except (OSError, UnicodeDecodeError):  # still being written, or no order of ours
+        return False
+
+
+def _account_of(place: Path) -> str:
+    try:
+        return (place / ACCOUNT_FILE).read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _read_key(path: Path) -> Ed25519PrivateKey:

@@ -5,13 +5,17 @@ Rules:
 2. A refused request is reported and waited out; the broker never answers it. A job the market never
    asks rightly for ends as the market's own deadline says (docs/threat-model.md).
 3. Nothing is lost by a kill: what was revealed is in the ledger, what was asked is asked again.
+4. One process answers for a job at a time, whoever started how many: it holds the job's lock.
+5. It ends by itself only when no job is open, and not while somebody makes sure that it runs.
 
-Deciding is reveal.py; keeping is ledger.py; starting this process is sdk/local.py or the user.
+Deciding is reveal.py; keeping is ledger.py; starting this process is sdk/brokers.py or the user.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 import threading
 import time
@@ -21,8 +25,8 @@ from pathlib import Path
 from stannary import buyer, files
 from stannary.broker.ledger import Ledger
 from stannary.broker.reveal import Anchors, Revealer
-from stannary.errors import MarketUnreachable, NotFound, Refuted, ServiceError, StannaryError
-from stannary.wire import routes
+from stannary.errors import FormatError, MarketUnreachable, NotFound, Refuted, ServiceError, StannaryError
+from stannary.wire import rfc3339, routes
 from stannary.wire.buyer import Accepted, BeaconRequest, JobView, RevealSubmit
 from stannary.wire.connection import Connection
 
@@ -30,6 +34,8 @@ POLL_WAIT_S = 25.0
 SCAN_INTERVAL_S = 0.25  # how soon a new job is served; a reveal is not asked for earlier
 REFUSED_DELAY_S = 5.0
 DOWN_DELAY_S = 2.0
+UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (MAX_CLOCK_SKEW_S of market/admission.py)
+LOCK_FILE, RECORD_FILE = "lock", "processes.json"  # as sdk/brokers.py keeps them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Settings:
     anchors: Anchors
     tls_fingerprint: str = ""
     idle_exit_s: float = 0.0  # 0: stay
+    account: str = ""  # serve the jobs of this profile only; empty: all of this market
+    home: Path | None = None  # of who starts brokers (sdk/brokers.py)
 
 
 class Broker:
@@ -66,8 +74,32 @@ class Broker:
             if any(thread.is_alive() for thread in self._served.values()):
                 idle_since = time.monotonic()
             elif self._settings.idle_exit_s and time.monotonic() - idle_since > self._settings.idle_exit_s:
-                return
+                if self._may_leave():
+                    return
+                idle_since = time.monotonic()
             self._stop.wait(SCAN_INTERVAL_S)
+
+    def _may_leave(self) -> bool:
+        """Look a last time for orders, under the lock of who starts brokers; strike the record if there are none.
+
+        Who took this process for a living one while it was leaving would have a job that nobody answers for.
+        The lock stays ours until the process has ended.
+        """
+        home = self._settings.home
+        if home is None:
+            return True
+        fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._adopt()
+        if any(thread.is_alive() for thread in self._served.values()):
+            os.close(fd)
+            return False
+        (home / RECORD_FILE).unlink(missing_ok=True)
+        return True
 
     def _adopt(self) -> None:
         for place in buyer.list_orders(self._settings.directory):
@@ -81,7 +113,8 @@ class Broker:
                 report("skipped", place.name, str(err))
                 self._skipped.add(place.name)
                 continue
-            if order.market_vkey != self._settings.anchors.market_vkey:
+            is_foreign = self._settings.account and order.account not in {"", self._settings.account}
+            if order.market_vkey != self._settings.anchors.market_vkey or is_foreign:
                 self._skipped.add(place.name)
                 continue
             thread = threading.Thread(target=self._serve, args=(order,), name=order.job, daemon=True)
@@ -89,21 +122,25 @@ class Broker:
             thread.start()
 
     def _serve(self, order: buyer.Order) -> None:
-        try:
-            revealer = Revealer(
-                order.job,
-                order.statement,
-                order.seed(),
-                self._key,
-                self._settings.anchors,
-                Ledger(order.directory / buyer.REVEALS_FILE),
-            )
-            with Connection(
-                self._settings.url, token=self._settings.token, tls_fingerprint=self._settings.tls_fingerprint
-            ) as market:
-                serve_order(order, revealer, market, self._stop)
-        except StannaryError as err:  # a thread's edge: one job's trouble must not end the others
-            report("failed", order.job, str(err))
+        while not self._stop.is_set():
+            try:
+                with order.served(), self._connected() as market:
+                    serve_order(order, self._revealer(order), market, self._stop)
+                    return
+            except FormatError as err:  # a seed or ledger that is damaged; other jobs go on
+                report("failed", order.job, str(err))
+                return
+            except (StannaryError, OSError) as err:  # a thread's edge: no market, another certificate, another broker
+                report("waiting", order.job, str(err))
+                self._stop.wait(DOWN_DELAY_S)
+
+    def _revealer(self, order: buyer.Order) -> Revealer:
+        ledger = Ledger(order.directory / buyer.REVEALS_FILE)
+        return Revealer(order.job, order.statement, order.seed(), self._key, self._settings.anchors, ledger)
+
+    def _connected(self) -> Connection:
+        used = self._settings
+        return Connection(used.url, token=used.token, tls_fingerprint=used.tls_fingerprint)
 
 
 def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop: threading.Event) -> None:
@@ -122,8 +159,12 @@ def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop
         except Refuted as err:
             report("refused", order.job, str(err))
             stop.wait(REFUSED_DELAY_S)
-        except NotFound:
-            stop.wait(SCAN_INTERVAL_S)  # the order is on disk before it is sent; or it was refused
+        except NotFound as err:
+            if time.time() - rfc3339.parse(order.statement.submitted_at) > UNKNOWN_AFTER_S:
+                report("unknown", order.job, str(err))
+                order.give_up()
+                return
+            stop.wait(SCAN_INTERVAL_S)  # the order is on disk before it is sent
         except (MarketUnreachable, ServiceError) as err:
             report("waiting", order.job, str(err))
             stop.wait(DOWN_DELAY_S)

@@ -33,6 +33,12 @@ def command(function: Callable[..., int | None]) -> click.Command:
     return click.command(name)(with_json)
 
 
+def output() -> Output:
+    """Return the Output of the command that runs."""
+    out = click.get_current_context().find_root().obj.get("out")
+    return out if isinstance(out, Output) else Output()
+
+
 def profile_flag() -> str | None:
     """Return the value of `stannary --profile`."""
     value = click.get_current_context().find_root().obj.get("profile")

@@ -75,14 +75,21 @@ class Follower:
             self._phase("")
 
 
-def follow(client: Client, job: str, out: Output) -> JobView:
-    """Show a job until it ends, and return it."""
+def follow(client: Client, job: str, out: Output, tend: Callable[[], str] = lambda: "") -> JobView:
+    """Show a job until it ends, and return it; `tend` makes sure of its broker and says what is to be said."""
     follower = Follower(out)
     follower.since = follower.clock()
     view: JobView | None = None
+    _say(out, tend())
     for turn in client.follow(job):
+        _say(out, tend())
         follower.show(turn)
         view = turn.view
     if view is None:
         return client.job(job)
     return view
+
+
+def _say(out: Output, line: str) -> None:
+    if line:
+        out.say(line)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from stannary.cli.command import profile_flag
-from stannary.errors import UsageError
-from stannary.sdk import profile
+from stannary.cli.command import output, profile_flag
+from stannary.errors import StannaryError, UsageError
+from stannary.sdk import brokers, profile
+from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
 
@@ -19,8 +21,29 @@ def settings() -> Settings:
 
 
 def connect() -> Client:
-    """Return a client of the configured market."""
-    return Client.open(settings())
+    """Return a client of the configured market; a job that is open from here gets its broker."""
+    used = settings()
+    client = Client.open(used)
+    if used.profile.vkey and brokers.open_jobs(used):
+        _make_sure(used)
+    return client
+
+
+def tender(job: str) -> Callable[[], str]:
+    """Return what a follower of `job` calls at every turn; a job sent from another machine has its broker there."""
+    used = settings()
+    return Keeper(used).tend if job in brokers.open_jobs(used) else lambda: ""
+
+
+def _make_sure(used: Settings) -> None:
+    """Start the broker of jobs that are open; the command goes on where that fails."""
+    try:
+        started, is_new = brokers.ensure(used)
+    except StannaryError as err:
+        output().say(f"the broker does not start, open jobs wait for it: {err}")
+        return
+    if is_new:
+        output().say(f"broker started, pid {started.pid}: {brokers.PURPOSE}")
 
 
 def job_id(text: str) -> str:

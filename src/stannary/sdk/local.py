@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary import buyer, files
+from stannary import files
 from stannary.errors import AuthError, EnvironmentProblem, NotFound, StannaryError
 from stannary.formats import canonical
+from stannary.sdk import brokers, trustfile
 from stannary.sdk import profile as profiles
-from stannary.sdk import trustfile
 from stannary.sdk.client import Client, Operator
 from stannary.sdk.processes import Register, Started, wait_until
 from stannary.sdk.profile import Profile
@@ -93,7 +93,7 @@ class LocalMarket:
             self._ensure_account(card, known)
             for plan in nodes:
                 self.start_node(card, plan)
-            self.start_broker(card, profile)
+            brokers.ensure(profiles.resolve(profile, {}))
             self._await_nodes(card, known, nodes)
             return known
 
@@ -107,29 +107,24 @@ class LocalMarket:
             self._join(card, plan, place)
         return self.register.start(plan.name, [*plan.module, "run", "--dir", str(place)])
 
-    def start_broker(self, card: Card, profile: str) -> Started:
-        """Run the buyer's broker for this market."""
-        running = self.register.find("broker")
-        if running is not None:
-            return running
-        arguments = ["-m", "stannary.broker", "--url", card.url, "--market-key", card.vkey]
-        arguments += ["--token-file", str(profiles.token_path(profile)), "--dir", str(buyer.root())]
-        for key in card.witness_vkeys:
-            arguments += ["--witness-key", key]
-        if card.tls_fingerprint:
-            arguments += ["--tls-pin", card.tls_fingerprint]
-        return self.register.start("broker", arguments)
-
     def stop(self) -> list[str]:
         """Stop nodes, broker and market, in this order; return the names of what was stopped."""
         with self._locked():
-            running = self.register.all()
-            order = {"broker": 1, "market": 2}
-            running.sort(key=lambda item: order.get(item.name, 0))
+            running = sorted(self.register.all(), key=lambda item: item.name == "market")
             for started in running:
                 self.register.stop(started, patience_s=STOP_PATIENCE_S)
+            stopped = [started.name for started in running]
+            stopped += [ended.name for home in self.broker_homes() if (ended := brokers.stop(home)) is not None]
             (self.directory / CARD_FILE).unlink(missing_ok=True)
-            return [started.name for started in running]
+            return stopped
+
+    def broker_homes(self) -> list[Path]:
+        """Return where the brokers of the profiles that know this market are kept."""
+        card = read_card(self.directory)
+        if card is None:
+            return []
+        known = profiles.load(profiles.config_path()).profiles.values()
+        return [brokers.home(item.name) for item in known if item.vkey == card.vkey]
 
     def operator(self, card: Card) -> Operator:
         """Return a connection with the operator's rights."""

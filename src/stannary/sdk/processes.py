@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary import files
-from stannary.errors import EnvironmentProblem
+from stannary.errors import EnvironmentProblem, FormatError
 from stannary.formats import canonical, record
 from stannary.formats.canonical import Json
 
@@ -56,12 +56,15 @@ class Register:
         return next((item for item in self.all() if item.name == name), None)
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Started:
-        """Start `python <arguments>` in its own session, its output in <name>.log, and record it."""
+        """Start `python -P <arguments>` in its own session, its output in <name>.log, and record it.
+
+        -P: a file of the working directory, such as a job's own random.py, is no module of our processes.
+        """
         files.make_private_dir(self._directory)
         with (self._directory / f"{name}.log").open("ab") as log:
             try:
                 process = subprocess.Popen(  # noqa: S603  our own modules, no shell
-                    [sys.executable, *arguments],
+                    [sys.executable, "-P", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -71,8 +74,11 @@ class Register:
             except OSError as err:
                 raise EnvironmentProblem(f"cannot start {name}", why=str(err)) from err
         _CHILDREN[process.pid] = process
-        started = Started(name, process.pid, _born(process.pid))
-        self._write([*(item for item in self.all() if item.name != name), started])
+        return self.adopt(Started(name, process.pid, _born(process.pid)))
+
+    def adopt(self, started: Started) -> Started:
+        """Record a process that runs already, in the place of one of the same name."""
+        self._write([*(item for item in self.all() if item.name != started.name), started])
         return started
 
     def log_tail(self, name: str) -> str:
@@ -100,9 +106,9 @@ class Register:
     def _read(self) -> list[Started]:
         try:
             value = canonical.decode(self._path.read_bytes())
-        except FileNotFoundError:
+            return [_parse(item) for item in value] if isinstance(value, list) else []
+        except (FileNotFoundError, FormatError):  # a record that cannot be read finds nobody
             return []
-        return [_parse(item) for item in value] if isinstance(value, list) else []
 
     def _write(self, items: Sequence[Started]) -> None:
         value: list[Json] = [record.to_json(item) for item in items]

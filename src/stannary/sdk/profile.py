@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -54,6 +55,15 @@ class Settings:
     token: files.Secret | None
     token_file: Path
     origins: Mapping[str, str]
+
+    @property
+    def account(self) -> str:
+        """Return the name under which jobs and broker are kept: the profile's, or one of what the environment says."""
+        said = [self.origins.get(name, "").startswith("environment") for name in ("url", "token")]
+        if not any(said):
+            return self.profile.name
+        token = self.token.value if self.token is not None else ""
+        return f"{self.profile.name}@{hashlib.sha256(f'{self.profile.url} {token}'.encode()).hexdigest()[:12]}"
 
     @property
     def has_market(self) -> bool:

@@ -162,8 +162,10 @@ def upload(client: Client, prepared: Prepared, progress: Progress) -> int:
     return sum(client.upload(blob.digest, blob.size_bytes, blob.open, progress) for blob in prepared.blobs)
 
 
-def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path) -> JobView:
+def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, account: str = "") -> JobView:
     """Sign a job, store the order, send it, and return the market's answer.
+
+    `account` names whose broker answers for it (Settings.account), by default the profile's.
 
     Raises:
         UsageError: the profile pins no market key, so nothing could be believed later.
@@ -187,7 +189,7 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path) -> 
         submitted_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     envelope = statement.sign("job", job, (Subject("spec", digest.digest(canonical.encode(members))),), key)
-    order = buyer.store_order(directory, envelope, seed, profile.vkey)
+    order = buyer.store_order(directory, envelope, seed, profile.vkey, account or profile.name)
     try:
         return client.submit(envelope, digest.digest(envelope.payload))
     except MarketUnreachable as err:

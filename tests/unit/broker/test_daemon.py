@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import buyer
 from stannary.broker import daemon
-from stannary.errors import FormatError, MarketUnreachable, Refuted
+from stannary.errors import FormatError, MarketUnreachable, NotFound, Refuted
 from stannary.formats import beacon, dsse, note, statement
 from stannary.formats.predicates import Job
+from stannary.wire import rfc3339
 from stannary.wire.buyer import BeaconRequest
 
 MARKET_KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
@@ -19,7 +21,7 @@ VKEY = note.format_vkey("test.market", dsse.public_bytes(MARKET_KEY))
 SEED = b"s" * 32
 
 
-def signed_order(directory):
+def signed_order(directory, submitted_at="2026-11-22T00:00:00Z"):
     key = buyer.load_key(directory)
     job = Job(
         spec={},
@@ -28,7 +30,7 @@ def signed_order(directory):
         beacon_tip=beacon.tip(SEED, 8),
         beacon_length=8,
         nonce="00",
-        submitted_at="2026-11-22T00:00:00Z",
+        submitted_at=submitted_at,
     )
     return statement.sign("job", job, (), key)
 
@@ -105,6 +107,17 @@ def test_trouble_is_waited_out(tmp_path, monkeypatch, trouble):
     market = ScriptedMarket([trouble, *requests], stop)
     daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), market, stop)
     assert len(market.posted) == 1, "the refused request is not answered, the good one is"
+
+
+@pytest.mark.parametrize(("age_s", "is_given_up"), [(0, False), (3600, True)])
+def test_an_order_the_market_never_got(tmp_path, age_s, is_given_up):
+    """A market that does not know an order is asked again while it could still accept it, and not for ever after."""
+    envelope = signed_order(tmp_path, submitted_at=rfc3339.spell(time.time() - age_s))
+    order = buyer.store_order(tmp_path, envelope, SEED, VKEY, "work")
+    stop = threading.Event()
+    daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), ScriptedMarket([NotFound("no such job")] * 2, stop), stop)
+    assert (buyer.open_orders(tmp_path, VKEY, "work") == []) is is_given_up
+    assert not order.has_ended and stop.is_set() is not is_given_up
 
 
 def test_no_beacon_value_or_token_reaches_the_log(capsys):

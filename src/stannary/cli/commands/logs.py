@@ -30,9 +30,12 @@ def logs(out: Output, job: str, follow: bool, tail: int | None, since: str | Non
     """Show what a job printed. With --json each line is one JSON object."""
     name = session.job_id(job)
     start = _since(since) if since else ""
+    tend = session.tender(name) if follow else None
     with session.connect() as client:
         page = client.logs(name, after=None if tail is not None else 0, tail=tail, since=start)
         while True:
+            if tend is not None and (said := tend()):
+                out.say(said)
             for line in page.lines:
                 _print(out, line, timestamps)
             if not page.lines and (not follow or _has_ended(client, name)):

@@ -15,7 +15,7 @@ from stannary.cli.output import Output
 from stannary.errors import MarketUnreachable
 from stannary.files import Secret
 from stannary.formats import quantity
-from stannary.sdk import local, trustfile
+from stannary.sdk import brokers, local, trustfile
 from stannary.sdk import profile as profiles
 from stannary.sdk.client import Operator
 from stannary.sdk.local import LocalMarket
@@ -53,6 +53,7 @@ def status(out: Output, directory: Path | None) -> None:
     place = LocalMarket(directory or local.root())
     card = place.card
     running = place.register.all()
+    running += [found for home in place.broker_homes() if (found := brokers.find(home)) is not None]
     value = {
         "url": card.url if card else None,
         "name": card.name if card else None,

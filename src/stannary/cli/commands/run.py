@@ -16,6 +16,7 @@ from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
 from stannary.sdk import examples, local, profile
 from stannary.sdk import submit as submission
+from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
 from stannary.sdk.submit import Overrides, Prepared
@@ -65,13 +66,17 @@ def run(out: Output, **options: Any) -> int:
         for line in travels.lines(prepared):
             out.say(line)
         _upload(client, prepared, out)
-        view = submission.submit(client, prepared.spec, settings.profile, buyer.root())
+        keeper = Keeper(settings)
+        out.say(keeper.tend())  # before the order: money must not be held for a job nobody can answer for
+        view = submission.submit(client, prepared.spec, settings.profile, buyer.root(), settings.account)
         if options["detach"]:
+            if line := keeper.tend():
+                out.say(line)
             out.result({"job": view.id, "status": view.status}, view.id)
             return 0
         out.say(f"Job    {view.id}  {plain(view.name)}  at most {dollars(view.escrow_usd_micros)}, held until verified")
         try:
-            view = follow.follow(client, view.id, out)
+            view = follow.follow(client, view.id, out, keeper.tend)
         except KeyboardInterrupt:
             out.say(f"Detached. {view.id} goes on.   follow: stannary wait {view.id}   end it: stannary stop {view.id}")
             return INTERRUPTED

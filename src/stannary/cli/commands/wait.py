@@ -19,7 +19,7 @@ def wait(out: Output, job: str) -> int:
     wanted = session.job_id(job)
     with session.connect() as client:
         try:
-            view = follow(client, wanted, out)
+            view = follow(client, wanted, out, session.tender(wanted))
         except KeyboardInterrupt:
             out.say(f"Detached. {job} goes on.")
             return INTERRUPTED
