@@ -82,7 +82,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "azure-metadata": lambda data: azure_collector.vcek_of(lambda *_: data),
     "bench": _bench,
     "boot-registers": boot_files.read_registers,
-    "cbor": lambda data: cbor.read(data, "CBOR"),
+    "cbor": lambda data: cbor.read(data, "CBOR", indefinite=True),
     "ccel": ccel.parse_ccel,
     "certificates": certificates.load_bundle,
     "challenge": challenge.parse,

@@ -9,13 +9,17 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import Collateral
+from stannary.certify.evidence import cbor
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Roots, Rules
+from stannary.errors import FormatError
 
 ROOT = world.issue("aws.nitro-enclaves", ca=True)
 ZONE = world.issue("zonal", ROOT, ca=True)
@@ -51,7 +55,7 @@ def _encode(value: object) -> bytes:  # noqa: PLR0911  one return a type
     if isinstance(value, bytes):
         return _head(2, len(value)) + value
     if isinstance(value, str):
-        return _head(3, len(value)) + value.encode()
+        return _head(3, len(value.encode())) + value.encode()
     if isinstance(value, list):
         return _head(4, len(value)) + b"".join(_encode(item) for item in value)
     assert isinstance(value, dict)
@@ -204,16 +208,108 @@ def test_signature_is_the_leafs():
 @pytest.mark.parametrize(
     "payload",
     [
-        b"\xbf" + _encode(_members())[1:] + b"\xff",  # indefinite map
-        _encode(_members(user_data=Raw(b"\x5f\x41\x01\xff"))),  # indefinite byte string
+        _encode(_members(user_data=Raw(b"\x5f\x41\x01\xff"))),  # byte string in chunks
+        _encode(_members(module_id=Raw(b"\x7f\x63i-1\xff"))),  # text string in chunks
+        _encode(_members(user_data=Raw(b"\xdf\x01\xff"))),  # indefinite tag
+        _encode(_members(user_data=Raw(b"\xbc"))),  # reserved length
         _encode(_members(user_data=Raw(b"\xf9\x3c\x00"))),  # a float
         _encode(_members(user_data=Raw(b"\xf7"))),  # undefined
-        _encode(_members(cabundle=Raw(b"\x9f\xff"))),  # indefinite list
     ],
 )
 def test_cbor_outside_the_deterministic_core_is_unsupported(payload):
-    """The security module writes definite lengths and no floats: anything else is somebody else's encoder."""
+    """The security module writes no strings in chunks and no floats: anything else is somebody else's encoder."""
     assert _outcome(_document(payload)) == "refuse:unsupported"
+
+
+def _open(value: object) -> Raw:
+    """A map or list with an indefinite length and its break."""
+    items = value if isinstance(value, list) else [item for pair in value.items() for item in pair]
+    return Raw((b"\x9f" if isinstance(value, list) else b"\xbf") + b"".join(map(_encode, items)) + b"\xff")
+
+
+def test_maps_and_lists_may_end_with_a_break():
+    """AWS writes the payload as an indefinite map since 2025-12; lists and maps inside may be written so too."""
+    members = _members()
+    inner = {"pcrs": _open(members["pcrs"]), "cabundle": _open(members["cabundle"])}
+    for payload in (_open(members), {**members, **inner}, _open({**members, **inner})):
+        document = _document(payload)
+        assert _outcome(document) == "valid"
+        assert _outcome(document[:-100] + bytes([document[-100] ^ 1]) + document[-99:]) != "valid"
+    debug = _open({**members, "pcrs": _open(dict.fromkeys(range(16), bytes(48)))})
+    assert _outcome(_document(debug)) == "refuse:guest-policy"
+
+
+_OPENED = _encode(_open(_members()))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        _OPENED[:-1],  # no break
+        _OPENED + b"\xff",  # two
+        _OPENED + b"\xf6",
+        _encode(_members()) + b"\xff",
+        _OPENED[:-1] + b"\x65later\xff",  # a key without its value
+        _OPENED[:-1] + b"\x65nonce\xf6\xff",  # a key twice
+        _encode(_open({**_members(), "later": Raw(b"\xff")})),  # a break in a value's place
+        _encode({**_members(), "later": Raw(b"\xff")}),
+        _encode({**_members(), "later": [Raw(b"\xff")]}),
+        _encode({**_members(), "later": Raw(b"\xc1\xff")}),
+        _encode({**_members(), "later": Raw(b"\x9f" * 40 + b"\xff" * 40)}),
+        _encode({**_members(), "later": Raw(b"\x9f" + b"\xf6" * 4097 + b"\xff")}),
+        b"\xff",
+        b"\xbf",
+    ],
+)
+def test_breaks_that_do_not_fit_are_malformed(payload):
+    """Breaks missing, doubled or in an item's place, odd and doubled keys, depth and number beyond their limits."""
+    assert _outcome(_document(payload)) == "refuse:malformed"
+
+
+def test_only_the_payload_may_be_indefinite():
+    """What frames the payload is signed by nobody, and the header has one encoding: both keep definite lengths."""
+    good = _document(_members())
+    assert _outcome(b"\x9f" + good[1:] + b"\xff") in {"refuse:malformed", "refuse:unsupported"}
+    assert _outcome(_document(_members(), header=b"\xbf\x01\x38\x22\xff")) == "refuse:unsupported"
+    assert _outcome(_document(_members(), unprotected=Raw(b"\xbf\xff"))) in {"refuse:malformed", "refuse:unsupported"}
+
+
+_ITEMS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.binary(max_size=30) | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 99) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_ITEMS, st.data())
+def test_every_choice_of_lengths_reads_as_the_same_value(value, data):
+    """A map or list reads the same with a length or with a break, wherever each is chosen."""
+
+    def choose(item: object) -> object:
+        if isinstance(item, list):
+            chosen: object = [choose(part) for part in item]
+        elif isinstance(item, dict):
+            chosen = {name: choose(part) for name, part in item.items()}
+        else:
+            return item
+        return _open(chosen) if data.draw(st.booleans()) else chosen
+
+    assert cbor.read(_encode(choose(value)), "item", indefinite=True) == value
+
+
+@given(st.binary(max_size=60))
+def test_reader_survives_any_bytes(data):
+    """Whatever arrives is a value or our error, and what needs no break reads the same without the allowance."""
+    try:
+        value = cbor.read(data, "item", indefinite=True)
+    except FormatError:
+        with pytest.raises(FormatError):
+            cbor.read(data, "item")
+        return
+    if 0x9F not in data and 0xBF not in data:
+        assert repr(type(cbor.read(data, "item"))) == repr(type(value))
 
 
 def test_cbor_that_lies_about_sizes_is_malformed():

@@ -65,7 +65,7 @@ def request(nonce: bytes, user_data: bytes = b"", public_key: bytes = b"") -> by
 
 def read_answer(data: bytes) -> bytes:
     """Return the document inside an answer; the module's own error in its words."""
-    answer = cbor.read(data, "NSM answer")
+    answer = cbor.read(data, "NSM answer", indefinite=True)
     if not isinstance(answer, dict) or len(answer) != 1:
         raise FormatError("NSM answer is not one member")
     if "Error" in answer:

@@ -41,6 +41,10 @@ class Cursor:
         self._offset = end
         return chunk
 
+    def peek(self) -> bytes:
+        """Return the next byte without reading it, empty at the end."""
+        return self._data[self._offset : self._offset + 1]
+
     def little(self, num_bytes: int) -> int:
         """Read an unsigned little-endian integer."""
         return int.from_bytes(self.take(num_bytes), "little")

@@ -125,7 +125,7 @@ def parse_document(blob: bytes) -> NitroDocument:
         raise FormatError("COSE header is not a map")
     if header.get(1) != ES384 or _COSE_CRITICAL in header:
         raise UnsupportedFormat("COSE algorithm is not ES384, or critical headers", why=f"{header!r:.80}")
-    members = cbor.read(payload, "attestation document body")
+    members = cbor.read(payload, "attestation document body", indefinite=True)
     if not isinstance(members, dict):
         raise FormatError("attestation document body is not a map")
     parts = (cbor.encode_text("Signature1"), cbor.encode_bytes(protected), b"\x40", cbor.encode_bytes(payload))
