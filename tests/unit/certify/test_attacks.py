@@ -103,7 +103,7 @@ def test_registers_beside_the_quote_that_it_does_not_cover_match_nothing():
 
 def test_secure_boot_is_not_believed_from_a_register_nobody_quoted():
     """A log that says Secure Boot, over a PCR 7 outside the quote, says nothing."""
-    log = world.event_log([(7, VARIABLE, _variable(b"\1")), (4, 8, b"loader")])
+    log = world.event_log([(7, VARIABLE, _variable(b"\1")), (7, SEPARATOR, bytes(4)), (4, 8, b"loader")])
     quoted = {4: _replayed(log)[4]}
     found = _appraise_tpm(_tpm(world.TpmKey(), log, quoted=quoted, listed=_replayed(log)))
     assert found.claims["secure_boot"] == "not measured"

@@ -2,7 +2,8 @@
 
 Replaying a log reproduces the registers it was measured into; that is all a log proves, because it
 is not signed itself (TCG PC Client Platform Firmware Profile 1.05, section 10). A parsed log is
-only believed where its replay equals registers that a quote covers.
+only believed where its replay equals registers that a quote covers. Types, and data that a digest does
+not cover, are the sender's words even then: no register measures them.
 
 CCEL uses the same format with measurement registers 1..4 for RTMR0..3 and 0 for MRTD
 (UEFI 2.10, section 38.4.1).
@@ -13,17 +14,23 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX_LOG_BYTES = 4 << 20
 MAX_EVENTS = 20_000
-EV_NO_ACTION = 0x03
+EV_NO_ACTION = 0x03  # extends nothing, whatever register it names: Windows' trust point names 0xFFFFFFFF
+EV_EFI_HCRTM_EVENT = 0x80000010
 _FILLING = b"\x00\xff"
 _EVENT_HEAD = struct.Struct("<III")  # register, type, number of digests
 _SPEC_ID = b"Spec ID Event03\0"
 _LOCALITY = b"StartupLocality\0"
+HCRTM_LOCALITY = 4
 NUM_PCRS = 24
 EVENT_NAMES = {
     0x01: "EV_POST_CODE",
@@ -37,10 +44,15 @@ EVENT_NAMES = {
     0x80000002: "EV_EFI_VARIABLE_BOOT",
     0x80000003: "EV_EFI_BOOT_SERVICES_APPLICATION",
     0x80000004: "EV_EFI_BOOT_SERVICES_DRIVER",
+    0x80000005: "EV_EFI_RUNTIME_SERVICES_DRIVER",
+    0x80000006: "EV_EFI_GPT_EVENT",
     0x80000007: "EV_EFI_ACTION",
     0x80000008: "EV_EFI_PLATFORM_FIRMWARE_BLOB",
     0x80000009: "EV_EFI_HANDOFF_TABLES",
     0x8000000A: "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    0x8000000B: "EV_EFI_HANDOFF_TABLES2",
+    0x8000000C: "EV_EFI_VARIABLE_BOOT2",
+    EV_EFI_HCRTM_EVENT: "EV_EFI_HCRTM_EVENT",
     0x800000E0: "EV_EFI_VARIABLE_AUTHORITY",
 }
 
@@ -69,24 +81,32 @@ class EventLog:
         """Return the registers this log measures, by index, starting from the values at reset."""
         if bank not in self.banks:
             raise FormatError(f"event log has no {bank} bank", why=", ".join(self.banks))
-        size = _DIGEST_BYTES[bank]
         registers: dict[int, bytes] = {}
-        locality, digest = startup_locality(self), getattr(hashlib, bank)
+        start, digest = self.at_reset(bank), getattr(hashlib, bank)
         for event in self.events:
             if event.type == EV_NO_ACTION:
                 continue
-            start = bytes(size - 1) + bytes([locality]) if event.register == 0 else bytes(size)
-            value = registers.get(event.register, start)
+            value = registers.get(event.register) or start(event.register)
             registers[event.register] = digest(value + event.digests[bank]).digest()
         return registers
 
+    def at_reset(self, bank: str) -> Callable[[int], bytes]:
+        """Return the value of each register below 16 before anything extends it; only PCR 0 may not be zero."""
+        size, locality = _DIGEST_BYTES[bank], startup_locality(self)
+        return lambda register: (locality if register == 0 else 0).to_bytes(size, "big")
+
 
 def startup_locality(log: EventLog) -> int:
-    """Return the locality PCR 0 starts from (profile section 10.4.5.3): 0, 3 or 4."""
+    """Return the locality PCR 0 starts from (profile sections 3.3.2 and 10.4.5.3): 0, 3 or 4.
+
+    The log says it in a StartupLocality event. A hardware CRTM is measured before the TPM is started: where its
+    event is the first that extends PCR 0 and no other locality is named, the register starts from 4.
+    """
     for event in log.events:
         if event.type == EV_NO_ACTION and event.data.startswith(_LOCALITY) and len(event.data) == len(_LOCALITY) + 1:
             return event.data[-1]
-    return 0
+    first = next((event.type for event in log.events if event.register == 0 and event.type != EV_NO_ACTION), None)
+    return HCRTM_LOCALITY if first == EV_EFI_HCRTM_EVENT else 0
 
 
 def describe(event: Event) -> str:
@@ -137,8 +157,7 @@ def _spec_id(described: bytes) -> dict[int, int]:
 
 def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
     register, kind, count = _EVENT_HEAD.unpack(cursor.take(_EVENT_HEAD.size))
-    if register >= NUM_PCRS:
-        raise FormatError("event log names an unknown register", why=str(register))
+    _require_register(register, kind)
     if count != len(sizes):
         raise FormatError("event does not carry every bank", why=f"{count} digests, expected {len(sizes)}")
     digests: dict[str, bytes] = {}
@@ -160,12 +179,18 @@ def _parse_sha1(data: bytes) -> EventLog:
     while cursor.remaining >= 8 and not _is_padding(data, cursor.offset):
         register, kind = cursor.little(4), cursor.little(4)
         digest, described = cursor.take(20), cursor.sized_little()
-        if register >= NUM_PCRS or len(events) >= MAX_EVENTS:
-            raise FormatError("not an event log", why=f"register {register}")
+        _require_register(register, kind)
+        if len(events) >= MAX_EVENTS:
+            raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
         events.append(Event(register, kind, {"sha1": digest}, described))
     if cursor.remaining and not _is_padding(data, cursor.offset):
         raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
     return EventLog(("sha1",), tuple(events))
+
+
+def _require_register(register: int, kind: int) -> None:
+    if register >= NUM_PCRS and kind != EV_NO_ACTION:
+        raise FormatError("event log names an unknown register", why=str(register))
 
 
 def _is_padding(data: bytes, offset: int) -> bool:

@@ -11,13 +11,13 @@ Rules:
 3. The attestation key is in the same TPM as the endorsement key only once a credential for both was
    activated (`MakeCredential`); until then the tier is capped.
 4. resetCount and restartCount are the boot session: any change ends what an earlier appraisal said.
-5. The event log is believed where its replay equals quoted registers. Registers listed beside the quote that it
-   does not cover are the sender's words: neither replay nor reference values ever see them.
+5. The event log is believed where its replay equals quoted registers, and each of PCR 0-7 that it never extends
+   is at its reset value: a log may not leave a register out. Registers listed beside the quote that it does not
+   cover are the sender's words: neither replay nor reference values ever see them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from stannary.certify import certificates, der
 from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.evidence.secure_boot import NOT_MEASURED, doubt, secure_boot
 from stannary.certify.evidence.tpm_forms import TpmEvidence
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 EKU_EK_CERTIFICATE = "2.23.133.8.1"
 NUM_LOGGED_PCRS = 10  # firmware, loader and kernel; 10 is IMA's, 11 systemd's, 16 and 23 anybody's
-EV_SEPARATOR, EV_VARIABLE_DRIVER_CONFIG = 0x04, 0x80000001
+NUM_FIRMWARE_PCRS = 8  # those that firmware measures: its log is whole for them
 STRONG_BANKS = ("sha256", "sha384", "sha512")  # a SHA-1 log can be made to fit: NIST SP 800-131A ended it
 
 
@@ -358,29 +359,36 @@ def check_log(exam: Examination, log: EventLog | None, quoted: Registers) -> Non
         observed = f"the log has no {', '.join(missing)} bank"
         exam.refuse("event-log", Step.REPLAY, Code.REPLAY_MISMATCH, observed=observed)
         return
-    states = set()
     for bank in banks:
-        registers, replayed = quoted.get(bank, {}), log.replay(bank)
-        _check_replay(exam, replayed, registers, "" if bank == "sha256" else f"-{bank}")
-        # A PCR 7 that no quote covers, or that the log does not give, shows whatever its sender likes.
-        replays = 7 in registers and replayed.get(7) == registers[7]
-        states.add(secure_boot(log, bank) if replays else "not measured")
-    state = states.pop() if len(states) == 1 else "not measured"
+        _check_replay(exam, log, bank, quoted.get(bank, {}))
+    doubts = [reason for bank in banks if (reason := _doubt(log, bank, quoted.get(bank, {})))]
+    states = {NOT_MEASURED if doubts else secure_boot(log, bank) for bank in banks}
+    if len(states) > 1:
+        doubts, states = ["the banks of PCR 7 do not agree"], {NOT_MEASURED}
+    (state,) = states
     exam.claims["secure_boot"] = state
     if state != "on":
         exam.cap(
             "secure-boot",
             Step.REFERENCE,
             0,
-            observed=f"Secure Boot is {state}",
+            observed=f"Secure Boot is {state}{': ' if doubts else ''}{'; '.join(dict.fromkeys(doubts))}",
             expected="on, measured into PCR 7",
             remedy="switch Secure Boot on and boot a signed image",
         )
 
 
-def _check_replay(exam: Examination, replayed: dict[int, bytes], quoted: dict[int, bytes], suffix: str) -> None:
-    for index, value in sorted(replayed.items()):
-        name = f"pcr{index}{suffix}-replay"
+def _doubt(log: EventLog, bank: str, quoted: dict[int, bytes]) -> str:
+    """Say why this bank shows no Secure Boot: a PCR 7 that is not the log's shows whatever its sender likes."""
+    if 7 not in quoted or log.replay(bank).get(7) != quoted[7]:
+        return "no quoted PCR 7 is the log's"
+    return doubt(log, bank)
+
+
+def _check_replay(exam: Examination, log: EventLog, bank: str, quoted: dict[int, bytes]) -> None:
+    untouched = {index: log.at_reset(bank)(index) for index in quoted if index < NUM_FIRMWARE_PCRS}
+    for index, value in sorted({**untouched, **log.replay(bank)}.items()):
+        name = f"pcr{index}{'' if bank == 'sha256' else f'-{bank}'}-replay"
         if index >= NUM_LOGGED_PCRS or index not in quoted:
             exam.not_applicable(name, "not quoted, or extended after firmware by others")
             continue
@@ -392,33 +400,6 @@ def _check_replay(exam: Examination, replayed: dict[int, bytes], quoted: dict[in
             observed=f"log gives PCR {index} {value.hex()}",
             expected=quoted[index].hex(),
         )
-
-
-def secure_boot(log: EventLog, bank: str = "sha256") -> str:
-    """Return `on`, `off` or `not measured` from the SecureBoot variable event of PCR 7.
-
-    Root can extend PCR 7 himself once the system runs, so only what firmware measured before its separator
-    counts; and every variable event must be what was measured, or the real one could be renamed in the log.
-    """
-    for event in log.events:
-        if event.register != 7:
-            continue
-        if event.type == EV_SEPARATOR:
-            return "not measured"
-        if event.type != EV_VARIABLE_DRIVER_CONFIG:
-            continue
-        if hashlib.new(bank, event.data).digest() != event.digests.get(bank):
-            return "not measured"
-        if len(event.data) < 32:
-            continue
-        # UEFI_VARIABLE_DATA: vendor GUID, name length in characters, data length, UTF-16 name, data.
-        name_chars = int.from_bytes(event.data[16:24], "little")
-        data_bytes = int.from_bytes(event.data[24:32], "little")
-        name, value = event.data[32 : 32 + 2 * name_chars], event.data[32 + 2 * name_chars :]
-        if name != "SecureBoot".encode("utf-16-le") or len(value) != data_bytes:
-            continue
-        return "on" if value == b"\x01" else "off"
-    return "not measured"
 
 
 def check_golden(exam: Examination, log: EventLog | None, pcrs: dict[int, bytes], rules: Rules) -> None:
