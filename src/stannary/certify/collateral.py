@@ -3,14 +3,15 @@
 Nothing is fetched here. A verifier names what it needs (`collateral_keys`), the caller gathers it
 from the evidence, a folder or a cache, and the verifier judges each artifact at the evaluation
 time. Of two copies the newer wins (`newest_of`), so that an attacker cannot replay an old one that is
-still inside its window over a newer one we hold.
+still inside its window over a newer one we hold. What makes Intel's documents newer is their
+tcbEvaluationDataNumber: Intel signs earlier evaluations anew for a year, with dates of today.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stannary.certify.moments import parse_moment
 from stannary.certify.revocation import OcspResponse, RevocationList, parse_crl
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stannary.certify.certificates import Certificate
 
 MAX_COLLATERAL_BYTES = 1 << 20
+_Rank = TypeVar("_Rank", "tuple[int, datetime]", "datetime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +99,21 @@ def newest_of(mine: IntelCollateral | None, carried: IntelCollateral | None) -> 
 
 
 def _newer_document(mine: SignedJson, carried: SignedJson, what: str) -> SignedJson:
-    return carried if _is_newer(_issued(carried, what), _issued(mine, what)) else mine
+    return carried if _is_newer(_rank(carried, what), _rank(mine, what)) else mine
 
 
-def _issued(document: SignedJson, what: str) -> datetime | None:
+def _rank(document: SignedJson, what: str) -> tuple[int, datetime] | None:
     try:
-        return parse_moment(document.members(what).get("issueDate"))
+        members = document.members(what)
+        return evaluation_number(members), parse_moment(members.get("issueDate"))
     except FormatError:
         return None
+
+
+def evaluation_number(members: dict[str, canonical.Json]) -> int:
+    """Return the tcbEvaluationDataNumber of TCB info or an enclave identity, 0 where it names none (PCS v4)."""
+    number = members.get("tcbEvaluationDataNumber")
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 0
 
 
 def _crl_moment(data: bytes) -> datetime | None:
@@ -114,7 +123,7 @@ def _crl_moment(data: bytes) -> datetime | None:
         return None
 
 
-def _is_newer(theirs: datetime | None, ours: datetime | None) -> bool:
+def _is_newer(theirs: _Rank | None, ours: _Rank | None) -> bool:
     return theirs is not None and (ours is None or theirs > ours)
 
 

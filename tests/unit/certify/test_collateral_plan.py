@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -204,6 +205,28 @@ def test_the_newer_copy_of_each_artifact_counts():
     assert newest_of(ours, broken).pck_crl == ours.pck_crl
     assert newest_of(None, theirs) is theirs
     assert newest_of(ours, None) is ours
+
+
+@pytest.mark.parametrize("what", ["tcb_info", "qe_identity"])
+def test_an_earlier_evaluation_signed_anew_does_not_count_as_newer(what):
+    """Intel signs earlier TCB evaluations anew, dated today: a node bringing one in does not undo the later one."""
+
+    def dated(date: str, number: object, mark: bytes) -> SignedJson:
+        return SignedJson(json.dumps({"issueDate": date, "tcbEvaluationDataNumber": number}), mark, ())
+
+    base = _intel("2026-11-01T00:00:00Z", world.NOW, b"base")
+
+    def winner(mine: SignedJson, theirs: SignedJson) -> bytes:
+        joined = newest_of(replace(base, **{what: mine}), replace(base, **{what: theirs}))
+        return getattr(joined, what).signature
+
+    ours = dated("2026-11-01T00:00:00Z", 20, b"ours")
+    assert winner(ours, dated("2026-11-20T00:00:00Z", 17, b"theirs")) == b"ours"
+    assert winner(ours, dated("2026-10-01T00:00:00Z", 21, b"theirs")) == b"theirs"
+    assert winner(ours, dated("2026-11-02T00:00:00Z", 20, b"theirs")) == b"theirs"
+    assert winner(ours, dated("2026-10-31T00:00:00Z", 20, b"theirs")) == b"ours"
+    for nothing in (None, "99", True, 99.5, -1):
+        assert winner(ours, dated("2026-11-20T00:00:00Z", nothing, b"theirs")) == b"ours"
 
 
 def test_items_of_another_machine_do_not_ride_in():

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify import certificates, keys, revocation
 from stannary.certify.anchor import report_data
-from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson
+from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson, evaluation_number
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.quote import EnclaveBody, Quote, TdBody
 from stannary.certify.evidence.tcb import TcbVerdict, judge
@@ -45,6 +45,7 @@ _QUOTING_ENCLAVES = {
     False: ("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff", 1),
     True: ("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5", 2),
 }
+_NUMBER_CLAIMS = {"tcb-info": "tcb_evaluation_data_number", "qe-identity": "qe_evaluation_data_number"}
 _STEP_OF = {
     Code.COLLATERAL_INVALID: Step.COLLATERAL,
     Code.REVOKED: Step.COLLATERAL,
@@ -266,7 +267,8 @@ def _check_collateral(
     now, rules = context
     for name, document in (("tcb-info", carried.tcb_info), ("qe-identity", carried.qe_identity)):
         problem = _document_problem(document, name, now, rules)
-        exam.require(name, not problem, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=problem)
+        if exam.require(name, not problem, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=problem):
+            exam.claims[_NUMBER_CLAIMS[name]] = evaluation_number(document.members(name))
     pool = (*parsed.pck_chain, *carried.pck_crl_chain, *carried.tcb_info.chain, *carried.qe_identity.chain)
     lists = {"pck-crl": (carried.pck_crl, parsed.pck_chain[0]), "root-crl": (carried.root_crl, None)}
     for name, (data, leaf) in lists.items():
@@ -290,8 +292,8 @@ def _document_problem(document: SignedJson, name: str, now: datetime, rules: Rul
         start, end = parse_moment(members.get("issueDate")), parse_moment(members.get("nextUpdate"))
     except FormatError as err:
         return str(err)
-    number = members.get("tcbEvaluationDataNumber")
-    if rules.min_tcb_evaluation and not (isinstance(number, int) and number >= rules.min_tcb_evaluation):
+    number = evaluation_number(members)
+    if number < rules.min_tcb_evaluation:
         return f"{name} has evaluation number {number}, policy asks for {rules.min_tcb_evaluation}"
     return revocation.window_problem(name, start, end, now)
 
