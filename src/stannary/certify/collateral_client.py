@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from stannary import __version__
-from stannary.certify import collateral_items
+from stannary.certify import collateral_items, revocation
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_plan import Request, Service, needs
 from stannary.certify.moments import format_moment
@@ -250,9 +250,7 @@ def _read(need: Need, request: Request, answer: Answer) -> tuple[bytes, bytes]:
         chain = unquote(text).encode("utf-8")
     if request.service is Service.RIM:
         return _manifest(need.name, body), chain
-    if need.kind == "intel-root-crl" and body[:1] != b"\x30":  # caching services hand it out in hex
-        return _unhex(body), chain
-    return body, chain
+    return (revocation.crl_der(body) if need.kind.endswith("-crl") else body), chain
 
 
 def _manifest(identifier: str, body: bytes) -> bytes:
@@ -264,10 +262,3 @@ def _manifest(identifier: str, body: bytes) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as err:
         raise FormatError("manifest is not base64", why=str(err)) from err
-
-
-def _unhex(body: bytes) -> bytes:
-    try:
-        return bytes.fromhex(body.decode("ascii"))
-    except ValueError as err:
-        raise FormatError("revocation list is neither DER nor hex", why=f"{body[:40]!r}") from err

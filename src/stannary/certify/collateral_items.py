@@ -195,7 +195,7 @@ def _intel(found: list[Item]) -> IntelCollateral | None:
     return IntelCollateral(
         tcb_info=signed_member(info.data, "tcbInfo", certificates.load_bundle(info.chain)),
         qe_identity=signed_member(identity.data, "enclaveIdentity", certificates.load_bundle(identity.chain)),
-        pck_crl=pck.data,
-        root_crl=by_kind["root-crl"].data,
+        pck_crl=revocation.crl_der(pck.data),
+        root_crl=revocation.crl_der(by_kind["root-crl"].data),
         pck_crl_chain=certificates.load_bundle(pck.chain) if pck.chain else (),
     )

@@ -14,8 +14,11 @@ What people other than the vendor say about hardware is in `revocation_notice.py
 
 from __future__ import annotations
 
+import base64
+import binascii
 import functools
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -43,6 +46,8 @@ _NAME_HASHES = {
     "2.16.840.1.101.3.4.2.2": "sha384",  # the one NVIDIA's own verifiers ask with
     "2.16.840.1.101.3.4.2.3": "sha512",
 }
+_PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----")
+_HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 HOLD = "certificateHold"
 # CRLReason (RFC 5280 section 5.3.1); 7 is not used.
 REASONS = {
@@ -140,10 +145,26 @@ def window_problem(what: str, start: datetime, end: datetime | None, now: dateti
     return ""
 
 
+def crl_der(data: bytes) -> bytes:
+    """Return a revocation list as DER. Services and tools hand it out as PEM (RFC 7468 section 7) and hex too."""
+    if len(data) > 4 * der.MAX_DOCUMENT_BYTES:  # hex with line breaks is below three bytes for one
+        raise LimitExceeded("revocation list too large", why=f"{len(data):,} bytes")
+    if b"-----BEGIN" in data:
+        found = _PEM_CRL.findall(data)
+        if len(found) != 1 or data.count(b"-----BEGIN") != 1 or data.count(b"-----END") != 1:
+            raise FormatError("not one revocation list in PEM", why=f"{len(found)} blocks of X509 CRL read")
+        try:
+            return base64.b64decode(b"".join(found[0].split()), validate=True)
+        except binascii.Error as err:
+            raise FormatError("PEM revocation list is not base64", why=str(err)) from err
+    text = b"".join(data.split()).removeprefix(b"0x")
+    return bytes.fromhex(text.decode("ascii")) if _HEX.fullmatch(text) else data
+
+
 @functools.lru_cache(maxsize=64)  # vendors publish a handful; every appraisal carries the same
 def parse_crl(data: bytes) -> RevocationList:
-    """Read a DER CertificateList."""
-    outer = der.sequence(data, "revocation list")
+    """Read a CertificateList in DER, PEM or hex."""
+    outer = der.sequence(crl_der(data), "revocation list")
     if len(outer) != 3:
         raise FormatError("not a revocation list", why=f"{len(outer)} parts")
     fields = outer[0].expect(der.SEQUENCE, "revocation list body").children()

@@ -102,8 +102,8 @@ def _intel_collateral(case: Case) -> IntelCollateral | None:
     return IntelCollateral(
         tcb_info=signed_member(files["tcb_info"], "tcbInfo", certificates.load_bundle(files["tcb_chain"])),
         qe_identity=signed_member(files["qe_identity"], "enclaveIdentity", certificates.load_bundle(files["qe_chain"])),
-        pck_crl=files["pck_crl"],
-        root_crl=files["root_crl"],
+        pck_crl=revocation.crl_der(files["pck_crl"]),
+        root_crl=revocation.crl_der(files["root_crl"]),
         pck_crl_chain=(),
     )
 

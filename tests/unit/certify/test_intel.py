@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from dataclasses import replace
 from datetime import timedelta
@@ -10,12 +11,15 @@ from datetime import timedelta
 import pytest
 from tests.unit.certify import intel_world, world
 
-from stannary.certify import certificates
+from stannary.certify import certificates, revocation
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.intel import IntelVerifier
+from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.rules import Rules
+from stannary.errors import FormatError
 
 VENDOR = intel_world.Intel()
 SERVICE_TD = intel_world.SVN + b"\1" * 48
@@ -191,15 +195,97 @@ def test_chain_inside_the_quote_decides_first():
 
 
 def test_sizes_that_lie_are_malformed():
-    """Body sizes, section sizes and trailing bytes that do not fit are malformed, as is the other byte order."""
+    """Body sizes and section sizes that do not fit are malformed, as is the other byte order."""
     raw = VENDOR.quote(version=5, tail=PLAIN_TAIL)
     for kind, size in ((2, 648), (3, 584), (4, 648)):
         lying = raw[:48] + struct.pack("<HI", kind, size) + raw[54:]
         assert _appraise(lying).outcome == "refuse:malformed"
     section = 48 + 6 + 648
     assert _appraise(raw[:section] + b"\xff\xff\0\0" + raw[section + 4 :]).outcome == "refuse:malformed"
-    assert _appraise(raw + b"\x01").outcome == "refuse:malformed"
+    assert _appraise(raw[:-1]).outcome == "refuse:malformed"
     assert _appraise(b"\0\x05" + raw[2:]).outcome == "refuse:unsupported"
+
+
+@pytest.mark.parametrize("version", [3, 4, 5])
+@pytest.mark.parametrize(
+    "behind", [b"\x01", bytes(16) + b"\xff" * 24, b"quote", None], ids=["1", "mixed", "text", "2nd"]
+)
+def test_what_lies_behind_a_quote_is_outside_it(version, behind):
+    """Whatever follows the declared signature section changes neither the outcome nor the quote that is read."""
+    kind, enclave = ("sgx", intel_world.enclave()) if version == 3 else ("tdx", None)
+    raw = VENDOR.quote(version=version, enclave=enclave)
+    longer = raw + (raw if behind is None else behind)
+    assert quote.parse_quote(longer) == quote.parse_quote(raw)
+    assert _appraise(longer, kind=kind).outcome == "valid"
+    changed = bytearray(longer)
+    changed[60] ^= 1
+    assert _appraise(bytes(changed), kind=kind).outcome == "refuse:signature-invalid"
+
+
+def test_evaluation_numbers_are_claims():
+    """The tcbEvaluationDataNumber of TCB info and of the enclave's identity is told, and held to the policy's least."""
+    raw = VENDOR.quote()
+    claims = _appraise(raw).claims
+    number = claims["tcb_evaluation_data_number"]
+    assert isinstance(number, int)
+    assert claims["qe_evaluation_data_number"] == number
+    for least, outcome in ((number, "valid"), (number + 1, "refuse:collateral-invalid")):
+        rules = Rules(roots=VENDOR.roots, min_tcb_evaluation=least)
+        found = _appraise(raw, rules=rules)
+        assert found.outcome == outcome
+        assert ("tcb_evaluation_data_number" in found.claims) is (outcome == "valid")
+
+
+@pytest.mark.parametrize("form", ["pem", "pem-crlf", "hex", "HEX", "0x", "wrapped"])
+def test_revocation_lists_are_read_in_every_form(form):
+    """Lists in PEM and hex say what they say in DER, in the one-file form of DCAP tools as well."""
+    raw, carried = VENDOR.quote(), VENDOR.collateral(is_tdx=True)
+    lists = {name: _written(getattr(carried, name), form) for name in ("pck_crl", "root_crl")}
+    assert {name: revocation.crl_der(data) for name, data in lists.items()} == {
+        "pck_crl": carried.pck_crl, "root_crl": carried.root_crl,
+    }  # fmt: skip
+    whole = {
+        "tcb_info": carried.tcb_info.text, "tcb_info_signature": carried.tcb_info.signature.hex(),
+        "tcb_info_issuer_chain": pem(carried.tcb_info.chain), "qe_identity": carried.qe_identity.text,
+        "qe_identity_signature": carried.qe_identity.signature.hex(),
+        "qe_identity_issuer_chain": pem(carried.qe_identity.chain), "pck_crl": lists["pck_crl"].decode(),
+        "root_ca_crl": lists["root_crl"].decode(), "pck_crl_issuer_chain": pem(carried.pck_crl_chain or VENDOR.chain),
+    }  # fmt: skip
+    read = read_intel_collateral(json.dumps(whole).encode())
+    assert (read.pck_crl, read.root_crl) == (carried.pck_crl, carried.root_crl)
+    assert _appraise(raw, collateral=read).outcome == "valid"
+
+
+def _written(der: bytes, form: str) -> bytes:
+    if form in {"hex", "HEX", "0x", "wrapped"}:
+        text = {"HEX": der.hex().upper(), "0x": "0x" + der.hex()}.get(form, der.hex())
+        lines = [text[start : start + 60] for start in range(0, len(text), 60)] if form == "wrapped" else [text]
+        return "\n".join(lines).encode() + b"\n"
+    end = b"\r\n" if form == "pem-crlf" else b"\n"
+    body = base64.encodebytes(der).replace(b"\n", end)
+    return b"-----BEGIN X509 CRL-----" + end + body + b"-----END X509 CRL-----" + end
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text * 2, lambda text: text.replace(b"X509 CRL", b"CERTIFICATE"), lambda text: text[:-30],
+        lambda text: text[:40] + b"!" + text[40:], lambda text: text.replace(b"-----END X509 CRL-----", b""),
+        lambda text: b"30" + text, lambda text: text + b"-----BEGIN X509 CRL-----", lambda _: b"3082ff", lambda _: b"",
+        lambda _: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----",
+    ],
+)  # fmt: skip
+def test_revocation_lists_that_do_not_read_are_invalid_collateral(change):
+    """Two lists in one, another block, damaged base64, missing marks and junk are no list."""
+    carried = VENDOR.collateral(is_tdx=True)
+    damaged = change(_written(carried.pck_crl, "pem"))
+    if damaged.startswith(b"30-"):  # text before a block is outside it (RFC 7468 section 2)
+        assert revocation.crl_der(damaged) == carried.pck_crl
+        return
+    with pytest.raises(FormatError):
+        revocation.parse_crl(damaged)
+    found = _appraise(VENDOR.quote(), collateral=replace(carried, pck_crl=damaged))
+    assert found.outcome == "refuse:collateral-invalid"
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])

@@ -2,7 +2,8 @@
 
 Layout: header 48 bytes, body, signature section (Intel TDX DCAP Quoting Library API, appendix A).
 Version 5 puts a body type and size before the body. The PCK chain of the platform is inside.
-Bytes after the signature section must be zero: TD hosts hand out fixed-size buffers.
+The quote ends where its signature section says (section A.3): hosts hand out fixed-size buffers, and what lies
+behind the quote is not part of it. No signature covers it and nothing here reads it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class EnclaveBody:
 class Quote:
     """A quote: what is signed, by what, and the chain of the platform."""
 
-    raw: bytes  # without the zero tail
+    raw: bytes  # without what lies behind it
     version: int
     body: TdBody | EnclaveBody
     signed: bytes
@@ -114,8 +115,6 @@ def parse_quote(data: bytes) -> Quote:
     body = _body(cursor, version, tee)
     signed = data[: cursor.offset]
     section = cursor.sized_little()
-    if any(data[cursor.offset :]):
-        raise FormatError("quote has trailing bytes", why=f"{cursor.remaining:,} bytes, not all zero")
     raw = data[: cursor.offset]
     part = Cursor(section, "quote signature section")
     signature, attestation_key = part.take(64), part.take(64)
