@@ -156,7 +156,9 @@ def test_sizes_and_ends_are_exact():
     """Trailing bytes, cut signatures and lengths beyond the end are malformed."""
     report = _report(DEVICE, NONCE)
     for damaged in (
-        report + b"\0",
+        report + b"\1",
+        report + bytes(100) + b"\1" + bytes(100),
+        report + bytes(8193),
         report[:-1],
         report[:36],
         report * 2,
@@ -164,6 +166,15 @@ def test_sizes_and_ends_are_exact():
         report[:42] + b"\xff" * 3 + report[45:],
     ):
         assert _appraise(damaged).outcome == "refuse:malformed"
+
+
+@pytest.mark.parametrize("num_bytes", [1, 100, 8192])
+def test_zero_fill_of_the_drivers_buffer_is_no_part_of_the_report(num_bytes):
+    """Collectors that hand out the driver's whole buffer show the same device, as octets and as hex."""
+    report = _report(DEVICE, NONCE)
+    assert _appraise(report + bytes(num_bytes)).outcome == "valid"
+    assert _appraise((report + bytes(num_bytes)).hex().encode()).outcome == "valid"
+    assert _appraise(report[:-1] + bytes(num_bytes)).outcome == "refuse:signature-invalid"
 
 
 def test_chain_may_come_in_any_order_and_must_be_whole():
@@ -217,6 +228,44 @@ def test_fleets_of_gpus_and_switches():
 def test_members_that_do_not_read_are_malformed(changes):
     """Evidence, certificate, nonce and architecture of other types or encodings are malformed."""
     assert _fleet([_member(_report(DEVICE, NONCE), **changes)]) == "refuse:malformed"
+
+
+def _request(members, **changes):
+    devices = [{name: item[name] for name in ("evidence", "certificate")} for item in members]
+    return {"nonce": NONCE.hex(), "arch": "HOPPER", "evidence_list": devices, **changes}
+
+
+def test_requests_to_nvidias_service_and_trustees_lists_are_fleets():
+    """The forms in which relays and Trustee's agent hand evidence on are read, with base64 and hex inside."""
+    report, other = _report(DEVICE, NONCE), VENDOR.device()
+    members = [_member(report), _member(_report(other, NONCE), other)]
+    assert _fleet(_request(members)) == "valid"
+    assert _fleet(_request(members, claims_version="3.0")) == "valid"
+    assert _fleet(_request(members, nonce="22" * 32)) == "refuse:nonce-mismatch"
+    assert _fleet(_request([members[0], members[0]])) == "refuse:identity-collision"
+    listed = [{**item, "uuid": f"GPU-{number}", "arch": "Hopper"} for number, item in enumerate(members)]
+    assert _fleet({"device_evidence_list": listed}) == "valid"
+    for text in (report.hex(), report.hex().upper(), base64.b64encode(report.hex().encode()).decode()):
+        assert _fleet({"device_evidence_list": [{**listed[0], "evidence": text}]}) == "valid"
+        assert _fleet(_request([{**members[0], "evidence": text}])) == "valid"
+    filled = base64.b64encode(report + bytes(4000)).decode()
+    assert _fleet({"device_evidence_list": [{**listed[0], "evidence": filled}]}) == "valid"
+    changed = base64.b64encode(report[:60] + bytes([report[60] ^ 1]) + report[61:]).decode()
+    assert _fleet(_request([{**members[0], "evidence": changed}])) == "refuse:signature-invalid"
+
+
+def test_requests_that_contradict_themselves_are_malformed():
+    """Two lists, no list, an empty one, another nonce inside and members of other types do not read."""
+    members = [_member(_report(DEVICE, NONCE))]
+    request = _request(members)
+    other = [{**request["evidence_list"][0], "nonce": "22" * 32}]
+    for damaged in (
+        {**request, "device_evidence_list": request["evidence_list"]}, {**request, "evidence_list": []},
+        {**request, "evidence_list": {}}, {**request, "evidence_list": None}, {**request, "evidence_list": other},
+        {**request, "nonce": 7}, {**request, "nonce": "zz"}, {**request, "evidence_list": members * 33},
+        {"nonce": NONCE.hex()}, {"device_evidence_list": "x"}, {"device_evidence_list": [[]]},
+    ):  # fmt: skip
+        assert _fleet(damaged) == "refuse:malformed", str(damaged)[:80]
 
 
 def test_lists_that_are_no_fleet_are_malformed():

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MAX_DEVICES = 32  # 8 GPUs and 4 switches a node; NVL72 trays report 4 GPUs each
 _DICE_TCB_INFO = "2.23.133.5.4.1"
 _CHIP = re.compile(r"[A-Z]{2}[0-9]{2,3}[A-Z]?")
-_MEMBERS = frozenset({"arch", "certificate", "evidence", "nonce"})
+_REPORT_START = "11e0"  # SPDM 1.1 and the code of its request, in hex; no base64 of it starts so
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class DeviceVerifier:
 
 
 class FleetVerifier:
-    """Verifier of `nvgpu-json` evidence: a JSON list of devices with report, chain and nonce.
+    """Verifier of `nvgpu-json` evidence: JSON of devices with report, chain and nonce, in any form of `_listed`.
 
     Args:
         believes_nonce: take each device's nonce from the evidence where no challenge is given. For recorded
@@ -106,13 +106,11 @@ class FleetVerifier:
         self._believes_nonce = believes_nonce
 
     def parse(self, blob: bytes) -> tuple[Device, ...]:
-        """Read the list."""
-        listed = canonical.decode(blob)
-        if not isinstance(listed, list) or not listed:
-            raise FormatError("device evidence is not a list of devices")
+        """Read the devices."""
+        listed, asked = _listed(canonical.decode(blob))
         if len(listed) > MAX_DEVICES:
             raise LimitExceeded("too many devices", why=f"{len(listed)}, limit {MAX_DEVICES}")
-        return tuple(_device(item) for item in listed)
+        return tuple(_device(item, asked) for item in listed)
 
     def collateral_keys(self, parsed: tuple[Device, ...]) -> tuple[CollateralKey, ...]:
         """Name reference manifests and OCSP answers of every device."""
@@ -315,20 +313,48 @@ def _check_mode(exam: Examination, report: SpdmReport, *, is_switch: bool) -> No
     )
 
 
-def _device(item: canonical.Json) -> Device:
-    if not isinstance(item, dict) or not _MEMBERS - {"arch", "nonce"} <= set(item):
+def _listed(evidence: canonical.Json) -> tuple[list[canonical.Json], bytes | None]:
+    """Return the devices of any form in which they are exchanged, and the nonce of all of them, if one is named.
+
+    NVIDIA's SDKs write a list, each device with its nonce; a request to NVIDIA's service, which relays publish, is
+    `{nonce, arch, evidence_list}`; Trustee's agent writes `{device_evidence_list}`.
+    """
+    asked = None
+    if isinstance(evidence, dict):
+        lists = [evidence[name] for name in ("evidence_list", "device_evidence_list") if name in evidence]
+        asked, evidence = _nonce(evidence.get("nonce")), lists[0] if len(lists) == 1 else None
+    if not isinstance(evidence, list) or not evidence:
+        raise FormatError("device evidence is not a list of devices")
+    return evidence, asked
+
+
+def _device(item: canonical.Json, asked: bytes | None) -> Device:
+    if not isinstance(item, dict) or not {"certificate", "evidence"} <= set(item):
         raise FormatError("device lacks its certificate or evidence")
-    nonce, arch = item.get("nonce"), item.get("arch", "")
+    nonce, arch = _nonce(item.get("nonce")) or asked, item.get("arch", "")
     if not isinstance(arch, str):
         raise FormatError("device architecture is not text")
+    if asked is not None and nonce != asked:
+        raise FormatError("device names another nonce than its request", why=f"{item['nonce']!r:.80}")
     return Device(
-        report=spdm.parse_report(dsse.decode_base64(item["evidence"], "device evidence")),
+        report=spdm.parse_report(_report(item["evidence"])),
         chain=certificates.order(
             certificates.load_bundle(dsse.decode_base64(item["certificate"], "device certificate"))
         ),
         arch=arch,
-        claimed_nonce=None if nonce is None else unhex(nonce, "device nonce"),
+        claimed_nonce=nonce,
     )
+
+
+def _nonce(value: canonical.Json) -> bytes | None:
+    return None if value is None else unhex(value, "device nonce")
+
+
+def _report(text: canonical.Json) -> bytes:
+    """Read a report in base64, of octets or of hex, or in hex as it stands."""
+    if isinstance(text, str) and text[:4].lower() == _REPORT_START:
+        return unhex(text, "device evidence")
+    return _binary(dsse.decode_base64(text, "device evidence"))
 
 
 def _binary(blob: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 A report is the 37-byte request (our nonce at 4..36) and the response: measurement record, the
 device's nonce, opaque data, and an ECDSA P-384 signature over everything before it. Hopper,
-Blackwell and LS10 switches use the same frame; what is inside the opaque data differs.
+Blackwell and LS10 switches use the same frame; what is inside the opaque data differs. The response delimits
+itself; only zero may follow it, the rest of a buffer that drivers fill and some collectors hand out whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import FormatError, UnsupportedFormat
 
 MAX_REPORT_BYTES = 64 * 1024
+MAX_FILL_BYTES = 8192  # NVML_CC_GPU_ATTESTATION_REPORT_SIZE, the driver's buffer
 SPDM_VERSION, GET_MEASUREMENTS, MEASUREMENTS = 0x11, 0xE0, 0x60
 REQUEST_BYTES, NONCE_BYTES, SIGNATURE_BYTES = 37, 32, 96
 DMTF_SPECIFICATION = 0x01
@@ -74,7 +76,9 @@ def parse_report(data: bytes) -> SpdmReport:
     device_nonce, opaque = cursor.take(NONCE_BYTES), cursor.sized_little(2)
     signed = data[: cursor.offset]
     signature = cursor.take(SIGNATURE_BYTES)
-    cursor.finish()
+    fill = cursor.take(cursor.remaining)
+    if any(fill) or len(fill) > MAX_FILL_BYTES:
+        raise FormatError("SPDM report has trailing bytes", why=f"{len(fill):,} bytes, not zero or too many")
     return SpdmReport(
         signed=signed,
         signature=signature,
