@@ -195,6 +195,24 @@ def test_key_sets_are_tried_key_by_key():
     assert _outcome(token, {"keys": strangers * 30}) == "refuse:collateral-invalid"
 
 
+def test_keys_of_a_set_that_are_not_understood_are_passed_over():
+    """RFC 7517 section 5: keys of other kinds, uses and curves, and damaged ones, do not spoil the set."""
+    foreign = [
+        {"kty": "RSA", "n": "sXch", "e": "AQAB", "use": "sig", "alg": "RS256"}, {"kty": "oct", "k": "AAAA"}, {}, 7,
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}, {**EDDSA.jwk, "crv": "Ed448"}, {**ES256.jwk, "x": "!"},
+        {"kty": "EC", "crv": "P-256"}, {**ES256.jwk, "x": _text(b"\1" * 32)}, {**EDDSA.jwk, "x": "AAAA"},
+    ]  # fmt: skip
+    token = ES256.token(DASHED)
+    assert _outcome(token, {"keys": [*foreign, ES256.jwk]}) == "valid"
+    assert _outcome(token, {"keys": [ES256.jwk, *foreign]}) == "valid"
+    assert _outcome(token, {"keys": foreign}) == "refuse:collateral-invalid"
+    assert _outcome(token, {"keys": [*foreign, Signer("ES256").jwk]}) == "refuse:signature-invalid"
+    unusable = [{**ES256.jwk, "use": "enc"}, {**ES256.jwk, "key_ops": ["encrypt"]}, {**ES256.jwk, "alg": "ECDH-ES"}]
+    assert _outcome(token, {"keys": unusable}) == "refuse:collateral-invalid"
+    assert _outcome(token, {"keys": [*unusable, Signer("ES384").jwk]}) == "refuse:signature-invalid"
+    assert _outcome(token, {"keys": [{**ES256.jwk, "key_ops": ["verify"]}]}) == "valid"
+
+
 def test_keys_that_do_not_load_are_the_callers_fault():
     """A key of another kind, use, algorithm or curve is invalid collateral, not malformed evidence; none is missing."""
     modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n

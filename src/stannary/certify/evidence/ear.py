@@ -164,7 +164,7 @@ def _check_signature(exam: Examination, parsed: EarToken, jwk: dict[str, Json] |
         exam.refuse("key", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no verifier key given")
         return
     try:
-        candidates = [_load(item) for item in _listed(jwk)]
+        candidates = _usable(jwk)
     except FormatError as err:
         exam.refuse("key", Step.CHAIN, Code.COLLATERAL_INVALID, observed=err, expected="a JWK of the verifier")
         return
@@ -177,22 +177,31 @@ def _check_signature(exam: Examination, parsed: EarToken, jwk: dict[str, Json] |
     )
 
 
-def _listed(jwk: dict[str, Json]) -> list[dict[str, Json]]:
-    """Return the keys of a JWK, or of a JWK Set (RFC 7517 section 5)."""
+def _usable(jwk: dict[str, Json]) -> list[tuple[_Key, str]]:
+    """Load a JWK, or of a JWK Set every key that can be used: others are passed over (RFC 7517 section 5)."""
     if "keys" not in jwk:
-        return [jwk]
+        return [_load(jwk)]
     listed = jwk["keys"]
-    found = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-    if not 1 <= len(found) <= MAX_KEYS:
-        raise FormatError("JWK Set holds no keys or too many", why=str(len(found)))
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_KEYS:
+        raise FormatError("JWK Set holds no keys or too many", why=f"limit {MAX_KEYS}")
+    found: list[tuple[_Key, str]] = []
+    why = "no key is an object"
+    for item in listed:
+        try:
+            found += [_load(item)] if isinstance(item, dict) else []
+        except FormatError as err:
+            why = str(err)
+    if not found:
+        raise FormatError("JWK Set holds no key that can be used", why=why)
     return found
 
 
 def _load(jwk: dict[str, Json]) -> tuple[_Key, str]:
     """Load a key and the one algorithm it signs with."""
     kind, curve = jwk.get("kty"), jwk.get("crv")
-    if jwk.get("use", "sig") != "sig":
-        raise FormatError("JWK is not for signatures", why=f"{jwk['use']!r:.20}")
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        raise FormatError("JWK is not for signatures", why=f"{jwk.get('use')!r:.20} {operations!r:.40}")
     if kind == "EC" and isinstance(curve, str) and curve in _CURVES:
         algorithm, named, _ = _CURVES[curve]
         key: _Key = keys.from_point(named, _text_bytes(jwk.get("x")), _text_bytes(jwk.get("y")))
