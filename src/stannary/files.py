@@ -13,6 +13,7 @@ import contextlib
 import os
 import pwd
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +114,27 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         fresh.unlink(missing_ok=True)
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
     _sync_dir(path.parent)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a new file piece by piece, durable when this returns; an error of the disk leaves none."""
+    make_private_dir(path.parent)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        path.unlink(missing_ok=True)
+        raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
+
+
+def tail(path: Path, num_bytes: int) -> bytes:
+    """Return the last bytes of a file, however long it is."""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+        return file.read(num_bytes)
 
 
 def make_private_dir(path: Path) -> Path:

@@ -19,6 +19,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,36 +30,69 @@ from stannary.formats.workdir import Entry
 
 IGNORE_FILE = ".stannaryignore"
 CHUNK_BYTES = 1024 * 1024
+HEAD_BYTES = 64 * 1024  # what is looked at to tell a pickle or a key
 
 OpenBlob = Callable[[Digest], BinaryIO]
 
 
-def read_entry(root: Path, relative: str, head_bytes: int) -> tuple[bytes, Entry]:
-    """Hash one file of a directory; return its first `head_bytes` bytes and its line of the listing.
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What reading a file once, in pieces, has shown of it."""
+
+    digest: Digest
+    size_bytes: int
+    is_executable: bool
+    head: bytes  # the first HEAD_BYTES bytes at most
+
+
+def read_entry(root: Path, relative: str) -> tuple[bytes, Entry]:
+    """Hash one file of a directory; return its first HEAD_BYTES bytes and its line of the listing.
 
     Raises:
-        UsageError: it is no plain file, or cannot be read.
+        UsageError: it is no plain file, cannot be read, or changes while it is read.
         FormatError: it is a pickle by name or first bytes.
     """
     grammar.refuse_pickle_name(relative)
-    head = b""
-    with _open_plain(root, relative) as file:
-        executable = os.fstat(file.fileno()).st_mode & stat.S_IXUSR
+    found = read_plain(root, relative)
+    mode = grammar.MODE_EXECUTABLE if found.is_executable else grammar.MODE_FILE
+    return found.head, Entry(relative, mode, found.digest, found.size_bytes)
+
+
+def read_plain(root: Path, relative: str) -> Read:
+    """Read a file to its end in pieces; no more is taken than it held when it was opened."""
+    with open_plain(root, relative) as file:
+        before = os.fstat(file.fileno())
         state = hashlib.sha256()
         num_bytes = 0
-        while part := file.read(CHUNK_BYTES):
-            if num_bytes == 0:
-                grammar.refuse_pickle_bytes(relative, part[: grammar.PICKLE_MAGIC_BYTES])
-                head = part[:head_bytes]
-            state.update(part)
-            num_bytes += len(part)
-    mode = grammar.MODE_EXECUTABLE if executable else grammar.MODE_FILE
-    return head, Entry(relative, mode, Digest(PREFIX + state.hexdigest()), num_bytes)
+        head = b""
+        try:
+            while num_bytes <= before.st_size and (part := file.read(CHUNK_BYTES)):
+                if num_bytes == 0:
+                    grammar.refuse_pickle_bytes(relative, part[: grammar.PICKLE_MAGIC_BYTES])
+                    head = part[:HEAD_BYTES]
+                state.update(part)
+                num_bytes += len(part)
+            after = os.fstat(file.fileno())
+        except OSError as err:
+            raise _unreadable(relative, err) from err
+    if (num_bytes, after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
+        raise changed(relative, before.st_size, max(num_bytes, after.st_size))
+    return Read(Digest(PREFIX + state.hexdigest()), num_bytes, bool(before.st_mode & stat.S_IXUSR), head)
+
+
+def changed(relative: str, was_bytes: int, is_bytes: int) -> UsageError:
+    """Return the refusal of a file that is written to while it is read or sent."""
+    now = f"{is_bytes:,} bytes then" if is_bytes != was_bytes else "other bytes of the same number then"
+    return UsageError(
+        "a file changed while it was read",
+        why=f"{relative!r:.160}: {was_bytes:,} bytes at first, {now}",
+        hint=f"end what writes to it and run again, or name it in {IGNORE_FILE}",
+    )
 
 
 def open_file(root: Path, entry: Entry) -> BinaryIO:
     """Open one listed file for reading, refusing a link put in its place since."""
-    return _open_plain(root, entry.path)
+    return open_plain(root, entry.path)
 
 
 def materialise(entries: tuple[Entry, ...], target: Path, open_blob: OpenBlob) -> None:
@@ -99,17 +133,18 @@ def not_plain(relative: str, mode: int) -> UsageError:
     kinds = {stat.S_IFLNK: "a symlink", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(mode), "a device file")
     return UsageError(
-        f"the work directory holds {kind}",
+        f"{kind} cannot be sent",
         why=f"{relative!r:.120}: only plain files travel",
         hint=f"copy the file in, or name it in {IGNORE_FILE}",
     )
 
 
-def _open_plain(root: Path, relative: str) -> BinaryIO:
+def open_plain(root: Path, relative: str) -> BinaryIO:
     """Open a plain file, following no link at any step of its path below `root` (rule 1)."""
     *folders, name = relative.split("/")
-    opened = [os.open(root, os.O_RDONLY | os.O_DIRECTORY)]
+    opened: list[int] = []
     try:
+        opened.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY))
         for folder in folders:
             opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
         # O_NONBLOCK: a fifo swapped in after the scan must not hang the open.
@@ -117,11 +152,7 @@ def _open_plain(root: Path, relative: str) -> BinaryIO:
     except OSError as err:
         if err.errno == errno.ELOOP:
             raise not_plain(relative, stat.S_IFLNK) from err
-        raise UsageError(
-            "cannot read a file of the work directory",
-            why=f"{relative!r:.160}: {err.strerror}",
-            hint=f"chmod u+r it, or name it in {IGNORE_FILE}",
-        ) from err
+        raise _unreadable(relative, err) from err
     finally:
         for folder_fd in opened:
             os.close(folder_fd)
@@ -130,6 +161,14 @@ def _open_plain(root: Path, relative: str) -> BinaryIO:
         os.close(fd)
         raise not_plain(relative, mode)
     return os.fdopen(fd, "rb")
+
+
+def _unreadable(relative: str, err: OSError) -> UsageError:
+    return UsageError(
+        "cannot read a file that is to be sent",
+        why=f"{relative!r:.160}: {err.strerror or err}",
+        hint=f"make it readable (chmod u+r), or name it in {IGNORE_FILE}",
+    )
 
 
 def _write(root_fd: int, entry: Entry, open_blob: OpenBlob) -> None:

@@ -19,7 +19,7 @@ from stannary.formats.workdir import Entry
 def listed(root: Path) -> tuple[Entry, ...]:
     """Return the listing of every file below a directory."""
     return grammar.check(
-        workdir.read_entry(root, path.relative_to(root).as_posix(), 0)[1] for path in root.rglob("*") if path.is_file()
+        workdir.read_entry(root, path.relative_to(root).as_posix())[1] for path in root.rglob("*") if path.is_file()
     )
 
 

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output, result_root
 
 CONTRIBUTED = "delta"  # the one output of a round (train/round.py)
+
+CHUNK_BYTES = 1024 * 1024
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -45,6 +48,25 @@ class Blobs:
         if digest.digest(data) != name:
             raise FormatError("input has other bytes than its digest says", why=name)
         return data
+
+    def head(self, name: Digest, num_bytes: int) -> bytes:
+        """Hash a blob in pieces, as `read` does whole, and return its first bytes.
+
+        Raises:
+            NotFound, FormatError: as `read`.
+        """
+        state = hashlib.sha256()
+        try:
+            with self.path(name).open("rb") as file:
+                head = file.read(num_bytes)
+                state.update(head)
+                while part := file.read(CHUNK_BYTES):
+                    state.update(part)
+        except FileNotFoundError as err:
+            raise NotFound("input is not in the sandbox", why=name) from err
+        if PREFIX + state.hexdigest() != name:
+            raise FormatError("input has other bytes than its digest says", why=name)
+        return head
 
     def read_contribution(self, root: Digest) -> bytes:
         """Return the one output of the result with this root (rule 2)."""

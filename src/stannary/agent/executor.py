@@ -16,10 +16,12 @@ The thread that starts a worker must live as long as the worker (sandbox/contrac
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -30,7 +32,7 @@ from stannary.formats import digest, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
 from stannary.run import frames, logs
-from stannary.run.frames import Frame, FrameLimits
+from stannary.run.frames import FrameLimits
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
 from stannary.run.sandbox.process import SandboxedProcess
@@ -155,32 +157,45 @@ class Worker:
         outputs: dict[str, Output] = {}
         num_left_bytes = self.bench.output_bytes
         for _ in range(MAX_PROGRESS_FRAMES):
-            frame = frames.read(self._replies, FrameLimits(MAX_REPLY_HEADER_BYTES, num_left_bytes))
-            if frame is None:
+            started = frames.read_start(self._replies, FrameLimits(MAX_REPLY_HEADER_BYTES, num_left_bytes))
+            if started is None:
                 raise ServiceError("the worker ended", why="in the middle of a request")
-            if "progress" in frame.header:
-                reported = frame.header["progress"]
-                progress(reported if isinstance(reported, dict) else {})
-            elif "output" in frame.header:
-                output = self._keep(frame)
+            header, num_body_bytes = started
+            if "output" in header:
+                output = self._keep(header["output"], header.get("size"), num_body_bytes)
                 if output.name in outputs or len(outputs) >= MAX_OUTPUTS:
                     raise LimitExceeded("too many outputs, or one twice", why=f"{output.name!r:.120}")
                 outputs[output.name] = output
                 num_left_bytes -= output.size_bytes
-            else:
-                return _finish(frame.header, outputs)
+                continue
+            for _ in frames.pieces(self._replies, num_body_bytes):
+                pass  # only an output has a body that is wanted
+            if "progress" not in header:
+                return _finish(header, outputs)
+            reported = header["progress"]
+            progress(reported if isinstance(reported, dict) else {})
         raise LimitExceeded("too many frames", why=f"{MAX_PROGRESS_FRAMES:,} in one request")
 
-    def _keep(self, frame: Frame) -> Output:
-        name = frame.header["output"]
-        if not isinstance(name, str) or frame.header.get("size") != len(frame.body):
+    def _keep(self, name: Json, size_bytes: Json, num_body_bytes: int) -> Output:
+        """Move an output from the stream to the outbox in pieces: it may be larger than this process's memory."""
+        if not isinstance(name, str) or size_bytes != num_body_bytes:
             raise FormatError("output frame with a wrong name or size")
         workdir.parse_path(name)
-        named = digest.digest(frame.body)
-        path = outbox_path(self.bench.outbox, named)
-        if not path.exists():
-            files.replace(path, frame.body)
-        return Output(name, named, len(frame.body))
+        state = hashlib.sha256()
+
+        def hashed() -> Iterator[bytes]:
+            for piece in frames.pieces(self._replies, num_body_bytes):
+                state.update(piece)
+                yield piece
+
+        fresh = self.bench.outbox / f".{secrets.token_hex(16)}.part"
+        try:
+            files.write_pieces(fresh, hashed())
+            named = digest.Digest(digest.PREFIX + state.hexdigest())
+            fresh.replace(outbox_path(self.bench.outbox, named))
+        finally:
+            fresh.unlink(missing_ok=True)
+        return Output(name, named, num_body_bytes)
 
     def _capture(self, name: str, pipe: BinaryIO, take_line: TakeLine) -> None:
         capture = logs.Capture(pipe, lambda text: take_line(name, text))

@@ -6,6 +6,7 @@ request that trains, so a command job starts without it.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -140,8 +141,9 @@ class Service:
         started = time.monotonic()
         ended = run_command(spec, self.job / "workdir", self._inputs(request))
         for name in ended.outputs:
-            data = (ended.directory / name).read_bytes()
-            self.reply({"output": name, "size": len(data)}, data)
+            with (ended.directory / name).open("rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                frames.write_file(self.replies, {"output": name, "size": size_bytes}, file, size_bytes)
         return {
             "ok": ended.exit_code == 0,
             "exit_code": ended.exit_code,
@@ -173,7 +175,7 @@ class Service:
         paths: dict[str, Path] = {}
         for name, value in listed.items():
             digest = Digest(PREFIX + str(value))
-            workdir.refuse_pickle_bytes(name, blobs.read(digest)[: workdir.PICKLE_MAGIC_BYTES])
+            workdir.refuse_pickle_bytes(name, blobs.head(digest, workdir.PICKLE_MAGIC_BYTES))
             paths[name] = blobs.path(digest)
         return paths
 

@@ -20,7 +20,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-HEAD_BYTES = 64 * 1024  # of a file; a key file is smaller, a key in a longer document stands near its top
 MIN_RANDOM_CHARS = 20  # shorter keys are told by their name or prefix only
 MIN_RANDOM_BITS_PER_CHAR = 3.4  # 20 random characters of base 64 have 3.9 on average; words run together have 3.2
 
@@ -109,7 +108,7 @@ def by_path(relative: str) -> str | None:
 
 
 def in_head(head: bytes) -> str | None:
-    """Say what secret a file's first HEAD_BYTES bytes show, None if there is none."""
+    """Say what secret the first 64 KiB of a file show, None if there is none: key files are smaller than that."""
     if any(sign in head for sign in _KEY_SIGNS) and _KEY_BODY.search(head):
         return "a private key"
     return "32 bytes in hex, like a raw key" if _RAW_KEY.fullmatch(head[:80]) and len(head) <= 80 else None

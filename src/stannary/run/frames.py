@@ -18,6 +18,7 @@ may take is left to the agent, which kills the sandbox and so ends the stream.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -60,19 +61,41 @@ def write(file: BinaryIO, header: dict[str, Json], body: bytes | memoryview = b"
         LimitExceeded: header or body over the format's limits.
         ServiceError: the other side has closed the stream.
     """
-    encoded = canonical.encode(header)
-    if len(encoded) > MAX_HEADER_BYTES:
-        raise LimitExceeded("frame header too large", why=f"{len(encoded):,} bytes, limit {MAX_HEADER_BYTES:,}")
     num_body_bytes = memoryview(body).nbytes
-    if num_body_bytes > MAX_BODY_BYTES:
-        raise LimitExceeded("frame body too large", why=f"{num_body_bytes:,} bytes, limit {MAX_BODY_BYTES:,}")
+    start = _start(header, num_body_bytes)
     try:
-        file.write(HEADER_LENGTH.pack(len(encoded)) + encoded + BODY_LENGTH.pack(num_body_bytes))
+        file.write(start)
         if num_body_bytes:
             file.write(body)
         file.flush()
     except OSError as err:
         raise ServiceError("cannot write a frame", why=str(err)) from err
+
+
+def write_file(file: BinaryIO, header: dict[str, Json], source: BinaryIO, num_body_bytes: int) -> None:
+    """Write one frame whose body is the next bytes of a file, in pieces.
+
+    Raises:
+        FormatError: the source ends early; the frame is filled up with zeros, so that the stream stays whole.
+        LimitExceeded, ServiceError: as `write`.
+    """
+    start = _start(header, num_body_bytes)
+    missing = 0
+    try:
+        file.write(start)
+        left = num_body_bytes
+        while left > 0:
+            part = source.read(min(left, CHUNK_BYTES))
+            if not part:
+                part = bytes(min(left, CHUNK_BYTES))
+                missing += len(part)
+            file.write(part)
+            left -= len(part)
+        file.flush()
+    except OSError as err:
+        raise ServiceError("cannot write a frame", why=str(err)) from err
+    if missing:
+        raise FormatError("a file became shorter while it was handed in", why=f"{missing:,} bytes are missing")
 
 
 def read(file: BinaryIO, limits: FrameLimits = DEFAULT_LIMITS) -> Frame | None:
@@ -83,6 +106,15 @@ def read(file: BinaryIO, limits: FrameLimits = DEFAULT_LIMITS) -> Frame | None:
         FormatError: cut short, or a header that is not one JSON object.
         ServiceError: the stream cannot be read.
     """
+    started = read_start(file, limits)
+    if started is None:
+        return None
+    header, num_body_bytes = started
+    return Frame(header, _whole(_read(file, num_body_bytes), num_body_bytes, "body"))
+
+
+def read_start(file: BinaryIO, limits: FrameLimits = DEFAULT_LIMITS) -> tuple[dict[str, Json], int] | None:
+    """Read a frame's header and the length of its body, which must be read next; None and errors as `read`."""
     prefix = _read(file, HEADER_LENGTH.size)
     if not prefix:
         return None
@@ -95,7 +127,25 @@ def read(file: BinaryIO, limits: FrameLimits = DEFAULT_LIMITS) -> Frame | None:
     num_body_bytes = BODY_LENGTH.unpack(suffix)[0]
     if num_body_bytes > limits.body_bytes:
         raise LimitExceeded("frame body too large", why=f"{num_body_bytes:,} bytes, limit {limits.body_bytes:,}")
-    return Frame(header, _whole(_read(file, num_body_bytes), num_body_bytes, "body"))
+    return header, num_body_bytes
+
+
+def pieces(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
+    """Yield a body in pieces; raise FormatError where the stream ends early."""
+    left = num_bytes
+    while left > 0:
+        part = _read(file, min(left, CHUNK_BYTES))
+        left -= len(_whole(part, min(left, CHUNK_BYTES), "body"))
+        yield part
+
+
+def _start(header: dict[str, Json], num_body_bytes: int) -> bytes:
+    encoded = canonical.encode(header)
+    if len(encoded) > MAX_HEADER_BYTES:
+        raise LimitExceeded("frame header too large", why=f"{len(encoded):,} bytes, limit {MAX_HEADER_BYTES:,}")
+    if num_body_bytes > MAX_BODY_BYTES:
+        raise LimitExceeded("frame body too large", why=f"{num_body_bytes:,} bytes, limit {MAX_BODY_BYTES:,}")
+    return HEADER_LENGTH.pack(len(encoded)) + encoded + BODY_LENGTH.pack(num_body_bytes)
 
 
 def _read(file: BinaryIO, num_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary import files
+from stannary import files, workdir
 from stannary.errors import AuthError, EnvironmentProblem, Refuted, UsageError
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
@@ -178,8 +178,14 @@ class Client:
                 return
             yield Turn(page.events, view)
 
-    def upload(self, digest: Digest, size_bytes: int, opened: Callable[[], BinaryIO], progress: Progress) -> bool:
-        """Store a blob unless the market has it; return whether it was sent."""
+    def upload(
+        self, digest: Digest, size_bytes: int, opened: Callable[[], BinaryIO], progress: Progress, *, name: str
+    ) -> bool:
+        """Store a blob unless the market has it; return whether it was sent.
+
+        Raises:
+            UsageError: the file `name` has other bytes than when it was hashed; the market keeps none of them.
+        """
         path = routes.blob(digest)
         if self._connection.has(path):
             progress(size_bytes)
@@ -187,7 +193,7 @@ class Client:
 
         def chunks() -> Iterable[bytes]:
             with opened() as file:
-                while chunk := file.read(limits.BLOB_CHUNK_BYTES):
+                for chunk in _steady(file, digest, size_bytes, name):
                     progress(len(chunk))
                     yield chunk
 
@@ -248,6 +254,33 @@ class Operator:
     def revoke(self, node: str) -> admin.NodeView:
         """Take a node's credential back."""
         return self._connection.post(routes.node(routes.ADMIN_NODE_REVOKE, node), None, admin.NodeView)
+
+
+def _steady(file: BinaryIO, digest: Digest, size_bytes: int, name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file that still is what its digest says.
+
+    The last piece is held back until all have been hashed, so no whole upload of other bytes is ever sent.
+    """
+    state = hashlib.sha256()
+    num_bytes = 0
+    held = b""
+    try:
+        while chunk := file.read(limits.BLOB_CHUNK_BYTES):
+            num_bytes += len(chunk)
+            if num_bytes > size_bytes:
+                break
+            state.update(chunk)
+            if held:
+                yield held
+            held = chunk
+    except OSError as err:
+        raise EnvironmentProblem(
+            "cannot read a file that is being sent", why=f"{name!r:.160}: {err}", hint="check the disk, then run again"
+        ) from err
+    if num_bytes != size_bytes or PREFIX + state.hexdigest() != digest:
+        raise workdir.changed(name, size_bytes, num_bytes)
+    if held:
+        yield held
 
 
 def _may_end(events: Iterable[Event]) -> bool:

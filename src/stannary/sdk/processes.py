@@ -84,10 +84,10 @@ class Register:
     def log_tail(self, name: str) -> str:
         """Return the end of a process's log."""
         try:
-            data = (self._directory / f"{name}.log").read_bytes()
+            data = files.tail(self._directory / f"{name}.log", LOG_TAIL_BYTES)
         except OSError:
             return ""
-        return data[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
+        return data.decode("utf-8", "replace").strip()
 
     def stop(self, started: Started, *, patience_s: float) -> None:
         """Ask a process to end, and kill it after `patience_s`."""

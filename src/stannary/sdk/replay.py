@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError, NotFound, Refuted, ServiceError
 from stannary.formats import canonical, record
 from stannary.formats.digest import PREFIX, Digest
@@ -153,7 +154,7 @@ def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
             done.kill()
             raise
     if done.returncode != 0:
-        tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+        tail = files.tail(log, LOG_TAIL_BYTES).decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise ServiceError("the replay broke off", why=tail or f"exit code {done.returncode}")
     return tuple(found)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
+import functools
 import io
 import secrets
 import sys
@@ -59,6 +59,7 @@ class Blob:
     digest: Digest
     size_bytes: int
     open: Opener
+    name: str  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,9 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
     """
     draft = _overridden(jobfile.parse(read_job_file(path)), overrides)
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
-    root = (path.parent / Path(draft.workdir).expanduser()).resolve()
+    root = _locate(path.parent, draft.workdir, "workdir")
     travels = travel.scan(root, ask)
-    blobs = {entry.digest: Blob(entry.digest, entry.size_bytes, _opener(root, entry)) for entry in travels.entries}
+    blobs = {entry.digest: _blob(root, entry) for entry in travels.entries}
     inputs: dict[str, Input] = {}
     for name, source in draft.inputs.items():
         blob, words = _resolve_input(name, source, path.parent, overrides.allowed_secrets)
@@ -159,7 +160,9 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
 
 def upload(client: Client, prepared: Prepared, progress: Progress) -> int:
     """Store every blob the market does not have; return how many were sent."""
-    return sum(client.upload(blob.digest, blob.size_bytes, blob.open, progress) for blob in prepared.blobs)
+    return sum(
+        client.upload(blob.digest, blob.size_bytes, blob.open, progress, name=blob.name) for blob in prepared.blobs
+    )
 
 
 def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, account: str = "") -> JobView:
@@ -277,15 +280,16 @@ def _say_what_stays(spec: JobSpec, travels: Travel) -> None:
                 )
 
 
-def _opener(root: Path, entry: Entry) -> Opener:
-    return lambda: workdir.open_file(root, entry)
+def _blob(root: Path, entry: Entry) -> Blob:
+    return Blob(entry.digest, entry.size_bytes, functools.partial(workdir.open_file, root, entry), entry.path)
 
 
 def _resolve_input(name: str, source: InputSource, base: Path, allowed: frozenset[str]) -> tuple[Blob, str]:
     if source.kind == "module":
         data = _module_text(name, source.name)
-        return Blob(digest.digest(data), len(data), lambda: io.BytesIO(data)), f"module {source.name}"
-    path = (base / Path(source.name).expanduser()).resolve()
+        words = f"module {source.name}"
+        return Blob(digest.digest(data), len(data), lambda: io.BytesIO(data), words), words
+    path = _locate(base, source.name, f"inputs.{name}.path")
     if travel.is_own(path, travel.own_places()):
         raise SpecError(
             f"inputs.{name}.path is one of Stannary's own files", why=str(path), hint="name a file of your own"
@@ -296,21 +300,29 @@ def _resolve_input(name: str, source: InputSource, base: Path, allowed: frozense
             why=f"{path!s:.300}: {'a folder' if path.is_dir() else 'not a plain file, or not there'}",
             hint="name one file; a folder travels in the work directory, or packed into one file (tar, parquet)",
         )
-    size_bytes = path.stat().st_size
-    if size_bytes > MAX_INPUT_BYTES:
+    if path.stat().st_size > MAX_INPUT_BYTES:
         raise SpecError(
             f"inputs.{name} is too large",
-            why=f"{size_bytes:,} bytes, limit {MAX_INPUT_BYTES:,}",
+            why=f"{path.stat().st_size:,} bytes, limit {MAX_INPUT_BYTES:,}",
             hint="split it into several inputs",
         )
-    with path.open("rb") as file:
-        head = file.read(secrecy.HEAD_BYTES)
-        file.seek(0)
-        hashed = digest.from_raw(hashlib.file_digest(file, "sha256").digest())
-    secret = secrecy.by_path(path.as_posix()) or secrecy.in_head(head)
+    found = workdir.read_plain(path.parent, path.name)
+    secret = secrecy.by_path(path.as_posix()) or secrecy.in_head(found.head)
     if secret and name not in allowed:
         raise _secret(f"inputs.{name}", f"{path.name:.80}: {secret}", name)
-    return Blob(hashed, size_bytes, lambda: path.open("rb")), f"file {path.name}"
+    words = f"file {path.name}"
+    opened = functools.partial(workdir.open_plain, path.parent, path.name)
+    return Blob(found.digest, found.size_bytes, opened, words), words
+
+
+def _locate(base: Path, text: str, member: str) -> Path:
+    """Return the real path of what a member names, relative to the job file."""
+    try:
+        return (base / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as err:  # a loop of links, ~nobody, a NUL
+        raise SpecError(
+            f"{member} cannot be found", why=f"{text!r:.120}: {err!s:.160}", hint="name an existing path"
+        ) from err
 
 
 def _module_text(name: str, module: str) -> bytes:

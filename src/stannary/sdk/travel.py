@@ -249,7 +249,7 @@ def _unasked(relative: str, is_folder: bool) -> str:
 
 def _read(root: Path, item: _Found) -> Stay | tuple[Entry, str]:
     """Hash a file; one that shows a key stays unless it was asked for."""
-    head, entry = workdir.read_entry(root, item.relative, secrecy.HEAD_BYTES)
+    head, entry = workdir.read_entry(root, item.relative)
     if item.is_asked:
         return entry, ""
     secret = secrecy.in_head(head)
