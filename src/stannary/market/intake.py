@@ -3,22 +3,22 @@
 Rules:
 - Nothing in a statement is believed before its signature holds under the key of the node's credential.
 - Every member must be what the lease says: job, task, epoch, node, audit, role, assignment.
-- One statement of a lease is under way at a time, and while it is, the lease does not expire: a
-  statement that is in the log must find its task as it left it. (What a kill leaves, recovery.py records.)
+- One verb of a lease is under way at a time (engine/holding.py), and while it is, the lease does not end otherwise: a
+  statement that is in the log must find its task as it left it. What the disk does not take is recorded again until
+  it does; what a kill leaves, recovery.py records.
 - Sent again, a statement that was taken is answered as before: the answer may have been lost.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from stannary.errors import ConflictError, FormatError, NotFound, Refuted
+from stannary.errors import ConflictError, EnvironmentProblem, FormatError, NotFound, Refuted
 from stannary.formats import beacon, dsse, predicates, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import (
@@ -31,7 +31,7 @@ from stannary.formats.predicates import (
     Role,
 )
 from stannary.jobs.states import LeaseState
-from stannary.market.engine import recovery
+from stannary.market.engine import holding, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import WORK, Exchange, job_topic
@@ -50,7 +50,9 @@ P = TypeVar("P", bound="DataclassInstance")
 
 NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
 MAX_OUTPUTS = 1024
-MAX_IDLE_LOCKS = 4096
+RETRY_S = 1.0  # between tries to record what is logged, while the disk refuses
+
+log = logging.getLogger("stannary.market")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,6 @@ class Intake:
     def __init__(self, exchange: Exchange, engines: Engines) -> None:
         self._exchange = exchange
         self._engines = engines
-        self._locks: dict[str, asyncio.Lock] = {}
 
     async def commitment(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
         """Take a commitment; return its log index."""
@@ -156,10 +157,14 @@ class Intake:
 
         if made.job != job:
             raise FormatError("the reveal is of another job", why=made.job)
-        async with self._alone(f"beacon:{job}"):
+
+        async def take() -> int:
             await exchange.store.awrite(admit)
             index = await exchange.journal.logged(leaf)
-            await exchange.store.awrite(lambda c: recovery.record_reveal(c, made, leaf, self._now()))
+            await self._record(lambda c: recovery.record_reveal(c, made, leaf, self._now()))
+            return index
+
+        index = await self._engines.holds.alone(holding.beacon(job), take)
         exchange.bell.ring(job_topic(job))
         return index
 
@@ -213,26 +218,28 @@ class Intake:
                 envelopes.add(connection, journal.incoming(sent.envelope, kind, sent.lease.job))
             return taken
 
-        async with self._alone(sent.lease.lease):
+        async def take() -> int:
             taken = await exchange.store.awrite(keep)
             if taken is not None:
                 return taken
             index = await journal.logged(sent.leaf)
-            await exchange.store.awrite(lambda c: record(c, index))
+            await self._record(lambda c: record(c, index))
+            return index
+
+        index = await self._engines.holds.alone(sent.lease.lease, take)
         exchange.bell.ring(job_topic(sent.lease.job))
         return index
 
-    @asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
-        """Let one statement of a lease through at a time, and hold its deadline meanwhile."""
-        if len(self._locks) > MAX_IDLE_LOCKS:
-            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            self._engines.answering.add(name)
+    async def _record(self, record: Callable[[Connection], None]) -> None:
+        """Record what is logged, as often as the machine refuses: its lease must not end unrecorded."""
+        while True:
             try:
-                yield
-            finally:
-                self._engines.answering.discard(name)
+                await self._exchange.store.awrite(record)
+            except EnvironmentProblem as err:
+                log.warning("a logged statement waits for the disk: %s", err)
+                await self._exchange.clock.sleep(RETRY_S)
+            else:
+                return
 
     def _record_contribution(
         self, connection: Connection, fence: Fence, made: Contribution, kept: tuple[str, int]

@@ -5,6 +5,8 @@ Rules:
   the token's digest. Both must agree. Under software evidence the tier is T0, and only a market of
   profile `local` lists T0 nodes.
 - The same join sent again gets the same credential: the answer may have been lost.
+- A node that joins again keeps what open jobs state of it (engine class, jurisdiction, ask): a price or a class that
+  changes under work would refute the receipts of everybody in it.
 - A session begins with a nonce that is spent by the first answer, right or wrong.
 """
 
@@ -16,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.engine import Connection
 
-from stannary.errors import AuthError, BelowPolicy, FormatError, NotFound
+from stannary.errors import AuthError, BelowPolicy, ConflictError, FormatError, NotFound
 from stannary.formats import dsse, ids, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Attestation, Credential, Join, Tier
@@ -163,6 +165,7 @@ def _admit(
     made, envelope, leaf = joined
     now_ms = exchange.now_ms
     expires_at_ms = now_ms + int(1000 * exchange.settings.credential_ttl_s)
+    _check_unchanged(connection, made)
     nodes.add(connection, _row(made, leaf, now_ms))
     if bond_usd_micros:
         ledger.post(connection, escrow.post_bond(made.node, made.operator, bond_usd_micros), at_ms=now_ms)
@@ -193,6 +196,25 @@ def _admit(
     )
     nodes.add_credential(connection, CredentialRow(issued, made.node, signed.to_bytes(), now_ms, expires_at_ms))
     return issued
+
+
+def _check_unchanged(connection: Connection, made: Join) -> None:
+    try:
+        known = nodes.get(connection, made.node)
+    except NotFound:
+        return
+    names = ("engine_class", "jurisdiction", "ask_usd_micros_per_hour")
+    changed = [
+        f"{name} {getattr(known, name)} to {getattr(made, name)}"
+        for name in names
+        if getattr(known, name) != getattr(made, name)
+    ]
+    if changed and nodes.is_engaged(connection, known.engine_class):
+        raise ConflictError(
+            "a node's offer does not change while jobs of its engine class are open",
+            why=f"{made.node}: {', '.join(changed)}",
+            hint="stannary node join TOKEN with a new directory: a new key, a new offer",
+        )
 
 
 def _row(made: Join, leaf: str, now_ms: int) -> NodeRow:

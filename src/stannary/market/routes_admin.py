@@ -9,11 +9,13 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stannary.jobs.states import Settlement
 from stannary.market import access, http
+from stannary.market.engine import reasons
 from stannary.market.exchange import Exchange
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
-from stannary.store import accounts, leases, ledger, nodes
+from stannary.store import accounts, jobs, leases, ledger, nodes
 from stannary.store.accounts import NewJoinToken
 from stannary.wire import admin, join_token, rfc3339, routes
 
@@ -76,7 +78,25 @@ def router(exchange: Exchange) -> APIRouter:
         access.admin(exchange, request)
         return http.answer(await exchange.store.aread(_ledger))
 
+    @api.get(routes.ADMIN_FAULTS)
+    async def list_faults(request: Request) -> Response:
+        access.admin(exchange, request)
+        return http.answer(admin.FaultList(faults=await exchange.store.aread(_faults)))
+
     return api
+
+
+def _faults(connection: Connection) -> list[admin.Fault]:
+    return [
+        admin.Fault(
+            job=row.job,
+            buyer=row.buyer,
+            message=row.message,
+            at=rfc3339.spell((row.finished_at_ms or row.submitted_at_ms) / 1000),
+            refunded_usd_micros=row.escrow_usd_micros if row.settlement is Settlement.REFUNDED else 0,
+        )
+        for row in jobs.ended_for(connection, reasons.MARKET_FAULT)
+    ]
 
 
 def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:

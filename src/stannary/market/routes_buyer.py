@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from stannary.errors import FormatError, JobNotFinished, NotFound
 from stannary.formats.digest import Digest
+from stannary.jobs.states import is_terminal
 from stannary.market import access, admission, http, views
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import LOGS, Exchange, job_topic, seen_topic
@@ -141,6 +142,9 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def receipt(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
         row = await exchange.store.aread(lambda c: _own(c, job, buyer))
+        if row.receipt is None and is_terminal(row.status):  # market-fault: there is nothing to state
+            hint = "nothing more comes of it; submit the job again"
+            raise JobNotFinished("this job ended without a receipt", why=row.message, hint=hint)
         if row.receipt is None:
             raise JobNotFinished("the job has no receipt yet", why=f"it is {row.status}", hint=f"stannary wait {job}")
         return Response(exchange.blobs.whole(Digest(row.receipt)), media_type=http.JSON)

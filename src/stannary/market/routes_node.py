@@ -170,19 +170,27 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def fail(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
         failure = await http.read(request, node.Failure)
-        frame = engines.frames.get((await _held(exchange, holder, lease)).job)
-        world = engines.world()
-        job = await exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
+
+        async def give_up() -> str:
+            frame = engines.frames.get((await _held(exchange, holder, lease)).job)
+            world = engines.world()
+            return await exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
+
+        job = await engines.holds.alone(lease, give_up)
         exchange.bell.ring(job_topic(job), WORK, LOGS + job)
         return http.no_content()
 
     @api.post(routes.LEASE_RELEASE)
     async def release(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        held = await _held(exchange, holder, lease)
-        cause = Cause(exchange.now_ms, "released", f"{held.task} is handed back by {holder}")
-        await exchange.store.awrite(lambda c: leases.end(c, lease, LeaseState.RELEASED, cause))
-        exchange.bell.ring(job_topic(held.job), WORK)
+
+        async def hand_back() -> str:
+            held = await _held(exchange, holder, lease)
+            cause = Cause(exchange.now_ms, "released", f"{held.task} is handed back by {holder}")
+            await exchange.store.awrite(lambda c: leases.end(c, lease, LeaseState.RELEASED, cause))
+            return held.job
+
+        exchange.bell.ring(job_topic(await engines.holds.alone(lease, hand_back)), WORK)
         return http.no_content()
 
     @api.get(routes.JOB_MANIFEST)

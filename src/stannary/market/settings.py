@@ -30,6 +30,9 @@ class Timing:
     lost_s: float = limits.LOST_AFTER_S
     heartbeat_s: float = limits.HEARTBEAT_INTERVAL_S
     placing_s: float = 600.0  # a queued job waits this long for capacity
+    stall_s: float = (
+        86_400.0  # a job of which nothing moved so long, beside its longest task, ends; its escrow comes back
+    )
     sweep_s: float = 1.0  # how often deadlines are looked at when nothing rings
 
 

@@ -138,6 +138,13 @@ def open_jobs(connection: Connection) -> list[JobRow]:
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
+def ended_for(connection: Connection, reason: str) -> list[JobRow]:
+    """Return a page of the jobs that ended for one reason, newest first."""
+    query = _SELECT.where(jobs.c.reason == reason, jobs.c.finished_at_ms.is_not(None))
+    query = query.order_by(jobs.c.finished_at_ms.desc(), jobs.c.job).limit(MAX_PAGE)
+    return [_job(row) for row in connection.execute(query).mappings()]
+
+
 def set_progress(connection: Connection, job: str, progress: Mapping[str, Json]) -> None:
     """Replace what a job says of its progress (no event: it changes every second)."""
     connection.execute(sa.update(jobs).where(jobs.c.job == job).values(progress=dict(progress)))

@@ -14,8 +14,9 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, NotFound
 from stannary.formats.predicates import NodeKind, Tier
+from stannary.jobs.states import OPEN_JOB, JobStatus
 from stannary.store.accounts import token_hash
-from stannary.store.schema import challenges, credentials, nodes, sessions
+from stannary.store.schema import challenges, credentials, job_nodes, jobs, nodes, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,25 @@ def credential_of(connection: Connection, node: str) -> CredentialRow | None:
     query = query.order_by(credentials.c.expires_at_ms.desc(), credentials.c.leaf).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return CredentialRow(**row) if row is not None else None
+
+
+def credentials_of(connection: Connection, node: str) -> list[CredentialRow]:
+    """Return every credential of a node, first issued first."""
+    query = sa.select(credentials).where(credentials.c.node == node)
+    query = query.order_by(credentials.c.issued_at_ms, credentials.c.leaf)
+    return [CredentialRow(**row) for row in connection.execute(query).mappings()]
+
+
+def is_engaged(connection: Connection, engine_class: str) -> bool:
+    """Tell whether a job of this engine class is placed and has not ended: its statements name nodes of the class."""
+    ended = [state.value for state in JobStatus if state not in OPEN_JOB]
+    query = (
+        sa.select(jobs.c.job)
+        .join(job_nodes, job_nodes.c.job == jobs.c.job)
+        .join(nodes, nodes.c.node == job_nodes.c.node)
+        .where(jobs.c.status.not_in(ended), nodes.c.engine_class == engine_class)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def add_challenge(connection: Connection, nonce: str, node: str, *, expires_at_ms: int) -> None:

@@ -3,10 +3,12 @@
 Rules:
 1. A case is made of statements and their log indexes alone; whether their signatures and proofs hold is
    checked before (receipt.py) or known (the market reads its own log).
-2. One job, one placement; per task one assignment and one contribution; per draw one list of candidates; per audit and
-   party one answer and one silence. A second one is refused: whoever may choose among two could show each reader
-   another.
-3. Every statement names this job; statements of another job are refused. Joins and credentials belong to no job.
+2. One job, one placement; per task one assignment; per draw one list of candidates; per audit and party one silence. A
+   second word of the market's is refused: whoever may choose among two could show each reader another.
+3. Of a node's statements the log index decides: per task one contribution counts, per task, node and epoch one
+   commitment, per audit and party one answer and its commitment, and none that comes after the silence of its party.
+   A later one is void: it is listed, and counts for nothing. A node that says two things harms nobody's receipt.
+4. Every statement names this job; statements of another job are refused. Joins and credentials belong to no job.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,
     Assignment,
+    Awaited,
     Candidates,
     Commitment,
     Contribution,
     Credential,
     Draw,
+    Drawable,
     Job,
     Join,
     Placement,
@@ -97,10 +101,13 @@ class Case:
         """Index the statements.
 
         Raises:
-            Refuted: rules 2 and 3.
+            Refuted: rules 2 and 4.
             FormatError, SpecError: the job's spec does not parse.
         """
         self.statements = tuple(sorted(statements, key=lambda item: item.index))
+        self.void = _void(self.statements)
+        late = {item.index for item in self.void}
+        self._counting = [item for item in self.statements if item.index not in late]
         jobs = self._of(Job)
         if len(jobs) != 1:
             raise Refuted("evidence must hold one job", why=f"{len(jobs)} job statements")
@@ -142,6 +149,17 @@ class Case:
         return listed
 
     @cached_property
+    def opened(self) -> dict[TaskId, Logged[Commitment]]:
+        """Return the commitment that each task's contribution opens: of the same node, in the same epoch."""
+        found: dict[TaskId, Logged[Commitment]] = {}
+        for task, item in self.contributions.items():
+            party = (item.predicate.node, item.predicate.epoch)
+            for made in self.commitments_of.get(task, ()):
+                if (made.predicate.node, made.predicate.epoch) == party:
+                    found[task] = made
+        return found
+
+    @cached_property
     def commitment_indexes_of(self) -> dict[AuditId, list[int]]:
         """Return the log indexes of each audit's answer commitments."""
         listed: dict[AuditId, list[int]] = {}
@@ -159,14 +177,18 @@ class Case:
 
     @cached_property
     def draw_of(self) -> dict[TaskId, Logged[Draw]]:
-        """Return the draw that took each task's work: the first that lists it by the node that handed it in."""
+        """Return the draw that took each task's work: the first that lists the commitment its contribution opens."""
         found: dict[TaskId, Logged[Draw]] = {}
         for item in self.draws:
             for entry in item.predicate.drawable:
-                contribution = self.contributions.get(entry.task)
-                if contribution is not None and contribution.predicate.node == entry.node:
+                if self.is_taken(entry):
                     found.setdefault(entry.task, item)
         return found
+
+    def is_taken(self, entry: Drawable) -> bool:
+        """Tell whether an entry of a draw is of the work that was handed in, not of an epoch before that gave up."""
+        made = self.opened.get(entry.task)
+        return made is not None and (made.index, made.predicate.node) == (entry.commitment_index, entry.node)
 
     @cached_property
     def operators(self) -> dict[NodeId, str]:
@@ -201,7 +223,7 @@ class Case:
         return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
 
     def _of(self, cls: type[P]) -> tuple[Logged[P], ...]:
-        return tuple(cast("Logged[P]", item) for item in self.statements if isinstance(item.predicate, cls))
+        return tuple(cast("Logged[P]", item) for item in self._counting if isinstance(item.predicate, cls))
 
     def _by_party(self, kind: str, cls: type[P]) -> dict[tuple[AuditId, NodeId, Role], Logged[P]]:
         found: dict[tuple[AuditId, NodeId, Role], Logged[P]] = {}
@@ -272,6 +294,36 @@ def _is_audit(said: Answer | AnswerCommitment | Silence) -> bool:
         return ids.task_of(said.audit) == said.task
     except FormatError:
         return False
+
+
+def _void(statements: Iterable[Logged[DataclassInstance]]) -> tuple[Logged[DataclassInstance], ...]:
+    """Return the statements of nodes that came too late to count, in log order (rule 3)."""
+    said: set[tuple[object, ...]] = set()
+    void = []
+    for item in statements:
+        key = _key_of(item.predicate)
+        if key is None:
+            continue
+        if isinstance(item.predicate, Silence):
+            awaited = AnswerCommitment if item.predicate.awaited is Awaited.COMMITMENT else Answer
+            if (awaited, *key) not in said:  # a false silence, which silence.py refutes, closes nobody's mouth
+                said.update(((Answer, *key), (AnswerCommitment, *key)))
+        elif (type(item.predicate), *key) in said:
+            void.append(item)
+        else:
+            said.add((type(item.predicate), *key))
+    return tuple(void)
+
+
+def _key_of(predicate: object) -> tuple[object, ...] | None:
+    """Return what a node may speak about once; None of statements that are no node's."""
+    if isinstance(predicate, Commitment):
+        return predicate.task, predicate.node, predicate.epoch
+    if isinstance(predicate, Contribution):
+        return (predicate.task,)
+    if isinstance(predicate, Answer | AnswerCommitment | Silence):
+        return predicate.audit, predicate.node, predicate.role
+    return None
 
 
 def _job_of(predicate: object) -> object:

@@ -151,9 +151,8 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
         candidates = listed.predicate.candidates
         chosen = draw.select(item.predicate, candidates, randomness, case.spec.trust.audit_ppm, CANARY_PPM)
         for drawable, selection in zip(item.predicate.drawable, chosen, strict=True):
-            contribution = case.contributions.get(drawable.task)
             # a commitment that was never opened (its node died) leaves the task to its successor
-            if contribution is not None and contribution.predicate.node == drawable.node:
+            if case.is_taken(drawable):
                 selected.setdefault(drawable.task, selection)
     return selected
 

@@ -50,6 +50,10 @@ class Witnessed:
 
 def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
     """Add a finding for everything in the course of the job that breaks a rule."""
+    for late in case.void:
+        findings.notice(
+            "statement.void", f"{late.kind} at log index {late.index}", "another of it counts, or a silence"
+        )
     _check_job(case, findings)
     first_steps = _first_steps(case)
     for item in case.assignments.values():

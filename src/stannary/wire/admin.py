@@ -81,3 +81,19 @@ class Ledger(Message):
 
     balances: dict[str, int]
     entries: list[LedgerLine]
+
+
+class Fault(Message):
+    """A job the market itself could not bring to its end; its buyer has his escrow back."""
+
+    job: Name
+    buyer: Name
+    message: str
+    at: Instant
+    refunded_usd_micros: UsdMicros
+
+
+class FaultList(Message):
+    """GET /v1/admin/faults: the newest first."""
+
+    faults: list[Fault]

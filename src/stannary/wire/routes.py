@@ -45,6 +45,7 @@ ADMIN_JOIN_TOKENS = "/v1/admin/join-tokens"
 ADMIN_NODES = "/v1/admin/nodes"
 ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
 ADMIN_LEDGER = "/v1/admin/ledger"
+ADMIN_FAULTS = "/v1/admin/faults"
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REQUEST_ID = "X-Request-Id"

@@ -236,6 +236,8 @@ class _Hearing:
         if given is None or given.answer_leaf is None:
             self._say_silent(first, Role.PROVER, self._prover)
         for lease in leases.live_of_task(connection, task.task):
+            if lease.lease in world.answering:
+                continue  # what is on its way into the log ends its lease itself
             leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, "judged"))
             self._outcome.rings.add(f"node:{lease.node}")
         record = TaskVerdict(

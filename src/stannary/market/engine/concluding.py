@@ -21,7 +21,7 @@ from stannary.formats import dsse, note, receipt, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Candidates, Placement, Receipt, SettlementLine, Verdict
+from stannary.formats.predicates import Candidates, Credential, Placement, Receipt, SettlementLine, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
 from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.frame import JobFrame, World
@@ -193,8 +193,12 @@ def _gather(connection: Connection, job: str) -> Evidence:
 
 
 def _papers(connection: Connection, node: str) -> list[str]:
-    held = nodes.credential_of(connection, node)
-    return [nodes.get(connection, node).join_leaf, *([held.leaf] if held is not None else [])]
+    """Return the leaves of a node's credentials and their joins: work before a renewal was done under the old one."""
+    found: list[str] = []
+    for held in nodes.credentials_of(connection, node):
+        payload = dsse.from_bytes(held.envelope).payload
+        found += [statement.read(payload, "credential", Credential).predicate.join, held.leaf]
+    return list(dict.fromkeys(found))
 
 
 def _named(statements: Sequence[case.Logged[DataclassInstance]]) -> set[NodeId]:

@@ -9,6 +9,7 @@ Rules:
 - A draw takes every commitment its checkpoint covers, opened or not yet: a task held back for a luckier
   beacon would be a task not audited. What is opened later is judged by the draw that took it.
 - What is selected is computed by verify/draw.py from the logged draw; the market adds nothing.
+- A chain without another value draws nothing more: what waits for it is unverified, and its job ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Candidate, Candidates, Draw, Drawable, Rejection, Verdict
 from stannary.jobs.states import TaskState
-from stannary.market.engine import pricing
+from stannary.market.engine import pricing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World, fits
 from stannary.market.engine.outbox import post
 from stannary.store import audits, envelopes, jobs, nodes, tasks
@@ -63,7 +64,10 @@ def advance(
         return last
     size = world.checkpoint.size
     covered = [row for row in fresh if row.commitment_index is not None and row.commitment_index < size]
-    if not covered or number >= frame.predicate.beacon_length:
+    if not covered:
+        return None
+    if number >= frame.predicate.beacon_length:
+        _give_up_drawing(connection, world, fresh, outcome)
         return None
     return _request(connection, frame, world, last, outcome)
 
@@ -143,6 +147,14 @@ def _request(
     audits.request_draw(connection, new)
     outcome.rings.add(f"seen:{frame.job}")
     return audits.get_draw(connection, frame.job, number)
+
+
+def _give_up_drawing(connection: Connection, world: World, rows: Iterable[TaskRow], outcome: Outcome) -> None:
+    for row in rows:
+        cause = Cause(world.now_ms, reasons.EXHAUSTED, f"{row.task} cannot be drawn any more")
+        tasks.judge(connection, row.task, Verdict.UNVERIFIED, cause)
+    outcome.moved = True
+    outcome.failure = (reasons.EXHAUSTED, "the buyer's beacon chain has no value left for another draw")
 
 
 def _taken_by(task: TaskRow, drawn: Sequence[DrawRow]) -> DrawRow | None:

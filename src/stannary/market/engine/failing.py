@@ -2,11 +2,12 @@
 
 Rules:
 - A report is one of a node to which the market leased the task, under that lease; one operator is heard once a task.
-- Two operators who agree end the job only where no third is free to try: one whose node is there, fits, and has no
-  work in hand. Otherwise he is asked, and three must agree. So two who lie together waste a buyer's time only while
-  everybody else is busy; a broken job costs one more start.
+- Three operators who agree end the job, fewer only where nobody else could try: no other operator's node is there and
+  fits, busy or not. So two who lie together end no job that an honest third could do; a broken job costs one more
+  start, and waits for the third to come free.
 - Whoever reported a task is not given it again while another may take it.
 - The message names the operators: a buyer who doubts them leaves them out of his next job (`exclude_operators`).
+- A node's reason is a word of its own: one that decides about money or is the market's to say counts as `run-failed`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats.canonical import Json
 from stannary.jobs.states import JobStatus, LeaseState
-from stannary.market.engine import leasing, pricing
+from stannary.market.engine import leasing, pricing, reasons
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import JobFrame, World, fits
 from stannary.store import jobs, leases, loglines, nodes
@@ -26,8 +27,7 @@ from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
-AGREEING = 2  # operators who must report a failure before it is the job's
-AGREEING_OF_MORE = 3  # where another is free to try
+AGREEING = 3  # operators who must report a failure before it is the job's, where so many could try
 
 
 def fail(connection: Connection, frame: JobFrame | None, world: World, lease: str, failure: wire.Failure) -> str:
@@ -43,7 +43,8 @@ def fail(connection: Connection, frame: JobFrame | None, world: World, lease: st
     reported = _report(connection, row)
     if len(reported) >= _needed(connection, frame, world, reported):
         named = f"{message} (reported by {', '.join(reported)})"
-        stepping.end(connection, row.job, world.now_ms, JobStatus.FAILED, failure.reason, named)
+        reason = reasons.RUN_FAILED if failure.reason in reasons.OWN else failure.reason
+        stepping.end(connection, row.job, world.now_ms, JobStatus.FAILED, reason, named)
     return row.job
 
 
@@ -63,16 +64,12 @@ def _needed(connection: Connection, frame: JobFrame, world: World, reported: lis
     placed = jobs.placed(connection, frame.job)
     classes = {nodes.get(connection, node).engine_class for node in placed[:1]}
     convicted = pricing.convicted(connection, frame.job)
-    able: set[str] = set()
-    free: set[str] = set()
-    for node in nodes.all_nodes(connection):
-        if fits(node, frame) or node.engine_class not in classes or node.node in convicted:
-            continue
-        if node.operator in reported or node.node not in world.live:
-            continue
-        able.add(node.operator)
-        if not any(held.type in leasing.ONE_PIECE for held in leases.live_of_node(connection, node.node)):
-            free.add(node.operator)
-    if len(reported) < AGREEING:
-        return AGREEING if able else len(reported)  # nobody else could ever say otherwise
-    return AGREEING_OF_MORE if free else AGREEING
+    able = any(
+        node.operator not in reported
+        and node.node in world.live
+        and not fits(node, frame)
+        and node.engine_class in classes
+        and node.node not in convicted
+        for node in nodes.all_nodes(connection)
+    )
+    return AGREEING if able else len(reported)  # nobody else could ever say otherwise

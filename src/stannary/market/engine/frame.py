@@ -59,6 +59,13 @@ class JobFrame:
         """The agreed reference time of one inner step; a command is one step of its wall limit."""
         return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
 
+    @property
+    def longest_task_s(self) -> float:
+        """The agreed time of the longest task."""
+        if self.spec.recipe is None:
+            return self.step_ms / 1000
+        return max(self.num_lanes, *map(self.spec.recipe.num_steps, range(self.num_rounds))) * self.step_ms / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

@@ -217,7 +217,7 @@ def _choose(
         if frame is None:
             continue
         if task.job not in barred:
-            barred[task.job] = _is_barred(connection, frame, node)
+            barred[task.job] = is_barred(connection, frame, node)
             failures[task.job] = _failures(connection, task.job)
         if barred[task.job]:
             continue
@@ -231,7 +231,8 @@ def _choose(
     return (best[1], best[2]) if best is not None else None
 
 
-def _is_barred(connection: Connection, frame: JobFrame, node: NodeRow) -> bool:
+def is_barred(connection: Connection, frame: JobFrame, node: NodeRow) -> bool:
+    """Tell whether a node may not do a job's work, whatever the task."""
     placed = jobs.placed(connection, frame.job)
     classes = {nodes.get(connection, name).engine_class for name in placed[:1]}
     price = frame.spec.trust.max_price_usd_micros_per_hour

@@ -3,6 +3,15 @@
 A loop steps its job whenever something of it rings, and once a sweep. What a step wrote is durable
 when anybody is woken for it. A step that fails is tried again: its job stands still meanwhile, the
 others do not.
+
+No job holds its escrow for ever, counted in time this market was there to listen:
+- What the market cannot step or conclude ends `market-fault` after MAX_FAULTS tries (about four minutes), refunded,
+  with a line in the log and in the operator's list of faults. A full disk or a witness that is away is no fault: the
+  job waits for it.
+- A task nobody takes ends its job `no-capacity` when it has waited `placing_s` and no node that could take it has
+  been there for `lost_s`.
+- A job of which nothing was handed in, drawn or judged for `stall_s` and LATEST_FACTOR times its longest task ends
+  `stalled`; if its end does not come in the same time again, it is concluded from what is there.
 """
 
 from __future__ import annotations
@@ -14,19 +23,23 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from stannary.errors import StannaryError
+from stannary.errors import EnvironmentProblem, ServiceError, StannaryError
 from stannary.formats.digest import Digest
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
-from stannary.market.engine import concluding, leasing, placing, recovery
+from stannary.market.engine import aborting, concluding, leasing, placing, reasons, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
+from stannary.market.engine.holding import Holds
 from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
 from stannary.market.presence import Presence
 from stannary.place.requirement import Requirement
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 
 RETRY_S = 1.0
+MAX_RETRY_S = 60.0
+MAX_FAULTS = 10  # 1 + 2 + 4 + ... + 60 s between them: a fault that passes has passed by then
+LATEST_FACTOR = 12.0  # of the longest task's time: two leases of it to their last deadline (leasing.CEILING_FACTOR)
 IDLE_FACTOR = 8
 MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of arrival
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
@@ -44,13 +57,22 @@ class _Queued:
     since_ms: int
 
 
+@dataclass(slots=True)
+class _Pulse:
+    """What a loop remembers of its job between two steps."""
+
+    moved_at: float  # when anything was last handed in, drawn or judged
+    deserted_since: float | None = None
+    num_faults: int = 0  # in a row
+
+
 class Engines:
     """All that moves the jobs of one market."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self.frames: dict[str, JobFrame] = {}
-        self.answering: set[str] = set()  # leases whose statement is on its way into the log
+        self.holds = Holds()
         self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
@@ -101,7 +123,7 @@ class Engines:
             settings=exchange.settings,
             live=frozenset(node for node in known if presence[node] is Presence.LIVE and node not in draining),
             lost=frozenset(node for node in known if presence[node] is Presence.LOST),
-            answering=frozenset(self.answering),
+            answering=frozenset(self.holds.answering),
             checkpoint=self._checkpoint,
             consistency=exchange.log.consistency,
             inclusion=exchange.log.inclusion,
@@ -185,20 +207,28 @@ class Engines:
 
     async def _run(self, job: str) -> None:
         frame, exchange = self.frames[job], self._exchange
+        pulse = _Pulse(exchange.clock.now())
         topics = [job_topic(job)]
         sweep_s = idle_s = exchange.settings.timing.sweep_s
         while True:
             mark = exchange.bell.mark()
             try:
-                if await self._step(frame):
+                if await self._step(frame, pulse):
                     break
                 topics = [job_topic(job), *([logged_topic(job)] if job in self._awaiting_log else [])]
-            except StannaryError as err:
+                pulse.num_faults = 0
+            except (
+                EnvironmentProblem,
+                ServiceError,
+            ) as err:  # it passes, or the operator must act: no fault of the job
                 log.warning("job %s waits: %s", job, err)
                 await exchange.clock.sleep(RETRY_S)
-            except Exception:  # a process edge: one job's trouble must not stop the market
+            except Exception as err:  # a process edge: one job's trouble must not stop the market
                 log.exception("job %s stands still", job)
-                await exchange.clock.sleep(RETRY_S)
+                pulse.num_faults += 1
+                if pulse.num_faults >= MAX_FAULTS and await self._abort(frame, err):
+                    break
+                await exchange.clock.sleep(min(RETRY_S * 2 ** (pulse.num_faults - 1), MAX_RETRY_S))
             self._unplanned.pop(job, None)
             rung = await exchange.bell.wait(mark, idle_s, *topics)
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
@@ -209,7 +239,39 @@ class Engines:
         self._loops.pop(job, None)
         exchange.bell.ring(QUEUE)
 
-    async def _step(self, frame: JobFrame) -> bool:
+    async def _abort(self, frame: JobFrame, cause: Exception) -> bool:
+        """End a job the market cannot go on with; tell whether that could be done."""
+        what = cause.what if isinstance(cause, StannaryError) else f"a fault of the market ({type(cause).__name__})"
+        try:
+            await self._exchange.store.awrite(lambda c: aborting.abort(c, frame, now_ms(self._exchange.clock), what))
+        except Exception:  # a process edge, as above
+            log.exception("job %s cannot be ended", frame.job)
+            return False
+        log.error("job %s is ended as %s and refunded: %s", frame.job, reasons.MARKET_FAULT, what)
+        self._exchange.journal.wake()
+        self._exchange.bell.ring(seen_topic(frame.job), job_topic(frame.job), WORK)
+        return True
+
+    async def _keep_moving(self, frame: JobFrame, pulse: _Pulse, stepped: stepping.Stepped) -> bool:
+        """End a job nobody works for any more; tell whether its end, too, is overdue."""
+        now, timing = self._exchange.clock.now(), self._exchange.settings.timing
+        if stepped.moved:
+            pulse.moved_at = now
+        pulse.deserted_since = (pulse.deserted_since or now) if stepped.deserted else None
+        end: tuple[str, str] | None = None
+        if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * frame.longest_task_s:
+            end = (reasons.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
+        elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:
+            end = (reasons.NO_CAPACITY, "its work waits, and no node that could take it is there")
+        if end is None or stepped.terminal or stepped.conclude:
+            return False
+        at_ms = now_ms(self._exchange.clock)
+        ending = await self._exchange.store.awrite(lambda c: stepping.end(c, frame.job, at_ms, JobStatus.FAILED, *end))
+        pulse.moved_at = now
+        self._exchange.bell.ring(job_topic(frame.job))
+        return not ending
+
+    async def _step(self, frame: JobFrame, pulse: _Pulse) -> bool:
         """Step a job once; tell whether it has ended."""
         exchange, world = self._exchange, self.world()
         stepped = await exchange.store.awrite(lambda c: stepping.step(c, frame, world))
@@ -221,7 +283,8 @@ class Engines:
             self._awaiting_log.add(frame.job)
         else:
             self._awaiting_log.discard(frame.job)
-        if stepped.conclude:
+        overdue = await self._keep_moving(frame, pulse, stepped)
+        if stepped.conclude or overdue:
             return await self._conclude(frame)
         return stepped.terminal
 
@@ -255,7 +318,7 @@ class Engines:
         at_ms = now_ms(self._exchange.clock)
         message = "cancelled by its buyer"
         await self._exchange.store.awrite(
-            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, "cancelled", message)
+            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, reasons.CANCELLED, message)
         )
         if self._queue.pop(job, None) is not None:
             self._spawn(job)  # its end is made by its loop, whether there is room or not

@@ -17,7 +17,7 @@ from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Credential, Placement
 from stannary.jobs.states import JobStatus
 from stannary.market import terms
-from stannary.market.engine import leasing
+from stannary.market.engine import leasing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
 from stannary.place import match, offers, price, requirement
@@ -79,7 +79,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
         matched = estimate(found, frame.spec).match
     except NoCapacity as err:
         if world.waited_ms(row.submitted_at_ms) > 1000 * world.settings.timing.placing_s:
-            outcome.failure = ("no-capacity", str(err))
+            outcome.failure = (reasons.NO_CAPACITY, str(err))
         return
     verified = frame.verification is not Verification.NONE
     work = row.escrow_usd_micros // (1 + AUDITS_IN_ESCROW) if verified else row.escrow_usd_micros

@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 from stannary.formats.canonical import Json
 from stannary.formats.jobspec import JobKind, Verification
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
-from stannary.market.engine import auditing, drawing, placing
+from stannary.market.engine import auditing, drawing, holding, leasing, placing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.planning import PENDING, WAITING, Plan, is_answering, plan_command, plan_train
-from stannary.store import audits, jobs, tasks
+from stannary.store import audits, jobs, leases, nodes, tasks
+from stannary.store.audits import DrawRow
 from stannary.store.jobs import JobRow
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause, move_job
@@ -38,6 +39,7 @@ class Stepped:
     conclude: bool  # nothing is open any more: the receipt can be made
     terminal: bool
     awaits_log: bool = False  # what it waits for is on its way into the log
+    deserted: bool = False  # a task waits, and nobody who could do it is there
 
 
 def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
@@ -56,18 +58,25 @@ def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
         rings |= outcome.rings
         moved = moved or outcome.moved
         if not outcome.moved:
-            return Stepped(rings, moved, conclude=done, terminal=False, awaits_log=outcome.awaits_log)
+            deserted = _is_deserted(connection, frame, world)
+            return Stepped(
+                rings, moved, conclude=done, terminal=False, awaits_log=outcome.awaits_log, deserted=deserted
+            )
     return Stepped(rings, moved, conclude=False, terminal=False)
 
 
-def end(connection: Connection, job: str, now_ms: int, to: JobStatus, reason: str, message: str) -> None:
-    """Begin the end of a job that fails or is cancelled; its open work is left, what was handed in is judged."""
+def end(connection: Connection, job: str, now_ms: int, to: JobStatus, reason: str, message: str) -> bool:
+    """Begin the end of a job that fails or is cancelled; its open work is left, what was handed in is judged.
+
+    Returns: whether it begins now; False of a job whose end has begun before.
+    """
     row = jobs.get(connection, job)
     if is_terminal(row.status) or row.status in {JobStatus.VERIFYING, JobStatus.CANCELLING}:
-        return
+        return False
     ending: dict[str, Json] = {"status": to.value, "reason": reason, "message": message[:1000]}
     jobs.set_progress(connection, job, {**row.progress, ENDING: ending})
     move_job(connection, job, JobStatus.CANCELLING, Cause(now_ms, reason, message))
+    return True
 
 
 def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow, outcome: Outcome) -> bool:
@@ -79,7 +88,7 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
     if row.status is not JobStatus.CANCELLING:
         plan = _plan(connection, frame, world, row, outcome)
         if plan.failure:
-            outcome.failure = ("work-does-not-count", plan.failure)
+            outcome.failure = (reasons.USELESS, plan.failure)
     else:
         _abandon(connection, frame, world, row, outcome)
     window = _window(connection, frame, plan)
@@ -88,7 +97,7 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
         drawing.pass_unasked(connection, world, window, outcome)
     else:
         owed = drawing.advance(connection, frame, world, window, outcome)
-        silent = owed is not None and world.waited_ms(owed.requested_at_ms) > 1000 * world.settings.timing.reveal_s
+        silent = owed is not None and _is_silent(frame, world, owed)
         auditing.advance(connection, frame, world, outcome)
     if silent:
         return _give_up_on_buyer(connection, frame, row, outcome)
@@ -96,6 +105,25 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
         return plan.finished
     # a job that ends early is over when nothing handed in waits for a verdict
     return not any(task.state in WAITING for task in _window(connection, frame, None))
+
+
+def _is_deserted(connection: Connection, frame: JobFrame, world: World) -> bool:
+    """Tell whether a task has waited as long as one may for placing, and no node that could take it is there now."""
+    patience_ms = 1000 * world.settings.timing.placing_s
+    waiting = (row for row in tasks.of_job(connection, frame.job) if row.state is TaskState.PLANNED)
+    if not any(
+        world.waited_ms(max(row.planned_at_ms, leases.last_end_ms(connection, row.task) or 0)) > patience_ms
+        for row in waiting
+    ):
+        return False
+    live = (nodes.get(connection, name) for name in world.live)
+    return all(leasing.is_barred(connection, frame, node) for node in live)
+
+
+def _is_silent(frame: JobFrame, world: World, owed: DrawRow) -> bool:
+    """Tell whether a buyer has let his time go by; a value on its way into the log is none of silence."""
+    waited_ms = world.waited_ms(owed.requested_at_ms)
+    return waited_ms > 1000 * world.settings.timing.reveal_s and holding.beacon(frame.job) not in world.answering
 
 
 def _abandon(connection: Connection, frame: JobFrame, world: World, row: JobRow, outcome: Outcome) -> None:

@@ -1,0 +1,346 @@
+"""Two verbs of one lease at the same moment, and jobs whose everything dies: none hangs, none holds its escrow."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.market import world as worlds
+from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
+from tests.integration.market.fake_node import FakeNode
+from tests.integration.market.test_failing import Griefer
+from tests.integration.market.test_market_jobs import check
+from tests.integration.market.world import World
+
+from stannary import errors
+from stannary.formats import dsse, statement
+from stannary.formats.jobspec import Verification
+from stannary.market.engine import aborting, concluding, loop, recovery
+from stannary.settle.ledger import buyer_escrow
+from stannary.store import leases, ledger
+from stannary.wire import admin, message, node, routes
+from stannary.wire.buyer import JobView
+
+STATEMENTS = ("commitment", "contribution", "answer-commitment", "answer")
+FAILURE = node.Failure(reason="run-failed", message="exit code 1")
+
+
+class Hasty(FakeNode):
+    """Sends one statement, and gives the same lease up before the market has answered: once for each kind."""
+
+    verb = "release"
+    kinds: tuple[str, ...] = STATEMENTS
+    turns = 1  # of the event loop between both
+
+    def __post_init__(self) -> None:
+        """Remember what was raced already."""
+        super().__post_init__()
+        self.raced: list[str] = []
+
+    async def _post(self, template: str, lease: node.Lease, kind: str, predicate: Any) -> dsse.Envelope:
+        """Send a statement; the first of its kind races with the verb."""
+        if kind not in self.kinds or kind in self.raced:
+            return await super()._post(template, lease, kind, predicate)
+        self.raced.append(kind)
+        envelope = statement.sign(kind, predicate, (), self.key)
+        path = routes.lease(template, lease.lease_id)
+        said = asyncio.create_task(self.call(path, message.Signed.of(envelope)))
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        end = routes.LEASE_RELEASE if self.verb == "release" else routes.LEASE_FAIL
+        body = None if self.verb == "release" else FAILURE
+        outcomes = await asyncio.gather(
+            said, self.call(routes.lease(end, lease.lease_id), body), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, errors.ConflictError):
+                raise outcome
+        return envelope
+
+
+async def escrow(world: World, name: str = "ada") -> int:
+    """Return what the market holds of a buyer."""
+    exchange, _ = world.inside
+    return int(await exchange.store.aread(lambda c: ledger.balance(c, buyer_escrow(name))))
+
+
+@pytest.mark.parametrize("verb", ["release", "fail"])
+@pytest.mark.parametrize("turns", [0, 3, 40])
+def test_a_lease_given_up_beside_its_statement(tmp_path: Path, verb: str, turns: int) -> None:
+    """Whatever a node hands in and gives up at once, its job ends well and the receipt refutes nothing."""
+
+    async def scenario() -> tuple[JobView, Any, list[str]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east", "west"):
+                await world.node(operator)
+            hasty = await world.node("fox", Hasty, run=False, ask_usd_micros_per_hour=1)
+            hasty.verb, hasty.turns = verb, turns
+            world.start(hasty.run())
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec(rounds=2))).id
+            world.start(ada.broker(job))
+            view = await ada.finished(job)
+            return view, check(world, await ada.receipt(job)), hasty.raced
+
+    view, report, raced = asyncio.run(scenario())
+    assert view.status == "succeeded", view
+    assert [item for item in report.findings if item.severity == "refuted"] == []
+    assert "commitment" in raced
+
+
+def test_a_full_disk_between_log_and_record_loses_no_contribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is logged is recorded as soon as the disk takes it, however many deadlines pass meanwhile."""
+    refusals = itertools.count()
+    honest = recovery.record_contribution
+
+    def refuses(*args: Any) -> None:
+        if next(refusals) < 60:
+            raise errors.EnvironmentProblem("the market cannot write: its disk is full")
+        honest(*args)
+
+    monkeypatch.setattr(recovery, "record_contribution", refuses)
+
+    async def scenario() -> tuple[JobView, int]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made = await world.node("north")
+            ada = await world.buyer()
+            view = await ada.finished((await ada.submit(command_spec(verify=Verification.NONE))).id)
+            return view, len([line for line in made.served if line.startswith("work")])
+
+    view, served = asyncio.run(scenario())
+    assert (view.status, served) == ("succeeded", 1)
+    assert next(refusals) > 60
+
+
+def test_a_value_on_its_way_is_no_silence(tmp_path: Path) -> None:
+    """A buyer whose value is being logged when his time ends is not called silent."""
+
+    async def scenario() -> JobView:
+        timing = replace(worlds.QUICK, reveal_s=5.0)
+        async with worlds.inside(tmp_path, timing, witness=False) as world:
+            exchange, _ = world.inside
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+            logged = exchange.journal.logged
+
+            async def slowly(leaf: str) -> int:
+                kept = await exchange.store.aread(lambda c: concluding.envelopes.get(c, leaf))
+                if kept.kind == "reveal":
+                    await world.clock.sleep(3 * timing.reveal_s)
+                return int(await logged(leaf))
+
+            exchange.journal.logged = slowly
+            world.start(ada.broker(job))
+            return await ada.finished(job)
+
+    view = asyncio.run(scenario())
+    assert (view.status, view.verdict) == ("succeeded", "verified"), view
+
+
+def test_a_nodes_reason_never_decides_who_is_paid(tmp_path: Path) -> None:
+    """Operators who report `buyer-silent` end the job as run-failed: what they committed to is not paid unseen."""
+
+    class Framer(Griefer):
+        async def work(self, lease: node.Lease) -> None:
+            """Report what only the market may say."""
+            failure = node.Failure(reason="buyer-silent", message="he said nothing")
+            await self.call(routes.lease(routes.LEASE_FAIL, lease.lease_id), failure)
+
+    async def scenario() -> JobView:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator, Framer)
+            ada = await world.buyer()
+            return await ada.finished((await ada.submit(command_spec())).id)
+
+    view = asyncio.run(scenario())
+    assert (view.reason, view.paid_usd_micros) == ("run-failed", 0)
+
+
+def test_a_conclusion_that_fails_gives_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job the market cannot conclude ends as market-fault, refunded, in the operator's list; others go on."""
+
+    def broken(*_: Any) -> Any:
+        raise errors.FormatError("this cannot be settled", why="a figure beyond all bounds")
+
+    async def scenario() -> tuple[JobView, admin.FaultList, int, str]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+            monkeypatch.setattr(concluding, "conclude", broken)
+            world.start(ada.broker(job))
+            view = await ada.finished(job)
+            faults = message.read(admin.FaultList, (await world.admin("GET", routes.ADMIN_FAULTS)).content)
+            with pytest.raises(errors.JobNotFinished) as refused:
+                await ada.receipt(job)
+            monkeypatch.undo()
+            other = (await ada.submit(command_spec())).id
+            world.start(ada.broker(other))
+            assert (await ada.finished(other)).status == "succeeded"
+            return view, faults, await escrow(world), refused.value.why
+
+    view, faults, held, why = asyncio.run(scenario())
+    assert (view.status, view.reason, held) == ("failed", "market-fault", 0)
+    assert view.refunded_usd_micros == view.escrow_usd_micros > 0
+    assert [item.job for item in faults.faults] == [view.id]
+    assert "this cannot be settled" in why
+
+
+def test_a_full_disk_is_no_fault_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A market whose disk refuses for longer than any fault may last goes on where it was."""
+    tries = itertools.count()
+    honest = concluding.settle
+
+    def refuses(*args: Any) -> None:
+        if next(tries) < 3 * loop.MAX_FAULTS:
+            raise errors.EnvironmentProblem("the market cannot write: its disk is full")
+        honest(*args)
+
+    monkeypatch.setattr(concluding, "settle", refuses)
+
+    async def scenario() -> JobView:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            await world.node("north")
+            ada = await world.buyer()
+            return await ada.finished((await ada.submit(command_spec(verify=Verification.NONE))).id)
+
+    assert asyncio.run(scenario()).status == "succeeded"
+
+
+class Zombie(FakeNode):
+    """Takes whatever it is given, and does nothing."""
+
+    async def serve(self, lease: node.Lease) -> None:
+        """Sit on it."""
+        self.served.append(f"{lease.type.value} {lease.task}")
+        self.held.append(lease.lease_id)
+
+
+def everything_dies(after: int) -> Callable[[World, FakeBuyer, str], Any]:
+    """Return what stops all nodes and the broker when the job has had so many events."""
+
+    async def watch(world: World, ada: FakeBuyer, job: str) -> None:
+        while len(await ada.events(job)) < after:
+            await world.clock.sleep(0.05)
+        for task in world.tasks:
+            task.cancel()
+
+    return watch
+
+
+# queued, placed, leased, committed, handed in, drawn, asked, judged: wherever it is when all fall silent
+@pytest.mark.parametrize("after", [1, 6, 8, 10, 12, 15, 18, 22, 27])
+def test_no_job_outlives_its_people(tmp_path: Path, after: int) -> None:
+    """Wherever a job is when every node and its broker die, it ends, and its escrow is released, within the bound."""
+
+    async def scenario() -> tuple[JobView, int, float]:
+        timing = replace(worlds.QUICK, reveal_s=200.0, placing_s=150.0, stall_s=900.0, sweep_s=1.0)
+        async with worlds.inside(tmp_path, timing, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec())).id
+            began = world.clock.now()
+            world.start(ada.broker(job))
+            await everything_dies(after)(world, ada, job)
+            view = await ada.finished(job)
+            return view, await escrow(world), world.clock.now() - began
+
+    view, held, took_s = asyncio.run(scenario())
+    assert view.status in {"failed", "succeeded"}
+    assert held == 0
+    assert took_s < 1800
+
+
+def test_nodes_that_take_work_and_never_do_it_hold_no_escrow(tmp_path: Path) -> None:
+    """Leases that go round among nodes who hand nothing in end with the job, `stalled`."""
+
+    async def scenario() -> tuple[JobView, int]:
+        timing = replace(worlds.QUICK, stall_s=60.0, sweep_s=1.0)
+        async with worlds.inside(tmp_path, timing, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator, Zombie, poll_s=25.0)
+            ada = await world.buyer()
+            return await ada.finished((await ada.submit(command_spec())).id), await escrow(world)
+
+    view, held = asyncio.run(scenario())
+    assert (view.status, view.reason, held) == ("failed", "stalled", 0)
+    assert view.refunded_usd_micros == view.escrow_usd_micros
+
+
+def test_an_exhausted_beacon_ends_its_job(tmp_path: Path) -> None:
+    """A job whose chain has no value left for another draw ends with a reason, not never."""
+
+    async def scenario() -> JobView:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+            _, engines = world.inside
+            frame = engines.frames[job]
+            engines.frames[job] = replace(frame, predicate=replace(frame.predicate, beacon_length=0))
+            world.start(ada.broker(job))
+            return await ada.finished(job)
+
+    view = asyncio.run(scenario())
+    assert (view.status, view.reason) == ("failed", "beacon-exhausted")
+
+
+def test_a_node_keeps_its_offer_under_work(tmp_path: Path) -> None:
+    """A node that joins again with another price under open work is refused; with the same offer, its job verifies."""
+
+    async def scenario() -> tuple[Any, str]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made = [await world.node(operator, run=False) for operator in ("north", "south", "east")]
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec())).id
+            await world.clock.sleep(1.0)  # it is placed
+            made[0].ask_usd_micros_per_hour = 400_000
+            with pytest.raises(errors.ConflictError) as refused:
+                await made[0].join(await world.join_token("north"))
+            made[0].ask_usd_micros_per_hour = 100_000
+            for party in made:
+                world.start(party.run())
+            world.start(ada.broker(job))
+            while not any(line.startswith("audit") for party in made for line in party.served):
+                await world.clock.sleep(0.1)
+            await made[0].join(await world.join_token("north"))  # its credential is renewed while it works
+            await ada.finished(job)
+            return check(world, await ada.receipt(job)), refused.value.what
+
+    report, what = asyncio.run(scenario())
+    assert "does not change" in what
+    assert [item for item in report.findings if item.severity != "notice"] == []
+
+
+def test_an_aborted_job_leaves_nothing_open(tmp_path: Path) -> None:
+    """Aborting works in every state: leases revoked, tasks given up, escrow back, and nothing the second time."""
+
+    async def scenario() -> tuple[JobView, int, int]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator, Zombie)
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec())).id
+            await world.clock.sleep(1.0)
+            exchange, engines = world.inside
+            frame = engines.frames[job]
+            for _ in range(2):
+                await exchange.store.awrite(lambda c: aborting.abort(c, frame, exchange.now_ms, "a test"))
+            live = await exchange.store.aread(lambda c: leases.live_of_job(c, job))
+            return await ada.view(job), len(live), await escrow(world)
+
+    view, live, held = asyncio.run(scenario())
+    assert (view.status, view.reason, live, held) == ("failed", "market-fault", 0, 0)
