@@ -1,38 +1,56 @@
 """The one sink of everything printed.
 
 Rules:
-1. stdout is the result, stderr is talk. With --json stdout is one JSON document and nothing else.
-2. rich draws tables on a terminal only; elsewhere columns are plain text, so that output can be cut.
+1. stdout is the result, stderr is talk. With --json stdout is one JSON document and nothing else, whatever happens.
+2. Tables are columns of plain text that can be cut. A table that is wider than the
+   terminal gives up what is least needed in its cells (`narrow`), never an id or a digest.
 3. No prompt outside a terminal: ConfirmationRequired names the flag instead.
-4. What other parties wrote (log lines, node names, reasons) passes `plain`: control characters
-   could move the cursor and forge our own lines.
+4. What other parties wrote (log lines, node names, reasons) could move the cursor, turn the line round or forge lines
+   of ours. Nobody has to remember that: every line and every cell passes `plain` here, at the edge.
+5. A line that the next one replaces is shown on a terminal only, never longer than its row, and taken away before
+   anything else is written.
+6. A stream that cannot spell a character gets another for it; one that is closed loses what is written to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
-from typing import IO, Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
 from stannary.errors import ConfirmationRequired, StannaryError, UsageError
 
-STATUS_WIDTH = 100
-MAX_TABLE = 2000
+MAX_CELL = 200  # characters of one cell or word of others; a digest has 71, a verifier key about 130
+MAX_LINE = 4_000  # characters of one line; a job's log line may be longer, a screen's is not
+FALLBACK_COLUMNS = 80  # where nobody says how wide the screen is
+MAX_COLUMNS = 120  # sentences are not read wider
+MIN_COLUMNS = 40
+GAP = "  "
+# What an ASCII terminal shows instead.
+SPELLED = str.maketrans({"\u00b7": "-", "\u2026": "~", "\N{REPLACEMENT CHARACTER}": "?"})
+# Control, format (bidirectional overrides among them), surrogate, private, unassigned; line and paragraph separators.
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class Output:
     """Where one command writes."""
 
-    def __init__(self, *, as_json: bool = False, stdout: IO[str] | None = None, stderr: IO[str] | None = None) -> None:
+    def __init__(self, *, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
         self.as_json = as_json
-        self._stdout = stdout or sys.stdout
-        self._stderr = stderr or sys.stderr
+        self._stdout = stdout or sys.stdout or _nowhere()  # None: the caller closed it (`>&-`)
+        self._stderr = stderr or sys.stderr or _nowhere()
         self._has_status = False
+        self._has_result = False
 
     @property
     def is_terminal(self) -> bool:
@@ -41,45 +59,54 @@ class Output:
 
     @property
     def can_ask(self) -> bool:
-        """Tell whether somebody is there to answer a question."""
-        return sys.stdin.isatty() and self.is_terminal
+        """Tell whether somebody is there to answer."""
+        return sys.stdin is not None and sys.stdin.isatty() and self.is_terminal
 
-    def result(self, value: Any, text: str = "") -> None:
-        """Print the result: `value` as JSON with --json, else `text`."""
+    def result(self, value: Any, text: str | Sequence[str] = "") -> None:
+        """Print the result: `value` as JSON with --json, else `text`, a list being one line each."""
         self.clear_status()
+        self._has_result = True
         if self.as_json:
-            self._stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        elif text:
-            self._stdout.write(text.rstrip("\n") + "\n")
-        self._stdout.flush()
+            self._write(self._stdout, _json_text(value, self._stdout, indent=2) + "\n")
+            return
+        lines = text.rstrip("\n").split("\n") if isinstance(text, str) else text
+        if text:
+            self._write(self._stdout, "".join(plain(line)[:MAX_LINE] + "\n" for line in lines))
+
+    def line(self, value: Any, text: str) -> None:
+        """Print one line of a result that comes bit by bit, and with --json one object on a line of its own."""
+        self.clear_status()
+        self._has_result = True
+        shown = _json_text(value, self._stdout) if self.as_json else plain(text)
+        self._write(self._stdout, shown + "\n")
 
     def say(self, line: str = "") -> None:
         """Print one line of talk on stderr."""
         self.clear_status()
-        self._stderr.write(line + "\n")
-        self._stderr.flush()
+        self._write(self._stderr, plain(line)[:MAX_LINE] + "\n")
 
     def status(self, line: str) -> None:
         """Show a line that the next one replaces; nothing outside a terminal."""
         if self.is_terminal:
-            self._stderr.write("\r\x1b[2K" + line[:STATUS_WIDTH])
-            self._stderr.flush()
+            # One column stays free: a full row would leave the cursor on the next one, and a rest behind.
+            self._write(self._stderr, "\r\x1b[2K" + shortened(plain(line), columns() - 1))
             self._has_status = True
 
     def clear_status(self) -> None:
         """Take the status line away."""
         if self._has_status:
-            self._stderr.write("\r\x1b[2K")
             self._has_status = False
+            self._write(self._stderr, "\r\x1b[2K")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], value: Any) -> None:
-        """Print rows as a table, or `value` with --json."""
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], value: Any, *, narrow: Sequence[str] = ()
+    ) -> None:
+        """Print rows as a table, or `value` with --json; columns in `narrow` are shortened first on a small screen."""
         if self.as_json:
             self.result(value)
-        elif self._stdout.isatty():
-            self._rich_table(columns, rows)
-        else:
-            self.result(None, columns_text(columns, rows))
+            return
+        lines = table_lines(columns, rows, narrow=narrow, width=_table_width(self._stdout))
+        self.result(None, lines)
 
     def confirm(self, question: str, *, flag: str) -> None:
         """Ask yes or no; raise ConfirmationRequired naming `flag` where nobody can answer."""
@@ -97,32 +124,25 @@ class Output:
         return str(click.prompt(question, err=True))
 
     def error(self, err: StannaryError) -> None:
-        """Print the three lines of an error, and with --json its members on stdout."""
+        """Print the three lines of an error, and with --json its members on stdout, unless a result stands there."""
         self.clear_status()
-        if self.as_json:
+        if self.as_json and not self._has_result:
+            self._has_result = True
             members = {"code": err.code, "message": err.what, "why": err.why, "hint": err.hint}
-            self._stdout.write(json.dumps({"error": members}, ensure_ascii=False) + "\n")
-            self._stdout.flush()
-        self._stderr.write(plain(err.diagnostics(), keep="\n") + "\n")
-        self._stderr.flush()
+            self._write(self._stdout, _json_text({"error": members}, self._stdout) + "\n")
+        lines = plain(err.diagnostics(), keep="\n").split("\n")
+        self._write(self._stderr, "".join(line[:MAX_LINE] + "\n" for line in lines))
 
-    def _rich_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        from rich.console import Console
-        from rich.measure import Measurement
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in columns:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))  # Text: what others wrote is not markup
-        console = Console(file=self._stdout)
-        # Cells are never cut: digests and ids in them are there to be copied. A long line wraps by itself.
-        console.width = max(
-            console.width, Measurement.get(console, console.options.update(width=MAX_TABLE), table).maximum
-        )
-        console.print(table)
+    def _write(self, stream: TextIO, text: str) -> None:
+        """Write and flush (rule 6); a reader who left ends the command, talk that nobody hears does not."""
+        encoding = stream.encoding or "utf-8"
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            text = text.translate(SPELLED).encode(encoding, "backslashreplace").decode(encoding)
+        with contextlib.suppress(OSError, ValueError) if stream is self._stderr else contextlib.nullcontext():
+            stream.write(text)
+            stream.flush()
 
 
 class Stopwatch:
@@ -135,20 +155,111 @@ class Stopwatch:
         return f"{time.monotonic() - self._start:6.1f} s"
 
 
+def columns() -> int:
+    """Return how wide the screen is (COLUMNS, then the terminal), within what can be read."""
+    return max(shutil.get_terminal_size((FALLBACK_COLUMNS, 24)).columns, MIN_COLUMNS)
+
+
+def wrapped(text: str, *, indent: int = 0, hanging: int | None = None) -> list[str]:
+    """Return a sentence as lines that fit the screen; a word longer than a line, a digest or a key, stays whole."""
+    hanging = indent if hanging is None else hanging
+    return textwrap.wrap(
+        plain(text),
+        min(columns(), MAX_COLUMNS),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def cell(text: str, limit: int = MAX_CELL) -> str:
+    """Return a word of others, safe and short enough to stand among ours."""
+    return shortened(plain(text[: limit * 4]), limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return text that takes at most `limit` columns, its loss marked."""
+    if _width(text) <= limit:
+        return text
+    kept, room = "", limit - 1
+    for char in text:
+        room -= _width(char)
+        if room < 0:
+            break
+        kept += char
+    return kept + "\u2026"
+
+
+def table_lines(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: Sequence[str] = (), width: int | None = None
+) -> list[str]:
+    """Return rows as aligned columns under their names, `narrow` ones shortened as far as `width` asks."""
+    cells = [list(columns), *[[cell(item) for item in row] for row in rows]]
+    widths = [max(_width(line[index]) for line in cells) for index in range(len(columns))]
+    for name in narrow:
+        excess = sum(widths) + len(GAP) * (len(widths) - 1) - (width or sys.maxsize)
+        index = columns.index(name)
+        widths[index] -= max(0, min(excess, widths[index] - len(name)))
+    return [
+        GAP.join(_padded(shortened(item, size), size) for item, size in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
 def columns_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as plain aligned columns under their names."""
-    lines = [list(columns), *[list(row) for row in rows]]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
+    return "\n".join(table_lines(columns, rows))
 
 
 def plain(text: str, *, keep: str = "") -> str:
-    """Return text without control characters (rule 4); tabs become spaces."""
+    """Return text without what could act on a terminal (rule 4); tabs become spaces."""
+    if text.isascii() and text.isprintable():
+        return text
     text = text.replace("\t", "    ")
     return "".join(
-        char
-        if char in keep or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co"}
-        else "\N{REPLACEMENT CHARACTER}"
+        char if char in keep or unicodedata.category(char) not in UNPRINTABLE else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    return sum(_columns_of(char) for char in text)
+
+
+def _columns_of(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _padded(text: str, size: int) -> str:
+    return text + " " * (size - _width(text))
+
+
+def _table_width(stream: TextIO) -> int | None:
+    """Return the width tables must keep to: the screen's, or none in a file or pipe, where nothing is cut."""
+    return columns() if stream.isatty() else None
+
+
+def _json_text(value: Any, stream: TextIO, indent: int | None = None) -> str:
+    """Return JSON the stream can spell, with escapes for what could act on a terminal."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:  # an ASCII stream, or a lone surrogate such as a file's name can hold
+        text = json.dumps(value, indent=indent)
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return "".join(
+        char
+        if char == "\n" or unicodedata.category(char) not in UNPRINTABLE
+        else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
+        for char in text
+    )
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")  # lives as long as the process

@@ -10,11 +10,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stannary.cli.output import plain
+from stannary.cli.output import cell, columns, shortened, wrapped
+from stannary.formats import record, workdir
+from stannary.formats.ids import NodeId
+from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
 from stannary.formats.quantity import dollars
+from stannary.verify import instants
 from stannary.verify.report import Claims, Report
 
+MAX_SHOWN = 10  # inputs and results on the screen; --json has all
 SPLIT_PARTS = ("useful", "start", "link", "idle", "audit", "churn")
 
 
@@ -33,14 +38,17 @@ def earnings(receipt: Receipt) -> dict[str, int]:
     return dict(paid)
 
 
-def node_lines(claims: Claims) -> list[str]:
-    """Return one line per node of the job: its operator's earnings and what it was convicted of."""
-    paid = earnings(claims.receipt)
-    convicted = convictions(claims)
+def operator_lines(claims: Claims) -> list[str]:
+    """Return one line per operator: what it earned, with which nodes, and below it what a node was convicted of."""
+    paid, convicted = earnings(claims.receipt), convictions(claims)
+    nodes: dict[str, list[NodeId]] = defaultdict(list)
+    for node, operator in claims.operators.items():
+        nodes[operator].append(node)
     lines = []
-    for node, operator in sorted(claims.operators.items(), key=lambda item: (item[1], item[0])):
-        verdict = f"  CONVICTED: {convicted[node]}" if node in convicted else ""
-        lines.append(f"  {plain(operator):<20}{node:<16}{dollars(paid.get(operator, 0)):>12}{verdict}")
+    for operator, owned in sorted(nodes.items()):
+        shown = ", ".join(sorted(owned)[:2]) + (f" and {len(owned) - 2} more" if len(owned) > 2 else "")
+        lines.append(f"  {cell(operator, 20):<20}{dollars(paid.get(operator, 0)):>14}  {shown}")
+        lines += [f"    CONVICTED {node}: {convicted[node]}" for node in sorted(owned) if node in convicted]
     return lines
 
 
@@ -49,26 +57,28 @@ def convictions(claims: Claims) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for verdict in claims.convictions:
         for node in verdict.refuted:
-            reasons.setdefault(node, f"{plain(verdict.reason)} in {verdict.task.partition('/')[2]}")
+            reasons.setdefault(node, f"{verdict.reason} in {verdict.task.partition('/')[2]}")
     return reasons
 
 
-def text(report: Report, *, receipt_file: str, has_results: bool = False) -> str:
-    """Return the final block."""
+def text(report: Report, *, receipt_file: str, has_results: bool = False, facts: bool = False) -> list[str]:
+    """Return the final block, line by line; with `facts` also what the receipt is about."""
     claims = report.claims
     if claims is None:
-        return "\n".join([headline(report), *finding_lines(report)])
+        return [headline(report), *finding_lines(report)]
     receipt = claims.receipt
-    lines = [headline(report), *finding_lines(report)]
-    lines += ["", "Earned by operator", *node_lines(claims)]
+    lines = [headline(report), *wrapped(evidence_sentence(claims), indent=2), *finding_lines(report)]
+    if facts:
+        lines += ["", *fact_lines(claims)]
+    lines += ["", "Earned by operator", *operator_lines(claims)]
     money = (receipt.escrow_usd_micros, receipt.paid_usd_micros, receipt.refunded_usd_micros)
     lines += ["", "escrow {} · paid {} · refunded {}".format(*map(dollars, money))]
-    lines += [split_line(receipt.time_split), f"witness {plain(receipt.witness)} · {plain(receipt.attestation)}"]
+    lines += [split_line(receipt.time_split), f"witness {receipt.witness} · {receipt.attestation}"]
     if receipt_file:
         lines += ["", f"  check it   stannary verify {receipt_file}"]
-    if has_results:
+    if has_results and claims.results:
         lines += [f"  results    stannary get {receipt.job} -o out/"]
-    return "\n".join(lines)
+    return lines
 
 
 def headline(report: Report) -> str:
@@ -86,11 +96,50 @@ def headline(report: Report) -> str:
         return words[verdict]
     if report.exit_code == 4 and verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
         words[verdict] = "NOT ENOUGH."  # true, and below what was asked
-    sound = claims.receipt.soundness
-    return (
-        f"{words[verdict]} job {claims.receipt.job} {plain(claims.job_name)}: {claims.receipt.status}, "
-        f"{sound.audited} of {sound.units} tasks recomputed, escape probability {sound.escape}"
-    )
+    return f"{words[verdict]} job {claims.receipt.job} {cell(claims.job_name)}: {claims.receipt.status}"
+
+
+def evidence_sentence(claims: Claims) -> str:
+    """Say who computed how much again, and what that leaves open; a job without a result leaves nothing open."""
+    said = claims.recomputation()
+    if claims.receipt.status != "succeeded" or claims.receipt.verification == Verification.NONE:
+        return said
+    return f"{said} One faked unit would pass unseen with probability {claims.receipt.soundness.escape}."
+
+
+def fact_lines(claims: Claims) -> list[str]:
+    """Return what the receipt is about: buyer, market, times, code, data and results, every digest whole."""
+    receipt, spec = claims.receipt, claims.case.spec
+    began, ended = (moment(instants.parse(item)) for item in (receipt.started_at, receipt.finished_at))
+    took = instants.span(instants.parse(receipt.finished_at) - instants.parse(receipt.started_at))
+    lines = [
+        f"job        {cell(claims.job_name)}, ordered as",
+        f"    {receipt.job_digest}",
+        f"buyer      {claims.buyer} (public key)",
+        f"market     {claims.market}, a log of {claims.log_size:,} entries",
+        f"time       {began} to {ended}, {took}",
+    ]
+    if claims.witnessed_at:
+        lines.append(f"witnessed  {moment(claims.witnessed_at)}")
+    size = sum(item.size_bytes for item in spec.workdir)
+    what = spec.recipe.entry if spec.recipe is not None else spec.run or ""
+    num_files = f"{len(spec.workdir):,} file{'s' if len(spec.workdir) != 1 else ''}"
+    lines.append(shortened(f"code       {num_files}, {size:,} bytes: {cell(what)}", columns()))
+    lines += [f"    {workdir.listing_digest(spec.workdir)}"]
+    for name, item in list(spec.inputs.items())[:MAX_SHOWN]:
+        lines += [f"data       {cell(name)}, {item.size_bytes:,} bytes, from {cell(item.source)}", f"    {item.digest}"]
+    if len(spec.inputs) > MAX_SHOWN:
+        lines.append(f"    and {len(spec.inputs) - MAX_SHOWN} more inputs: --json lists them")
+    for result in claims.results[:MAX_SHOWN]:
+        lines += [f"result     {cell(result.name)}", f"    {result.digest}"]
+    if len(claims.results) > MAX_SHOWN:
+        lines.append(f"    and {len(claims.results) - MAX_SHOWN} more results: --json lists them")
+    return lines if claims.results else [*lines, "result     none"]
+
+
+def moment(seconds: int) -> str:
+    """Spell POSIX seconds for people: `2026-11-30 05:33:18 UTC`."""
+    return instants.spell(seconds).replace("T", " ").replace("Z", " UTC")
 
 
 def finding_lines(report: Report) -> list[str]:
@@ -98,12 +147,11 @@ def finding_lines(report: Report) -> list[str]:
     order = {"refuted": 0, "policy": 1, "notice": 2}
     lines = []
     for finding in sorted(report.findings, key=lambda item: order[item.severity]):
-        expected = f", expected {plain(finding.expected)}" if finding.expected else ""
-        lines.append(
-            f"  {finding.severity:<8} {finding.id}: {plain(finding.subject)}: {plain(finding.observed)}{expected}"
-        )
+        expected = f", expected {finding.expected}" if finding.expected else ""
+        said = f"{finding.severity:<8} {finding.id}: {finding.subject}: {finding.observed}{expected}"
+        lines += wrapped(said, indent=2, hanging=11)
         if finding.remedy:
-            lines.append(f"           next: {plain(finding.remedy)}")
+            lines += wrapped(f"next: {finding.remedy}", indent=11)
     return lines
 
 
@@ -131,13 +179,29 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _claims(claims: Claims) -> dict[str, Any]:
-    from stannary.formats import record
-
+    spec = claims.case.spec
     return {
         "market": claims.market,
         "log_size": claims.log_size,
         "job_name": claims.job_name,
         "buyer": claims.buyer,
+        "started_at": claims.receipt.started_at,
+        "finished_at": claims.receipt.finished_at,
+        "witnessed_at": instants.spell(claims.witnessed_at) if claims.witnessed_at else None,
+        "results": [{"name": item.name, "digest": item.digest} for item in claims.results],
+        "code": {
+            "digest": workdir.listing_digest(spec.workdir),
+            "entry": spec.recipe.entry if spec.recipe is not None else None,
+            "run": spec.run,
+            "files": workdir.to_json(spec.workdir),
+        },
+        "data": [{"name": name, **record.to_json(item)} for name, item in spec.inputs.items()],
+        "recomputed": {
+            "units": claims.receipt.soundness.units,
+            "audited": claims.receipt.soundness.audited,
+            "operators": list(claims.recomputed_by),
+            "sentence": claims.recomputation(),
+        },
         "convicted": convictions(claims),
         "operators": claims.operators,
         "earned_usd_micros": earnings(claims.receipt),

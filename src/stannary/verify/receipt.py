@@ -130,6 +130,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
         job_name=case.spec.name,
         buyer=case.job.predicate.buyer,
         receipt=said.predicate,
+        results=said.subjects,
         convictions=tuple(item.predicate for item in case.verdicts if item.predicate.refuted),
         operators=dict(case.operators),
         case=case,
@@ -161,7 +162,7 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
     final = note.verify_checkpoint(final_note, market.vkey)
     witnessed_at = _witnessed_at(final_note, market, "final checkpoint", findings)
     if witnessed_at is not None and witnessed_at > now + CLOCK_SKEW_S:
-        findings.refute("witness.future", "final checkpoint", witnessed_at, f"not later than now, {now}")
+        _say_clock_behind(witnessed_at, now, findings)
     seen: list[tuple[Checkpoint, int]] = []
     for item in file.checkpoints:
         checkpoint = note.verify_checkpoint(item.note, market.vkey)
@@ -185,16 +186,29 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
     return _Opened(file, market, final, witnessed_at or 0, roots, witnessed)
 
 
+def _say_clock_behind(witnessed_at: int, now: int, findings: Findings) -> None:
+    """Add a finding: nobody can tell a slow clock of the reader from a witness that is ahead, so nothing is refuted."""
+    findings.below_policy(
+        "witness.future",
+        "final checkpoint",
+        f"witnessed at {instants.spell(witnessed_at)}; your clock is {instants.span(witnessed_at - now)} behind that",
+        f"not later than now, by your clock {instants.spell(now)}",
+        "set this machine's clock and verify again, or name the time: stannary verify --now TIME",
+    )
+
+
 def _witnessed_at(text: str, market: TrustedMarket, name: str, findings: Findings) -> int | None:
     """Return when the last pinned witness had cosigned; refuse signature lines nobody here can check (rule 3)."""
-    stray = note.unchecked_signatures(text, [market.vkey, *market.witnesses])
-    if stray:
+    for stray in note.unchecked_signatures(text, [market.vkey, *market.witnesses]):
+        if any(item.id == "witness.unknown" and item.subject == stray for item in findings.items):
+            continue  # said once, whichever checkpoints it stands under
         findings.below_policy(
             "witness.unknown",
-            name,
-            f"cosigned by {', '.join(stray)}",
-            "only signatures whose keys are pinned",
-            f"pin it with the market's key: stannary trust add {market.vkey}",
+            stray,
+            f"the key of witness {stray} is not pinned here, so its cosignatures ({name}) cannot be checked",
+            "the keys of all who signed",
+            f"get it from the operator of {market.name}, as you got the market's key, then: "
+            f"stannary trust add {market.vkey} --witness KEY",
         )
     return max((note.verify_cosignature(text, witness) for witness in market.witnesses), default=None)
 

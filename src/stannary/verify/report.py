@@ -15,10 +15,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Receipt, TaskVerdict, Verdict
+from stannary.formats.jobspec import Verification
+from stannary.formats.predicates import Receipt, Role, TaskVerdict, Verdict
+from stannary.formats.statement import Subject
 
 if TYPE_CHECKING:
     from stannary.verify.case import Case
+
+MAX_NAMED = 4  # operators named in a sentence; --json names all
 
 
 class Severity(StrEnum):
@@ -51,9 +55,33 @@ class Claims:
     job_name: str
     buyer: str  # base64 of the buyer's public key
     receipt: Receipt
+    results: tuple[Subject, ...]  # name and digest of every file of the result; none unless the job succeeded
     convictions: tuple[TaskVerdict, ...]
     operators: dict[NodeId, str]  # node -> operator
     case: Case  # the statements themselves: what a replay computes again (recomputation.py)
+
+    @property
+    def recomputed_by(self) -> tuple[str, ...]:
+        """Return the operators whose nodes computed work of this job again and opened their answers."""
+        nodes = {item.predicate.node for item in self.case.answers.values() if item.predicate.role is Role.AUDITOR}
+        return tuple(sorted({self.operators[node] for node in nodes}))
+
+    def recomputation(self) -> str:
+        """Say in one sentence who computed how much of the result again."""
+        figures, others = self.receipt.soundness, self.recomputed_by
+        if self.receipt.verification == Verification.NONE:
+            return "Nobody computed any of it again: the buyer asked for no verification."
+        if not figures.units:
+            return "There is no work in the result that could be computed again."
+        units = f"{figures.units} unit{'s' if figures.units != 1 else ''} of work in the result"
+        if not figures.audited or not others:
+            return f"None of the {units} was computed again."
+        share = f"All {units}" if figures.audited == figures.units else f"{figures.audited} of the {units}"
+        was = "was" if figures.audited == 1 else "were"
+        more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+        whom = f"{len(others)} operator{'s' if len(others) != 1 else ''} ({', '.join(others[:MAX_NAMED])}{more})"
+        agreed = ", which agreed" if self.receipt.verdict is Verdict.VERIFIED else ""
+        return f"{share} {was} computed again by nodes of {whom}{agreed}."
 
 
 @dataclass(frozen=True, slots=True)

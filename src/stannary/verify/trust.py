@@ -84,7 +84,7 @@ class TrustStore:
                     raise UsageError(
                         f"another key is pinned for {market.name}",
                         why=f"{item.vkey:.80}",
-                        hint=f"if the change is known to be right: stannary trust remove {market.name}",
+                        hint=f"if the change is known to be right: stannary trust rm {market.name}",
                     )
                 return replace(self, markets=(*self.markets[:index], market, *self.markets[index + 1 :]))
         return replace(self, markets=(*self.markets, market))

@@ -42,7 +42,13 @@ MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this
     "--artifacts", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="With --replay: take blobs from a folder, not from the market.",
 )  # fmt: skip
-def verify(out: Output, receipt: Path, trust_file: Path | None, replays: bool, **options: object) -> int:
+@click.option(
+    "--result", "result", type=click.Path(path_type=Path), metavar="FILE|DIR",
+    help="Is this file, or this folder from `get`, the result the receipt is about?",
+)  # fmt: skip
+def verify(
+    out: Output, receipt: Path, trust_file: Path | None, replays: bool, result: Path | None, **options: object
+) -> int:
     """Check a receipt offline, against pinned keys. Exit code 0 verified, 3 refuted, 4 below policy."""
     sample, artifacts = options["sample"], options["artifacts"]
     if not replays and (sample is not None or artifacts is not None):
@@ -55,17 +61,26 @@ def verify(out: Output, receipt: Path, trust_file: Path | None, replays: bool, *
         requirements=_requirements(options["policy"]),
     )
     report = verify_receipt(_read(receipt), store, _now(options["now"]), policy)
-    if not replays or report.claims is None or report.exit_code == EXIT_REFUTED:  # what is refuted is not computed
-        out.result(summary.to_json(report), summary.text(report, receipt_file=""))
-        return report.exit_code
-    from stannary.cli import replay
+    value: dict[str, object] = {}
+    above: list[str] = []
+    below: list[str] = []
+    judged = report  # the words on the receipt itself: it may be true, and the file another
+    if result is not None:
+        from stannary.cli import results
 
-    assert sample is None or isinstance(sample, int)
-    assert artifacts is None or isinstance(artifacts, Path)
-    done = replay.run(report, sample, artifacts, out)
-    value = {**summary.to_json(done.report), "replay": done.to_json()}
-    out.result(value, f"{summary.text(done.report, receipt_file='')}\n\n{done.text()}")
-    return done.report.exit_code
+        checked = results.check(report, result, receipt)
+        report, value["result"], above = checked.report, checked.to_json(), [*checked.lines(), ""]
+    if replays and report.claims is not None and report.exit_code != EXIT_REFUTED:  # what is refuted is not computed
+        from stannary.cli import replay
+
+        assert sample is None or isinstance(sample, int)
+        assert artifacts is None or isinstance(artifacts, Path)
+        done = replay.run(report, sample, artifacts, out)
+        judged = report = done.report
+        value["replay"], below = done.to_json(), ["", done.text()]
+    lines = [*above, *summary.text(judged, receipt_file="", facts=True), *below]
+    out.result({**summary.to_json(report), **value}, lines)
+    return report.exit_code
 
 
 def _requirements(named: object) -> Requirements | None:
