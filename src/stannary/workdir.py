@@ -164,6 +164,10 @@ def open_plain(root: Path, relative: str) -> BinaryIO:
 
 
 def _unreadable(relative: str, err: OSError) -> UsageError:
+    if err.errno in (errno.ENOENT, errno.ENOTDIR):
+        return UsageError(
+            "a file that is to be sent is not there", why=f"{relative!r:.160}", hint="check its path, then run again"
+        )
     return UsageError(
         "cannot read a file that is to be sent",
         why=f"{relative!r:.160}: {err.strerror or err}",

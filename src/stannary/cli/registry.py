@@ -20,6 +20,7 @@ _COMMANDS = "stannary.cli.commands"
 
 COMMANDS: dict[str, Entry] = {
     "run": Entry(f"{_COMMANDS}.run:run", "Run a job and follow it to its receipt."),
+    "lock": Entry(f"{_COMMANDS}.lock:lock", "Lock a list of packages to exact versions and hashes."),
     "ls": Entry(f"{_COMMANDS}.jobs:ls", "List your jobs."),
     "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a job printed."),
     "stop": Entry(f"{_COMMANDS}.jobs:stop", "Cancel a job."),

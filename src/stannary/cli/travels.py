@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stannary.cli.output import plain
+from stannary.sdk import lock
 from stannary.sdk.submit import Prepared
 from stannary.sdk.travel import Stay
 from stannary.workdir import IGNORE_FILE
@@ -22,6 +23,8 @@ def lines(prepared: Prepared) -> list[str]:
         )
     for name, item in prepared.spec.inputs.items():
         text.append(f"  input     {name}  {plain(item.source)}, {size(item.size_bytes)}")
+    if prepared.is_locked_here:
+        text.append(f"  locked    {prepared.spec.setup} with hashes, for {lock.target()}   (keep it: stannary lock)")
     if travel.stays:
         text.append(f"  stays     {_stays(travel.stays)}   ({IGNORE_FILE} decides; !name sends)")
     text += [f"  look at   {plain(doubt)}: it will be read by strangers" for doubt in travel.doubts[:NUM_SHOWN]]

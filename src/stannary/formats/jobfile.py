@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -82,6 +83,8 @@ LATER: Mapping[str, str] = {
     "trust.policy": "named policies come with hardware certification; write policy: local",
 }
 
+_COMMAND = re.compile(r"(pip3?|uv|python3?|apt|apt-get|conda|mamba|npm|bash|sh|cd|export|source|sudo|curl|wget)\s")
+
 DEFAULT_MAX_PRICE_USD = 1  # an hour
 DEFAULT_BUDGET_USD = 1
 DEFAULT_MEMORY_BYTES = 1 << 30
@@ -130,7 +133,7 @@ def parse(value: object) -> Draft:
         name=_text(top.get("name", "job"), "name"),
         kind=kind,
         workdir=(),
-        setup=_optional_text(top, "setup"),
+        setup=_setup(top),
         run=_optional_text(top, "run"),
         recipe=recipe,
         envs=_envs(top.get("envs", {})),
@@ -168,6 +171,17 @@ def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | Non
             _training(members.get("training", {})), _integer(members.get("rounds", 0), "recipe.rounds")
         ),
     )
+
+
+def _setup(members: Mapping[str, object]) -> str | None:
+    text = _optional_text(members, "setup")
+    if text is not None and ("\n" in text.strip() or _COMMAND.match(text.strip())):
+        raise SpecError(
+            "setup is a command",
+            why=f"{show(text)}; it names a file that lists packages, and the node installs them",
+            hint="write the packages into requirements.txt, one a line, then: setup: requirements.txt",
+        )
+    return text
 
 
 def _resources(members: Mapping[str, object]) -> Resources:

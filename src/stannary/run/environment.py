@@ -1,8 +1,7 @@
 """A job's environment: a hash-pinned requirements list, installed outside the sandbox, mounted read-only.
 
 Rules:
-1. A list is `name==version --hash=sha256:...` lines and nothing else: no options, addresses, files or
-   editable installs, so that a job cannot point the installer (which has network) at anything.
+1. A list holds locked lines and nothing else (formats/requirements.py).
 2. Only wheels are installed and dependencies are not resolved: no code of anybody runs at installation,
    and what is installed is exactly what was signed.
 3. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
@@ -18,7 +17,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -28,12 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.errors import EnvironmentProblem, LimitExceeded, SpecError
-from stannary.formats import digest
+from stannary.errors import EnvironmentProblem
+from stannary.formats import digest, requirements
 from stannary.formats.digest import Digest
 
-MAX_LIST_BYTES = 1024 * 1024
-MAX_REQUIREMENTS = 2000
 INSTALL_TIMEOUT_S = 1800.0  # two gigabytes of wheels over a thin link
 COMPLETE = ".stannary-complete"
 TAIL_LINES = 20
@@ -41,12 +37,6 @@ TAIL_LINES = 20
 # What the operator's own environment may tell the installer; nothing of a job's.
 PASSED_ON = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CERT", "PIP_CONFIG_FILE",
              "UV_INDEX_URL", "UV_FIND_LINKS", "UV_CACHE_DIR", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
-
-_REQUIREMENT = re.compile(
-    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})(\[[A-Za-z0-9._,-]{1,100}\])?==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]{0,60})"
-    r"(?P<marker>\s*;[ A-Za-z0-9_.\"'=<>!()-]{1,200})?"
-)
-_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 Tell = Callable[[str], None]
 
@@ -73,19 +63,19 @@ class Environments:
     root: Path
     source: Source = Source()
 
-    def prepare(self, requirements: bytes, tell: Tell) -> Path:
+    def prepare(self, listing: bytes, tell: Tell) -> Path:
         """Return the directory of an installed list, installing it first where it is not yet here.
 
         Args:
-            requirements: the bytes of the list, as the job names them by digest.
+            listing: the bytes of the list, as the job names them by digest.
             tell: gets each line the installer prints.
 
         Raises:
             SpecError: a list that breaks rule 1.
             EnvironmentProblem: the installer failed; the reason is its last lines.
         """
-        lines = parse(requirements)
-        place = self.root / _key(requirements)
+        lines = requirements.locked(listing)
+        place = self.root / _key(listing)
         if (place / COMPLETE).exists():
             tell(f"environment {place.name[:12]} is here already")
             return place
@@ -93,7 +83,7 @@ class Environments:
         fresh = Path(tempfile.mkdtemp(prefix=".installing-", dir=self.root))
         try:
             self._install(lines, fresh, tell)
-            (fresh / COMPLETE).write_text(digest.digest(requirements) + "\n")
+            (fresh / COMPLETE).write_text(digest.digest(listing) + "\n")
             fresh.chmod(0o755)
             _move(fresh, place)
         except OSError as err:
@@ -104,37 +94,16 @@ class Environments:
 
     def _install(self, lines: list[str], target: Path, tell: Tell) -> None:
         tell(f"installing {len(lines)} packages")
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as listing:
-            listing.write("\n".join(lines) + "\n")
-            listing.flush()
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as written:
+            written.write("\n".join(lines) + "\n")
+            written.flush()
             rules = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--target", str(target)]
-            _run([*_installer(), *rules, *self.source.options(), "-r", listing.name], tell)
+            _run([*_installer(), *rules, *self.source.options(), "-r", written.name], tell)
 
 
-def parse(requirements: bytes) -> list[str]:
-    """Return the requirement lines of a list, each with its hashes.
-
-    Raises:
-        SpecError: anything but pinned names with hashes; the message names the line.
-        LimitExceeded: more than MAX_LIST_BYTES or MAX_REQUIREMENTS.
-    """
-    if len(requirements) > MAX_LIST_BYTES:
-        raise LimitExceeded("requirements list too large", why=f"{len(requirements):,} bytes, limit {MAX_LIST_BYTES:,}")
-    try:
-        text = requirements.decode("utf-8")
-    except UnicodeDecodeError as err:
-        raise SpecError("requirements list is not UTF-8", why=str(err)) from err
-    joined = re.sub(r"[ \t]*\\\r?\n[ \t]*", " ", text)
-    lines = [re.sub(r"(^|\s)#.*$", "", line).strip() for line in joined.splitlines()]
-    wanted = [_parse_line(line) for line in lines if line]
-    if len(wanted) > MAX_REQUIREMENTS:
-        raise LimitExceeded("too many requirements", why=f"{len(wanted):,}, limit {MAX_REQUIREMENTS:,}")
-    return wanted
-
-
-def environment_digest(requirements: Digest | None, sandbox: str) -> Digest:
+def environment_digest(listing: Digest | None, sandbox: str) -> Digest:
     """Return the digest a contribution names its environment by: interpreter, requirements, sandbox."""
-    parts = (interpreter_tag(), requirements or "none", sandbox)
+    parts = (interpreter_tag(), listing or "none", sandbox)
     return digest.from_raw(digest.hash_parts("stannary environment v1", *(part.encode() for part in parts)))
 
 
@@ -143,26 +112,8 @@ def interpreter_tag() -> str:
     return f"{sys.implementation.cache_tag}-{platform.python_version()}-{sys.platform}-{platform.machine()}"
 
 
-def _parse_line(line: str) -> str:
-    requirement, *options = re.split(r"\s+(?=--)", line)
-    if _REQUIREMENT.fullmatch(requirement.strip()) is None:
-        raise SpecError(
-            "not a pinned requirement",
-            why=f"{line!r:.120}",
-            hint="write name==version --hash=sha256:... (pip-compile --generate-hashes does)",
-        )
-    if not options:
-        raise SpecError(
-            "a requirement has no hash", why=f"{line!r:.120}", hint="pip-compile --generate-hashes requirements.in"
-        )
-    for option in options:
-        if _HASH.fullmatch(option.strip()) is None:
-            raise SpecError("a requirement carries an option that is no sha256 hash", why=f"{option!r:.120}")
-    return " ".join([requirement.strip(), *(option.strip() for option in options)])
-
-
-def _key(requirements: bytes) -> str:
-    parts = (interpreter_tag().encode(), requirements)
+def _key(listing: bytes) -> str:
+    parts = (interpreter_tag().encode(), listing)
     return digest.hash_parts("stannary environment directory v1", *parts).hex()
 
 

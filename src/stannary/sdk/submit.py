@@ -9,7 +9,8 @@ Rules:
 4. What looks like a secret in variables, command, options, setup list or inputs is refused unless its
    name is in `Overrides.allowed_secrets`: all of them stand readable on the nodes, and all but files in
    the receipt. What of the work directory stays is sdk/travel.py's to say.
-5. The idempotency key is the job digest: sending again after a lost answer is the same job.
+5. A setup list that is not locked is locked, and travels in that form; the file on disk is left as it is.
+6. The idempotency key is the job digest: sending again after a lost answer is the same job.
 """
 
 from __future__ import annotations
@@ -30,8 +31,28 @@ from typing import Any, BinaryIO
 import yaml
 
 from stannary import buyer, workdir
-from stannary.errors import AuthError, ConflictError, FormatError, MarketUnreachable, SpecError, UsageError
-from stannary.formats import beacon, canonical, digest, dsse, jobfile, jobspec, note, quantity, secrecy, statement
+from stannary.errors import (
+    AuthError,
+    ConflictError,
+    FormatError,
+    LimitExceeded,
+    MarketUnreachable,
+    SpecError,
+    UsageError,
+)
+from stannary.formats import (
+    beacon,
+    canonical,
+    digest,
+    dsse,
+    jobfile,
+    jobspec,
+    note,
+    quantity,
+    requirements,
+    secrecy,
+    statement,
+)
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.jobfile import Draft, InputSource
@@ -39,7 +60,7 @@ from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Job
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import Entry
-from stannary.sdk import travel
+from stannary.sdk import lock, travel
 from stannary.sdk.client import Client, Progress
 from stannary.sdk.profile import Profile
 from stannary.sdk.travel import Travel
@@ -47,7 +68,6 @@ from stannary.wire.buyer import JobView
 
 MAX_JOB_FILE_BYTES = 256 * 1024
 MAX_INPUT_BYTES = 8 * 1024**3
-MAX_SETUP_BYTES = 4 * 1024 * 1024  # a list of some ten thousand hashes
 
 Opener = Callable[[], BinaryIO]
 
@@ -80,6 +100,7 @@ class Prepared:
     spec: JobSpec
     blobs: tuple[Blob, ...]
     travel: Travel
+    is_locked_here: bool = False  # the setup list was open and travels in its locked form (sdk/lock.py)
 
     @property
     def size_bytes(self) -> int:
@@ -146,16 +167,18 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
     root = _locate(path.parent, draft.workdir, "workdir")
     travels = travel.scan(root, ask)
+    _say_what_stays(draft.spec, travels)
+    travels, locked = _settle_setup(root, draft.spec, travels, overrides.allowed_secrets)
     blobs = {entry.digest: _blob(root, entry) for entry in travels.entries}
+    if locked is not None:
+        blobs[locked.digest] = locked
     inputs: dict[str, Input] = {}
     for name, source in draft.inputs.items():
         blob, words = _resolve_input(name, source, path.parent, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
-    _say_what_stays(draft.spec, travels)
     spec = draft.resolve(travels.entries, inputs)
-    _refuse_secret_setup(root, spec, overrides.allowed_secrets)
-    return Prepared(spec, tuple(blobs.values()), travels)
+    return Prepared(spec, tuple(blobs.values()), travels, is_locked_here=locked is not None)
 
 
 def upload(client: Client, prepared: Prepared, progress: Progress) -> int:
@@ -234,15 +257,27 @@ def _refuse_secrets(spec: JobSpec, allowed: frozenset[str]) -> None:
             raise _secret(name, reason, name)
 
 
-def _refuse_secret_setup(root: Path, spec: JobSpec, allowed: frozenset[str]) -> None:
-    listed = next((entry for entry in spec.workdir if entry.path == spec.setup), None)
-    if listed is None or "setup" in allowed:
-        return
+def _settle_setup(root: Path, spec: JobSpec, travels: Travel, allowed: frozenset[str]) -> tuple[Travel, Blob | None]:
+    """Return the listing with the setup list in its locked form, and that form if it is not the file itself."""
+    listed = next((entry for entry in travels.entries if entry.path == spec.setup), None)
+    if listed is None:
+        return travels, None
     with workdir.open_file(root, listed) as file:
-        text = file.read(MAX_SETUP_BYTES).decode("utf-8", errors="replace")
-    found = secrecy.shape_in(text)
-    if found:
+        data = file.read(requirements.MAX_LIST_BYTES + 1)
+    if digest.digest(data) != listed.digest and len(data) <= requirements.MAX_LIST_BYTES:
+        raise workdir.changed(listed.path, listed.size_bytes, len(data))
+    found = secrecy.shape_in(data.decode("utf-8", errors="replace"))
+    if found and "setup" not in allowed:
         raise _secret(f"setup: {listed.path:.80}", f"line {found[0]}: {found[1]}", "setup")
+    try:
+        fresh = lock.lock(data)
+    except (SpecError, LimitExceeded) as err:
+        raise type(err)(f"setup: {listed.path:.80}: {err.what}", why=err.why, hint=err.hint) from err
+    if fresh is None:
+        return travels, None
+    entry = replace(listed, digest=digest.digest(fresh), size_bytes=len(fresh))
+    entries = tuple(entry if item is listed else item for item in travels.entries)
+    return replace(travels, entries=entries), Blob(entry.digest, len(fresh), lambda: io.BytesIO(fresh), entry.path)
 
 
 def _option_texts(value: Json, path: str = "recipe.options") -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.errors import EnvironmentProblem, SpecError, StannaryError
-from stannary.formats import digest
+from stannary.formats import digest, requirements
 from stannary.run import environment
 from stannary.run.environment import Environments, Source
 
@@ -85,7 +85,7 @@ def test_wrong_hash(tmp_path: Path, wheel: Path) -> None:
 def test_only_pinned_names_with_hashes(line: str) -> None:
     """Options, addresses, files and unpinned or unhashed names are refused, naming the line."""
     with pytest.raises(SpecError):
-        environment.parse(line.encode())
+        requirements.locked(line.encode())
 
 
 def test_what_pip_compile_writes() -> None:
@@ -94,14 +94,14 @@ def test_what_pip_compile_writes() -> None:
         "# made by pip-compile\n"
         f'tin[alloy]==1.0 ; python_version >= "3.11" \\\n    {HASH} \\\n    {HASH}\n    # via bronze\n\n'
     )
-    assert environment.parse(text.encode()) == [f'tin[alloy]==1.0 ; python_version >= "3.11" {HASH} {HASH}']
+    assert requirements.locked(text.encode()) == [f'tin[alloy]==1.0 ; python_version >= "3.11" {HASH} {HASH}']
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     """Any list is read or refused by our errors."""
     try:
-        lines = environment.parse(data)
+        lines = requirements.locked(data)
     except StannaryError:
         return
     assert all("--hash=sha256:" in line for line in lines)

@@ -181,7 +181,8 @@ class TestSecrets:
     )
     def test_refused_unless_named(self, job_file, text, name):
         """The error names the flag that sends it all the same, says that sealed secrets come, and repeats no value."""
-        (job_file.parent / "requirements.txt").write_text("--index-url https://me:pw@index.example/simple\n")
+        locked = "tin==1.0 --hash=sha256:" + "0" * 64
+        (job_file.parent / "requirements.txt").write_text(f"# from https://me:pw@index.example/simple\n{locked}\n")
         (job_file.parent / "id_rsa").write_text("x")
         (job_file.parent / ".aws").mkdir()
         (job_file.parent / ".aws" / "config").write_text("x")

@@ -1,0 +1,236 @@
+"""Lock a list of packages: exact versions and hashes of the wheels that fit the nodes.
+
+Rules:
+1. What is locked is what a node installs: wheels for Linux x86-64 and this interpreter's Python, with
+   their dependencies, each by sha256. Source distributions run code when they are built, so none.
+2. The packages are looked for where this user's own uv or pip looks; nothing of that place goes into
+   the list, hence not into spec or receipt.
+3. uv resolves where it is found, pip otherwise. A list that is locked already is left as it is.
+4. What cannot be locked is refused with the line that asks for it, if one can be named.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from stannary.errors import EnvironmentProblem, FormatError, SpecError
+from stannary.formats import requirements
+from stannary.formats.requirements import Line
+
+RESOLVE_TIMEOUT_S = 600.0  # a list of a hundred packages over a thin link
+GLIBC_MINOR = 28  # manylinux_2_28: Debian 10, RHEL 8 and everything since
+_TAGS = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
+_PIP_PLATFORMS = (*_TAGS, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
+MAX_WHY_CHARS = 600
+# pip's settings by uv's names: whoever set up pip on this machine means uv too.
+_SETTINGS = {
+    "PIP_INDEX_URL": "UV_INDEX_URL", "PIP_EXTRA_INDEX_URL": "UV_EXTRA_INDEX_URL", "PIP_FIND_LINKS": "UV_FIND_LINKS",
+    "PIP_NO_INDEX": "UV_NO_INDEX", "PIP_CERT": "SSL_CERT_FILE",
+}  # fmt: skip
+# What resolvers say when there is no index, and when a wish cannot be met.
+_UNREACHABLE = ("error sending request", "failed to fetch", "connection", "timed out", "network", "dns", "retries")
+_REASONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("matching platform", "python version tag", "python abi tag", "implementation tag", "matching python"),
+        "has no wheel for {target}",
+        "name a version that has one",
+    ),
+    (
+        ("no usable wheels", "building from source", "no-build"),
+        "is published as source only",
+        "nodes build nothing: name a version with a wheel, or put its source into the work directory",
+    ),
+    (
+        ("incompatible", "conflict", "resolutionimpossible"),
+        "contradicts another requirement",
+        "loosen one of the versions named above",
+    ),
+    (
+        ("from versions: none",),
+        "is not in the index, or has no wheel for {target}",
+        "check its name; if it lies elsewhere, set PIP_INDEX_URL",
+    ),
+)
+
+
+def target() -> str:
+    """Say in words what the wheels must fit."""
+    return f"Linux x86-64, CPython {_python()}"
+
+
+def lock(data: bytes) -> bytes | None:
+    """Return the locked form of a list, None if it is locked already.
+
+    Raises:
+        SpecError: the list breaks a rule, contradicts itself, or asks for what has no fitting wheel.
+        EnvironmentProblem: there is no resolver, or it cannot reach its index.
+    """
+    lines = requirements.read(data)
+    if not lines:
+        raise SpecError(
+            "the setup list is empty", why="no line names a package", hint="leave setup out of the job spec"
+        )
+    if all(line.is_locked for line in lines):
+        return None
+    uv = _uv()
+    pinned = _with_uv(uv, lines) if uv else _with_pip(lines)
+    try:
+        requirements.locked(pinned)
+    except (SpecError, FormatError) as err:
+        raise EnvironmentProblem(
+            "the resolver's answer is no locked list", why=f"{err.what}: {err.why}", hint="pip install --upgrade uv"
+        ) from err
+    return pinned
+
+
+def _with_uv(uv: str, lines: tuple[Line, ...]) -> bytes:
+    environment = _uv_environment()
+    options = [
+        "--quiet", "--generate-hashes", "--only-binary", ":all:", "--python-version", _python(), "--python-platform",
+        f"x86_64-manylinux_2_{GLIBC_MINOR}", "--no-header", "--no-annotate", "--no-emit-index-url",
+        "--no-emit-find-links", "--color", "never", "--no-python-downloads",
+    ]  # fmt: skip
+    if environment.pop("UV_NO_INDEX", "").lower() in ("1", "true", "yes", "on"):
+        options.append("--no-index")
+    with tempfile.TemporaryDirectory(prefix="stannary-lock-") as place:
+        _write(Path(place, "requirements.in"), lines)
+        done = _run([uv, "pip", "compile", *options, "requirements.in"], environment, place)
+    if done.returncode != 0:
+        raise _refusal(done.stderr, lines)
+    return done.stdout.encode()
+
+
+def _with_pip(lines: tuple[Line, ...]) -> bytes:
+    if importlib.util.find_spec("pip") is None:
+        raise EnvironmentProblem(
+            "no resolver to lock the setup list with",
+            why=f"neither uv nor pip is installed for {sys.executable}",
+            hint="pip install uv; or lock it elsewhere: uv pip compile --generate-hashes requirements.txt",
+        )
+    options = [
+        "--quiet", "--disable-pip-version-check", "--no-input", "--dry-run", "--ignore-installed", "--report",
+        "report.json", "--only-binary", ":all:", "--python-version", _python(), "--implementation", "cp", "--target",
+        "nowhere",
+    ]  # fmt: skip
+    for platform in _PIP_PLATFORMS:
+        options += ["--platform", platform]
+    with tempfile.TemporaryDirectory(prefix="stannary-lock-") as place:
+        _write(Path(place, "requirements.in"), lines)
+        argv = [sys.executable, "-m", "pip", "install", *options, "-r", "requirements.in"]
+        done = _run(argv, dict(os.environ), place)
+        if done.returncode != 0:
+            raise _refusal(done.stderr, lines)
+        report = json.loads(Path(place, "report.json").read_bytes())
+    rows = []
+    for item in report["install"]:
+        wanted, hashes = item["metadata"], item["download_info"]["archive_info"]["hashes"]
+        rows.append(f"{requirements.normalised(wanted['name'])}=={wanted['version']} --hash=sha256:{hashes['sha256']}")
+    return ("\n".join(sorted(rows)) + "\n").encode()
+
+
+def _write(path: Path, lines: tuple[Line, ...]) -> None:
+    """Write the lines at the numbers they have in the list, for the resolver's messages."""
+    rows = [""] * lines[-1].number
+    for line in lines:
+        rows[line.number - 1] = " ".join([line.requirement, *line.hashes])
+    path.write_text("\n".join(rows) + "\n")
+
+
+def _run(argv: list[str], environment: Mapping[str, str], place: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603  our own options and a list of checked lines
+            argv, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, cwd=place,
+            env=dict(environment), timeout=RESOLVE_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as err:
+        raise EnvironmentProblem(
+            "locking the setup list took too long", why=f"over {RESOLVE_TIMEOUT_S:.0f} s", hint="pin more versions"
+        ) from err
+    except OSError as err:
+        raise EnvironmentProblem("cannot start the resolver", why=str(err), hint="pip install uv") from err
+
+
+def _refusal(said: str, lines: tuple[Line, ...]) -> SpecError | EnvironmentProblem:
+    """Return the error of a resolver in three lines: a wish that cannot be met, or an index that is not there."""
+    why = _addressless(" ".join(said.split()))
+    why = re.sub(r"^error: (No solution found when resolving dependencies )?(cause: )?", "", why)
+    why = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", why)[:MAX_WHY_CHARS]
+    lowered = why.lower()
+    if any(sign in lowered for sign in _UNREACHABLE) and "because" not in lowered:
+        return EnvironmentProblem(
+            "cannot reach the package index to lock the setup list",
+            why=why,
+            hint="connect, set UV_INDEX_URL or PIP_INDEX_URL, or lock it elsewhere: stannary lock FILE",
+        )
+    line = _at_fault(why, lines)
+    where = f"line {line.number}: {line.requirement:.80}" if line else "the setup list"
+    for signs, what, hint in _REASONS:
+        if any(sign in lowered for sign in signs):
+            return SpecError(f"{where} {what.format(target=target())}", why=why, hint=hint)
+    hint = "check name and version; if it lies elsewhere, set UV_INDEX_URL or PIP_INDEX_URL"
+    return SpecError(f"{where} cannot be met", why=why, hint=hint)
+
+
+def _at_fault(said: str, lines: tuple[Line, ...]) -> Line | None:
+    """Return the line whose package the resolver names first."""
+    named: list[tuple[int, Line]] = []
+    for line in lines:
+        found = re.search(rf"(?<![\w-]){re.escape(line.name)}(?![\w-])", _one_spelling(said))
+        if found:
+            named.append((found.start(), line))
+    return min(named, key=lambda item: item[0])[1] if named else None
+
+
+def _one_spelling(said: str) -> str:
+    """Return a message with package names in their one spelling."""
+    return re.sub(r"[_.](?=[A-Za-z])", "-", said).lower()
+
+
+def _addressless(text: str) -> str:
+    """Leave out whose index it was: it may name a private one, and with a password."""
+    return re.sub(r"(?:https?|file)://\S+", "(the index)", text)
+
+
+def _uv() -> str | None:
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.is_file() else shutil.which("uv")
+
+
+def _uv_environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    settings = {**_pip_settings(), **os.environ}
+    for theirs, ours in _SETTINGS.items():
+        if settings.get(theirs) and ours not in environment and not _names_index(environment, ours):
+            value = settings[theirs]
+            environment[ours] = ",".join(value.split()) if ours == "UV_FIND_LINKS" else value
+    return environment
+
+
+def _names_index(environment: Mapping[str, str], name: str) -> bool:
+    """Tell whether uv has an index of its own, which pip's must not replace."""
+    return name == "UV_INDEX_URL" and any(environment.get(key) for key in ("UV_DEFAULT_INDEX", "UV_INDEX"))
+
+
+@functools.cache
+def _pip_settings() -> dict[str, str]:
+    """Return what pip's own files say, under the names of its variables; nothing where there is no pip."""
+    if importlib.util.find_spec("pip") is None:
+        return {}
+    argv = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  fixed words
+    found = re.findall(r"^(?:global|install|:env:)\.([a-z-]+)='([^']*)'$", done.stdout, re.MULTILINE)
+    return {f"PIP_{key.upper().replace('-', '_')}": value.replace("\\n", " ") for key, value in found}
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,0 +1,97 @@
+"""Lists of packages: what is understood, and each line that is refused with its number."""
+
+from __future__ import annotations
+
+import pytest
+
+from stannary.errors import LimitExceeded, SpecError
+from stannary.formats import requirements
+
+HASH = "--hash=sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("-r other.txt", "another list"), ("--requirement=other.txt", "another list"), ("-c pins.txt", "constraints"),
+        ("-e .", "editable"), ("--index-url https://me:pw@x.example/s", "where packages come from"),
+        ("-i https://x.example/s", "where packages"),
+        ("--extra-index-url https://x.example", "where packages"),
+        ("-f wheels/", "where packages"),
+        ("--trusted-host x.example", "where packages"), ("--no-index", "where packages"),
+        ("--pre", "option of pip"), ("--no-binary :all:", "option of pip"),
+        ("git+https://host.example/a/b.git@main#egg=b", "repository"),
+        ("b @ git+ssh://git@host.example/b", "repository"),
+        ("tin @ https://x.example/tin-1.0-py3-none-any.whl", "address"), ("https://x.example/tin.whl", "address"),
+        ("tin @ file:///tmp/tin.whl", "address"), ("./tin-1.0-py3-none-any.whl", "file"), ("tin-1.0.tar.gz", "file"),
+        ("../tin", "file"), ("libs/tin", "file"), ("C:\\tin.whl", "file"), ("~/tin", "file"), ("[project]", "TOML"),
+        ("pip install tin", "command"), ("import os", "command"), ("numpy=1.26.0=py311h64", "no requirement"),
+        ("tin==1.0 --hash=md5:00", "no sha256 hash"), ("tin==1.0 --global-option=x", "no sha256 hash"),
+        ("tin ==1.0 junk", "no requirement"), ("\x1b[2J", "no requirement"),
+    ],
+)  # fmt: skip
+def test_each_is_said_with_its_line(line: str, word: str) -> None:
+    """Three lines: which line it is and what it holds, the text without passwords, what to write instead."""
+    with pytest.raises(SpecError, match=word) as caught:
+        requirements.read(f"# packages\nalpha>=1\n\n{line}\n".encode())
+    assert "line 4" in caught.value.what
+    assert caught.value.hint
+    assert "pw" not in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tin",
+        "tin==1.0",
+        "tin>=1,<2",
+        "tin[alloy]~=1.4 ; python_version >= '3.11'",
+        "tin (>=1.0)",
+        "Tin_Can!=1.5",
+        "tin==1.*",
+    ],
+)
+def test_open_lines(line: str) -> None:
+    """What pip calls a requirement is one, but not locked."""
+    (found,) = requirements.read(f"{line}  # why\n".encode())
+    assert not found.is_locked
+    with pytest.raises(SpecError, match="line 1"):
+        requirements.locked(line.encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"\xef\xbb\xbftin==1.0\n", "byte order mark"), ("tin==1.0\n".encode("utf-16"), "byte order mark"),
+        (b"tin\n\xff\n", "line 2: not UTF-8"), (b"tin\nbeta\0\n", "line 2: a NUL"),
+        (b"tin==1.0\nbeta\nTIN==2.0\n", "line 3 names a package again"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_no_plain_text(data: bytes, word: str) -> None:
+    """A byte order mark, other encodings, NUL and contradictions are told with the line."""
+    with pytest.raises(SpecError, match=word) as caught:
+        requirements.read(data)
+    assert caught.value.hint
+
+
+def test_continued_lines_have_the_number_they_begin_at() -> None:
+    """Hashes on lines of their own, comments between them, Windows line ends, a backslash at the very end."""
+    text = f"tin==1.0 \\\r\n    {HASH} \\\r\n    {HASH}\r\n    # via x\r\nbeta==2 {HASH} \\"
+    lines = requirements.read(text.encode())
+    assert [(line.number, line.name, len(line.hashes), line.is_locked) for line in lines] == [
+        (1, "tin", 2, True), (5, "beta", 1, True),
+    ]  # fmt: skip
+
+
+def test_the_same_package_for_different_systems() -> None:
+    """Markers may name a package twice."""
+    text = b"tin==1.0 ; sys_platform == 'linux'\ntin==2.0 ; sys_platform == 'win32'\n"
+    assert len(requirements.read(text)) == 2
+
+
+def test_bounds() -> None:
+    """Length and number of lines are bounded."""
+    with pytest.raises(LimitExceeded):
+        requirements.read(b"#" * (requirements.MAX_LIST_BYTES + 1))
+    with pytest.raises(LimitExceeded):
+        requirements.read(b"".join(b"p%d\n" % index for index in range(requirements.MAX_REQUIREMENTS + 1)))
