@@ -1,92 +1,179 @@
-"""Commands inside the sandbox: run the spec's line, collect the outputs it declares.
+"""Commands inside the sandbox: run the spec's lines as their author wrote them, and end what they leave.
 
-The line is the buyer's and goes to `/bin/sh`: that is what he asked for, and the border around it is
-the sandbox, not quoting. It runs in a writable copy of the work directory and sees
-`STANNARY_INPUT_<NAME>` (path of each input), the spec's `envs`, PATH, HOME and TMPDIR, no more.
+    /tmp/job/work   a writable copy of the work directory, where the command runs
+    /tmp/job/home   HOME       /tmp/job/tmp   TMPDIR       /tmp/job/command   the lines, where they name a shell
 
-Outputs are regular files below that directory that match the spec's patterns; a link is not
-followed, so that a job cannot hand in what it only points at.
+Rules:
+1. The lines are the buyer's and go to `/bin/sh -c`; lines that begin with `#!` are a program of their
+   own and run by what they name (`#!/bin/bash`). The border around them is the sandbox, not quoting.
+2. The environment is fixed: the same names, paths and values on every node, so that nothing a command
+   prints tells one honest node from another (run/variables.py): the pinned variables, the installed
+   requirements on PATH and PYTHONPATH, `STANNARY_INPUT_<NAME>` for each input, the shard where
+   `num_nodes` is above one, and the spec's `envs` over all.
+3. When the command's first process ends, whatever it left in the background is killed before an output
+   is looked at: nothing changes a file while it is handed in, and nothing runs into the next task.
+
+What is handed in is collect.py's to say.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.errors import LimitExceeded, NotFound
-from stannary.formats import jobspec
+from stannary.errors import LimitExceeded, UsageError
+from stannary.formats.jobspec import JobSpec
+from stannary.run.variables import command_environment
 
-MAX_OUTPUT_FILES = 1_024
+SHELL = "/bin/sh"
+STRAYS_TIMEOUT_S = 10.0  # a fork bomb of as many processes as the sandbox allows ends within one
+STRAYS_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class CommandResult:
-    """How a command ended and which files it left."""
+class Shard:
+    """Which part of the work is this task's."""
 
-    exit_code: int
-    directory: Path
-    outputs: tuple[str, ...]  # relative paths, sorted
+    rank: int = 0
+    world_size: int = 1
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables of a job on several nodes, none for one on a single node."""
+        if self.world_size == 1:
+            return {}
+        rank, world_size = str(self.rank), str(self.world_size)
+        return {
+            "RANK": rank,  # the names torchrun gives
+            "WORLD_SIZE": world_size,
+            "STANNARY_RANK": rank,
+            "STANNARY_WORLD_SIZE": world_size,
+            "STANNARY_SHARD": f"{rank}/{world_size}",
+        }
 
 
-def run_command(spec: jobspec.JobSpec, workdir: Path, inputs: Mapping[str, Path]) -> CommandResult:
-    """Run the command of a spec; its stdout and stderr are this process's, hence the job log.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a command runs and keeps its things."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """The copy of the work directory."""
+        return self.root / "work"
+
+    @property
+    def home(self) -> Path:
+        """HOME: outside the work directory, so that no cache is taken for an output."""
+        return self.root / "home"
+
+    @property
+    def tmp(self) -> Path:
+        """TMPDIR."""
+        return self.root / "tmp"
+
+    @property
+    def script(self) -> Path:
+        """The lines, where they are a program."""
+        return self.root / "command"
+
+
+def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Shard) -> int:
+    """Run the command of a spec and return its exit code; its stdout and stderr are this process's.
+
+    Args:
+        spec: the signed spec.
+        places: its root is emptied first.
+        workdir: the buyer's files, not changed.
+        inputs: where each input lies.
+        shard: which part of the work this is.
 
     Raises:
-        NotFound: the command ended well and a declared output is missing.
-        LimitExceeded: more or larger outputs than the spec's disk allows.
+        UsageError: its `#!` line names no program of this node.
+        LimitExceeded: what it left in the background does not end.
     """
-    directory = Path(tempfile.mkdtemp(prefix="run-"))
-    shutil.copytree(workdir, directory, dirs_exist_ok=True)
-    for parent, _, _ in os.walk(directory):
+    _lay_out(places, workdir)
+    argv = _argv(spec.run or ":", places)
+    named = {f"STANNARY_INPUT_{name.upper().replace('-', '_')}": str(path) for name, path in inputs.items()}
+    own = {"HOME": str(places.home), "TMPDIR": str(places.tmp), **named, **shard.variables()}
+    try:
+        ended = subprocess.run(  # noqa: S603  # the sandbox is the border, see rule 1
+            argv,
+            cwd=places.work,
+            env=command_environment(spec, os.environ, own),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except OSError as err:
+        first = (spec.run or "").partition("\n")[0]
+        raise UsageError(
+            "the command cannot be started",
+            why=f"{first!r:.120}: {err.strerror}",
+            hint="name a program that every node has, such as #!/bin/bash or #!/usr/bin/env python",
+        ) from err
+    finally:
+        _end_strays()
+    return ended.returncode
+
+
+def _lay_out(places: Places, workdir: Path) -> None:
+    shutil.rmtree(places.root, ignore_errors=True)
+    for path in (places.root, places.home, places.tmp):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copytree(workdir, places.work, symlinks=True)
+    for parent, _, _ in os.walk(places.work):
         Path(parent).chmod(0o700)  # the original is mounted read-only and may have been listed so
-    ended = subprocess.run(  # noqa: S603  # the sandbox is the border, see above
-        ["/bin/sh", "-c", spec.run or ":"],
-        cwd=directory,
-        env=_environment(spec, inputs, directory),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if ended.returncode != 0:
-        return CommandResult(ended.returncode, directory, ())
-    return CommandResult(0, directory, tuple(_collect(spec, directory)))
 
 
-def _environment(spec: jobspec.JobSpec, inputs: Mapping[str, Path], directory: Path) -> dict[str, str]:
-    python = str(Path(sys.executable).parent)
-    own = {
-        "PATH": os.pathsep.join([python, os.environ.get("PATH", "/usr/bin:/bin")]),
-        "HOME": str(directory),
-        "TMPDIR": tempfile.gettempdir(),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "0",  # two runs are compared byte for byte
-        **{f"STANNARY_INPUT_{name.upper().replace('-', '_')}": str(path) for name, path in inputs.items()},
-    }
-    return {**own, **{name: str(value) for name, value in spec.envs.items()}}
+def _argv(lines: str, places: Places) -> list[str]:
+    if not lines.startswith("#!"):
+        return [SHELL, "-c", lines]
+    places.script.write_text(lines if lines.endswith("\n") else lines + "\n")
+    places.script.chmod(0o700)
+    return [str(places.script)]
 
 
-def _collect(spec: jobspec.JobSpec, directory: Path) -> Iterator[str]:
-    found: set[str] = set()
-    for pattern in spec.outputs:
-        files = [file for file in directory.glob(pattern) if file.is_file() and not _passes_link(file, directory)]
-        if not files:
-            raise NotFound(
-                "command left no such output", why=pattern, hint="outputs are relative to the work directory"
-            )
-        found.update(str(file.relative_to(directory)) for file in files)
-    if len(found) > MAX_OUTPUT_FILES:
-        raise LimitExceeded("too many outputs", why=f"{len(found):,}, limit {MAX_OUTPUT_FILES:,}")
-    total = sum((directory / name).stat().st_size for name in found)
-    if total > spec.resources.disk_bytes:
-        raise LimitExceeded("outputs too large", why=f"{total:,} bytes, resources.disk {spec.resources.disk_bytes:,}")
-    yield from sorted(found)
+def _end_strays() -> None:
+    """Kill every descendant of this process, which adopts what a command orphans (worker.py)."""
+    deadline = time.monotonic() + STRAYS_TIMEOUT_S
+    while strays := list(_descendants(os.getpid())):
+        if time.monotonic() > deadline:
+            raise LimitExceeded("the command left processes that do not end", why=f"{len(strays)} processes")
+        for pid in strays:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue  # gone meanwhile
+        _reap()
+        time.sleep(STRAYS_POLL_S)  # an orphan changes its parent a moment after the parent's end
 
 
-def _passes_link(file: Path, directory: Path) -> bool:
-    steps = [file, *file.parents]
-    return any(step.is_symlink() for step in steps[: steps.index(directory)])
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            continue
+    except ChildProcessError:
+        return
+
+
+def _descendants(ancestor: int) -> Iterator[int]:
+    """Yield the processes below `ancestor`, from one look at /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                after_name = (entry / "stat").read_text(errors="replace").rpartition(")")[2]
+            except OSError:
+                continue  # gone meanwhile
+            children.setdefault(int(after_name.split()[1]), []).append(int(entry.name))  # proc(5): state, then ppid
+    pending = [ancestor]
+    while pending:
+        found = children.get(pending.pop(), [])
+        yield from found
+        pending += found

@@ -34,7 +34,7 @@ from stannary.formats.predicates import Output
 from stannary.run import frames, logs
 from stannary.run.frames import FrameLimits
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sandbox
 from stannary.run.sandbox.process import SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024
@@ -70,7 +70,7 @@ class Bench:
     environment: Mapping[str, str]
     limits: Limits
     output_bytes: int
-    packages: Path | None = None  # the installed requirements, shown read-only as /environment
+    packages: Path | None = None  # the installed requirements, shown read-only at PACKAGES
 
 
 @dataclass(slots=True)
@@ -91,13 +91,11 @@ class Worker:
         requests_in, requests_out = os.pipe()
         replies_in, replies_out = os.pipe()
         mounts = [*interpreter_mounts(), Mount(bench.job_directory, "/job")]
-        environment = dict(bench.environment)
         if bench.packages is not None:
-            mounts.append(Mount(bench.packages, "/environment"))
-            environment["PYTHONPATH"] = "/environment"
+            mounts.append(Mount(bench.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
         argv = (sys.executable, "-P", "-m", "stannary.agent.worker", str(requests_in), str(replies_out))
-        command = Command(argv, environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
+        command = Command(argv, bench.environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
         try:
             process = sandbox.start(command)
         except EnvironmentProblem:

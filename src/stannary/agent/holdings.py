@@ -33,7 +33,7 @@ from stannary import workdir
 from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
 from stannary.agent.executor import DROPPED, MAX_OUTPUTS, Bench, TakeLine, Worker, outbox_path
-from stannary.agent.settings import NodeSettings, job_environment
+from stannary.agent.settings import NodeSettings
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
 from stannary.formats.canonical import Json
@@ -43,6 +43,7 @@ from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Job
 from stannary.run.environment import Environments, Source, environment_digest
 from stannary.run.sandbox.contract import Limits, Sandbox
+from stannary.run.variables import worker_environment
 
 MAX_WORKERS = 2
 PREPARE_WALL_S = 600.0  # loading a recipe and running two of its steps twice
@@ -233,7 +234,7 @@ class Holdings:
         holding.environment = environment_digest(entry.digest, self.sandbox.describe())
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
-        holding.worker = Worker.start(self.sandbox, self.bench(holding), take_line)
+        holding.worker = Worker.start(self.sandbox, make_bench(holding, self.outbox, self.settings.kernel), take_line)
         try:
             found = prepare(holding.worker, holding.spec)
             if found not in ("", self.settings.engine_class):
@@ -245,13 +246,6 @@ class Holdings:
         except StannaryError:
             holding.end_worker()
             raise
-
-    def bench(self, holding: Holding) -> Bench:
-        """Return what a job's worker is given."""
-        wanted = holding.spec.resources
-        limits = Limits(memory_bytes=wanted.memory_bytes, cpu_millis=wanted.cpus * 1000, tmp_bytes=wanted.disk_bytes)
-        environment = job_environment(holding.spec.envs, self.settings.kernel)
-        return Bench(holding.directory, self.outbox, environment, limits, output_bytes(holding.spec), holding.packages)
 
     def _make_room(self, job: JobId) -> None:
         alive = [held for held in self._held.values() if held.worker is not None and held.job != job]
@@ -278,6 +272,19 @@ class Holdings:
                     hint="free disk space",
                 )
             self.cache.trim(max(0, num_bytes - free_bytes), 0 if has_files else num_files)
+
+
+def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench:
+    """Return what a job's worker is given; /dev/shm, like /tmp, is memory and counted as such."""
+    spec, wanted = holding.spec, holding.spec.resources
+    limits = Limits(
+        memory_bytes=wanted.memory_bytes,
+        cpu_millis=wanted.cpus * 1000,
+        tmp_bytes=wanted.disk_bytes,
+        shm_bytes=wanted.memory_bytes,
+    )
+    environment = worker_environment(spec, kernel, holding.packages)
+    return Bench(holding.directory, outbox, environment, limits, output_bytes(spec), holding.packages)
 
 
 def prepare(worker: Worker, spec: JobSpec) -> str:

@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
 from stannary.agent import settings as node_settings
-from stannary.agent.settings import KERNEL_VARIABLES, NODE_FILE, PINNED_ENVIRONMENT, NodeSettings
+from stannary.agent.settings import NODE_FILE, NodeSettings
 from stannary.errors import AuthError, ConflictError, EnvironmentProblem, Refuted
 from stannary.formats import digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
+from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
 from stannary.wire.connection import Connection
 from stannary.wire.join_token import JoinToken

@@ -26,10 +26,9 @@ from typing import BinaryIO
 
 from stannary import workdir
 from stannary.agent.blobs import CONTRIBUTED, Blobs
-from stannary.agent.executor import Bench, Worker, outbox_path
-from stannary.agent.holdings import Holding, output_bytes, prepare
+from stannary.agent.executor import Worker, outbox_path
+from stannary.agent.holdings import Holding, make_bench, prepare
 from stannary.agent.join import measure_engine_class
-from stannary.agent.settings import job_environment
 from stannary.agent.work import Finding, SandboxedWork, TaskInHand
 from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
@@ -39,7 +38,7 @@ from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.run.environment import Environments, environment_digest
 from stannary.run.sandbox import choice
-from stannary.run.sandbox.contract import Limits, Sandbox
+from stannary.run.sandbox.contract import Sandbox
 from stannary.verify.recomputation import Found, Outcome, Plan, Unit
 
 PLAN_FILE = "plan.json"
@@ -152,11 +151,7 @@ class Replayer:
         if holding.worker is not None and holding.worker.is_alive():
             return
         self.close()
-        wanted = holding.spec.resources
-        limits = Limits(memory_bytes=wanted.memory_bytes, cpu_millis=wanted.cpus * 1000, tmp_bytes=wanted.disk_bytes)
-        environment = job_environment(holding.spec.envs, {})
-        most = output_bytes(holding.spec)
-        bench = Bench(holding.directory, self._outbox, environment, limits, most, holding.packages)
+        bench = make_bench(holding, self._outbox, {})
         holding.worker = Worker.start(self._sandbox, bench, _drop_line)
         try:
             self._engine_class = prepare(holding.worker, holding.spec) or self._engine_class

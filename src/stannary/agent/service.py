@@ -6,9 +6,9 @@ request that trains, so a command job starts without it.
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,9 +20,10 @@ from stannary.formats import jobspec, record, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Assignment
-from stannary.run import frames
+from stannary.run import endings, frames
 
 if TYPE_CHECKING:
+    from stannary.agent.collect import Collected
     from stannary.agent.tasks import TaskRunner
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
@@ -32,8 +33,9 @@ MAX_MESSAGE_CHARS = 2_000
 class Service:
     """One worker's state and its handlers."""
 
-    def __init__(self, job: Path, requests: BinaryIO, replies: BinaryIO) -> None:
+    def __init__(self, job: Path, requests: BinaryIO, replies: BinaryIO, scratch: Path | None = None) -> None:
         self.job = job
+        self.scratch = scratch or Path(tempfile.mkdtemp(prefix="job-"))  # outside a sandbox: a place of its own
         self.requests = requests
         self.replies = replies
         self.runner: TaskRunner | None = None
@@ -135,21 +137,42 @@ class Service:
 
     def command(self, request: dict[str, Json]) -> dict[str, Json]:
         """Run a command job and hand in what it declared."""
-        from stannary.agent.command import run_command
+        from stannary.agent import collect
+        from stannary.agent.command import Places, Shard, run_command
 
         spec = jobspec.from_canonical(request["spec"])
+        places = Places(self.scratch)
+        shard = Shard(_number(request, "rank"), spec.num_nodes)
         started = time.monotonic()
-        ended = run_command(spec, self.job / "workdir", self._inputs(request))
-        for name in ended.outputs:
-            with (ended.directory / name).open("rb") as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                frames.write_file(self.replies, {"output": name, "size": size_bytes}, file, size_bytes)
-        return {
-            "ok": ended.exit_code == 0,
-            "exit_code": ended.exit_code,
-            "compute_ms": round((time.monotonic() - started) * 1000),
-            **({} if ended.exit_code == 0 else {"reason": "command-failed", "message": f"exit code {ended.exit_code}"}),
-        }
+        exit_code = run_command(spec, places, self.job / "workdir", self._inputs(request), shard)
+        compute_ms = round((time.monotonic() - started) * 1000)
+        if exit_code != 0:
+            return {
+                "ok": False,
+                "exit_code": exit_code,
+                "compute_ms": compute_ms,
+                "reason": "command-failed",
+                "message": f"the command ended with {endings.describe(exit_code)}",
+            }
+        found = collect.collect(places.work, spec.outputs, spec.resources.disk_bytes)
+        for line in collect.words(found.refusals):
+            sys.stderr.write(line + "\n")
+        self._hand_in(found)
+        metrics: dict[str, Json] = {"outputs_left_out": str(len(found.refusals))} if found.refusals else {}
+        return {"ok": True, "exit_code": 0, "compute_ms": compute_ms, "metrics": metrics}
+
+    def _hand_in(self, found: Collected) -> None:
+        from stannary.agent import collect
+
+        if found.is_archived:
+            sys.stderr.write(f"{len(found.files):,} outputs travel as one file, {collect.ARCHIVE}\n")
+            size = collect.archive_bytes(found.files)
+            header: dict[str, Json] = {"output": collect.ARCHIVE, "size": size}
+            frames.write_parts(self.replies, header, size, collect.archive(found.files))
+            return
+        for file in found.files:
+            header = {"output": file.name, "size": file.size_bytes}
+            frames.write_parts(self.replies, header, file.size_bytes, collect.read(file))
 
     def reply(self, header: dict[str, Json], body: bytes = b"") -> None:
         """Send one frame."""
@@ -200,6 +223,13 @@ def _question(request: dict[str, Json]) -> tuple[int, bytes]:
         return step, bytes.fromhex(salt)
     except ValueError as err:
         raise FormatError("audit salt is not hex") from err
+
+
+def _number(request: dict[str, Json], name: str) -> int:
+    value = request.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise FormatError(f"{name} is no number", why=f"{value!r:.40}")
+    return value
 
 
 def _reason(err: StannaryError) -> str:

@@ -5,8 +5,7 @@
     DIR/credential.json   the market's envelope, as received
     DIR/journal/          open work (journal.py)      DIR/jobs/  DIR/outbox/  DIR/environments/   caches
 
-Environment variables of the agent never reach a job. What does is the job's own `envs`, the pinned
-settings below, and the operator's kernel choice, which makes an honestly different engine class.
+Environment variables of the agent never reach a job; what does is run/variables.py's to say.
 """
 
 from __future__ import annotations
@@ -21,29 +20,15 @@ from stannary.errors import ConflictError, EnvironmentProblem, FormatError, Usag
 from stannary.formats import canonical, dsse, ids, record
 from stannary.formats.canonical import Json
 from stannary.formats.ids import NodeId
+from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT, job_environment
+
+__all__ = ["KERNEL_VARIABLES", "PINNED_ENVIRONMENT", "NodeSettings", "check_kernel", "create_key", "job_environment",
+           "load", "load_key", "store"]  # fmt: skip
 
 KEY_FILE = "key"
 NODE_FILE = "node.json"
 CREDENTIAL_FILE = "credential.json"
 SEED_BYTES = 32
-
-KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
-ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)
-PINNED_ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108 - the job's own /tmp, inside the sandbox
-    "USER": "job",
-    "LOGNAME": "job",
-    "LANG": "C.UTF-8",
-    "TZ": "UTC",
-    "OMP_NUM_THREADS": "1",  # another thread count gives other weight bits, and two spin on a shared core
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONUNBUFFERED": "1",
-    "HF_HUB_OFFLINE": "1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +55,6 @@ def check_kernel(kernel: dict[str, str]) -> dict[str, Json]:
     if unknown:
         raise UsageError("not a kernel setting", why=", ".join(unknown), hint=f"one of {', '.join(KERNEL_VARIABLES)}")
     return dict(kernel)
-
-
-def job_environment(envs: dict[str, Json], kernel: dict[str, Json]) -> dict[str, str]:
-    """Return the whole environment of a job: its own variables, under what is pinned here."""
-    chosen = {name: str(value) for name, value in {**envs, **PINNED_ENVIRONMENT, **kernel}.items()}
-    # A job that names a kernel setting would pass for another engine class than its node's.
-    return {name: value for name, value in chosen.items() if name not in ENGINE_VARIABLES or name in kernel}
 
 
 def create_key(directory: Path) -> Ed25519PrivateKey:

@@ -122,7 +122,8 @@ class SandboxedWork:
             inputs: dict[str, Json] = {
                 name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
             }
-            request = {"op": "command", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs}
+            rank = task.assignment.lane
+            request = {"op": "command", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs, "rank": rank}
         try:
             return worker_of(holding).request(request, task.wall_s, task.progress)
         finally:

@@ -6,7 +6,7 @@
     {"op": "run", "assignment": {...}}                                progress*, outputs*, measures
     {"op": "answer", "assignment": {...}, "step": s, "salt": hex}     H(audit salt, state at s)
     {"op": "audit", "assignment": {...}, "step": s, "salt": hex}      the same, and digests of the outputs
-    {"op": "command", "spec": {...}, "inputs": {name: hex}}           outputs*, exit code
+    {"op": "command", "spec": {...}, "inputs": {name: hex}, "rank": n}          outputs*, exit code
     {"op": "stop"}
 
 Rules:
@@ -15,14 +15,21 @@ Rules:
    and what it signs is the node's claim, to be audited like any other.
 2. No failure ends the loop: it is answered with a reason, and the agent decides.
 3. Hash order and thread count are fixed before anything is imported that depends on them.
+4. What a command starts reaches nothing of this process: it is not dumpable, so its descriptors, memory
+   and environment in /proc are closed to everybody inside, and no pipe of the agent can be opened by
+   way of /proc/<parent>/fd. It adopts what a command orphans, to end it (command.py rule 3).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
 
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
+
+SCRATCH = Path("/tmp/job")  # noqa: S108 - inside the sandbox; the same on every node, for what a command prints
 FIXED_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -33,15 +40,24 @@ def main(arguments: list[str]) -> int:
         # that reads the variables (no -I) and finds no module of ours in the work directory (-P).
         os.environ.update(FIXED_ENVIRONMENT)
         os.execv(sys.executable, [sys.executable, "-s", "-P", "-m", "stannary.agent.worker", *arguments])  # noqa: S606
+    _seclude()
     requests_fd, replies_fd = int(arguments[0]), int(arguments[1])
-    job = Path(arguments[2] if len(arguments) > 2 else "/job")
+    job, scratch = (Path("/job"), SCRATCH) if len(arguments) < 3 else (Path(arguments[2]), None)
     from stannary.agent.service import Service
 
     for fd in (requests_fd, replies_fd):
         os.set_inheritable(fd, False)  # a command must not speak for its worker
     with os.fdopen(requests_fd, "rb") as requests, os.fdopen(replies_fd, "wb") as replies:
-        Service(job, requests, replies).serve()
+        Service(job, requests, replies, scratch).serve()
     return 0
+
+
+def _seclude() -> None:
+    """Close this process to those it will start (rule 4), before there is anything to see."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_CHILD_SUBREAPER, 1)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
 if __name__ == "__main__":

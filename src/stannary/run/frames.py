@@ -18,7 +18,7 @@ may take is left to the agent, which kills the sandbox and so ends the stream.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -73,29 +73,33 @@ def write(file: BinaryIO, header: dict[str, Json], body: bytes | memoryview = b"
 
 
 def write_file(file: BinaryIO, header: dict[str, Json], source: BinaryIO, num_body_bytes: int) -> None:
-    """Write one frame whose body is the next bytes of a file, in pieces.
+    """Write one frame whose body is the next bytes of a file; see `write_parts`."""
+    write_parts(file, header, num_body_bytes, iter(lambda: source.read(CHUNK_BYTES), b""))
+
+
+def write_parts(file: BinaryIO, header: dict[str, Json], num_body_bytes: int, parts: Iterable[bytes]) -> None:
+    """Write one frame whose body comes in parts, of which no more than `num_body_bytes` are taken.
 
     Raises:
-        FormatError: the source ends early; the frame is filled up with zeros, so that the stream stays whole.
+        FormatError: the parts end early; the frame is filled up with zeros, so that the stream stays whole.
         LimitExceeded, ServiceError: as `write`.
     """
+    left = num_body_bytes
     start = _start(header, num_body_bytes)
-    missing = 0
     try:
         file.write(start)
-        left = num_body_bytes
-        while left > 0:
-            part = source.read(min(left, CHUNK_BYTES))
-            if not part:
-                part = bytes(min(left, CHUNK_BYTES))
-                missing += len(part)
-            file.write(part)
-            left -= len(part)
+        for part in parts:
+            file.write(part[:left])
+            left -= len(part[:left])
+            if left == 0:
+                break
+        for missing in range(left, 0, -CHUNK_BYTES):
+            file.write(bytes(min(missing, CHUNK_BYTES)))
         file.flush()
     except OSError as err:
         raise ServiceError("cannot write a frame", why=str(err)) from err
-    if missing:
-        raise FormatError("a file became shorter while it was handed in", why=f"{missing:,} bytes are missing")
+    if left:
+        raise FormatError("a file became shorter while it was handed in", why=f"{left:,} bytes are missing")
 
 
 def read(file: BinaryIO, limits: FrameLimits = DEFAULT_LIMITS) -> Frame | None:

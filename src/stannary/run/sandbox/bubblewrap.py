@@ -31,7 +31,7 @@ from pathlib import Path
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import process, seccomp
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import Command, Mount
+from stannary.run.sandbox.contract import INTERPRETER, Command, Mount
 from stannary.run.sandbox.process import SandboxedProcess
 
 JOB_UID = 65534
@@ -71,6 +71,7 @@ class Bubblewrap:
         options += ["--remount-ro", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
         for mount in command.mounts:
             options += ["--ro-bind", str(mount.source), mount.target]
+        options += ["--symlink", str(Path(sys.prefix).resolve()), INTERPRETER]
         options += ["--unshare-all", "--unshare-user"]
         if self.version >= DISABLE_USERNS_SINCE:
             options.append("--disable-userns")

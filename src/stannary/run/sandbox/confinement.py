@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stannary.run.sandbox import landlock, seccomp
+from stannary.run.sandbox.contract import INTERPRETER
 
 _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x02000000, 0x04000000, 0x08000000
 _NEW_NS, _NEW_USER, _NEW_PID, _NEW_NET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
@@ -92,6 +93,7 @@ def _make_root(plan: dict[str, Any]) -> None:
     _make_devices(root, plan["shm_bytes"])
     _make_directory(root / "proc")
     _mount("proc", str(root / "proc"), "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY, "")
+    (root / INTERPRETER.lstrip("/")).symlink_to(plan["interpreter"])
     _make_directory(root / ".old")
     os.chdir(root)
     number = _PIVOT_ROOT[os.uname().machine]

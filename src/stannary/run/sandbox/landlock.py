@@ -1,7 +1,7 @@
 """Landlock (Linux 5.13 and later): a process gives up file and network rights for good, by ctypes.
 
 Rules:
-1. Only what is listed stays possible: read and execute below some paths, write below others. Every
+1. Only what is listed stays possible: read and execute below some paths, everything below others. Every
    right the kernel's ABI knows is handled, so a newer kernel only makes the fence tighter.
 2. From ABI 4 no TCP port may be bound or connected, from ABI 6 no abstract UNIX socket or signal may
    leave the domain.
@@ -57,7 +57,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> None:
         for path in readable:
             _allow(ruleset, path, _READ & all_rights)
         for path in writable:
-            _allow(ruleset, path, all_rights & ~_EXECUTE | _READ_DIR)
+            _allow(ruleset, path, all_rights)  # programs a job makes run as they do under bubblewrap
         libc = _libc()
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or libc.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
             raise _refused("restrict")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import landlock, process
@@ -46,6 +47,7 @@ class Unshare:
             "argv": list(command.argv),
             "environment": dict(command.environment),
             "mounts": [[str(mount.source), mount.target] for mount in command.mounts],
+            "interpreter": str(Path(sys.prefix).resolve()),
             "workdir": command.workdir,
             "tmp_bytes": command.limits.tmp_bytes,
             "shm_bytes": command.limits.shm_bytes,

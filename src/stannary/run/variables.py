@@ -1,0 +1,66 @@
+"""The environment variables of a job, the same on every node.
+
+Environment variables of the agent never reach a job. What does is the job's own `envs`, the pinned
+settings below, and the operator's kernel choice, which makes an honestly different engine class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stannary.formats.canonical import Json
+from stannary.formats.jobspec import JobKind, JobSpec
+from stannary.run.sandbox.contract import JOB_PATH, PACKAGES
+
+KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
+ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)
+PINNED_ENVIRONMENT = {
+    "PATH": JOB_PATH,
+    "HOME": "/tmp",  # noqa: S108 - the job's own /tmp, inside the sandbox
+    "USER": "job",
+    "LOGNAME": "job",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "OMP_NUM_THREADS": "1",  # another thread count gives other weight bits, and two spin on a shared core
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",  # two runs are compared byte for byte
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def job_environment(envs: Mapping[str, Json], kernel: Mapping[str, Json]) -> dict[str, str]:
+    """Return a job's own variables under what is pinned here."""
+    chosen = {name: str(value) for name, value in {**envs, **PINNED_ENVIRONMENT, **kernel}.items()}
+    # A job that names a kernel setting would pass for another engine class than its node's.
+    return {name: value for name, value in chosen.items() if name not in ENGINE_VARIABLES or name in kernel}
+
+
+def worker_environment(spec: JobSpec, kernel: Mapping[str, Json], packages: Path | None) -> dict[str, str]:
+    """Return the environment of a job's worker.
+
+    A recipe runs in the worker and gets the job's variables and packages there. A command gets them of its own
+    (below): its worker must load nothing of the buyer's, or it would sign for more than it was asked to.
+    """
+    if spec.kind is JobKind.COMMAND:
+        return job_environment({}, kernel)
+    return {**job_environment(spec.envs, kernel), **({"PYTHONPATH": PACKAGES} if packages is not None else {})}
+
+
+def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a command.
+
+    Args:
+        spec: its `envs` come over everything but a kernel setting.
+        given: the worker's environment, for the operator's kernel choice.
+        own: what the node says of inputs, places and shard.
+    """
+    kernel = {name: given[name] for name in ENGINE_VARIABLES if name in given}
+    envs = {name: str(value) for name, value in spec.envs.items() if name not in ENGINE_VARIABLES}
+    wanted = {**PINNED_ENVIRONMENT, **kernel, **own, **envs}
+    if Path(PACKAGES).is_dir():  # behind the buyer's own: he may have meant to shadow one
+        wanted["PYTHONPATH"] = ":".join(filter(None, [wanted.get("PYTHONPATH"), PACKAGES]))
+    return wanted

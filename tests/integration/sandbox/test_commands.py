@@ -1,0 +1,271 @@
+"""Command jobs in their worker in a real sandbox: what they find, what they may hand in, what they cannot reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stannary import workdir
+from stannary.agent.executor import Bench, Reply, Worker, outbox_path
+from stannary.agent.holdings import Holding, make_bench
+from stannary.errors import JobFailed
+from stannary.formats import digest, ids, jobspec
+from stannary.formats.digest import PREFIX
+from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources, Trust, Verification
+from stannary.formats.predicates import Tier
+from stannary.formats.workdir import Entry
+from stannary.run.sandbox.contract import Sandbox
+
+MIB = 1024**2
+WALL_S = 60.0
+TRUST = Trust(Tier.T0, "local", Privacy.OPEN, Verification.RERUN_COMPARE, 1_000_000, 600_000, 990_000, (), (), 500_000)
+
+
+class Node:
+    """A node's way with one command job: its directory, its worker, its outbox and what it printed."""
+
+    def __init__(self, root: Path, sandbox: Sandbox) -> None:
+        self.root = root
+        self.sandbox = sandbox
+        self.outbox = root / "outbox"
+        self.lines: list[tuple[str, str]] = []
+        self.packages: Path | None = None
+        self.num_nodes = 1
+        self.memory_bytes = 256 * MIB
+
+    def run(self, run: str, *outputs: str, files: dict[str, bytes] | None = None, **envs: str) -> Reply:
+        """Do a command job and return its worker's reply."""
+        return self.ask(run, outputs, files or {}, envs)
+
+    def ask(self, run: str, outputs: tuple[str, ...], files: dict[str, bytes], envs: dict[str, str]) -> Reply:
+        blobs = self.root / "job/blobs"
+        blobs.mkdir(parents=True, exist_ok=True)
+        for data in (*files.values(), b"input\n"):
+            (blobs / digest.digest(data).removeprefix(PREFIX)).write_bytes(data)
+        entries = tuple(
+            Entry(path, 0o755 if path.endswith(".sh") else 0o644, digest.digest(data), len(data))
+            for path, data in sorted(files.items())
+        )
+        target = self.root / "job/workdir"
+        if not target.exists():
+            workdir.materialise(entries, target, lambda named: (blobs / named.removeprefix(PREFIX)).open("rb"))
+        given = {"data": Input(digest.digest(b"input\n"), 6, "test")}
+        spec = JobSpec(
+            name="test", kind=JobKind.COMMAND, workdir=entries, envs=dict(envs), num_nodes=self.num_nodes,
+            resources=Resources(1, self.memory_bytes, 32 * MIB, 60), inputs=given, outputs=outputs, trust=TRUST,
+            budget_usd_micros=10**6, run=run,
+        )  # fmt: skip
+        holding = Holding(ids.JobId("j-000000000000"), spec, self.root / "job", digest.digest(b""), self.packages)
+        bench: Bench = make_bench(holding, self.outbox, {})
+        worker = Worker.start(self.sandbox, bench, lambda stream, text: self.lines.append((stream, text)))
+        try:
+            request: dict[str, Any] = {
+                "op": "command", "spec": jobspec.to_canonical(spec), "rank": self.num_nodes - 1,
+                "inputs": {"data": given["data"].digest.removeprefix(PREFIX)},
+            }  # fmt: skip
+            return worker.request(request, WALL_S, lambda _: None)
+        finally:
+            worker.close()
+
+    def output(self, reply: Reply, name: str) -> bytes:
+        """Return the bytes of one output."""
+        (found,) = (item for item in reply.outputs if item.name == name)
+        return outbox_path(self.outbox, found.digest).read_bytes()
+
+
+@pytest.fixture
+def node(sandbox: Sandbox, tmp_path: Path) -> Iterator[Node]:
+    yield Node(tmp_path, sandbox)
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """An installed environment: a module, a package with `-m`, a console script."""
+    root = tmp_path / "environment"
+    (root / "bin").mkdir(parents=True)
+    (root / "tin").mkdir()
+    (root / "tin/__init__.py").write_text("ORE = 'cassiterite'\n")
+    (root / "tin/__main__.py").write_text("import tin; print('main', tin.ORE)\n")
+    (root / "bin/smelt").write_text("#!/python/bin/python\nimport tin; print('script', tin.ORE)\n")
+    (root / "bin/smelt").chmod(0o755)
+    return root
+
+
+def test_requirements_reach_commands(node: Node, packages: Path) -> None:
+    """`python`, `python -m`, console scripts and a script's own shebang find what `setup:` installed."""
+    node.packages = packages
+    reply = node.run(
+        "{ python -c 'import tin; print(tin.ORE)'; python3 -m tin; smelt; ./own.sh; } > out.txt",
+        "out.txt",
+        files={"own.sh": b"#!/usr/bin/env python\nimport tin; print('own', tin.ORE)\n"},
+    )
+    assert node.output(reply, "out.txt").split(b"\n") == [
+        b"cassiterite", b"main cassiterite", b"script cassiterite", b"own cassiterite", b"",
+    ]  # fmt: skip
+    reply = node.run("echo $PYTHONPATH > out.txt", "out.txt", PYTHONPATH="src")
+    assert node.output(reply, "out.txt") == b"src:/environment\n"
+
+
+def test_nothing_of_the_buyers_is_loaded_into_the_worker(node: Node, packages: Path) -> None:
+    """Variables and packages that would run code in the worker, which signs, come to the command only."""
+    node.packages = packages
+    (packages / "sitecustomize.py").write_text("import sys; sys.stderr.write('LOADED\\n')")
+    reply = node.run("true > out.txt", "out.txt", LD_PRELOAD="/job/workdir/none.so", PYTHONPATH="/job/workdir")
+    assert [item.name for item in reply.outputs] == ["out.txt"]
+    assert not any("LOADED" in text for _, text in node.lines)
+
+
+def test_environment_is_the_same_on_every_node(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Names, paths and values are fixed: neither the operator's PATH nor where he keeps his files is seen."""
+    monkeypatch.setenv("PATH", "/operators/own/bin:" + os.environ["PATH"])
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    seen = []
+    for root in (node.root, tmp_path_factory.mktemp("other")):
+        other = Node(root, node.sandbox)
+        reply = other.run("env | sort > out.txt; pwd >> out.txt; echo ~ >> out.txt", "out.txt", WORD="given")
+        seen.append(other.output(reply, "out.txt").decode())
+    assert seen[0] == seen[1]
+    variables = dict(line.split("=", 1) for line in seen[0].splitlines() if "=" in line)
+    assert variables["PATH"] == "/environment/bin:/python/bin:/usr/local/bin:/usr/bin:/bin"
+    fixed = {name: variables[name] for name in ("USER", "LOGNAME", "LANG", "TZ", "WORD", "HOME", "PYTHONUNBUFFERED")}
+    assert fixed == {
+        "USER": "job", "LOGNAME": "job", "LANG": "C.UTF-8", "TZ": "UTC", "WORD": "given", "HOME": "/tmp/job/home",
+        "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    assert not {"SECRET_TOKEN", "RANK", "STANNARY_RANK"} & set(variables)
+
+
+def test_rank_and_shard(node: Node) -> None:
+    """A job on several nodes tells each of them which part is its own."""
+    node.num_nodes = 3
+    reply = node.run("echo $RANK/$WORLD_SIZE $STANNARY_RANK/$STANNARY_WORLD_SIZE $STANNARY_SHARD > out.txt", "out.txt")
+    assert node.output(reply, "out.txt") == b"2/3 2/3 2/3\n"
+
+
+def test_bash_where_the_lines_ask_for_it(node: Node) -> None:
+    """Lines that begin with `#!` run by what they name; a program that is not there is said, with what to write."""
+    lines = '#!/bin/bash\nset -o pipefail\nitems=(a "b c")\ncat <(printf "%s," "${items[@]}") > out.txt\n[[ a == a* ]]'
+    assert node.output(node.run(lines, "out.txt"), "out.txt") == b"a,b c,"
+    assert node.output(node.run("#!/usr/bin/env python\nprint(1, file=open('out.txt', 'w'))", "out.txt"), "out.txt")
+    with pytest.raises(JobFailed) as caught:
+        node.run("#!/bin/fish\ntrue")
+    assert "#!/bin/fish" in str(caught.value)
+
+
+def test_shared_memory_follows_what_was_asked_for(node: Node) -> None:
+    """A job that asked for 256 MiB may put more than the 64 MiB of before into /dev/shm."""
+    reply = node.run("head -c 100000000 /dev/zero > /dev/shm/x && stat -c %s /dev/shm/x > out.txt", "out.txt")
+    assert node.output(reply, "out.txt") == b"100000000\n"
+
+
+def test_outputs_of_every_kind(node: Node) -> None:
+    """Directories, `**` and links inside come back; a name that cannot travel is left out, named and counted."""
+    reply = node.run(
+        "mkdir -p r/deep; echo 1 > r/a; echo 2 > r/deep/-b; ln -s deep r/latest; ln -s /etc/ld.so.cache r/out; "
+        r"""printf x > "$(printf 'r/new\nline')"; mkdir r/empty; mkfifo r/pipe""",
+        "./r/",
+        "**/-b",
+    )
+    assert [item.name for item in reply.outputs] == ["r/a", "r/deep/-b", "r/latest/-b"]
+    assert reply.header["metrics"] == {"outputs_left_out": "3"}
+    assert sorted(text.split(": ")[1] for _, text in node.lines if "left out" in text) == [
+        "'r/new\\nline'", "'r/out'", "'r/pipe'",
+    ]  # fmt: skip
+
+
+def test_many_outputs(node: Node) -> None:
+    """5,000 files come back as one archive, and the log says so."""
+    reply = node.run("mkdir r; cd r; seq 5000 | xargs touch", "r")
+    assert [item.name for item in reply.outputs] == ["outputs.tar"]
+    assert any("5,000 outputs travel as one file" in text for _, text in node.lines)
+
+
+def test_what_a_command_leaves_running_ends_before_its_outputs_are_read(
+    node: Node, processes_with: Callable[[str], list[int]]
+) -> None:
+    """A daemon in a session of its own is gone when the outputs are read, and so cannot change them."""
+    text = "import os,time\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n" + textwrap.dedent(
+        """
+        open('up', 'w').close()
+        while True:
+            open('out.txt', 'a').write('x')
+        """
+    )
+    node.run(
+        "python d.py; while [ ! -e up ]; do :; done; echo done > out.txt", "out.txt", files={"d.py": text.encode()}
+    )
+    assert processes_with("d.py") == []
+
+
+PRY = """
+import ctypes, glob, json, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+parents, pid = [], os.getppid()
+while pid > 1:
+    parents.append(pid)
+    pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+FRAME = struct.pack(">I", 27) + b'{"output":"evil","size":1}x' + struct.pack(">Q", 1) + b"x"
+def attempt(what, *args):
+    try:
+        found = what(*args)
+    except OSError as err:
+        return err.errno
+    return found
+def write(path):
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return os.write(fd, FRAME)
+    finally:
+        os.close(fd)
+def call(number, *args):
+    ctypes.set_errno(0)
+    return libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, args)), ctypes.get_errno()
+won = []
+for pid in parents:
+    for name in ("fd", "map_files", "task"):
+        for path in glob.glob(f"/proc/{pid}/{name}/*") + [f"/proc/{pid}/fd/{n}" for n in range(3, 40)]:
+            if name != "task" and attempt(write, path) == len(FRAME):
+                won.append(path)
+    for name in ("mem", "environ", "maps", "auxv", "stack", "syscall", "root/", "cwd/", "exe"):
+        found = attempt(lambda: open(f"/proc/{pid}/{name}", "rb").read(1)) if name[-1] != "/" else attempt(
+            os.listdir, f"/proc/{pid}/{name}")
+        if not isinstance(found, int):
+            won.append(f"{pid}/{name}")
+    for number, args in ((101, (16, pid, 0, 0)), (101, (0x4206, pid, 0, 0)), (310, (pid, 0, 0, 0, 0, 0)),
+                         (311, (pid, 0, 0, 0, 0, 0)), (312, (pid, os.getpid(), 0, 3, 3)), (440, (0, 0, 0, 0, 0))):
+        if call(number, *args)[0] >= 0:
+            won.append([pid, number])
+    pidfd = call(434, pid, 0)[0]
+    for fd in range(3, 40):
+        if pidfd >= 0 and call(438, pidfd, fd, 0)[0] >= 0:
+            won.append(["pidfd_getfd", pid, fd])
+for fd in range(3, 64):
+    if attempt(os.write, fd, FRAME) == len(FRAME):
+        won.append(["own fd", fd])
+open("out.txt", "w").write(json.dumps([len(parents), won]))
+"""
+
+
+def test_a_command_reaches_nothing_of_its_worker(node: Node) -> None:
+    """Neither /proc nor any call gives a command the pipes its worker signs by, whatever numbers they have."""
+    reply = node.run("exec python pry.py", "out.txt", files={"pry.py": PRY.encode()})
+    num_parents, won = json.loads(node.output(reply, "out.txt"))
+    assert num_parents >= 1
+    assert won == []
+    assert [item.name for item in reply.outputs] == ["out.txt"]
+
+
+def test_signals_have_names(node: Node) -> None:
+    """A crash is said by its signal's name, once, and not as a bare number."""
+    with pytest.raises(JobFailed) as caught:
+        node.run("python -c 'import ctypes; ctypes.string_at(0)'")
+    assert str(caught.value).count("SIGSEGV (Segmentation fault)") == 1
+    assert caught.value.detail == "command-failed"
