@@ -45,7 +45,7 @@ from stannary.errors import (
     NotFound,
     StannaryError,
 )
-from stannary.formats import digest, dsse, predicates, record, statement
+from stannary.formats import bounds, digest, dsse, predicates, record, statement
 from stannary.formats.canonical import Json
 from stannary.formats.ids import AuditId, JobId, TaskId
 from stannary.formats.predicates import (
@@ -203,6 +203,8 @@ class Agent:
         self._bring_inputs(lease, holding)
         with self.meter.phase(holding.job, Phase.COMPUTE):
             result = self.work.do(TaskInHand(holding, assignment, self._take_progress))
+        for line in result.left_out:
+            self._take_line(holding.job, "agent", line)
         if self.desk.is_dropped(lease):
             raise ConflictError("the market took the lease back", why=lease.lease_id)
         return holding, assignment, result
@@ -325,7 +327,7 @@ class Agent:
     def _take_progress(self, reported: dict[str, Json]) -> None:
         step, steps, loss = reported.get("step"), reported.get("steps"), reported.get("loss")
         if type(step) is int and type(steps) is int and 0 <= step <= steps:
-            shown = loss if isinstance(loss, str) and _is_decimal(loss) else None
+            shown = loss if isinstance(loss, str) and bounds.DECIMAL.fits(loss) else None
             self.desk.progress = ProgressReport(step=step, steps=steps, phase="compute", loss=shown)
 
     def _has_outputs(self, claim: dict[str, Json]) -> bool:
@@ -461,8 +463,3 @@ def _outputs(entry: dict[str, Json]) -> tuple[Output, ...]:
     if not isinstance(listed, list):
         raise FormatError("the journal holds a result without outputs")
     return tuple(record.from_json(Output, item) for item in listed)
-
-
-def _is_decimal(text: str) -> bool:
-    whole, _, fraction = text.removeprefix("-").partition(".")
-    return len(text) <= 30 and whole.isdigit() and (fraction.isdigit() or not fraction)

@@ -25,7 +25,7 @@ from stannary import files
 from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
 from stannary.errors import AuthError, ConflictError, EnvironmentProblem, Refuted
-from stannary.formats import digest, dsse, ids, note, statement
+from stannary.formats import bounds, digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
 from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
@@ -77,6 +77,7 @@ def join(application: Application, tell: Tell) -> NodeSettings:
     with Connection(token.url, tls_fingerprint=token.tls) as link:
         market = _known_market(link, token)
         claim = _claim(application, key, market, engine_class)
+        bounds.check(claim, "join")  # before the token is spent on what the market refuses
         body = node.JoinRequest(
             token=application.token, envelope=message.EnvelopeBody.of(statement.sign("join", claim, (), key))
         )

@@ -13,7 +13,7 @@ from typing import Protocol
 from stannary.agent.executor import Reply, TakeProgress
 from stannary.agent.holdings import Holding, worker_of
 from stannary.errors import FormatError
-from stannary.formats import canonical, jobspec, predicates, record
+from stannary.formats import bounds, canonical, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskKind
@@ -21,7 +21,7 @@ from stannary.formats.predicates import Assignment, Output
 
 MIN_WALL_S = 60.0
 WALL_FACTOR = 20  # a task may take this many times its agreed reference time before it is killed
-DECIMAL_CHARS = 40
+MAX_LEFT_OUT_LINES = 8  # a worker may report anything; the log says so much of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Result:
     outputs: tuple[Output, ...]
     metrics: dict[str, str]
     num_steps: int
+    left_out: tuple[str, ...] = ()  # what the worker reported and the node may not sign, a line each
 
     @property
     def root(self) -> Digest:
@@ -94,7 +95,8 @@ class SandboxedWork:
         num_steps = reply.header.get("num_steps", task.assignment.num_steps)
         if type(num_steps) is not int:
             raise FormatError("the worker reports no number of steps")
-        return Result(reply.outputs, _metrics(reply.header.get("metrics")), num_steps)
+        metrics, left_out = _metrics(reply.header.get("metrics"))
+        return Result(reply.outputs, metrics, num_steps, left_out)
 
     def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
         """Ask the worker to recompute the task; only digests and the answer leave it."""
@@ -157,8 +159,9 @@ def _hex(header: dict[str, Json]) -> str:
     return answer
 
 
-def _metrics(value: Json) -> dict[str, str]:
-    """Keep decimal strings only: metrics are signed."""
-    if not isinstance(value, dict):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(text, str) and len(text) <= DECIMAL_CHARS}
+def _metrics(value: Json) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what may be signed, and a line for what may not: a loss that became `nan` must not cost the task."""
+    kept, left_out = bounds.METRICS.split(value if isinstance(value, dict) else {})
+    more = len(left_out) - MAX_LEFT_OUT_LINES
+    said = left_out if more <= 0 else [*left_out[:MAX_LEFT_OUT_LINES], f"{more} more metrics are left out"]
+    return kept, tuple(said)

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stannary.cli.output import cell, columns, shortened, wrapped
-from stannary.formats import record, workdir
+from stannary.formats import instants, record, workdir
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
 from stannary.formats.quantity import dollars
-from stannary.verify import instants
 from stannary.verify.report import Claims, Report
 
 MAX_SHOWN = 10  # inputs and results on the screen; --json has all

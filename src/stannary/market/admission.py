@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, StannaryError, UsageError
-from stannary.formats import beacon, canonical, digest, dsse, ids, jobspec, statement
+from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Credential, Job
-from stannary.market import views
+from stannary.market import clock, views
 from stannary.market.engine import placing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
@@ -31,10 +31,8 @@ from stannary.store.jobs import Submission, Submitted
 from stannary.verify import settlement, soundness
 from stannary.wire import buyer as wire
 from stannary.wire import errors as wire_errors
-from stannary.wire import rfc3339
 
 MAX_KEY_CHARS = 255
-MAX_CLOCK_SKEW_S = 300
 MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
 SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 
@@ -50,11 +48,11 @@ def quote(exchange: Exchange, connection: Connection, members: dict[str, object]
     stake = min(soundness.stake_ppm(bond, price) for bond in bonds)
     return wire.Quote(
         chosen=[offer.node for offer in made.match.chosen],
-        rejected=[wire.RejectedNode(node=item.node, reason=item.reason) for item in made.match.rejected],
+        rejected=[wire.RejectedNode(node=item.node, reason=bounds.shown(item.reason)) for item in made.match.rejected],
         offers=[offer_view(exchange, offer) for offer in found],
-        work_usd_micros=made.worst.work_usd_micros,
-        audit_usd_micros=made.worst.audit_usd_micros,
-        escrow_usd_micros=made.worst.escrow_usd_micros,
+        work_usd_micros=bounds.COUNT.clamp(made.worst.work_usd_micros),
+        audit_usd_micros=bounds.COUNT.clamp(made.worst.audit_usd_micros),
+        escrow_usd_micros=bounds.COUNT.clamp(made.worst.escrow_usd_micros),
         audit_ppm=spec.trust.audit_ppm,
         required_ppm=soundness.required_ppm(spec.trust.gain_ppm, spec.trust.detection_ppm, stake),
     )
@@ -65,14 +63,14 @@ def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
     state = offer.not_ready.replace(" ", "-") or exchange.roster.state(offer.node)
     return wire.Offer(
         node=offer.node,
-        operator=offer.operator,
-        jurisdiction=offer.jurisdiction,
+        operator=bounds.shown(offer.operator),
+        jurisdiction=bounds.shown(offer.jurisdiction),
         tier=offer.tier.value,
         attestation="software",
-        engine_class=offer.engine_class,
-        cpus=offer.cpus,
-        memory_bytes=offer.memory_bytes,
-        ask_usd_micros_per_hour=offer.ask_usd_micros_per_hour,
+        engine_class=bounds.shown(offer.engine_class),
+        cpus=bounds.COUNT.clamp(offer.cpus),
+        memory_bytes=bounds.COUNT.clamp(offer.memory_bytes),
+        ask_usd_micros_per_hour=bounds.COUNT.clamp(offer.ask_usd_micros_per_hour),
         state=state,
     )
 
@@ -155,18 +153,16 @@ def _before(connection: Connection, job: str, buyer: str, idempotency_key: str, 
 
 
 def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
+    bounds.check(order, "job")
     if order.market != exchange.keyid:
         raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
-    if abs(rfc3339.parse(order.submitted_at) - exchange.clock.now()) > MAX_CLOCK_SKEW_S:
-        raise FormatError("the job was not signed now", why=order.submitted_at, hint="set this machine's clock (NTP)")
+    clock.check_signed_now(order.submitted_at, exchange.clock.now())
     rounds = spec.recipe.rounds if spec.recipe is not None else 1
     units = rounds * (spec.num_nodes + 1)
     if not min(units + SPARE_VALUES, beacon.LENGTH) <= order.beacon_length <= beacon.MAX_LENGTH:
         raise FormatError(
             "the beacon chain is too short or too long", why=f"{order.beacon_length} values, {units} tasks"
         )
-    if len(order.beacon_tip) != 64 or len(order.nonce) < 16:
-        raise FormatError("the job's beacon tip or nonce is malformed", why=f"{order.beacon_tip:.80}")
 
 
 async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> int:

@@ -134,7 +134,10 @@ class Edge:
         endpoint = self._direct.get((scope["method"], scope["path"]))
         request = Request(scope, receive)
         try:
-            if endpoint is None:
+            if not scope["path"].isprintable():  # no name of ours: not every database takes a NUL in a question
+                missing = NotFound("no such path", why=f"{scope['path']!r:.200}")
+                await _error(request_id, missing)(scope, receive, stamped)
+            elif endpoint is None:
                 await self._app(scope, receive, stamped)
             else:
                 await (await _answered(endpoint, request))(scope, receive, stamped)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, NotFound, Refuted
-from stannary.formats import beacon, dsse, predicates, statement
+from stannary.formats import beacon, bounds, dsse, instants, predicates, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import (
     Answer,
@@ -31,6 +31,7 @@ from stannary.formats.predicates import (
     Role,
 )
 from stannary.jobs.states import LeaseState
+from stannary.market import clock
 from stannary.market.engine import holding, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.loop import Engines
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="DataclassInstance")
 
 NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
-MAX_OUTPUTS = 1024
 RETRY_S = 1.0  # between tries to record what is logged, while the disk refuses
 
 log = logging.getLogger("stannary.market")
@@ -92,6 +92,7 @@ class Intake:
     async def contribution(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
         """Take a contribution whose outputs are stored; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("contribution", Contribution))
+        await self._check_time(node, made.finished_at)
         fence = Fence(lease, node, made.epoch)
         _expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
 
@@ -124,6 +125,7 @@ class Intake:
     async def answer(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
         """Take an answer that opens its commitment; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("answer", Answer))
+        await self._check_time(node, made.answered_at)
         _expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
         if sent.lease.body.get("role") != made.role.value:
             raise FormatError("the answer is of another role", why=made.role.value)
@@ -144,11 +146,14 @@ class Intake:
             raise NotFound("no such open job of yours", why=job)
         key = dsse.decode_base64(frame.predicate.buyer, "buyer key")
         made = statement.open_envelope(envelope, "reveal", Reveal, key).predicate
+        bounds.check(made, "reveal")
         leaf = leaf_of(envelope)
 
         def admit(connection: Connection) -> None:
             owed = audits.get_draw(connection, job, made.index)
             _check_reveal(owed, audits.candidates_of(connection, job, made.index), made)
+            if owed.reveal is not None and owed.reveal != leaf:
+                raise ConflictError("this value was revealed before, in other words", why=f"index {made.index}")
             previous = frame.predicate.beacon_tip
             if made.index:
                 previous = audits.get_draw(connection, job, made.index - 1).value or ""
@@ -173,6 +178,7 @@ class Intake:
         sent, made = await self._open(node, lease, envelope, ("reading", Reading))
         if made.job != sent.lease.job or made.node != node:
             raise FormatError("the reading is of another job or node", why=f"{made.job}, {made.node}")
+        await self._check_time(node, made.read_at)
         digest = meter.reading_digest(made)
 
         def write(connection: Connection) -> None:
@@ -189,6 +195,20 @@ class Intake:
 
         await self._exchange.store.awrite(write)
 
+    async def _check_time(self, node: str, signed_at: str) -> None:
+        """Refuse a node's time that a verifier would refute: far off the log's, or after its credential's end."""
+        clock.check_signed_since(signed_at, self._exchange.clock.now())
+        held = await self._exchange.store.aread(lambda c: nodes.credential_of(c, node))
+        if held is None:
+            raise NotFound("this node has no credential", why=node)
+        at = instants.parse(signed_at)
+        if not instants.is_within(at, held.issued_at_ms // 1000, held.expires_at_ms // 1000):
+            raise ConflictError(
+                "the node's credential was not valid then",
+                why=f"signed at {signed_at}, valid until {instants.spell(held.expires_at_ms / 1000)}",
+                hint="join again: stannary node join TOKEN",
+            )
+
     def _now(self) -> int:
         return self._exchange.now_ms
 
@@ -200,6 +220,9 @@ class Intake:
         row = await self._exchange.store.aread(lambda c: nodes.get(c, node))
         kind, cls = what
         made = statement.open_envelope(envelope, kind, cls, dsse.decode_base64(row.key, "node key"))
+        if made.subjects:  # free to vary, they would make two leaves of one word, and evidence holds each word once
+            raise FormatError(f"a {kind} has no subjects", why=f"{len(made.subjects)} subjects", detail="subject")
+        bounds.check(made.predicate, kind)
         return _Sent(held, row, envelope, leaf_of(envelope)), made.predicate
 
     async def _take(
@@ -292,7 +315,7 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
     names = {item.name for item in made.outputs}
     # Exactly those: a merge finds a contribution by the root over its one output, so a second one would stop it.
     needed = NEEDED_OUTPUTS.get(task.kind, names)
-    if len(names) != len(made.outputs) or len(names) > MAX_OUTPUTS or names != needed:
+    if len(names) != len(made.outputs) or names != needed:
         raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
     if predicates.result_root(made.outputs) != made.root:
         raise Refuted("the root is not that of the outputs", why=made.root)

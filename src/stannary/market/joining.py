@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, BelowPolicy, ConflictError, FormatError, NotFound
-from stannary.formats import dsse, ids, predicates, statement
+from stannary.formats import bounds, dsse, ids, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Attestation, Credential, Join, Tier
-from stannary.market import access, terms
+from stannary.market import access, clock, terms
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
 from stannary.market.settings import Profile
@@ -35,7 +35,6 @@ from stannary.wire import node as wire
 from stannary.wire.limits import SESSION_CHALLENGE_TTL_S, SESSION_TTL_S
 from stannary.wire.message import EnvelopeBody
 
-MAX_CLOCK_SKEW_S = 300
 EAR_NONE = "none"  # draft-ietf-rats-ear: software evidence affirms nothing
 
 
@@ -129,7 +128,11 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
 
 
 def _read(exchange: Exchange, envelope: dsse.Envelope, token: str) -> Join:
-    claimed = statement.read(envelope.payload, "join", Join).predicate
+    read = statement.read(envelope.payload, "join", Join)
+    claimed = read.predicate
+    if read.subjects:
+        raise FormatError("a join has no subjects", why=f"{len(read.subjects)} subjects", detail="subject")
+    bounds.check(claimed, "join")
     key = dsse.decode_base64(claimed.key, "node key")
     dsse.verify(envelope, key)
     expected = {
@@ -141,12 +144,7 @@ def _read(exchange: Exchange, envelope: dsse.Envelope, token: str) -> Join:
             raise FormatError(f"the join statement's {name} is wrong", why=f"{observed}, expected {wanted}")
     if not token.isascii() or claimed.token != join_token.token_digest(token):
         raise AuthError("the join statement was made for another token")
-    if abs(rfc3339.parse(claimed.joined_at) - exchange.clock.now()) > MAX_CLOCK_SKEW_S:
-        raise FormatError(
-            "the join statement is not of now", why=claimed.joined_at, hint="set this machine's clock (NTP)"
-        )
-    if min(claimed.cpus, claimed.memory_bytes, claimed.ask_usd_micros_per_hour) <= 0:
-        raise FormatError("the join statement offers nothing", why="cpus, memory and ask must be above 0")
+    clock.check_signed_now(claimed.joined_at, exchange.clock.now())
     return claimed
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stannary.formats import bounds
 from stannary.jobs.states import Settlement
 from stannary.market import access, http
 from stannary.market.engine import reasons
@@ -107,15 +108,15 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
         views.append(
             admin.NodeView(
                 node=row.node,
-                operator=row.operator,
+                operator=bounds.shown(row.operator),
                 tier=row.tier.value,
-                engine_class=row.engine_class,
+                engine_class=bounds.shown(row.engine_class),
                 state=exchange.roster.presence(row.node, exchange.clock.now()).value,
                 revoked=row.revoked_at_ms is not None,
                 last_seen_at=rfc3339.spell(seen) if seen is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
-                bond_usd_micros=bonds.get(operator_bond(row.operator), 0),
-                ask_usd_micros_per_hour=row.ask_usd_micros_per_hour,
+                bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),
+                ask_usd_micros_per_hour=bounds.COUNT.clamp(row.ask_usd_micros_per_hour),
             )
         )
     return views
@@ -128,8 +129,8 @@ def _ledger(connection: Connection) -> admin.Ledger:
         lines.extend(
             admin.LedgerLine(
                 seq=number,
-                debit=source.account,
-                credit=posting.account,
+                debit=bounds.shown(source.account),
+                credit=bounds.shown(posting.account),
                 usd_micros=posting.usd_micros,
                 reason=entry.reason,
                 key=entry.key,

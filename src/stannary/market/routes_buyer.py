@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stannary.errors import FormatError, JobNotFinished, NotFound
+from stannary.formats import bounds
 from stannary.formats.digest import Digest
 from stannary.jobs.states import is_terminal
 from stannary.market import access, admission, http, views
@@ -236,6 +237,6 @@ def _cursor(text: str | None) -> tuple[int, str] | None:
     if text is None:
         return None
     at, _, job = text.partition(".")
-    if not at.isascii() or not at.isdigit() or len(at) > 16:
+    if not at.isascii() or not at.isdigit() or len(at) > 16 or not bounds.JOB.fits(job):
         raise FormatError("not a cursor", why=f"{text!r:.80}", detail="cursor")
     return int(at), job

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stannary.errors import ConflictError, NotFound
-from stannary.formats import dsse
+from stannary.formats import bounds, dsse
 from stannary.jobs.states import LeaseState
 from stannary.market import access, http, joining
 from stannary.market.engine import failing, leasing
@@ -150,7 +150,12 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         upload = await http.read(request, node.LogUpload, max_bytes=4 * limits.MAX_BODY_BYTES)
         held = await _held(exchange, holder, lease)
         known = max(kept_lines.get(lease, 0) - upload.first_seq, 0)
-        fresh = [NewLine(rfc3339.parse(line.at) * 1000, line.stream, line.text) for line in upload.lines[known:]]
+        span = bounds.Range(
+            held.granted_at_ms, max(exchange.now_ms, held.granted_at_ms)
+        )  # of the lease: node's clocks vary
+        fresh = [
+            NewLine(span.clamp(rfc3339.parse(line.at) * 1000), line.stream, line.text) for line in upload.lines[known:]
+        ]
         if fresh:
             source = Source(held.job, held.task, holder)
             await exchange.store.awrite(lambda c: loglines.append(c, source, fresh))

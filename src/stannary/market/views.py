@@ -1,13 +1,22 @@
-"""Rows of the store as the wire's messages: what a buyer sees of his job."""
+"""Rows of the store as the wire's messages: what a buyer sees of his job.
+
+Rules:
+1. What comes in is checked where it comes in (formats/bounds.py). What is stored is shown whatever it is: a market
+   before that table took words and numbers no message holds, and one bad row must hide neither itself nor another.
+2. A word or number no message holds becomes the nearest one that does, and `faults` of the job names it.
+3. Words of strangers leave here harmless: no control, no bidi mark. No screen behind has to know who wrote them.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import cast
+import logging
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats import dsse, jobspec, statement
+from stannary.errors import StannaryError
+from stannary.formats import bounds, dsse, jobspec, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Receipt, Verdict
@@ -21,38 +30,83 @@ from stannary.wire import buyer as wire
 from stannary.wire import rfc3339
 
 MODEL = "model.safetensors"  # the name of a train job's final weights, as in the receipt's subject
+MAX_TEXT_CHARS, MAX_LINE_CHARS = 4096, 16 * 1024  # of wire.message.Text, and of a log line
+BAD_ROW = (StannaryError, ValueError, TypeError, LookupError)  # what reading and showing a stored row may raise
+
+log = logging.getLogger("stannary.market")
 
 
 def job(connection: Connection, row: JobRow) -> wire.JobView:
-    """Return a job as its buyer sees it."""
+    """Return a job as its buyer sees it; one that cannot be read is shown with what its row says alone."""
+    try:
+        return _job(connection, row)
+    except BAD_ROW as err:
+        log.exception("job %s cannot be shown whole", row.job)
+        return _bare(row, f"what is stored of this job cannot be read: {err}")
+
+
+def _job(connection: Connection, row: JobRow) -> wire.JobView:
     spec = _spec_of(connection, row)
     settled = ledger.find(connection, f"settle:{row.job}")
     refunded = 0
     if settled is not None:
         refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
-    progress = row.progress
+    faults: list[str] = []
+    progress = wire.Progress(
+        round=_within(row.progress.get("round", 0), bounds.COUNT, 0, ("progress.round", faults)),
+        rounds=spec.recipe.rounds if spec.recipe is not None else 1,
+        loss=_within(row.progress.get("loss"), bounds.DECIMAL, None, ("progress.loss", faults)),
+        heldout=_within(row.progress.get("heldout"), bounds.DECIMAL, None, ("progress.heldout", faults)),
+    )
+    paid = row.escrow_usd_micros - refunded if settled is not None else 0
     return wire.JobView(
-        id=row.job,
-        name=row.name,
-        kind=row.kind,
-        status=row.status.value,
-        verdict=row.verdict.value,
-        settlement=row.settlement.value,
-        reason=row.reason,
-        message=row.message,
-        progress=wire.Progress(
-            round=cast("int", progress.get("round", 0)),
-            rounds=spec.recipe.rounds if spec.recipe is not None else 1,
-            loss=cast("str | None", progress.get("loss")),
-            heldout=cast("str | None", progress.get("heldout")),
-        ),
-        escrow_usd_micros=row.escrow_usd_micros,
-        paid_usd_micros=row.escrow_usd_micros - refunded if settled is not None else 0,
+        **_own_members(row, faults),
+        progress=progress,
+        paid_usd_micros=paid,
         refunded_usd_micros=refunded,
         nodes=_nodes(connection, row),
-        submitted_at=rfc3339.spell(row.submitted_at_ms / 1000),
-        finished_at=rfc3339.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
     )
+
+
+def _bare(row: JobRow, fault: str) -> wire.JobView:
+    nothing = wire.Progress(round=0, rounds=1)
+    return wire.JobView(
+        **_own_members(row, [fault]), progress=nothing, paid_usd_micros=0, refunded_usd_micros=0, nodes=[]
+    )
+
+
+def _own_members(row: JobRow, faults: list[str]) -> dict[str, Any]:
+    """Return what a job's own row says."""
+    return {
+        "id": row.job,
+        "name": bounds.shown(row.name),
+        "kind": row.kind,
+        "status": row.status.value,
+        "verdict": row.verdict.value,
+        "settlement": row.settlement.value,
+        "reason": _text(row.reason),
+        "message": _text(row.message),
+        "escrow_usd_micros": row.escrow_usd_micros,
+        "submitted_at": rfc3339.spell(row.submitted_at_ms / 1000),
+        "finished_at": rfc3339.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
+        "faults": [_text(item) for item in faults] or None,
+    }
+
+
+V = TypeVar("V")
+
+
+def _within(value: object, bound: bounds.Bound, instead: V, fault: tuple[str, list[str]]) -> V:
+    """Return a stored value a message holds, else `instead`, and note it."""
+    if value is None or bound.fits(value):
+        return cast("V", instead if value is None else value)
+    name, faults = fault
+    faults.append(f"{name} is {bounds.shown(value)}, not {bound.expected}")
+    return instead
+
+
+def _text(said: str) -> str:
+    return bounds.printable(said)[:MAX_TEXT_CHARS]
 
 
 def submitted(item: Submission, spec: JobSpec) -> wire.JobView:
@@ -80,20 +134,29 @@ def event(row: events.Event) -> wire.Event:
     return wire.Event(
         seq=row.seq,
         at=rfc3339.spell(row.at_ms / 1000),
-        type=row.type,
-        task=row.task,
-        node=row.node,
-        message=row.message[:4096],
+        type=bounds.shown(row.type),
+        task=_known(row.task, bounds.TASK),
+        node=_known(row.node, bounds.NODE),
+        message=_text(row.message),
         data=dict(row.data),
     )
 
 
 def line(row: loglines.Line) -> wire.LogLine:
     """Return one log line."""
-    at = rfc3339.spell(row.at_ms / 1000)
     return wire.LogLine(
-        seq=row.seq, at=at, node=row.node or None, task=row.task or None, stream=row.stream, text=row.text
+        seq=row.seq,
+        at=rfc3339.spell(row.at_ms / 1000),
+        node=_known(row.node, bounds.NODE),
+        task=_known(row.task, bounds.TASK),
+        stream=_known(row.stream, bounds.WORD) or "unknown",
+        text=bounds.printable(row.text)[:MAX_LINE_CHARS],
     )
+
+
+def _known(name: str | None, bound: bounds.Words) -> str | None:
+    """Return the name of a thing, None for what is none."""
+    return name if name and bound.fits(name) else None
 
 
 def cost(connection: Connection, row: JobRow) -> wire.Cost:
@@ -103,9 +166,14 @@ def cost(connection: Connection, row: JobRow) -> wire.Cost:
     if kept is None:
         return wire.Cost(lines=[], escrow_usd_micros=row.escrow_usd_micros, paid_usd_micros=0, refunded_usd_micros=0)
     stated = statement.read(dsse.from_bytes(kept.envelope).payload, "receipt", Receipt).predicate
-    split = {name: getattr(stated.time_split, name) for name in stated.time_split.__dataclass_fields__}
+    split = {
+        name: bounds.COUNT.clamp(getattr(stated.time_split, name)) for name in stated.time_split.__dataclass_fields__
+    }
     return wire.Cost(
-        lines=[wire.CostLine(account=i.account, task=i.task, reason=i.reason, usd_micros=i.usd_micros) for i in lines],
+        lines=[
+            wire.CostLine(account=bounds.shown(i.account), task=_text(i.task), reason=i.reason, usd_micros=i.usd_micros)
+            for i in lines
+        ],
         escrow_usd_micros=row.escrow_usd_micros,
         paid_usd_micros=stated.paid_usd_micros,
         refunded_usd_micros=row.escrow_usd_micros - stated.paid_usd_micros,
@@ -147,7 +215,8 @@ def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.Output
 
 def _ref(name: str, output: object) -> wire.OutputRef:
     members = cast("dict[str, str | int]", output)
-    return wire.OutputRef(name=name, digest=str(members["digest"]), size_bytes=int(members["size_bytes"]))
+    spelled = bounds.printable(name)[: bounds.PATH_CHARS]
+    return wire.OutputRef(name=spelled, digest=str(members["digest"]), size_bytes=int(members["size_bytes"]))
 
 
 def _nodes(connection: Connection, row: JobRow) -> list[wire.JobNode]:
@@ -157,7 +226,7 @@ def _nodes(connection: Connection, row: JobRow) -> list[wire.JobNode]:
     for lane, name in enumerate(jobs.placed(connection, row.job)):
         lease = held.get(name)
         state = "convicted" if name in convicted else lease.type.value if lease is not None else "idle"
-        operator = nodes.get(connection, name).operator
+        operator = bounds.shown(nodes.get(connection, name).operator)
         task = lease.task if lease is not None else None
         views.append(wire.JobNode(node=name, operator=operator, lane=lane, state=state, task=task))
     return views

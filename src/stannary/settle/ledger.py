@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from stannary.errors import ConflictError, UsageError
+from stannary.formats import bounds
 
 Account = NewType("Account", str)
 
@@ -32,7 +33,7 @@ INSURANCE = Account("insurance")
 FEES = Account("market.fees")
 ESCROW_SUFFIX = ".escrow"
 
-MAX_USD_MICROS = 10**15  # a thousand million dollars: far above any job, far below 2^63
+MAX_USD_MICROS = bounds.MONEY.high
 
 
 @dataclass(frozen=True, slots=True)

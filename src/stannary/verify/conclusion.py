@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stannary.errors import Refuted
+from stannary.formats import bounds
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import Verification
@@ -297,5 +298,5 @@ def _split(case: Case, decisions: dict[TaskId, Decision], result: Lineage) -> Ti
     for task in result.tasks:
         contribution = case.contributions.get(task)
         if contribution is not None and decisions[task].verdict is not Verdict.REFUTED:
-            useful[contribution.predicate.node] += contribution.predicate.spent.compute_ms
+            useful[contribution.predicate.node] += bounds.MS.clamp(contribution.predicate.spent.compute_ms)
     return settlement.time_split(useful, (item.predicate for item in case.readings))

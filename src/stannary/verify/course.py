@@ -18,16 +18,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import dsse, ids, predicates
+from stannary.formats import dsse, ids, instants, predicates
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Assignment, Contribution, Credential, Verdict
-from stannary.verify import instants, lineage
+from stannary.formats.predicates import Answer, Assignment, Contribution, Credential, Reading, Verdict
+from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, attempt_of, unit_of
 from stannary.verify.report import Findings
-
-CLOCK_SKEW_S = 300  # between a node's clock and a witness's; both are asked to run NTP
-MAX_LAG_S = 24 * 3600  # between the work's end and the log: a node that was cut off hands in late, not years late
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +67,8 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
     for node, held in case.credentials.items():
         _check_credentials(case, node, held, node in worked, findings)
     _check_joins(case, findings)
-    for index, node, time in _signed_times(case):
-        _check_time(case, index, node, time, witnessed, findings)
+    for said, since, time in _signed_times(case):
+        _check_time(case, said, time, (witnessed.after(since), witnessed.before(said.index)), findings)
 
 
 def _check_job(case: Case, findings: Findings) -> None:
@@ -242,24 +239,31 @@ def _check_joins(case: Case, findings: Findings) -> None:
             findings.refute("credential.join", join.predicate.node, join.leaf, "a join that a credential names")
 
 
-def _signed_times(case: Case) -> Iterator[tuple[int, NodeId, str]]:
+Timed = Logged[Contribution] | Logged[Answer] | Logged[Reading]
+
+
+def _signed_times(case: Case) -> Iterator[tuple[Timed, int, str]]:
+    """Yield each statement with a node's time, the log index that time may not lie far before, and the time.
+
+    A reading is kept by the market and logged when the job ends, however long after it was made.
+    """
     for contribution in case.contributions.values():
-        yield contribution.index, contribution.predicate.node, contribution.predicate.finished_at
+        yield contribution, contribution.index, contribution.predicate.finished_at
     for answer in case.answers.values():
-        yield answer.index, answer.predicate.node, answer.predicate.answered_at
+        yield answer, answer.index, answer.predicate.answered_at
     for reading in case.readings:
-        yield reading.index, reading.predicate.node, reading.predicate.read_at
+        yield reading, case.job.index, reading.predicate.read_at
 
 
-def _check_time(case: Case, index: int, node: NodeId, time: str, witnessed: Witnessed, findings: Findings) -> None:
-    at = instants.parse(time)
-    latest, earliest = witnessed.before(index), witnessed.after(index)
-    if latest is not None and at > latest + CLOCK_SKEW_S:
-        findings.refute("time.future", f"log index {index}", time, f"not after its witness saw it, {latest}")
-    if earliest is not None and at < earliest - MAX_LAG_S:
-        findings.refute("time.past", f"log index {index}", time, f"not a day before the log, {earliest}")
-    for item in case.credentials.get(node, ()):
-        held = item.predicate
-        if item.index < index and instants.parse(held.issued_at) <= at <= instants.parse(held.expires_at):
+def _check_time(case: Case, item: Timed, time: str, between: tuple[int | None, int | None], findings: Findings) -> None:
+    at, name, (earliest, latest) = instants.parse(time), f"log index {item.index}", between
+    off_s = instants.off_s(at, earliest=earliest, latest=latest)
+    if off_s > 0:
+        findings.refute("time.future", name, time, f"not after its witness saw it, {latest}")
+    elif off_s < 0:
+        findings.refute("time.past", name, time, f"not a day before the log, {earliest}")
+    for held in case.credentials.get(item.predicate.node, ()):
+        issued, expires = instants.parse(held.predicate.issued_at), instants.parse(held.predicate.expires_at)
+        if held.index < item.index and instants.is_within(at, issued, expires):
             return
-    findings.refute("credential.expired", node, f"worked at {time}", "a credential valid at that time")
+    findings.refute("credential.expired", item.predicate.node, f"worked at {time}", "a credential valid at that time")

@@ -21,21 +21,22 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from stannary.errors import StannaryError, UnsupportedFormat
-from stannary.formats import canonical, digest, dsse, note, statement
+from stannary.formats import canonical, digest, dsse, instants, note, statement
 from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
+from stannary.formats.instants import CLOCK_SKEW_S
 from stannary.formats.jobspec import Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Receipt, Verdict
 from stannary.formats.receipt import ReceiptFile
 from stannary.formats.statement import Statement
 from stannary.tlog import proof, tree
-from stannary.verify import conclusion, course, instants, silence, trial
+from stannary.verify import conclusion, course, silence, trial
 from stannary.verify.case import Case, Logged
 from stannary.verify.case import read as read_statement
 from stannary.verify.conclusion import Ending
-from stannary.verify.course import CLOCK_SKEW_S, Witnessed
+from stannary.verify.course import Witnessed
 from stannary.verify.report import Claims, Findings, Report
 from stannary.verify.trust import TrustedMarket, TrustStore
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stannary.errors import FormatError
+from stannary.formats import bounds
 from stannary.formats.ids import AuditId, NodeId, TaskId
 from stannary.formats.predicates import Reading, SettlementLine, TimeSplit, Verdict
 
@@ -119,7 +120,8 @@ def time_split(useful_ms: Mapping[NodeId, int], readings: Iterable[Reading]) -> 
         useful_ms: for each node, the compute of its verified contributions that are in the result, merges included.
         readings: every logged reading; the last of each node counts (they are cumulative). Compute beyond the
             useful is churn: refuted, superseded, abandoned, lost with a lease. It is counted node by node: one that
-            signs fewer readings than its work took must not hide what another's came to nothing.
+            signs fewer readings than its work took must not hide what another's came to nothing. Milliseconds outside
+            the table (formats/bounds.py), which an older market took, count as its nearest end.
     """
     last: dict[NodeId, Reading] = {}
     for reading in readings:
@@ -127,13 +129,14 @@ def time_split(useful_ms: Mapping[NodeId, int], readings: Iterable[Reading]) -> 
         if held is None or reading.seq > held.seq:
             last[reading.node] = reading
     spent = [reading.spent for reading in last.values()]
-    churn_ms = sum(max(held.spent.compute_ms - useful_ms.get(node, 0), 0) for node, held in last.items())
+    ms = bounds.MS.clamp
+    churn_ms = sum(max(ms(held.spent.compute_ms) - useful_ms.get(node, 0), 0) for node, held in last.items())
     parts = {
         "useful": sum(useful_ms.values()),
-        "start": sum(item.start_ms for item in spent),
-        "link": sum(item.link_ms for item in spent),
-        "idle": sum(item.idle_ms for item in spent),
-        "audit": sum(item.audit_ms for item in spent),
+        "start": sum(ms(item.start_ms) for item in spent),
+        "link": sum(ms(item.link_ms) for item in spent),
+        "idle": sum(ms(item.idle_ms) for item in spent),
+        "audit": sum(ms(item.audit_ms) for item in spent),
         "churn": churn_ms,
     }
     return TimeSplit(**_largest_remainder(parts))

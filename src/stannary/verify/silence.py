@@ -21,15 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stannary.formats import statement
+from stannary.formats import instants, statement
 from stannary.formats.dsse import Envelope
 from stannary.formats.ids import NodeId, TaskId
+from stannary.formats.instants import CLOCK_SKEW_S
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Absence, Answer, AnswerCommitment, Awaited, Role, Silence, Verdict
 from stannary.tlog import proof
-from stannary.verify import instants, verdict
+from stannary.verify import verdict
 from stannary.verify.case import Case, Logged
-from stannary.verify.course import CLOCK_SKEW_S, Witnessed
+from stannary.verify.course import Witnessed
 from stannary.verify.draw import PPM, Selection
 from stannary.verify.report import Finding, Findings, Severity
 from stannary.verify.trust import TrustedMarket

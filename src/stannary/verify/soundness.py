@@ -12,6 +12,7 @@ from __future__ import annotations
 from decimal import ROUND_UP, Decimal, localcontext
 
 from stannary.errors import FormatError
+from stannary.formats import bounds
 from stannary.formats.predicates import Soundness
 
 PPM = 1_000_000
@@ -32,8 +33,11 @@ def required_ppm(gain_ppm: int, detection_ppm: int, stake_ppm: int) -> int:
 
 
 def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
-    """Return S·10^6 of one prover: its forfeitable bond in prices of its dearest task."""
-    return bond_usd_micros * PPM // max(task_price_usd_micros, 1)
+    """Return S·10^6 of one prover: its forfeitable bond in prices of its dearest task.
+
+    It is signed, so it ends at the largest integer that can be: there no audit is too rare for it.
+    """
+    return bounds.STAKE_PPM.clamp(bond_usd_micros * PPM // max(task_price_usd_micros, 1))
 
 
 def escape(audit_ppm: int) -> str:

@@ -7,7 +7,18 @@ from typing import Annotated
 from pydantic import Field
 
 from stannary.wire import limits
-from stannary.wire.message import Count, Instant, Message, Name, NodeText, UsdMicros, Word
+from stannary.wire.message import (
+    AccountText,
+    Count,
+    Instant,
+    Message,
+    Money,
+    Name,
+    NodeText,
+    OperatorText,
+    UsdMicros,
+    Word,
+)
 
 MAX_JOIN_TOKEN_TTL_S = 7 * 86_400
 MAX_JOIN_TOKEN_USES = 10_000
@@ -16,8 +27,8 @@ MAX_JOIN_TOKEN_USES = 10_000
 class ApiTokenRequest(Message):
     """POST /v1/admin/api-tokens: a buyer's account, with money in it."""
 
-    name: Name
-    deposit_usd_micros: Count
+    name: AccountText
+    deposit_usd_micros: Money
 
 
 class ApiToken(Message):
@@ -30,8 +41,8 @@ class ApiToken(Message):
 class JoinTokenRequest(Message):
     """POST /v1/admin/join-tokens: let `uses` nodes of one operator in; the bond is per node."""
 
-    operator: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    bond_usd_micros: Count
+    operator: OperatorText
+    bond_usd_micros: Money
     ttl_s: Annotated[int, Field(ge=1, le=MAX_JOIN_TOKEN_TTL_S)] = limits.JOIN_TOKEN_TTL_S
     uses: Annotated[int, Field(ge=1, le=MAX_JOIN_TOKEN_USES)] = 1
 

@@ -18,6 +18,8 @@ from stannary.wire.message import (
     Message,
     Name,
     NodeText,
+    OutputText,
+    PathText,
     Signed,
     TaskText,
     Text,
@@ -120,6 +122,7 @@ class JobView(Message):
     nodes: list[JobNode]
     submitted_at: Instant
     finished_at: Instant | None = None
+    faults: list[Text] | None = None  # what was stored of this job and cannot be shown; absent where all can
 
 
 class JobPage(Message):
@@ -199,7 +202,7 @@ class Cost(Message):
 class OutputRef(Message):
     """A stored result."""
 
-    name: Name
+    name: OutputText
     digest: DigestText
     size_bytes: Count
 
@@ -243,7 +246,7 @@ class Accepted(Message):
 class ManifestFile(Message):
     """One file of the work directory."""
 
-    path: Name
+    path: PathText
     mode: Annotated[int, Field(ge=0, le=0o777)]
     digest: DigestText
     size_bytes: Count

@@ -25,6 +25,7 @@ DEPOSIT_TOO_SMALL = "deposit"  # 400: the account cannot cover the escrow
 BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
 QUOTA = "quota"  # 413: this node has stored too much that no contribution claims
+CLOCK = "clock"  # 400: what was signed bears a time too far from the market's
 FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED})  # asking again changes nothing
 
 _SERVER_ERROR = 500

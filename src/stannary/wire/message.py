@@ -2,7 +2,7 @@
 
 Rules:
 1. Unknown members are refused, types are exact (`"1"` is no integer), every string, list and
-   number is bounded.
+   number is bounded; what is also signed has its bound from formats/bounds.py.
 2. Bodies are read with `read` from the bytes received, after the size limit; what does not fit is
    one FormatError naming the member, whatever the bytes are.
 3. Signed things travel as DSSE envelopes inside bodies (`EnvelopeBody`); the bytes that were signed
@@ -13,31 +13,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from stannary.errors import FormatError, LimitExceeded
-from stannary.formats import dsse
+from stannary.formats import bounds, dsse
 from stannary.formats.canonical import Json
 from stannary.wire import limits
 
 M = TypeVar("M", bound="Message")
 
-Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+MAX_LANE_PREFIX = len("l99999/")  # before an output's name where several lanes have outputs
+
+Word = Annotated[str, StringConstraints(pattern=bounds.WORD.anchored)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+OperatorText = Annotated[str, StringConstraints(pattern=bounds.OPERATOR.anchored)]
+AccountText = Annotated[str, StringConstraints(pattern=bounds.ACCOUNT.anchored)]
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=bounds.PATH_CHARS)]
+OutputText = Annotated[str, StringConstraints(min_length=1, max_length=bounds.PATH_CHARS + MAX_LANE_PREFIX)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 LongText = Annotated[str, StringConstraints(max_length=limits.MAX_LOG_TAIL_CHARS)]
-Decimal = Annotated[str, StringConstraints(pattern=r"^-?\d{1,15}(\.\d{1,15})?$")]
-Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Said = Annotated[Text, AfterValidator(bounds.printable)]  # by a stranger, in his own words: kept, made harmless
+LongSaid = Annotated[LongText, AfterValidator(bounds.printable)]
+Decimal = Annotated[str, StringConstraints(pattern=bounds.DECIMAL.anchored)]
+Hex32 = Annotated[str, StringConstraints(pattern=bounds.HEX32.anchored)]
 Base64Signature = Annotated[str, StringConstraints(min_length=88, max_length=88)]
-DigestText = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-NodeText = Annotated[str, StringConstraints(pattern=r"^n-[0-9a-f]{12}$")]
-JobText = Annotated[str, StringConstraints(pattern=r"^j-[0-9a-f]{12}$")]
-TaskText = Annotated[str, StringConstraints(pattern=r"^j-[0-9a-f]{12}/[a-z0-9/]{1,60}$")]
-AuditText = Annotated[str, StringConstraints(pattern=r"^j-[0-9a-f]{12}/[a-z0-9/]{1,60}/q[0-9a-f]{16}$")]
+DigestText = Annotated[str, StringConstraints(pattern=bounds.DIGEST.anchored)]
+NodeText = Annotated[str, StringConstraints(pattern=bounds.NODE.anchored)]
+JobText = Annotated[str, StringConstraints(pattern=bounds.JOB.anchored)]
+TaskText = Annotated[str, StringConstraints(pattern=bounds.TASK.anchored)]
+AuditText = Annotated[str, StringConstraints(pattern=bounds.AUDIT.anchored)]
 LeaseText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Instant = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
-UsdMicros = Annotated[int, Field(ge=-(2**53 - 1), le=2**53 - 1)]
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Instant = Annotated[str, StringConstraints(pattern=bounds.INSTANT.anchored)]
+UsdMicros = Annotated[int, Field(ge=-bounds.MAX_INTEGER, le=bounds.MAX_INTEGER)]
+Money = Annotated[int, Field(ge=bounds.MONEY.low, le=bounds.MONEY.high)]  # of one movement
+Count = Annotated[int, Field(ge=bounds.COUNT.low, le=bounds.COUNT.high)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 WaitS = Annotated[float, Field(ge=0, le=limits.MAX_WAIT_S)]
 

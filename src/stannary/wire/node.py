@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from stannary.formats import bounds
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Role
 from stannary.wire import limits
@@ -22,20 +23,22 @@ from stannary.wire.message import (
     Instant,
     JobText,
     LeaseText,
-    LongText,
+    LongSaid,
     Message,
     Name,
     NodeText,
+    Said,
     Signed,
     TaskText,
-    Text,
     WaitS,
     Word,
 )
 
 SESSION_LABEL = b"stannary session v1\n"
 
-LogText = Annotated[str, StringConstraints(max_length=limits.MAX_LOG_LINE_CHARS)]
+LogText = Annotated[
+    str, StringConstraints(max_length=limits.MAX_LOG_LINE_CHARS), AfterValidator(bounds.printable)
+]  # what a job printed
 HeldLeases = Annotated[list[LeaseText], Field(max_length=limits.MAX_LEASES_HELD)]
 
 
@@ -216,8 +219,8 @@ class Failure(Message):
     """POST /v1/leases/{id}/fail: the task cannot be done here."""
 
     reason: Word  # recipe-not-deterministic | recipe-error | pickle-refused | out-of-memory | wall-limit | ...
-    message: Text
-    log_tail: LongText = ""
+    message: Said
+    log_tail: LongSaid = ""
 
 
 def session_message(market_vkey: str, nonce: str) -> bytes:

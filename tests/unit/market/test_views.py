@@ -117,6 +117,61 @@ def test_a_job_just_accepted_looks_the_same_from_memory(store: Store, spec: JobS
     assert views.submitted(told.submission, spec) == told.view()
 
 
+BAD_PROGRESS: list[dict[str, Any]] = [
+    {"loss": "nan"},
+    {"loss": "-inf", "heldout": "1e400"},
+    {"loss": "\x1b[2J" * 3000},
+    {"loss": 1.5},
+    {"loss": ["0.5"]},
+    {"round": -1},
+    {"round": "many"},
+    {"round": 2**60},
+]
+
+
+@pytest.mark.parametrize("progress", BAD_PROGRESS, ids=lambda item: next(iter(item)))
+def test_a_stored_number_no_message_holds_is_shown_as_a_fault(store: Store, progress: dict[str, Any]) -> None:
+    """A `nan` an older market kept breaks no view: the job is listed, and says what of it is bad."""
+    told = Told(store, train_spec())
+    told.do(lambda c: jobs.set_progress(c, told.job, {"round": 0, **progress}))
+    view = told.view()
+    assert view.id == told.job
+    assert view.progress.loss is None
+    assert len(view.faults) == len(progress)
+    assert all(name in " ".join(view.faults) for name in progress)
+    assert view.to_bytes().decode().isprintable()
+
+
+def test_a_job_whose_order_cannot_be_read_is_still_listed(store: Store) -> None:
+    """One damaged envelope hides no other job and not its own: what the row says is shown, and why no more is."""
+    told = Told(store, train_spec())
+    told.do(lambda c: c.exec_driver_sql("UPDATE envelopes SET envelope = ?", (b"{}",)))
+    view = told.view()
+    assert (view.id, view.name, view.status) == (told.job, "train", "queued")
+    assert "cannot be read" in view.faults[0]
+
+
+def test_strangers_words_leave_the_store_harmless(store: Store) -> None:
+    """Messages, events and log lines an older market kept as they came are shown with their controls spelled out."""
+    told = Told(store, train_spec())
+    odd = "\x00\x1b]0;owned\x07\u202ereversed\u2066"
+
+    def write(connection: Connection) -> None:
+        source = Source(str(told.job), odd, odd)
+        loglines.append(
+            connection, source, [NewLine(-62_135_596_800_000, odd, odd * 1000), NewLine(2**62, "stdout", "x")]
+        )
+        events.append(connection, told.job, events.Happening(odd, odd * 1000, 2**62, odd, FIRST))
+
+    told.do(write)
+    lines = store.read(lambda c: [views.line(item) for item in loglines.after(c, told.job, 0)])
+    (event,) = store.read(lambda c: [views.event(item) for item in events.after(c, told.job, 0) if item.node == FIRST])
+    for shown in (*lines, event):
+        assert shown.to_bytes().decode().isprintable()
+    assert [item.at for item in lines] == ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+    assert (event.at, event.task, event.node) == ("9999-12-31T23:59:59Z", None, FIRST)
+
+
 def test_nodes_are_shown_with_what_they_do(store: Store) -> None:
     """Each lane's node, with its operator, its task while it holds one, and its conviction."""
     told = Told(store, train_spec())
