@@ -19,6 +19,7 @@ import binascii
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -32,10 +33,9 @@ from stannary.certify.collateral_plan import Request, Service, needs
 from stannary.certify.moments import format_moment
 from stannary.errors import FormatError, LimitExceeded, ServiceError
 from stannary.formats import canonical
+from stannary.wire.retry_after import retry_after_s
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from stannary.certify.collateral_plan import Need
     from stannary.certify.collateral_store import CollateralStore
     from stannary.certify.envelope import Evidence
@@ -203,7 +203,8 @@ def _check_status(answer: httpx2.Response) -> None:
     status = answer.status_code
     if status in RETRIED:
         hint = "wait a minute and run the command again: what was fetched is kept"
-        raise _Again(f"HTTP {status}", hint, after_s=_retry_after_s(answer), is_busy=True)
+        after_s = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
+        raise _Again(f"HTTP {status}", hint, after_s=after_s, is_busy=True)
     if 300 <= status < 400:
         where = urlsplit(answer.headers.get("location", "")).netloc or "elsewhere"
         hint = "give the address that answers itself as base URL"
@@ -218,11 +219,6 @@ def _check_status(answer: httpx2.Response) -> None:
     if answer.headers.get("content-encoding", "identity") != "identity":
         hint = "let the mirror serve bodies as they are"
         raise ServiceError("answer is packed", why=answer.headers["content-encoding"][:40], hint=hint)
-
-
-def _retry_after_s(answer: httpx2.Response) -> float:
-    text = answer.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
 
 
 def _body(answer: httpx2.Response) -> bytes:

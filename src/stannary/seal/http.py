@@ -5,6 +5,10 @@ together: a host that drips below MIN_BYTES_PER_S is given up wherever it drips.
 each with the stall limit, so that a slow link is no stall. Redirects are not followed and nothing is
 decompressed: an object is the bytes of its name or it is refused by the reader. Proxies are those of the
 environment (proxy.py).
+
+Between us and a host stand log-in pages, caches that compress and servers of errors. What says so in an
+answer's head (type, coding, range) is kept as `doubt` for the reader: the right bytes are right whatever
+stands around them, and wrong bytes in such an answer are no lie of the host.
 """
 
 from __future__ import annotations
@@ -17,17 +21,20 @@ import io
 import re
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 import weakref
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
 from stannary.seal import proxy
 from stannary.seal.link import prefer_bbr
 from stannary.seal.message import Buffer
-from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, SourceFailure
+from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, Busy, SourceFailure
+from stannary.wire.retry_after import retry_after_s
 
 CONNECT_S = 10.0
 GRACE_S = 15.0  # before the least rate is asked for: name lookup, handshake, a slow first byte
@@ -35,8 +42,19 @@ RECEIVE_BYTES = 512 * 1024
 SEND_BYTES = 256 * 1024
 UNSENT_BYTES = 4 * 1024 * 1024  # what the kernel may still hold of an upload when the last piece was handed to it
 MAX_LISTING_BYTES = 8 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024  # of an error's body: S3's are below 2 KiB
+OCTET_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})  # the last is what S3 says
+BUSY_STATUSES = frozenset({408, 425, 429, 503})
+BUSY_CODES = frozenset(  # of S3 and stores like it, in the body of an error of any status
+    {"Busy", "RequestLimitExceeded", "RequestThrottled", "RequestTimeout", "ServiceUnavailable", "SlowDown",
+     "Throttling", "TooManyRequests"}
+)  # fmt: skip
+LOGIN_HINT = "a log-in page or a moved store: open the address in a browser, or give the one that answers itself"
 
 Connection: TypeAlias = http.client.HTTPConnection
+_CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
+_RANGE = re.compile(r"bytes 0-(\d{1,15})/(\d{1,15}|\*)")
+_told = threading.local()  # what stood around the bytes that this thread read last
 _HREF = re.compile(r'href="([0-9a-f]{64}(?:\.dsse)?)"')
 
 
@@ -59,6 +77,11 @@ class HttpSource:
         """Yield an object in pieces."""
         return self._pool.stream(f"{self._base}/{name}", length)
 
+    @property
+    def doubt(self) -> str:
+        """Say why wrong bytes that this thread read last need not be the host's own."""
+        return last_doubt()
+
     def size(self, name: str) -> int | None:
         """Return the length of an object, None if it is not there."""
         return self._pool.size(f"{self._base}/{name}")
@@ -70,6 +93,11 @@ class HttpSource:
         except NotFound:
             return []
         return [f"{prefix}/{name}" for name in sorted(set(_HREF.findall(page)))]
+
+
+def last_doubt() -> str:
+    """Say why wrong bytes that this thread read last, from any host, need not be that host's own."""
+    return str(getattr(_told, "doubt", ""))
 
 
 class ConnectionPool:
@@ -88,6 +116,8 @@ class ConnectionPool:
         with self._responding("GET", target) as response:
             stated = _content_length(response)
             _allow(response, min(limit, limit if stated is None else stated))
+            if response.status == http.client.PARTIAL_CONTENT:
+                _told.doubt = "it is a part, and the whole was asked for"
             data = response.read(limit + 1)
             if len(data) > limit:
                 raise LimitExceeded("object too large", why=f"{_path(target)}: more than {limit:,} bytes")
@@ -111,7 +141,9 @@ class ConnectionPool:
                     what = "the host is too slow" if piece else "the host closed early"
                     raise SourceFailure(what, why=f"{_path(target)}: {received:,} of {length:,} bytes")
                 yield memoryview(piece)
-            response.read(1)  # the end of the body, so that the connection can be kept; more than that is not read
+            # The end of the body, so that the connection can be kept; more than that is not read.
+            if response.read(1):
+                _told.doubt = f"more than the {length:,} bytes that were asked for"
 
     def size(self, target: str) -> int | None:
         """HEAD an object."""
@@ -142,7 +174,9 @@ class ConnectionPool:
             if response.status == http.client.PROXY_AUTHENTICATION_REQUIRED:
                 raise SourceFailure("the proxy asks for a name and password", why=_via(self._proxy), hint=proxy.HINT)
             if response.status not in {200, 201, 204, 206}:
-                raise SourceFailure("the host refused", why=f"{response.status} for {_path(target)}")
+                raise _refusal(response, target)
+            through_proxy = self._proxy is not None and self._tls is None
+            _told.doubt = "it came through a proxy that may change it" if through_proxy else _doubt(response)
             yield response
             if response.isclosed() and not response.will_close:
                 self._idle.append(connection)
@@ -272,13 +306,39 @@ def _path(target: str) -> str:
 
 
 def _check_total(response: http.client.HTTPResponse, target: str, length: int) -> None:
-    """Refuse an answer whose object is of another length than the one asked for by name."""
+    """Refuse an answer that is not all of an object of the length asked for by name."""
     total = _content_length(response)
     if response.status == http.client.PARTIAL_CONTENT:
-        stated = (response.getheader("Content-Range") or "").rpartition("/")[2]
-        total = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else None
+        stated = response.getheader("Content-Range") or ""
+        found = _RANGE.fullmatch(stated)
+        if found is None or int(found[1]) != length - 1:
+            raise SourceFailure(
+                "the host sent another range", why=f"{_path(target)}: {stated!r:.60}, asked for the whole"
+            )
+        total = None if found[2] == "*" else int(found[2])
     if total is not None and total != length:
         raise SourceFailure("the object has another length", why=f"{_path(target)}: {total:,}, expected {length:,}")
+
+
+def _refusal(response: http.client.HTTPResponse, target: str) -> SourceFailure:
+    """Return what an error's status and body say: busy, elsewhere, broken or refused."""
+    found = _CODE.search(response.read(MAX_ERROR_BYTES))
+    code = found[1].decode("ascii") if found else ""
+    why = f"{response.status}{' ' * bool(code)}{code} for {_path(target)}"
+    if response.status in BUSY_STATUSES or code in BUSY_CODES:
+        return Busy(why=why, after_s=retry_after_s(response.getheader("Retry-After"), datetime.now(UTC)))
+    if 300 <= response.status < 400:
+        where = urllib.parse.urlsplit(response.getheader("Location") or "").hostname or "elsewhere"
+        return SourceFailure("the host leads elsewhere", why=f"{why}, to {where:.80}", hint=LOGIN_HINT)
+    return SourceFailure("the host refused", why=why)
+
+
+def _doubt(response: http.client.HTTPResponse) -> str:
+    coding = (response.getheader("Content-Encoding") or "identity").strip().lower()
+    if coding != "identity":
+        return f"it was coded on the way: {coding:.40}"
+    kind = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
+    return "" if kind in OCTET_TYPES else f"it is called {kind:.60}, which no sealed object is"
 
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:

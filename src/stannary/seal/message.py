@@ -40,8 +40,11 @@ GROUP_CONTEXT = b"seal/v1 group"
 class BadBytes(Refuted):
     """A mirror served bytes that are not the ones it was asked for by name."""
 
-    def __init__(self, expected: SealedObject, observed: str) -> None:
-        super().__init__("these are not the bytes of that name", why=f"b3 {observed}, expected {expected.blake3}")
+    def __init__(self, expected: SealedObject, observed: SealedObject) -> None:
+        why = f"b3 {observed.blake3}, expected {expected.blake3}"
+        if observed.length != expected.length:
+            why = f"{observed.length:,} bytes, expected {expected.length:,}"
+        super().__init__("these are not the bytes of that name", why=why)
         self.expected = expected
         self.observed = observed
 
@@ -93,7 +96,7 @@ def check_name(sealed: Buffer, expected: SealedObject) -> None:
     """Raise BadBytes unless `sealed` is the object of that name."""
     observed = name_of(sealed)
     if observed != expected:
-        raise BadBytes(expected, observed.blake3)
+        raise BadBytes(expected, observed)
 
 
 class ShardSealer:
@@ -147,8 +150,9 @@ class ShardOpener:
 
     def finish(self) -> None:
         """Accept the shard, or raise BadBytes or Refuted (rule 3)."""
-        if self._fed != self._expected.length or self._hash.hexdigest() != self._expected.blake3:
-            raise BadBytes(self._expected, self._hash.hexdigest())
+        observed = SealedObject(self._hash.hexdigest(), self._fed)
+        if observed != self._expected:
+            raise BadBytes(self._expected, observed)
         try:
             if self._decryptor is None:
                 raise InvalidTag

@@ -1,10 +1,12 @@
 """Several stores that are said to hold one artifact, and none of which is believed.
 
 Rules:
-1. A mirror that served bytes of another hash is named in a blame record and never asked again.
-2. A mirror that fails or stalls is set aside for this object and asked again later, at most ATTEMPTS
-   times in all, with growing pauses; the object is then a ServiceError. One that lacks the object is
-   not asked for it again; when all lack it, it is NotFound.
+1. A mirror that served bytes of another hash is named in a blame record and never asked again: a whole answer,
+   of the right length, that says it is octets. Anything else (a log-in page, a coding on the way, a cut, a copy
+   that ends early) is a broken path, for which nobody is blamed.
+2. A mirror that fails or stalls is set aside for this object and asked again later, within the limits of
+   patience.py; the object is then a ServiceError. A host that lacks the object may show it a moment after it was
+   put, so it is asked as often; a folder is asked once. When all lack it, it is NotFound.
 3. Mirrors take turns by object, so that several of them share the load; those that failed least go
    first, so a stalling mirror costs its time limit once and not for every object.
 """
@@ -25,15 +27,15 @@ from stannary.seal import head as head_format
 from stannary.seal.blame import Blame
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.message import BadBytes, ShardOpener, check_name
-from stannary.seal.source import Source, SourceFailure, envelope_name, head_name, object_name
+from stannary.seal.patience import Patience, Pause
+from stannary.seal.source import Busy, Source, SourceFailure, envelope_name, head_name, object_name
 
-ATTEMPTS = 4
 LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
 REMOTE_JOBS = 12  # 8-16 connections fill a lossy link (research/data_plane.md 1.4)
-PAUSE_S = 0.25  # doubled after every failed attempt
+HEAD = "head"  # not an object's name: mirrors may hold another head or signature and still the right objects
+PAUSE_S = 0.25  # after the first failed attempt
 
 T = TypeVar("T")
-Pause = Callable[[float], object]
 
 
 class Mirrors:
@@ -58,21 +60,31 @@ class Mirrors:
 
     def default_jobs(self) -> int:
         """Return how many transfers run at once unless the caller says."""
-        remote = any("://" in source.url for source in self._sources)
-        return REMOTE_JOBS if remote else max(1, min(LOCAL_JOBS, os.cpu_count() or 1))
+        return REMOTE_JOBS if any(map(_is_remote, self._sources)) else max(1, min(LOCAL_JOBS, os.cpu_count() or 1))
 
     def head(self) -> Head:
-        """Return the head, checked against the artifact digest."""
+        """Return the head, checked against the artifact digest, with its owner's signature from any mirror."""
+        data = self._try_all(HEAD, self._read_head)
 
         def attempt(source: Source) -> Head:
-            data = source.read(head_name(self.artifact), head_format.MAX_HEAD_BYTES)
-            observed = digest.digest(data)
-            if observed != self.artifact:
-                self._blame(source, head_name(self.artifact), self.artifact, observed)
             envelope = source.read(envelope_name(self.artifact), head_format.MAX_ENVELOPE_BYTES)
             return head_format.check(data, envelope, self.artifact)
 
-        return self._try_all("head", attempt)
+        return self._try_all(HEAD, attempt)
+
+    def _read_head(self, source: Source) -> bytes:
+        data = source.read(head_name(self.artifact), head_format.MAX_HEAD_BYTES)
+        observed = digest.digest(data)
+        if observed == self.artifact:
+            return data
+        doubt = _doubt(source)
+        if not doubt and not data.startswith(b"{"):  # a head is JSON, and its digest tells no length
+            doubt = f"it begins with {data[:20]!r}"
+        if not doubt:
+            self._blame(source, head_name(self.artifact), self.artifact, observed)
+        elif _is_remote(source):
+            raise SourceFailure("something else stands in place of the head", why=doubt)
+        raise Refuted("this is another artifact", why=f"the head hashes to {observed}, asked for {self.artifact}")
 
     def object(self, item: SealedObject) -> bytes:
         """Return a small object whole, checked against its name."""
@@ -104,37 +116,50 @@ class Mirrors:
     def _try_all(self, what: str, attempt: Callable[[Source], T]) -> T:
         last: StannaryError | None = None
         lacking: set[str] = set()
-        for round_number in range(ATTEMPTS):
+        patience = Patience(self._pause, PAUSE_S)
+        while True:
+            busy: Busy | None = None
             for source in self._in_turn(lacking):
                 try:
                     return attempt(source)
-                except BadBytes as err:
-                    last = err
-                    self._blame(source, what, err.expected.spell(), err.observed)
-                except NotFound as err:
-                    lacking.add(source.url)
-                    last = last or err  # what went wrong elsewhere says more
-                    self._set_aside(source)
-                except (SourceFailure, LimitExceeded) as err:
-                    last = _failure(err)
-                    self._set_aside(source)
-                except (Refuted, FormatError) as err:
-                    if what != "head":
-                        raise  # the right bytes do not open: no mirror can help
-                    last = err
-            if not self._in_turn(lacking):
+                except StannaryError as err:
+                    last = self._judge(source, what, err, last)
+                    if not _is_remote(source) and isinstance(err, NotFound | Refuted):
+                        lacking.add(source.url)  # a folder has it, or has something else, or does not have it
+                    busy = err if isinstance(err, Busy) else busy
+            if not self._in_turn(lacking) or not patience.wait(busy):
                 break
-            if round_number + 1 < ATTEMPTS:
-                self._pause(PAUSE_S * 2**round_number)
         if last is None:
             last = Refuted("every mirror served wrong bytes", why=", ".join(sorted(self._dropped))[:200])
         if isinstance(last, NotFound):
             raise self._missing(what) from last
         raise last
 
+    def _judge(self, source: Source, what: str, err: StannaryError, earlier: StannaryError | None) -> StannaryError:
+        """Return what a failed attempt says, for the end; raise what no other mirror can help with."""
+        if isinstance(err, BadBytes):
+            return self._wrong_bytes(source, what, err)
+        if isinstance(err, NotFound | SourceFailure | LimitExceeded):
+            self._set_aside(source)
+            return (earlier or err) if isinstance(err, NotFound) else _failure(err)  # the latter says more
+        if what == HEAD and isinstance(err, Refuted | FormatError):
+            return err
+        raise err  # the right bytes do not open
+
+    def _wrong_bytes(self, source: Source, what: str, err: BadBytes) -> StannaryError:
+        """Judge other bytes (rule 1)."""
+        doubt = _doubt(source) or (err.why if err.observed.length != err.expected.length else "")
+        if not doubt:
+            self._blame(source, what, err.expected.spell(), err.observed.blake3)
+            return err
+        self._set_aside(source)
+        if not _is_remote(source):
+            return err
+        return SourceFailure("something else came in place of the object", why=f"{what}: {doubt}")
+
     def _missing(self, what: str) -> NotFound:
         urls = [source.url for source in self._sources]
-        if what == "head":
+        if what == HEAD:
             return NotFound(
                 "no such artifact there",
                 why=f"{self.artifact} in {', '.join(urls)[:200]}",
@@ -168,6 +193,14 @@ class Mirrors:
     def _count(self, num_bytes: int) -> None:
         with self._lock:
             self.fetched_bytes += num_bytes
+
+
+def _doubt(source: Source) -> str:
+    return str(getattr(source, "doubt", ""))
+
+
+def _is_remote(source: Source) -> bool:
+    return "://" in source.url
 
 
 def _failure(err: SourceFailure | LimitExceeded) -> SourceFailure:

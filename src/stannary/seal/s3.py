@@ -5,27 +5,29 @@ the bulk of the bytes travels on our own sockets over URLs it signs, for two rea
 is noticed within seconds instead of by a whole-request timeout, and the sender's congestion control
 can be chosen (link.py). Signed URLs are secrets and appear in no message.
 
-A put that fails on the way is tried again, PUT_ATTEMPTS times in all: the name is the hash of the content,
-so it does no harm twice. A put that the host refuses (4xx) is not.
+A put that fails on the way or meets a busy bucket is tried again within the limits of patience.py: the name is
+the hash of the content, so it does no harm twice. A put that the host refuses (4xx) is not.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 
 from stannary.errors import NotFound, UsageError
-from stannary.seal.http import ConnectionPool
+from stannary.seal.http import ConnectionPool, last_doubt
 from stannary.seal.message import Buffer
-from stannary.seal.source import STALL_S, SourceFailure
+from stannary.seal.patience import Patience
+from stannary.seal.source import STALL_S, Busy, SourceFailure
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
 SIGNATURE_LIFE = timedelta(minutes=15)  # longer than any object may take (MIN_BYTES_PER_S)
 REQUEST_TIMEOUT = "60s"  # obstore's own requests are small: list, head
 RETRY_TIMEOUT = timedelta(seconds=30)  # of those requests together; its own default is three minutes of silence
-PUT_ATTEMPTS = 4
-PUT_PAUSE_S = 0.5  # doubled after every failed attempt
+RETRIES = 4
+PAUSE_S = 0.5  # after the first failed attempt
 KEYS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; elsewhere than AWS also AWS_ENDPOINT_URL and AWS_REGION"
+
+T = TypeVar("T")
+_BUSY = re.compile(r"\b(429|503)\b|SlowDown")
 
 
 class S3Store:
@@ -49,7 +54,7 @@ class S3Store:
         self._pause = pause or threading.Event().wait
         self._stall_s = stall_s
         options: ClientConfig = {"timeout": REQUEST_TIMEOUT, "connect_timeout": "10s", "allow_http": True}
-        retry: RetryConfig = {"max_retries": PUT_ATTEMPTS, "retry_timeout": RETRY_TIMEOUT}
+        retry: RetryConfig = {"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT}
         prefix = parts.path.strip("/") or None
         try:
             self._bucket = Bucket(parts.netloc, prefix=prefix, client_options=options, retry_config=retry)
@@ -70,40 +75,53 @@ class S3Store:
 
     def size(self, name: str) -> int | None:
         """Return the length of an object, None if it is not there."""
-        try:
-            return int(obstore.head(self._bucket, name)["size"])
-        except FileNotFoundError:
-            return None
-        except BaseError as err:
-            raise _failure(err) from err
+
+        def ask() -> int | None:
+            pool, target = self._signed("HEAD", name)
+            return pool.size(target)
+
+        return self._patiently(ask)
 
     def list(self, prefix: str) -> list[str]:
         """Return the names under `prefix/`."""
-        try:
-            return sorted(item["path"] for batch in obstore.list(self._bucket, prefix) for item in batch)
-        except BaseError as err:
-            raise _failure(err) from err
+
+        def ask() -> list[str]:
+            try:
+                return sorted(item["path"] for batch in obstore.list(self._bucket, prefix) for item in batch)
+            except BaseError as err:
+                raise _failure(err) from err
+
+        return self._patiently(ask)
 
     def put(self, name: str, data: Buffer) -> None:
         """Write one object; S3 shows it only when it is whole."""
-        for attempt in range(PUT_ATTEMPTS):
-            pool, target = self._signed("PUT", name)
-            try:
-                pool.put(target, data)
-            except NotFound as err:
-                raise NotFound(
-                    "no such bucket", why=self.url, hint="make the bucket first, or correct its name"
-                ) from err
-            except SourceFailure as err:
-                if err.why.startswith(("400 ", "401 ", "403 ")):
-                    raise SourceFailure("the bucket refused", why=f"{err.why:.40}", hint=KEYS_HINT) from err
-                if attempt + 1 == PUT_ATTEMPTS:
-                    raise
-                self._pause(PUT_PAUSE_S * 2**attempt)
-            else:
-                return
 
-    def _signed(self, method: Literal["GET", "PUT"], name: str) -> tuple[ConnectionPool, str]:
+        def ask() -> None:
+            pool, target = self._signed("PUT", name)  # anew each time: a signature lives as long as one attempt may
+            pool.put(target, data)
+
+        try:
+            self._patiently(ask)
+        except NotFound as err:
+            raise NotFound("no such bucket", why=self.url, hint="make the bucket first, or correct its name") from err
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        patience = Patience(self._pause, PAUSE_S)
+        while True:
+            try:
+                return ask()
+            except SourceFailure as err:
+                if not isinstance(err, Busy) and err.why.startswith(("400 ", "401 ", "403 ")):
+                    raise SourceFailure("the bucket refused", why=f"{err.why:.40}", hint=KEYS_HINT) from err
+                if not patience.wait(err):
+                    raise
+
+    @property
+    def doubt(self) -> str:
+        """Say why wrong bytes that this thread read last need not be the bucket's own."""
+        return last_doubt()
+
+    def _signed(self, method: Literal["GET", "HEAD", "PUT"], name: str) -> tuple[ConnectionPool, str]:
         try:
             url: str = obstore.sign(self._bucket, method, name, SIGNATURE_LIFE)
         except BaseError as err:
@@ -118,6 +136,8 @@ class S3Store:
 
 def _failure(err: BaseError) -> SourceFailure:
     """Return our error; without keys obstore asks the cloud's metadata host, of which the user knows nothing."""
+    if _BUSY.search(str(err)):
+        return Busy(why=_reason(err))
     no_keys = "AWS_ACCESS_KEY_ID" not in os.environ or "relative URL" in str(err)
     return SourceFailure("the bucket failed", why=_reason(err), hint=KEYS_HINT if no_keys else "")
 

@@ -35,8 +35,21 @@ class SourceFailure(ServiceError):
         super().__init__(what, why=why, hint=hint or AGAIN_HINT, detail=detail)
 
 
+class Busy(SourceFailure):
+    """A store is there and asks to be asked later, after `after_s` seconds if it says when."""
+
+    def __init__(self, *, why: str, after_s: float = 0.0) -> None:
+        hint = "run the same command again later, it goes on where it stopped; or ask with fewer --jobs"
+        super().__init__("the store is busy", why=why, hint=hint)
+        self.after_s = after_s
+
+
 class Source(Protocol):
-    """A store to read from. Thread safe."""
+    """A store to read from. Thread safe.
+
+    A source that is reached over a network may also have `doubt`: why the bytes this thread read last, if they are
+    wrong, need not be the host's own answer (a log-in page, a coding on the way), empty if nothing speaks for that.
+    """
 
     url: str
 
@@ -47,7 +60,7 @@ class Source(Protocol):
     def stream(self, name: str, length: int) -> Iterator[memoryview]:
         """Yield an object of exactly `length` bytes in pieces, each valid until the next.
 
-        Raises NotFound or SourceFailure; a shorter object simply ends (the reader's hash refuses it).
+        Raises NotFound or SourceFailure; a shorter object simply ends (the reader counts).
         """
         ...
 

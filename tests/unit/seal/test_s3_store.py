@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from stannary.errors import NotFound, StannaryError, UsageError
-from stannary.seal.s3 import PUT_ATTEMPTS, S3Store
-from stannary.seal.source import SourceFailure
+from stannary.seal.patience import ATTEMPTS, PATIENCE_S
+from stannary.seal.s3 import S3Store
+from stannary.seal.source import Busy, SourceFailure
 
 
 class Bucket(ThreadingHTTPServer):
@@ -23,6 +24,7 @@ class Bucket(ThreadingHTTPServer):
         self.answers: list[int] = []
         self.objects: dict[str, bytes] = {}
         self.puts = 0
+        self.retry_after, self.body = "", b""
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -40,9 +42,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if status == 200:
             self.server.objects[self.path.partition("?")[0]] = data
+        self.answer(status)
+
+    def do_HEAD(self) -> None:
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        self.answer(status, length=len(self.server.objects.get(self.path.partition("?")[0], b"")))
+
+    def answer(self, status: int, *, length: int = 0) -> None:
+        """Answer, a busy server with what it says of it."""
+        body = self.server.body if status >= 400 and self.command != "HEAD" else b""
         self.send_response(status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(length or len(body)))
+        if self.server.retry_after and status >= 400:
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
         """Keep quiet."""
@@ -83,12 +97,54 @@ def test_put_is_tried_again(bucket: Bucket, answers: list[int]) -> None:
 
 def test_put_gives_up(bucket: Bucket) -> None:
     """A host that never takes it ends in an error, after as many attempts as said and without a secret in it."""
-    bucket.answers = [503] * 20
+    bucket.answers = [500] * 20
     pauses: list[float] = []
     with pytest.raises(SourceFailure) as caught:
         store(pauses).put("b3/x", b"x")
-    assert (bucket.puts, len(pauses)) == (PUT_ATTEMPTS, PUT_ATTEMPTS - 1)
+    assert (bucket.puts, len(pauses)) == (ATTEMPTS, ATTEMPTS - 1)
     assert "X-Amz" not in caught.value.diagnostics()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, b""),
+        (429, b""),
+        (503, b"<Error><Code>SlowDown</Code></Error>"),
+        (400, b"<Error><Code>RequestTimeout</Code>"),
+    ],
+)
+def test_a_busy_bucket_is_waited_for(bucket: Bucket, status: int, body: bytes) -> None:
+    """A bucket that asks for fewer requests is asked as late as it wishes, more often than a broken one, to a limit."""
+    bucket.answers, bucket.body = [status] * 8, body
+    pauses: list[float] = []
+    store(pauses).put("b3/x", b"x")
+    assert len(pauses) == 8
+    assert sum(pauses) <= PATIENCE_S
+    bucket.answers, bucket.retry_after = [status, status], "17"
+    pauses.clear()
+    store(pauses).put("b3/y", b"x")
+    assert pauses == [17.0, 17.0]
+    bucket.answers, bucket.retry_after = [status] * 99, ""
+    pauses.clear()
+    with pytest.raises(Busy) as caught:
+        store(pauses).put("b3/z", b"x")
+    assert PATIENCE_S / 2 < sum(pauses) <= PATIENCE_S
+    assert "again" in caught.value.hint
+    bucket.answers, bucket.retry_after = [status], str(PATIENCE_S + 1)[:-2]
+    with pytest.raises(Busy):
+        store([]).put("b3/z", b"x")
+
+
+def test_what_a_busy_bucket_holds_is_asked_patiently(bucket: Bucket) -> None:
+    """Length and presence of an object are told by a bucket that was busy a moment ago."""
+    bucket.objects["/models/sealed/b3/x"] = bytes(70)
+    bucket.answers = [503, 429]
+    pauses: list[float] = []
+    assert store(pauses).size("b3/x") == 70
+    assert len(pauses) == 2
+    bucket.answers = [404]
+    assert store(pauses).size("b3/y") is None
 
 
 @pytest.mark.parametrize(
