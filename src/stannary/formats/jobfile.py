@@ -4,8 +4,9 @@ Rules:
 1. Unknown keys are refused, naming the nearest known key; keys and values of later releases are
    refused as "not yet", saying what comes. Nothing is ignored: a misspelt limit is no limit.
 2. Wrong types are refused with the path and the observed value. Strings that look like numbers stay
-   strings; YAML's `yes`/`on` booleans never pass for text.
-3. The text itself (size, duplicate keys, anchors) is the reader's business: sdk/submit.py.
+   strings; `true` and `false` never pass for text.
+3. The text itself (size, duplicate keys, aliases) is the reader's business: sdk/jobtext.py.
+4. A quantity that nobody means (`memory: 2`, a price in millionths) is refused with what was likely meant.
 
 A draft still names its work directory and inputs by path; `Draft.resolve` takes what the client
 made of them.
@@ -14,14 +15,14 @@ made of them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from stannary.errors import SpecError
-from stannary.formats import jobspec, quantity, training
+from stannary.formats import jobspec, jobwords, quantity, training
 from stannary.formats.jobspec import (
     Input,
     JobKind,
@@ -59,29 +60,10 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "inputs.*": ("module", "path"),
 }  # fmt: skip
 
-# Words of neighbouring tools that mean one of ours but are spelt too differently for difflib.
-SYNONYMS = {
-    "cmd": "run",
-    "command": "run",
-    "commands": "run",
-    "nodes": "num_nodes",
-    "cost": "budget",
-    "region": "regions",
-}
-
-LATER: Mapping[str, str] = {
-    "secrets": "sealed secrets come with the buyer's key broker",
-    "service": "serving models comes with its own command",
-    "file_mounts": "sealed data mounts come with the artifact format; use inputs",
-    "volumes": "sealed volumes come with the artifact format; use inputs and outputs",
-    "image": "container images come later; use setup for a hash-pinned requirements list",
-    "ports": "interactive access comes later and will lower the verdict",
-    "resources.accelerators": "GPU nodes come with hardware certification; leave it out or write none",
-    "trust.privacy": "sealed jobs come with the key broker; write privacy: open",
-    "trust.tier": "hardware tiers come with hardware certification; write tier: T0",
-    "trust.verify": "attested results come with hardware certification",
-    "trust.policy": "named policies come with hardware certification; write policy: local",
-}
+MAX_PLAUSIBLE_PRICE_USD = (
+    10_000  # of one node an hour: a site of a thousand GPUs costs a third of it (research/marketplaces.md)
+)
+MAX_PLAUSIBLE_BUDGET_USD = 100_000_000
 
 _COMMAND = re.compile(r"(pip3?|uv|python3?|apt|apt-get|conda|mamba|npm|bash|sh|cd|export|source|sudo|curl|wget)\s")
 
@@ -142,7 +124,7 @@ def parse(value: object) -> Draft:
         inputs={},
         outputs=_texts(top.get("outputs", []), "outputs"),
         trust=_trust(_section(top.get("trust", {}), "trust"), kind),
-        budget_usd_micros=quantity.usd_micros(top.get("budget", DEFAULT_BUDGET_USD), "budget"),
+        budget_usd_micros=dollars(top.get("budget", DEFAULT_BUDGET_USD), "budget", MAX_PLAUSIBLE_BUDGET_USD),
     )
     jobspec.check(spec)
     return Draft(spec, _text(top.get("workdir", "."), "workdir"), _inputs(top.get("inputs", {})))
@@ -188,11 +170,55 @@ def _resources(members: Mapping[str, object]) -> Resources:
     if members.get("accelerators") not in (None, "none"):
         raise _not_yet("resources.accelerators", members["accelerators"])
     return Resources(
-        cpus=_integer(members.get("cpus", 1), "resources.cpus"),
-        memory_bytes=quantity.size_bytes(members.get("memory", DEFAULT_MEMORY_BYTES), "resources.memory"),
-        disk_bytes=quantity.size_bytes(members.get("disk", DEFAULT_DISK_BYTES), "resources.disk"),
-        wall_s=_integer(members.get("wall_s", DEFAULT_WALL_S), "resources.wall_s"),
+        cpus=_cpus(members.get("cpus", 1)),
+        memory_bytes=quantity.plausible_size_bytes(members.get("memory", DEFAULT_MEMORY_BYTES), "resources.memory"),
+        disk_bytes=quantity.plausible_size_bytes(members.get("disk", DEFAULT_DISK_BYTES), "resources.disk"),
+        wall_s=_wall_s(members.get("wall_s", DEFAULT_WALL_S)),
     )
+
+
+def _cpus(value: object) -> int:
+    path = "resources.cpus"
+    milli = re.fullmatch(r"(\d{1,7})m", value) if isinstance(value, str) else None
+    if milli or isinstance(value, float):
+        cores = int(milli[1]) / 1000 if milli else float(value) if isinstance(value, float) else 0.0
+        whole = max(1, math.ceil(cores)) if math.isfinite(cores) else 1
+        raise SpecError(f"{path} is not a whole number of cores", why=show(value), hint=f"did you mean {whole}?")
+    cpus = _integer(value, path)
+    if cpus > jobspec.MAX_CPUS:
+        hint = f"did you mean {cpus // 1000}? cores are counted whole" if cpus % 1000 == 0 else "ask for fewer"
+        raise SpecError(f"{path} is more than any node has", why=f"{cpus:,}, at most {jobspec.MAX_CPUS:,}", hint=hint)
+    return cpus
+
+
+def _wall_s(value: object) -> int:
+    path = "resources.wall_s"
+    seconds = _seconds(value) if isinstance(value, str) else None
+    if seconds is not None:
+        raise SpecError(f"{path} is not a number of seconds", why=show(value), hint=f"did you mean {seconds}?")
+    if isinstance(value, float) and math.isfinite(value):
+        hint = f"did you mean {max(1, math.ceil(value))}?"
+        raise SpecError(f"{path} is not a whole number of seconds", why=show(value), hint=hint)
+    wall_s = _integer(value, path)
+    if wall_s > jobspec.MAX_WALL_S:
+        is_ms = wall_s % 1000 == 0 and wall_s // 1000 <= jobspec.MAX_WALL_S
+        hint = f"did you mean {wall_s // 1000}? it is written in seconds" if is_ms else "split the job"
+        raise SpecError(
+            f"{path} is longer than a job may run", why=f"{wall_s:,} s, at most {jobspec.MAX_WALL_S:,}", hint=hint
+        )
+    return wall_s
+
+
+def _seconds(text: str) -> int | None:
+    """Return the seconds that `10m`, `1h30m`, `12:30:00` or `2 days` mean to a reader, None for other texts."""
+    clock = re.fullmatch(r"(\d{1,4}):(\d{2})(?::(\d{2}))?", text.strip())
+    if clock:
+        parts = [int(part) for part in clock.groups() if part is not None]
+        return parts[0] * 3600 + parts[1] * 60 + (parts[2] if len(parts) > 2 else 0)
+    found = re.findall(r"(\d{1,9})\s*(d|h|m|s)[a-z]*", text.lower())
+    if not found or re.sub(r"(\d{1,9})\s*(d|h|m|s)[a-z]*[\s,]*", "", text.lower()):
+        return None
+    return sum(int(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in found)
 
 
 def _trust(members: Mapping[str, object], kind: JobKind) -> Trust:
@@ -213,10 +239,25 @@ def _trust(members: Mapping[str, object], kind: JobKind) -> Trust:
         detection_ppm=quantity.ppm(members.get("detection", DEFAULT_DETECTION), "trust.detection"),
         regions=_texts(members.get("regions", []), "trust.regions"),
         exclude_operators=_texts(members.get("exclude_operators", []), "trust.exclude_operators"),
-        max_price_usd_micros_per_hour=quantity.usd_micros(
-            members.get("max_price", DEFAULT_MAX_PRICE_USD), "trust.max_price"
+        max_price_usd_micros_per_hour=dollars(
+            members.get("max_price", DEFAULT_MAX_PRICE_USD), "trust.max_price", MAX_PLAUSIBLE_PRICE_USD
         ),
     )
+
+
+def dollars(value: object, path: str, max_plausible_usd: int) -> int:
+    """Return micro-dollars of an amount above zero; a huge one was likely written in micro-dollars or cents."""
+    micros = quantity.usd_micros(value, path)
+    if micros == 0:
+        raise SpecError(f"{path} is nothing", why=show(value), hint="write dollars, such as 0.50")
+    if micros > max_plausible_usd * quantity.MICROS_PER_DOLLAR:
+        meant = quantity.dollars(micros // quantity.MICROS_PER_DOLLAR).lstrip("$").replace(",", "")
+        raise SpecError(
+            f"{path} is more than anybody means",
+            why=f"{show(value)} dollars, at most {max_plausible_usd:,}",
+            hint=f"did you mean {meant}? it is written in dollars, not in millionths",
+        )
+    return micros
 
 
 def _inputs(value: object) -> dict[str, InputSource]:
@@ -236,14 +277,15 @@ def _inputs(value: object) -> dict[str, InputSource]:
 def _envs(value: object) -> dict[str, Json]:
     envs: dict[str, Json] = {}
     for name, item in _mapping(value, "envs").items():
-        # `DEBUG: on` is a boolean in YAML 1.1; guessing which spelling was meant would change the job.
-        if isinstance(item, bool) or not isinstance(item, str | int):
+        # A number is taken as it was written (0x1F, 1e3); `true` has many spellings in programs, so it is asked about.
+        text = item if isinstance(item, str) else getattr(item, "written", None)
+        if text is None and isinstance(item, int) and not isinstance(item, bool) and item.bit_length() <= 128:
+            text = str(item)
+        if text is None:
             raise SpecError(
                 f"envs.{name:.80} is not a string", why=show(item), hint=f'put the value in quotes: {name:.40}: "..."'
             )
-        if isinstance(item, int) and item.bit_length() > 128:
-            raise SpecError(f"envs.{name:.80} is not a string", why=show(item))
-        envs[name] = str(item)
+        envs[name] = text
     return envs
 
 
@@ -261,11 +303,12 @@ def _options(value: object) -> dict[str, Json]:
             return [read(inner, f"{path}[{index}]", depth + 1) for index, inner in enumerate(item)]
         if isinstance(item, float):
             # What is signed holds no binary fractions (canonical rule 1).
-            raise SpecError(f"{path} is a fraction", why=show(item), hint=f'write it as a string: "{item!r:.30}"')
+            written = getattr(item, "written", repr(item))
+            raise SpecError(f"{path} is a fraction", why=show(item), hint=f'write it as a string: "{written:.30}"')
         if item is None or isinstance(item, bool | str):
             return item
         if isinstance(item, int) and abs(item) < 2**53:
-            return item
+            return int(item)
         raise SpecError(f"{path} has no JSON form", why=show(item))
 
     members = _mapping(value, "recipe.options")
@@ -286,17 +329,15 @@ def _section(value: object, path: str, table: str | None = None) -> dict[str, ob
         if key in known:
             continue
         full = f"{path}.{key}" if path else key
-        if full in LATER:
+        if full in jobwords.LATER:
             raise _not_yet(full, members[key])
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        nearest = SYNONYMS[key] if SYNONYMS.get(key) in known else (near[0] if near else None)
-        hint = f"did you mean {nearest}?" if nearest else f"known keys: {', '.join(known)}"
+        hint = jobwords.meant(key, path, KEYS)
         raise SpecError(f"unknown key {full:.80}", why=f"in {path or 'the job spec'}", hint=hint)
     return members
 
 
 def _not_yet(path: str, value: object) -> SpecError:
-    return SpecError(f"{path}: not yet", why=f"{show(value)}; {LATER[path]}", hint=f"leave {path} out for now")
+    return SpecError(f"{path}: not yet", why=f"{show(value)}; {jobwords.LATER[path]}", hint=f"leave {path} out for now")
 
 
 def _mapping(value: object, path: str) -> dict[str, object]:
@@ -328,8 +369,18 @@ def _texts(value: object, path: str) -> tuple[str, ...]:
 
 def _integer(value: object, path: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value.bit_length() > 53:
-        raise SpecError(f"{path} is not a whole number", why=show(value))
-    return value
+        raise SpecError(f"{path} is not a whole number", why=show(value), hint=_whole_meant(value))
+    return int(value)
+
+
+def _whole_meant(value: object) -> str:
+    """Return a hint that spells the whole number somebody meant by 1_000, 1,000, 1e3, 010 or "4"."""
+    text = re.sub(r"[_,](?=\d{3})", "", value.strip()) if isinstance(value, str) else ""
+    if re.fullmatch(r"[-+]?\d{1,15}", text):
+        return f"did you mean {int(text)}? write it without quotes, leading zeros and separators"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return f"did you mean {int(value)}?"
+    return "write plain digits"
 
 
 def _integers(value: object, path: str) -> tuple[int, ...]:

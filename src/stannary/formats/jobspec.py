@@ -191,9 +191,9 @@ def check(spec: JobSpec) -> None:
     _check_range(spec.num_nodes, "num_nodes", 1, MAX_LANES)
     _check_range(spec.resources.cpus, "resources.cpus", 1, MAX_CPUS)
     _check_range(spec.resources.wall_s, "resources.wall_s", 1, MAX_WALL_S)
-    for name in ("memory_bytes", "disk_bytes"):
-        _check_range(getattr(spec.resources, name), f"resources.{name}", 1, canonical.MAX_SAFE_INTEGER)
-    _check_range(spec.budget_usd_micros, "budget_usd_micros", 1, canonical.MAX_SAFE_INTEGER)
+    for name in ("memory", "disk"):
+        _check_range(getattr(spec.resources, f"{name}_bytes"), f"resources.{name}", 1, canonical.MAX_SAFE_INTEGER)
+    _check_range(spec.budget_usd_micros, "budget in millionths of a dollar", 1, canonical.MAX_SAFE_INTEGER)
     _check_envs(spec.envs)
     _check_outputs(spec.outputs)
     _check_kind(spec)

@@ -1,8 +1,7 @@
 """From job.yaml to a signed job: read, resolve, upload, sign, send.
 
 Rules:
-1. The text is bounded, plain YAML (safe loader), and names no key twice: the last one would win
-   silently. What is signed is the canonical form, never the text.
+1. What is signed is the canonical form, never the text (sdk/jobtext.py reads it).
 2. Inputs become blobs: a file as it is; a module as the text of its `topics`, else of its source.
    A module is looked for in the standard library only, and is data here: its digest is signed.
 3. Seed and order are on disk before the market sees the order (buyer.py).
@@ -26,9 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import yaml
+from typing import BinaryIO
 
 from stannary import buyer, workdir
 from stannary.errors import (
@@ -47,8 +44,8 @@ from stannary.formats import (
     dsse,
     jobfile,
     jobspec,
+    jobwords,
     note,
-    quantity,
     requirements,
     secrecy,
     statement,
@@ -60,13 +57,13 @@ from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Job
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import Entry
-from stannary.sdk import lock, travel
+from stannary.sdk import jobtext, lock, travel
 from stannary.sdk.client import Client, Progress
+from stannary.sdk.jobtext import JobText
 from stannary.sdk.profile import Profile
 from stannary.sdk.travel import Travel
 from stannary.wire.buyer import JobView
 
-MAX_JOB_FILE_BYTES = 256 * 1024
 MAX_INPUT_BYTES = 8 * 1024**3
 
 Opener = Callable[[], BinaryIO]
@@ -108,47 +105,20 @@ class Prepared:
         return sum(blob.size_bytes for blob in self.blobs)
 
 
-class _UniqueLoader(yaml.SafeLoader):
-    """The safe loader, refusing keys that stand twice in one mapping."""
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        if isinstance(key_node, yaml.ScalarNode):
-            if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                raise SpecError(f"key {key_node.value:.60} stands twice", why=f"again on line {line}")
-            seen.add(key_node.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def read_job_file(path: Path) -> object:
-    """Read YAML text into plain values (rule 1).
+def read_job_file(path: Path) -> JobText:
+    """Read a job file's text into plain values (sdk/jobtext.py).
 
     Raises:
-        SpecError: unreadable, too large, not YAML, or a key stands twice.
+        SpecError: unreadable, too large, or not YAML as it may stand in a job file.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_JOB_FILE_BYTES + 1)
+            data = file.read(jobtext.MAX_TEXT_BYTES + 1)
     except OSError as err:
         raise SpecError(
             "cannot read the job file", why=str(err), hint="stannary run JOB.yaml, or --example hello"
         ) from err
-    if len(data) > MAX_JOB_FILE_BYTES:
-        raise SpecError("the job file is too large", why=f"over {MAX_JOB_FILE_BYTES:,} bytes: {path}")
-    try:
-        return yaml.load(data.decode("utf-8"), Loader=_UniqueLoader)  # noqa: S506  a subclass of SafeLoader
-    except UnicodeDecodeError as err:
-        raise SpecError("the job file is not UTF-8", why=str(err)) from err
-    # Beside its own errors the loader lets a few builtins' errors through: a date that is none, an
-    # integer of a million digits, nesting deeper than the interpreter's stack.
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError) as err:
-        raise SpecError("the job file is not YAML", why=" ".join(str(err).split())[:300]) from err
+    return jobtext.read(data)
 
 
 def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -> Prepared:
@@ -163,7 +133,12 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
         SpecError: the spec, an input or a named file is not as it must be.
         ConfirmationRequired: a question was asked and `ask` did not say yes.
     """
-    draft = _overridden(jobfile.parse(read_job_file(path)), overrides)
+    text = read_job_file(path)
+    try:
+        draft = jobfile.parse(text.value)
+    except UsageError as err:
+        raise text.located(err) from err
+    draft = _overridden(draft, overrides)
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
     root = _locate(path.parent, draft.workdir, "workdir")
     travels = travel.scan(root, ask)
@@ -230,12 +205,18 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
 def _overridden(draft: Draft, overrides: Overrides) -> Draft:
     spec = draft.spec
     if overrides.budget is not None:
-        spec = replace(spec, budget_usd_micros=quantity.usd_micros(overrides.budget, "--budget"))
+        spec = replace(
+            spec, budget_usd_micros=jobfile.dollars(overrides.budget, "--budget", jobfile.MAX_PLAUSIBLE_BUDGET_USD)
+        )
     if overrides.max_price is not None:
-        price = quantity.usd_micros(overrides.max_price, "--max-price")
+        price = jobfile.dollars(overrides.max_price, "--max-price", jobfile.MAX_PLAUSIBLE_PRICE_USD)
         spec = replace(spec, trust=replace(spec.trust, max_price_usd_micros_per_hour=price))
     if overrides.trust is not None and overrides.trust != spec.trust.tier.value:
-        raise SpecError("trust.tier: not yet", why=f"{overrides.trust!r:.20}; {jobfile.LATER['trust.tier']}")
+        raise SpecError(
+            "trust.tier: not yet",
+            why=f"{overrides.trust!r:.20}; {jobwords.LATER['trust.tier']}",
+            hint="leave --trust out for now",
+        )
     if overrides.envs:
         spec = replace(spec, envs={**spec.envs, **overrides.envs})
     jobspec.check(spec)

@@ -95,7 +95,7 @@ def test_text_that_is_no_job_is_refused_in_our_words(job_file, text):
 def test_a_huge_job_file_is_refused(job_file):
     """The text is bounded before it is parsed."""
     with pytest.raises(SpecError, match="too large"):
-        submit.prepare(write(job_file, "#" * (submit.MAX_JOB_FILE_BYTES + 1)), Overrides())
+        submit.prepare(write(job_file, "#" * (submit.jobtext.MAX_TEXT_BYTES + 1)), Overrides())
 
 
 @pytest.mark.parametrize("module", ["numpy", "os.path.nope", "../etc/passwd", "pydoc_data..topics"])
