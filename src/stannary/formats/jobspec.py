@@ -209,6 +209,13 @@ def check_resolved(spec: JobSpec) -> None:
     """
     if workdir.check(spec.workdir) != spec.workdir:
         raise SpecError("workdir is not in path order")
+    if spec.kind is JobKind.COMMAND and spec.workdir_bytes > spec.resources.disk_bytes:
+        # It runs in a writable copy, in the memory-backed /tmp of this size (docs/sandbox.md).
+        raise SpecError(
+            "workdir is larger than resources.disk",
+            why=f"{spec.workdir_bytes:,} bytes of files, disk {spec.resources.disk_bytes:,}",
+            hint="ask for more resources.disk and memory, or give large files as inputs",
+        )
     if len(spec.inputs) > MAX_INPUTS:
         raise SpecError("inputs has too many entries", why=f"{len(spec.inputs)}, limit {MAX_INPUTS}")
     for name, item in spec.inputs.items():

@@ -141,7 +141,7 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
     draft = _overridden(draft, overrides)
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
     root = _locate(path.parent, draft.workdir, "workdir")
-    travels = travel.scan(root, ask)
+    travels = travel.scan(root, ask, _input_places(draft, path.parent, root))
     _say_what_stays(draft.spec, travels)
     travels, locked = _settle_setup(root, draft.spec, travels, overrides.allowed_secrets)
     blobs = {entry.digest: _blob(root, entry) for entry in travels.entries}
@@ -294,6 +294,18 @@ def _say_what_stays(spec: JobSpec, travels: Travel) -> None:
                     why=f"{file:.120}: {stay.path:.120} stays behind ({stay.reason})",
                     hint=f"add a line to {workdir.IGNORE_FILE}: !{stay.path:.120}",
                 )
+
+
+def _input_places(draft: Draft, base: Path, root: Path) -> dict[travel.Place, str]:
+    """Return the files that are inputs, by place, but for those the spec also names in the work directory."""
+    named = [name for name in (draft.spec.setup, draft.spec.recipe.file if draft.spec.recipe else None) if name]
+    needed = {travel.place_of(root / name) for name in named}
+    places: dict[travel.Place, str] = {}
+    for name, source in draft.inputs.items():
+        place = travel.place_of(_locate(base, source.name, f"inputs.{name}.path")) if source.kind == "path" else None
+        if place is not None and place not in needed:
+            places[place] = name
+    return places
 
 
 def _blob(root: Path, entry: Entry) -> Blob:

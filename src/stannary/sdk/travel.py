@@ -10,7 +10,8 @@ Rules:
    fetched results stay, unless `.stannaryignore` asks for them with `!name`. What `.gitignore` and
    `.stannaryignore` exclude stays (sdk/ignore.py). What stays is listed, with the reason.
 4. Reading follows no link: a symlink, device, fifo or socket that would travel is refused by name.
-5. Walking ends: after MAX_SEEN names or the listing's MAX_FILES files, saying where the most lie.
+5. A file that is also an input of the job travels as that input alone, not a second time in the work directory.
+6. Walking ends: after MAX_SEEN names or the listing's MAX_FILES files, saying where the most lie.
 
 Opening and hashing a file is workdir.py; the form of a listing is formats/workdir.py.
 """
@@ -20,9 +21,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from stannary import files, workdir
 from stannary.errors import ConfirmationRequired, FormatError, LimitExceeded, UsageError
@@ -82,12 +84,13 @@ def refuse(question: ConfirmationRequired) -> None:
     raise question
 
 
-def scan(root: Path, ask: Ask = refuse) -> Travel:
+def scan(root: Path, ask: Ask = refuse, inputs: Mapping[Place, str] = MappingProxyType({})) -> Travel:
     """Read a directory into the listing of what travels.
 
     Args:
         root: the work directory; it is resolved.
         ask: called with each question of rule 2; returns to go on, raises to stop.
+        inputs: names of the job's inputs by the place of their files (rule 5).
 
     Raises:
         UsageError: not a directory, one of our own, or it holds a link, device, fifo or socket.
@@ -105,7 +108,7 @@ def scan(root: Path, ask: Ask = refuse) -> Travel:
             hint="set `workdir:` to your program's folder",
         )
     _ask_about_home(root, ask)
-    walk = _Walk(root, own)
+    walk = _Walk(root, own, inputs)
     found = list(walk.files())
     _ask_about_size(found, ask)
     entries: list[Entry] = []
@@ -129,10 +132,19 @@ def own_places() -> frozenset[Place]:
     for top in files.own_dirs():
         for folder, _, names in os.walk(top):  # follows no links
             for path in (Path(folder), *(Path(folder, name) for name in names)):
-                place = _place(path)
+                place = place_of(path)
                 if place is not None:
                     places.add(place)
     return frozenset(places)
+
+
+def place_of(path: Path) -> Place | None:
+    """Return where a path lies, itself and not what it links to; None if nothing is there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def is_own(path: Path, own: frozenset[Place]) -> bool:
@@ -153,6 +165,7 @@ class _Walk:
 
     root: Path
     own: frozenset[Place]
+    inputs: Mapping[Place, str]
     stays: list[Stay] = field(default_factory=list)
     seen: int = 0
 
@@ -191,6 +204,8 @@ class _Walk:
             return "", True
         if said is Word.OUT:
             return ignore.OUR_FILE, False
+        if (status.st_dev, status.st_ino) in self.inputs:
+            return f"it travels as input {self.inputs[status.st_dev, status.st_ino]}", False
         reason = inherited or _unasked(self._relative(child.path), is_folder)
         if not reason and rules.of_git(child.path, is_folder) is Word.OUT:
             reason = ignore.GIT_FILE
@@ -285,10 +300,10 @@ def _check_count(found: Counter[str]) -> None:
 
 
 def _ask_about_home(root: Path, ask: Ask) -> None:
-    place = _place(root)
+    place = place_of(root)
     for home in files.homes():
         if place is not None and place in _places_up(home):
-            what = "your home directory" if place == _place(home) else "a directory above your home"
+            what = "your home directory" if place == place_of(home) else "a directory above your home"
             ask(
                 ConfirmationRequired(
                     f"the work directory is {what}",
@@ -316,12 +331,4 @@ def _ask_about_size(found: list[_Found], ask: Ask) -> None:
 
 def _places_up(path: Path) -> set[Place]:
     """Return the places of a path and of every folder above it."""
-    return {place for item in (path, *path.parents) if (place := _place(item)) is not None}
-
-
-def _place(path: Path) -> Place | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return {place for item in (path, *path.parents) if (place := place_of(item)) is not None}

@@ -120,6 +120,13 @@ class TestWorkdir:
             jobspec.from_canonical(members)
 
 
+    def test_a_command_whose_files_do_not_fit_is_refused_before_the_work(self):
+        """A command runs in a copy of its work directory: one larger than resources.disk never starts."""
+        draft = jobfile.parse({"kind": "command", "run": "true", "resources": {"disk": "1MiB"}})
+        with pytest.raises(SpecError, match=r"larger than resources\.disk"):
+            draft.resolve([Entry("big.bin", 0o644, digest(b"big"), 1024**2 + 1)], {})
+
+
 class TestWords:
     def test_unknown_keys_name_the_nearest(self):
         """A misspelt key is refused and the nearest known key is named."""

@@ -341,3 +341,29 @@ class TestOddities:
         with pytest.raises(UsageError) as caught:
             travel.scan(tree)
         assert "main.py" in caught.value.why
+
+
+class TestInputs:
+    """What is an input of the job is no part of the work directory."""
+
+    def test_a_large_input_beside_the_program_travels_once(self, tree: Path) -> None:
+        """A file named under `inputs:` stays out of the listing and of the question about its size, and is said."""
+        big = tree / "big.bin"
+        with big.open("wb") as file:
+            file.truncate(travel.CONFIRM_BYTES + 1)
+        place = travel.place_of(big)
+        assert place is not None
+        found = travel.scan(tree, travel.refuse, {place: "corpus"})
+        assert [entry.path for entry in found.entries] == ["main.py", "pkg/deep/a.py"]
+        assert [(stay.path, stay.reason) for stay in found.stays] == [("big.bin", "it travels as input corpus")]
+        with pytest.raises(ConfirmationRequired):
+            names(tree)
+
+    def test_one_asked_for_by_name_travels_both_ways(self, tree: Path) -> None:
+        """`!big.bin` in .stannaryignore keeps it in the work directory too."""
+        write(tree, "big.bin")
+        write(tree, ".stannaryignore", text="!big.bin\n")
+        place = travel.place_of(tree / "big.bin")
+        assert place is not None
+        listed = [entry.path for entry in travel.scan(tree, travel.refuse, {place: "x"}).entries]
+        assert "big.bin" in listed
