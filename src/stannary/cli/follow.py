@@ -1,31 +1,94 @@
-"""Show a running job: phases with elapsed time, the loss of each round, and who was convicted.
+"""Show a running job: phases with elapsed time, each round with its figures, a command's output, and who was convicted.
 
-What is not worth a line of its own (leases, draws, audits that agree) goes through the status line
-of a terminal. Messages come from the market and pass `plain`.
+Rules:
+1. What is not worth a line of its own (leases, draws, audits that agree) goes through the status line of a terminal, as
+   a sentence (happenings.py).
+2. A wait of more than SILENCE_S says what is waited for, once in each phase, also outside a terminal.
+3. A market that does not answer is asked again (Patience): said once, given up after GIVE_UP_S with the command that
+   goes on from there. Nothing of a job is lost by either.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 
-from stannary.cli.output import Output, plain
+from stannary.cli import happenings
+from stannary.cli.happenings import Weight
+from stannary.cli.output import Output, cell
+from stannary.errors import ServiceError
 from stannary.sdk.client import Client, Turn
-from stannary.wire.buyer import Event, JobView, Progress
+from stannary.wire.buyer import Event, JobView, LogLine
 
 PHASES = ("queued", "placing", "attesting", "starting", "running", "recovering", "verifying", "cancelling")
-LINES = {
-    "task.refuted": "CONVICTED",
-    "audit.refuted": "CONVICTED",
-    "lease.expired": "lost",
-    "lease.released": "handed back",
-    "task.superseded": "redone",
-    "job.failed": "failed",
-    "node.lost": "lost",
-    "beacon.overdue": "waiting",
+SILENCE_S = 5.0
+GIVE_UP_S = 1800.0  # a market that is moved to another machine is back by then
+RETRY_S = 1.0
+MAX_METRICS = 8  # of one round, as many as a contribution may carry
+MAX_OUTPUT_CHARS = 1_000  # of one line of a command on this screen; `stannary logs` has all of it
+WAITS: Mapping[str, str] = {
+    "queued": "its turn at the market",
+    "placing": "nodes that may take it and are free",
+    "attesting": "the nodes' evidence",
+    "starting": "its nodes to fetch what it needs and to get ready",
+    "running": "its nodes to compute",
+    "recovering": "other nodes to do again what was lost",
+    "verifying": "others to compute drawn work again",
+    "cancelling": "nodes to hand back, and the audits of what was done",
 }
-QUIET = ("lease.released",)  # ordinary while a job ends or a node drains
+
+
+class Patience:
+    """Asks a market again while it does not answer (rule 3)."""
+
+    def __init__(
+        self,
+        out: Output,
+        job: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._out, self._job, self._clock, self._sleep = out, job, clock, sleep
+        self._silent_since: float | None = None
+
+    def tell(self, line: str) -> None:
+        """Say what a broker's keeper has to say, if anything."""
+        if line:
+            self._out.say(line)
+
+    def answered(self) -> None:
+        """Note an answer."""
+        if self._silent_since is not None:
+            self._out.say(f"  market     answers again after {self._clock() - self._silent_since:.0f} s")
+            self._silent_since = None
+
+    def failed(self, err: ServiceError) -> None:
+        """Say that there was no answer, and wait a moment.
+
+        Raises:
+            ServiceError: it has been silent for too long.
+        """
+        now = self._clock()
+        if self._silent_since is None:
+            self._silent_since = now
+            self._out.say(f"  ! market     {err.what}; asking again (Ctrl-C stops that, not the job)")
+        if now - self._silent_since >= GIVE_UP_S:
+            raise type(err)(err.what, why=err.why, hint=f"stannary wait {self._job}") from err
+        self._out.status(f"    market silent for {now - self._silent_since:.0f} s; later: stannary wait {self._job}")
+        self._sleep(RETRY_S)
+
+
+@contextmanager
+def going_on(job: str) -> Iterator[None]:
+    """Name the command that goes on with a job in the error of a market that has fallen silent."""
+    try:
+        yield
+    except ServiceError as err:
+        raise type(err)(err.what, why=err.why, hint=f"stannary wait {job}", detail=err.detail) from err
 
 
 @dataclass(slots=True)
@@ -37,59 +100,147 @@ class Follower:
     phase: str = ""
     since: float = 0.0
     seen: int = 0
-    _last: Progress | None = field(default=None)
+    _said_at: float = 0.0
+    _waits_said: set[str] = field(default_factory=set)
+    _losses: dict[str, list[Decimal]] = field(default_factory=dict)  # by `r<round>`
+    _auditing: set[tuple[str, str]] = field(default_factory=set)  # (node, task): its lines repeat another node's
+    _operators: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.since = self._said_at = self.clock()
 
     def show(self, turn: Turn) -> None:
         """Print what is new."""
+        self._operators.update({item.node: item.operator for item in turn.view.nodes})
         for event in turn.events:
             self.seen = max(self.seen, event.seq)
-            self._event(event)
-        self._progress(turn.view)
+            self._event(event, turn.view)
+        if turn.view.finished_at is not None:
+            self._phase("")
+        else:
+            self._wait(turn.view)
 
-    def _event(self, event: Event) -> None:
+    def output(self, line: LogLine, num_lanes: int) -> None:
+        """Print a line of a command's output; an auditor's would be the same again."""
+        if line.stream not in ("stdout", "stderr") or (line.node or "", line.task or "") in self._auditing:
+            return
+        lane = (line.task or "").partition("/run/")[2].partition("/")[0]
+        mark = f"{lane} |" if num_lanes > 1 and lane else "|"
+        self._say(f"  {mark} {cell(line.text, MAX_OUTPUT_CHARS)}")
+
+    def _event(self, event: Event, view: JobView) -> None:
         subject, _, state = event.type.partition(".")
+        if event.type == "lease.granted" and event.node and event.task:
+            keep = self._auditing.add if event.data.get("type") == "audit" else self._auditing.discard
+            keep((event.node, event.task))
         if subject == "job" and state in PHASES:
             self._phase(state)
-        elif event.type in LINES and event.type not in QUIET:
-            message = plain(event.message)[:200]
-            named = [name for name in (event.node, event.task) if name and name not in message]
-            self.out.say(f"  ! {LINES[event.type]:<12}{' '.join([*named, message])}")
+        elif happenings.weight(event) is Weight.LINE:
+            self._say(f"  ! {happenings.label(event):<12}{happenings.sentence(event, self._operators)}")
         else:
-            self.out.status(f"    {event.type}  {plain(event.message)[:80]}")
+            self.out.status(f"    {happenings.sentence(event, self._operators)}")
+        if event.type == "task.contributed":
+            self._figures(event, view.progress.rounds)
 
     def _phase(self, state: str) -> None:
         now = self.clock()
         if self.phase:
-            self.out.say(f"  {self.phase:<11}{now - self.since:6.1f} s")
-        self.phase, self.since = state, now
+            self._say(f"  {self.phase:<11}{now - self.since:6.1f} s")
+        self._waits_said.discard(state)
+        self.phase, self.since, self._said_at = state, now, now
 
-    def _progress(self, view: JobView) -> None:
-        progress = view.progress
-        # A closed round's merge brings the held-out figure; until then the loss is that of a round at work.
-        if progress.heldout is not None and (self._last is None or progress.heldout != self._last.heldout):
-            self._last = progress
-            elapsed = self.clock() - self.since
-            figures = f"{progress.round:>3}/{progress.rounds}  loss {progress.loss or '-'}"
-            self.out.say(f"  {'round':<11}{elapsed:6.1f} s  {figures}  held-out {progress.heldout} bits/byte")
-        if view.finished_at is not None:
-            self._phase("")
+    def _figures(self, event: Event, num_rounds: int) -> None:
+        """Collect the lanes' losses; with the merge print the round's figures, every metric under its own name."""
+        metrics = _metrics(event)
+        number = happenings.round_merged(event)
+        if number is None:
+            place = (event.task or "").split("/")[1:2]
+            if place and (loss := _decimal(metrics.get("loss", ""))) is not None:
+                self._losses.setdefault(place[0], []).append(loss)
+            return
+        losses = self._losses.pop(f"r{number - 1}", [])
+        figures = [f"loss {sum(losses) / len(losses):.4f}"] if losses else []
+        figures += [f"{cell(name, 60)} {cell(value, 30)}" for name, value in metrics.items()]
+        took = f"{self.clock() - self.since:6.1f} s  {number:>3}/{num_rounds}"
+        self._say("  ".join([f"  {'round':<11}{took}", *figures]))
+
+    def _wait(self, view: JobView) -> None:
+        """Say what is waited for (rule 2)."""
+        now = self.clock()
+        if now - self._said_at < SILENCE_S or view.status not in WAITS:
+            return
+        busy = [
+            f"{item.node} ({cell(item.operator, 40)})" for item in view.nodes if item.state not in ("idle", "convicted")
+        ]
+        who = f": {', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}" if busy else ""
+        what = f"{WAITS[view.status]}{who}"
+        if view.status not in self._waits_said:
+            self._waits_said.add(view.status)
+            self._say(f"  waiting    for {what}")
+        else:
+            self.out.status(f"    {view.status} for {now - self.since:.0f} s: waiting for {what}")
+
+    def _say(self, line: str) -> None:
+        self.out.say(line)
+        self._said_at = self.clock()
 
 
-def follow(client: Client, job: str, out: Output, tend: Callable[[], str] = lambda: "") -> JobView:
-    """Show a job until it ends, and return it; `tend` makes sure of its broker and says what is to be said."""
-    follower = Follower(out)
-    follower.since = follower.clock()
-    view: JobView | None = None
-    _say(out, tend())
-    for turn in client.follow(job):
-        _say(out, tend())
-        follower.show(turn)
-        view = turn.view
-    if view is None:
-        return client.job(job)
-    return view
+def follow(
+    client: Client,
+    job: str,
+    out: Output,
+    tend: Callable[[], str] = lambda: "",
+    *,
+    patience: Patience | None = None,
+) -> JobView:
+    """Show a job until it ends, and return it; `tend` makes sure of its broker and says what is to be said.
+
+    Raises:
+        ServiceError: the market has not answered for GIVE_UP_S; the hint goes on.
+    """
+    follower, patience = Follower(out), patience or Patience(out, job)
+    printed = _Printed()
+    while True:
+        patience.tell(tend())
+        try:
+            for turn in client.follow(job, follower.seen):
+                patience.answered()
+                patience.tell(tend())
+                follower.show(turn)
+                printed.show(client, turn.view, follower)
+                if turn.view.finished_at is not None:
+                    return turn.view
+        except ServiceError as err:
+            patience.failed(err)
 
 
-def _say(out: Output, line: str) -> None:
-    if line:
-        out.say(line)
+@dataclass(slots=True)
+class _Printed:
+    """How far a command's output has been shown."""
+
+    after: int = 0
+
+    def show(self, client: Client, view: JobView, follower: Follower) -> None:
+        """Show what a command has printed since; the recipe of a training job speaks by its metrics."""
+        while view.kind == "command":
+            page = client.logs(view.id, after=self.after)
+            for line in page.lines:
+                follower.output(line, len(view.nodes))
+            self.after = page.next
+            if not page.lines:
+                return
+
+
+def _metrics(event: Event) -> dict[str, str]:
+    found = event.data.get("metrics")
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in list(found.items())[:MAX_METRICS] if isinstance(value, str)}
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None

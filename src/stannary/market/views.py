@@ -52,9 +52,11 @@ def _job(connection: Connection, row: JobRow) -> wire.JobView:
     if settled is not None:
         refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
     faults: list[str] = []
+    rounds = spec.recipe.rounds if spec.recipe is not None else 1
+    done = _within(row.progress.get("round", 0), bounds.COUNT, 0, ("progress.round", faults))
     progress = wire.Progress(
-        round=_within(row.progress.get("round", 0), bounds.COUNT, 0, ("progress.round", faults)),
-        rounds=spec.recipe.rounds if spec.recipe is not None else 1,
+        round=rounds if row.status is JobStatus.SUCCEEDED else min(done, rounds),
+        rounds=rounds,
         loss=_within(row.progress.get("loss"), bounds.DECIMAL, None, ("progress.loss", faults)),
         heldout=_within(row.progress.get("heldout"), bounds.DECIMAL, None, ("progress.heldout", faults)),
     )

@@ -38,6 +38,7 @@ from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
 FOLLOW_WAIT_S = 5.0  # a cut connection is noticed by then
+COMMAND_WAIT_S = 1.0  # the same for a command: what it prints is shown at each turn
 LOOK_INTERVAL_S = 0.5
 MAX_RECEIPT_BYTES = 128 * 1024 * 1024
 
@@ -167,7 +168,8 @@ class Client:
         looked_at = -math.inf
         view: JobView | None = None
         while True:
-            page = self.events(job, after, FOLLOW_WAIT_S)
+            wait_s = COMMAND_WAIT_S if view is not None and view.kind == "command" else FOLLOW_WAIT_S
+            page = self.events(job, after, wait_s if view is not None else 0.0)
             after = page.next
             if view is None or clock() - looked_at >= LOOK_INTERVAL_S or not page.events or _may_end(page.events):
                 view, looked_at = self.job(job), clock()

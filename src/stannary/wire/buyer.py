@@ -87,7 +87,7 @@ class Submit(Signed):
 class Progress(Message):
     """How far a job is."""
 
-    round: Count
+    round: Count  # how many rounds are done
     rounds: Count
     steps: Count = 0
     loss: Decimal | None = None

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
-from stannary.cli.follow import Follower
+import pytest
+
+import stannary
+from stannary.cli import happenings
+from stannary.cli.follow import GIVE_UP_S, Follower, Patience, follow, going_on
 from stannary.cli.output import Output
+from stannary.errors import MarketUnreachable, ServiceError
+from stannary.formats.predicates import Verdict
+from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState
+from stannary.market.presence import Presence
 from stannary.sdk.client import Turn
-from stannary.wire.buyer import Event, JobView, Progress
+from stannary.store.audits import Outcome
+from stannary.wire.buyer import Event, JobNode, JobView, LogLine, LogPage, Progress
 
 JOB = "j-0123456789ab"
 NODE = "n-0123456789ab"
@@ -52,14 +63,31 @@ def test_phases_have_elapsed_times():
     assert "placing" in text and " s" in text
 
 
-def test_each_round_shows_its_loss_once():
-    """A round's loss is printed when it is known, once."""
-    first, second = view(1, "2.5", heldout="3.1"), view(2, "2.1", heldout="2.9")
-    turns = [Turn([], view(0, "5.5")), Turn([], first), Turn([], first), Turn([], second)]
-    text = shown(*turns)
-    assert "5.5" not in text, "a round at work has no figure yet"
-    assert text.count("loss 2.5") == 1
-    assert "2/4  loss 2.1" in text
+def handed_in(seq, task, **metrics):
+    found = event(seq, "task.contributed", "handed in", f"{JOB}/{task}/a0")
+    return found.model_copy(update={"data": {"reason": "contributed", "metrics": metrics}})
+
+
+def test_each_round_shows_its_figures_once():
+    """With its merge a round is one line: its number of all, the lanes' loss, every metric under its own name."""
+    events = [
+        handed_in(1, "r0/l0", loss="2.0", last_loss="1.0"),
+        handed_in(2, "r0/l1", loss="3.0"),
+        handed_in(3, "r0/merge", heldout_bits_per_byte="3.1", accuracy="0.25"),
+        handed_in(4, "r3/merge", **{"perplexity\x1b[2J": "nan"}),
+    ]
+    lines = [line for line in shown(Turn(events, view(3))).splitlines() if " round " in line]
+    assert len(lines) == 2
+    assert "1/4  loss 2.5000  heldout_bits_per_byte 3.1  accuracy 0.25" in lines[0]
+    assert lines[1].endswith("4/4  perplexity\N{REPLACEMENT CHARACTER}[2J nan")
+
+
+def test_strange_figures_break_no_screen():
+    """Metrics of another shape, infinite losses and odd tasks are shown or left out, never raised."""
+    odd = event(9, "task.contributed", "x", f"{JOB}/run/l0/a0").model_copy(update={"data": {"metrics": ["x"]}})
+    merge = handed_in(4, "r0/merge")
+    text = shown(Turn([handed_in(1, "r0/l0", loss="Infinity"), handed_in(2, "r0/l1", loss="-"), odd, merge], view()))
+    assert text.splitlines()[-1].endswith("1/4")
 
 
 def test_convictions_name_node_and_task():
@@ -72,3 +100,159 @@ def test_messages_cannot_forge_lines():
     """What the market says stays on its line."""
     text = shown(Turn([event(1, "task.refuted", "x\nVerified. job j-1")], view()))
     assert "\nVerified" not in text
+
+
+def line(seq, text, *, task=f"{JOB}/run/l0/a0", node=NODE, stream="stdout"):
+    return LogLine(seq=seq, at="2026-11-22T00:00:00Z", node=node, task=task, stream=stream, text=text)
+
+
+class Market:
+    """A market whose turns are a script: a Turn is told, an error raised, and each call of `follow` goes on behind."""
+
+    def __init__(self, *script, lines=()):
+        self.script, self.lines, self.asked_after = list(script), list(lines), []
+
+    def follow(self, job, after=0):
+        self.asked_after.append(after)
+        while self.script:
+            item = self.script.pop(0)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def logs(self, job, *, after=0):
+        found = [item for item in self.lines if item.seq > after]
+        return LogPage(lines=found, next=found[-1].seq if found else after)
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def followed(market, tend=lambda: ""):
+    err, clock = io.StringIO(), Clock()
+    out = Output(stdout=io.StringIO(), stderr=err)
+    patience = Patience(out, JOB, clock=clock, sleep=clock.sleep)
+    try:
+        return follow(market, JOB, out, tend, patience=patience), err.getvalue(), clock
+    except MarketUnreachable as gone:
+        return gone, err.getvalue(), clock
+
+
+SILENT = MarketUnreachable("no answer from the market", why="ConnectError", hint="stannary market status")
+ENDED = Turn([event(9, "job.succeeded")], view(finished="2026-11-22T00:01:00Z"))
+
+
+def test_a_market_restart_is_survived():
+    """The follower asks again behind what it has seen, says so once, and says when the market is back."""
+    market = Market(Turn([event(7, "job.running")], view()), SILENT, SILENT, SILENT, ENDED)
+    tended = []
+    found, text, _ = followed(market, lambda: tended.append(1) or "")
+    assert found is ENDED.view
+    assert market.asked_after == [0, 7, 7, 7]
+    assert text.count("asking again") == 1
+    assert "answers again after 3 s" in text
+    assert len(tended) >= 5, "the broker is looked after while the market is silent too"
+
+
+def test_a_market_that_stays_away_is_given_up():
+    """After GIVE_UP_S the error names the command that goes on."""
+    market = Market(Turn([], view()), *[SILENT] * 10_000)
+    found, text, clock = followed(market)
+    assert found.hint == f"stannary wait {JOB}"
+    assert clock.now == GIVE_UP_S
+    assert text.count("\n") == 1
+
+
+def test_an_answer_that_is_not_the_markets_is_no_end():
+    """A gateway's page while the market restarts is waited out like silence."""
+    page = ServiceError("the market gave an answer that is not its own", why="status 502")
+    found, _, _ = followed(Market(page, ENDED))
+    assert found is ENDED.view
+
+
+def test_a_receipt_that_cannot_be_fetched_names_the_way_on():
+    """A market that falls silent at the very end leaves the command that goes on."""
+    with pytest.raises(MarketUnreachable) as caught, going_on(JOB):
+        raise SILENT
+    assert caught.value.hint == f"stannary wait {JOB}"
+
+
+def test_a_commands_output_is_shown_live():
+    """What a command prints stands on the screen with its lane, once, safely; an auditor's and the agent's do not."""
+    other = "n-ba9876543210"
+    task = f"{JOB}/run/l1/a0"
+    asked = event(1, "lease.granted", task=task).model_copy(update={"data": {"type": "audit"}, "node": other})
+    nodes = [JobNode(node=NODE, operator="oak", lane=lane, state="work") for lane in range(2)]
+    at_work = view().model_copy(update={"kind": "command", "nodes": nodes})
+    lines = [
+        line(1, "hello\x1b[2J"),
+        line(2, "from lane 1", task=task),
+        line(3, "from lane 1", task=task, node=other),
+        line(4, "fetching", stream="agent"),
+    ]
+    _, text, _ = followed(Market(Turn([asked], at_work), ENDED, lines=lines))
+    shown_lines = [item for item in text.splitlines() if "|" in item]
+    assert shown_lines == ["  l0 | hello\N{REPLACEMENT CHARACTER}[2J", "  l1 | from lane 1"]
+
+
+def test_a_long_wait_says_what_for():
+    """After five seconds without news a line names what is waited for and who is at work, once."""
+    nodes = [JobNode(node=NODE, operator="oak", lane=0, state="work")]
+    turns = [Turn([event(1, "job.running")], view().model_copy(update={"nodes": nodes}))]
+    turns += [Turn([], turns[0].view)] * 20
+    text = shown(*turns)
+    assert text.count("waiting    for its nodes to compute: n-0123456789ab (oak)") == 1
+
+
+KINDS = [
+    *(f"{subject}.{state}" for subject, states in (
+        ("job", JobStatus), ("verdict", Verdict), ("settlement", Settlement), ("task", TaskState),
+        ("lease", LeaseState), ("audit", Outcome), ("node", Presence),
+    ) for state in states),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_state_has_a_sentence(kind):
+    """Each state a job, task, lease, audit or node can get to is told in a sentence without codes or bare ids."""
+    told = happenings.sentence(event(1, kind, "why it is so", f"{JOB}/r1/l0/a0"), {NODE: "oak"})
+    assert kind in happenings.KINDS
+    assert not re.search(r"[{}]|\b[a-z]+\.[a-z]+\b", told), told
+    assert JOB not in told
+
+
+def test_every_kind_the_market_writes_has_a_sentence():
+    """Whatever the sources write by name is in the table, so a new kind cannot come without its words."""
+    sources = [Path(stannary.__file__).parent / name for name in ("market", "store")]
+    text = "".join(path.read_text() for source in sources for path in source.rglob("*.py"))
+    written = set(re.findall(r"Happening\(\s*f?\"([a-z]+\.[^\"]+)\"", text))
+    assert {"beacon.requested", "node.convicted", "audit.opened"} <= written
+    known = set(happenings.KINDS)
+    for kind in written:
+        subject, _, state = kind.partition(".")
+        assert kind in known if "{" not in state else any(item.startswith(f"{subject}.") for item in known), kind
+
+
+def test_a_kind_nobody_knows_is_told_in_the_markets_words():
+    """An event of a newer market is no error and no code on the screen."""
+    assert happenings.sentence(event(1, "moon.risen", "the moon has risen")) == "the moon has risen"
+    assert happenings.sentence(event(1, "moon.risen", "")) == "moon risen"
+
+
+def test_a_silent_auditor_is_a_sentence():
+    """`audit.silent` says who was asked for what."""
+    told = happenings.sentence(event(1, "audit.silent", "audit x silent", f"{JOB}/r2/l1/a0"), {NODE: "oak"})
+    assert told == (
+        f"{NODE} (oak) was asked to compute lane 1 of round 3 (r2/l1/a0) again and did not answer; "
+        "the next one is asked"
+    )

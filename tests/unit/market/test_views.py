@@ -192,6 +192,19 @@ def test_nodes_are_shown_with_what_they_do(store: Store) -> None:
     assert [item.state for item in told.view().nodes] == ["idle", "convicted"]
 
 
+@pytest.mark.parametrize("spec", [train_spec(rounds=5), command_spec(num_nodes=2)], ids=["train", "command"])
+def test_a_job_that_succeeded_has_done_all_its_rounds(store: Store, spec: JobSpec) -> None:
+    """Rounds end at N of N, whatever was the last one that had work."""
+    told = Told(store, spec)
+    told.do(lambda c: jobs.set_progress(c, told.job, {"round": 0}))
+    assert told.view().progress.round == 0
+    way = (JobStatus.PLACING, JobStatus.ATTESTING, JobStatus.STARTING, JobStatus.RUNNING, JobStatus.VERIFYING)
+    for status in (*way, JobStatus.SUCCEEDED):
+        told.do(lambda c, to=status: move_job(c, told.job, to, stored.cause()))
+    progress = told.view().progress
+    assert progress.round == progress.rounds
+
+
 def test_outputs_of_a_command_are_named_by_lane(store: Store) -> None:
     """With several lanes each output carries its lane; only what counts, or was asked for unverified, is listed."""
     told = Told(store, command_spec(num_nodes=2))

@@ -23,7 +23,7 @@ def ls(out: Output, limit: int) -> None:
             view.status,
             view.verdict,
             view.settlement,
-            f"{view.progress.round}/{view.progress.rounds}" if view.progress.rounds else "-",
+            f"{view.progress.round}/{view.progress.rounds}" if view.kind == "train" else "-",
             dollars(view.paid_usd_micros),
             view.submitted_at,
         )

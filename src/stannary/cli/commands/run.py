@@ -80,7 +80,8 @@ def run(out: Output, **options: Any) -> int:
         except KeyboardInterrupt:
             out.say(f"Detached. {view.id} goes on.   follow: stannary wait {view.id}   end it: stannary stop {view.id}")
             return INTERRUPTED
-        return ending.conclude(client, view, out)
+        with follow.going_on(view.id):
+            return ending.conclude(client, view, out)
 
 
 def _job_path(job_file: Path | None, example: str | None) -> Path:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
 from stannary.formats import dsse, record, statement
+from stannary.formats.canonical import Json
 from stannary.formats.predicates import Answer, AnswerCommitment, Commitment, Contribution, Reveal, Role
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.market.engine.leasing import question_id
@@ -45,7 +46,9 @@ def record_contribution(
     """Record a logged contribution and let the job and its buyer have its outputs."""
     leaf, index = kept
     outputs = [record.to_json(item) for item in made.outputs]
-    cause = Cause(now_ms, "contributed", f"{made.task} is handed in by {made.node}")
+    # Only text: a stranger's figure is shown to the buyer as it is, whatever it is, and counted with by nobody.
+    metrics: dict[str, Json] = {name: value for name, value in made.metrics.items() if isinstance(value, str)}
+    cause = Cause(now_ms, "contributed", f"{made.task} is handed in by {made.node}", {"metrics": metrics})
     tasks.contribute(connection, fence, Contributed(leaf, index, made.root, outputs), cause)
     digests = [item.digest for item in made.outputs]
     for owner in (made.job, f"buyer:{jobs.get(connection, made.job).buyer}"):

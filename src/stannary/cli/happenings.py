@@ -1,0 +1,176 @@
+"""A job's events as sentences: one for every kind the market writes, so that no screen shows a code or a bare id.
+
+A kind is either worth a line that stays (`Weight.LINE`), or it is shown until the next one comes (`STATUS`). Phases of
+the job are not here: follow.py times them. What a newer market says and this table does not know is shown in the
+market's own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from stannary.cli.output import cell
+from stannary.wire.buyer import Event
+
+MAX_MESSAGE = 300
+# One word for machines, the same for people: why a lease ended, a task was dropped, a verdict is what it is.
+REASONS: Mapping[str, str] = {
+    "released": "it was asked to stop or drains",
+    "deadline": "its time was over",
+    "lost": "no sign of life of it",
+    "late": "it came too late for its round",
+    "superseded": "what it started from does not count any more",
+    "judged": "the verdict is reached already",
+    "node-convicted": "the node was convicted",
+    "agreed": "others computed the same",
+    "two-recomputations-disagree": "two others computed it again and got the same, which is something else",
+    "mismatch": "another computed something else",
+    "no-two-agree": "no two recomputations agree",
+    "two-against-two": "two recomputations stand against two",
+    "prover-silent": "its node did not answer the audit",
+    "no-auditor-answered": "nobody who was asked computed it again",
+    "auditor-awaited": "an auditor is awaited",
+    "not-drawn": "it was not drawn for an audit",
+    "verification-none": "no verification was asked for",
+    "buyer-silent": "the buyer's broker did not reveal its value in time",
+}
+_TASK = re.compile(
+    r"j-[0-9a-f]{12}/(?:r(?P<round>\d+)/(?:l(?P<lane>\d+)|merge)|run/l(?P<command>\d+))/a(?P<attempt>\d+)"
+)
+
+
+class Weight(Enum):
+    """How long an event stays on the screen."""
+
+    LINE = "line"
+    STATUS = "status"
+
+
+class Told(NamedTuple):
+    """How one kind is told: a label for a line that stays, and the sentence."""
+
+    sentence: str
+    label: str = ""
+
+    @property
+    def weight(self) -> Weight:
+        """A label is there for what stays."""
+        return Weight.LINE if self.label else Weight.STATUS
+
+
+# {unit} {node} {message} {why} come from the event; {message} is the market's.
+KINDS: Mapping[str, Told] = {
+    "job.queued": Told("the job waits for its turn"),
+    "job.placing": Told("nodes are chosen"),
+    "job.attesting": Told("the nodes' evidence is checked"),
+    "job.starting": Told("the nodes get ready"),
+    "job.running": Told("the nodes work"),
+    "job.recovering": Told("work that was lost is done again"),
+    "job.verifying": Told("the last audits are awaited"),
+    "job.cancelling": Told("the job is being ended: {message}"),
+    "job.succeeded": Told("the job has succeeded"),
+    "job.failed": Told("the job has failed: {message}"),
+    "job.cancelled": Told("the job was cancelled"),
+    "verdict.pending": Told("no verdict yet"),
+    "verdict.verified": Told("the result is verified"),
+    "verdict.sampled": Told("the result was checked by sample"),
+    "verdict.attested": Told("the result is attested"),
+    "verdict.unverified": Told("the result is not verified"),
+    "verdict.not-reproducible": Told("the program gives another result each time"),
+    "verdict.refuted": Told("the result is refuted"),
+    "settlement.held": Told("the money is held"),
+    "settlement.released": Told("the money is paid out: {message}"),
+    "settlement.refunded": Told("the money went back to you"),
+    "settlement.disputed": Told("the money is in dispute"),
+    "task.planned": Told("{unit} waits for a node"),
+    "task.leased": Told("{unit} goes to {node}"),
+    "task.committed": Told("{node} has finished {unit} and committed to its result"),
+    "task.contributed": Told("{node} has handed in {unit}"),
+    "task.drawn": Told("{unit} was drawn: others compute it again"),
+    "task.passed": Told("{unit} was not drawn for an audit"),
+    "task.verified": Told("{unit} was computed again and holds"),
+    "task.unverified": Told("{unit} could not be verified: {why}", "unverified"),
+    "task.refuted": Told("{unit} by {node} was is wrong: {why}", "CONVICTED"),
+    "task.superseded": Told("{unit} is done again: {why}", "redone"),
+    "task.abandoned": Told("{unit} is left out: {why}"),
+    "lease.granted": Told("{node} is asked for {unit}"),
+    "lease.completed": Told("{node} is done with {unit}"),
+    "lease.expired": Told("{node} did not finish {unit}: {why}; it goes to another", "lost"),
+    "lease.released": Told("{node} gave {unit} back: {why}"),
+    "lease.revoked": Told("{node} need not finish {unit}: {why}"),
+    "node.live": Told("{node} is back"),
+    "node.suspect": Told("{node} has been silent for a while; it gets no new work"),
+    "node.lost": Told("{node} is gone: no sign of life; its work goes to others", "lost"),
+    "node.left": Told("{node} has left the market; its work goes to others", "left"),
+    "node.convicted": Told("{node} is convicted for {unit}", "CONVICTED"),
+    "beacon.requested": Told("your broker is asked for the value that draws audits"),
+    "beacon.revealed": Told("your broker has revealed the value that draws audits"),
+    "draw.made": Told("the audits of this round are drawn"),
+    "audit.opened": Told("{node} is drawn to compute {unit} again"),
+    "audit.open": Told("{node} is drawn to compute {unit} again"),
+    "audit.agreed": Told("{node} computed {unit} again and agrees"),
+    "audit.disagreed": Told("{node} computed {unit} again and got something else: one more is asked", "differs"),
+    "audit.silent": Told("{node} was asked to compute {unit} again and did not answer; the next one is asked"),
+    "audit.dropped": Told("the audit of {unit} by {node} is not needed any more"),
+}
+
+
+def weight(event: Event) -> Weight:
+    """Return how long an event stays."""
+    told = KINDS.get(event.type)
+    # A lease that failed for a reason of its node is worth knowing; one handed back in order is not.
+    if event.type == "lease.released" and not _is_orderly(event):
+        return Weight.LINE
+    return told.weight if told is not None else Weight.STATUS
+
+
+def label(event: Event) -> str:
+    """Return the word before a line that stays."""
+    told = KINDS.get(event.type)
+    return (told.label if told is not None else "") or "handed back"
+
+
+def sentence(event: Event, operators: Mapping[str, str] | None = None) -> str:
+    """Return an event as one sentence; a node is named with its operator where that is known."""
+    told = KINDS.get(event.type)
+    message = cell(event.message, MAX_MESSAGE)
+    if told is None:
+        return message or cell(event.type.replace(".", " "))
+    operator = (operators or {}).get(event.node or "", "")
+    node = (event.node or "a node") + (f" ({cell(operator, 40)})" if operator else "")
+    why = message if event.type == "lease.released" and not _is_orderly(event) else _why(event)
+    # Not str.format: braces in a message are the market's own.
+    words = {"{unit}": unit(event.task), "{node}": node, "{message}": message, "{why}": why}
+    return re.sub(r"\{[a-z]+\}", lambda found: words[found[0]], told.sentence)
+
+
+def unit(task: str | None) -> str:
+    """Return a task as people say it: `lane 1 of round 3 (r2/l1/a0)`."""
+    found = _TASK.fullmatch(task or "")
+    if found is None:
+        return cell(task or "its work")
+    short = f"({(task or '').partition('/')[2]})"
+    if found["command"] is not None:
+        return f"the command of lane {found['command']} {short}"
+    where = f"round {int(found['round']) + 1}"
+    return f"the merge of {where} {short}" if found["lane"] is None else f"lane {found['lane']} of {where} {short}"
+
+
+def round_merged(event: Event) -> int | None:
+    """Return the number of the round, from 1, whose merge this event hands in."""
+    found = _TASK.fullmatch(event.task or "") if event.type == "task.contributed" else None
+    if found is None or found["command"] is not None or found["lane"] is not None:
+        return None
+    return int(found["round"]) + 1
+
+
+def _is_orderly(event: Event) -> bool:
+    return event.data.get("reason") in ("released", None)
+
+
+def _why(event: Event) -> str:
+    reason = str(event.data.get("reason", ""))
+    return REASONS.get(reason, cell(reason.replace("-", " "), 60) or "no reason given")
