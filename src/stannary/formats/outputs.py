@@ -7,7 +7,8 @@
 Rules:
 1. A pattern is relative to the work directory. A leading `./` and a trailing `/` mean nothing; `..`, a
    leading `/`, an empty segment, a backslash and control characters are refused, as in any path
-   (formats/workdir.py rule 1). `**` stands alone between slashes.
+   (formats/workdir.py rule 1); so is what only a shell would expand (`~`, `$NAME`, `{a,b}`). `**`
+   stands alone between slashes.
 2. A pattern that matches a directory stands for every file below it. Names that begin with a dot are
    names like any other; letter case counts.
 3. Which bytes a matched file has, and whether its name may travel, is agent/command.py's to say.
@@ -18,6 +19,7 @@ The client checks with `parse` before anything is sent, the market and the node 
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ANY_DEPTH = "**"
+_VARIABLE = re.compile(r"\$[A-Za-z_{(]")
+_BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ def parse(text: str) -> Pattern:
     segments = [segment for segment in text.removesuffix("/").split("/") if segment != "."]
     if not text or text.startswith("/") or any(segment in ("", "..") for segment in segments):
         raise _refused(text, "a path inside the work directory, without '..', a leading '/' or '//'")
+    if text.startswith("~") or _VARIABLE.search(text) or _BRACES.search(text):
+        raise _refused(text, "it out: nothing expands ~, $NAME or {a,b} here; `./~name` is a file of that name")
     if any(ANY_DEPTH in segment and segment != ANY_DEPTH for segment in segments):
         raise _refused(text, "'**' alone between slashes, as in results/**/*.csv")
     if segments:

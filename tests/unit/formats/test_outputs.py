@@ -95,3 +95,17 @@ def test_the_same_as_the_definition(segments: list[str], path: list[str]) -> Non
         return shapes.get(wanted[0], wanted[0] == names[0]) and tried(wanted[1:], names[1:])
 
     assert outputs.parse("/".join(segments)).matches(path) == tried(segments, path)
+
+
+@pytest.mark.parametrize("text", ["~/out.txt", "~", "$OUT/x", "${OUT}/x", "$(pwd)/x", "out/{a,b}.txt"])
+def test_what_only_a_shell_expands_is_refused(text: str) -> None:
+    """A home, a variable or braces would be taken by the letter and match nothing: told before the work."""
+    with pytest.raises(SpecError) as caught:
+        outputs.parse(text)
+    assert "expands" in caught.value.hint
+
+
+def test_odd_names_stay_possible() -> None:
+    """`./~name` and a dollar sign in a name are names."""
+    assert outputs.parse("./~name").matches(["~name"])
+    assert outputs.parse("cost-in-$.txt").matches(["cost-in-$.txt"])
