@@ -142,7 +142,7 @@ def load_order(place: Path) -> Order:
         market = (place / MARKET_FILE).read_text().strip()
         account = _account_of(place)
     except FileNotFoundError as err:
-        raise NotFound("no order here", why=str(place)) from err
+        raise NotFound("no order here", why=str(place), hint="stannary ls") from err
     except OSError as err:
         raise EnvironmentProblem("cannot read an order", why=str(err)) from err
     job = ids.job_id(digest(envelope.payload))

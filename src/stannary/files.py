@@ -90,7 +90,7 @@ def read_secret(path: Path) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read()
     except FileNotFoundError as err:
-        raise NotFound("no such secret file", why=str(path)) from err
+        raise NotFound("no such secret file", why=str(path), hint="name another file, or make it anew") from err
     except OSError as err:
         raise EnvironmentProblem("cannot read a secret file", why=str(err)) from err
     if stat.S_IMODE(mode) & 0o077:

@@ -96,7 +96,11 @@ class Draft:
     def resolve(self, files: Sequence[Entry], inputs: Mapping[str, Input]) -> JobSpec:
         """Return the whole spec; raise SpecError if something it names is missing."""
         if set(inputs) != set(self.inputs):
-            raise SpecError("inputs are not those of the draft", why=", ".join(sorted(set(inputs) ^ set(self.inputs))))
+            raise SpecError(
+                "inputs are not those of the draft",
+                why=", ".join(sorted(set(inputs) ^ set(self.inputs))),
+                hint="resolve each input of the draft",
+            )
         spec = replace(self.spec, workdir=tuple(sorted(files, key=lambda item: item.path)), inputs=dict(inputs))
         jobspec.check_resolved(spec)
         return spec
@@ -296,7 +300,9 @@ def _options(value: object) -> dict[str, Json]:
         nonlocal count
         count += 1
         if depth > jobspec.MAX_OPTION_DEPTH or count > jobspec.MAX_OPTION_VALUES:
-            raise SpecError("recipe.options is too large", why=f"at {path:.80}")
+            raise SpecError(
+                "recipe.options is too large", why=f"at {path:.80}", hint="put the rest into a file of the workdir"
+            )
         if isinstance(item, dict):
             return {name: read(inner, f"{path}.{name:.80}", depth + 1) for name, inner in _mapping(item, path).items()}
         if isinstance(item, list):
@@ -309,7 +315,11 @@ def _options(value: object) -> dict[str, Json]:
             return item
         if isinstance(item, int) and abs(item) < 2**53:
             return int(item)
-        raise SpecError(f"{path} has no JSON form", why=show(item))
+        raise SpecError(
+            f"{path} has no JSON form",
+            why=show(item),
+            hint="write text, a whole number below 2^53, true, false or null",
+        )
 
     members = _mapping(value, "recipe.options")
     return {name: read(item, f"recipe.options.{name:.80}", 1) for name, item in members.items()}
@@ -342,18 +352,28 @@ def _not_yet(path: str, value: object) -> SpecError:
 
 def _mapping(value: object, path: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise SpecError(f"{path} is not a mapping", why=show(value))
+        raise SpecError(f"{path} is not a mapping", why=show(value), hint=_mapping_meant(path))
     for key in value:
         if not isinstance(key, str):
-            raise SpecError(f"{path} has a key that is not a string", why=show(key))
+            raise SpecError(
+                f"{path} has a key that is not a string", why=show(key), hint='put the key in quotes: "...": VALUE'
+            )
     return value
+
+
+def _mapping_meant(path: str) -> str:
+    if path == "the job spec":
+        return "a job file begins like this: run: python main.py"
+    return f"write {path.rpartition('.')[2]:.40}: {{KEY: VALUE}}"
 
 
 def _text(value: object, path: str) -> str:
     if not isinstance(value, str):
-        raise SpecError(f"{path} is not a string", why=show(value))
+        raise SpecError(
+            f"{path} is not a string", why=show(value), hint=f'put it in quotes: {path.rpartition(".")[2]:.40}: "..."'
+        )
     if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise SpecError(f"{path} is not text", why="it holds a lone surrogate")
+        raise SpecError(f"{path} is not text", why="it holds a lone surrogate", hint="save the file as UTF-8")
     return value
 
 
@@ -363,7 +383,7 @@ def _optional_text(members: Mapping[str, object], name: str) -> str | None:
 
 def _texts(value: object, path: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise SpecError(f"{path} is not a list", why=show(value))
+        raise SpecError(f"{path} is not a list", why=show(value), hint=f"write {path.rpartition('.')[2]:.40}: [A, B]")
     return tuple(_text(item, f"{path}[{index}]") for index, item in enumerate(value))
 
 
@@ -393,7 +413,11 @@ def _choice(value: object, path: str, kinds: type[E]) -> E:
     for member in kinds:
         if value == member.value:
             return member
-    raise SpecError(f"{path} is not a known value", why=f"{show(value)}, expected {', '.join(kinds)}")
+    raise SpecError(
+        f"{path} is not a known value",
+        why=f"{show(value)}, expected {', '.join(kinds)}",
+        hint=f"write one of: {', '.join(kinds)}",
+    )
 
 
 def _known(value: object, path: str, kinds: type[E], later: set[str]) -> E:

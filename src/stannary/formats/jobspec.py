@@ -208,7 +208,9 @@ def check_resolved(spec: JobSpec) -> None:
         FormatError: the work directory listing breaks one of its own.
     """
     if workdir.check(spec.workdir) != spec.workdir:
-        raise SpecError("workdir is not in path order")
+        raise SpecError(
+            "workdir is not in path order", why="a listing is sorted by path", hint="sort it and sign again"
+        )
     if spec.kind is JobKind.COMMAND and spec.workdir_bytes > spec.resources.disk_bytes:
         # It runs in a writable copy, in the memory-backed /tmp of this size (docs/sandbox.md).
         raise SpecError(
@@ -217,7 +219,11 @@ def check_resolved(spec: JobSpec) -> None:
             hint="ask for more resources.disk and memory, or give large files as inputs",
         )
     if len(spec.inputs) > MAX_INPUTS:
-        raise SpecError("inputs has too many entries", why=f"{len(spec.inputs)}, limit {MAX_INPUTS}")
+        raise SpecError(
+            "inputs has too many entries",
+            why=f"{len(spec.inputs)}, limit {MAX_INPUTS}",
+            hint="pack them into fewer files",
+        )
     for name, item in spec.inputs.items():
         _check_text(_INPUT_NAME, name, "inputs", "a name of letters, digits, '_' and '-'")
         _check_blob(item.digest, item.size_bytes, f"inputs.{name}")
@@ -241,22 +247,32 @@ def _check_blob(digest: object, size_bytes: int, path: str) -> None:
     try:
         parse(digest)
     except FormatError as err:
-        raise SpecError(f"{path} has no digest", why=err.why) from err
+        raise SpecError(f"{path} has no digest", why=err.why, hint="write sha256: and 64 hex digits") from err
     _check_range(size_bytes, f"{path} size", 0, canonical.MAX_SAFE_INTEGER)
 
 
 def _check_envs(envs: Mapping[str, Json]) -> None:
     if len(envs) > MAX_ENVS:
-        raise SpecError("envs has too many entries", why=f"{len(envs)}, limit {MAX_ENVS}")
+        raise SpecError(
+            "envs has too many entries",
+            why=f"{len(envs)}, limit {MAX_ENVS}",
+            hint="put settings into a file of the workdir",
+        )
     for name, value in envs.items():
         _check_text(_ENV_NAME, name, "envs", "a name of letters, digits and '_'")
         if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT_CHARS:
-            raise SpecError(f"envs.{name} is not a plain string", why=f"{value!r:.80}")
+            raise SpecError(
+                f"envs.{name} is not a plain string",
+                why=f"{value!r:.80}",
+                hint=f"text without NUL, at most {MAX_TEXT_CHARS:,} characters",
+            )
 
 
 def _check_outputs(outputs: tuple[str, ...]) -> None:
     if len(outputs) > MAX_OUTPUTS:
-        raise SpecError("outputs has too many entries", why=f"{len(outputs)}, limit {MAX_OUTPUTS}")
+        raise SpecError(
+            "outputs has too many entries", why=f"{len(outputs)}, limit {MAX_OUTPUTS}", hint="name a folder or use *"
+        )
     patterns.parse_all(outputs)
 
 
@@ -265,13 +281,19 @@ def _check_kind(spec: JobSpec) -> None:
         check_path(spec.setup, "setup")
     if spec.kind is JobKind.COMMAND:
         if spec.recipe is not None:
-            raise SpecError("recipe belongs to kind: train", why="kind is command")
+            raise SpecError(
+                "recipe belongs to kind: train", why="kind is command", hint="leave out either run or recipe"
+            )
         if spec.run is None:
             raise SpecError("run is missing", why="a command job needs one", hint="add: run: python main.py")
         _check_words(spec.run, "run")
         return
     if spec.run is not None:
-        raise SpecError("run belongs to kind: command", why="kind is train; its entry is recipe.entry")
+        raise SpecError(
+            "run belongs to kind: command",
+            why="kind is train; its entry is recipe.entry",
+            hint="leave kind out, or run",
+        )
     if spec.recipe is None:
         raise SpecError("recipe is missing", why="a train job needs one", hint="add: recipe: {entry: recipe.py:recipe}")
     _check_recipe(spec.recipe, spec.num_nodes)
@@ -279,7 +301,9 @@ def _check_kind(spec: JobSpec) -> None:
 
 def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
     if _ENTRY.fullmatch(recipe.entry) is None:
-        raise SpecError("recipe.entry is not file.py:attribute", why=f"{recipe.entry!r:.80}")
+        raise SpecError(
+            "recipe.entry is not file.py:attribute", why=f"{recipe.entry!r:.80}", hint="write entry: recipe.py:recipe"
+        )
     check_path(recipe.file, "recipe.entry")
     _check_range(recipe.rounds, "recipe.rounds", 1, MAX_ROUNDS)
     _check_range(recipe.lanes, "recipe.lanes", 1, MAX_LANES)
@@ -291,10 +315,16 @@ def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
         )
     units = recipe.rounds * (recipe.lanes + 1)
     if units > MAX_UNITS:
-        raise SpecError("recipe has too many tasks", why=f"{units:,} rounds, lanes and merges, limit {MAX_UNITS:,}")
+        raise SpecError(
+            "recipe has too many tasks",
+            why=f"{units:,} rounds, lanes and merges, limit {MAX_UNITS:,}",
+            hint="ask for fewer rounds, with more inner_steps each",
+        )
     if not 1 <= len(recipe.inner_steps) <= MAX_STEP_LIST:
         raise SpecError(
-            "recipe.inner_steps has the wrong length", why=f"{len(recipe.inner_steps)}, 1 to {MAX_STEP_LIST}"
+            "recipe.inner_steps has the wrong length",
+            why=f"{len(recipe.inner_steps)}, 1 to {MAX_STEP_LIST}",
+            hint="the last value repeats: write [3, 6, 10]",
         )
     for index, steps in enumerate(recipe.inner_steps):
         _check_range(steps, f"recipe.inner_steps[{index}]", 1, MAX_INNER_STEPS)
@@ -311,7 +341,11 @@ def _check_options(options: dict[str, Json]) -> None:
         value, depth = pending.pop()
         seen += 1
         if depth > MAX_OPTION_DEPTH or seen > MAX_OPTION_VALUES:
-            raise SpecError("recipe.options is too large", why=f"over {MAX_OPTION_DEPTH} levels or {MAX_OPTION_VALUES}")
+            raise SpecError(
+                "recipe.options is too large",
+                why=f"over {MAX_OPTION_DEPTH} levels or {MAX_OPTION_VALUES}",
+                hint="put the rest into a file of the workdir",
+            )
         if isinstance(value, dict):
             pending.extend((item, depth + 1) for item in value.values())
         elif isinstance(value, list):
@@ -328,6 +362,7 @@ def _check_trust(trust: Trust, kind: JobKind) -> None:
         raise SpecError(
             f"trust.verify {trust.verify} does not fit kind {kind}",
             why=f"a {kind} job can be checked by: {', '.join(sorted(allowed))}",
+            hint=f"write verify: {min(allowed)}",
         )
     _check_range(trust.audit_ppm, "trust.audit", 0, PPM)
     if trust.verify is not Verification.NONE and trust.audit_ppm == 0:
@@ -337,21 +372,31 @@ def _check_trust(trust: Trust, kind: JobKind) -> None:
     _check_range(trust.max_price_usd_micros_per_hour, "trust.max_price", 1, canonical.MAX_SAFE_INTEGER)
     for name, words in (("regions", trust.regions), ("exclude_operators", trust.exclude_operators)):
         if len(words) > MAX_NAMES:
-            raise SpecError(f"trust.{name} has too many entries", why=f"{len(words)}, limit {MAX_NAMES}")
+            raise SpecError(
+                f"trust.{name} has too many entries", why=f"{len(words)}, limit {MAX_NAMES}", hint="name fewer"
+            )
         for word in words:
             _check_words(word, f"trust.{name}")
 
 
 def _check_range(value: int, path: str, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise SpecError(f"{path} is out of range", why=f"{value:,}, expected {low:,} to {high:,}")
+        raise SpecError(
+            f"{path} is out of range",
+            why=f"{value:,}, expected {low:,} to {high:,}",
+            hint=f"write a number from {low} to {high}",
+        )
 
 
 def _check_text(pattern: re.Pattern[str], text: str, path: str, expected: str) -> None:
     if pattern.fullmatch(text) is None:
-        raise SpecError(f"{path} is not {expected}", why=f"{text!r:.80}")
+        raise SpecError(f"{path} is not {expected}", why=f"{text!r:.80}", hint="rename it")
 
 
 def _check_words(text: str, path: str) -> None:
     if not text.strip() or "\0" in text or len(text) > MAX_TEXT_CHARS:
-        raise SpecError(f"{path} is empty or too long", why=f"{len(text):,} characters, limit {MAX_TEXT_CHARS:,}")
+        raise SpecError(
+            f"{path} is empty or too long",
+            why=f"{len(text):,} characters, limit {MAX_TEXT_CHARS:,}",
+            hint="put a long text into a file of the workdir",
+        )

@@ -87,7 +87,11 @@ def check(training: Training) -> None:
     """
     for name, only in ONLY.items():
         if getattr(training, name) != only:
-            raise SpecError(f"recipe.training.{name} is not yet possible", why=f"only {only!r} is")
+            raise SpecError(
+                f"recipe.training.{name} is not yet possible",
+                why=f"only {only!r} is",
+                hint=f"leave it out, or write {only!r}",
+            )
     if training.optimizer not in {"muon", "adamw"}:
         raise SpecError("recipe.training.optimizer is unknown", why=f"{training.optimizer!r:.40}", hint="muon or adamw")
     _range("batch_size", training.batch_size, 1, MAX_BATCH)
@@ -105,12 +109,22 @@ def fraction(text: str, name: str) -> float:
     try:
         value = Decimal(text) if len(text) <= 40 else Decimal("NaN")
     except InvalidOperation as err:
-        raise SpecError(f"recipe.training.{name} is not a decimal string", why=f"{text!r:.80}") from err
+        raise SpecError(
+            f"recipe.training.{name} is not a decimal string", why=f"{text!r:.80}", hint="write a number such as 0.02"
+        ) from err
     if not value.is_finite() or not 0 <= value <= 1_000 or not math.isfinite(float(value)):
-        raise SpecError(f"recipe.training.{name} is out of range", why=f"{text!r:.80}, expected 0 to 1000")
+        raise SpecError(
+            f"recipe.training.{name} is out of range",
+            why=f"{text!r:.80}, expected 0 to 1000",
+            hint="write a number from 0 to 1000",
+        )
     return float(value)
 
 
 def _range(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise SpecError(f"recipe.training.{name} is out of range", why=f"{value:,}, expected {low:,} to {high:,}")
+        raise SpecError(
+            f"recipe.training.{name} is out of range",
+            why=f"{value:,}, expected {low:,} to {high:,}",
+            hint=f"write a number from {low} to {high}",
+        )

@@ -87,17 +87,25 @@ def load(path: Path) -> Config:
     except FileNotFoundError:
         return Config()
     if len(data) > MAX_CONFIG_BYTES:
-        raise SpecError("config.toml is too large", why=f"{len(data):,} bytes, limit {MAX_CONFIG_BYTES:,}")
+        raise SpecError(
+            "config.toml is too large",
+            why=f"{len(data):,} bytes, limit {MAX_CONFIG_BYTES:,}",
+            hint=f"take out what is not yours: {path}",
+        )
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise SpecError(f"{path} is not TOML", why=str(err)) from err
+        raise SpecError(
+            f"{path} is not TOML", why=str(err), hint="mend that line, or move the file away and: stannary market add"
+        ) from err
     unknown = set(document) - {"default_profile", "profiles"}
     profiles = document.get("profiles", {})
     default = document.get("default_profile", "")
     if unknown or not isinstance(profiles, dict) or not isinstance(default, str):
         raise SpecError(
-            f"{path} holds something unknown", why=", ".join(sorted(unknown)) or "profiles, default_profile"
+            f"{path} holds something unknown",
+            why=", ".join(sorted(unknown)) or "profiles, default_profile",
+            hint="take it out: known are default_profile and profiles",
         )
     return Config({name: _profile(name, value, path) for name, value in profiles.items()}, default)
 
@@ -182,11 +190,19 @@ def _first(*candidates: tuple[str | None, str]) -> tuple[str, str]:
 
 def _profile(name: str, value: object, path: Path) -> Profile:
     if not isinstance(value, dict) or set(value) - {*_FIELDS, "witness_vkeys"}:
-        raise SpecError(f"{path}: profile {name:.60} holds something unknown", why=f"known: {', '.join(_FIELDS)}")
+        raise SpecError(
+            f"{path}: profile {name:.60} holds something unknown",
+            why=f"known: {', '.join(_FIELDS)}",
+            hint="take the rest out",
+        )
     witnesses = value.get("witness_vkeys", [])
     texts = [value.get(key, "") for key in _FIELDS]
     if not isinstance(witnesses, list) or not all(isinstance(item, str) for item in [*texts, *witnesses]):
-        raise SpecError(f"{path}: profile {name:.60} holds a value that is not a string")
+        raise SpecError(
+            f"{path}: profile {name:.60} holds a value that is not a string",
+            why=", ".join((*_FIELDS, "witness_vkeys")),
+            hint="put each value in quotes",
+        )
     url, vkey, tls_pin = texts
     return Profile(name, url, vkey, tuple(witnesses), tls_pin)
 

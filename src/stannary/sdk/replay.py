@@ -75,7 +75,11 @@ class Folder:
                     state.update(chunk)
                     file.write(chunk)
         except FileNotFoundError as err:
-            raise NotFound("the folder does not hold it", why=file_name(item.digest)) from err
+            raise NotFound(
+                "the folder does not hold it",
+                why=file_name(item.digest),
+                hint="fetch all: stannary get JOB --artifacts -o DIR",
+            ) from err
         except OSError as err:
             raise EnvironmentProblem("cannot copy a blob", why=str(err)) from err
         if PREFIX + state.hexdigest() != item.digest:

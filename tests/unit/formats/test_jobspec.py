@@ -119,7 +119,6 @@ class TestWorkdir:
         with pytest.raises(FormatError):
             jobspec.from_canonical(members)
 
-
     def test_a_command_whose_files_do_not_fit_is_refused_before_the_work(self):
         """A command runs in a copy of its work directory: one larger than resources.disk never starts."""
         draft = jobfile.parse({"kind": "command", "run": "true", "resources": {"disk": "1MiB"}})

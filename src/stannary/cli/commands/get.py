@@ -32,7 +32,11 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         chosen = [item for item in listed if name is None or item.name == name]
         if not chosen:
             names = ", ".join(item.name for item in listed) or "none yet"
-            raise NotFound(f"no result {name or ''} of {job}".replace("  ", " "), why=f"results: {names}"[:300])
+            raise NotFound(
+                f"no result {name or ''} of {job}".replace("  ", " "),
+                why=f"results: {names}"[:300],
+                hint=f"stannary get {job}" if listed else f"stannary wait {job}",
+            )
         fetched = []
         for item in chosen:
             # A result is named by the nodes that made it: the name must stay below DIR.

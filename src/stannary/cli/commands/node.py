@@ -86,7 +86,11 @@ def drain(out: Output, name: str) -> None:
     place = _joined(name)
     pid = _pid(place)
     if pid is None:
-        raise NotFound(f"node {name} does not run", why=f"no living process in {place / PID_FILE}")
+        raise NotFound(
+            f"node {name} does not run",
+            why=f"no living process in {place / PID_FILE}",
+            hint="nothing to drain; start it: stannary node run",
+        )
     os.kill(pid, signal.SIGTERM)
     out.say(f"draining {name} (pid {pid}); Ctrl-C stops waiting, not draining")
     if not wait_until(lambda: _pid(place) is None, DRAIN_PATIENCE_S):

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from stannary import buyer
-from stannary.cli import ending, follow, session, travels
+from stannary.cli import ending, follow, jobpath, plan, session, travels
 from stannary.cli.command import command
 from stannary.cli.output import Output, plain
-from stannary.errors import ConfirmationRequired, SpecError, UsageError
+from stannary.errors import ConfirmationRequired, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
 from stannary.sdk import examples, local, profile
@@ -20,7 +20,6 @@ from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
 from stannary.sdk.submit import Overrides, Prepared
-from stannary.wire.buyer import Quote
 
 INTERRUPTED = 130
 SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could be read
@@ -30,7 +29,7 @@ SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could
 @click.argument("job_file", required=False, type=click.Path(path_type=Path))
 @click.option("--example", metavar="NAME", help="Run an example that comes with stannary, such as hello.")
 @click.option("-d", "--detach", is_flag=True, help="Print the job's id and return.")
-@click.option("--dry-run", is_flag=True, help="Print the plan: nodes, each rejected one, the worst-case cost.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what travels, who could run it, the worst-case cost.")
 @click.option("--budget", metavar="DOLLARS", help="Spend at most this.")
 @click.option("--trust", metavar="TIER", help="Lowest tier of nodes, such as T0.")
 @click.option("--max-price", metavar="DOLLARS", help="Highest price of a node per hour.")
@@ -85,9 +84,9 @@ def run(out: Output, **options: Any) -> int:
 
 
 def _job_path(job_file: Path | None, example: str | None) -> Path:
-    if (job_file is None) == (example is None):
-        raise UsageError("name one job", why="give a job file or --example", hint="stannary run --example hello")
-    return job_file if job_file is not None else examples.find(example or "")
+    if job_file is not None and example is not None:
+        raise UsageError("name one job", why="a job file and --example were given", hint=f"stannary run {job_file}")
+    return examples.find(example) if example is not None else jobpath.find(job_file)
 
 
 def _ask(question: ConfirmationRequired, out: Output, is_agreed: bool) -> None:
@@ -105,7 +104,7 @@ def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
-            raise SpecError("-e needs KEY=VALUE", why=f"{name!r:.60}")
+            raise SpecError("-e needs KEY=VALUE", why=f"{name!r:.60} has no =", hint="-e NAME=VALUE")
         envs[name] = value
     return envs
 
@@ -120,36 +119,26 @@ def _market(out: Output) -> Settings:
         out.say('No market configured: starting a private one on this machine (profile "local").')
     known = private.ensure()
     out.say(f"  market    {known.url}   data {local.root()}")
-    for plan in local.TWO_NODES:
-        out.say(f"  node      {plan.name}   tier T0 software - NOT hardware-attested")
+    for item in local.TWO_NODES:
+        out.say(f"  node      {item.name}   tier T0 software - NOT hardware-attested")
     return session.settings()
 
 
 def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
-    quote = client.quote(jobspec.to_canonical(prepared.spec))
-    members = {**quote.model_dump(mode="json"), "travels": travels.to_json(prepared)}
-    out.result(members, _plan_text(quote, prepared))
-    return 0
-
-
-def _plan_text(quote: Quote, prepared: Prepared) -> str:
-    spec = prepared.spec
-    offers = {offer.node: offer for offer in quote.offers}
-    lines = [f"Plan   {spec.name}: {spec.kind}, {spec.num_nodes} nodes, verification {spec.trust.verify}"]
-    for node in quote.chosen:
-        offer = offers.get(node)
-        price = f"{plain(offer.operator):<20}{dollars(offer.ask_usd_micros_per_hour)}/h" if offer else ""
-        lines.append(f"  chosen    {node}  {price}")
-    lines += [f"  rejected  {item.node}  {plain(item.reason)}" for item in quote.rejected]
-    lines += [
-        *travels.lines(prepared),
-        f"  audited   {quote.audit_ppm / 10_000:.2f} % of tasks, {quote.required_ppm / 10_000:.2f} % needed",
-        f"  work      {dollars(quote.work_usd_micros):>12}",
-        f"  audits    {dollars(quote.audit_usd_micros):>12}",
-        f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {dollars(spec.budget_usd_micros)}",
-        "NOT hardware-attested: tier T0 nodes show software evidence only.",
-    ]
-    return "\n".join(lines)
+    try:
+        quote = client.quote(jobspec.to_canonical(prepared.spec))
+    except StannaryError:
+        for line in travels.lines(prepared):  # what would be sent is known also where nobody can run it
+            out.say(line)
+        raise
+    over = plan.over_budget(quote, prepared.spec)
+    problems = [] if over is None else [{"code": over.code, "message": over.what, "why": over.why, "hint": over.hint}]
+    members = {**quote.model_dump(mode="json"), "travels": travels.to_json(prepared), "problems": problems}
+    out.result(members, plan.text(quote, prepared))
+    if over is None:
+        return 0
+    out.say(over.diagnostics())
+    return over.exit_code
 
 
 def _upload(client: Client, prepared: Prepared, out: Output) -> None:

@@ -1,0 +1,96 @@
+"""The plan of a dry run, and the exit code it gives."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from stannary.cli import plan
+from stannary.cli.commands import run
+from stannary.cli.output import Output
+from stannary.errors import NoCapacity
+from stannary.sdk import submit
+from stannary.sdk.submit import Overrides, Prepared
+from stannary.wire.buyer import Offer, Quote, RejectedNode
+
+
+def offer(node: str) -> Offer:
+    return Offer(
+        node=node, operator="basalt", jurisdiction="DE", tier="T0", attestation="software", engine_class="c", cpus=4,
+        memory_bytes=8 << 30, ask_usd_micros_per_hour=100_000, state="idle",
+    )  # fmt: skip
+
+
+def quote(escrow_usd_micros: int) -> Quote:
+    nodes = [f"n-{index:012x}" for index in range(3)]
+    return Quote(
+        chosen=[nodes[0]], rejected=[RejectedNode(node=nodes[1], reason="too dear\x1b[2J")],
+        offers=[offer(node) for node in nodes], work_usd_micros=1_000, audit_usd_micros=2_000,
+        escrow_usd_micros=escrow_usd_micros, audit_ppm=1_000_000, required_ppm=10_000,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    (tmp_path / "job.yaml").write_text("run: python a.py\nbudget: 0.50\n")
+    (tmp_path / "a.py").write_text("print()\n")
+    (tmp_path / ".env").write_text("x")
+    return submit.prepare(tmp_path / "job.yaml", Overrides())
+
+
+class Market:
+    def __init__(self, answer: Quote | Exception) -> None:
+        self.answer = answer
+
+    def quote(self, spec: object) -> Quote:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def shown(prepared: Prepared, answer: Quote | Exception, *, as_json: bool = False) -> tuple[int, str, str]:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    code = run._show_plan(Market(answer), prepared, Output(as_json=as_json, stdout=stdout, stderr=stderr))
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def test_what_travels_who_could_run_it_and_the_worst_case(prepared: Prepared) -> None:
+    """Chosen, fitting and rejected nodes with price and machine, files that travel and stay, the cost at worst."""
+    code, text, _ = shown(prepared, quote(3_000))
+    assert code == 0
+    assert "chosen    n-000000000000  basalt" in text
+    assert "could too n-000000000002" in text
+    assert "rejected  n-000000000001  too dear" in text
+    assert "\x1b" not in text
+    assert "4 cpus, 8.0 GiB" in text
+    assert "2 files" in text
+    assert ".env" in text
+    assert "at most         $0.003   of a budget of $0.50" in text
+
+
+def test_over_budget_is_no_success(prepared: Prepared) -> None:
+    """A plan the budget does not cover ends with the code of the refusal it would meet, and says what would do."""
+    code, text, talk = shown(prepared, quote(600_000))
+    assert code == 2
+    assert "at most" in text
+    assert "does not cover" in talk
+    assert "--budget 0.60" in talk
+
+
+def test_over_budget_in_json_is_one_document(prepared: Prepared) -> None:
+    """With --json the problem is a member of the one document."""
+    code, text, _ = shown(prepared, quote(600_000), as_json=True)
+    assert code == 2
+    assert json.loads(text)["problems"][0]["code"] == "E-USAGE"
+    assert plan.over_budget(quote(500_000), prepared.spec) is None
+
+
+def test_what_travels_is_told_also_where_nobody_can_run_it(prepared: Prepared) -> None:
+    """A refusal of the market does not hide what would be sent."""
+    stderr = io.StringIO()
+    with pytest.raises(NoCapacity):
+        run._show_plan(Market(NoCapacity("nobody")), prepared, Output(stdout=io.StringIO(), stderr=stderr))
+    assert "travels   2 files" in stderr.getvalue()
