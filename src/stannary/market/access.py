@@ -2,6 +2,7 @@
 
 Rules:
 - Tokens are looked up by hash (store/accounts.py); the admin token is compared in constant time.
+- Whoever has shown a valid token is charged for what he asks (rates.py), and his connection is no stranger's (gate.py).
 - Answers are cached in memory; a revoked node's sessions leave the cache in the same breath.
 - A buyer's key is the one that signed his first accepted job; a job signed by another is refused, so
   a stolen API token alone orders nothing.
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from stannary.errors import AuthError
 from stannary.market import http
 from stannary.market.exchange import Exchange
+from stannary.market.rates import PARTY_RATE
 from stannary.store import accounts, nodes
 from stannary.wire import errors as wire_errors
 
@@ -33,6 +35,7 @@ async def buyer(exchange: Exchange, request: Request) -> str:
         known = await exchange.store.aread(lambda c: accounts.buyer_of(c, token))
         _bound(exchange.buyers)
         exchange.buyers[hashed] = known
+    _admit(exchange, request, f"buyer:{known}")
     return known
 
 
@@ -54,6 +57,7 @@ async def node(exchange: Exchange, request: Request) -> str:
             hint="prove the node's key again (POST /v1/sessions/challenge)",
             detail=wire_errors.SESSION_EXPIRED,
         )
+    _admit(exchange, request, f"node:{known[0]}")
     return known[0]
 
 
@@ -61,6 +65,7 @@ def admin(exchange: Exchange, request: Request) -> None:
     """Let only the operator of the market through."""
     if not hmac.compare_digest(http.bearer(request).encode(), exchange.identity.admin_token.encode()):
         raise AuthError("this is not the admin token", hint="it lies in the market's directory, file admin-token")
+    _admit(exchange, request, "admin")
 
 
 async def buyer_or_node(exchange: Exchange, request: Request) -> tuple[str, bool]:
@@ -71,6 +76,12 @@ async def buyer_or_node(exchange: Exchange, request: Request) -> tuple[str, bool
         return await buyer(exchange, request), False
     except AuthError:
         return await node(exchange, request), True
+
+
+def _admit(exchange: Exchange, request: Request, party: str) -> None:
+    """Note on the connection who is on it, and charge him for the request."""
+    http.prove(request, party)
+    exchange.rates.charge(party, 1, PARTY_RATE)
 
 
 def forget_node(exchange: Exchange, revoked: str) -> None:

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
@@ -25,12 +26,14 @@ from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
 from stannary.market.presence import Presence
+from stannary.market.rates import LARGE_BYTES
 from stannary.place.offers import Offer
 from stannary.store import blobs, envelopes, jobs, nodes
 from stannary.store.jobs import Submission, Submitted
 from stannary.verify import settlement, soundness
 from stannary.wire import buyer as wire
 from stannary.wire import errors as wire_errors
+from stannary.wire.message import Signed
 
 MAX_KEY_CHARS = 255
 MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
@@ -88,9 +91,7 @@ class Accepted:
     view: wire.JobView | None
 
 
-async def submit(
-    exchange: Exchange, engines: Engines, buyer: str, idempotency_key: str, envelope: dsse.Envelope
-) -> Accepted:
+async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_key: str, signed: Signed) -> Accepted:
     """Accept a job, once it is durable. Decided from memory: a submit asks the store for nothing it has told before.
 
     Raises:
@@ -101,9 +102,11 @@ async def submit(
     """
     if not 1 <= len(idempotency_key) <= MAX_KEY_CHARS or not idempotency_key.isprintable():
         raise UsageError("a job needs an Idempotency-Key", why=f"{len(idempotency_key)} characters, 1 to 255")
-    order = statement.read(envelope.payload, "job", Job).predicate
-    dsse.verify(envelope, dsse.decode_base64(order.buyer, "buyer key"))
-    spec = jobspec.from_canonical(order.spec)
+    if len(signed.envelope.payload) > LARGE_BYTES:
+        async with exchange.rates.large:
+            envelope, order, spec = await asyncio.to_thread(_opened, signed)
+    else:
+        envelope, order, spec = _opened(signed)
     job_digest = digest.digest(envelope.payload)
     job, written = ids.job_id(job_digest), envelope.to_bytes()
     body = digest.digest(written)
@@ -141,6 +144,14 @@ async def submit(
     engines.add(answer.job, JobFrame(job, job_digest, submission.leaf, buyer, order, spec))
     exchange.journal.wake()
     return Accepted(answer.job, views.submitted(submission, spec))
+
+
+def _opened(signed: Signed) -> tuple[dsse.Envelope, Job, JobSpec]:
+    """Read an order and check that its buyer signed it; nothing of the market is asked."""
+    envelope = signed.envelope.open()
+    order = statement.read(envelope.payload, "job", Job).predicate
+    dsse.verify(envelope, dsse.decode_base64(order.buyer, "buyer key"))
+    return envelope, order, jobspec.from_canonical(order.spec)
 
 
 def _before(connection: Connection, job: str, buyer: str, idempotency_key: str, body: str) -> bool:

@@ -25,4 +25,4 @@ def build(exchange: Exchange, engines: Engines) -> ASGIApp:
     app.add_exception_handler(StannaryError, http.refused)
     app.add_exception_handler(HTTPException, http.unrouted)
     app.add_exception_handler(Exception, http.broken)
-    return http.Edge(app, {("POST", routes.JOBS): routes_buyer.submitting(exchange, engines)})
+    return http.Edge(app, {("POST", routes.JOBS): routes_buyer.submitting(exchange, engines)}, exchange.rates)

@@ -8,11 +8,13 @@ from stannary import __version__
 from stannary.market import terms
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
+from stannary.market.challenges import Challenges
 from stannary.market.clock import Clock, now_ms
 from stannary.market.identity import Identity
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
+from stannary.market.rates import Rates
 from stannary.market.settings import Settings
 from stannary.store.database import Store
 from stannary.tlog.log import Log
@@ -40,6 +42,8 @@ class Exchange:
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
     buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his; never taken away
     keyid: str = ""  # of the market's own statements, derived once
+    challenges: Challenges = field(default_factory=Challenges)
+    rates: Rates = field(default_factory=Rates)
     sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)
 
     def __post_init__(self) -> None:

@@ -25,6 +25,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, ServiceError, StannaryError, UsageError
+from stannary.market.gate import Gate, Visitor
+from stannary.market.rates import FREE_BYTES, LARGE_BYTES, PARTY_RATE, STRANGER_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, routes
 
@@ -34,8 +36,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
 MAX_HEADER_CHARS = 4096
+MAX_ANNOUNCED_BYTES = 2**50
 SERVER_ERROR = 500
 _REQUEST_ID = "stannary.request_id"
+_RATES = "stannary.rates"
+_PARTY = "stannary.party"
 
 log = logging.getLogger("stannary.market")
 
@@ -47,17 +52,36 @@ async def read(request: Request, cls: type[M], *, max_bytes: int = limits.MAX_BO
         LimitExceeded: longer than `max_bytes`; reading stops there.
         FormatError: not a `cls`.
     """
-    return message.read(cls, await read_bytes(request, max_bytes), max_bytes=max_bytes)
+    body = await read_bytes(request, max_bytes)
+    rates: Rates | None = request.scope.get(_RATES)
+    if rates is None or len(body) <= LARGE_BYTES:
+        return message.read(cls, body, max_bytes=max_bytes)
+    async with rates.large:
+        return await asyncio.to_thread(message.read, cls, body, max_bytes=max_bytes)
 
 
 async def read_bytes(request: Request, max_bytes: int) -> bytes:
-    """Read the request's body, at most `max_bytes`."""
+    """Read the request's body, at most `max_bytes`; a large one is charged to its party before it is read."""
+    rates: Rates | None = request.scope.get(_RATES)
+    party = request.scope.get(_PARTY)
+    if rates is not None and party is not None:
+        announced = integer(request.headers, "content-length", FREE_BYTES, MAX_ANNOUNCED_BYTES)
+        rates.charge(party, body_units(min(announced, max_bytes)), PARTY_RATE)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
             raise LimitExceeded("the request body is too large", why=f"more than {max_bytes:,} bytes")
     return bytes(body)
+
+
+def prove(request: Request, party: str) -> None:
+    """Note whose valid token a request carries."""
+    request.scope[_PARTY] = party
+    through: tuple[Gate, Visitor] | None = request.scope.get("stannary.visitor")
+    if through is not None:  # a request of this process has no connection
+        gate, visitor = through
+        gate.prove(visitor, party)
 
 
 def answer(body: message.Message, status: int = 200) -> Response:
@@ -82,7 +106,7 @@ def bearer(request: Request) -> str:
     return token.strip()
 
 
-def integer(query: QueryParams, name: str, default: int, high: int) -> int:
+def integer(query: Mapping[str, str], name: str, default: int, high: int) -> int:
     """Read a whole number from 0 to `high` from the query."""
     text = query.get(name)
     if text is None:
@@ -107,8 +131,9 @@ def wait_s(query: QueryParams) -> float:
 class Edge:
     """Outermost ASGI layer: a request id on everything, hot paths straight through, the last resort for the rest."""
 
-    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], Endpoint]) -> None:
+    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], Endpoint], rates: Rates | None = None) -> None:
         self._app = app
+        self._rates = rates if rates is not None else Rates()
         self._direct = direct  # by method and path: answered here, past the framework's layers (docs/performance.md)
         self._run = secrets.token_hex(4)  # of this process; numbers follow: an id must be found again, not unguessable
         self._count = itertools.count(1)
@@ -120,6 +145,7 @@ class Edge:
             return
         request_id = f"req-{self._run}-{next(self._count):08x}"
         scope[_REQUEST_ID] = request_id
+        scope[_RATES] = self._rates
 
         is_begun = False
 
@@ -134,9 +160,9 @@ class Edge:
         endpoint = self._direct.get((scope["method"], scope["path"]))
         request = Request(scope, receive)
         try:
-            if not scope["path"].isprintable():  # no name of ours: not every database takes a NUL in a question
-                missing = NotFound("no such path", why=f"{scope['path']!r:.200}")
-                await _error(request_id, missing)(scope, receive, stamped)
+            unheard = self._unheard(scope)
+            if unheard is not None:
+                await _error(request_id, unheard)(scope, receive, stamped)
             elif endpoint is None:
                 await self._app(scope, receive, stamped)
             else:
@@ -153,6 +179,18 @@ class Edge:
             log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
             if not is_begun:
                 await (await broken(request, err))(scope, receive, stamped)
+
+    def _unheard(self, scope: Scope) -> StannaryError | None:
+        """Return why a request is not looked at; a stranger's is charged to his address."""
+        if not scope["path"].isprintable():  # no name of ours: not every database takes a NUL in a question
+            return NotFound("no such path", why=f"{scope['path']!r:.200}")
+        through: tuple[Gate, Visitor] | None = scope.get("stannary.visitor")
+        try:
+            if through is not None and not through[1].party:
+                self._rates.charge(f"address:{through[1].address}", 1, STRANGER_RATE)
+        except ServiceError as err:
+            return err
+        return None
 
 
 async def _answered(endpoint: Endpoint, request: Request) -> Response:

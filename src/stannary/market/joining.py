@@ -7,7 +7,8 @@ Rules:
 - The same join sent again gets the same credential: the answer may have been lost.
 - A node that joins again keeps what open jobs state of it (engine class, jurisdiction, ask): a price or a class that
   changes under work would refute the receipts of everybody in it.
-- A session begins with a nonce that is spent by the first answer, right or wrong.
+- A session begins with a nonce that proves itself (challenges.py): what strangers ask for costs no row. It is spent
+  by the first answer that is signed by the node's key.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from stannary.store.nodes import CredentialRow, NodeRow
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token, rfc3339
 from stannary.wire import node as wire
-from stannary.wire.limits import SESSION_CHALLENGE_TTL_S, SESSION_TTL_S
+from stannary.wire.limits import SESSION_TTL_S
 from stannary.wire.message import EnvelopeBody
 
 EAR_NONE = "none"  # draft-ietf-rats-ear: software evidence affirms nothing
@@ -76,15 +77,13 @@ async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
 
 
 async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
-    """Give a node a nonce to sign.
+    """Give a node a nonce to sign; nothing is kept of it.
 
     Raises:
         NotFound: nobody of that name ever joined; `node-unknown` tells the agent to stop asking.
     """
-    nonce = secrets.token_hex(32)
-    expires_at_ms = exchange.now_ms + 1000 * SESSION_CHALLENGE_TTL_S
     try:
-        await exchange.store.awrite(lambda c: nodes.add_challenge(c, nonce, node, expires_at_ms=expires_at_ms))
+        await exchange.store.aread(lambda c: nodes.get(c, node))
     except NotFound as err:
         raise NotFound(
             "this market knows no such node",
@@ -92,6 +91,7 @@ async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
             hint="stannary node join TOKEN with a new directory",
             detail=wire_errors.NODE_UNKNOWN,
         ) from err
+    nonce, expires_at_ms = exchange.challenges.give(node, exchange.now_ms)
     return wire.Challenge(nonce=nonce, expires_at=rfc3339.spell(expires_at_ms / 1000))
 
 
@@ -101,9 +101,10 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
     Raises:
         AuthError: the nonce is spent, expired or another node's, the signature does not hold, or the node was
             revoked (`node-revoked`: said to nobody but the holder of its key).
+        NotFound: no such node.
     """
     now_ms = exchange.now_ms
-    await exchange.store.awrite(lambda c: nodes.spend_challenge(c, asked.nonce, asked.node, now_ms=now_ms))
+    expires_at_ms = exchange.challenges.check(asked.nonce, asked.node, now_ms)
     row = await exchange.store.aread(lambda c: nodes.get(c, asked.node))
     signed = wire.session_message(exchange.identity.vkey, asked.nonce)
     try:
@@ -118,13 +119,16 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
             hint="ask the market's operator",
             detail=wire_errors.NODE_REVOKED,
         )
-    token, expires_at_ms = "sts_" + secrets.token_urlsafe(32), now_ms + 1000 * SESSION_TTL_S
-    await exchange.store.awrite(
-        lambda c: nodes.add_session(c, token, asked.node, now_ms=now_ms, expires_at_ms=expires_at_ms)
-    )
-    access.remember_session(exchange, token, asked.node, expires_at_ms)
+    token, ends_at_ms = "sts_" + secrets.token_urlsafe(32), now_ms + 1000 * SESSION_TTL_S
+
+    def write(connection: Connection) -> None:
+        nodes.spend_challenge(connection, asked.nonce, asked.node, now_ms=now_ms, expires_at_ms=expires_at_ms)
+        nodes.add_session(connection, token, asked.node, now_ms=now_ms, expires_at_ms=ends_at_ms)
+
+    await exchange.store.awrite(write)
+    access.remember_session(exchange, token, asked.node, ends_at_ms)
     exchange.roster.beat(asked.node, "idle", exchange.clock.now())
-    return wire.Session(token=token, expires_at=rfc3339.spell(expires_at_ms / 1000))
+    return wire.Session(token=token, expires_at=rfc3339.spell(ends_at_ms / 1000))
 
 
 def _read(exchange: Exchange, envelope: dsse.Envelope, token: str) -> Join:

@@ -46,7 +46,7 @@ def submitting(exchange: Exchange, engines: Engines) -> http.Endpoint:
         buyer = await access.buyer(exchange, request)
         key = request.headers.get(routes.IDEMPOTENCY_KEY, "")
         signed = await http.read(request, wire.Submit, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
-        accepted = await admission.submit(exchange, engines, buyer, key, signed.envelope.open())
+        accepted = await admission.submit(exchange, engines, buyer, key, signed)
         if accepted.view is not None:
             return http.answer(accepted.view)
         return http.answer(await exchange.store.aread(lambda c: _view(c, accepted.job, buyer)))

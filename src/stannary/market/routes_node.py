@@ -26,6 +26,8 @@ from stannary.wire import buyer as buyer_wire
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, rfc3339, routes
 
+MAX_JOIN_BYTES = 64 * 1024  # of who is not known yet: a site of hundreds of members fits
+MAX_PROOF_BYTES = 4096
 PATIENCE_S = 5.0  # how often a waiting node is looked at when nothing rings
 
 Taker = Callable[[str, str, dsse.Envelope], Awaitable[int]]
@@ -69,19 +71,22 @@ def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str]
 def _add_sessions(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.JOIN)
     async def join(request: Request) -> Response:
-        joined = await joining.join(exchange, await http.read(request, node.JoinRequest))
+        joined = await joining.join(exchange, await http.read(request, node.JoinRequest, max_bytes=MAX_JOIN_BYTES))
         exchange.offers.forget()
         exchange.bell.ring(QUEUE)
         return http.answer(joined, 201)
 
     @api.post(routes.SESSION_CHALLENGE)
     async def challenge(request: Request) -> Response:
-        asked = await http.read(request, node.ChallengeRequest)
+        asked = await http.read(request, node.ChallengeRequest, max_bytes=MAX_PROOF_BYTES)
         return http.answer(await joining.challenge(exchange, asked.node))
 
     @api.post(routes.SESSIONS)
     async def session(request: Request) -> Response:
-        return http.answer(await joining.open_session(exchange, await http.read(request, node.SessionRequest)), 201)
+        asked = await http.read(request, node.SessionRequest, max_bytes=MAX_PROOF_BYTES)
+        opened = await joining.open_session(exchange, asked)
+        http.prove(request, f"node:{asked.node}")
+        return http.answer(opened, 201)
 
 
 def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:

@@ -28,6 +28,7 @@ from stannary.market.blobstore import BlobStore
 from stannary.market.clock import Clock, SystemClock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.gate import Gate, Guarded, raise_descriptors
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
@@ -41,7 +42,6 @@ DATABASE = "market.db"
 PORT_FILE = "port"
 KEEP_ALIVE_S = 65
 BACKLOG = 2048
-LIMIT_CONCURRENCY = 20_000
 STOP_TIMEOUT_S = 3
 SWITCH_INTERVAL_S = 0.001  # the writer lets go of the interpreter lock at each statement, and waits this long for it
 
@@ -91,12 +91,37 @@ async def serve(settings: Settings) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         exchange.url = f"{scheme}://{host}:{port}"
         server = _server(app.build(exchange, engines), certificate)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(server.serve(sockets=[]))  # its connections come through the gate
         while not server.started and not serving.done():  # uvicorn offers no event to wait for
             await asyncio.sleep(0.01)
-        if server.started:
-            _announce(settings.directory, exchange)
-        await serving
+        async with _admitting(server, listener):
+            if server.started:
+                _announce(settings.directory, exchange)
+            await serving
+
+
+@asynccontextmanager
+async def _admitting(server: uvicorn.Server, listener: socket.socket) -> AsyncIterator[None]:
+    gate = Gate(raise_descriptors())
+    listener.setblocking(False)
+    listener.listen(BACKLOG)
+
+    def connection() -> Guarded:
+        made = Guarded(config=server.config, server_state=server.server_state, app_state=server.lifespan.state)
+        made.gate = gate
+        return made
+
+    keepers = [
+        asyncio.create_task(gate.admit(listener, connection, server.config.ssl), name="gate"),
+        asyncio.create_task(gate.keep(), name="gate sweep"),
+    ]
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        listener.close()
 
 
 @asynccontextmanager
@@ -153,12 +178,12 @@ def _server(application: object, certificate: tuple[Path, Path] | None) -> uvico
         application,  # type: ignore[arg-type]  # an ASGI application; uvicorn's union is narrower than starlette's
         loop="uvloop",
         http="httptools",
+        ws="none",
         lifespan="off",
         access_log=False,
         proxy_headers=False,  # nobody stands before a market; a header must not say who asks
         log_config=None,
         backlog=BACKLOG,
-        limit_concurrency=LIMIT_CONCURRENCY,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         server_header=False,
@@ -188,6 +213,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn stops at the first and raises it again when it has: by then it must not end us in mid-cleanup
         signal.signal(number, lambda _number, _frame: None)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers' malformed requests must not fill the disk
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(settings))

@@ -1,8 +1,8 @@
 """Nodes, their credentials, and how they prove who they are.
 
-A session begins with a challenge: a nonce that is spent by the first answer, right or wrong, and
-within its minute. So neither an old answer nor a second one opens a session. Sessions of a revoked
-node are worthless from the same transaction on.
+A session begins with a challenge (market/challenges.py): a nonce that is spent by the first answer its
+node signed, within its minute. So neither an old answer nor a second one opens a session. Sessions of a
+revoked node are worthless from the same transaction on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, NotFound
@@ -17,6 +18,8 @@ from stannary.formats.predicates import NodeKind, Tier
 from stannary.jobs.states import OPEN_JOB, JobStatus
 from stannary.store.accounts import token_hash
 from stannary.store.schema import challenges, credentials, job_nodes, jobs, nodes, sessions
+
+MAX_SESSIONS = 16  # of one node at a time: an agent has one, and one more after each restart within ten minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,38 +153,21 @@ def is_engaged(connection: Connection, engine_class: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def add_challenge(connection: Connection, nonce: str, node: str, *, expires_at_ms: int) -> None:
-    """Give a node a nonce to sign."""
-    get(connection, node)
-    connection.execute(
-        sa.insert(challenges).values(nonce_hash=token_hash(nonce), node=node, expires_at_ms=expires_at_ms)
-    )
-
-
-def spend_challenge(connection: Connection, nonce: str, node: str, *, now_ms: int) -> None:
-    """Spend a nonce; call this before the signature is looked at, in a write of its own.
+def spend_challenge(connection: Connection, nonce: str, node: str, *, now_ms: int, expires_at_ms: int) -> None:
+    """Note that a nonce is answered, until it expires by itself; in the write that opens its session.
 
     Raises:
-        AuthError: unknown, another node's, expired or spent before.
+        AuthError: it was answered before.
     """
-    changed = connection.execute(
-        sa.update(challenges)
-        .where(
-            challenges.c.nonce_hash == token_hash(nonce),
-            challenges.c.node == node,
-            challenges.c.expires_at_ms > now_ms,
-            challenges.c.used_at_ms.is_(None),
-        )
-        .values(used_at_ms=now_ms)
-    )
-    if changed.rowcount != 1:
+    values = {"nonce_hash": token_hash(nonce), "node": node, "expires_at_ms": expires_at_ms, "used_at_ms": now_ms}
+    if connection.execute(insert(challenges).values(**values).on_conflict_do_nothing()).rowcount != 1:
         raise AuthError(
             "this challenge is not valid", why="unknown, expired or answered before", hint="ask for a new one"
         )
 
 
 def add_session(connection: Connection, token: str, node: str, *, now_ms: int, expires_at_ms: int) -> None:
-    """Open a session of a node that may work.
+    """Open a session of a node that may work; its oldest go beyond MAX_SESSIONS.
 
     Raises:
         AuthError: the node was revoked.
@@ -190,6 +176,9 @@ def add_session(connection: Connection, token: str, node: str, *, now_ms: int, e
         raise AuthError("this node was revoked", why=node)
     values = {"token_hash": token_hash(token), "node": node, "created_at_ms": now_ms, "expires_at_ms": expires_at_ms}
     connection.execute(sa.insert(sessions).values(**values))
+    kept = sa.select(sessions.c.token_hash).where(sessions.c.node == node)
+    kept = kept.order_by(sessions.c.created_at_ms.desc(), sessions.c.token_hash).limit(MAX_SESSIONS)
+    connection.execute(sa.delete(sessions).where(sessions.c.node == node, sessions.c.token_hash.not_in(kept)))
 
 
 def node_of(connection: Connection, token: str, *, now_ms: int) -> str:

@@ -33,7 +33,7 @@ M = TypeVar("M", bound=Message)
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0  # beyond the wait a long poll asks for
 RETRY_DELAYS_S = (0.2, 0.6, 1.5)
-RETRIED_STATUS = frozenset({502, 503, 504})
+RETRIED_STATUS = frozenset({429, 502, 503, 504})
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a page of 1,000 events or a receipt; blobs are streamed instead
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

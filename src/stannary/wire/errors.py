@@ -26,10 +26,12 @@ BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
 QUOTA = "quota"  # 413: this node has stored too much that no contribution claims
 CLOCK = "clock"  # 400: what was signed bears a time too far from the market's
+RATE = "rate"  # 429: too many requests of one token or address
 FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED})  # asking again changes nothing
 
 _SERVER_ERROR = 500
 _INSUFFICIENT_STORAGE = 507  # RFC 4918 section 11.5
+_TOO_MANY_REQUESTS = 429  # RFC 6585 section 4
 
 
 class ErrorDetail(Message):
@@ -66,7 +68,7 @@ def to_body(err: errors.StannaryError, request_id: str) -> ErrorBody:
 
 def status_of(err: errors.StannaryError) -> int:
     """Return the HTTP status of an error."""
-    return _INSUFFICIENT_STORAGE if err.detail == DISK_FULL else err.http_status
+    return {DISK_FULL: _INSUFFICIENT_STORAGE, RATE: _TOO_MANY_REQUESTS}.get(err.detail, err.http_status)
 
 
 def from_body(status: int, body: bytes) -> errors.StannaryError:

@@ -37,15 +37,24 @@ def test_a_join_token_is_used_as_often_as_it_says(store: Store) -> None:
     assert isinstance(do(store, lambda c: accounts.use_join_token(c, "t", now_ms=50)), AuthError)
 
 
-def test_a_challenge_is_answered_once_by_its_node_in_time(furnished: Store) -> None:
-    """A replayed, late or borrowed nonce opens nothing."""
-    for nonce in ("a", "b", "c"):
-        do(furnished, lambda c, nonce=nonce: nodes.add_challenge(c, nonce, "n-1", expires_at_ms=60_000))
-    assert do(furnished, lambda c: nodes.spend_challenge(c, "a", "n-1", now_ms=1)) is None
-    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "a", "n-1", now_ms=2)), AuthError)
-    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "b", "n-2", now_ms=1)), AuthError)
-    assert isinstance(do(furnished, lambda c: nodes.spend_challenge(c, "c", "n-1", now_ms=60_000)), AuthError)
-    assert do(furnished, lambda c: nodes.forget_expired(c, now_ms=60_000)) == 3
+def test_a_challenge_is_answered_once(furnished: Store) -> None:
+    """A replayed nonce opens nothing, and is forgotten when it has expired by itself."""
+    spend = nodes.spend_challenge
+    assert do(furnished, lambda c: spend(c, "a", "n-1", now_ms=1, expires_at_ms=60_000)) is None
+    assert isinstance(do(furnished, lambda c: spend(c, "a", "n-1", now_ms=2, expires_at_ms=60_000)), AuthError)
+    assert do(furnished, lambda c: spend(c, "b", "n-1", now_ms=2, expires_at_ms=60_001)) is None
+    assert do(furnished, lambda c: nodes.forget_expired(c, now_ms=60_000)) == 1
+
+
+def test_a_node_has_so_many_sessions(furnished: Store) -> None:
+    """A node that opens sessions without end keeps its newest ones only."""
+    for number in range(2 * nodes.MAX_SESSIONS):
+        now_ms = number
+        do(furnished, lambda c, n=now_ms: nodes.add_session(c, f"s{n}", "n-1", now_ms=n, expires_at_ms=1000))
+    assert isinstance(do(furnished, lambda c: nodes.node_of(c, "s0", now_ms=100)), AuthError)
+    newest = f"s{2 * nodes.MAX_SESSIONS - 1}"
+    assert do(furnished, lambda c: nodes.node_of(c, newest, now_ms=100)) == "n-1"
+    assert do(furnished, lambda c: nodes.forget_expired(c, now_ms=1000)) == nodes.MAX_SESSIONS
 
 
 def test_a_revoked_node_loses_its_sessions(furnished: Store) -> None:
@@ -72,7 +81,7 @@ def test_no_secret_lies_in_the_file(tmp_path: Path) -> None:
         do(store, world.furnish)
         do(store, lambda c: accounts.add_api_token(c, "api-secret", "buyer", at_ms=0))
         do(store, lambda c: accounts.add_join_token(c, NewJoinToken("join-secret", "ann", 5, 1, 0, 9)))
-        do(store, lambda c: nodes.add_challenge(c, "nonce-secret", "n-1", expires_at_ms=9))
+        do(store, lambda c: nodes.spend_challenge(c, "nonce-secret", "n-1", now_ms=0, expires_at_ms=9))
         do(store, lambda c: nodes.add_session(c, "session-secret", "n-1", now_ms=0, expires_at_ms=9))
     content = b"".join(path.read_bytes() for path in tmp_path.glob("market.db*"))
     assert b"n-1" in content

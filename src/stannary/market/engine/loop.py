@@ -45,6 +45,7 @@ MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of ar
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
 MIN_BACKLOG = 16
 DEADLINES = "deadlines"
+FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 
 log = logging.getLogger("stannary.market")
 
@@ -80,6 +81,7 @@ class Engines:
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._checkpoint = Checkpoint("", 0, Digest(""))
         self._resumed_at_ms = 0
+        self._forgot_at_ms = 0
 
     async def start(self) -> None:
         """Take up every open job where it was left."""
@@ -140,6 +142,7 @@ class Engines:
                 for node, presence in exchange.roster.sweep(exchange.clock.now()):
                     await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
                 await self._expire()
+                await self._forget()
             except StannaryError as err:
                 log.warning("deadlines wait: %s", err)
             except Exception:  # a process edge: without this loop no silence would ever end
@@ -157,6 +160,13 @@ class Engines:
             log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
             self.progress_at.pop(lease.lease, None)
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
+
+    async def _forget(self) -> None:
+        """Delete what opens nothing any more, now and then."""
+        now_at_ms = now_ms(self._exchange.clock)
+        if now_at_ms - self._forgot_at_ms > FORGET_MS:
+            self._forgot_at_ms = now_at_ms
+            await self._exchange.store.awrite(lambda c: nodes.forget_expired(c, now_ms=now_at_ms))
 
     async def keep_queue(self) -> None:
         """Begin queued jobs in order of arrival, as nodes come free for them, for ever.

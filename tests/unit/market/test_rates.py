@@ -1,0 +1,54 @@
+"""Buckets and nonces: what one party asks for is bounded, and what strangers ask for leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from stannary.errors import AuthError, ServiceError
+from stannary.market.challenges import Challenges
+from stannary.market.rates import BURST_S, PARTY_RATE, Rates, body_units
+from stannary.wire import errors as wire_errors
+
+
+def test_an_empty_bucket_refuses_until_it_has_filled() -> None:
+    """A burst is served, more is told to come back, others are not touched; time fills it again."""
+    now = [0.0]
+    rates = Rates(lambda: now[0])
+    for _ in range(int(10 * BURST_S)):
+        rates.charge("buyer:eve", 1, 10)
+    with pytest.raises(ServiceError) as refused:
+        rates.charge("buyer:eve", 1, 10)
+    assert wire_errors.status_of(refused.value) == 429
+    rates.charge("buyer:ada", 1, 10)
+    now[0] += 0.2
+    rates.charge("buyer:eve", 1, 10)
+    rates.charge("buyer:eve", 1, 10)
+    with pytest.raises(ServiceError):
+        rates.charge("buyer:eve", 1, 10)
+
+
+def test_large_bodies_are_soon_paid_for() -> None:
+    """A dozen orders of 3 MB are a burst; small ones cost what any request does."""
+    assert body_units(3_000) == 0
+    assert 10 < PARTY_RATE * BURST_S / body_units(3_000_000) < 20
+
+
+def test_a_nonce_is_known_again_without_being_kept() -> None:
+    """A nonce holds for its node, its minute and its process; nothing made up or changed does."""
+    ours = Challenges()
+    nonce, expires_at_ms = ours.give("n-1", 1_000)
+    assert ours.check(nonce, "n-1", expires_at_ms - 1) == expires_at_ms
+    flipped = ("0" if nonce[0] != "0" else "1") + nonce[1:]
+    for other, node, now_ms in (
+        (nonce, "n-2", 1_000),
+        (nonce, "n-1", expires_at_ms),
+        (flipped, "n-1", 1_000),
+        (nonce.upper(), "n-1", 1_000),
+        (nonce[2:], "n-1", 1_000),
+        ("", "n-1", 1_000),
+        ("zz", "n-1", 1_000),
+    ):
+        with pytest.raises(AuthError):
+            ours.check(other, node, now_ms)
+    with pytest.raises(AuthError):
+        Challenges().check(nonce, "n-1", 1_000)
