@@ -5,6 +5,7 @@
 1. Each relative link and each `path/in/backticks` with a known suffix exists.
 2. docs/errors.md lists exactly the codes of errors.py, with their exit codes.
 3. Each `stannary <command>` that a document names is a command.
+4. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+
+import job_file_reference  # beside this file
 
 from stannary import errors
 from stannary.cli.registry import COMMANDS
@@ -29,6 +32,7 @@ def main() -> int:
     """Print every mistake and return the exit code."""
     mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
     mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
+    mistakes += _check_reference()
     for mistake in mistakes:
         sys.stdout.write(mistake + "\n")
     sys.stdout.write(f"{len(DOCUMENTS)} documents, {len(mistakes)} mistakes\n")
@@ -56,6 +60,14 @@ def _check_codes(text: str) -> list[str]:
         pending.extend(cls.__subclasses__())
     wrong = [code for code in sorted(set(listed) | set(known)) if listed.get(code) != known.get(code)]
     return [f"docs/errors.md: {code}: exit {listed.get(code)}, in errors.py {known.get(code)}" for code in wrong]
+
+
+def _check_reference() -> list[str]:
+    mistakes, text = job_file_reference.page()
+    path = job_file_reference.PAGE
+    if not mistakes and not (path.is_file() and path.read_text("utf-8") == text):
+        mistakes = [f"{path.relative_to(ROOT)} is stale: python scripts/job_file_reference.py"]
+    return mistakes
 
 
 if __name__ == "__main__":

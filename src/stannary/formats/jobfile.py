@@ -328,7 +328,14 @@ def _options(value: object) -> dict[str, Json]:
 def _training(value: object) -> dict[str, Json]:
     members = _section(value, "recipe.training")
     # A learning rate is written as a number by everybody; its shortest decimal spelling is what is signed.
-    return _options({name: repr(item) if isinstance(item, float) else item for name, item in members.items()})
+    return _options({name: _decimal(item) if name in training.FRACTIONS else item for name, item in members.items()})
+
+
+def _decimal(item: object) -> object:
+    if isinstance(item, float):
+        return repr(item)
+    is_whole = isinstance(item, int) and not isinstance(item, bool) and item.bit_length() <= 53
+    return f"{item:d}" if is_whole and isinstance(item, int) else item
 
 
 def _section(value: object, path: str, table: str | None = None) -> dict[str, object]:

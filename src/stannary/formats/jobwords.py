@@ -63,7 +63,7 @@ LATER: Mapping[str, str] = {
     "service": "serving models comes with its own command",
     "file_mounts": "sealed data mounts come with the artifact format; use inputs",
     "volumes": "sealed volumes come with the artifact format; use inputs and outputs",
-    "image": "container images come later; use setup for a hash-pinned requirements list",
+    "image": "container images come later; use setup for packages",
     **dict.fromkeys(
         ("gpu", "gpus", "num_gpus", "gpu_type", "gpu_count", "accelerator", "accelerators", "cuda", "device"), _GPU
     ),
