@@ -46,18 +46,19 @@ def load(
     source: Where,
     names: Iterable[str] | None = None,
     *,
+    file: str | None = None,
     keys: KeyRing | None = None,
     arena: Arena | None = None,
     jobs: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of an artifact by name, all of them or those of `names`.
+    """Return the tensors of an artifact by name, all of them or those of `names`; of one `file`, named by its path.
 
     `source` is a folder, an http(s):// or s3:// URL, or several of them that mirror one another.
     With an `arena` the memory of the last load is reused and its tensors are overwritten.
     """
     from stannary.seal import torch_tensors
 
-    return torch_tensors.load(open(digest, source, keys=keys), names, arena=arena, jobs=jobs)
+    return torch_tensors.load(open(digest, source, keys=keys), names, file=file, arena=arena, jobs=jobs)
 
 
 def open(digest: str, source: Where, *, keys: KeyRing | None = None) -> SealedArtifact:  # noqa: A001 the verb users know

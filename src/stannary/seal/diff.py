@@ -34,6 +34,7 @@ class Change:
     what: str  # file | tensor
     name: str
     detail: str = ""
+    file: str = ""  # of a tensor, where there are several
 
 
 def compare(old: SealedArtifact, new: SealedArtifact) -> list[Change]:
@@ -64,17 +65,17 @@ def _compare_tensors(old: SealedArtifact, new: SealedArtifact) -> Iterator[Chang
     theirs = _by_name(old)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs:
-            yield Change(ChangeKind.ADDED, "tensor", name[1], _spell(ours[name]))
+            yield Change(ChangeKind.ADDED, "tensor", name[1], _spell(ours[name]), name[0])
         elif name not in ours:
-            yield Change(ChangeKind.REMOVED, "tensor", name[1], _spell(theirs[name]))
+            yield Change(ChangeKind.REMOVED, "tensor", name[1], _spell(theirs[name]), name[0])
         else:
             before, after = theirs[name], ours[name]
             if (before.dtype, before.shape) != (after.dtype, after.shape):
-                yield Change(ChangeKind.RESHAPED, "tensor", name[1], f"{_spell(before)} to {_spell(after)}")
+                yield Change(ChangeKind.RESHAPED, "tensor", name[1], f"{_spell(before)} to {_spell(after)}", name[0])
             elif not _same_range(
                 old, new, (before.file, before.begin), (after.file, after.begin), after.end - after.begin
             ):
-                yield Change(ChangeKind.CHANGED, "tensor", name[1], _spell(after))
+                yield Change(ChangeKind.CHANGED, "tensor", name[1], _spell(after), name[0])
 
 
 def _by_name(artifact: SealedArtifact) -> dict[tuple[str, str], TensorEntry]:

@@ -1,9 +1,9 @@
 """The safetensors header, read more strictly than the format's own library does.
 
-Refused besides what the library refuses: duplicate names (it merges them silently), names that climb
-out of a folder (it accepts `../../x`), metadata that is not text, members it would ignore, fractions,
-dtypes outside DTYPES. Offsets must tile the data area exactly, so that every byte of the file belongs
-to the header or to one tensor: no hole can carry an archive or a pickle.
+Every dtype, header size and text of a name that the library reads is read. Refused besides what it refuses:
+duplicate names (it merges them silently), names that climb out of a folder (it accepts `../../x`), metadata that
+is not text, members it would ignore, fractions. Offsets must tile the data area exactly, so that every byte of the
+file belongs to the header or to one tensor: no hole can carry an archive or a pickle.
 
 Sources: safetensors format description (8-byte little-endian header length, JSON header, data);
 research/data_plane.md section 4 for the library's gaps, measured on 0.8.0.
@@ -20,16 +20,20 @@ from stannary.formats.canonical import Json
 from stannary.seal import names
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 16 * 1024 * 1024  # 60,000 tensors of a trillion-parameter model are about 8 MiB
+MAX_HEADER_BYTES = 100_000_000  # the library's own limit (MAX_HEADER_SIZE)
 MAX_TENSORS = 200_000
-MAX_RANK = 16
+MAX_RANK = 64  # of a torch tensor
 
 DTYPES: dict[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1,
+    "BOOL": 1, "U8": 1, "I8": 1,
+    "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2FNUZ": 1, "F8_E4M3FNUZ": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+
+
+SUB_BYTE_BITS: dict[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed; a tensor ends on a whole byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +96,16 @@ def check_tiling(tensors: list[Tensor], start: int, stop: int) -> tuple[Tensor, 
 def check_tensor(tensor: Tensor) -> Tensor:
     """Return `tensor` if name, dtype, shape and length agree."""
     names.check_tensor_name(tensor.name)
-    width = DTYPES.get(tensor.dtype)
-    if width is None:
+    bits = SUB_BYTE_BITS.get(tensor.dtype) or 8 * DTYPES.get(tensor.dtype, 0)
+    if not bits:
         raise FormatError(
             "unknown dtype",
             why=f"{tensor.dtype!r:.40} of tensor {tensor.name!r:.80}",
-            hint=f"known are {' '.join(DTYPES)}",
+            hint=f"known are {' '.join((*DTYPES, *SUB_BYTE_BITS))}",
         )
     if len(tensor.shape) > MAX_RANK or any(extent < 0 for extent in tensor.shape):
         raise FormatError("tensor shape refused", why=f"{tensor.name!r:.80} has shape {tensor.shape!r:.80}")
-    if tensor.begin < 0 or math.prod(tensor.shape) * width != tensor.end - tensor.begin:
+    if tensor.begin < 0 or math.prod(tensor.shape) * bits != 8 * (tensor.end - tensor.begin):
         raise FormatError("tensor length does not match its shape", why=f"{tensor.name!r:.80}")
     return tensor
 

@@ -17,7 +17,7 @@ import mmap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from stannary.errors import FormatError, NotFound, StannaryError, UsageError
+from stannary.errors import FormatError, NotFound, StannaryError, UnsupportedFormat, UsageError
 from stannary.seal import tensors as header_format
 from stannary.seal.manifest import FileKind, TensorEntry
 from stannary.seal.reader import SealedArtifact
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HUGE_PAGE_BYTES = 2 * 1024 * 1024  # x86-64 and arm64 with 4 KiB pages
 ALIGN_BYTES = 64  # a cache line; torch's own allocator aligns so
+PAIRED = frozenset({"F4"})
 
 
 class Arena:
@@ -52,16 +53,21 @@ def load(
     artifact: SealedArtifact,
     names: Iterable[str] | None = None,
     *,
+    file: str | None = None,
     arena: Arena | None = None,
     jobs: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return tensors by name: all of them, or those of `names`.
+    """Return tensors by name: all of them, or those of `names`; of one file, where `file` is its path.
 
     Raises:
-        NotFound: a name that is not in the artifact.
+        NotFound: a name or file that is not in the artifact.
+        FormatError: a name that several files hold, without `file`.
+        UnsupportedFormat: a dtype that torch does not have.
         Refuted, AuthError, ServiceError: see reader.py. Nothing partial is returned.
     """
-    wanted = _select(artifact, names)
+    wanted = _select(artifact, names, file)
+    for entry in wanted:
+        _dtype(entry.dtype)  # known before a byte is fetched
     spans = list(_layout(wanted))
     memory = _reserve(arena, spans[-1][2] if spans else 0)
     target = memory.numpy().data
@@ -70,20 +76,20 @@ def load(
     work: list[tuple[int, memoryview]] = []
     partial: list[tuple[int, int, memoryview]] = []
     for members, begin, stop in spans:
-        file, first, last = members[0].file, members[0].begin, members[-1].end
-        _assign(artifact, (file, first, last), target[begin:stop], work, partial)
+        first, last = members[0].begin, members[-1].end
+        _assign(artifact, (members[0].file, first, last), target[begin:stop], work, partial)
         for entry in members:
             offset = begin + entry.begin - first
-            if offset % header_format.DTYPES[entry.dtype]:
+            if offset % header_format.DTYPES.get(entry.dtype, 1):
                 askew.append((entry, offset))
             else:
                 result[entry.name] = _view(memory, entry, offset)
     try:
         artifact.read_shards(work, jobs=jobs)
-        for file, offset, into in partial:
-            artifact.read_range(file, offset, into)
+        for number, offset, into in partial:
+            artifact.read_range(number, offset, into)
         if names is None:
-            _check_headers(artifact)
+            _check_headers(artifact, {entry.file for entry in wanted})
     except StannaryError:
         if arena is not None:
             arena.clear()
@@ -93,23 +99,27 @@ def load(
     return result
 
 
-def _select(artifact: SealedArtifact, names: Iterable[str] | None) -> list[TensorEntry]:
-    by_name: dict[str, TensorEntry] = {}
+def _select(artifact: SealedArtifact, names: Iterable[str] | None, file: str | None) -> list[TensorEntry]:
+    files = artifact.manifest.files
+    if file is not None and file not in {item.path for item in files}:
+        raise NotFound("no such file", why=f"{file!r:.80}", hint=f"stannary artifact show {artifact.digest}")
+    by_name: dict[str, list[TensorEntry]] = {}
     for entry in artifact.manifest.tensors:
-        if entry.name in by_name:
-            raise FormatError("two files hold a tensor of one name", why=f"{entry.name!r:.80}", hint="open the folder")
-        by_name[entry.name] = entry
-    if names is None:
-        if not by_name:
-            raise UsageError("artifact holds no tensors", why=artifact.digest, hint="stannary open")
-        return list(by_name.values())
-    if isinstance(names, str):
-        names = [names]
+        if file is None or files[entry.file].path == file:
+            by_name.setdefault(entry.name, []).append(entry)
+    if names is None and not by_name:
+        raise UsageError("artifact holds no tensors", why=file or artifact.digest, hint="stannary open")
     chosen: list[TensorEntry] = []
-    for name in dict.fromkeys(names):
-        if name not in by_name:
+    for name in by_name if names is None else dict.fromkeys([names] if isinstance(names, str) else names):
+        found = by_name.get(name, [])
+        if not found:
             raise NotFound("no such tensor", why=f"{name!r:.80}", hint=f"stannary artifact show {artifact.digest}")
-        chosen.append(by_name[name])
+        if len(found) > 1:
+            held = ", ".join(files[entry.file].path for entry in found)
+            raise FormatError(
+                "two files hold a tensor of one name", why=f"{name!r:.80}: {held:.200}", hint="name one: file=PATH"
+            )
+        chosen += found
     return chosen
 
 
@@ -151,21 +161,33 @@ def _view(memory: torch.Tensor, entry: TensorEntry, offset: int) -> torch.Tensor
     dtype = _dtype(entry.dtype)
     size = entry.end - entry.begin
     part = memory[offset : offset + size]
-    if math.prod(entry.shape) == 0:
-        return memory.new_empty(entry.shape, dtype=dtype)
-    return part.view(dtype).reshape(entry.shape)
+    shape = entry.shape
+    if entry.dtype in PAIRED:  # two values an element, as the library's own torch reader shows them
+        if not shape or shape[-1] % 2:
+            raise UnsupportedFormat(
+                "torch holds such values in pairs", why=f"{entry.name!r:.80} has shape {shape!r:.80}"
+            )
+        shape = (*shape[:-1], shape[-1] // 2)
+    if math.prod(shape) == 0:
+        return memory.new_empty(shape, dtype=dtype)
+    return part.view(dtype).reshape(shape)
 
 
 def _dtype(name: str) -> torch.dtype:
     import torch
 
-    spelled = {
+    spelled: str = {
         "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn",
-        "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
+        "F8_E8M0": "float8_e8m0fnu", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F4": "float4_e2m1fn_x2", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
         "I32": "int32", "U32": "uint32", "F32": "float32", "I64": "int64", "U64": "uint64", "F64": "float64",
         "C64": "complex64",
-    }[name]  # fmt: skip
-    dtype: torch.dtype = getattr(torch, spelled)
+    }.get(name, "")  # fmt: skip
+    dtype: torch.dtype | None = getattr(torch, spelled, None)
+    if dtype is None:
+        raise UnsupportedFormat(
+            "torch has no such dtype", why=name, hint="stannary open writes the file as it was sealed"
+        )
     return dtype
 
 
@@ -186,9 +208,9 @@ def _fresh_memory(num_bytes: int) -> torch.Tensor:
     return torch.frombuffer(area, dtype=torch.uint8)  # the tensor keeps the mapping alive
 
 
-def _check_headers(artifact: SealedArtifact) -> None:
+def _check_headers(artifact: SealedArtifact, files: set[int]) -> None:
     for index, entry in enumerate(artifact.manifest.files):
-        if entry.kind is FileKind.SAFETENSORS:
+        if entry.kind is FileKind.SAFETENSORS and index in files:
             header = bytearray(entry.header)
             artifact.read_range(index, 0, memoryview(header))
             artifact.check_header(index, bytes(header))

@@ -27,13 +27,14 @@ Json = dict[str, Any]
 
 MIB = 1024 * 1024
 WIDTHS = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
-    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
-    **dict.fromkeys(("I32", "U32", "F32"), 4),
-    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
-}
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+}  # bits
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
-TENSOR_NAME = re.compile(r"[A-Za-z0-9_.:+@#$=,()\[\]<>|~/ -]{1,512}")
 
 
 class Refused(Exception):
@@ -252,12 +253,12 @@ def check_tensors(listing: Json) -> None:
 
 def check_tensor(row: Json) -> None:
     """Section 6: name, dtype, shape."""
-    need(TENSOR_NAME.fullmatch(row["name"]) is not None, "tensor name")
-    need(not {"", ".", ".."} & set(row["name"].split("/")), "tensor name climbs")
-    need(len(row["shape"]) <= 16, "rank")
+    need(1 <= len(row["name"].encode()) <= 65_536, "tensor name")
+    need(not {"", ".", ".."} & set(row["name"].replace("\\", "/").split("/")), "tensor name climbs")
+    need(len(row["shape"]) <= 64, "rank")
     extents = [whole(extent) for extent in row["shape"]]
     need(row["dtype"] in WIDTHS, "dtype")
-    need(whole(row["begin"]) + math.prod(extents) * WIDTHS[row["dtype"]] == row["end"], "tensor length")
+    need(whole(row["begin"]) + math.prod(extents) * WIDTHS[row["dtype"]] / 8 == row["end"], "tensor length")
 
 
 def tile(rows: list[Json], begin: int, end: int) -> None:
@@ -411,9 +412,9 @@ class Reader:
 def check_header(data: bytes, file: Json, rows: list[Json]) -> None:
     """Sections 4 and 6: the index says what the file's own header says."""
     length = int.from_bytes(data[:8], "little")
-    need(8 + length == file["header"] <= len(data) and length <= 16 * MIB, "header length")
+    need(8 + length == file["header"] <= len(data) and length <= 100_000_000, "header length")
     need(data[8:9] == b"{", "header")
-    listed = strict(data[8 : 8 + length], 16 * MIB, canonical=False)
+    listed = strict(data[8 : 8 + length], 100_000_000, canonical=False)
     metadata = listed.pop("__metadata__", {})
     need(isinstance(metadata, dict) and all(isinstance(item, str) for item in metadata.values()), "metadata")
     theirs = []

@@ -89,20 +89,35 @@ def test_overlap_and_hole_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "a/../b", "/a", "a//b", "", ".", "a/.", "x\0y", "a\nb", "ü", "x" * 600, "a\\b"]
+    "name",
+    ["../../x", "a/../b", "/a", "a//b", "", ".", "a/.", "..\\x", "a\\..\\b", "\\\\host\\x", "a/..\\b", "x" * 70_000],
 )
 def test_tensor_name_that_is_a_path_out_is_refused(name: str) -> None:
-    """Names that would leave a folder as file names, or hold what is not plain text, are refused."""
+    """Names that would leave a folder as file names, on any system, and endless ones are refused."""
     with pytest.raises(FormatError):
         names.check_tensor_name(name)
     with pytest.raises(FormatError):
         parsed(safetensors_bytes({name: ("U8", [1], b"x")}))
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "a/b:0", "lora_A.default", "w[0]"])
-def test_tensor_names_in_use_are_accepted(name: str) -> None:
-    """Names as frameworks write them pass."""
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.q_proj.weight", "a/b:0", "lora_A.default", "w[0]", "ü", "層.0.重み", "a\\b", "x" * 600,
+     " ", "a\nb", "x\0y", "\x1b[2J", "e\u0301", "😀" * 100, '"', "__metadata", "..."],
+)  # fmt: skip
+def test_tensor_names_are_any_text(name: str) -> None:
+    """Names as frameworks write them, and any other text the reference library reads, pass the header and the index."""
     assert names.check_tensor_name(name) == name
+    (listed,) = parsed(safetensors_bytes({name: ("U8", [1], b"x")}))
+    assert listed.name == name
+
+
+def test_tensor_name_that_is_no_text_is_refused() -> None:
+    """Half a surrogate pair is not UTF-8."""
+    with pytest.raises(FormatError):
+        names.check_tensor_name("\ud800")
+    with pytest.raises(FormatError):
+        parsed(with_header('{"\\ud800": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}', b"x"))
 
 
 @pytest.mark.parametrize(

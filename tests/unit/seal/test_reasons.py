@@ -16,7 +16,7 @@ from stannary.formats import canonical, digest, dsse, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.statement import Subject
-from stannary.seal import head, manifest, message, reader, tensors, wrap
+from stannary.seal import head, manifest, message, opening, reader, tensors, wrap
 from stannary.seal.directory import DirectoryStore
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey, ReceivingKey
@@ -424,9 +424,13 @@ HEADERS: dict[str, tuple[bytes, int, str]] = {
     "no tensors but bytes": (header(), 1, "do not fill the file"),
     "climbing name": (header(**{"../x": row(0, 4)}), 4, "tensor name refused"),
     "empty segment": (header(**{"a//x": row(0, 4)}), 4, "would leave its folder"),
-    "unknown dtype": (header(a=row(0, 4, dtype="F4")), 4, "unknown dtype"),
+    "unknown dtype": (header(a=row(0, 4, dtype="C128")), 4, "unknown dtype"),
+    "half a byte": (header(a=row(0, 2, dtype="F4", shape=[3])), 2, "does not match its shape"),
+    "a scalar of half a byte": (header(a=row(0, 1, dtype="F4", shape=[])), 1, "does not match its shape"),
+    "a quarter of a byte": (header(a=row(0, 3, dtype="F6_E2M3", shape=[3])), 3, "does not match its shape"),
+    "bytes of halves": (header(a=row(0, 4, dtype="F4")), 4, "does not match its shape"),
     "dtype that is no text": (header(a=row(0, 4, dtype=["U8"])), 4, "dtype is not a string"),
-    "too many dimensions": (header(a=row(0, 1, shape=[1] * 17)), 1, "shape refused"),
+    "too many dimensions": (header(a=row(0, 1, shape=[1] * 65)), 1, "shape refused"),
     "negative extent": (header(a=row(0, 4, shape=[-4])), 4, "not of whole numbers"),
     "two negative extents": (header(a=row(0, 4, shape=[-2, -2])), 4, "not of whole numbers"),
     "extent that is true": (header(a=row(0, 4, shape=[True, 4])), 4, "not of whole numbers"),
@@ -507,3 +511,33 @@ def test_dtype_widths_are_those_of_torch(dtype: str, width: int) -> None:
     from stannary.seal.torch_tensors import _dtype
 
     assert _dtype(dtype).itemsize == width
+
+
+@pytest.mark.parametrize("dtype", [*tensors.DTYPES, *tensors.SUB_BYTE_BITS])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 24])
+def test_lengths_are_those_of_the_library(dtype: str, count: int) -> None:
+    """Of every dtype, the lengths that fit a shape are those that the reference library takes."""
+    import safetensors
+
+    bits = tensors.SUB_BYTE_BITS.get(dtype) or 8 * tensors.DTYPES[dtype]
+    for num_bytes in {count * bits // 8, -(-count * bits // 8), count * bits // 8 + 1}:
+        text = header(a=row(0, num_bytes, dtype=dtype, shape=[count]))
+        data = len(text).to_bytes(8, "little") + text + bytes(num_bytes)
+        try:
+            safetensors.deserialize(data)
+        except safetensors.SafetensorError:
+            with pytest.raises(FormatError):
+                tensors.parse_header(text, len(data))
+        else:
+            assert tensors.parse_header(text, len(data))[0].dtype == dtype
+
+
+def test_a_header_of_the_largest_size_is_read(seal_bytes: Callable[..., Sealed], tmp_path: Path) -> None:
+    """A header as long as the library takes is sealed and comes back; a byte more is refused."""
+    text = header(a=row(0, 4)).ljust(tensors.MAX_HEADER_BYTES)
+    assert len(text) == 100_000_000
+    sealed = seal_bytes(len(text).to_bytes(8, "little") + text + b"abcd", shard_bytes=32 * 1024 * 1024)
+    opening.open_to(sealed.open(), tmp_path / "out")
+    assert (tmp_path / "out").stat().st_size == 8 + len(text) + 4
+    with pytest.raises(LimitExceeded, match="header too large"):
+        tensors.header_length((len(text) + 1).to_bytes(8, "little"), 2**40)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern, safetensors_bytes
 
 import stannary.seal
-from stannary.errors import FormatError, NotFound, Refuted, UsageError
-from stannary.seal import sealing, torch_tensors
+from stannary.errors import FormatError, NotFound, Refuted, UnsupportedFormat, UsageError
+from stannary.seal import diff, opening, sealing, torch_tensors
 from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import SealOptions
@@ -21,7 +22,7 @@ from stannary.seal.source import object_name
 DTYPES = (
     torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn, torch.int16, torch.uint16,
     torch.float16, torch.bfloat16, torch.int32, torch.uint32, torch.float32, torch.int64, torch.uint64,
-    torch.float64, torch.complex64,
+    torch.float64, torch.complex64, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
 )  # fmt: skip
 
 
@@ -140,8 +141,35 @@ def test_one_name_in_two_files(tmp_path: Path, owner: OwnerKey) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         (folder / name).write_bytes(safetensors_bytes({"w": ("U8", [4], pattern(4))}))
     report = sealing.seal(folder, DirectoryStore(tmp_path / "store"), owner)
+    artifact = Sealed(report, tmp_path / "store", owner).open()
+    with pytest.raises(FormatError, match=r"two files.*a\.safetensors, b\.safetensors"):
+        torch_tensors.load(artifact)
+
+
+def test_tensors_of_one_name_are_told_apart_by_their_file(tmp_path: Path, owner: OwnerKey) -> None:
+    """Each file's own tensor is loaded by its path; names that only one file has need none."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for number, name in enumerate(("a.safetensors", "b.safetensors")):
+        entries = {"w": ("U8", [4], bytes([number] * 4)), f"only.{number}": ("U8", [1], b"x")}
+        (folder / name).write_bytes(safetensors_bytes(entries))
+    report = sealing.seal(folder, DirectoryStore(tmp_path / "store"), owner)
+    artifact = Sealed(report, tmp_path / "store", owner).open()
+    for number, name in enumerate(("a.safetensors", "b.safetensors")):
+        assert torch_tensors.load(artifact, ["w"], file=name)["w"].tolist() == [number] * 4
+        whole = stannary.seal.load(report.digest, tmp_path / "store", file=name, keys=owner)
+        assert same(whole, load_file(folder / name))
+    assert set(torch_tensors.load(artifact, ["only.0", "only.1"])) == {"only.0", "only.1"}
     with pytest.raises(FormatError, match="two files"):
-        torch_tensors.load(Sealed(report, tmp_path / "store", owner).open())
+        torch_tensors.load(artifact, ["only.0", "w"])
+    with pytest.raises(NotFound, match="no such tensor"):
+        torch_tensors.load(artifact, ["only.1"], file="a.safetensors")
+    with pytest.raises(NotFound, match="no such file"):
+        torch_tensors.load(artifact, file="c.safetensors")
+    (folder / "b.safetensors").write_bytes(safetensors_bytes({"w": ("U8", [4], b"zzzz")}))
+    other = Sealed(sealing.seal(folder, DirectoryStore(tmp_path / "store"), owner), tmp_path / "store", owner)
+    changes = {(item.file, item.name, item.kind.value) for item in diff.compare(artifact, other.open())}
+    assert changes == {("b.safetensors", "w", "changed"), ("b.safetensors", "only.1", "removed")}
 
 
 def test_tensors_that_are_not_aligned(tmp_path: Path, owner: OwnerKey) -> None:
@@ -152,3 +180,21 @@ def test_tensors_that_are_not_aligned(tmp_path: Path, owner: OwnerKey) -> None:
     sealed = Sealed(report, tmp_path / "store", owner)
     assert same(torch_tensors.load(sealed.open()), load_file(path))
     assert same(torch_tensors.load(sealed.open(), ["b"]), {"b": load_file(path)["b"]})
+
+
+def test_packed_values_are_loaded_as_the_library_reads_them(tmp_path: Path, owner: OwnerKey) -> None:
+    """Four-bit values come in pairs, scales as they are; six-bit ones are files only, and said so before any byte."""
+    path = tmp_path / "packed.safetensors"
+    entries = {"w": ("F4", [3, 4], pattern(6)), "s": ("F8_E8M0", [3], pattern(3)), "none": ("F4", [0, 4], b"")}
+    path.write_bytes(safetensors_bytes(entries))
+    report = sealing.seal(path, DirectoryStore(tmp_path / "store"), owner)
+    ours = torch_tensors.load(Sealed(report, tmp_path / "store", owner).open())
+    with safe_open(path, "pt") as theirs:
+        assert same(ours, {name: theirs.get_tensor(name) for name in entries})
+    for entry in (("F6_E2M3", [4], pattern(3)), ("F6_E3M2", [2, 2], pattern(3)), ("F4", [2, 3], pattern(3))):
+        path.write_bytes(safetensors_bytes({"w": entry}))
+        sealed = Sealed(sealing.seal(path, DirectoryStore(tmp_path / "store"), owner), tmp_path / "store", owner)
+        with pytest.raises(UnsupportedFormat):
+            torch_tensors.load(sealed.open())
+        opening.open_to(sealed.open(), tmp_path / f"{entry[0]}{len(entry[1])}")
+        assert (tmp_path / f"{entry[0]}{len(entry[1])}").read_bytes() == path.read_bytes()

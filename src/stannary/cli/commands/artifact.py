@@ -102,7 +102,7 @@ def show(out: Output, digest: str, source: str, with_tensors: bool) -> None:
         "codecs": dict(codecs),
         "num_tensors": len(manifest.tensors),
         "tensors": [
-            {"name": item.name, "dtype": item.dtype, "shape": list(item.shape)}
+            {"name": item.name, "file": manifest.files[item.file].path, "dtype": item.dtype, "shape": list(item.shape)}
             for item in (manifest.tensors if with_tensors else ())
         ],
     }
@@ -123,8 +123,14 @@ def diff(out: Output, old: str, new: str, source: str) -> None:
     changes = differ.compare(open_artifact(before, source), open_artifact(after, source))
     if not changes:
         out.say("no difference")
-    rows = [[item.kind.value, item.what, plain(item.name), item.detail] for item in changes]
-    value = [{"kind": item.kind.value, "what": item.what, "name": item.name, "detail": item.detail} for item in changes]
+    rows = [
+        [item.kind.value, item.what, plain(item.name), f"{plain(item.file)} " * bool(item.file) + item.detail]
+        for item in changes
+    ]
+    value = [
+        {"kind": item.kind.value, "what": item.what, "name": item.name, "detail": item.detail, "file": item.file}
+        for item in changes
+    ]
     out.table(("kind", "what", "name", "detail"), rows, value)
 
 
@@ -160,7 +166,12 @@ def _show_text(opened: SealedArtifact, groups: dict[str, int], codecs: dict[str,
     ]
     lines += [f"  {item.kind.value:<12}{item.size:>16,}  {plain(item.path)}" for item in manifest.files]
     if with_tensors:
-        lines += [f"  {item.dtype:<9}{list(item.shape)!s:<24}{plain(item.name)}" for item in manifest.tensors]
+        several = len(manifest.files) > 1
+        lines += [
+            f"  {item.dtype:<12}{list(item.shape)!s:<24}{plain(item.name)}"
+            + f"  in {plain(manifest.files[item.file].path)}" * several
+            for item in manifest.tensors
+        ]
     return "\n".join(lines)
 
 
