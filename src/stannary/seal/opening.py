@@ -28,7 +28,8 @@ import blake3
 
 from stannary.errors import AuthError, ConflictError, EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import digest
-from stannary.seal import names
+from stannary.seal import names, weight_index
+from stannary.seal.content import of_file
 from stannary.seal.directory import disk_problem
 from stannary.seal.manifest import FileKind, Layout
 from stannary.seal.reader import SealedArtifact, check_jobs, run_all
@@ -232,7 +233,11 @@ class _Opening:
         return held[:size]
 
     def _check_headers(self) -> None:
+        """Hold headers to the manifest, and a model's own index of shards to its folder."""
         for index, entry in enumerate(self._artifact.manifest.files):
+            if entry.kind is FileKind.BIN and entry.path.lower().endswith(weight_index.SUFFIX):
+                with self._file(index, os.O_RDONLY) as descriptor:
+                    weight_index.check(entry.path, of_file(descriptor, entry.size))
             if entry.kind is FileKind.SAFETENSORS:
                 with self._file(index, os.O_RDONLY) as descriptor:
                     header = os.pread(descriptor, entry.header, 0)

@@ -26,7 +26,19 @@ import blake3
 from stannary.errors import ConflictError, UsageError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
-from stannary.seal import admission, codec, head, manifest, message, plan, tensors, tree
+from stannary.seal import (
+    admission,
+    codec,
+    content,
+    exclude,
+    head,
+    manifest,
+    message,
+    plan,
+    tensors,
+    tree,
+    weight_index,
+)
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
 from stannary.seal.lineage import Known, Lineage, ShardIndex
@@ -62,6 +74,7 @@ class SealOptions:
     parent: SealedArtifact | None = None
     index: ShardIndex | None = None
     sign_model: bool = False
+    exclude: tuple[str, ...] = ()  # patterns beside those of the folder's ignore file (exclude.py)
     progress: Callable[[int], object] | None = None  # bytes of plaintext done
 
 
@@ -105,7 +118,8 @@ class _Sealer:
 
     def __init__(self, path: Path, store: Store, owner: OwnerKey, options: SealOptions) -> None:
         plan.check_shard_bytes(options.shard_bytes)
-        self._tree = tree.scan(path)
+        self._tree = tree.scan(path, exclude.read(path, options.exclude))
+        self._paths = {leaf.path for leaf in self._tree.leaves}
         self._store = store
         self._owner = owner
         self._options = options
@@ -156,6 +170,7 @@ class _Sealer:
                 self._lineage.map_file(number, leaf.path, listed)
             else:
                 header = 0
+                weight_index.check(leaf.path, content.of_file(descriptor, leaf.size), self._paths)
                 self._cuts += plan.cut_file(number, kind, leaf.size, self._options.shard_bytes)
             tree.check_unchanged(descriptor, leaf)
         finally:

@@ -1,23 +1,31 @@
-"""The files of what is to be sealed, found without following a link.
+"""The files of what is to be sealed.
 
-Rules: symbolic links, devices, pipes and sockets are refused (a link in a model folder could point at
-any file of the owner's machine, and would be published). Every file is opened relative to its folder's
-descriptor with O_NOFOLLOW, so a link put there between listing and opening is refused too. A file that
-changes while it is sealed is an error, not an artifact.
+Rules:
+1. Devices, pipes and sockets are refused, and links to anything but a file of the same tree: a link in a model
+   folder could point at any file of the owner's machine, and would be published. The tree is PATH, and where PATH
+   lies in a snapshot of a hub's cache (`models--NAME/snapshots/REVISION`), the `blobs` of that model too: snapshots
+   are links to them. A link is followed once, to a file that is reached by folders alone.
+2. Every file is opened folder by folder with O_NOFOLLOW and must be the one that was listed, so a link put there
+   between listing and opening is refused too. A file that changes while it is sealed is an error, not an artifact.
+3. What the owner excludes (exclude.py) is not looked at: it may be anything.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound
 from stannary.seal import names
+from stannary.seal.exclude import Exclusion
 from stannary.seal.manifest import MAX_FILES, Layout
 
 MAX_FOLDER_DEPTH = 32
+_HUB_ENTRY = re.compile(r"(models|datasets|spaces)--.")  # of huggingface_hub: blobs/ refs/ snapshots/REVISION/
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ class Leaf:
     path: str
     size: int
     identity: tuple[int, int, int, int]  # device, inode, size, mtime: unchanged from listing to the end
+    place: Path | None = None  # where the bytes are, if `path` is a link: folders and a file, no link
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +54,15 @@ class Tree:
 
     def open(self, leaf: Leaf) -> int:
         """Open a leaf for reading; the caller closes it."""
-        parts = leaf.path.split("/")
         top = self.root.parent if self.layout is Layout.FILE else self.root
+        parts = [self.root.name] if self.layout is Layout.FILE else leaf.path.split("/")
+        if leaf.place is not None:
+            top, parts = Path(leaf.place.anchor), [*leaf.place.parts[1:]]
         try:
             folder = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as err:
             raise _changed(f"{top}: {err.strerror}") from err
         try:
-            if self.layout is Layout.FILE:
-                parts = [self.root.name]
             for part in parts[:-1]:
                 inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
                 os.close(folder)
@@ -73,27 +82,27 @@ class Tree:
         return descriptor
 
 
-def scan(root: Path) -> Tree:
-    """List what `root` holds: one file, or a folder with everything below it."""
+def scan(root: Path, exclusion: Exclusion | None = None) -> Tree:
+    """List what `root` holds: one file, or a folder with everything below it but what is excluded."""
     try:
         found = root.lstat()
     except (FileNotFoundError, NotADirectoryError) as err:
         raise NotFound("nothing to seal there", why=str(root), hint="name a file or folder that exists") from err
     except OSError as err:
         raise _unreadable(str(root), err) from err
-    if stat.S_ISREG(found.st_mode):
-        names.check_path(root.name)
-        return Tree(root, Layout.FILE, (_leaf(root.name, found),), ())
     if not stat.S_ISDIR(found.st_mode):
-        raise _special(str(root), found.st_mode)
+        leaf = (
+            _leaf(root.name, found) if stat.S_ISREG(found.st_mode) else _Walk(root.parent, None).other(root.name, found)
+        )
+        names.check_path(root.name)
+        return Tree(root, Layout.FILE, (leaf,), ())
     names.check_path(root.resolve().name)  # it is written into the manifest
-    leaves: list[Leaf] = []
-    empty: list[str] = []
-    _walk(root, "", leaves, empty)
-    if not leaves:
-        raise NotFound("nothing to seal there", why=f"{root} holds no file", hint="name a folder with files in it")
-    leaves.sort(key=lambda item: item.path)
-    empty.sort()
+    walk = _Walk(root, exclusion)
+    walk.down("")
+    if not walk.leaves:
+        why = f"{root} holds no file" + f" but {walk.num_excluded} excluded entries" * bool(walk.num_excluded)
+        raise NotFound("nothing to seal there", why=why, hint="name a folder with files in it")
+    leaves, empty = sorted(walk.leaves, key=lambda item: item.path), sorted(walk.empty)
     names.check_paths([item.path for item in leaves] + empty)
     return Tree(root, Layout.FOLDER, tuple(leaves), tuple(empty))
 
@@ -101,26 +110,66 @@ def scan(root: Path) -> Tree:
 def check_unchanged(descriptor: int, leaf: Leaf) -> None:
     """Raise ConflictError if the open file is no longer the one that was listed."""
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or _leaf(leaf.path, found) != leaf:
+    if not stat.S_ISREG(found.st_mode) or _leaf(leaf.path, found).identity != leaf.identity:
         raise _changed(leaf.path)
 
 
-def _walk(root: Path, prefix: str, leaves: list[Leaf], empty: list[str]) -> None:
-    if prefix.count("/") >= MAX_FOLDER_DEPTH:
-        raise LimitExceeded("folders nested too deeply", why=f"{prefix!r:.80}, limit {MAX_FOLDER_DEPTH}")
-    listed = _list(root / prefix if prefix else root)
-    for name, found in listed:
-        path = f"{prefix}/{name}" if prefix else name
-        if stat.S_ISDIR(found.st_mode):
-            _walk(root, path, leaves, empty)
-        elif stat.S_ISREG(found.st_mode):
-            leaves.append(_leaf(path, found))
-        else:
-            raise _special(path, found.st_mode)
-        if len(leaves) > MAX_FILES or len(empty) > MAX_FILES:
-            raise LimitExceeded("too many files", why=f"more than {MAX_FILES:,}", hint="pack them: parquet or jsonl")
-    if not listed and prefix:
-        empty.append(prefix)
+class _Walk:
+    """One look through a folder."""
+
+    def __init__(self, root: Path, exclusion: Exclusion | None) -> None:
+        self.leaves: list[Leaf] = []
+        self.empty: list[str] = []
+        self.num_excluded = 0
+        self._root = root
+        self._exclusion = exclusion
+        self._real = root.resolve()
+        self._tree = (self._real, *_blobs(self._real))
+
+    def down(self, prefix: str) -> None:
+        """List a folder of the tree and everything below it."""
+        if prefix.count("/") >= MAX_FOLDER_DEPTH:
+            raise LimitExceeded("folders nested too deeply", why=f"{prefix!r:.80}, limit {MAX_FOLDER_DEPTH}")
+        listed = _list(self._root / prefix if prefix else self._root)
+        for name, found in listed:
+            path = f"{prefix}/{name}" if prefix else name
+            is_folder = stat.S_ISDIR(found.st_mode)
+            if self._exclusion is not None and self._exclusion(path, is_folder=is_folder):
+                self.num_excluded += 1
+                continue
+            if is_folder:
+                self.down(path)
+            else:
+                self.leaves.append(_leaf(path, found) if stat.S_ISREG(found.st_mode) else self.other(path, found))
+            if len(self.leaves) > MAX_FILES or len(self.empty) > MAX_FILES:
+                raise LimitExceeded(
+                    "too many files", why=f"more than {MAX_FILES:,}", hint="pack them: parquet or jsonl"
+                )
+        if not listed and prefix:
+            self.empty.append(prefix)
+
+    def other(self, path: str, found: os.stat_result) -> Leaf:
+        """Return what a link leads to (rule 1); refuse anything else that is no file."""
+        if not stat.S_ISLNK(found.st_mode):
+            raise _special(path)
+        link = self._real / path
+        try:
+            place = Path(os.path.normpath(link.parent / link.readlink()))
+            target = place.lstat()
+        except OSError as err:
+            raise _link_refused(path, err.strerror or "it leads nowhere") from err
+        if not any(place.is_relative_to(top) for top in self._tree):
+            raise _link_refused(path, f"it leads out of the tree, to {place!s:.120}")
+        if not stat.S_ISREG(target.st_mode) or place.parent.resolve() != place.parent:
+            raise _link_refused(path, f"it does not lead to a file: {place!s:.120}")
+        return replace(_leaf(path, target), place=place)
+
+
+def _blobs(folder: Path) -> Iterator[Path]:
+    """Yield where a hub's cache keeps the files of the snapshot that a folder is or lies in."""
+    for place in (folder, *folder.parents):
+        if place.name == "snapshots" and _HUB_ENTRY.match(place.parent.name):
+            yield place.parent / "blobs"
 
 
 def _list(folder: Path) -> list[tuple[str, os.stat_result]]:
@@ -137,12 +186,15 @@ def _leaf(path: str, found: os.stat_result) -> Leaf:
     return Leaf(path, found.st_size, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
-def _special(path: str, mode: int) -> FormatError:
-    if stat.S_ISLNK(mode):
-        return FormatError("symbolic link refused", why=f"{path!r:.120}", hint="copy the folder with: cp -rL FROM TO")
+def _special(path: str) -> FormatError:
     return FormatError(
-        "not a regular file", why=f"{path!r:.120} is a pipe, socket or device", hint="seal a copy without it"
+        "not a regular file", why=f"{path!r:.120} is a pipe, socket or device", hint="leave it out: --exclude PATTERN"
     )
+
+
+def _link_refused(path: str, why: str) -> FormatError:
+    hint = "copy the folder with: cp -rL FROM TO; or leave the link out: --exclude PATTERN"
+    return FormatError("symbolic link refused", why=f"{path!r:.120}: {why}", hint=hint)
 
 
 def _changed(why: str) -> ConflictError:

@@ -48,6 +48,26 @@ def test_seal_and_open(place: Path, capsys: Printed) -> None:
     assert bundle["mediaType"].startswith("application/vnd.dev.sigstore.bundle")
 
 
+def test_what_is_excluded_is_not_sealed(place: Path, capsys: Printed) -> None:
+    """Patterns leave files out, a hub's snapshot is sealed through its links, and two files' tensors are told apart."""
+    snapshot = place / "models--org--name" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "blobs").mkdir()
+    (snapshot.parent.parent / "blobs" / "aa").write_bytes(small_model())
+    for name in ("a.safetensors", "b.safetensors"):
+        (snapshot / name).symlink_to("../../blobs/aa")
+    (snapshot / "old.pt").write_bytes(b"x")
+    assert run(["seal", str(snapshot), "-o", "store"]) == 1
+    assert "pickle refused" in capsys.readouterr().err
+    digest = sealed(capsys, "--exclude", "*.pt", path=str(snapshot))
+    assert run(["open", digest, "--from", "store", "-o", "again"]) == 0
+    assert {path.name for path in (place / "again").iterdir()} == {"a.safetensors", "b.safetensors"}
+    capsys.readouterr()
+    assert run(["artifact", "show", digest, "--from", "store", "--tensors"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("scale  in a.safetensors") == shown.count("scale  in b.safetensors") == 1
+
+
 def test_open_fails_clean(place: Path, capsys: Printed) -> None:
     """A changed shard gives exit code 3, three lines and nothing at PATH."""
     digest = sealed(capsys)

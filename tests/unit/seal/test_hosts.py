@@ -206,7 +206,7 @@ def moody(root: Path, moods: list[bytes]) -> Iterator[str]:
                 name = request.split()[1].decode().lstrip("/")
                 asked[name] += 1
                 mood = moods[asked[name] - 1] if asked[name] <= len(moods) else b""
-                connection.sendall(mood or reply(store.read(name, 10**9)))
+                connection.sendall(mood.replace(b"@LATER@", later(40).encode()) or reply(store.read(name, 10**9)))
 
     with listening(serve) as url:
         yield url
@@ -227,7 +227,7 @@ def later(seconds: int) -> str:
         ([ABSENT, ABSENT], 0),
         ([reply(b"", status="503 Service Unavailable")] * 7, 20),
         ([reply(b"", status="429 Too Many Requests", more="Retry-After: 13\r\n")], 13),
-        ([reply(b"", status="503 Slow Down", more=f"Retry-After: {later(40)}\r\n")], 30),
+        ([reply(b"", status="503 Slow Down", more="Retry-After: @LATER@\r\n")], 30),
         ([reply(b"<Error><Code>SlowDown</Code></Error>", status="500 Internal Server Error")] * 6, 10),
         ([reply(b"", status="500 Internal Server Error")] * 3, 0),
         ([ABSENT, reply(b"", status="503 Service Unavailable"), reply(b"", status="502 Bad Gateway")], 0),

@@ -32,28 +32,40 @@ MAX_JOBS = 64  # stannary.seal.reader.MAX_JOBS, not imported for --help
     "--jobs", type=click.IntRange(1, MAX_JOBS), help="Shards at once (default: 8 to a bucket, 2 to a folder)."
 )
 @click.option("--shard-bytes", type=int, default=8 * 1024 * 1024, show_default=True, help="Largest shard.")
+@click.option(
+    "--exclude", "patterns", multiple=True, metavar="PATTERN", help="Leave out what matches, as in .gitignore."
+)
 @click.option("--sign-model/--no-sign-model", default=True, help="Add an OpenSSF model-signing bundle (default).")
 @click.option("--index/--no-index", "use_index", default=True, help="Refer to shards you sealed before (default).")
-def seal(out: Output, path: str, store: str, parent: str | None, use_index: bool, **options: object) -> int | None:
+def seal(
+    out: Output,
+    path: str,
+    store: str,
+    parent: str | None,
+    use_index: bool,
+    patterns: tuple[str, ...],
+    **options: object,
+) -> int | None:
     """Seal a safetensors file, model folder, parquet, jsonl or plain file.
 
     \b
     stannary seal model/ -o s3://bucket/models     prints sha256:...
     stannary open sha256:... --from s3://bucket/models -o model/
 
-    A broken run leaves no artifact; the same command goes on with what it had sent.
+    Left out: what PATH/.stannaryignore and --exclude match. Links are followed inside PATH, and from a hub's
+    snapshot to its blobs. A broken run leaves no artifact; the same command goes on with what it had sent.
     """
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
     from stannary.errors import UsageError
-    from stannary.seal import keystore, sealing, source, tree
+    from stannary.seal import exclude, keystore, sealing, source, tree
     from stannary.seal import open as open_artifact
     from stannary.seal.index import PrivateIndex
 
     if not path:  # an unset shell variable: the current folder with everything in it was not meant
         raise UsageError("PATH is empty", hint="name a file or folder; the current one is .")
     # Everything that can be wrong with the arguments is known before a key is made.
-    scanned = tree.scan(Path(path))
+    scanned = tree.scan(Path(path), exclude.read(Path(path), patterns))
     target = source.connect_store(store)
     _check_apart(scanned, target)
     older = artifact_digest(parent) if parent else None
@@ -75,6 +87,7 @@ def seal(out: Output, path: str, store: str, parent: str | None, use_index: bool
                 parent=open_artifact(older, store) if older else None,
                 index=index,
                 sign_model=bool(options["sign_model"]),
+                exclude=patterns,
                 progress=ByteProgress(out, "sealed", sum(leaf.size for leaf in scanned.leaves)),
             ),
         )
