@@ -95,7 +95,7 @@ def processes_with() -> Callable[[str], list[int]]:
     """Find processes on the host by a mark in their command line."""
 
     def find(mark: str) -> list[int]:
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
         return [int(line.split()[0]) for line in listed.splitlines()[1:] if mark in line]
 
     return find

@@ -64,6 +64,20 @@ X86_64_CALLS = {
     "fsopen": (430, 0, 0),
     "open_by_handle_at": (304, 0, 0, 0),
     "pidfd_getfd": (438, 0, 0, 0),
+    "statmount": (457, 0, 0, 0, 0),
+    "listmount": (458, 0, 0, 0, 0),
+    "open_tree_attr": (467, 0, 0, 0, 0),
+    "mount_setattr": (442, 0, 0, 0, 0, 0),
+    "fsconfig": (431, 0, 0, 0, 0, 0),
+    "fsmount": (432, 0, 0, 0),
+    "fspick": (433, 0, 0, 0),
+    "move_mount": (429, 0, 0, 0, 0, 0),
+    "process_vm_writev": (311, 1, 0, 0, 0, 0, 0),
+    "process_madvise": (440, 0, 0, 0, 0, 0),
+    "kcmp": (312, 1, 1, 0, 0, 0),
+    "io_uring_register": (427, 0, 0, 0, 0),
+    "cachestat": (451, 0, 0, 0, 0),
+    "memfd_secret": (447, 0),
     "personality": (135, 0x0040000),
     "syslog": (103, 3, 0, 0),
     "reboot": (169, 0, 0, 0, 0),
@@ -94,6 +108,162 @@ report(seen)
     assert report.pop("subprocess") == "x"
     assert report.pop("clone3") == errno.ENOSYS
     assert report == dict.fromkeys(X86_64_CALLS, errno.EPERM)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of this list are those of x86_64")
+def test_calls_newer_than_the_filter(attempt: Attempt) -> None:
+    """A call that a later kernel adds does not exist in here."""
+    report = attempt(job(CALLS + "\nreport([call(number, 0, 0, 0) for number in (470, 471, 480, 600, 5000)])")).json
+    assert report == [errno.ENOSYS] * 5
+
+
+def test_no_host_path_is_told(attempt: Attempt, tmp_path: Path) -> None:
+    """Where a job's files lie on the host is in no list of mounts, its own or the first process's."""
+    (tmp_path / "f").write_text("x")
+    texts = attempt(
+        job(
+            """
+            import os
+            names = ("mountinfo", "mounts", "mountstats", "maps", "environ", "cgroup", "task/1/mountinfo", "net/unix")
+            texts = {"/job/f": open("/job/f").read()}
+            for pid in ("1", "self", str(os.getpid())):
+                for name in names:
+                    try:
+                        texts[f"{pid}/{name}"] = open(f"/proc/{pid}/{name}").read()
+                    except OSError:
+                        pass
+            texts["1/cmdline"] = open("/proc/1/cmdline").read()
+            report(texts)
+            """
+        ),
+        mounts=(Mount(tmp_path, "/job"),),
+    ).json
+    assert texts["/job/f"] == "x"
+    assert (texts["self/mountinfo"], texts["1/mountinfo"], texts["self/mounts"]) == ("", "", "")
+    assert [name for name, text in texts.items() if str(tmp_path) in text or tmp_path.name in text] == []
+
+
+MASKED = [
+    "keys", "key-users", "timer_list", "slabinfo", "vmallocinfo", "iomem", "ioports", "kallsyms", "kcore", "kmsg",
+    "modules", "pagetypeinfo", "buddyinfo", "zoneinfo", "kpagecount", "kpageflags", "kpagecgroup", "sysrq-trigger",
+    "interrupts", "softirqs", "sched_debug", "schedstat", "cmdline", "diskstats", "partitions", "swaps", "locks",
+    "config.gz", "mtrr", "dma", "latency_stats", "cgroups",
+]  # fmt: skip
+
+
+def test_the_kernels_own_files_are_masked(attempt: Attempt) -> None:
+    """What /proc and /sys say of the host's kernel, memory, devices and other work is not there to be read."""
+    report = attempt(
+        job(
+            f"""
+            import os
+            def read(path):
+                try:
+                    return len(open(path, "rb").read(64))
+                except OSError:
+                    return 0
+            folders = ["/proc/" + n for n in "acpi bus driver fs irq scsi tty sysvipc pressure".split()]
+            folders += ["/sys", "/sys/firmware", "/sys/kernel", "/sys/kernel/debug"]
+            report([[n for n in {MASKED!r} if read("/proc/" + n)],
+                    [p for p in folders if os.path.isdir(p) and os.listdir(p)],
+                    sorted(n for n in os.listdir("/proc") if not n.isdigit() and read("/proc/" + n)),
+                    read("/proc/self/stat") > 0])
+            """
+        )
+    ).json
+    assert report[:2] == [[], []]
+    assert report[2] == ["cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "uptime", "version", "vmstat"]
+    assert report[3]
+
+
+def test_a_job_is_no_root_on_the_host(sandbox: Sandbox, processes_with: Callable[[str], list[int]]) -> None:
+    """Every process of a job has a user id of its own on the host, and none of its groups, also under a root agent."""
+    mark = f"stannary-uid-{os.getpid()}"
+    text = "import time; print(1, flush=True); time.sleep(600)"
+    with sandbox.start(Command((sys.executable, "-I", "-S", "-c", text, mark), mounts=interpreter_mounts())) as running:
+        assert running.stdout.readline() == b"1\n"
+        (job_pid,) = processes_with(mark)
+        status = Path(f"/proc/{job_pid}/status").read_text()
+        first = Path(f"/proc/{job_pid}/status").read_text().partition("PPid:\t")[2].partition("\n")[0]
+        for text in (status, Path(f"/proc/{first}/status").read_text()):
+            fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            ids = {int(number) for name in ("Uid", "Gid") for number in fields[name].split()}
+            assert 0 not in ids
+            assert len(ids) == 1 or os.geteuid() != 0
+            assert fields["Groups"].strip() in ("", str(os.getgid()) if os.geteuid() else "")
+            assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+
+
+def test_closed_folders_are_shown(attempt: Attempt, tmp_path: Path) -> None:
+    """A job sees its files although the node's folders, and the files in them, are closed to everybody else."""
+    inner = tmp_path / "job"
+    inner.mkdir(mode=0o700)
+    (inner / "f").write_text("mine")
+    (inner / "f").chmod(0o600)
+    tmp_path.chmod(0o700)
+    report = attempt(
+        job("import os\nreport([open('/job/f').read(), os.stat('/job/f').st_uid == os.getuid()])"),
+        mounts=(Mount(inner, "/job"),),
+    ).json
+    assert report == ["mine", True]
+
+
+def test_pipes_of_the_job_are_its_own(attempt: Attempt) -> None:
+    """`> /dev/stderr` and `> /dev/stdout` work, whoever the agent is."""
+    report = attempt(job("open('/dev/stderr', 'w').write('said')\nopen('/dev/stdout', 'w').write('')\nreport(1)"))
+    assert (report.json, report.err) == (1, "said")
+
+
+def test_the_first_process_is_out_of_reach(attempt: Attempt) -> None:
+    """The job can neither stop nor look into the process that guards it."""
+    report = attempt(
+        job(
+            """
+            import os, signal
+            for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                try:
+                    os.kill(1, number)
+                except OSError:
+                    pass
+            def tried(what, path):
+                try:
+                    return bool(what(path))
+                except OSError:
+                    return False
+            names = ("environ", "mem", "maps", "auxv", "stack")
+            won = [n for n in names if tried(lambda p: open(p, "rb").read(1), f"/proc/1/{n}")]
+            won += [n for n in ("fd", "ns", "root", "cwd", "map_files") if tried(os.listdir, f"/proc/1/{n}/")]
+            report([won, os.path.exists("/proc/1")])
+            """
+        )
+    ).json
+    assert report == [[], True]
+
+
+def test_inodes_end_within_the_jobs_memory(attempt: Attempt, residue: Callable[[], list[str]]) -> None:
+    """Empty files without end are the job's own memory: it ends, the machine has as many files as before."""
+    before = os.statvfs("/").f_favail
+    report = attempt(
+        job(
+            """
+            import os
+            n = 0
+            for place in ("/tmp", "/dev/shm"):
+                try:
+                    while n < 2_000_000:
+                        os.close(os.open(f"{place}/{n}", os.O_CREAT | os.O_WRONLY))
+                        n += 1
+                except OSError:
+                    pass
+            report(n)
+            """
+        ),
+        limits=Limits(64 * MIB),
+    )
+    assert report.usage.peak_memory_bytes <= 64 * MIB
+    assert report.code != 0 or report.json < 2_000_000
+    assert abs(os.statvfs("/").f_favail - before) < 10_000
+    assert residue() == []
 
 
 def test_socket_families(attempt: Attempt) -> None:

@@ -209,7 +209,7 @@ PRY = """
 import ctypes, glob, json, os, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
 parents, pid = [], os.getppid()
-while pid > 1:
+while pid > 0:
     parents.append(pid)
     pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
 FRAME = struct.pack(">I", 27) + b'{"output":"evil","size":1}x' + struct.pack(">Q", 1) + b"x"
@@ -258,7 +258,7 @@ def test_a_command_reaches_nothing_of_its_worker(node: Node) -> None:
     """Neither /proc nor any call gives a command the pipes its worker signs by, whatever numbers they have."""
     reply = node.run("exec python pry.py", "out.txt", files={"pry.py": PRY.encode()})
     num_parents, won = json.loads(node.output(reply, "out.txt"))
-    assert num_parents >= 1
+    assert num_parents >= 2
     assert won == []
     assert [item.name for item in reply.outputs] == ["out.txt"]
 

@@ -43,6 +43,16 @@ def test_the_fallback_is_private_and_said(parts: dict[str, object]) -> None:
         choice.choose("shared", told.append)
 
 
+def test_roots_own_id(parts: dict[str, object]) -> None:
+    """A sandbox that leaves a job root's user id says so, is told to a private market and refused by a shared one."""
+    parts["bubblewrap"] = bubblewrap.Bubblewrap("/usr/bin/bwrap", (0, 8, 0), None, leaves_root=False)
+    told: list[str] = []
+    assert choice.choose("private", told.append).describe() == "bubblewrap-0.8.0+seccomp+rlimits+root"
+    assert "root's user id" in told[0]
+    with pytest.raises(EnvironmentProblem, match="root's user id"):
+        choice.choose("shared", told.append)
+
+
 def test_no_control_group(parts: dict[str, object]) -> None:
     """Without control groups a private market is told, a shared one refused."""
     parts["group"] = None

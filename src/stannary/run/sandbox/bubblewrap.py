@@ -20,6 +20,10 @@ And three more found here:
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import dataclasses
+import json
 import os
 import re
 import shutil
@@ -29,12 +33,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.errors import EnvironmentProblem
-from stannary.run.sandbox import process, seccomp
+from stannary.run.sandbox import process, seccomp, unprivileged
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import INTERPRETER, Command, Mount
+from stannary.run.sandbox.contract import INTERPRETER, Command, Mount, Sandbox
 from stannary.run.sandbox.process import SandboxedProcess
+from stannary.run.sandbox.unprivileged import Stage
 
 JOB_UID = 65534
+INSIDE = Path(__file__).with_name("inside.py")
+# What programs ask about the machine and themselves; all else in /proc is of the host's kernel and other people's work.
+SHOWN_IN_PROC = frozenset({
+    "cpuinfo", "filesystems", "loadavg", "meminfo", "mounts", "net", "self", "stat", "sys", "thread-self", "uptime",
+    "version", "vmstat",
+})  # fmt: skip
 HOSTNAME = "job"
 PROBE_TIMEOUT_S = 20.0
 DISABLE_USERNS_SINCE = (0, 8, 0)
@@ -49,37 +60,45 @@ class Bubblewrap:
     program: str
     version: tuple[int, ...]
     hierarchy: Hierarchy | None
+    leaves_root: bool = True  # where the agent is root (unprivileged.py)
 
     def describe(self) -> str:
         """Name the parts in force."""
         version = ".".join(str(part) for part in self.version)
-        return f"bubblewrap-{version}+seccomp+{self.hierarchy.name if self.hierarchy else 'rlimits'}"
+        root = "" if self.leaves_root else "+root"
+        return f"bubblewrap-{version}+seccomp+{self.hierarchy.name if self.hierarchy else 'rlimits'}{root}"
 
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside (contract.py: stay in the calling thread while it shall live)."""
-        with process.as_file(seccomp.program(seccomp.this_machine())) as filter_file:
-            options = "\0".join(self._options(command, filter_file.fileno())) + "\0"
-            with process.as_file(options.encode()) as options_file:
-                argv = [self.program, "--args", str(options_file.fileno()), "--", *command.argv]
-                fds = (filter_file.fileno(), options_file.fileno())
-                return process.start(argv, command, self.hierarchy, fds)
+        wanted = with_interpreter(command)
+        with contextlib.ExitStack() as stack:
+            stage = Stage(wanted.mounts)
+            if self.leaves_root:
+                stage = stack.enter_context(unprivileged.staged(wanted, leave=True))
+            plan_file = stack.enter_context(process.as_file(json.dumps(inside_plan(command)).encode()))
+            options = "\0".join(self._options(command, stage.mounts)) + "\0"
+            options_file = stack.enter_context(process.as_file(options.encode()))
+            inner = [sys.executable, "-I", "-S", str(INSIDE), str(plan_file.fileno())]
+            argv = [*stage.prefix, self.program, "--args", str(options_file.fileno()), "--", *inner]
+            fds = (plan_file.fileno(), options_file.fileno(), *stage.fds())
+            return process.start(argv, command, self.hierarchy, fds)
 
-    def _options(self, command: Command, filter_fd: int) -> list[str]:
+    def _options(self, command: Command, mounts: tuple[Mount, ...]) -> list[str]:
         limits = command.limits
-        options = [*_root_options(), "--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
+        options = [*_root_options(), "--proc", "/proc", *_proc_masks(), "--remount-ro", "/proc", "--dev", "/dev"]
         options += ["--size", str(limits.shm_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108 - inside the sandbox
         options += ["--remount-ro", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
-        for mount in command.mounts:
+        for mount in mounts:
             options += ["--ro-bind", str(mount.source), mount.target]
         options += ["--symlink", str(Path(sys.prefix).resolve()), INTERPRETER]
         options += ["--unshare-all", "--unshare-user"]
         if self.version >= DISABLE_USERNS_SINCE:
             options.append("--disable-userns")
         options += ["--uid", str(JOB_UID), "--gid", str(JOB_UID), "--hostname", HOSTNAME, "--clearenv"]
-        for name, value in sorted(command.environment.items()):
-            options += ["--setenv", name, value]
-        options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--chdir", command.workdir]
-        return [*options, "--remount-ro", "/", "--seccomp", str(filter_fd)]
+        options += ["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+        for capability in ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETPCAP"):  # inside.py needs them and drops them
+            options += ["--cap-add", capability]
+        return [*options, "--chdir", "/", "--remount-ro", "/"]
 
 
 def find(hierarchy: Hierarchy | None) -> Bubblewrap | None:
@@ -91,8 +110,10 @@ def find(hierarchy: Hierarchy | None) -> Bubblewrap | None:
     match = re.search(rb"(\d+)\.(\d+)\.(\d+)", asked.stdout)
     if match is None:
         return None
-    found = Bubblewrap(program, tuple(int(part) for part in match.groups()), hierarchy)
-    return found if _works(found) else None
+    version = tuple(int(part) for part in match.groups())
+    ways = (True, False) if unprivileged.is_needed() else (True,)
+    made = (Bubblewrap(program, version, hierarchy, leaves_root) for leaves_root in ways)
+    return next((sandbox for sandbox in made if works(sandbox)), None)
 
 
 def interpreter_mounts() -> tuple[Mount, ...]:
@@ -110,13 +131,49 @@ def interpreter_mounts() -> tuple[Mount, ...]:
     return tuple(Mount(path, str(path)) for path in outside)
 
 
-def _works(sandbox: Bubblewrap) -> bool:
+def with_interpreter(command: Command) -> Command:
+    """Return a command that also sees the interpreter, by which its sandbox is finished inside."""
+    seen = {mount.target for mount in command.mounts}
+    own = tuple(mount for mount in interpreter_mounts() if mount.target not in seen)
+    return dataclasses.replace(command, mounts=(*own, *command.mounts))
+
+
+def inside_plan(command: Command) -> dict[str, object]:
+    """Return what inside.py does for a command."""
+    return {
+        "argv": list(command.argv),
+        "environment": dict(command.environment),
+        "workdir": command.workdir,
+        "inherited_fds": list(command.inherited_fds),
+        "filter": base64.b64encode(seccomp.program(seccomp.this_machine())).decode(),
+        "uid": None,
+    }
+
+
+def works(sandbox: Sandbox) -> bool:
     """Start `true` inside: kernels and containers forbid user namespaces in more ways than can be asked."""
     try:
         with sandbox.start(Command(("/usr/bin/true",))) as running:
             return running.wait(PROBE_TIMEOUT_S) == 0
     except EnvironmentProblem:
         return False
+
+
+def masked_in_proc() -> tuple[list[str], list[str]]:
+    """Return the directories and the files of /proc that a job does not see."""
+    hidden = [path for path in Path("/proc").iterdir() if not path.name.isdigit() and path.name not in SHOWN_IN_PROC]
+    directories = sorted(str(path) for path in hidden if path.is_dir())
+    return directories, sorted(str(path) for path in hidden if not path.is_dir())
+
+
+def _proc_masks() -> list[str]:
+    directories, files = masked_in_proc()
+    options: list[str] = []
+    for name in directories:
+        options += ["--size", "4096", "--tmpfs", name, "--remount-ro", name]
+    for name in files:
+        options += ["--ro-bind", "/dev/null", name]  # bound without devices: opening it is refused
+    return options
 
 
 def _root_options() -> list[str]:

@@ -14,6 +14,7 @@ from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import Sandbox
 
 SHARED = "shared"
+ROOT_HINT = "run the agent as a user of its own, or allow unprivileged user namespaces"
 INSTALL_HINT = "install bubblewrap (for example: apt-get install bubblewrap)"
 
 Tell = Callable[[str], None]
@@ -41,8 +42,16 @@ def choose(profile: str, tell: Tell) -> Sandbox:
     else:
         hierarchy.sweep()
     strongest = bubblewrap.find(hierarchy)
-    if strongest is not None:
+    if strongest is not None and (strongest.leaves_root or profile != SHARED):
+        if not strongest.leaves_root:
+            tell(f"jobs keep root's user id here ({strongest.describe()}): {ROOT_HINT}")
         return strongest
+    if strongest is not None:
+        raise EnvironmentProblem(
+            "jobs would keep root's user id here",
+            why="this kernel lets no other user make a sandbox",
+            hint=ROOT_HINT,
+        )
     if profile == SHARED:
         raise EnvironmentProblem("bubblewrap does not work here", why="a shared market needs it", hint=INSTALL_HINT)
     weaker = unshare.find(hierarchy)

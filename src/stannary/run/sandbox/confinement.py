@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stannary.run.sandbox import landlock, seccomp
+from stannary.run.sandbox import inside, landlock
 from stannary.run.sandbox.contract import INTERPRETER
 
 _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x02000000, 0x04000000, 0x08000000
@@ -32,49 +32,65 @@ _FLAGS = _NEW_NS | _NEW_USER | _NEW_PID | _NEW_NET | _NEW_IPC | _NEW_UTS | _NEW_
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-_SECCOMP_MODE_FILTER = 2
-_NUM_CAPABILITIES = 64
+_PR_SET_PDEATHSIG = 1
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 JOB_ID = 65534
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _ROOT_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ROOT_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
-_PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")  # noqa: S108 - covered by our own tmpfs first
-_EXIT_SETUP_FAILED = 125
+_OWNED = f"mode=0700,uid={JOB_ID},gid={JOB_ID}"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(plan_fd: int) -> int:
-    """Set everything up and return the job's exit code."""
+def main(plan_fd: int, uid: int | None) -> int:
+    """Set everything up and return the job's exit code; `uid` is the job's user where the agent is root."""
     with os.fdopen(plan_fd, "rb") as file:
         plan = json.loads(file.read())
-    _call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
-    uid, gid = os.geteuid(), os.getegid()
-    _call(_libc.unshare(_FLAGS), "new namespaces")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{JOB_ID} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{JOB_ID} {gid} 1")
+    inside.call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
+    _make_namespaces(uid)
     first = os.fork()
     if first != 0:
-        return _exit_code(os.waitpid(first, 0)[1])
-    _call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
+        code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+        return code if code >= 0 else 128 - code
+    inside.call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
     _make_root(plan)
-    job = os.fork()
-    if job == 0:
-        _become(plan)
-    while True:  # as process 1: adopt and reap what the job leaves, end when the job itself ends
-        pid, status = os.wait()
-        if pid == job:
-            return _exit_code(status)
+    plan["uid"] = None if uid is None else JOB_ID
+    return inside.run(plan, _fence if plan["landlock"] else None)
+
+
+def _fence() -> None:
+    landlock.restrict(("/",), ("/tmp", "/dev/shm", "/dev/null", "/proc/self"))  # noqa: S108 - inside the sandbox
+
+
+def _make_namespaces(uid: int | None) -> None:
+    """Make them; root keeps its id in the new one until the root directory stands (inside.py leaves it)."""
+    if uid is None:
+        own_uid, own_gid = os.geteuid(), os.getegid()
+        inside.call(_libc.unshare(_FLAGS), "new namespaces")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{JOB_ID} {own_uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{JOB_ID} {own_gid} 1")
+        return
+    ready_in, ready_out = os.pipe()
+    outside = os.fork()  # two ids are mapped by a process that stayed outside
+    if outside == 0:
+        os.read(ready_in, 1)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{os.getppid()}/{name}").write_text(f"0 0 1\n{JOB_ID} {uid} 1\n")
+        os._exit(0)
+    inside.call(_libc.unshare(_FLAGS), "new namespaces")
+    os.write(ready_out, b"x")
+    if os.waitpid(outside, 0)[1] != 0:
+        inside.fail("the job's user cannot be mapped")
+    os.close(ready_in)
+    os.close(ready_out)
 
 
 def _make_root(plan: dict[str, Any]) -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
-    root = _place([source for source, _ in plan["mounts"]])
+    root = Path(plan["place"])
     _mount("tmpfs", str(root), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
     _bind("/usr", root / "usr")
     for name in _ROOT_LINKS:
@@ -87,30 +103,25 @@ def _make_root(plan: dict[str, Any]) -> None:
             _bind(name, root / name.lstrip("/"))
     # /tmp before the mounts: an interpreter or checkout below the host's /tmp is shown inside ours.
     _make_directory(root / "tmp")
-    _mount("tmpfs", str(root / "tmp"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={plan['tmp_bytes']},mode=0700")
+    _mount("tmpfs", str(root / "tmp"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={plan['tmp_bytes']},{_OWNED}")
     for source, target in plan["mounts"]:
         _bind(source, root / target.lstrip("/"))
     _make_devices(root, plan["shm_bytes"])
     _make_directory(root / "proc")
     _mount("proc", str(root / "proc"), "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY, "")
+    for name in plan["masked_directories"]:
+        _mount("tmpfs", str(root / name.lstrip("/")), "tmpfs", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "size=4k,mode=0555")
+    for name in plan["masked_files"]:
+        _bind("/dev/null", root / name.lstrip("/"))
     (root / INTERPRETER.lstrip("/")).symlink_to(plan["interpreter"])
     _make_directory(root / ".old")
     os.chdir(root)
     number = _PIVOT_ROOT[os.uname().machine]
-    _call(_libc.syscall(number, b".", b".old"), "pivot_root")
+    inside.call(_libc.syscall(number, b".", b".old"), "pivot_root")
     os.chdir("/")
-    _call(_libc.umount2(b"/.old", _MNT_DETACH), "leave the old root")
+    inside.call(_libc.umount2(b"/.old", _MNT_DETACH), "leave the old root")
     Path("/.old").rmdir()
     _mount("none", "/", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "")
-
-
-def _place(sources: list[str]) -> Path:
-    """Return a directory to build the root on: covering it must not cover what is to be bound."""
-    for name in _PLACES:
-        if Path(name).is_dir() and not any(Path(source).is_relative_to(name) for source in sources):
-            return Path(name)
-    sys.stderr.write("sandbox: no directory to build a root on\n")
-    os._exit(_EXIT_SETUP_FAILED)
 
 
 def _make_devices(root: Path, shm_bytes: int) -> None:
@@ -122,58 +133,14 @@ def _make_devices(root: Path, shm_bytes: int) -> None:
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         (root / "dev" / name).symlink_to(f"/proc/self/{target}")
     _make_directory(root / "dev/shm")
-    _mount("tmpfs", str(root / "dev/shm"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={shm_bytes},mode=0700")
+    _mount("tmpfs", str(root / "dev/shm"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={shm_bytes},{_OWNED}")
     _mount("none", str(root / "dev"), "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID, "")
-
-
-def _become(plan: dict[str, Any]) -> None:
-    """Give up everything, then become the job; never returns."""
-    os.setsid()
-    os.chdir(plan["workdir"])
-    for number in range(_NUM_CAPABILITIES):
-        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # EINVAL past the last one this kernel has
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    _drop_capabilities()
-    if plan["landlock"]:
-        landlock.restrict(("/",), ("/tmp", "/dev/shm", "/dev/null", "/proc/self"))  # noqa: S108 - inside the sandbox
-    _call(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
-    _close_all_but({0, 1, 2, *plan["inherited_fds"]})
-    _filter_calls()
-    os.execve(plan["argv"][0], plan["argv"], plan["environment"])  # noqa: S606 - the job, where it belongs
-
-
-def _drop_capabilities() -> None:
-    header = ctypes.create_string_buffer((0x20080522).to_bytes(4, sys.byteorder) + bytes(4), 8)  # version 3, self
-    nothing = ctypes.create_string_buffer(bytes(24), 24)
-    _call(_libc.capset(header, nothing), "drop capabilities")
-
-
-def _filter_calls() -> None:
-    program = seccomp.program(seccomp.this_machine())
-    lines = ctypes.create_string_buffer(program, len(program))
-
-    class Program(ctypes.Structure):  # struct sock_fprog
-        _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_void_p))
-
-    described = Program(len(program) // 8, ctypes.addressof(lines))
-    _call(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0), "filter calls")
-
-
-def _close_all_but(kept: set[int]) -> None:
-    for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if fd in kept:
-            os.set_inheritable(fd, True)
-            continue
-        try:
-            os.close(fd)
-        except OSError:
-            continue  # the descriptor of the listing itself, closed by now
 
 
 def _bind(source: str, target: Path) -> None:
     if Path(source).is_dir():
         _make_directory(target)
-    else:
+    elif not target.exists():
         _make_directory(target.parent)
         target.touch()
     _mount(source, str(target), "", _MS_BIND | _MS_REC, "")
@@ -188,20 +155,9 @@ def _make_directory(path: Path) -> None:
 
 def _mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
     result = _libc.mount(source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None)
-    _call(result, f"mount {target}")
-
-
-def _call(result: int, what: str) -> None:
-    if result != 0:
-        sys.stderr.write(f"sandbox: {what}: {os.strerror(ctypes.get_errno())}\n")
-        sys.stderr.flush()
-        os._exit(_EXIT_SETUP_FAILED)
-
-
-def _exit_code(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    inside.call(result, f"mount {target}")
 
 
 if __name__ == "__main__":
-    os._exit(main(int(sys.argv[1])))  # at once: nothing of the interpreter's own is left to do
+    job_uid = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    os._exit(main(int(sys.argv[1]), job_uid))  # at once: nothing of the interpreter's own is left to do

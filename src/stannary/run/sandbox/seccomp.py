@@ -1,6 +1,6 @@
 """A seccomp filter as classic BPF bytes, made here so that no C library is needed.
 
-The filter answers four kinds of call and lets every other pass:
+The filter answers five kinds of call and lets every other pass:
 1. Calls a computing job never needs and kernel bugs are found in (io_uring, bpf, perf, keyrings,
    userfaultfd), that leave the sandbox (mounts, namespaces, handles) or look into other processes:
    EPERM. bubblewrap filters nothing by itself: without this they reached the kernel (measured).
@@ -9,6 +9,7 @@ The filter answers four kinds of call and lets every other pass:
 3. `socket` of any family but UNIX, INET and INET6: EPERM. A network namespace does *not* cover
    AF_VSOCK: on a cloud VM a job could speak to the hypervisor. AF_ALG, NETLINK and PACKET go too.
 4. Keystrokes pushed into a terminal (TIOCSTI, TIOCLINUX): EPERM.
+5. Calls newer than this list: ENOSYS, which programs know from older kernels.
 A call of another architecture (32-bit entry on a 64-bit kernel, x32) kills the process: its numbers
 mean other calls. seccomp(2), linux/filter.h, linux/seccomp.h.
 """
@@ -72,10 +73,21 @@ _REFUSED_EVERYWHERE = {
     "fsmount": 432,
     "fspick": 433,
     "pidfd_getfd": 438,
+    "process_madvise": 440,
     "mount_setattr": 442,
     "quotactl_fd": 443,
+    "memfd_secret": 447,
+    "process_mrelease": 448,
+    "cachestat": 451,  # tells which pages of the node's files somebody else has read
+    "statmount": 457,  # what /proc/self/mountinfo hides (inside.py)
+    "listmount": 458,
+    "lsm_get_self_attr": 459,
+    "lsm_set_self_attr": 460,
+    "lsm_list_modules": 461,
     "open_tree_attr": 467,
 }
+# Calls were looked through up to this one (Linux 6.17); what a newer kernel adds is as if it were not there.
+_NEWEST_KNOWN = 469
 
 X86_64 = Machine(
     audit_arch=0xC000003E,
@@ -135,6 +147,8 @@ X86_64 = Machine(
         "kexec_file_load": 320,
         "bpf": 321,
         "userfaultfd": 323,
+        "uretprobe": 335,
+        "uprobe": 336,
     },
 )
 
@@ -216,6 +230,7 @@ def program(machine: Machine) -> bytes:
     lines.append(_load(_NUMBER_OFFSET))
     if machine.has_x32:
         lines += [_line(_JUMP_AT_LEAST, _X32_BIT, 0, 1), _return(_KILL_PROCESS)]
+    lines += [_line(_JUMP_AT_LEAST, _NEWEST_KNOWN + 1, 0, 1), _return(_ERRNO | _ENOSYS)]
     for number in sorted(machine.refused.values()):
         lines += [_line(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | _EPERM)]
     lines += [_line(_JUMP_EQUAL, machine.clone3, 0, 1), _return(_ERRNO | _ENOSYS)]

@@ -8,19 +8,18 @@ The parts inside are in confinement.py, which runs as the first process of the s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.errors import EnvironmentProblem
-from stannary.run.sandbox import landlock, process
-from stannary.run.sandbox.bubblewrap import interpreter_mounts
+from stannary.run.sandbox import landlock, process, unprivileged
+from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_interpreter, works
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import Command
+from stannary.run.sandbox.contract import Command, Mount
 from stannary.run.sandbox.process import SandboxedProcess
-
-PROBE_TIMEOUT_S = 20.0
+from stannary.run.sandbox.unprivileged import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,38 +28,46 @@ class Unshare:
 
     landlock_abi: int
     hierarchy: Hierarchy | None
+    leaves_root: bool = True  # where the agent is root (unprivileged.py)
 
     def describe(self) -> str:
         """Name the parts in force."""
         fence = f"+landlock{self.landlock_abi}" if self.landlock_abi else ""
-        return f"unshare{fence}+seccomp+{self.hierarchy.name if self.hierarchy else 'rlimits'}"
+        root = "" if self.leaves_root else "+root"
+        return f"unshare{fence}+seccomp+{self.hierarchy.name if self.hierarchy else 'rlimits'}{root}"
 
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside (contract.py: stay in the calling thread while it shall live)."""
-        with process.as_file(json.dumps(self._plan(command)).encode()) as plan:
+        wanted = with_interpreter(command)
+        with contextlib.ExitStack() as stack:
+            stage = Stage(wanted.mounts)
+            if self.leaves_root:
+                stage = stack.enter_context(unprivileged.staged(wanted, leave=False))
+            plan = stack.enter_context(process.as_file(json.dumps(self._plan(wanted, stage.mounts)).encode()))
             module = "stannary.run.sandbox.confinement"
-            argv = [sys.executable, "-I", "-m", module, str(plan.fileno())]
-            return process.start(argv, command, self.hierarchy, (plan.fileno(),))
+            argv = [*stage.prefix, sys.executable, "-I", "-m", module, str(plan.fileno())]
+            if stage.prefix:
+                argv.append("{uid}")
+            return process.start(argv, command, self.hierarchy, (plan.fileno(), *stage.fds()))
 
-    def _plan(self, command: Command) -> dict[str, object]:
+    def _plan(self, command: Command, mounts: tuple[Mount, ...]) -> dict[str, object]:
+        directories, files = masked_in_proc()
+        place = unprivileged.find_place(mount.source for mount in mounts)
         return {
-            "argv": list(command.argv),
-            "environment": dict(command.environment),
-            "mounts": [[str(mount.source), mount.target] for mount in command.mounts],
+            **inside_plan(command),
+            "mounts": [[str(mount.source), mount.target] for mount in mounts],
+            "place": str(place),
+            "masked_directories": directories,
+            "masked_files": files,
             "interpreter": str(Path(sys.prefix).resolve()),
-            "workdir": command.workdir,
             "tmp_bytes": command.limits.tmp_bytes,
             "shm_bytes": command.limits.shm_bytes,
-            "inherited_fds": list(command.inherited_fds),
             "landlock": self.landlock_abi > 0,
         }
 
 
 def find(hierarchy: Hierarchy | None) -> Unshare | None:
     """Return the sandbox if the kernel lets us make namespaces, else None."""
-    found = Unshare(landlock.abi(), hierarchy)
-    try:
-        with found.start(Command(("/usr/bin/true",), mounts=interpreter_mounts())) as running:
-            return found if running.wait(PROBE_TIMEOUT_S) == 0 else None
-    except EnvironmentProblem:
-        return None
+    ways = (True, False) if unprivileged.is_needed() else (True,)
+    made = (Unshare(landlock.abi(), hierarchy, leaves_root) for leaves_root in ways)
+    return next((sandbox for sandbox in made if works(sandbox)), None)
