@@ -323,9 +323,10 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
     if predicates.commitment_hash(made.node, _hex(made.salt, "salt"), made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
+    owners = [f"node:{made.node}", blobs.reader(made.job, made.node)]  # an output may be the bytes of an input
     for item in made.outputs:
         size = blobs.size_of(connection, item.digest)
-        if size != item.size_bytes or not blobs.may_have(connection, item.digest, [f"node:{made.node}"]):
+        if size != item.size_bytes or not blobs.may_have(connection, item.digest, owners):
             raise ConflictError(
                 "an output is not stored",
                 why=f"{item.name}: {item.digest}",

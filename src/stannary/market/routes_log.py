@@ -10,6 +10,7 @@ import asyncio
 import re
 
 from fastapi import APIRouter
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
@@ -92,16 +93,17 @@ async def _receive(exchange: Exchange, request: Request, name: digest.Digest, ow
 
 
 async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:
-    owner = await _asker(exchange, request)
+    who, is_node = await access.buyer_or_node(exchange, request)
     name = _parse(text)
-    if not await exchange.store.aread(lambda c: blobs.may_have(c, name, [owner])):
+
+    def may_have(connection: Connection) -> bool:
+        if is_node:
+            return blobs.may_node_have(connection, name, who)
+        return blobs.may_have(connection, name, [f"buyer:{who}"])
+
+    if not await exchange.store.aread(may_have):
         raise NotFound("no such blob of yours", why=name)
     return name
-
-
-async def _asker(exchange: Exchange, request: Request) -> str:
-    who, is_node = await access.buyer_or_node(exchange, request)
-    return f"{'node' if is_node else 'buyer'}:{who}"
 
 
 def _parse(text: str) -> digest.Digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import os
 import subprocess
 import time
@@ -92,6 +93,32 @@ async def patient(what: Callable[[], Awaitable[buyer.JobView]]) -> buyer.JobView
         except (httpx2.TransportError, errors.ServiceError):
             assert time.monotonic() < until
             await asyncio.sleep(0.1)
+
+
+def test_what_a_lease_opens_ends_with_it(tmp_path: Path) -> None:
+    """A node reads a job's files while it holds a lease of the job, and neither before nor after."""
+
+    async def scenario(world: World) -> None:
+        made, other = [await world.node(operator, run=False) for operator in ("north", "south")]
+        ada = await world.buyer()
+        await ada.submit(command_spec())
+        path = routes.blob(digest.digest(PROGRAM))
+        lease = None
+        for holder in itertools.cycle((made, other)):
+            with pytest.raises(errors.NotFound):
+                await holder.get(path)
+            lease = await holder.next_lease()
+            if lease is not None:
+                break
+        assert lease is not None
+        assert (await holder.get(path)).content == PROGRAM
+        with pytest.raises(errors.NotFound):
+            await (other if holder is made else made).get(path)
+        await holder.call(routes.lease(routes.LEASE_RELEASE, lease.lease_id))
+        with pytest.raises(errors.NotFound):
+            await holder.get(path)
+
+    in_market(tmp_path, scenario)
 
 
 def test_session_proof_is_single_use(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def _inputs(connection: Connection, task: TaskRow) -> list[Json]:
 
 def _allow(connection: Connection, frame: JobFrame, grant: Grant) -> None:
     inputs = [str(cast("dict[str, Json]", item)["digest"]) for item in _listed(grant.body.get("blobs"))]
-    blobs.grant(connection, [*inputs, *manifest_digests(frame)], f"node:{grant.node}")
+    blobs.grant(connection, [*inputs, *manifest_digests(frame)], blobs.reader(frame.job, grant.node))
 
 
 def _listed(value: Json) -> Sequence[Json]:
