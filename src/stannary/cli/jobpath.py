@@ -63,4 +63,6 @@ def _near(given: Path) -> str:
 
 
 def _written(command: str) -> str:
+    if os.path.lexists(USUAL_NAME):
+        return f"write a job file that says: {shlex.quote(f'run: {command}')}, or: stannary run {USUAL_NAME}"
     return f"echo {shlex.quote(f'run: {command}')} > {USUAL_NAME} && stannary run {USUAL_NAME}"

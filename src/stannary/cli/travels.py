@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from stannary.cli.output import plain
@@ -11,6 +12,7 @@ from stannary.sdk.travel import Stay
 from stannary.workdir import IGNORE_FILE
 
 NUM_SHOWN = 6  # of what stays; --json has all
+WIDTH = 79
 
 
 def lines(prepared: Prepared) -> list[str]:
@@ -18,18 +20,17 @@ def lines(prepared: Prepared) -> list[str]:
     travel = prepared.travel
     text = [f"  travels   {_count(len(travel.entries))} of the work directory, {size(travel.size_bytes)}"]
     if travel.size_bytes:
-        text[0] += "; largest: " + ", ".join(
-            f"{plain(entry.path)} {size(entry.size_bytes)}" for entry in travel.largest
-        )
+        text += _wrapped("largest", ", ".join(f"{entry.path} {size(entry.size_bytes)}" for entry in travel.largest))
     for name, item in prepared.spec.inputs.items():
-        text.append(f"  input     {name}  {plain(item.source)}, {size(item.size_bytes)}")
+        text += _wrapped("input", f"{name}  {item.source}, {size(item.size_bytes)}")
     if prepared.is_locked_here:
-        text.append(f"  locked    {prepared.spec.setup} with hashes, for {lock.target()}   (keep it: stannary lock)")
+        text += _wrapped("locked", f"{prepared.spec.setup} with hashes, for {lock.target()}  (keep it: stannary lock)")
     if travel.stays:
-        text.append(f"  stays     {_stays(travel.stays)}   ({IGNORE_FILE} decides; !name sends)")
-    text += [f"  look at   {plain(doubt)}: it will be read by strangers" for doubt in travel.doubts[:NUM_SHOWN]]
+        text += _wrapped("stays", f"{_stays(travel.stays)}  ({IGNORE_FILE} decides, !name sends)")
+    for doubt in travel.doubts[:NUM_SHOWN]:
+        text += _wrapped("look at", f"{doubt}: it will be read by strangers")
     if len(travel.doubts) > NUM_SHOWN:
-        text.append(f"  look at   {len(travel.doubts) - NUM_SHOWN} more files that hold what looks like a secret")
+        text += _wrapped("look at", f"{len(travel.doubts) - NUM_SHOWN} more files that hold what looks like a secret")
     return text
 
 
@@ -57,6 +58,13 @@ def size(num_bytes: int) -> str:
     raise AssertionError("the last unit returns")
 
 
+def _wrapped(label: str, text: str) -> list[str]:
+    """Return a line of the plan, broken between words at WIDTH; strangers' names cannot move the cursor."""
+    return textwrap.wrap(
+        plain(text), WIDTH, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12, break_on_hyphens=False
+    )
+
+
 def _count(number: int) -> str:
     return "1 file" if number == 1 else f"{number:,} files"
 
@@ -64,5 +72,5 @@ def _count(number: int) -> str:
 def _stays(stays: Sequence[Stay]) -> str:
     """Name what stays: what holds secrets first, since it is there that a mistake costs most."""
     ranked = sorted(stays, key=lambda stay: (stay.reason.startswith(("history", ".")), stay.path))
-    named = ", ".join(f"{plain(stay.path)}{'/' if stay.is_folder else ''}" for stay in ranked[:NUM_SHOWN])
+    named = ", ".join(f"{stay.path}{'/' if stay.is_folder else ''}" for stay in ranked[:NUM_SHOWN])
     return named + (f" and {len(stays) - NUM_SHOWN} more" if len(stays) > NUM_SHOWN else "")

@@ -32,6 +32,16 @@ def test_a_script_is_told_how_to_become_a_job(here: Path, name: str, text: str, 
     assert caught.value.hint.endswith("> job.yaml && stannary run job.yaml")
 
 
+def test_a_job_file_that_is_there_is_not_written_over(here: Path) -> None:
+    """The hint never replaces a job file."""
+    (here / "job.yaml").write_text("run: a\n")
+    (here / "a.py").write_text("")
+    with pytest.raises(SpecError) as caught:
+        jobpath.find(Path("a.py"))
+    assert "> job.yaml" not in caught.value.hint
+    assert "run: python a.py" in caught.value.hint
+
+
 def test_nothing_a_missing_file_a_folder(here: Path) -> None:
     """Each says the next command: an example, the file that lies there, or how to write one."""
     with pytest.raises(UsageError) as caught:

@@ -78,6 +78,7 @@ def test_over_budget_is_no_success(prepared: Prepared) -> None:
     assert "at most" in text
     assert "does not cover" in talk
     assert "--budget 0.60" in talk
+    assert len(talk.splitlines()) == 3
 
 
 def test_over_budget_in_json_is_one_document(prepared: Prepared) -> None:

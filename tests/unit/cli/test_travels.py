@@ -24,3 +24,14 @@ def test_count_size_largest_and_what_stays(tmp_path):
     members = travels.to_json(prepared)
     assert {item["path"] for item in members["stays"]} == {".env", ".git"}
     assert members["num_files"] == 3
+
+
+def test_no_line_is_wider_than_a_screen(tmp_path):
+    """Long names and many files wrap between words, at 80 columns."""
+    (tmp_path / "job.yaml").write_text("run: python a.py\n")
+    for index in range(12):
+        (tmp_path / f"{'long' * 8}{index}.key").write_text("x")
+        (tmp_path / f"{'word' * 7}{index}.bin").write_bytes(b"x" * 100_000)
+    lines = travels.lines(submit.prepare(tmp_path / "job.yaml", Overrides()))
+    assert max(map(len, lines)) < 80
+    assert any("and 6 more" in line for line in lines)

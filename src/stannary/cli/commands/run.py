@@ -137,7 +137,8 @@ def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
     out.result(members, plan.text(quote, prepared))
     if over is None:
         return 0
-    out.say(over.diagnostics())
+    for line in over.diagnostics().splitlines():
+        out.say(line)
     return over.exit_code
 
 
