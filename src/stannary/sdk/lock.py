@@ -5,7 +5,9 @@ Rules:
    their dependencies, each by sha256. Source distributions run code when they are built, so none.
 2. The packages are looked for where this user's own uv or pip looks; nothing of that place goes into
    the list, hence not into spec or receipt.
-3. uv resolves where it is found, pip otherwise. A list that is locked already is left as it is.
+3. uv resolves where it is found, pip otherwise. A list that is locked already is left as it is; it is
+   refused if its hashes are known to be those of wheels for other systems, or of a source. What this
+   machine's index does not know (or is not there to ask) may still be in the nodes'.
 4. What cannot be locked is refused with the line that asks for it, if one can be named.
 """
 
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stannary.errors import EnvironmentProblem, FormatError, SpecError
@@ -31,7 +34,12 @@ RESOLVE_TIMEOUT_S = 600.0  # a list of a hundred packages over a thin link
 GLIBC_MINOR = 28  # manylinux_2_28: Debian 10, RHEL 8 and everything since
 _TAGS = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
 _PIP_PLATFORMS = (*_TAGS, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
+CHECK_TIMEOUT_S = "10"  # of an index that is only asked whether a locked list fits
 MAX_WHY_CHARS = 600
+_OTHER_PLATFORMS = {
+    "aarch64-apple-darwin": "macOS on Apple silicon", "x86_64-apple-darwin": "macOS on Intel",
+    "x86_64-pc-windows-msvc": "Windows", "aarch64-unknown-linux-gnu": "Linux on ARM",
+}  # fmt: skip
 # pip's settings by uv's names: whoever set up pip on this machine means uv too.
 _SETTINGS = {
     "PIP_INDEX_URL": "UV_INDEX_URL", "PIP_EXTRA_INDEX_URL": "UV_EXTRA_INDEX_URL", "PIP_FIND_LINKS": "UV_FIND_LINKS",
@@ -80,9 +88,11 @@ def lock(data: bytes) -> bytes | None:
         raise SpecError(
             "the setup list is empty", why="no line names a package", hint="leave setup out of the job spec"
         )
-    if all(line.is_locked for line in lines):
-        return None
     uv = _uv()
+    if all(line.is_locked for line in lines):
+        if uv:
+            _refuse_foreign(uv, lines)
+        return None
     pinned = _with_uv(uv, lines) if uv else _with_pip(lines)
     try:
         requirements.locked(pinned)
@@ -94,20 +104,55 @@ def lock(data: bytes) -> bytes | None:
 
 
 def _with_uv(uv: str, lines: tuple[Line, ...]) -> bytes:
-    environment = _uv_environment()
-    options = [
-        "--quiet", "--generate-hashes", "--only-binary", ":all:", "--python-version", _python(), "--python-platform",
-        f"x86_64-manylinux_2_{GLIBC_MINOR}", "--no-header", "--no-annotate", "--no-emit-index-url",
-        "--no-emit-find-links", "--color", "never", "--no-python-downloads",
-    ]  # fmt: skip
-    if environment.pop("UV_NO_INDEX", "").lower() in ("1", "true", "yes", "on"):
-        options.append("--no-index")
-    with tempfile.TemporaryDirectory(prefix="stannary-lock-") as place:
-        _write(Path(place, "requirements.in"), lines)
-        done = _run([uv, "pip", "compile", *options, "requirements.in"], environment, place)
+    done = _compile(uv, lines, f"x86_64-manylinux_2_{GLIBC_MINOR}")
     if done.returncode != 0:
         raise _refusal(done.stderr, lines)
     return done.stdout.encode()
+
+
+def _compile(
+    uv: str, lines: tuple[Line, ...], platform: str, *, is_check: bool = False
+) -> subprocess.CompletedProcess[str]:
+    environment = _uv_environment()
+    options = [
+        "--quiet", "--generate-hashes", "--only-binary", ":all:", "--python-version", _python(), "--python-platform",
+        platform, "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--color", "never",
+        "--no-python-downloads",
+    ]  # fmt: skip
+    if environment.pop("UV_NO_INDEX", "").lower() in ("1", "true", "yes", "on"):
+        options.append("--no-index")
+    if is_check:
+        environment |= {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": CHECK_TIMEOUT_S}
+    with tempfile.TemporaryDirectory(prefix="stannary-lock-") as place:
+        _write(Path(place, "requirements.in"), lines)
+        return _run([uv, "pip", "compile", *options, "requirements.in"], environment, place)
+
+
+def _refuse_foreign(uv: str, lines: tuple[Line, ...]) -> None:
+    """Refuse a locked list whose hashes are of wheels that fit other systems only (rule 3)."""
+    bare = tuple(replace(line, hashes=()) for line in lines)
+    done = _compile(uv, bare, f"x86_64-manylinux_2_{GLIBC_MINOR}", is_check=True)
+    if done.returncode != 0:
+        refusal = _refusal(done.stderr, lines)
+        is_known = any(sign in refusal.what for sign in ("has no wheel", "source only"))
+        if is_known and refusal.what.startswith("line"):  # one of the list: others are not installed
+            raise refusal
+        return
+    fitting = _hashes(done.stdout)
+    unfit = tuple(line for line in lines if line.name in fitting and fitting[line.name].isdisjoint(line.hashes))
+    for platform, words in _OTHER_PLATFORMS.items() if unfit else ():
+        known = _hashes(_compile(uv, tuple(replace(line, hashes=()) for line in unfit), platform, is_check=True).stdout)
+        for line in unfit:
+            if not known.get(line.name, frozenset()).isdisjoint(line.hashes):
+                raise SpecError(
+                    f"line {line.number}: {line.requirement:.80} has no wheel for {target()}",
+                    why=f"its hashes are those of wheels for {words}",
+                    hint="lock it anew: stannary lock FILE, from the list without hashes",
+                )
+
+
+def _hashes(pinned: str) -> dict[str, frozenset[str]]:
+    return {line.name: frozenset(line.hashes) for line in requirements.read(pinned.encode())}
 
 
 def _with_pip(lines: tuple[Line, ...]) -> bytes:

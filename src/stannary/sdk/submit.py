@@ -121,13 +121,16 @@ def read_job_file(path: Path) -> JobText:
     return jobtext.read(data)
 
 
-def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -> Prepared:
+def prepare(
+    path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse, tell: travel.Tell = travel.silent
+) -> Prepared:
     """Read, check and resolve a job file; nothing is sent.
 
     Args:
         path: the job file.
         overrides: what flags say.
         ask: called with each question about what travels (sdk/travel.py rule 2).
+        tell: gets a line before each step that may take seconds.
 
     Raises:
         SpecError: the spec, an input or a named file is not as it must be.
@@ -143,12 +146,15 @@ def prepare(path: Path, overrides: Overrides, ask: travel.Ask = travel.refuse) -
     root = _locate(path.parent, draft.workdir, "workdir")
     travels = travel.scan(root, ask, _input_places(draft, path.parent, root))
     _say_what_stays(draft.spec, travels)
+    if draft.spec.setup is not None:
+        tell(f"looking for the packages of {draft.spec.setup}")
     travels, locked = _settle_setup(root, draft.spec, travels, overrides.allowed_secrets)
     blobs = {entry.digest: _blob(root, entry) for entry in travels.entries}
     if locked is not None:
         blobs[locked.digest] = locked
     inputs: dict[str, Input] = {}
     for name, source in draft.inputs.items():
+        tell(f"reading input {name}")
         blob, words = _resolve_input(name, source, path.parent, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)

@@ -37,6 +37,7 @@ from stannary.sdk.ignore import Rules, Word
 CONFIRM_BYTES = 1024**3  # issue 2: --yes above 1 GiB
 MAX_SEEN = 200_000  # names looked at, ten times what may travel: seconds, not hours, in a directory of millions
 NUM_LARGEST_SHOWN = 3
+SLOW_BYTES = 256 * 1024**2  # about a second of hashing
 
 # Never wanted on a node: histories, caches, environments of this machine. `!name` asks for them all the same.
 _CLUTTER = {
@@ -49,6 +50,7 @@ _IGNORE_FILES = {ignore.OUR_FILE}
 
 Place = tuple[int, int]  # device and inode
 Ask = Callable[[ConfirmationRequired], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def scan(root: Path, ask: Ask = refuse, inputs: Mapping[Place, str] = MappingPro
     entries: list[Entry] = []
     doubts: list[str] = []
     for item in found:
+        if item.size_bytes >= SLOW_BYTES:
+            tell(f"reading {item.relative}")
         read = _read(root, item)
         if isinstance(read, Stay):
             walk.stays.append(read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -94,9 +95,27 @@ def test_a_node_installs_what_was_locked(wheels: Path, resolver: str, tmp_path: 
     assert (place / "beta.py").read_text() == "VERSION = '1.2'\n"
 
 
-def test_a_locked_list_is_left_alone(wheels: Path) -> None:
-    """Nothing is looked up for a list that a node would install as it stands."""
-    assert lock.lock(b"alpha==1.0 --hash=sha256:" + b"0" * 64 + b"\n") is None
+def test_a_locked_list_is_left_alone(wheels: Path, resolver: str) -> None:
+    """A list that a node would install stays as it is, also where this machine's index does not know it."""
+    known = wheel(wheels, "alpha", "1.0")
+    for name, digest in (("alpha", known), ("alpha", "0" * 64), ("nowhere", "0" * 64)):
+        assert lock.lock(f"{name}==1.0 --hash=sha256:{digest}\n".encode()) is None
+
+
+def test_a_list_locked_for_another_system(wheels: Path) -> None:
+    """Hashes of a wheel for macOS are told before the job is paid for, also where there is one for Linux beside it."""
+    if lock._uv() is None:
+        pytest.skip("there is no uv here")
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    foreign = wheel(wheels, "multi", "1.0", tag=f"{python}-{python}-macosx_11_0_arm64")
+    fitting = wheel(wheels, "multi", "1.0", tag="py3-none-manylinux_2_17_x86_64")
+    gamma = wheel(wheels, "gamma", "1.0", tag=f"{python}-{python}-macosx_11_0_arm64")
+    assert lock.lock(f"multi==1.0 --hash=sha256:{foreign} --hash=sha256:{fitting}\n".encode()) is None
+    with pytest.raises(SpecError, match=r"line 2: multi==1\.0 has no wheel for Linux") as caught:
+        lock.lock(f"\nmulti==1.0 --hash=sha256:{foreign}\n".encode())
+    assert "macOS" in caught.value.why
+    with pytest.raises(SpecError, match=r"line 1: gamma==1\.0 has no wheel for Linux"):
+        lock.lock(f"gamma==1.0 --hash=sha256:{gamma}\n".encode())
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,12 @@ def run(out: Output, **options: Any) -> int:
         options["trust"],
         frozenset(options["allowed_secrets"]),
     )
-    prepared = submission.prepare(path, overrides, lambda question: _ask(question, out, options["yes"]))
+    prepared = submission.prepare(
+        path,
+        overrides,
+        lambda question: _ask(question, out, options["yes"]),
+        lambda step: out.status(f"    {plain(step)}"),
+    )
     settings = _market(out)
     with Client.open(settings) as client:
         if options["dry_run"]:
