@@ -419,6 +419,7 @@ class Agent:
         try:
             for lease in self.desk.clear():
                 self.client.release(lease.lease_id)
+            self.pulse.has_left = True
             self.pulse.beat_now()
         except StannaryError as err:
             self.tell(f"the market was not told that the node leaves: {err}")

@@ -50,6 +50,7 @@ class Pulse:
     expel: Callable[[StannaryError], None]
     tell: Tell
     is_draining: bool = False
+    has_left: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _due_s: dict[str, float] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Pulse:
         """Say at once what has changed (draining, a lease finished)."""
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
         state = NodeState.DRAINING if self.is_draining else state
+        state = NodeState.LEFT if self.has_left else state
         answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
         self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
         self._schedule("beat", self._beat_every_s)

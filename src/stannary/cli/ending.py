@@ -7,12 +7,14 @@ from pathlib import Path
 
 from stannary import files
 from stannary.cli import summary
-from stannary.cli.output import Output, plain
+from stannary.cli.output import Output
 from stannary.errors import JobCancelled, JobFailed, JobNotFinished
 from stannary.sdk import trustfile
 from stannary.sdk.client import Client
 from stannary.verify.receipt import verify_receipt
 from stannary.wire.buyer import JobView
+
+MAX_REASON = 2_000  # characters; a traceback's end stands in it, line by line
 
 
 def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool = True) -> int:
@@ -39,7 +41,8 @@ def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool 
 
 def raise_for(view: JobView) -> None:
     """Raise what the end of a job means, unless it succeeded."""
-    reason = plain(f"{view.reason}: {view.message}".strip(": "))[:400]
+    told = view.message.startswith(view.reason)  # a node's report says its reason itself
+    reason = (view.message if told else f"{view.reason}: {view.message}".strip(": "))[:MAX_REASON]
     logs = f"stannary logs {view.id}"
     if view.status == "failed":
         raise JobFailed(f"job {view.id} failed", why=reason, hint=logs)

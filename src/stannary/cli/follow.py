@@ -27,6 +27,7 @@ PHASES = ("queued", "placing", "attesting", "starting", "running", "recovering",
 SILENCE_S = 5.0
 GIVE_UP_S = 1800.0  # a market that is moved to another machine is back by then
 RETRY_S = 1.0
+MAX_NAMED = 2  # nodes named while they are waited for
 MAX_METRICS = 8  # of one round, as many as a contribution may carry
 MAX_OUTPUT_CHARS = 1_000  # of one line of a command on this screen; `stannary logs` has all of it
 WAITS: Mapping[str, str] = {
@@ -102,6 +103,7 @@ class Follower:
     seen: int = 0
     _said_at: float = 0.0
     _waits_said: set[str] = field(default_factory=set)
+    _audits: set[tuple[str, str]] = field(default_factory=set)  # (node, task) drawn and not yet closed
     _losses: dict[str, list[Decimal]] = field(default_factory=dict)  # by `r<round>`
     _auditing: set[tuple[str, str]] = field(default_factory=set)  # (node, task): its lines repeat another node's
     _operators: dict[str, str] = field(default_factory=dict)
@@ -133,6 +135,9 @@ class Follower:
         if event.type == "lease.granted" and event.node and event.task:
             keep = self._auditing.add if event.data.get("type") == "audit" else self._auditing.discard
             keep((event.node, event.task))
+        if subject == "audit":
+            note = self._audits.add if state == "opened" else self._audits.discard
+            note((event.node or "", event.task or ""))
         if subject == "job" and state in PHASES:
             self._phase(state)
         elif happenings.weight(event) is Weight.LINE:
@@ -146,7 +151,7 @@ class Follower:
         now = self.clock()
         if self.phase:
             self._say(f"  {self.phase:<11}{now - self.since:6.1f} s")
-        self._waits_said.discard(state)
+        self._waits_said = {said for said in self._waits_said if not said.startswith(state or " ")}
         self.phase, self.since, self._said_at = state, now, now
 
     def _figures(self, event: Event, num_rounds: int) -> None:
@@ -169,13 +174,11 @@ class Follower:
         now = self.clock()
         if now - self._said_at < SILENCE_S or view.status not in WAITS:
             return
-        busy = [
-            f"{item.node} ({cell(item.operator, 40)})" for item in view.nodes if item.state not in ("idle", "convicted")
-        ]
-        who = f": {', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}" if busy else ""
-        what = f"{WAITS[view.status]}{who}"
-        if view.status not in self._waits_said:
-            self._waits_said.add(view.status)
+        is_audited = view.status == "running" and self._audits and all(item.state != "work" for item in view.nodes)
+        what = "others to compute again what was handed in" if is_audited else _workers(view)
+        said = f"{view.status}{is_audited}"
+        if said not in self._waits_said:
+            self._waits_said.add(said)
             self._say(f"  waiting    for {what}")
         else:
             self.out.status(f"    {view.status} for {now - self.since:.0f} s: waiting for {what}")
@@ -229,6 +232,14 @@ class _Printed:
             self.after = page.next
             if not page.lines:
                 return
+
+
+def _workers(view: JobView) -> str:
+    """Say what a phase waits for, and for which nodes."""
+    at_work = [item for item in view.nodes if item.state not in ("idle", "convicted")]
+    names = [f"{item.node} ({cell(item.operator, 40)})" for item in at_work[:MAX_NAMED]]
+    more = f" and {len(at_work) - MAX_NAMED} more" if len(at_work) > MAX_NAMED else ""
+    return WAITS[view.status] + (f": {', '.join(names)}{more}" if names else "")
 
 
 def _metrics(event: Event) -> dict[str, str]:

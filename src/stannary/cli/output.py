@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 import click
 
+from stannary import errors
 from stannary.errors import ConfirmationRequired, StannaryError, UsageError
 
 MAX_CELL = 200  # characters of one cell or word of others; a digest has 71, a verifier key about 130
@@ -40,6 +41,20 @@ GAP = "  "
 SPELLED = str.maketrans({"\u00b7": "-", "\u2026": "~", "\N{REPLACEMENT CHARACTER}": "?"})
 # Control, format (bidirectional overrides among them), surrogate, private, unassigned; line and paragraph separators.
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# What to do next where an error of the market's or of a plane does not say (docs/errors.md); the nearest class first.
+NEXT_STEPS: dict[type[StannaryError], str] = {
+    errors.SpecError: "mend what is named above, then look at the plan: stannary run --dry-run JOB.yaml",
+    errors.UsageError: "stannary --help",
+    errors.AuthError: "stannary config show --origin says which token is used and where it came from",
+    errors.NotFound: "stannary ls lists your jobs",
+    errors.NoCapacity: "stannary offers shows what is sold",
+    errors.MarketUnreachable: "stannary config show says which market is asked",
+    errors.ServiceError: "try again; if it stays so, tell the market's operator",
+    errors.ConflictError: "look how things stand before trying again: stannary ls",
+    errors.EnvironmentProblem: "mend it on this machine, then run the same command again",
+    errors.FormatError: "get it again from where it came",
+    errors.Refuted: "believe nothing of it before you know why",
+}
 
 
 class Output:
@@ -126,12 +141,15 @@ class Output:
     def error(self, err: StannaryError) -> None:
         """Print the three lines of an error, and with --json its members on stdout, unless a result stands there."""
         self.clear_status()
+        hint = err.hint or next((step for cls, step in NEXT_STEPS.items() if isinstance(err, cls)), "")
         if self.as_json and not self._has_result:
             self._has_result = True
-            members = {"code": err.code, "message": err.what, "why": err.why, "hint": err.hint}
+            members = {"code": err.code, "message": err.what, "why": err.why, "hint": hint}
             self._write(self._stdout, _json_text({"error": members}, self._stdout) + "\n")
-        lines = plain(err.diagnostics(), keep="\n").split("\n")
-        self._write(self._stderr, "".join(line[:MAX_LINE] + "\n" for line in lines))
+        lines = [f"{err.code}  {err.what}", f"  why   {err.why}" if err.why else "", f"  next  {hint}" if hint else ""]
+        # What stands on several lines stays so, set in: a line of others never begins where ours do.
+        shown = ("\n        ".join(plain(part)[:MAX_LINE] for part in line.split("\n")) for line in lines if line)
+        self._write(self._stderr, "".join(line + "\n" for line in shown))
 
     def _write(self, stream: TextIO, text: str) -> None:
         """Write and flush (rule 6); a reader who left ends the command, talk that nobody hears does not."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stannary.cli.happenings import REASONS
 from stannary.cli.output import cell, columns, shortened, wrapped
 from stannary.formats import instants, record, workdir
 from stannary.formats.ids import NodeId
@@ -47,7 +48,9 @@ def operator_lines(claims: Claims) -> list[str]:
     for operator, owned in sorted(nodes.items()):
         shown = ", ".join(sorted(owned)[:2]) + (f" and {len(owned) - 2} more" if len(owned) > 2 else "")
         lines.append(f"  {cell(operator, 20):<20}{dollars(paid.get(operator, 0)):>14}  {shown}")
-        lines += [f"    CONVICTED {node}: {convicted[node]}" for node in sorted(owned) if node in convicted]
+        for node in sorted(owned):
+            if node in convicted:
+                lines += wrapped(f"CONVICTED {node}: {convicted[node]}", indent=4, hanging=6)
     return lines
 
 
@@ -56,7 +59,8 @@ def convictions(claims: Claims) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for verdict in claims.convictions:
         for node in verdict.refuted:
-            reasons.setdefault(node, f"{verdict.reason} in {verdict.task.partition('/')[2]}")
+            reason = REASONS.get(verdict.reason, verdict.reason)
+            reasons.setdefault(node, f"{verdict.task.partition('/')[2]}, {reason}")
     return reasons
 
 

@@ -2,6 +2,7 @@
 
 Rules (research/scale_engines.md 4.2):
 - A beat costs no disk: only the transitions live -> suspect -> lost -> live are told to the caller.
+- `left`: a node's last beat says that it was stopped. It counts as lost at once; its next beat brings it back.
 - `suspect` (35 s): no new work. `lost` (120 s): its leases go to another node with the next epoch.
 - After a restart every node known to hold a lease counts as seen at the start: a market that was down
   must not punish nodes for its own silence.
@@ -21,6 +22,7 @@ class Presence(StrEnum):
     LIVE = "live"
     SUSPECT = "suspect"
     LOST = "lost"
+    LEFT = "left"  # it said so itself when it was stopped
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Roster:
     def presence(self, node: str, now: float) -> Presence:
         """Return what `node` is at `now`; a node never seen is lost."""
         seen = self._seen.get(node)
+        if seen is not None and seen.state == Presence.LEFT:
+            return Presence.LEFT
         if seen is None or now - seen.at >= self._timing.lost_s:
             return Presence.LOST
         return Presence.SUSPECT if now - seen.at >= self._timing.suspect_s else Presence.LIVE

@@ -76,7 +76,9 @@ class Claims:
         units = f"{figures.units} unit{'s' if figures.units != 1 else ''} of work in the result"
         if not figures.audited or not others:
             return f"None of the {units} was computed again."
-        share = f"All {units}" if figures.audited == figures.units else f"{figures.audited} of the {units}"
+        share = f"{figures.audited} of the {units}"
+        if figures.audited == figures.units:
+            share = f"All {units}" if figures.units > 1 else f"The one {units[2:]}"
         was = "was" if figures.audited == 1 else "were"
         more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
         whom = f"{len(others)} operator{'s' if len(others) != 1 else ''} ({', '.join(others[:MAX_NAMED])}{more})"

@@ -51,7 +51,7 @@ class Offer(Message):
     cpus: Count
     memory_bytes: Count
     ask_usd_micros_per_hour: UsdMicros
-    state: Word  # idle | busy | draining | suspect | lost
+    state: Word  # idle | busy | draining | suspect | lost | left
 
 
 class Offers(Message):

@@ -162,10 +162,14 @@ class Connection:
         raise AssertionError("unreachable: the last delay is None")
 
     def _raise_for(self, answer: httpx2.Response, accepted: tuple[int, ...] = ()) -> None:
+        if 300 <= answer.status_code < 400:  # never followed: a token is for the address that was pinned
+            raise errors.redirected(self.url, answer.status_code, answer.headers.get("Location", ""))
         if answer.status_code >= 400 and answer.status_code not in accepted:
             if answer.request.method == "HEAD" and answer.status_code == 401:  # HEAD has no body to say why
                 raise AuthError("the market does not know this token", why=f"at {self.url}")
             raise errors.from_body(answer.status_code, answer.content)
+        if answer.headers.get("Content-Type", "").startswith("text/html"):  # a login page of the network between
+            raise errors.foreign(answer.status_code, answer.content)
 
     def _unreachable(self, err: Exception) -> MarketUnreachable:
         return MarketUnreachable(

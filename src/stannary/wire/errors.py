@@ -34,6 +34,20 @@ _INSUFFICIENT_STORAGE = 507  # RFC 4918 section 11.5
 _TOO_MANY_REQUESTS = 429  # RFC 6585 section 4
 
 
+# A refusal by something in front of the market, which speaks no language of ours.
+_FOREIGN = {
+    401: "a proxy or gateway asks for a login of its own; go round it or log in there",
+    403: "a proxy or gateway forbids the address; use the market's own one",
+    404: "another service answers there; check the address: stannary config show",
+    407: "a proxy asks for a login; the market must be reached without one",
+    413: "a proxy refuses bodies of this size; reach the market without it",
+    429: "too many requests: wait a minute, then run the same command again",
+    502: "the market is restarting, or its gateway cannot reach it: try again",
+    503: "the market is restarting, or its gateway cannot reach it: try again",
+    504: "the market is restarting, or its gateway cannot reach it: try again",
+}
+
+
 class ErrorDetail(Message):
     """What failed, why, and the next thing to do."""
 
@@ -71,14 +85,30 @@ def status_of(err: errors.StannaryError) -> int:
     return {DISK_FULL: _INSUFFICIENT_STORAGE, RATE: _TOO_MANY_REQUESTS}.get(err.detail, err.http_status)
 
 
+def redirected(url: str, status: int, location: str) -> errors.StannaryError:
+    """Return the error of an address that sends elsewhere: a login page, a moved market, http in place of https."""
+    return errors.ServiceError(
+        "the market's address sends elsewhere",
+        why=f"{url} answers {status}, to {location or 'nowhere'!r}"[:300],
+        hint="log in to the network if it asks for it; if the market has moved: stannary market add URL --key KEY",
+    )
+
+
+def foreign(status: int, body: bytes) -> errors.StannaryError:
+    """Return the error of an answer that no market gives."""
+    return errors.ServiceError(
+        "an answer that is not the market's own",
+        why=f"status {status}, body {body[:80]!r}",
+        hint=_FOREIGN.get(status, "something between you and the market answers; check the address and any proxy"),
+    )
+
+
 def from_body(status: int, body: bytes) -> errors.StannaryError:
     """Return the error a server answered with, to be raised by the client."""
     try:
         read = ErrorBody.model_validate_json(body)
     except ValidationError:
-        return errors.ServiceError(
-            "the market gave an answer that is not its own", why=f"status {status}, body {body[:80]!r}"
-        )
+        return foreign(status, body)
     detail = read.error
     why = detail.why
     if status >= _SERVER_ERROR and read.request_id not in detail.hint:  # what its operator finds in the market's log

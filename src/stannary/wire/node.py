@@ -91,6 +91,7 @@ class NodeState(StrEnum):
     IDLE = "idle"
     BUSY = "busy"
     DRAINING = "draining"
+    LEFT = "left"  # its last word: it was stopped, and comes back if it is started again
 
 
 class Heartbeat(Message):

@@ -8,7 +8,17 @@ import json
 import pytest
 
 from stannary.cli.output import Output, columns_text, plain
-from stannary.errors import ConfirmationRequired
+from stannary.errors import (
+    AuthError,
+    ConfirmationRequired,
+    ConflictError,
+    JobFailed,
+    NoCapacity,
+    NotFound,
+    ServiceError,
+    SpecError,
+    UsageError,
+)
 
 
 def sink(*, as_json=False):
@@ -52,3 +62,25 @@ def test_control_characters_of_others_are_shown_as_such():
 def test_columns_are_aligned():
     """Plain tables are columns that can be cut."""
     assert columns_text(("A", "BB"), [("111", "2")]) == "A    BB\n111  2"
+
+
+def test_errors_of_several_lines_stay_so():
+    """A traceback in a reason is shown line by line, set in, so that none of it can pass for a line of ours."""
+    output, _, err = sink()
+    output.error(
+        JobFailed("job j-1 failed", why="Traceback:\n  boom\nVerified. job j-1\x1b[2J", hint="stannary logs j-1")
+    )
+    lines = err.getvalue().splitlines()
+    assert lines[1:3] == ["  why   Traceback:", "          boom"]
+    assert lines[3].startswith("        Verified.")
+    assert "\x1b" not in err.getvalue()
+    assert lines[-1] == "  next  stannary logs j-1"
+
+
+@pytest.mark.parametrize("cls", [SpecError, NotFound, AuthError, UsageError, ServiceError, NoCapacity, ConflictError])
+def test_every_refusal_ends_with_a_next_step(cls):
+    """An error that came without a hint, such as one of an older market, still says what to do."""
+    output, out, err = sink(as_json=True)
+    output.error(cls("it is so", why="because"))
+    assert err.getvalue().splitlines()[-1].startswith("  next  ")
+    assert json.loads(out.getvalue())["error"]["hint"]

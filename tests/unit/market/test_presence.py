@@ -34,6 +34,19 @@ def test_each_worsening_is_told_once() -> None:
     assert roster.sweep(133.0) == []
 
 
+def test_a_node_that_left_says_so_itself() -> None:
+    """Its last beat makes it `left` at once, told once; its next one brings it back."""
+    roster = Roster(TIMING)
+    roster.beat("n", "idle", 0.0)
+    roster.beat("n", "left", 1.0)
+    assert roster.presence("n", 1.0) is Presence.LEFT
+    assert roster.sweep(2.0) == [("n", Presence.LEFT)]
+    assert roster.sweep(500.0) == []
+    assert roster.presence("n", 500.0) is Presence.LEFT
+    assert roster.beat("n", "idle", 501.0) is Presence.LEFT
+    assert roster.presence("n", 501.0) is Presence.LIVE
+
+
 def test_a_poll_keeps_what_the_node_said() -> None:
     """A poll is a sign of life and changes no state; after a restart a node counts as seen once."""
     roster = Roster(TIMING)

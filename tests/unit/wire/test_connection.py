@@ -20,8 +20,10 @@ class Script(BaseHTTPRequestHandler):
     def answer(self):
         length = int(self.headers.get("Content-Length") or 0)
         self.server.seen.append((self.command, self.path, self.headers.get("Authorization"), self.rfile.read(length)))
-        status, body = self.server.script.pop(0) if self.server.script else (500, b"")
+        status, body, *rest = self.server.script.pop(0) if self.server.script else (500, b"")
         self.send_response(status)
+        for name, value in (rest[0] if rest else {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -65,10 +67,29 @@ def test_errors_of_the_market_are_raised_as_themselves(server, connection):
 
 
 def test_an_answer_that_is_not_the_markets_is_named(server, connection):
-    """A proxy's page is a ServiceError with the status."""
+    """A proxy's page is a ServiceError with the status and what to do about it."""
     server.script = [(418, b"<html>")]
-    with pytest.raises(ServiceError, match="not its own"):
+    with pytest.raises(ServiceError, match="not the market's own") as caught:
         connection.send("POST", "/v1/x")
+    assert "proxy" in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_named_and_not_followed(server, connection, status):
+    """A login page or a moved market: where it sends, what to do; the token goes nowhere else."""
+    server.script = [(status, b"", {"Location": "http://login.example/"})]
+    with pytest.raises(ServiceError, match="sends elsewhere") as caught:
+        connection.get("/v1/market", MarketInfo)
+    assert "http://login.example/" in caught.value.why
+    assert "stannary market add" in caught.value.hint
+    assert len(server.seen) == 1
+
+
+def test_a_login_page_with_status_200_is_no_message(server, connection):
+    """HTML in place of a message is said as such."""
+    server.script = [(200, b"<html>please log in", {"Content-Type": "text/html; charset=utf-8"})]
+    with pytest.raises(ServiceError, match="not the market's own"):
+        connection.get("/v1/market", MarketInfo)
 
 
 def test_get_is_retried_and_post_is_not(server, connection):

@@ -124,7 +124,7 @@ class Engines:
             now_ms=now_ms(exchange.clock),
             settings=exchange.settings,
             live=frozenset(node for node in known if presence[node] is Presence.LIVE and node not in draining),
-            lost=frozenset(node for node in known if presence[node] is Presence.LOST),
+            lost=frozenset(node for node in known if presence[node] in (Presence.LOST, Presence.LEFT)),
             answering=frozenset(self.holds.answering),
             checkpoint=self._checkpoint,
             consistency=exchange.log.consistency,
@@ -338,7 +338,7 @@ class Engines:
 def _telling(node: str, presence: Presence, at_ms: int) -> Callable[[Connection], None]:
     def tell(connection: Connection) -> None:
         for job in {lease.job for lease in leases.live_of_node(connection, node)}:
-            message = f"{node} is {presence}: no sign of life"
+            message = f"{node} has left" if presence is Presence.LEFT else f"{node} is {presence}: no sign of life"
             events.append(connection, job, events.Happening(f"node.{presence}", message, at_ms, node=node))
 
     return tell
