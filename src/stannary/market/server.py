@@ -22,7 +22,7 @@ import uvicorn
 
 from stannary import files
 from stannary.errors import EnvironmentProblem
-from stannary.market import app, identity
+from stannary.market import agreement, app, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import Clock, SystemClock
@@ -61,6 +61,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             closing.callback(witness.stop)
         tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
         closing.callback(tlog.close)
+        await store.aread(lambda c: agreement.check(c, tlog))
         bell = Bell(moment)
         roster = Roster(settings.timing)
         exchange = Exchange(

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from stannary.store import engine as engines
-from stannary.store import migrate
+from stannary.store import mark, migrate
 from stannary.store.gathering import Gathering
 from stannary.store.writer import HELD_TRIES, Bulk, Writer
 
@@ -34,9 +34,12 @@ Item = TypeVar("Item")
 class Store:
     """All that a market keeps. Make one with `open`."""
 
-    def __init__(self, *, held: IO[bytes], write_engine: sa.Engine, read_engine: sa.Engine) -> None:
+    def __init__(
+        self, *, held: IO[bytes], write_engine: sa.Engine, read_engine: sa.Engine, marked: mark.MarkFile
+    ) -> None:
         self._held = held
-        self._writer = Writer(write_engine)
+        self._marked = marked
+        self._writer = Writer(write_engine, marked)
         self._write_engine = write_engine
         self._read_engine = read_engine
         self._gatherings: dict[Bulk[Any, Any], Gathering] = {}
@@ -47,19 +50,22 @@ class Store:
 
         Raises:
             ConflictError: another process has it open.
-            EnvironmentProblem: the disk refuses, or a newer release wrote it.
+            EnvironmentProblem: the disk refuses, a newer release wrote it, or it is older than its mark (mark.py).
         """
         held = engines.lock(path)
         write_engine = engines.writer(path, max_pages=max_pages)
         try:
+            mark.expect_database(path)
             migrate.upgrade(write_engine)
+            with write_engine.connect() as connection:
+                marked = mark.accept(path, connection)
         except DBAPIError as error:
             held.close()
             raise engines.environment_problem(error) from error
         except BaseException:  # also an interrupt: a lock that stays would shut the market out of its own file
             held.close()
             raise
-        return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path))
+        return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path), marked=marked)
 
     def write(self, operation: Callable[[Connection], T]) -> Future[T]:
         """Run `operation` in the writer; the future resolves after the COMMIT is durable."""
@@ -106,6 +112,7 @@ class Store:
         self._writer.close()
         self._read_engine.dispose()
         self._write_engine.dispose()
+        self._marked.close()
         self._held.close()
 
     def __enter__(self) -> Store:

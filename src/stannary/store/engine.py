@@ -36,12 +36,13 @@ READERS = 8  # concurrent long-polls wait on events, not on connections
 CACHED_STATEMENTS = 512  # of each connection; the driver's own 128 would be overrun by the bulk inserts' sizes
 
 DISK_FULL = frozenset({sqlite3.SQLITE_FULL})
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})  # by another: ask again
 FAILURES = (
     DBAPIError,
     sqlite3.Error,
 )  # of the machine or of a statement, through SQLAlchemy or straight (statements.py)
-LOST = HELD | frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY})
+LOST = HELD | DAMAGED | frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY})
 
 
 def lock(path: Path) -> IO[bytes]:
@@ -134,6 +135,12 @@ def environment_problem(error: BaseException) -> EnvironmentProblem:
             "the market cannot write: its disk is full",
             why="the database could not grow; nothing of this request was kept",
             hint="free space on the market's disk, then send the request again",
+        )
+    if error_code(error) in DAMAGED:
+        return EnvironmentProblem(
+            "the market's database is damaged",
+            why=f"{getattr(error, 'orig', None) or error}",
+            hint="stop the market and put back a whole backup: stannary market restore",
         )
     if error_code(error) in HELD:
         return EnvironmentProblem(

@@ -8,7 +8,7 @@ knows a leaf it has. Nothing is ever acknowledged from a log entry this table do
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -78,6 +78,12 @@ def unlogged(connection: Connection, *, limit: int = 10_000) -> list[Kept]:
 def leaves_to_log(connection: Connection, *, limit: int = 10_000) -> list[tuple[str, str | None]]:
     """Return leaf and job of what the log has still to take, in order of arrival."""
     return [(leaf, job) for leaf, job in connection.exec_driver_sql(_LEAVES_TO_LOG, (limit,))]
+
+
+def all_leaves(connection: Connection) -> Iterator[tuple[str, int | None]]:
+    """Yield every leaf kept, and its log index once it has one."""
+    for row in connection.exec_driver_sql("SELECT leaf, log_index FROM envelopes"):
+        yield row[0], row[1]
 
 
 def get(connection: Connection, leaf: str) -> Kept:

@@ -42,6 +42,15 @@ metadata = MetaData(
     }
 )
 
+# --- the database itself -----------------------------------------------------------------------
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("store", Text, primary_key=True),  # random: names this database; there is one row
+    Column("num_commits", BigInteger, nullable=False),  # of the writer, ever
+)
+
 # --- who ---------------------------------------------------------------------------------------
 
 buyers = Table(

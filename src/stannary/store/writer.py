@@ -4,6 +4,7 @@ Rules:
 - Everything waiting when a commit ends goes into the next transaction: the more wait, the more share
   one fsync. Nobody waits for a timer.
 - Each operation runs in its own SAVEPOINT: one that raises is undone alone.
+- A transaction counts itself, and the mark beside the database says so before anybody is told (mark.py).
 - A future is resolved only after the COMMIT, success *and* failure: a refusal can rest on what a
   neighbour wrote, and must not be told before that is durable.
 - When the machine fails (disk full), the whole batch is rolled back and tried again one by one, so
@@ -30,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ServiceError, StannaryError
 from stannary.store import engine as engines
-from stannary.store import statements
+from stannary.store import mark, statements
 
 T = TypeVar("T")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -65,8 +66,9 @@ _Pending = _Operation[Any]
 class Writer:
     """Owns the write connection; started by the store, stopped by `close`."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, marked: mark.MarkFile) -> None:
         self._engine = engine
+        self._marked = marked
         self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._closed = False
         self._admission = threading.Lock()
@@ -179,6 +181,8 @@ class Writer:
                 else:
                     places = [(item, index) for item in operations for index in range(len(item.items))]
                     _perform_bulk(connection, bulk, places)
+            num_commits = int(statements.run(connection, mark.COUNT).fetchone()[0])
+        self._marked.advance(num_commits)
 
     def _discard_connection(self) -> None:
         """Drop a connection whose state is unknown after a failure; the next batch opens a fresh one."""

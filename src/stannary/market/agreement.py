@@ -1,0 +1,46 @@
+"""Whether log and database are of one moment, checked before anything is done with either.
+
+Rules:
+- Every leaf of the log is in the database: statements are kept before they are logged. A leaf that is missing means
+  an older database under a newer log; to go on would settle again what was settled, and give money back.
+- Every index the database has noted is that leaf's in the log. One beyond the log means an older log: what it told
+  people is gone.
+- Nothing is mended here: who holds the newer half can put it back, and nobody else knows what was in it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import EnvironmentProblem
+from stannary.formats import digest
+from stannary.formats.digest import Digest
+from stannary.store import envelopes
+from stannary.tlog.log import Log
+
+HINT = "put back the log and the database as they lay together, or a whole backup: stannary market restore"
+
+
+def check(connection: Connection, log: Log) -> None:
+    """Compare all leaves.
+
+    Raises:
+        EnvironmentProblem: log and database are not of one moment.
+    """
+    num_found = 0
+    for leaf, index in envelopes.all_leaves(connection):
+        logged = log.index_of(digest.raw(Digest(leaf)))
+        if index is not None and logged != index:
+            where = "is not in the log" if logged is None else f"is at {logged}"
+            raise EnvironmentProblem(
+                "the market's log is older than its database, or another's",
+                why=f"the statement the database knows at log index {index} {where}; the log holds {log.size:,}",
+                hint=HINT,
+            )
+        num_found += logged is not None
+    if num_found != log.size:
+        raise EnvironmentProblem(
+            "the market's database is older than its log",
+            why=f"it holds {num_found:,} of the log's {log.size:,} statements",
+            hint=HINT,
+        )
