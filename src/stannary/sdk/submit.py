@@ -144,7 +144,7 @@ def prepare(
     draft = _overridden(draft, overrides)
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
     root = _locate(path.parent, draft.workdir, "workdir")
-    travels = travel.scan(root, ask, _input_places(draft, path.parent, root))
+    travels = travel.scan(root, ask, _input_places(draft, path.parent, root), tell)
     _say_what_stays(draft.spec, travels)
     if draft.spec.setup is not None:
         tell(f"looking for the packages of {draft.spec.setup}")

@@ -86,13 +86,20 @@ def refuse(question: ConfirmationRequired) -> None:
     raise question
 
 
-def scan(root: Path, ask: Ask = refuse, inputs: Mapping[Place, str] = MappingProxyType({})) -> Travel:
+def silent(_: str) -> None:
+    """Take what is being done without a word."""
+
+
+def scan(
+    root: Path, ask: Ask = refuse, inputs: Mapping[Place, str] = MappingProxyType({}), tell: Tell = silent
+) -> Travel:
     """Read a directory into the listing of what travels.
 
     Args:
         root: the work directory; it is resolved.
         ask: called with each question of rule 2; returns to go on, raises to stop.
         inputs: names of the job's inputs by the place of their files (rule 5).
+        tell: gets a line before each file that takes seconds to read.
 
     Raises:
         UsageError: not a directory, one of our own, or it holds a link, device, fifo or socket.

@@ -61,12 +61,13 @@ def test_what_takes_seconds_is_told_before(job: Path, monkeypatch: pytest.Monkey
     """Nobody waits for a large file, an input or a resolver without a word."""
     monkeypatch.setattr(submit.travel, "SLOW_BYTES", 600_000)
     (job / ".stannaryignore").unlink()
+    (job / "more.bin").write_bytes(b"1" * 700_000)
     (job / "list.txt").write_text("tin==1.0 --hash=sha256:" + "0" * 64)
     (job / "job.yaml").write_text(TEXT + "setup: list.txt\n")
     monkeypatch.setattr(submit.lock, "_uv", lambda: None)
     told: list[str] = []
     submit.prepare(job / "job.yaml", Overrides(), tell=told.append)
-    assert told == ["reading big.bin", "looking for the packages of list.txt", "reading input big"]
+    assert told == ["reading more.bin", "looking for the packages of list.txt", "reading input big"]
 
 
 def change(path: Path, kind: str) -> None:
