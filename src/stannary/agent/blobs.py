@@ -19,8 +19,6 @@ from stannary.formats.predicates import Output, result_root
 
 CONTRIBUTED = "delta"  # the one output of a round (train/round.py)
 
-CHUNK_BYTES = 1024 * 1024
-
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -34,46 +32,38 @@ class Blobs:
         """Return where the blob lies."""
         return self.directory / digest.parse(name)[len(PREFIX) :]
 
-    def read(self, name: Digest) -> bytes:
-        """Return the bytes of a blob, hashed.
+    def checked(self, name: Digest) -> Path:
+        """Return where the blob lies, its bytes hashed without being held.
 
         Raises:
             NotFound: the agent did not put it there.
             FormatError: its bytes are not those of its name.
         """
+        path = self.path(name)
         try:
-            data = self.path(name).read_bytes()
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as err:
             raise NotFound("input is not in the sandbox", why=name) from err
-        if digest.digest(data) != name:
+        if PREFIX + found != name:
             raise FormatError("input has other bytes than its digest says", why=name)
-        return data
+        return path
 
     def head(self, name: Digest, num_bytes: int) -> bytes:
-        """Hash a blob in pieces, as `read` does whole, and return its first bytes.
+        """Return the first bytes of a blob that is whole (errors as `checked`)."""
+        with self.checked(name).open("rb") as file:
+            return file.read(num_bytes)
 
-        Raises:
-            NotFound, FormatError: as `read`.
-        """
-        state = hashlib.sha256()
-        try:
-            with self.path(name).open("rb") as file:
-                head = file.read(num_bytes)
-                state.update(head)
-                while part := file.read(CHUNK_BYTES):
-                    state.update(part)
-        except FileNotFoundError as err:
-            raise NotFound("input is not in the sandbox", why=name) from err
-        if PREFIX + state.hexdigest() != name:
-            raise FormatError("input has other bytes than its digest says", why=name)
-        return head
+    def read(self, name: Digest) -> bytes:
+        """Return the bytes of a small blob, hashed (errors as `checked`)."""
+        return self.checked(name).read_bytes()
 
-    def read_contribution(self, root: Digest) -> bytes:
-        """Return the one output of the result with this root (rule 2)."""
+    def contribution(self, root: Digest) -> Path:
+        """Return where the one output of the result with this root lies (rule 2)."""
         for file in sorted(self.directory.iterdir()):
             if _HEX.fullmatch(file.name) is None:
                 continue  # half fetched: the agent adds files while a task runs
             listed = Output(CONTRIBUTED, Digest(PREFIX + file.name), file.stat().st_size)
             if result_root((listed,)) == root:
-                return self.read(listed.digest)
+                return self.checked(listed.digest)
         raise NotFound("contribution is not in the sandbox", why=root)

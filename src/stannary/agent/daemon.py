@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from stannary.agent import journal as journals
+from stannary.agent.blobs import CONTRIBUTED
 from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.desk import Desk
 from stannary.agent.executor import DROPPED, outbox_path
@@ -65,6 +66,7 @@ from stannary.wire.node import AuditRef, Failure, Lease, LeaseType, ProgressRepo
 POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
 DRAIN_S = 120.0
 SALT_BYTES = 32
+STATES = ("theta", "outer")  # a lease's other inputs are contributions, under their task's name
 
 Tell = Callable[[str], None]
 
@@ -200,9 +202,9 @@ class Agent:
     def _compute(self, lease: Lease) -> tuple[Holding, Assignment, Result]:
         assignment = _assignment_of(lease)
         holding = self._holding(lease)
-        self._bring_inputs(lease, holding)
+        unfetched = self._bring_inputs(lease, holding)
         with self.meter.phase(holding.job, Phase.COMPUTE):
-            result = self.work.do(TaskInHand(holding, assignment, self._take_progress))
+            result = self.work.do(TaskInHand(holding, assignment, self._take_progress, unfetched))
         for line in result.left_out:
             self._take_line(holding.job, "agent", line)
         if self.desk.is_dropped(lease):
@@ -270,8 +272,8 @@ class Agent:
         if lease.step is None or lease.salt is None:
             raise FormatError("the question has no step or salt", why=lease.lease_id)
         holding = self._holding(lease)
-        self._bring_inputs(lease, holding)
-        task = TaskInHand(holding, assignment, self._take_progress)
+        unfetched = self._bring_inputs(lease, holding)
+        task = TaskInHand(holding, assignment, self._take_progress, unfetched)
         with self.meter.phase(holding.job, Phase.AUDIT):
             if role is Role.AUDITOR:
                 return self.work.audit(task, lease.step, lease.salt)
@@ -311,13 +313,23 @@ class Agent:
             take_line = functools.partial(self._take_line, job)
             return self.holdings.get(job, functools.partial(take_line, "agent"), take_line)
 
-    def _bring_inputs(self, lease: Lease, holding: Holding) -> None:
+    def _bring_inputs(self, lease: Lease, holding: Holding) -> dict[TaskId, Output]:
+        """Have a lease's inputs in place; return the contributions that are left where they are.
+
+        A contribution of another size than the model's weighs nothing in a merge (train/merge.py), so its bytes,
+        however many, are not worth fetching.
+        """
         self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+        unfetched: dict[TaskId, Output] = {}
         with self.meter.phase(holding.job, Phase.LINK):
-            named = [(digest.parse(blob.digest), blob.size_bytes) for blob in lease.blobs]
-            self.holdings.release_inputs(holding, (blob for blob, _ in named))
-            for blob, size_bytes in named:
-                self.holdings.bring(holding, blob, size_bytes)
+            named = [(blob.name, digest.parse(blob.digest), blob.size_bytes) for blob in lease.blobs]
+            self.holdings.release_inputs(holding, (blob for _, blob, _ in named))
+            for name, blob, size_bytes in named:
+                if name not in STATES and holding.delta_bytes not in (None, size_bytes):
+                    unfetched[TaskId(name)] = Output(CONTRIBUTED, blob, size_bytes)
+                else:
+                    self.holdings.bring(holding, blob, size_bytes)
+        return unfetched
 
     def _take_line(self, job: JobId, stream: str, text: str) -> None:
         log = self.desk.log_of(job)

@@ -64,6 +64,7 @@ class Holding:
     environment: Digest
     packages: Path | None
     worker: Worker | None = None
+    delta_bytes: int | None = None  # of every contribution, once a worker knows the model
     used_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -236,13 +237,14 @@ class Holdings:
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
         holding.worker = Worker.start(self.sandbox, make_bench(holding, self.outbox, self.settings.kernel), take_line)
         try:
-            found = prepare(holding.worker, holding.spec)
-            if found not in ("", self.settings.engine_class):
+            made = prepare(holding.worker, holding.spec)
+            if made is not None and made.engine_class != self.settings.engine_class:
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
-                    why=f"the worker says {found:.80}, the credential says {self.settings.engine_class}",
+                    why=f"the worker says {made.engine_class:.80}, the credential says {self.settings.engine_class}",
                     hint="stannary node join TOKEN with a new directory",
                 )
+            holding.delta_bytes = made.delta_bytes if made is not None else None
         except StannaryError:
             holding.end_worker()
             raise
@@ -287,20 +289,29 @@ def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench
     return Bench(holding.directory, outbox, environment, limits, output_bytes(spec), holding.packages)
 
 
-def prepare(worker: Worker, spec: JobSpec) -> str:
-    """Have a training job's worker load its recipe; return the engine class it says, empty for a command.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a training job's worker says of itself once its recipe is loaded."""
+
+    engine_class: str
+    delta_bytes: int  # the size of every contribution to this job
+
+
+def prepare(worker: Worker, spec: JobSpec) -> Prepared | None:
+    """Have a training job's worker load its recipe; None for a command, which needs nothing.
 
     Raises:
         JobFailed: the recipe cannot run; the worker is of no more use.
     """
     if spec.kind is not JobKind.TRAIN:
-        return ""
+        return None
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
-    found = worker.request(request, PREPARE_WALL_S, lambda _: None).header.get("engine_class")
-    if not isinstance(found, str) or not found:
-        raise FormatError("the worker names no engine class", why=f"{found!r:.80}")
-    return found
+    header = worker.request(request, PREPARE_WALL_S, lambda _: None).header
+    engine_class, delta_bytes = header.get("engine_class"), header.get("delta_bytes")
+    if not isinstance(engine_class, str) or not engine_class or type(delta_bytes) is not int:
+        raise FormatError("the worker does not say what it is", why=f"{engine_class!r:.80}, {delta_bytes!r:.40}")
+    return Prepared(engine_class, delta_bytes)
 
 
 def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:

@@ -154,7 +154,8 @@ class Replayer:
         bench = make_bench(holding, self._outbox, {})
         holding.worker = Worker.start(self._sandbox, bench, _drop_line)
         try:
-            self._engine_class = prepare(holding.worker, holding.spec) or self._engine_class
+            made = prepare(holding.worker, holding.spec)
+            self._engine_class = made.engine_class if made is not None else self._engine_class
         except StannaryError:
             self.close()
             raise

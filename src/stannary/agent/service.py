@@ -19,7 +19,8 @@ from stannary.errors import FormatError, StannaryError, UsageError
 from stannary.formats import jobspec, record, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
-from stannary.formats.predicates import Assignment
+from stannary.formats.ids import TaskId
+from stannary.formats.predicates import Assignment, Output
 from stannary.run import endings, frames
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Service:
         return {
             "ok": True,
             "engine_class": engine.engine_class(),
-            "num_parameters": recipe.num_parameters(loaded),
+            "delta_bytes": self.runner.delta_bytes,
             "environment": _environment(),
         }
 
@@ -186,6 +187,10 @@ class Service:
     def _task(self, request: dict[str, Json]) -> tuple[TaskRunner, Assignment]:
         if self.runner is None:
             raise UsageError("worker is not prepared", why="the first request must be prepare")
+        listed = request.get("unfetched", {})
+        if not isinstance(listed, dict):
+            raise FormatError("unfetched is not an object")
+        self.runner.unfetched = {TaskId(task): record.from_json(Output, item) for task, item in listed.items()}
         return self.runner, record.from_json(Assignment, request.get("assignment"), what="assignment")
 
     def _inputs(self, request: dict[str, Json]) -> dict[str, Path]:

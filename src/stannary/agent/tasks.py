@@ -8,23 +8,24 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from stannary.agent.blobs import Blobs
 from stannary.errors import FormatError
 from stannary.formats import jobspec
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
-from stannary.formats.predicates import Assignment, assignment_digest
-from stannary.train import recipe
-from stannary.train.merge import MergeInputs, run_merge
+from stannary.formats.predicates import Admitted, Assignment, Output, assignment_digest, result_root
+from stannary.train import checkpoint, recipe
+from stannary.train.merge import MergeInputs, OfSize, run_merge
 from stannary.train.recipe import Recipe
 from stannary.train.round import Keep, Progress, Recording, RoundResult, keep_all, keep_none, run_round
 
 KEPT_ROUNDS = 2  # with W = 1 every audit of a round closes before the second merge after it
-BYTES_PER_WEIGHT = 4  # fp32
 STATE_SHARE = 4  # at most this part of the job's memory holds states
 
 
@@ -44,8 +45,12 @@ class TaskRunner:
         self.prepared = prepared
         self.blobs = blobs
         self.kept: OrderedDict[Digest, KeptTask] = OrderedDict()
-        self.state_bytes = recipe.num_parameters(prepared.recipe) * BYTES_PER_WEIGHT
+        described = checkpoint.describe(recipe.weights_of(prepared.recipe.build()))
+        self.delta_bytes = checkpoint.encoded_bytes(described)
         self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
+        self.unfetched: Mapping[
+            TaskId, Output
+        ] = {}  # contributions of another size than delta_bytes, left where they are
 
     def run(self, assignment: Assignment, progress: Progress) -> RoundResult:
         """Do the work of an assignment and remember its states as far as the cap allows."""
@@ -59,10 +64,12 @@ class TaskRunner:
         return self._compute(assignment, Recording(keep=lambda done: done == step, evaluate=False))
 
     def state(self, assignment: Assignment, step: int) -> bytes:
-        """Return the state after a step, from memory or by computing again."""
+        """Return the state after a step, from memory or by computing again; of a round no further than that step."""
         kept = self.kept.get(assignment_digest(assignment))
         if kept is not None and step in kept.states:
             return kept.states[step]
+        if assignment.kind is TaskKind.ROUND:
+            assignment = dataclasses.replace(assignment, num_steps=step)
         return self.compute(assignment, step).states[step]
 
     def _compute(self, assignment: Assignment, recording: Recording) -> RoundResult:
@@ -75,14 +82,20 @@ class TaskRunner:
             return run_merge(self.prepared.recipe, assignment, settings, inputs, recording)
         raise FormatError("a training job has no such task", why=assignment.kind.value)
 
-    def _optional(self, name: Digest | None) -> bytes | None:
-        return None if name is None else self.blobs.read(name)
+    def _optional(self, name: Digest | None) -> Path | None:
+        return None if name is None else self.blobs.checked(name)
 
-    def _contributions(self, assignment: Assignment) -> Mapping[TaskId, bytes]:
-        return {item.task: self.blobs.read_contribution(item.root) for item in assignment.admitted or ()}
+    def _contributions(self, assignment: Assignment) -> Mapping[TaskId, Path | OfSize]:
+        return {item.task: self._contribution(item) for item in assignment.admitted or ()}
+
+    def _contribution(self, item: Admitted) -> Path | OfSize:
+        unfetched = self.unfetched.get(item.task)
+        if unfetched is not None and result_root((unfetched,)) == item.root:  # so its size is the one that was signed
+            return OfSize(unfetched.size_bytes)
+        return self.blobs.contribution(item.root)
 
     def _keep_within_cap(self, assignment: Assignment) -> Keep:
-        num_bytes = assignment.num_steps * self.state_bytes
+        num_bytes = assignment.num_steps * self.delta_bytes
         return keep_all if num_bytes <= self.state_limit_bytes else keep_none
 
     def _remember(self, assignment: Assignment, result: RoundResult) -> None:

@@ -6,8 +6,8 @@ wants a node that behaves otherwise passes another `Work`; the agent neither kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stannary.agent.executor import Reply, TakeProgress
@@ -16,7 +16,7 @@ from stannary.errors import FormatError
 from stannary.formats import bounds, canonical, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Output
 
 MIN_WALL_S = 60.0
@@ -31,6 +31,7 @@ class TaskInHand:
     holding: Holding
     assignment: Assignment
     progress: TakeProgress
+    unfetched: Mapping[TaskId, Output] = field(default_factory=dict)  # contributions of a size no delta has
 
     @property
     def wall_s(self) -> float:
@@ -119,7 +120,7 @@ class SandboxedWork:
     def compute(self, task: TaskInHand) -> Reply:
         """Run the task in the worker."""
         holding = task.holding
-        request: dict[str, Json] = {"op": "run", "assignment": record.to_json(task.assignment)}
+        request: dict[str, Json] = {"op": "run", **_named(task)}
         if task.assignment.kind is TaskKind.COMMAND:
             inputs: dict[str, Json] = {
                 name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
@@ -135,7 +136,7 @@ class SandboxedWork:
     def _ask(self, task: TaskInHand, operation: str, step: int, salt: str) -> Reply:
         request: dict[str, Json] = {
             "op": operation,
-            "assignment": record.to_json(task.assignment),
+            **_named(task),
             "step": step,
             "salt": salt,
         }
@@ -143,6 +144,11 @@ class SandboxedWork:
 
 
 MakeWork = Callable[[], Work]
+
+
+def _named(task: TaskInHand) -> dict[str, Json]:
+    unfetched: dict[str, Json] = {name: record.to_json(item) for name, item in task.unfetched.items()}
+    return {"assignment": record.to_json(task.assignment), "unfetched": unfetched}
 
 
 def _command_finding(outputs: tuple[Output, ...], salt: str) -> Finding:

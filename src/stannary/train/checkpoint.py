@@ -7,22 +7,27 @@ Rules:
 2. Reading trusts nothing: header size, unique members, name grammar, dtypes, shapes, and offsets
    that tile the body exactly are checked before a tensor is made (format: safetensors README).
 3. Pickle is refused by file name and by magic, so that no loader down the line is handed one.
+4. Neither way holds a checkpoint twice: `Stored` reads one tensor at a time, from bytes or from a file, and
+   `Encoder` takes one at a time.
 
 Left to others: which names and shapes a model needs (`recipe.py` compares them).
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-from stannary.errors import FormatError, LimitExceeded
+from stannary.errors import FormatError, LimitExceeded, NotFound
 from stannary.formats import canonical, workdir
 from stannary.formats.canonical import Json
 
@@ -56,47 +61,117 @@ class Checkpoint:
     metadata: dict[str, str]
 
 
+Described = tuple[torch.dtype, tuple[int, ...]]  # what is known of a tensor without its values
+Source = bytes | Path  # where a checkpoint lies
+
+
+class Stored(Mapping[str, Tensor]):
+    """A checkpoint where it lies: checked whole at the start, each tensor read when it is asked for.
+
+    Raises:
+        FormatError: a pickle, or anything but one well-formed safetensors file.
+        LimitExceeded: a header or tensor count over the limits.
+        NotFound: no such file.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        with _open(source) as file:
+            self.size_bytes = file.seek(0, io.SEEK_END)
+            header, self._body = _read_header(file, self.size_bytes)
+        self.metadata = _metadata(header.pop(METADATA, {}))
+        if len(header) > MAX_TENSORS:
+            raise LimitExceeded("checkpoint has too many tensors", why=f"{len(header):,}, limit {MAX_TENSORS:,}")
+        spans = sorted((_read_entry(name, value) for name, value in header.items()), key=lambda span: span.begin)
+        _check_tiling(spans, self.size_bytes - self._body)
+        self._spans = {span.name: span for span in sorted(spans, key=lambda span: span.name)}
+
+    @property
+    def described(self) -> dict[str, Described]:
+        """Dtype and shape by name."""
+        return {name: (span.dtype, span.shape) for name, span in self._spans.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        span = self._spans[name]
+        if span.begin == span.end:
+            return torch.empty(span.shape, dtype=span.dtype)
+        data = bytearray(span.end - span.begin)
+        with _open(self._source) as file:
+            file.seek(self._body + span.begin)
+            if file.readinto(data) != len(data):  # type: ignore[attr-defined]  # both kinds of file have it
+                raise FormatError("checkpoint cut short", why=f"{name}: the file ends inside it")
+        return torch.frombuffer(data, dtype=span.dtype).reshape(span.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+
+class Encoder:
+    """Writes the one safetensors spelling of tensors whose names and shapes are known beforehand."""
+
+    def __init__(self, described: Mapping[str, Described], metadata: Mapping[str, str] | None = None) -> None:
+        self._waiting = sorted(described, reverse=True)
+        self._file = io.BytesIO()
+        self._file.write(_header(described, metadata))
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write the next tensor, in name order."""
+        if self._waiting.pop() != name:
+            raise FormatError("checkpoint tensor out of order", why=name)
+        self._file.write(_raw(tensor.detach().contiguous()))
+
+    def finish(self) -> bytes:
+        """Return the checkpoint."""
+        if self._waiting:
+            raise FormatError("checkpoint lacks a tensor", why=self._waiting[-1])
+        return self._file.getvalue()  # the buffer itself: nothing is copied
+
+
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the one safetensors spelling of named tensors."""
-    header: dict[str, Json] = {METADATA: dict(metadata)} if metadata else {}
-    bodies: list[bytes] = []
-    offset = 0
+    encoder = Encoder(describe(tensors), metadata)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
-        body = _raw(tensor)
-        header[_checked_name(name)] = {
-            "dtype": _code(tensor.dtype),
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(body)],
-        }
-        bodies.append(body)
-        offset += len(body)
-    encoded = canonical.encode(header)
-    encoded += b" " * (-len(encoded) % ALIGNMENT_BYTES)
-    return b"".join([len(encoded).to_bytes(HEADER_LENGTH_BYTES, "little"), encoded, *bodies])
+        encoder.add(name, tensors[name])
+    return encoder.finish()
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the SHA-256 of what `encode` would return, without the bytes."""
+    state = hashlib.sha256(_header(describe(tensors), None))
+    for name in sorted(tensors):
+        state.update(_raw(tensors[name].detach().contiguous()))
+    return state.digest()
+
+
+def encoded_bytes(described: Mapping[str, Described]) -> int:
+    """Return the size of the spelling of tensors of these names, dtypes and shapes, without metadata."""
+    return len(_header(described, None)) + sum(_num_bytes(*item) for item in described.values())
+
+
+def size_of(source: Source) -> int:
+    """Return how many bytes a checkpoint has where it lies."""
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def describe(tensors: Mapping[str, Tensor]) -> dict[str, Described]:
+    """Return dtype and shape by name; nothing is read from a file for it."""
+    if isinstance(tensors, Stored):
+        return tensors.described
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def decode(data: bytes) -> Checkpoint:
-    """Read a checkpoint; the tensors own their memory.
+    """Read a checkpoint whole; the tensors own their memory.
 
     Raises:
         FormatError: a pickle, or anything but one well-formed safetensors file.
         LimitExceeded: a header or tensor count over the limits.
     """
-    refuse_pickle(data)
-    header, body = _split(data)
-    metadata = _metadata(header.pop(METADATA, {}))
-    if len(header) > MAX_TENSORS:
-        raise LimitExceeded("checkpoint has too many tensors", why=f"{len(header):,}, limit {MAX_TENSORS:,}")
-    spans = sorted((_read_entry(name, value) for name, value in header.items()), key=lambda span: span.begin)
-    expected = 0
-    for span in spans:
-        if span.begin != expected:
-            raise FormatError("checkpoint has a gap or an overlap", why=f"{span.name} begins at {span.begin}")
-        expected = span.end
-    if expected != len(body):
-        raise FormatError("checkpoint length differs", why=f"{len(body):,} bytes of tensors, header says {expected:,}")
-    return Checkpoint({span.name: span.tensor(body) for span in sorted(spans, key=lambda s: s.name)}, metadata)
+    stored = Stored(data)
+    return Checkpoint(dict(stored), stored.metadata)
 
 
 def refuse_pickle(data: bytes, name: str = "checkpoint") -> None:
@@ -115,25 +190,62 @@ class _Span:
     begin: int
     end: int
 
-    def tensor(self, body: memoryview) -> Tensor:
-        if self.begin == self.end:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(bytearray(body[self.begin : self.end]), dtype=self.dtype).reshape(self.shape)
+
+def _open(source: Source) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return source.open("rb")
+    except FileNotFoundError as err:
+        raise NotFound("no such checkpoint", why=str(source)) from err
 
 
-def _split(data: bytes) -> tuple[dict[str, Json], memoryview]:
-    if len(data) < HEADER_LENGTH_BYTES:
-        raise FormatError("checkpoint cut short", why=f"{len(data)} bytes")
-    num_header_bytes = int.from_bytes(data[:HEADER_LENGTH_BYTES], "little")
+def _header(described: Mapping[str, Described], metadata: Mapping[str, str] | None) -> bytes:
+    header: dict[str, Json] = {METADATA: dict(metadata)} if metadata else {}
+    offset = 0
+    for name in sorted(described):
+        dtype, shape = described[name]
+        end = offset + _num_bytes(dtype, shape)
+        header[_checked_name(name)] = {"dtype": _code(dtype), "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = canonical.encode(header)
+    encoded += b" " * (-len(encoded) % ALIGNMENT_BYTES)
+    return len(encoded).to_bytes(HEADER_LENGTH_BYTES, "little") + encoded
+
+
+def _num_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def _read_header(file: BinaryIO, num_bytes: int) -> tuple[dict[str, Json], int]:
+    file.seek(0)
+    first = file.read(workdir.PICKLE_MAGIC_BYTES)
+    refuse_pickle(first)
+    if num_bytes < HEADER_LENGTH_BYTES:
+        raise FormatError("checkpoint cut short", why=f"{num_bytes} bytes")
+    num_header_bytes = int.from_bytes(first[:HEADER_LENGTH_BYTES], "little")
     if num_header_bytes > MAX_HEADER_BYTES:
         raise LimitExceeded(
             "checkpoint header too large", why=f"{num_header_bytes:,}, limit {MAX_HEADER_BYTES:,} bytes"
         )
     end = HEADER_LENGTH_BYTES + num_header_bytes
-    if end > len(data):
-        raise FormatError("checkpoint cut short", why=f"header of {num_header_bytes:,} bytes in {len(data):,}")
-    header = canonical.decode_object(data[HEADER_LENGTH_BYTES:end], max_bytes=MAX_HEADER_BYTES)
-    return header, memoryview(data)[end:]
+    file.seek(HEADER_LENGTH_BYTES)
+    encoded = file.read(num_header_bytes)
+    if end > num_bytes or len(encoded) != num_header_bytes:
+        raise FormatError("checkpoint cut short", why=f"header of {num_header_bytes:,} bytes in {num_bytes:,}")
+    return canonical.decode_object(encoded, max_bytes=MAX_HEADER_BYTES), end
+
+
+def _check_tiling(spans: list[_Span], num_body_bytes: int) -> None:
+    expected = 0
+    for span in spans:
+        if span.begin != expected:
+            raise FormatError("checkpoint has a gap or an overlap", why=f"{span.name} begins at {span.begin}")
+        expected = span.end
+    if expected != num_body_bytes:
+        raise FormatError(
+            "checkpoint length differs", why=f"{num_body_bytes:,} bytes of tensors, header says {expected:,}"
+        )
 
 
 def _metadata(value: Json) -> dict[str, str]:
@@ -154,7 +266,7 @@ def _read_entry(name: str, value: Json) -> _Span:
     if len(shape) > MAX_DIMENSIONS or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FormatError("checkpoint entry is malformed", why=name)
     # Python integers do not overflow: a shape whose product wraps 64 bits is simply too large here.
-    if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
+    if _num_bytes(dtype, shape) != offsets[1] - offsets[0]:
         raise FormatError("checkpoint shape and length differ", why=f"{name}: {list(shape)}")
     return _Span(name, dtype, shape, offsets[0], offsets[1])
 
@@ -178,8 +290,8 @@ def _code(dtype: torch.dtype) -> str:
     return code
 
 
-def _raw(tensor: Tensor) -> bytes:
+def _raw(tensor: Tensor) -> bytes | memoryview:
     # Little endian throughout: safetensors says so, and torch runs on little-endian hosts only.
     if tensor.numel() == 0:
         return b""
-    return tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().reshape(-1).view(torch.uint8).numpy().data

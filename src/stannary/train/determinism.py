@@ -11,8 +11,9 @@ from __future__ import annotations
 from stannary.formats import jobspec
 from stannary.formats.ids import JobId, TaskId, TaskKind
 from stannary.formats.predicates import Assignment
+from stannary.train import checkpoint
 from stannary.train.recipe import Recipe
-from stannary.train.round import run_round
+from stannary.train.round import Recording, run_round
 
 CHECKED_STEPS = 2
 
@@ -29,5 +30,6 @@ def first_difference(recipe: Recipe, settings: jobspec.Recipe) -> int | None:
         first_step=0,
         tokens=0,
     )
-    first, second = (run_round(recipe, probe, settings, None).states for _ in range(2))
+    recording = Recording(spell=checkpoint.fingerprint)  # a state is as large as the model
+    first, second = (run_round(recipe, probe, settings, None, recording).states for _ in range(2))
     return next((step for step in sorted(first) if first[step] != second[step]), None)

@@ -8,13 +8,16 @@
 Rules:
 1. The order of summation is that of the log indices, sums are fp32, norms fp64: with the engine class
    fixed, whoever may open the contributions gets the same theta'.
-2. A contribution that is no checkpoint of this model, or holds a value that is not finite, weighs
-   nothing, and the job log says so. Liars decide nothing about whether a merge can be made.
+2. A contribution that has another size than a delta of this model, is no checkpoint of it, or holds a value
+   that is not finite, weighs nothing, and the job log says so. Liars decide nothing about whether a merge can be made.
 3. What is admitted is what the assignment lists. A conviction inside the window is answered by
    another merge whose assignment leaves the convicted out: the result is that of a run which never
    admitted it (no subtraction, so no rounding left behind).
 
 State bytes after s contributions (1 .. admitted) are the canonical bytes of the running sum G.
+
+Contributions stay where they lie and are read tensor by tensor, twice: for their norms, then for the sum. In
+memory are the weights, the new outer state, the tensor in hand and the states that are kept (bench/merge_memory.py).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stannary.errors import FormatError
+from stannary.errors import FormatError, LimitExceeded, NotFound
 from stannary.formats import canonical, jobspec
 from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Admitted, Assignment
@@ -41,11 +44,21 @@ OUTER = "outer"
 
 @dataclass(frozen=True, slots=True)
 class MergeInputs:
-    """The bytes an assignment names: weights (None: made from the seed), outer state, contributions."""
+    """What an assignment names: weights (None: made from the seed), outer state, contributions.
 
-    theta: bytes | None
-    outer: bytes | None
-    deltas: Mapping[TaskId, bytes]
+    A contribution of another size than a delta has need not be there: its size alone says that it weighs nothing.
+    """
+
+    theta: checkpoint.Source | None
+    outer: checkpoint.Source | None
+    deltas: Mapping[TaskId, checkpoint.Source | OfSize]
+
+
+@dataclass(frozen=True, slots=True)
+class OfSize:
+    """A contribution of which the size is known and nothing else."""
+
+    size_bytes: int
 
 
 def run_merge(
@@ -64,23 +77,12 @@ def run_merge(
         Support(item, _open(item.task, inputs.deltas[item.task], weights, notes))
         for item in sorted(assignment.admitted or (), key=lambda item: item.log_index)
     ]
-    states: dict[int, bytes] = {}
-    gradient = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for count, (support, factor) in enumerate(zip(supports, factors(supports), strict=True), start=1):
-        for name, total in gradient.items():
-            if support.delta is not None:
-                total.add_(support.delta[name], alpha=factor)
-        if recording.keep(count):
-            states[count] = checkpoint.encode(gradient)
-        recording.progress(count, len(supports), 0.0)
-    outer = outer_step(weights, gradient, inputs.outer, settings)
+    outer, states = _step(weights, supports, inputs.outer, settings, recording)
+    metrics = recipe_.evaluate(model) if recording.evaluate else {}
     return RoundResult(
-        outputs={
-            THETA: checkpoint.encode(weights, {"recipe": canonical.encode(settings.options).decode()}),
-            OUTER: checkpoint.encode(outer),
-        },
+        outputs={THETA: _taken(weights, {"recipe": canonical.encode(settings.options).decode()}), OUTER: outer},
         states=states,
-        metrics={name: decimal(value) for name, value in recipe_.evaluate(model).items()} if recording.evaluate else {},
+        metrics={name: decimal(value) for name, value in metrics.items()},
         num_steps=assignment.num_steps,
         tokens=assignment.tokens,
         compute_ms=round((time.monotonic() - started) * 1000),
@@ -93,14 +95,14 @@ class Support:
     """An admitted contribution, opened; None where it weighs nothing (rule 2)."""
 
     admitted: Admitted
-    delta: dict[str, Tensor] | None
+    delta: Mapping[str, Tensor] | None
 
     @property
     def norm(self) -> float:
         """Return the Euclidean norm over all tensors, in fp64 and name order."""
         if self.delta is None:
             return 0.0
-        squares = [self.delta[name].double().square().sum() for name in sorted(self.delta)]
+        squares = [self.delta[name].double().square_().sum() for name in sorted(self.delta)]
         return float(torch.stack(squares).sum().sqrt())
 
 
@@ -119,31 +121,73 @@ def factors(supports: Sequence[Support]) -> list[float]:
 
 
 @torch.no_grad()
-def outer_step(
-    weights: Mapping[str, Tensor], gradient: Mapping[str, Tensor], outer: bytes | None, settings: jobspec.Recipe
-) -> dict[str, Tensor]:
-    """Apply one Nesterov step to the weights in place and return the new momentum."""
+def _step(
+    weights: Mapping[str, Tensor],
+    supports: Sequence[Support],
+    outer: checkpoint.Source | None,
+    settings: jobspec.Recipe,
+    recording: Recording,
+) -> tuple[bytes, dict[int, bytes]]:
+    """Sum the contributions and apply one Nesterov step to the weights in place, tensor by tensor.
+
+    Returns the new momentum, and the running sums after the contributions that are kept.
+    """
     eta = fraction(settings.training.outer_lr, "outer_lr")
     mu = fraction(settings.training.outer_momentum, "outer_momentum")
-    if outer is None:
-        momentum = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    else:
-        momentum = checkpoint.decode(outer).tensors
-        recipe.check_like(momentum, weights)
-    for name, weight in weights.items():
-        momentum[name].mul_(mu).add_(gradient[name])
-        weight.sub_(eta * (gradient[name] + mu * momentum[name]))
-    return momentum
+    momenta = None if outer is None else checkpoint.Stored(outer)
+    if momenta is not None:
+        recipe.check_like(momenta, weights)
+    described = checkpoint.describe(weights)
+    written = checkpoint.Encoder(described)
+    weighed = list(zip(supports, factors(supports), strict=True))
+    sums = {count: checkpoint.Encoder(described) for count in range(1, len(weighed) + 1) if recording.keep(count)}
+    for index, name in enumerate(sorted(weights), start=1):
+        weight = weights[name]
+        total = torch.zeros_like(weight)
+        for count, (support, factor) in enumerate(weighed, start=1):
+            if support.delta is not None:
+                total.add_(support.delta[name], alpha=factor)
+            if count in sums:
+                sums[count].add(name, total)
+        momentum = torch.zeros_like(weight) if momenta is None else momenta[name]
+        momentum.mul_(mu).add_(total)
+        weight.sub_(eta * (total + mu * momentum))
+        written.add(name, momentum)
+        recording.progress(len(weighed) * index // len(weights), len(weighed), 0.0)
+    return written.finish(), {count: encoder.finish() for count, encoder in sums.items()}
 
 
-def _open(task: TaskId, data: bytes, weights: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor] | None:
+def _taken(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return weights as bytes, giving each tensor's memory up once it is written."""
+    encoder = checkpoint.Encoder(checkpoint.describe(weights), metadata)
+    for name in sorted(weights):
+        encoder.add(name, weights[name])
+        weights[name].data = torch.empty(0)
+    return encoder.finish()
+
+
+def _open(
+    task: TaskId, source: checkpoint.Source | OfSize, weights: Mapping[str, Tensor], notes: list[str]
+) -> checkpoint.Stored | None:
     try:
-        delta = checkpoint.decode(data).tensors
-        recipe.check_like(delta, weights)
-    except FormatError as err:
+        delta = _delta_of(source, weights)
+    except (FormatError, LimitExceeded) as err:
         notes.append(f"{task} weighs nothing: {err}")
         return None
     if not all(bool(torch.isfinite(tensor).all()) for tensor in delta.values()):
         notes.append(f"{task} weighs nothing: it holds values that are not finite")
         return None
+    return delta
+
+
+def _delta_of(source: checkpoint.Source | OfSize, weights: Mapping[str, Tensor]) -> checkpoint.Stored:
+    expected = checkpoint.encoded_bytes(checkpoint.describe(weights))
+    found = source.size_bytes if isinstance(source, OfSize) else checkpoint.size_of(source)
+    if found != expected:
+        why = f"{found:,} bytes, a delta of this model has {expected:,}"
+        raise FormatError("not the size of a contribution", why=why)
+    if isinstance(source, OfSize):  # no word about the contribution: without it there is no merge
+        raise NotFound("a contribution of the right size is not in the sandbox", why=f"{found:,} bytes")
+    delta = checkpoint.Stored(source)
+    recipe.check_like(delta, weights)
     return delta

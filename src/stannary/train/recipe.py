@@ -81,7 +81,7 @@ def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) ->
     return cast(Factory, factory)(settings.options, inputs)
 
 
-def build(recipe: Recipe, settings: jobspec.Recipe, theta: bytes | None) -> nn.Module:
+def build(recipe: Recipe, settings: jobspec.Recipe, theta: checkpoint.Source | None) -> nn.Module:
     """Return the model with the given weights, or with those made from the seed where theta is absent.
 
     Raises:
@@ -92,13 +92,8 @@ def build(recipe: Recipe, settings: jobspec.Recipe, theta: bytes | None) -> nn.M
     model = recipe.build()
     weights = weights_of(model)
     if theta is not None:
-        assign(weights, checkpoint.decode(theta).tensors)
+        assign(weights, checkpoint.Stored(theta))
     return model
-
-
-def num_parameters(recipe: Recipe) -> int:
-    """Return how many numbers the model's weights are."""
-    return sum(weight.numel() for weight in weights_of(recipe.build()).values())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -130,11 +125,10 @@ def check_like(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> N
     if set(values) != set(weights):
         odd = sorted(set(values) ^ set(weights))
         raise FormatError("checkpoint is of another model", why=f"tensors differ: {', '.join(odd)[:200]}")
-    for name, weight in weights.items():
-        if values[name].shape != weight.shape or values[name].dtype != weight.dtype:
-            raise FormatError(
-                "checkpoint is of another model", why=f"{name}: {list(values[name].shape)} {values[name].dtype}"
-            )
+    found, expected = checkpoint.describe(values), checkpoint.describe(weights)
+    for name, (dtype, shape) in found.items():
+        if expected[name] != (dtype, shape):
+            raise FormatError("checkpoint is of another model", why=f"{name}: {list(shape)} {dtype}")
 
 
 def seed_everything(seed: int) -> None:

@@ -11,12 +11,15 @@ the weights alone.
 
 State bytes after s steps (1 .. H) are the canonical checkpoint of the weights: what audit questions
 hash, and what a bisection compares.
+
+In memory at once are the weights, their gradients and the optimizer's moments, afterwards the weights, those they
+began with (made again: they are a function of the assignment), and the delta.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -55,6 +58,7 @@ class Recording:
     keep: Keep = keep_all
     evaluate: bool = True  # merges: measure the new weights on held-out data
     progress: Progress = ignore_progress
+    spell: Callable[[Mapping[str, Tensor]], bytes] = checkpoint.encode  # what is kept of a state
 
 
 RECORDING = Recording()
@@ -77,14 +81,13 @@ def run_round(
     recipe_: Recipe,
     assignment: Assignment,
     settings: jobspec.Recipe,
-    theta: bytes | None,
+    theta: checkpoint.Source | None,
     recording: Recording = RECORDING,
 ) -> RoundResult:
     """Take the inner steps of one assignment and return its pseudo-gradient."""
     started = time.monotonic()
     model = recipe.build(recipe_, settings, theta)
     weights = recipe.weights_of(model)
-    start = {name: weight.detach().clone() for name, weight in weights.items()}
     optimizer = InnerOptimizer(weights, settings.training)
     num_steps = schedule.total_steps(settings)
     states: dict[int, bytes] = {}
@@ -95,17 +98,24 @@ def run_round(
         optimizer.step(lr_at(settings.training, step, inner, num_steps))
         optimizer.clear()
         if recording.keep(inner + 1):
-            states[inner + 1] = checkpoint.encode(weights)
+            states[inner + 1] = recording.spell(weights)
         recording.progress(inner + 1, assignment.num_steps, losses[-1])
-    delta = {name: start[name] - weight.detach() for name, weight in weights.items()}
+    del optimizer  # its moments make room for the delta
     return RoundResult(
-        outputs={DELTA: checkpoint.encode(delta)},
+        outputs={DELTA: _delta(recipe.weights_of(recipe.build(recipe_, settings, theta)), weights)},
         states=states,
         metrics={"loss": decimal(sum(losses) / len(losses)), "last_loss": decimal(losses[-1])},
         num_steps=assignment.num_steps,
         tokens=assignment.num_steps * settings.training.batch_size * recipe_.tokens_per_example,
         compute_ms=round((time.monotonic() - started) * 1000),
     )
+
+
+def _delta(start: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bytes:
+    encoder = checkpoint.Encoder(checkpoint.describe(weights))
+    for name in sorted(weights):
+        encoder.add(name, start[name].detach() - weights[name].detach())
+    return encoder.finish()
 
 
 def lr_at(training: Training, step: int, inner: int, num_steps: int) -> float:

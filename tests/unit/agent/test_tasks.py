@@ -61,9 +61,9 @@ def test_a_contribution_is_found_by_its_root_alone(blobs):
     for data in (b"one", b"two", b"three"):
         put(blobs, data)
     root = result_root((Output("delta", digest.digest(b"two"), 3),))
-    assert blobs.read_contribution(root) == b"two"
+    assert blobs.contribution(root).read_bytes() == b"two"
     with pytest.raises(NotFound, match="contribution"):
-        blobs.read_contribution(result_root((Output("theta", digest.digest(b"two"), 3),)))
+        blobs.contribution(result_root((Output("theta", digest.digest(b"two"), 3),)))
 
 
 def test_states_of_two_rounds_are_kept(blobs):
