@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from tests.integration.train.small_job import train_spec
-from tests.unit.train.conftest import Tiny, a_round
+from tests.unit.train.conftest import Tiny, a_merge, a_round
 
 from stannary.agent.blobs import Blobs
 from stannary.agent.tasks import Prepared, TaskRunner
@@ -100,3 +100,37 @@ def test_an_audit_keeps_one_state_and_evaluates_nothing(blobs):
 def test_blobs_live_under_their_hex(blobs):
     """The agent and the worker agree on one spelling."""
     assert blobs.path(digest.digest(b"")).name == digest.digest(b"").removeprefix(PREFIX)
+
+
+def test_a_contribution_left_out_for_its_size_weighs_nothing(blobs):
+    """What the agent did not fetch is believed as far as the logged root names its size, and no further."""
+    made = runner(blobs, 2**30)
+    settings = made.prepared.settings
+    deltas = [made.run(a_round(settings, 0, lane), lambda *_: None).outputs["delta"] for lane in range(2)]
+    listed = [Output("delta", put(blobs, data), len(data)) for data in deltas]
+    huge = Output("delta", digest.digest(b"never fetched"), 800 * 2**20)
+    merge = a_merge(0, [0, 1, 2])
+    roots = [result_root((item,)) for item in (*listed, huge)]
+    admitted = tuple(dataclasses.replace(item, root=root) for item, root in zip(merge.admitted, roots, strict=True))
+    merge = dataclasses.replace(merge, admitted=admitted)
+    honest = dataclasses.replace(merge, admitted=admitted[:2], num_steps=2)
+    with pytest.raises(NotFound):
+        made.run(merge, lambda *_: None)
+    made.unfetched = {admitted[2].task: dataclasses.replace(huge, size_bytes=7)}
+    with pytest.raises(NotFound):  # not the size that was signed
+        made.run(merge, lambda *_: None)
+    made.unfetched = {admitted[2].task: huge, admitted[0].task: huge}
+    assert made.run(merge, lambda *_: None).outputs == made.run(honest, lambda *_: None).outputs
+
+
+def test_a_state_costs_no_step_beyond_it(blobs):
+    """Where a state was not kept, a round is computed up to the step asked about and no further."""
+    made = runner(blobs, 0)
+    assignment = rounds(made, 2)[1]
+    seen: list[int] = []
+    loss = made.prepared.recipe.loss
+    made.prepared.recipe.loss = lambda model, examples: seen.append(1) or loss(model, examples)
+    full = made.compute(assignment, 2)
+    num_full = len(seen)
+    assert made.state(assignment, 2) == full.states[2]
+    assert (len(seen) - num_full) * assignment.num_steps == num_full * 2
