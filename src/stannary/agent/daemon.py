@@ -87,7 +87,7 @@ class Agent:
         self.journal = journals.Journal(directory / "journal")
         self.meter = Meter(self.journal)
         self.desk = Desk()
-        self.holdings = Holdings(directory, settings, self.client, sandbox)
+        self.holdings = Holdings(directory, settings, self.client, sandbox, self._still_preparing)
         self.pulse = Pulse(
             client=self.client,
             desk=self.desk,
@@ -335,6 +335,10 @@ class Agent:
         log = self.desk.log_of(job)
         if log is not None:  # a line between two leases belongs to nobody who could read it
             log.add(stream, text)
+
+    def _still_preparing(self, _reported: dict[str, Json]) -> None:
+        """Say that a long start goes on: the market waits for who is heard of."""
+        self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
 
     def _take_progress(self, reported: dict[str, Json]) -> None:
         step, steps, loss = reported.get("step"), reported.get("steps"), reported.get("loss")

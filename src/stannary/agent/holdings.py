@@ -32,7 +32,7 @@ from typing import BinaryIO
 from stannary import workdir
 from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
-from stannary.agent.executor import DROPPED, MAX_OUTPUTS, Bench, TakeLine, Worker, outbox_path
+from stannary.agent.executor import DROPPED, MAX_OUTPUTS, Bench, TakeLine, TakeProgress, Worker, outbox_path
 from stannary.agent.settings import NodeSettings
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
@@ -86,11 +86,19 @@ class Holding:
 class Holdings:
     """The jobs of one node; used from the agent's main thread, which the workers' lives are tied to."""
 
-    def __init__(self, root: Path, settings: NodeSettings, client: MarketClient, sandbox: Sandbox) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: NodeSettings,
+        client: MarketClient,
+        sandbox: Sandbox,
+        progress: TakeProgress = lambda _: None,
+    ) -> None:
         self.root = root
         self.settings = settings
         self.client = client
         self.sandbox = sandbox
+        self.progress = progress  # gets what workers report while they prepare
         source = Source(settings.find_links, settings.index_url, settings.no_index)
         self.environments = Environments(root / "environments", source)
         self.cache = BlobCache(root / "blobs")
@@ -237,7 +245,7 @@ class Holdings:
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
         holding.worker = Worker.start(self.sandbox, make_bench(holding, self.outbox, self.settings.kernel), take_line)
         try:
-            made = prepare(holding.worker, holding.spec)
+            made = prepare(holding.worker, holding.spec, self.progress)
             if made is not None and made.engine_class != self.settings.engine_class:
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
@@ -297,7 +305,7 @@ class Prepared:
     delta_bytes: int  # the size of every contribution to this job
 
 
-def prepare(worker: Worker, spec: JobSpec) -> Prepared | None:
+def prepare(worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: None) -> Prepared | None:
     """Have a training job's worker load its recipe; None for a command, which needs nothing.
 
     Raises:
@@ -307,7 +315,7 @@ def prepare(worker: Worker, spec: JobSpec) -> Prepared | None:
         return None
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
-    header = worker.request(request, PREPARE_WALL_S, lambda _: None).header
+    header = worker.request(request, PREPARE_WALL_S, progress).header
     engine_class, delta_bytes = header.get("engine_class"), header.get("delta_bytes")
     if not isinstance(engine_class, str) or not engine_class or type(delta_bytes) is not int:
         raise FormatError("the worker does not say what it is", why=f"{engine_class!r:.80}, {delta_bytes!r:.40}")

@@ -82,7 +82,7 @@ class Service:
             raise UsageError("job has no recipe to prepare", why=f"kind {spec.kind}")
         inputs = self._inputs(request)
         loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
-        step = determinism.first_difference(loaded, spec.recipe)
+        step = determinism.first_difference(loaded, spec.recipe, self._progress())
         if step is not None:
             return {
                 "ok": False,
@@ -190,6 +190,7 @@ class Service:
         listed = request.get("unfetched", {})
         if not isinstance(listed, dict):
             raise FormatError("unfetched is not an object")
+        self.runner.progress = self._progress()
         self.runner.unfetched = {TaskId(task): record.from_json(Output, item) for task, item in listed.items()}
         return self.runner, record.from_json(Assignment, request.get("assignment"), what="assignment")
 

@@ -23,7 +23,7 @@ from stannary.formats.predicates import Admitted, Assignment, Output, assignment
 from stannary.train import checkpoint, recipe
 from stannary.train.merge import MergeInputs, OfSize, run_merge
 from stannary.train.recipe import Recipe
-from stannary.train.round import Keep, Progress, Recording, RoundResult, keep_all, keep_none, run_round
+from stannary.train.round import Keep, Progress, Recording, RoundResult, ignore_progress, keep_all, keep_none, run_round
 
 KEPT_ROUNDS = 2  # with W = 1 every audit of a round closes before the second merge after it
 STATE_SHARE = 4  # at most this part of the job's memory holds states
@@ -48,6 +48,7 @@ class TaskRunner:
         described = checkpoint.describe(recipe.weights_of(prepared.recipe.build()))
         self.delta_bytes = checkpoint.encoded_bytes(described)
         self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
+        self.progress: Progress = ignore_progress  # of what is computed for a question
         self.unfetched: Mapping[
             TaskId, Output
         ] = {}  # contributions of another size than delta_bytes, left where they are
@@ -61,7 +62,9 @@ class TaskRunner:
 
     def compute(self, assignment: Assignment, step: int) -> RoundResult:
         """Recompute an assignment for an audit, keeping one state; held-out measures are not repeated."""
-        return self._compute(assignment, Recording(keep=lambda done: done == step, evaluate=False))
+        return self._compute(
+            assignment, Recording(keep=lambda done: done == step, evaluate=False, progress=self.progress)
+        )
 
     def state(self, assignment: Assignment, step: int) -> bytes:
         """Return the state after a step, from memory or by computing again; of a round no further than that step."""

@@ -68,6 +68,13 @@ def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
     return TaskId(f"{job}/run/l{lane}/a{attempt}")
 
 
+def task_kind(task: TaskId) -> TaskKind:
+    """Return what a task's name says that it is."""
+    if task.rpartition("/")[0].endswith("/merge"):
+        return TaskKind.MERGE
+    return TaskKind.COMMAND if "/run/" in task else TaskKind.ROUND
+
+
 def audit_id(task: TaskId, tag: bytes) -> AuditId:
     """Name one recomputation of a task by the first bytes of a hash that nobody can tell an order from."""
     if len(tag) < AUDIT_TAG_BYTES:

@@ -171,9 +171,8 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.post(routes.LEASE_PROGRESS)
     async def progress(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        await http.read(request, node.ProgressReport)
-        await _held(exchange, holder, lease)
-        engines.progress_at[lease] = exchange.clock.now()
+        report = await http.read(request, node.ProgressReport)
+        engines.hear(await _held(exchange, holder, lease), report.phase, report.step)
         return http.no_content()
 
     @api.post(routes.LEASE_FAIL)

@@ -13,12 +13,12 @@ from stannary.formats.ids import JobId, TaskId, TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.train import checkpoint
 from stannary.train.recipe import Recipe
-from stannary.train.round import Recording, run_round
+from stannary.train.round import Progress, Recording, ignore_progress, run_round
 
 CHECKED_STEPS = 2
 
 
-def first_difference(recipe: Recipe, settings: jobspec.Recipe) -> int | None:
+def first_difference(recipe: Recipe, settings: jobspec.Recipe, progress: Progress = ignore_progress) -> int | None:
     """Return the first inner step after which two runs differ, None where they agree."""
     probe = Assignment(
         job=JobId("j-000000000000"),
@@ -30,6 +30,6 @@ def first_difference(recipe: Recipe, settings: jobspec.Recipe) -> int | None:
         first_step=0,
         tokens=0,
     )
-    recording = Recording(spell=checkpoint.fingerprint)  # a state is as large as the model
+    recording = Recording(spell=checkpoint.fingerprint, progress=progress)  # a state is as large as the model
     first, second = (run_round(recipe, probe, settings, None, recording).states for _ in range(2))
     return next((step for step in sorted(first) if first[step] != second[step]), None)

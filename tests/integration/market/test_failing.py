@@ -177,3 +177,65 @@ def test_a_beat_says_which_jobs_are_over(tmp_path: Path) -> None:
     before, after, job = asyncio.run(scenario())
     assert before == ["j-000000000000"]
     assert after == [job, "j-000000000000"]
+
+
+class SlowNode(FakeNode):
+    """Takes eight seconds a step where the spec agreed on milliseconds, and tells each."""
+
+    async def work(self, lease: node.Lease) -> None:
+        """Be slow, in the open."""
+        await self.tell(lease, "environment", 0)
+        await self.clock.sleep(8.0)
+        num_steps = int((lease.assignment or {})["num_steps"])
+        for step in range(1, num_steps + 1):
+            await self.clock.sleep(8.0)
+            await self.tell(lease, "compute", step)
+        await super().work(lease)
+
+    async def tell(self, lease: node.Lease, phase: str, step: int) -> None:
+        """Report progress."""
+        report = node.ProgressReport(step=step, steps=step, phase=phase)
+        await self.call(routes.lease(routes.LEASE_PROGRESS, lease.lease_id), report)
+
+
+class Pretender(SlowNode):
+    """Reports one step and computes nothing more, but goes on beating."""
+
+    async def work(self, lease: node.Lease) -> None:
+        """Claim to be slow."""
+        await self.tell(lease, "environment", 0)
+        await self.clock.sleep(3.0)
+        await self.tell(lease, "compute", 1)
+
+
+def test_slow_steps_cost_no_lease(tmp_path: Path) -> None:
+    """A job whose steps take two hundred times the agreed time ends well, each task leased once."""
+
+    async def scenario() -> tuple[JobView, list[str]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator, SlowNode)
+            view = await ended(world, await world.buyer(), train_spec(rounds=1))
+            return view, [line for made in world.nodes for line in made.served if line.startswith("work ")]
+
+    view, served = asyncio.run(scenario())
+    assert (view.status, view.verdict) == ("succeeded", "verified"), view
+    assert len(served) == len(set(served))
+
+
+def test_who_only_claims_progress_loses_his_lease(tmp_path: Path) -> None:
+    """After one step nothing more is heard: the lane goes to another node, long before the wall limit."""
+
+    async def scenario() -> tuple[JobView, list[str], float]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            await world.node("pretend", Pretender, ask_usd_micros_per_hour=1)
+            begun = world.clock.now()
+            view = await ended(world, await world.buyer(), train_spec(rounds=1))
+            return view, world.nodes[2].served, world.clock.now() - begun
+
+    view, served, took_s = asyncio.run(scenario())
+    assert view.status == "succeeded", view
+    assert any(line.startswith("work ") for line in served)
+    assert took_s < 60.0  # three more steps of three seconds, with slack, twice over

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stannary.formats import canonical, dsse, jobspec, note, predicates, record, statement
@@ -60,11 +60,15 @@ class JobFrame:
         return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
 
     @property
-    def longest_task_s(self) -> float:
-        """The agreed time of the longest task."""
+    def longest_steps(self) -> int:
+        """The most steps of any task."""
         if self.spec.recipe is None:
-            return self.step_ms / 1000
-        return max(self.num_lanes, *map(self.spec.recipe.num_steps, range(self.num_rounds))) * self.step_ms / 1000
+            return 1
+        return max(self.num_lanes, *map(self.spec.recipe.num_steps, range(self.num_rounds)))
+
+    def step_s(self, measured_s: float) -> float:
+        """Return the time to expect of a step: what was measured, from the agreed time up to the job's wall limit."""
+        return max(self.step_ms / 1000, min(measured_s, self.spec.resources.wall_s / self.longest_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class World:
     inclusion: Callable[[int, int], list[bytes]]
     sign: Callable[..., dsse.Envelope]
     resumed_at_ms: int = 0  # when this process began to listen
+    step_s: Mapping[str, float] = field(default_factory=dict)  # job -> measured time of a step (jobs/progress.py)
 
     def waited_ms(self, since_ms: int) -> int:
         """Return how long this market has listened since then: its own absence is nobody's silence."""

@@ -23,6 +23,7 @@ from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Role, Verdict
+from stannary.jobs.progress import FIRST_STEP_S, Progress
 from stannary.jobs.rounds import Pace, deadline_s
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
@@ -144,10 +145,10 @@ def view(connection: Connection, lease: LeaseRow) -> wire.Lease:
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """What tells a slow task from a lost one: the frames of open jobs, and when each lease last reported progress."""
+    """What tells a slow task from a lost one: the frames of open jobs, and what each lease reported."""
 
     frames: Mapping[str, JobFrame]
-    progress_at: Mapping[str, float]
+    progress: Mapping[str, Progress]
 
 
 def overdue(connection: Connection, world: World, late: Lateness) -> list[tuple[LeaseRow, str]]:
@@ -170,7 +171,7 @@ def end_overdue(connection: Connection, world: World, late: Lateness) -> list[Le
 
 
 def _lapse(connection: Connection, world: World, late: Lateness, lease: LeaseRow) -> str:
-    if world.waited_ms(lease.granted_at_ms) >= lease.deadline_at_ms - lease.granted_at_ms:
+    if _is_over(connection, world, late, lease):
         return "deadline"
     if lease.node in world.lost:
         return "node-lost"
@@ -182,11 +183,24 @@ def _lapse(connection: Connection, world: World, late: Lateness, lease: LeaseRow
     return "late" if _is_late(connection, frame, world, late, lease) else ""
 
 
+def _is_over(connection: Connection, world: World, late: Lateness, lease: LeaseRow) -> bool:
+    """Tell whether a lease's time is over: the one it was given, and the one its reports earned it since."""
+    waited_ms = world.waited_ms(lease.granted_at_ms)
+    if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
+        return False
+    reported, frame = late.progress.get(lease.lease), late.frames.get(lease.job)
+    if reported is None or frame is None or waited_ms >= 1000 * (frame.spec.resources.wall_s + FIRST_STEP_S):
+        return True
+    return world.now_ms / 1000 >= reported.allowed_until_s(tasks.get(connection, lease.task).num_steps)
+
+
 def _is_late(connection: Connection, frame: JobFrame, world: World, late: Lateness, lease: LeaseRow) -> bool:
     """Tell whether a task takes longer than median + K MAD of its round, and says nothing of its progress."""
     task = tasks.get(connection, lease.task)
-    reported = late.progress_at.get(lease.lease, 0.0)
-    if task.kind is not TaskKind.ROUND or world.now_ms / 1000 - reported < world.settings.timing.progress_s:
+    reported = late.progress.get(lease.lease)
+    if task.kind is not TaskKind.ROUND:
+        return False
+    if reported is not None and not reported.is_silent(world.now_ms / 1000, world.settings.timing.progress_s):
         return False
     beside = tasks.of_job(connection, lease.job, round_index=task.round)
     times_s = [

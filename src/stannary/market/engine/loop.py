@@ -25,6 +25,8 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import EnvironmentProblem, ServiceError, StannaryError
 from stannary.formats.digest import Digest
+from stannary.formats.ids import TaskId, task_kind
+from stannary.jobs.progress import Progress, median_step_s
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
 from stannary.market.engine import aborting, concluding, leasing, placing, reasons, recovery
@@ -35,6 +37,7 @@ from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_to
 from stannary.market.presence import Presence
 from stannary.place.requirement import Requirement
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
+from stannary.store.leases import LeaseRow
 
 RETRY_S = 1.0
 MAX_RETRY_S = 60.0
@@ -44,6 +47,7 @@ IDLE_FACTOR = 8
 MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of arrival
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
 MIN_BACKLOG = 16
+MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
 DEADLINES = "deadlines"
 FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 
@@ -74,7 +78,7 @@ class Engines:
         self._exchange = exchange
         self.frames: dict[str, JobFrame] = {}
         self.holds = Holds()
-        self.progress_at: dict[str, float] = {}  # lease -> when it last reported progress
+        self.progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
         self._queue: dict[str, _Queued] = {}  # accepted jobs that wait for their turn, oldest first
@@ -131,7 +135,20 @@ class Engines:
             inclusion=exchange.log.inclusion,
             sign=exchange.journal.sign,
             resumed_at_ms=self._resumed_at_ms,
+            step_s={job: median_step_s(reported.values()) for job, reported in self.progress.items()},
         )
+
+    def hear(self, lease: LeaseRow, phase: str, step: int) -> None:
+        """Take a report of progress."""
+        now_s = now_ms(self._exchange.clock) / 1000
+        of_job = self.progress.setdefault(lease.job, {})
+        kind = task_kind(TaskId(lease.task))
+        of_job.setdefault(lease.lease, Progress(kind, now_s, now_s)).hear(phase, step, now_s)
+        if len(of_job) > MAX_REPORTED:
+            del of_job[next(iter(of_job))]
+
+    def _reported(self) -> dict[str, Progress]:
+        return {lease: found for of_job in self.progress.values() for lease, found in of_job.items()}
 
     async def keep_deadlines(self) -> None:
         """Expire what is overdue, for ever; tell what became of silent nodes."""
@@ -150,7 +167,7 @@ class Engines:
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
 
     async def _expire(self) -> None:
-        exchange, late = self._exchange, leasing.Lateness(dict(self.frames), dict(self.progress_at))
+        exchange, late = self._exchange, leasing.Lateness(dict(self.frames), self._reported())
         before = self.world()
         if not await exchange.store.aread(lambda c: leasing.overdue(c, before, late)):
             return
@@ -158,7 +175,6 @@ class Engines:
         world = self.world()
         for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, late)):
             log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
-            self.progress_at.pop(lease.lease, None)
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
 
     async def _forget(self) -> None:
@@ -244,6 +260,7 @@ class Engines:
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
         del self.frames[job]
+        self.progress.pop(job, None)
         self._awaiting_log.discard(job)
         self._unplanned.pop(job, None)
         self._loops.pop(job, None)
@@ -269,7 +286,8 @@ class Engines:
             pulse.moved_at = now
         pulse.deserted_since = (pulse.deserted_since or now) if stepped.deserted else None
         end: tuple[str, str] | None = None
-        if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * frame.longest_task_s:
+        longest_s = frame.longest_steps * frame.step_s(median_step_s(self.progress.get(frame.job, {}).values()))
+        if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:
             end = (reasons.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
         elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:
             end = (reasons.NO_CAPACITY, "its work waits, and no node that could take it is there")

@@ -333,5 +333,5 @@ def is_answering(connection: Connection, world: World, row: TaskRow) -> bool:
 
 
 def expected_s(frame: JobFrame, world: World, row: TaskRow) -> float:
-    """Return how long a task should take at the agreed step time, with start and link."""
-    return row.num_steps * frame.step_ms / 1000 + world.settings.timing.start_link_s
+    """Return how long a task should take, with start and link: at the agreed step time, or as was measured since."""
+    return row.num_steps * frame.step_s(world.step_s.get(frame.job, 0.0)) + world.settings.timing.start_link_s

@@ -1,0 +1,77 @@
+"""What a node's reports say of the time its lease takes: measured steps instead of agreed ones.
+
+    environment, fetch   before the first step: no figure yet, FIRST_STEP_S for the next sign of life
+    compute, step k      seconds a step = time since the first report of a step / steps since then
+
+Rules:
+1. The market's clock measures, on the reports' arrival; a node only says how far it is.
+2. A step takes what was measured, so a lease may go on for SLACK times what is left, and need not be heard of for
+   SLACK steps. It ends at its limit all the same: the job's wall_s, and FIRST_STEP_S for the start.
+3. Steps never go back: a report that says less than an earlier one is only a sign of life.
+4. A job's step time is the median over its leases, so that one node alone neither hurries nor holds the others.
+
+The agreed `step_ms` remains what is paid by, and the least that is ever expected.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stannary.formats.ids import TaskKind
+
+FIRST_STEP_S = 600.0  # installing, loading, and two steps run twice (agent/holdings.py PREPARE_WALL_S)
+SLACK = 3.0  # a busy machine takes so many times what it took at first (measured: 2 cores, 8 tenants)
+COMPUTE = "compute"
+
+
+@dataclass(slots=True)
+class Progress:
+    """The reports of one lease."""
+
+    kind: TaskKind
+    at_s: float  # when the last came
+    begun_s: float  # when the last came before the first step
+    step: int = 0
+    step_at_s: float = 0.0  # when that step was reported
+    first_step: int = 0
+    first_step_at_s: float = 0.0
+
+    def hear(self, phase: str, step: int, now_s: float) -> None:
+        """Take a report."""
+        self.at_s = now_s
+        if phase != COMPUTE or step <= self.step:
+            self.begun_s = now_s if self.step == 0 else self.begun_s
+            return
+        if self.step == 0:
+            self.first_step, self.first_step_at_s = step, now_s
+        self.step, self.step_at_s = step, now_s
+
+    @property
+    def step_s(self) -> float | None:
+        """Seconds a step takes, None before the first."""
+        if self.step == 0:
+            return None
+        if self.step == self.first_step:
+            return (self.first_step_at_s - self.begun_s) / self.step
+        return (self.step_at_s - self.first_step_at_s) / (self.step - self.first_step)
+
+    def is_silent(self, now_s: float, least_s: float) -> bool:
+        """Tell whether the next sign of life is overdue; it never is before `least_s`."""
+        step_s = self.step_s
+        return now_s - self.at_s >= max(least_s, FIRST_STEP_S if step_s is None else SLACK * step_s)
+
+    def allowed_until_s(self, num_steps: int) -> float:
+        """Return until when the reports so far let the lease go on."""
+        step_s = self.step_s
+        if step_s is None:
+            return self.at_s + FIRST_STEP_S
+        return self.at_s + SLACK * step_s * max(1, num_steps - self.step)
+
+
+def median_step_s(leases: Iterable[Progress]) -> float:
+    """Return the time of an inner step over a job's leases, zero where none has reported one."""
+    measured = [found.step_s for found in leases if found.kind is TaskKind.ROUND]  # a merge counts contributions
+    known = [step_s for step_s in measured if step_s is not None]
+    return statistics.median(known) if known else 0.0

@@ -1,0 +1,83 @@
+"""Lease times from measured steps: who works slowly is waited for, who claims to is not for ever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stannary.formats.ids import JobId, TaskKind, command_task, merge_task, round_task, task_kind
+from stannary.jobs.progress import FIRST_STEP_S, SLACK, Progress, median_step_s
+
+JOB = JobId("j-0123456789ab")
+
+
+def lease(*reports: tuple[str, int, float], kind: TaskKind = TaskKind.ROUND) -> Progress:
+    made = Progress(kind, reports[0][2], reports[0][2])
+    for phase, step, at_s in reports:
+        made.hear(phase, step, at_s)
+    return made
+
+
+def test_before_the_first_step_a_start_may_take_its_time() -> None:
+    """A long install or load is no silence, up to FIRST_STEP_S after the last sign."""
+    starting = lease(("environment", 0, 10.0), ("fetch", 0, 100.0))
+    assert starting.step_s is None
+    assert starting.allowed_until_s(3) == 100.0 + FIRST_STEP_S
+    assert not starting.is_silent(99.0 + FIRST_STEP_S, 20.0)
+    assert starting.is_silent(100.0 + FIRST_STEP_S, 20.0)
+
+
+def test_the_first_step_sets_the_pace_and_the_next_ones_mend_it() -> None:
+    """The first counts from the end of fetching; later ones leave out what the first had to do besides."""
+    one = lease(("fetch", 0, 100.0), ("compute", 1, 160.0))
+    assert one.step_s == 60.0
+    assert one.allowed_until_s(4) == 160.0 + SLACK * 60.0 * 3
+    assert not one.is_silent(160.0 + 179.0, 20.0)
+    three = lease(("fetch", 0, 100.0), ("compute", 1, 160.0), ("compute", 3, 240.0))
+    assert three.step_s == 40.0
+    assert three.allowed_until_s(3) == 240.0 + SLACK * 40.0  # handing in
+
+
+def test_a_quick_step_is_not_taken_for_silence_at_once() -> None:
+    """Steps of milliseconds leave the market's own patience as it is."""
+    quick = lease(("fetch", 0, 0.0), ("compute", 100, 1.0), ("compute", 200, 2.0))
+    assert not quick.is_silent(21.0, 20.0)
+    assert quick.is_silent(22.0, 20.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["environment", "fetch", "compute", "x"]), st.integers(0, 2**53),
+                          st.floats(0, 1e6)), min_size=1, max_size=30), st.integers(1, 100_000))  # fmt: skip
+def test_no_reports_break_the_rule(reports: list[tuple[str, int, float]], num_steps: int) -> None:
+    """Whatever a node claims: steps never go back, time is never negative, and standing still earns no more time."""
+    ordered = sorted(reports, key=lambda report: report[2])
+    made = lease(*ordered)
+    assert made.step == max([0, *(step for phase, step, _ in ordered if phase == "compute")])
+    assert made.step_s is None or made.step_s >= 0.0
+    assert made.allowed_until_s(num_steps) >= made.at_s
+    before = made.step_s
+    made.hear("compute", made.step, made.at_s + 1e6)
+    assert made.step_s == before
+
+
+def test_a_job_has_the_pace_of_the_middle_lane() -> None:
+    """One lane that claims an hour a step does not slow the rest; a merge's steps are none."""
+    steady = [lease(("fetch", 0, 0.0), ("compute", 1, 10.0 + lane)) for lane in range(3)]
+    liar = lease(("fetch", 0, 0.0), ("compute", 1, 3600.0))
+    merge = lease(("fetch", 0, 0.0), ("compute", 1, 9000.0), kind=TaskKind.MERGE)
+    assert median_step_s([*steady, liar, merge]) == 11.5
+    assert median_step_s([lease(("fetch", 0, 0.0)), merge]) == 0.0
+    assert median_step_s([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        (round_task(JOB, 3, 1), TaskKind.ROUND),
+        (merge_task(JOB, 3, 2), TaskKind.MERGE),
+        (command_task(JOB, 4), TaskKind.COMMAND),
+    ],
+)
+def test_a_task_says_what_it_is(task: str, kind: TaskKind) -> None:
+    """A name is enough to tell rounds, merges and commands apart."""
+    assert task_kind(task) is kind
