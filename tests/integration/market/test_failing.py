@@ -238,4 +238,4 @@ def test_who_only_claims_progress_loses_his_lease(tmp_path: Path) -> None:
     view, served, took_s = asyncio.run(scenario())
     assert view.status == "succeeded", view
     assert any(line.startswith("work ") for line in served)
-    assert took_s < 60.0  # three more steps of three seconds, with slack, twice over
+    assert took_s < 300.0  # he is asked for several tasks and holds each for some slack of three seconds a step
