@@ -31,7 +31,7 @@ from stannary.errors import ConfirmationRequired, FormatError, LimitExceeded, Us
 from stannary.formats import secrecy
 from stannary.formats import workdir as grammar
 from stannary.formats.workdir import Entry
-from stannary.sdk import ignore
+from stannary.sdk import fetched, ignore
 from stannary.sdk.ignore import Rules, Word
 
 CONFIRM_BYTES = 1024**3  # issue 2: --yes above 1 GiB
@@ -177,6 +177,7 @@ class _Walk:
     root: Path
     own: frozenset[Place]
     inputs: Mapping[Place, str]
+    fetched: frozenset[fetched.Mark] = field(default_factory=fetched.known)
     stays: list[Stay] = field(default_factory=list)
     seen: int = 0
 
@@ -218,6 +219,8 @@ class _Walk:
         if (status.st_dev, status.st_ino) in self.inputs:
             return f"it travels as input {self.inputs[status.st_dev, status.st_ino]}", False
         reason = inherited or _unasked(self._relative(child.path), is_folder)
+        if not reason and not is_folder and fetched.mark(status) in self.fetched:
+            reason = "a result that was fetched"
         if not reason and rules.of_git(child.path, is_folder) is Word.OUT:
             reason = ignore.GIT_FILE
         return reason, False

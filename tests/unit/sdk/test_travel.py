@@ -11,7 +11,7 @@ import pytest
 
 from stannary import buyer, files
 from stannary.errors import ConfirmationRequired, LimitExceeded, StannaryError, UsageError
-from stannary.sdk import profile, travel
+from stannary.sdk import fetched, profile, travel
 from stannary.sdk.profile import Profile
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMw" * 3 + "\n"
@@ -184,6 +184,31 @@ class TestSecrets:
         """A text that holds a token's shape travels, and the plan says where to look."""
         write(tree, "conf.py", text='a = 1\nTOKEN = "hf_' + "aB3" * 12 + '"\n')
         assert travel.scan(tree).doubts == ("conf.py: line 2 has the shape of a Hugging Face token",)
+
+
+class TestResults:
+    """What was fetched from the last job does not travel with the next."""
+
+    def test_a_fetched_file_stays_wherever_it_lies(self, tree: Path) -> None:
+        """Also in a folder of any name; changed or copied it is the user's own, and `!name` asks for it."""
+        write(tree, "results/model.bin", "best.bin")
+        fetched.note([tree / "results/model.bin", tree / "best.bin", tree / "gone"])
+        assert names(tree) == ["main.py", "pkg/deep/a.py"]
+        write(tree, ".stannaryignore", text="!best.bin\n")
+        assert names(tree) == ["best.bin", "main.py", "pkg/deep/a.py"]
+        (tree / "results/copy.bin").write_bytes((tree / "results/model.bin").read_bytes())
+        os.utime(tree / "results/model.bin", ns=(1, 1))
+        assert "results/model.bin" in names(tree)
+        assert "results/copy.bin" in names(tree)
+
+    def test_a_damaged_note_is_passed_over(self, tree: Path) -> None:
+        """Lines that are none cost nothing but themselves, and the list is bounded."""
+        place = files.data_dir() / "fetched"
+        files.replace(place, b"x y z\n1 2\n\xff\n" + b"9" * 30 + b" 1 1\n")
+        assert len(fetched.known()) == 1
+        fetched.note([tree / "main.py"] * (fetched.MAX_LINES + 5))
+        assert len(place.read_bytes().splitlines()) == fetched.MAX_LINES
+        assert "main.py" not in names(tree)
 
 
 class TestIgnoreFiles:

@@ -12,6 +12,7 @@ from stannary.cli.command import command
 from stannary.cli.output import Output
 from stannary.errors import NotFound, Refuted
 from stannary.formats import digest, workdir
+from stannary.sdk import fetched as noted
 
 REFUTED = Refuted.exit_code
 
@@ -37,14 +38,17 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
                 why=f"results: {names}"[:300],
                 hint=f"stannary get {job}" if listed else f"stannary wait {job}",
             )
-        fetched = []
-        for item in chosen:
-            # A result is named by the nodes that made it: the name must stay below DIR.
-            target = directory / workdir.parse_path(item.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            out.status(f"    fetching  {item.name}  {item.size_bytes:,} bytes")
-            client.download(digest.parse(item.digest), target, item.size_bytes)
-            fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
+        fetched: list[dict[str, str | int]] = []
+        try:
+            for item in chosen:
+                # A result is named by the nodes that made it: the name must stay below DIR.
+                target = directory / workdir.parse_path(item.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                out.status(f"    fetching  {item.name}  {item.size_bytes:,} bytes")
+                client.download(digest.parse(item.digest), target, item.size_bytes)
+                fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
+        finally:
+            noted.note(Path(str(item["path"])) for item in fetched)
     out.result({"outputs": fetched}, "\n".join(f"{item['path']}  {item['digest']}" for item in fetched))
 
 
@@ -66,5 +70,6 @@ def _get_artifacts(out: Output, job: str, directory: Path) -> None:
         case = report.claims.case
         items = replay.blobs_of(case, recomputation.units(case))
         brought = replaying.bring_all(items, replaying.Market(client), directory, out)
+    noted.note(brought)
     value = {"artifacts": [str(path) for path in brought], "missing": len(items) - len(brought)}
     out.result(value, f"{len(brought)} of {len(items)} blobs in {directory}")
