@@ -52,6 +52,11 @@ _CONFIDENTIAL = frozenset({"snp", "tdx", "azure-snp", "azure-tdx", "nitro"})
 _CEILINGS: dict[str, Tier] = {"tpm": Tier.T1, "sgx": Tier.T1, "nitro": Tier.T2}
 
 
+def verdict(*, accepted: bool, refused: bool) -> str:
+    """Return the one word for what became of an appraisal, the same on every screen and page."""
+    return "refused" if refused else "accepted" if accepted else "below policy"
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """Why a machine is not higher: the layer, the fact, and what to change."""

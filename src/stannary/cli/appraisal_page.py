@@ -5,7 +5,8 @@ Rules:
 2. Evidence comes from a stranger. Every text is escaped, and the page's own policy forbids scripts,
    frames and any request, so that a GPU's name cannot act in the reader's browser.
 3. A check that did not run looks different from one that passed, and a missing figure is a word,
-   never a bar of length zero.
+   never a bar of length zero. All bars are to one scale: how many of one H100 SXM by data sheet.
+4. Words are never broken. What is no word (a digest, an identity) may be, so that a telephone shows all of it.
 
 What tiers and checks mean is decided in `certify`; the words printed on a terminal are in
 `commands/certify.py`.
@@ -14,19 +15,22 @@ What tiers and checks mean is decided in `certify`; the words printed on a termi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 from typing import Any
 
 from stannary.certify.grade.scu import REFERENCE
-from stannary.certify.tiers import NAMES, Tier
+from stannary.certify.tiers import NAMES, Tier, verdict
 from stannary.cli.output import plain
 
 MARKS = {"checked": ("✓", "ok"), "waived": ("?", "open"), "not-applicable": ("·", "na")}
 MAX_TEXT = 400
+LONG_CHARS = 24  # a run of letters longer than this is no word
 BAR_DECADES = 6  # a laptop beside eight accelerators is still seen
 SHORTEST = 0.01  # what was measured is seen, however little it is
+_LONG = re.compile(rf"\S{{{LONG_CHARS + 1},}}")
 UNITS = {
     "int8_tops": ("int8 → int32", "TOP/s"),
     "memory_gb_per_s": ("memory", "GB/s"),
@@ -41,9 +45,41 @@ def render(value: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{_text(value['tier'])} · appraisal of a machine</title><style>{_style()}</style></head>"
-        f"<body><main><h1>STANNARY · APPRAISAL OF A MACHINE</h1>\n{body}\n</main></body></html>\n"
+        f"<title>{_plain(_verdict(value).capitalize())} · {_plain(_name(value))} · appraisal of a machine</title>"
+        f"<style>{_style()}</style></head><body><main>{_top(value)}\n{body}\n</main></body></html>\n"
     )
+
+
+def _verdict(value: Mapping[str, Any]) -> str:
+    return verdict(accepted=bool(value["accepted"]), refused=bool(value["refused"]))
+
+
+def _name(value: Mapping[str, Any]) -> str:
+    return str(value.get("name") or "a machine")
+
+
+def _top(value: Mapping[str, Any]) -> str:
+    """Which machine, when, and in answer to what."""
+    host = value.get("host", {})  # absent from what an earlier release printed, like name and challenge
+    collected = value.get("collected_at", "")
+    hint = ", ".join(str(host[name]) for name in ("cpu", "kernel") if host.get(name))
+    rows = [
+        ("evaluated", _moment(value["evaluated_at"])),
+        ("challenge", value.get("challenge", "not kept")),
+        ("collected", f"{_moment(collected)}, by the machine's own clock" if collected else "not said"),
+        ("machine", f"{hint}, by its own word" if hint else "says nothing of itself"),
+    ]
+    listed = "".join(f"<dt>{_text(name)}</dt><dd>{_whole(words)}</dd>" for name, words in rows)
+    return f'<p class="soft">Stannary · appraisal of a machine</p><h1>{_whole(_name(value))}</h1><dl>{listed}</dl>'
+
+
+def _moment(text: object) -> str:
+    """Write 2026-11-22T00:00:00Z for people."""
+    return str(text).replace("T", " ").replace("Z", " UTC")
+
+
+def _listed(rows: Iterable[tuple[str, object]]) -> str:
+    return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(words)}</dd>" for name, words in rows) + "</dl>"
 
 
 def _style() -> str:
@@ -54,13 +90,11 @@ def _head(value: Mapping[str, Any]) -> str:
     refused, limit = bool(value["refused"]), value["limit"]
     accepted = "plain" if value["tier"] == Tier.T0.name else "good"  # T0 is not an honour
     tone = "bad" if refused else accepted if value["accepted"] else "warn"
-    verdict = (
-        "Refused: something is false or missing"
-        if refused
-        else f"Tier {value['tier']}, {value['tier_name']}"
-        if value["accepted"]
-        else f"Tier {value['tier']}, {value['tier_name']}: below what the policy asks for"
-    )
+    told = f"Tier {value['tier']}, {value['tier_name']}"
+    if refused:
+        told = "something is false or missing"
+    elif not value["accepted"]:
+        told += ": below what the policy asks for"
     steps = "".join(
         f'<li class="{"on" if name == value["tier"] else ""}">{name} {_text(words)}</li>'
         for name, words in ((tier.name, words) for tier, words in NAMES.items())
@@ -71,11 +105,10 @@ def _head(value: Mapping[str, Any]) -> str:
         ("policy", f"{value['policy_name']} asks for {value['minimum_tier']}"),
         ("claimed", value["claims"] or "nothing"),
     ]
-    listed = "".join(f"<dt>{_text(name)}</dt><dd>{_text(words)}</dd>" for name, words in rows)
     return (
-        f'<section class="head">{_mark(value["tier"], tone)}<div><p class="big {tone}">{_text(verdict)}</p>'
-        f"<p><strong>{_text(value['residual'])}</strong></p></div></section>"
-        f'<ol class="ladder{" refused" if refused else ""}">{steps}</ol><dl>{listed}</dl>'
+        f'<section class="head">{_mark(value["tier"], tone)}<div><p class="big {tone}">{_text(_verdict(value))}</p>'
+        f"<p>{_text(told)}</p><p><strong>{_text(value['residual'])}</strong></p></div></section>"
+        f'<ol class="ladder{" refused" if refused else ""}">{steps}</ol>{_listed(rows)}'
     )
 
 
@@ -88,7 +121,7 @@ def _mark(tier: str, tone: str) -> str:
     colour = {"good": "var(--good)", "bad": "var(--bad)", "warn": "var(--open)", "plain": "var(--soft)"}[tone]
     cross = '<path d="M26 94 94 26" stroke="var(--bad)" stroke-width="5"/>' if tone == "bad" else ""
     return (
-        f'<svg class="mark" viewBox="0 0 120 120" role="img" aria-label="{_text(tier)}">'
+        f'<svg class="mark" viewBox="0 0 120 120" role="img" aria-label="{_plain(tier)}">'
         f'<polygon points="{points}" fill="none" stroke="{colour}" stroke-width="5"/>'
         f'<text x="60" y="72" fill="{colour}">{_text(tier)}</text>{cross}</svg>'
     )
@@ -97,28 +130,30 @@ def _mark(tier: str, tone: str) -> str:
 def _power(value: Mapping[str, Any]) -> str:
     grade, claimed = value["grade"], value["claimed_int8_tops"]
     vector = {name: float(text) for name, text in grade.get("vector", {}).items()}
-    rows = []
+    bars: list[tuple[tuple[str, str, str], float | None, float]] = []  # label, kind and unit; amount; one H100 SXM
     for name, (label, unit) in UNITS.items():
-        sheet = claimed if name == "int8_tops" and claimed is not None else REFERENCE[name]
-        longest = max(vector.get(name, 0.0), sheet)
-        whose = f"{value['claims']} by data sheet" if sheet is claimed else "one H100 SXM by data sheet"
-        rows.append(_bar((label, "fill"), vector.get(name), unit, longest))
-        rows.append(_bar((whose, "fill sheet"), sheet, unit, longest))
-    rows.append(_bar(("network", "fill"), None, "GB/s", 0.0))
+        one = REFERENCE[name]
+        bars.append(((label, "fill", unit), vector.get(name), one))
+        if name == "int8_tops" and claimed is not None:
+            bars.append(((f"{value['claims']} by data sheet", "fill sheet", unit), float(claimed), one))
+        bars.append((("one H100 SXM by data sheet", "fill sheet", unit), one, one))
+    bars.append((("network", "fill", ""), None, 1.0))
+    longest = max(amount / one for _, amount, one in bars if amount is not None)
+    rows = [_bar(named, amount, one * longest) for named, amount, one in bars]
     scu = "".join(
         f'<tr><td>{_text(name)}</td><td class="n">{_text(text)}</td></tr>'
         for name, text in grade.get("scu", {}).items()
     )
-    basket = f"<h2>Standard compute units, {_text(grade['basket'])}</h2><table>{scu}</table>" if scu else ""
+    basket = f"<h2>Standard compute units, {_whole(grade['basket'])}</h2><table>{scu}</table>" if scu else ""
     return (
-        f'<h2>Power</h2><table class="power">{"".join(rows)}</table><p class="soft">Bars are logarithmic: each tenth '
-        "of the rail is a factor of four. Work is over time seen by the verifier; memory and disk are by the "
-        f"machine's own clock.</p>{basket}"
+        f'<h2>Power</h2><table class="power">{"".join(rows)}</table><p class="soft">All bars are to one scale, in H100 '
+        "SXM by data sheet, and logarithmic: each tenth of the rail is a factor of four. Work is over time seen by "
+        f"the verifier; memory and disk are by the machine's own clock.</p>{basket}"
     )
 
 
-def _bar(named: tuple[str, str], amount: float | None, unit: str, longest: float) -> str:
-    label, kind = named
+def _bar(named: tuple[str, str, str], amount: float | None, longest: float) -> str:
+    label, kind, unit = named
     place = ' class="soft"' if "sheet" in kind else ""
     if amount is None:
         return f'<tr><td{place}>{_text(label)}</td><td class="n soft">not measured</td><td></td></tr>'
@@ -141,6 +176,7 @@ def _layer(name: str, part: Mapping[str, Any]) -> str:
     found = _rows(
         ("", "found", "expected", "what to change"),
         ((_mark_of(item["severity"]), item["observed"], item["expected"], item["remedy"]) for item in part["findings"]),
+        repeated=True,
     )
     checks = _rows(
         ("", "check", "result"),
@@ -148,7 +184,7 @@ def _layer(name: str, part: Mapping[str, Any]) -> str:
     )
     facts = _rows(("fact", "value"), ((key, _words(item)) for key, item in part["claims"].items()))
     return (
-        f"<details{' open' if refused else ''}><summary><span>{_text(name)}</span>"
+        f"<details{' open' if refused else ''}><summary><span>{_whole(name)}</span>"
         f'<span class="{tone}">{_text(outcome)}</span></summary>{found}{checks}{facts}</details>'
     )
 
@@ -163,16 +199,19 @@ def _mark_of(severity: str) -> tuple[str, str]:
     return {"refuse": ("✗", "no"), "cap": ("▾", "open")}.get(severity, ("·", "na"))
 
 
-def _rows(titles: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+def _rows(titles: tuple[str, ...], rows: Iterable[tuple[Any, ...]], *, repeated: bool = False) -> str:
+    """Return a table; with `repeated`, each cell says its title too where a narrow page stacks them."""
+    told = [f' data-title="{title}"' if repeated else "" for title in titles[1:]]
     lines = []
     for row in rows:
         shown, kind = row[0] if isinstance(row[0], tuple) else ("", "")
-        first = f"<td><b>{shown}</b></td>" if shown else f"<td>{_text(row[0])}</td>"
-        lines.append(f'<tr class="{kind}">{first}{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>')
+        first = f'<td class="m"><b>{shown}</b></td>' if shown else f"<td>{_text(row[0])}</td>"
+        rest = "".join(f"<td{title}>{_text(cell)}</td>" for title, cell in zip(told, row[1:], strict=True))
+        lines.append(f'<tr class="{kind}">{first}{rest}</tr>')
     if not lines:
         return ""
     header = "".join(f"<th>{title}</th>" for title in titles)
-    return f"<table><tr>{header}</tr>{''.join(lines)}</table>"
+    return f'<table class="list"><tr>{header}</tr>{"".join(lines)}</table>'
 
 
 def _words(item: Any) -> str:
@@ -185,7 +224,7 @@ def _words(item: Any) -> str:
 
 def _foot(value: Mapping[str, Any]) -> str:
     return (
-        f"<footer><p>Evaluated at {_text(value['evaluated_at'])}, offline. Evidence "
+        f"<footer><p>Evaluated offline. Evidence "
         f"<code>{_text(value['evidence'])}</code>, policy <code>{_text(value['policy'])}</code>.</p>"
         "<p>This page is for reading and proves nothing by itself. To check it, appraise the same evidence: "
         "<code>stannary certify appraise EVIDENCE --challenge CHALLENGE --now TIME --json</code>.</p></footer>"
@@ -193,6 +232,24 @@ def _foot(value: Mapping[str, Any]) -> str:
 
 
 def _text(words: object) -> str:
-    """Escape a text and drop what could reorder or hide it (rule 2)."""
+    """Escape a text, drop what could reorder or hide it (rule 2), and mark what is no word (rule 4)."""
     shown = plain(str(words))
-    return escape(shown if len(shown) <= MAX_TEXT else shown[:MAX_TEXT] + " …")
+    shown = shown if len(shown) <= MAX_TEXT else shown[:MAX_TEXT] + " …"
+    parts, end = [], 0
+    for found in _LONG.finditer(shown):
+        parts += [escape(shown[end : found.start()]), f'<span class="long">{escape(found[0])}</span>']
+        end = found.end()
+    return "".join([*parts, escape(shown[end:])])
+
+
+def _whole(words: object) -> str:
+    """Return a text of which no part breaks at a hyphen: names and versions are words too."""
+    return " ".join(
+        f'<span class="whole">{_text(word)}</span>' if "-" in word and len(word) <= LONG_CHARS else _text(word)
+        for word in str(words).split(" ")
+    )
+
+
+def _plain(words: object) -> str:
+    """Escape a text for where no markup can stand."""
+    return escape(plain(str(words))[:MAX_TEXT])

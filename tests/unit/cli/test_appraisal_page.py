@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from typing import Any
 
 import pytest
 
+from stannary.certify.tiers import verdict
 from stannary.cli import appraisal_page
 from stannary.cli import main as edge
 
@@ -31,7 +33,8 @@ def value(**changes: Any) -> dict[str, Any]:
         "policy": "ni:///sha-384;x", "policy_name": "standard", "minimum_tier": "T0", "claims": "8xH200",
         "claimed_int8_tops": 15832, "evaluated_at": "2026-11-22T00:00:00Z", "evidence": "sha256:ab",
         "grade": {"basket": "scu-2026.1", "vector": {"int8_tops": "1583.2"}, "scu": {"train": "not measured"}},
-        "submods": {"gpu/1": part},
+        "submods": {"gpu/1": part}, "name": "rack 7", "challenge": "c-0123", "collected_at": "2026-11-21T23:59:58Z",
+        "host": {"cpu": "EPYC 9654", "kernel": "6.1.0-18-amd64", "cpus": 192}, "verdict": "accepted",
     }  # fmt: skip
     return {**made, **changes}
 
@@ -88,6 +91,59 @@ def test_page_asks_for_nothing():
     assert "url(" not in page
 
 
+def test_name_time_and_challenge_come_first():
+    """Which machine, when and in answer to what stands above the verdict, in times people read."""
+    read = "".join(Seen(appraisal_page.render(value())).words).partition("appraisal of a machine")[2]
+    told = ("rack 7", "2026-11-22 00:00:00 UTC", "c-0123", "by the machine's own clock", "accepted")
+    places = [read.rindex(told[0]), *(read.index(words) for words in told[1:])]
+    assert places == sorted(places)
+    bare = appraisal_page.render(
+        {key: item for key, item in value().items() if key not in {"name", "host", "challenge"}}
+    )
+    assert "<h1>a machine</h1>" in bare
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({}, "accepted"), ({"accepted": False}, "below policy"), ({"accepted": False, "refused": True}, "refused")],
+)
+def test_one_word_says_what_became_of_it(changes, word):
+    """The largest word of the page is the one the terminal prints, and no other of the three is on it as a verdict."""
+    page = appraisal_page.render(value(**changes))
+    told = [item for item in ("accepted", "below policy", "refused") if f'">{item}</p>' in page]
+    assert (
+        told
+        == [word]
+        == [verdict(accepted=bool(value(**changes)["accepted"]), refused=bool(value(**changes)["refused"]))]
+    )
+    assert f"<title>{word.capitalize()} · rack 7" in page
+
+
+def test_words_are_not_broken_and_digests_may_be():
+    """Nothing but a run of letters too long for a telephone may break inside, and names not even at a hyphen."""
+    parts = value()["submods"]
+    parts["tdx-oe-relaunch"] = {**parts["gpu/1"], "claims": {"measurement": "ab" * 48, "driver": "580.95.05-1"}}
+    page = appraisal_page.render(value(submods=parts))
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert [line.partition("{")[0] for line in style.splitlines() if "overflow-wrap" in line] == [".long"]
+    assert "word-break" not in style
+    assert f'<span class="long">{"ab" * 48}</span>' in page
+    assert '<span class="whole">tdx-oe-relaunch</span>' in page
+    assert "<td>580.95.05-1</td>" in page
+
+
+def test_bars_are_to_one_scale():
+    """Equal shares of one H100 SXM are equally long, whatever they measure; the longest of all fills its rail."""
+    vector = {"int8_tops": "1979", "memory_gb_per_s": "3350", "disk_gb_per_s": "3"}
+    page = appraisal_page.render(value(grade={"basket": "b", "vector": vector, "scu": {}}, claimed_int8_tops=8 * 1979))
+    widths = re.findall(r'class="(fill[ a-z]*)" style="width:([0-9.]+)%"', page)
+    ours = {width for kind, width in widths if kind == "fill"}
+    sheets = [width for kind, width in widths if kind != "fill"]
+    assert len(ours) == 1
+    assert sorted(set(sheets)) == sorted({"100.0", *ours})
+    assert sheets.count("100.0") == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -133,5 +189,14 @@ def test_command_writes_the_page_beside_the_result(tmp_path, capsys):
     edge.run(["certify", "appraise", str(answer), "--challenge", str(question), "--html", str(page), "--json"])
     printed = json.loads(capsys.readouterr().out)
     text = page.read_text("utf-8")
+    assert (printed["name"], printed["verdict"]) == ("e", "accepted")
+    assert f'">{printed["verdict"]}</p>' in text
+    assert printed["challenge"] in text
+    edge.run(
+        ["certify", "appraise", str(answer), "--challenge", str(question), "--name", "rack 7", "--claims", "8xH200"]
+    )
+    shown = capsys.readouterr().out
+    assert "asks for T0: refused" in shown
+    assert f"machine    rack 7, challenge {printed['challenge']}, at 20" in shown
     for words in (printed["limit"]["reason"], printed["residual"], printed["evidence"], printed["policy"]):
         assert words in text

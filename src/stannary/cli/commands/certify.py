@@ -120,6 +120,9 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 @click.option("--keep", type=path_type, help="Folder that keeps raw evidence for `certify reappraise`.")
 @click.option("--credential", "credential_file", type=path_type, help="Where to write the signed result (EAR).")
 @click.option("--key", "key_file", type=path_type, help="Ed25519 key that signs the credential (made if absent).")
+@click.option(
+    "--name", "machine_name", default="", metavar="TEXT", help="What to call the machine (default: the file)."
+)
 @click.option("--html", "page_file", type=path_type, help="Where to write the result as a page to look at.")
 @now_option
 @advised
@@ -143,7 +146,8 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
         Folder(options["keep"]).keep(evidence, asked, result, context, format_moment(context.now))
     if options["credential_file"] is not None:
         _write_credential((result, evidence, asked, context), options)
-    _print_result(out, result, (evidence, context), options["page_file"])
+    name = options["machine_name"] or evidence_file.stem
+    _print_result(out, result, (evidence, context, name), options["page_file"])
     if result.decision.refused:
         return EXIT_REFUSED
     return 0 if result.accepted else EXIT_BELOW_POLICY
@@ -201,22 +205,22 @@ def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     return replace(policy, tpm=roots, packaged_revocations=packaged)
 
 
-def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context], page_file: Path | None) -> None:
+def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context, str], page_file: Path | None) -> None:
     from stannary.certify.tiers import NAMES, RESIDUAL, Tier
 
-    _, context = asked
+    evidence, context, name = asked
+    value = _value(result, asked)
     tier = Tier.T0 if result.decision.refused else result.decision.tier
     limit = result.decision.limiting
     lines = [
         f"tier       {tier.name} {NAMES[tier]}: {RESIDUAL[tier]}",
         f"limit      {limit.layer}: {plain(limit.reason)}",
         f"to rise    {limit.remedy or 'nothing'}",
-        f"policy     {context.policy.name} asks for {context.policy.minimum_tier}: "
-        + ("accepted" if result.accepted else "NOT accepted"),
+        f"policy     {context.policy.name} asks for {context.policy.minimum_tier}: {value['verdict']}",
+        f"machine    {plain(name)}, challenge {plain(evidence.challenge)}, at {value['evaluated_at']}",
     ]
     lines += _power_lines(result, context.claims)
     lines += _layer_lines(result)
-    value = _value(result, asked)
     if page_file is not None:
         from stannary.cli import appraisal_page
 
@@ -225,13 +229,18 @@ def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context], 
     out.result(value, "\n".join(lines))
 
 
-def _value(result: Result, asked: tuple[Evidence, Context]) -> dict[str, Any]:
+def _value(result: Result, asked: tuple[Evidence, Context, str]) -> dict[str, Any]:
     from stannary.certify.moments import format_moment
-    from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+    from stannary.certify.tiers import NAMES, RESIDUAL, Tier, verdict
 
-    evidence, context = asked
+    evidence, context, name = asked
     tier, limit = Tier.T0 if result.decision.refused else result.decision.tier, result.decision.limiting
     return {
+        "name": name,
+        "challenge": evidence.challenge,
+        "collected_at": evidence.collected_at,
+        "host": evidence.host,
+        "verdict": verdict(accepted=result.accepted, refused=result.decision.refused),
         "tier": tier.name,
         "tier_name": NAMES[tier],
         "residual": RESIDUAL[tier],
