@@ -44,6 +44,7 @@ MAX_CPUS = 1_024
 MAX_INPUTS = 64
 MAX_OUTPUTS = 256
 MAX_ENVS = 256
+MAX_SETUP_BYTES = 1024 * 1024  # the list of packages is read whole, on the node too
 MAX_TEXT_CHARS = 32_768  # one shell command line, one environment value
 MAX_NAMES = 256  # regions, operators
 MAX_OPTION_VALUES = 4_096
@@ -228,7 +229,14 @@ def check_resolved(spec: JobSpec) -> None:
         _check_text(_INPUT_NAME, name, "inputs", "a name of letters, digits, '_' and '-'")
         _check_blob(item.digest, item.size_bytes, f"inputs.{name}")
         _check_words(item.source, f"inputs.{name}.source")
-    paths = {item.path for item in spec.workdir}
+    paths = {item.path: item for item in spec.workdir}
+    listed = paths.get(spec.setup) if spec.setup is not None else None
+    if listed is not None and listed.size_bytes > MAX_SETUP_BYTES:
+        raise SpecError(
+            "setup names a list that is too large",
+            why=f"{listed.size_bytes:,} bytes, limit {MAX_SETUP_BYTES:,}",
+            hint="take out packages or hashes that are not used",
+        )
     wanted = {"setup": spec.setup, "recipe.entry": spec.recipe.file if spec.recipe else None}
     for path, file in wanted.items():
         if file is not None and file not in paths:

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stannary.errors import LimitExceeded, SpecError
+from stannary.formats.jobspec import MAX_SETUP_BYTES
 
-MAX_LIST_BYTES = 1024 * 1024
+MAX_LIST_BYTES = MAX_SETUP_BYTES
 MAX_REQUIREMENTS = 2000
 
 _NAME = r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)"

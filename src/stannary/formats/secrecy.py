@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+MAX_LONE_WORD_BYTES = 512  # a token in a file of its own is shorter
 MIN_RANDOM_CHARS = 20  # shorter keys are told by their name or prefix only
 MIN_RANDOM_BITS_PER_CHAR = 3.4  # 20 random characters of base 64 have 3.9 on average; words run together have 3.2
 
@@ -111,7 +112,13 @@ def in_head(head: bytes) -> str | None:
     """Say what secret the first 64 KiB of a file show, None if there is none: key files are smaller than that."""
     if any(sign in head for sign in _KEY_SIGNS) and _KEY_BODY.search(head):
         return "a private key"
-    return "32 bytes in hex, like a raw key" if _RAW_KEY.fullmatch(head[:80]) and len(head) <= 80 else None
+    if len(head) > MAX_LONE_WORD_BYTES:
+        return None
+    if _RAW_KEY.fullmatch(head):
+        return "32 bytes in hex, like a raw key"
+    word = head.decode("ascii", "replace").strip()
+    is_hex = re.fullmatch(r"[0-9a-fA-F]+", word) is not None  # a commit, a checksum
+    return "one random word, like a token" if not is_hex and not re.search(r"\s", word) and _is_random(word) else None
 
 
 def in_variable(name: str, value: str) -> str | None:

@@ -163,13 +163,15 @@ def _read(path: Path) -> tuple[_Line, ...]:
     except OSError as err:
         if path.is_symlink():
             return ()
-        raise EnvironmentProblem(
-            "cannot read an ignore file", why=str(err), hint=f"chmod u+r {path.name}, or take it away"
-        ) from err
+        raise _unreadable(path, err) from err
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return ()
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ()
-        data = file.read(MAX_IGNORE_BYTES + 1)
+        try:
+            data = file.read(MAX_IGNORE_BYTES + 1)
+        except OSError as err:
+            raise _unreadable(path, err) from err
     if len(data) > MAX_IGNORE_BYTES:
         raise LimitExceeded(
             f"{path.name} is too long", why=f"{path}: over {MAX_IGNORE_BYTES:,} bytes", hint="name folders, not files"
@@ -182,6 +184,12 @@ def _read(path: Path) -> tuple[_Line, ...]:
             hint="name folders, not files",
         )  # fmt: skip
     return lines
+
+
+def _unreadable(path: Path, err: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        "cannot read an ignore file", why=f"{path!s:.200}: {err.strerror}", hint="make it readable, or take it away"
+    )
 
 
 def _line(text: str, path: Path, number: int) -> _Line | None:

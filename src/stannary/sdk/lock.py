@@ -89,11 +89,17 @@ def lock(data: bytes) -> bytes | None:
             "the setup list is empty", why="no line names a package", hint="leave setup out of the job spec"
         )
     uv = _uv()
-    if all(line.is_locked for line in lines):
-        if uv:
-            _refuse_foreign(uv, lines)
-        return None
-    pinned = _with_uv(uv, lines) if uv else _with_pip(lines)
+    is_locked = all(line.is_locked for line in lines)
+    try:
+        if is_locked:
+            if uv:
+                _refuse_foreign(uv, lines)
+            return None
+        pinned = _with_uv(uv, lines) if uv else _with_pip(lines)
+    except OSError as err:
+        raise EnvironmentProblem(
+            "cannot lock the setup list", why=str(err), hint=f"free disk space in {tempfile.gettempdir()}"
+        ) from err
     try:
         requirements.locked(pinned)
     except (SpecError, FormatError) as err:
@@ -176,11 +182,15 @@ def _with_pip(lines: tuple[Line, ...]) -> bytes:
         if done.returncode != 0:
             raise _refusal(done.stderr, lines)
         report = json.loads(Path(place, "report.json").read_bytes())
-    rows = []
-    for item in report["install"]:
-        wanted, hashes = item["metadata"], item["download_info"]["archive_info"]["hashes"]
-        rows.append(f"{requirements.normalised(wanted['name'])}=={wanted['version']} --hash=sha256:{hashes['sha256']}")
+    try:
+        rows = [_row(item["metadata"], item["download_info"]["archive_info"]["hashes"]) for item in report["install"]]
+    except (KeyError, TypeError) as err:
+        raise EnvironmentProblem("pip reports no hash", why=repr(err)[:200], hint="pip install uv") from err
     return ("\n".join(sorted(rows)) + "\n").encode()
+
+
+def _row(wanted: Mapping[str, str], hashes: Mapping[str, str]) -> str:
+    return f"{requirements.normalised(wanted['name'])}=={wanted['version']} --hash=sha256:{hashes['sha256']}"
 
 
 def _write(path: Path, lines: tuple[Line, ...]) -> None:

@@ -153,9 +153,10 @@ def prepare(
     if locked is not None:
         blobs[locked.digest] = locked
     inputs: dict[str, Input] = {}
+    own = travel.own_places() if draft.inputs else frozenset()
     for name, source in draft.inputs.items():
         tell(f"reading input {name}")
-        blob, words = _resolve_input(name, source, path.parent, overrides.allowed_secrets)
+        blob, words = _resolve_input(name, source, path.parent, own, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
     spec = draft.resolve(travels.entries, inputs)
@@ -318,13 +319,15 @@ def _blob(root: Path, entry: Entry) -> Blob:
     return Blob(entry.digest, entry.size_bytes, functools.partial(workdir.open_file, root, entry), entry.path)
 
 
-def _resolve_input(name: str, source: InputSource, base: Path, allowed: frozenset[str]) -> tuple[Blob, str]:
+def _resolve_input(
+    name: str, source: InputSource, base: Path, own: frozenset[travel.Place], allowed: frozenset[str]
+) -> tuple[Blob, str]:
     if source.kind == "module":
         data = _module_text(name, source.name)
         words = f"module {source.name}"
         return Blob(digest.digest(data), len(data), lambda: io.BytesIO(data), words), words
     path = _locate(base, source.name, f"inputs.{name}.path")
-    if travel.is_own(path, travel.own_places()):
+    if travel.is_own(path, own):
         raise SpecError(
             f"inputs.{name}.path is one of Stannary's own files", why=str(path), hint="name a file of your own"
         )

@@ -18,6 +18,7 @@ Opening and hashing a file is workdir.py; the form of a listing is formats/workd
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -187,9 +188,8 @@ class _Walk:
         found: Counter[str] = Counter()
         while pending:
             folder, rules, inherited = pending.pop()
-            for child in self._children(folder):
+            for child, status in self._children(folder):
                 path, relative = Path(child.path), self._relative(child.path)
-                status = child.stat(follow_symlinks=False)
                 is_folder = stat.S_ISDIR(status.st_mode)
                 reason, is_asked = self._judge(child, status, rules, inherited)
                 if reason and not inherited and child.name not in _IGNORE_FILES:
@@ -225,8 +225,8 @@ class _Walk:
             reason = ignore.GIT_FILE
         return reason, False
 
-    def _children(self, folder: Path) -> list[os.DirEntry[str]]:
-        children = []
+    def _children(self, folder: Path) -> list[tuple[os.DirEntry[str], os.stat_result]]:
+        children: list[tuple[os.DirEntry[str], os.stat_result]] = []
         try:
             with os.scandir(folder) as listing:
                 for child in listing:
@@ -237,14 +237,15 @@ class _Walk:
                             why=f"over {MAX_SEEN:,}, the last of them in {str(folder)!r:.120}",
                             hint=f"name folders that are not needed in {ignore.OUR_FILE}, or set `workdir:`",
                         )
-                    children.append(child)
+                    with contextlib.suppress(FileNotFoundError):  # gone again already
+                        children.append((child, child.stat(follow_symlinks=False)))
         except OSError as err:
             raise UsageError(
                 "cannot read a folder of the work directory",
                 why=f"{str(folder)!r:.160}: {err.strerror}",
                 hint=f"chmod u+rx it, or name it in {ignore.OUR_FILE}",
             ) from err
-        return sorted(children, key=lambda child: child.name, reverse=True)
+        return sorted(children, key=lambda pair: pair[0].name, reverse=True)
 
     def _relative(self, path: str) -> str:
         return path[len(str(self.root).rstrip("/")) + 1 :]

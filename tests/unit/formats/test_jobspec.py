@@ -125,6 +125,15 @@ class TestWorkdir:
         with pytest.raises(SpecError, match=r"larger than resources\.disk"):
             draft.resolve([Entry("big.bin", 0o644, digest(b"big"), 1024**2 + 1)], {})
 
+    def test_a_setup_list_too_large_to_be_read_whole_is_refused_on_every_side(self):
+        """A signed spec whose list of packages is gigabytes costs no node its memory."""
+        members: Any = jobspec.to_canonical(resolved())
+        members["setup"] = "recipe.py"
+        jobspec.from_canonical(members)
+        members["workdir"][0]["size_bytes"] = jobspec.MAX_SETUP_BYTES + 1
+        with pytest.raises(SpecError, match="too large"):
+            jobspec.from_canonical(members)
+
 
 class TestWords:
     def test_unknown_keys_name_the_nearest(self):

@@ -159,6 +159,18 @@ def test_no_index_to_reach(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "127.0.0.1" not in caught.value.why
 
 
+def test_a_full_disk_is_told(wheels: Path, resolver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the resolver has no room to write, the error says so."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock, "_write", full)
+    with pytest.raises(EnvironmentProblem, match="cannot lock") as caught:
+        lock.lock(b"alpha\n")
+    assert "No space left" in caught.value.why
+
+
 def test_an_open_list_travels_locked(wheels: Path, tmp_path: Path) -> None:
     """`setup: requirements.txt` with open lines: the listing names the locked form, the file stays as it is."""
     wheel(wheels, "alpha", "1.0")

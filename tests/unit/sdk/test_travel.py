@@ -167,6 +167,13 @@ class TestSecrets:
         write(tree, ".stannaryignore", text="!cert.pem\n")
         assert "cert.pem" in names(tree)
 
+    def test_a_copied_token_file_stays(self, tree: Path) -> None:
+        """A file that holds one random word and nothing else is taken for a token; a commit or a word is none."""
+        write(tree, "t", text="q7Zp0LxW3vRt8YkN2mBc6JdHs4Fg9\n")
+        write(tree, "COMMIT", text="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b\n")
+        write(tree, "VERSION", text="1.2.3\n")
+        assert names(tree) == ["COMMIT", "VERSION", "main.py", "pkg/deep/a.py"]
+
     def test_a_certificate_travels(self, tree: Path) -> None:
         """A public certificate, and a program that only names a key's header, are no keys."""
         write(tree, "ca.pem", text="-----BEGIN CERTIFICATE-----\n" + "MIIE" * 40)
@@ -359,6 +366,40 @@ class TestOddities:
         assert "10.00 GiB" in caught.value.why
         assert "big.dat" in caught.value.why
         assert ".stannaryignore" in caught.value.hint
+
+    def test_odd_things_called_like_ignore_files(self, tree: Path) -> None:
+        """A folder, a link or a fifo of that name rules nothing, as for git."""
+        (tree / ".gitignore").mkdir()
+        (tree / "pkg/.stannaryignore").symlink_to("/etc/passwd")
+        os.mkfifo(tree / "pkg/deep/.gitignore")
+        with pytest.raises(UsageError, match="fifo"):
+            travel.scan(tree)
+        (tree / "pkg/deep/.gitignore").unlink()
+        assert names(tree) == ["main.py", "pkg/deep/a.py"]
+
+    def test_a_name_that_vanishes_during_the_walk(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file deleted between listing a folder and looking at it is as if it had not been there."""
+        write(tree, "gone.tmp")
+        listing = os.scandir
+
+        class Racing:
+            def __init__(self, folder: Path) -> None:
+                self.inner = listing(folder)
+
+            def __enter__(self) -> Racing:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self.inner.close()
+
+            def __iter__(self):
+                for child in self.inner:
+                    if child.name == "gone.tmp":
+                        Path(child.path).unlink()
+                    yield child
+
+        monkeypatch.setattr(travel.os, "scandir", Racing)
+        assert names(tree) == ["main.py", "pkg/deep/a.py"]
 
     def test_a_file_that_vanishes_between_walk_and_read(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file gone before it is hashed is our error with its name."""
