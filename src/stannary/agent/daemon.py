@@ -29,6 +29,7 @@ from types import FrameType
 from stannary.agent import journal as journals
 from stannary.agent.blobs import CONTRIBUTED
 from stannary.agent.client import MarketClient, is_for_good
+from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
 from stannary.agent.executor import DROPPED, outbox_path
 from stannary.agent.holdings import Holding, Holdings
@@ -60,6 +61,7 @@ from stannary.formats.predicates import (
 )
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.contract import Sandbox
+from stannary.wire import errors as wire_errors
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import AuditRef, Failure, Lease, LeaseType, ProgressReport
 
@@ -100,6 +102,7 @@ class Agent:
             end_jobs=self._end_jobs,
             expel=self._expel,
             tell=tell,
+            clock=ClockWatch(directory, tell),
         )
         self._is_polling = False
         self._hands_back = False
@@ -363,7 +366,7 @@ class Agent:
         """Tell the market why a task is not done here."""
         reason = err.detail if isinstance(err, JobFailed) and err.detail else err.code.removeprefix("E-").lower()
         self.tell(f"{lease.type.value} {lease.task} failed: {err}")
-        if self._hands_back:
+        if self._hands_back or err.detail == wire_errors.CLOCK:  # a wrong clock is no failure of the job
             self.client.release(lease.lease_id)
             return
         if reason == DROPPED or self.desk.is_dropped(lease):
@@ -382,6 +385,9 @@ class Agent:
         try:
             self._is_polling = True
             if self.stop.is_set():
+                return None
+            if not self.pulse.clock.is_fit:
+                self.stop.wait(limits.HEARTBEAT_INTERVAL_S)
                 return None
             found = self.client.next_lease(POLL_WAIT_S, self.desk.known())
             if found is not None:

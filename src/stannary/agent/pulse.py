@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import __version__
 from stannary.agent.client import MarketClient, is_for_good
+from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
 from stannary.errors import ConflictError, FormatError, JobFailed, NotFound, Refuted, StannaryError
 from stannary.formats.ids import JobId, NodeId
+from stannary.tlog.rising import Rising, since_boot_s
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
 
@@ -49,6 +51,7 @@ class Pulse:
     end_jobs: Callable[[list[str]], None]
     expel: Callable[[StannaryError], None]
     tell: Tell
+    clock: ClockWatch
     is_draining: bool = False
     has_left: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -56,6 +59,9 @@ class Pulse:
     _due_s: dict[str, float] = field(default_factory=dict)
     _shipping: threading.Lock = field(default_factory=threading.Lock)
     _reading: threading.Lock = field(default_factory=threading.Lock)
+    _read_at: Rising = field(
+        default_factory=lambda: Rising(time.time, 0.0, since_boot_s)
+    )  # a chain of readings never runs back
     _unread: set[JobId] = field(default_factory=set)  # jobs whose meter chain the market refused
     _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
 
@@ -75,13 +81,16 @@ class Pulse:
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
         state = NodeState.DRAINING if self.is_draining else state
         state = NodeState.LEFT if self.has_left else state
+        sent_s = time.time()
         answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
+        heard_s = time.time()
         self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
         self._schedule("beat", self._beat_every_s)
         current = self.desk.drop(answer.drop)
         if current is not None:
             self.drop_current(current)
         self.end_jobs([str(job) for job in answer.ended])
+        self.clock.compare(sent_s, heard_s, answer.now)
 
     def ship(self, lease: Lease) -> bool:
         """Send the waiting log lines of the lease in hand; say whether none are left."""
@@ -98,7 +107,7 @@ class Pulse:
         with self._reading:  # both threads read; a number must not overtake the one before
             if job in self._unread:
                 return
-            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
+            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(self._read_at.now()))
             try:
                 self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
             except (Refuted, FormatError) as err:

@@ -230,6 +230,12 @@ def verify_cosignature(note: str | bytes, vkey: str | VerifierKey) -> int:
     raise Refuted("checkpoint is not cosigned by this witness", why=key.name)
 
 
+def stamped_at(note: str | bytes) -> int:
+    """Return the latest time any cosignature line of our own note bears, 0 where there is none; nothing is checked."""
+    lines = (item.signature for item in parse(note).signatures[1:] if len(item.signature) > SIGNATURE_BYTES)
+    return max((int.from_bytes(line[:TIMESTAMP_BYTES], "big") for line in lines), default=0)
+
+
 def unchecked_signatures(note: str | bytes, vkeys: Sequence[str | VerifierKey]) -> tuple[str, ...]:
     """Return the names of signature lines that belong to none of `vkeys` (rule 4)."""
     keys = [parse_vkey(item) if isinstance(item, str) else item for item in vkeys]

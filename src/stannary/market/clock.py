@@ -1,14 +1,26 @@
-"""The market's only sense of time: injected, so that a whole market runs under a virtual clock."""
+"""The market's only sense of time: injected, so that a whole market runs under a virtual clock.
+
+It never runs back (tlog/rising.py): not when somebody sets the machine's clock, and not over a restart, since its last
+time is kept in the market's directory. What the log was cosigned at is a floor too (server.py lifts it).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from pathlib import Path
 from typing import Protocol
 
-from stannary.errors import FormatError
-from stannary.formats import instants
+from stannary import files
+from stannary.errors import EnvironmentProblem, FormatError
+from stannary.formats import bounds, instants
+from stannary.tlog.rising import Rising, since_boot_s
 from stannary.wire import errors as wire_errors
+
+KEEP_S = 5.0  # a kill loses so much of the floor; checkpoints made meanwhile bear their own time
+
+log = logging.getLogger("stannary.market")
 
 
 class Clock(Protocol):
@@ -33,6 +45,51 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later."""
         await asyncio.sleep(seconds)
+
+
+class RisingClock:
+    """Another clock, made to rise only; `keep` writes its time down."""
+
+    def __init__(self, clock: Clock, file: Path) -> None:
+        self._clock = clock
+        self._file = file
+        steady_s = since_boot_s if isinstance(clock, SystemClock) else None
+        self._rising = Rising(clock.now, _kept(file), steady_s)
+
+    def now(self) -> float:
+        """Return seconds since 1970 UTC, never less than before."""
+        return self._rising.now()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return `seconds` later, by the clock behind."""
+        await self._clock.sleep(seconds)
+
+    def lift(self, floor_s: float) -> None:
+        """Begin no earlier than a time that was signed before."""
+        self._rising.lift(floor_s)
+        if self._rising.lead_s > instants.CLOCK_SKEW_S:
+            log.warning(
+                "the market's time is %.0f s ahead of this machine's clock: it never runs back, and waits",
+                self._rising.lead_s,
+            )
+
+    async def keep(self) -> None:
+        """Write the time down every KEEP_S, for ever."""
+        while True:
+            try:
+                await asyncio.to_thread(files.replace, self._file, f"{self.now():.3f}\n".encode())
+            except EnvironmentProblem as err:
+                log.warning("the market's time is not kept: %s", err)
+            await self.sleep(KEEP_S)
+
+
+def _kept(file: Path) -> float:
+    """Return the time kept at a market's last run; what is no time is no floor."""
+    try:
+        text = file.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return 0.0
+    return float(text) if bounds.DECIMAL.fits(text) else 0.0
 
 
 def check_signed_now(signed_at: str, now: float) -> None:

@@ -101,7 +101,8 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         drop = [item for item in beat.leases if item not in held]
         ended = [job for job in beat.jobs if job not in engines.frames]
         interval_s = exchange.settings.timing.heartbeat_s
-        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended))
+        now = rfc3339.spell(exchange.clock.now())
+        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
 
     @api.post(routes.LEASE_NEXT)
     async def next_lease(request: Request) -> Response:

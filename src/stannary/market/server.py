@@ -22,10 +22,11 @@ import uvicorn
 
 from stannary import files
 from stannary.errors import EnvironmentProblem
+from stannary.formats import note
 from stannary.market import agreement, app, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
-from stannary.market.clock import Clock, SystemClock
+from stannary.market.clock import Clock, RisingClock, SystemClock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.gate import Gate, Guarded, raise_descriptors
@@ -40,6 +41,7 @@ from stannary.wire.card import Card
 
 DATABASE = "market.db"
 PORT_FILE = "port"
+CLOCK = "clock"  # the market's time, kept so that it never runs back
 KEEP_ALIVE_S = 65
 BACKLOG = 2048
 STOP_TIMEOUT_S = 3
@@ -51,7 +53,7 @@ log = logging.getLogger("stannary.market")
 @asynccontextmanager
 async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterator[tuple[Exchange, Engines]]:
     """Open a market without a server (tests mount its application directly)."""
-    moment = clock if clock is not None else SystemClock()
+    moment = RisingClock(clock if clock is not None else SystemClock(), settings.directory / CLOCK)
     owner = identity.load(settings.directory, settings.name)
     store = Store.open(settings.directory / DATABASE)
     with contextlib.ExitStack() as closing:
@@ -62,6 +64,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
         closing.callback(tlog.close)
         await store.aread(lambda c: agreement.check(c, tlog))
+        moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
         roster = Roster(settings.timing)
         exchange = Exchange(
@@ -78,7 +81,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             witness_vkeys=(witness.vkey,) if witness is not None else (),
         )
         engines = Engines(exchange)
-        async with _working(exchange, engines):
+        async with _working(exchange, engines, moment):
             yield exchange, engines
 
 
@@ -126,9 +129,10 @@ async def _admitting(server: uvicorn.Server, listener: socket.socket) -> AsyncIt
 
 
 @asynccontextmanager
-async def _working(exchange: Exchange, engines: Engines) -> AsyncIterator[None]:
+async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) -> AsyncIterator[None]:
     await engines.start()
     workers = [
+        asyncio.create_task(moment.keep(), name="clock"),
         asyncio.create_task(exchange.journal.run(), name="journal"),
         asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
         asyncio.create_task(engines.keep_queue(), name="queue"),

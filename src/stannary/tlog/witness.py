@@ -5,7 +5,8 @@ Rules:
    the same size with another root, the log shows two histories: 409 as well, and never a signature.
 2. The consistency proof from our size to the new one must hold, else 422.
 3. The new state is durable *before* the signature is made: after any crash we never sign two histories.
-4. Only logs whose keys were pinned at the start are known (404); their signature must hold (403).
+4. The time in a cosignature never falls, also over a restart (rising.py).
+5. Only logs whose keys were pinned at the start are known (404); their signature must hold (403).
 
 A witness on the market's own machine proves order and protects against a careless operator, not against a
 dishonest one: receipts call it `local, not independent`. HTTP is left to witness_server.py.
@@ -18,7 +19,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from stannary.formats.dsse import encode_base64, public_bytes
 from stannary.formats.note import Checkpoint, KeyType, VerifierKey
 from stannary.tlog import tree
 from stannary.tlog.proof import MAX_PATH, read_hash
+from stannary.tlog.rising import Rising
 from stannary.tlog.tiles import TileDirectory
 
 MAX_REQUEST_BYTES = 128 * 1024  # a proof of MAX_PATH hashes and a note of note.MAX_NOTE_BYTES fit
@@ -42,6 +44,7 @@ class Held:
 
     size: int
     root: bytes
+    stamped_at: int = field(default=0, compare=False)  # the time that was cosigned with it; it never falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,25 @@ class Witness:
         key: Ed25519PrivateKey,
         logs: Sequence[VerifierKey],
         clock_s: Callable[[], float],
+        steady_s: Callable[[], float] | None = None,
     ) -> None:
         self._files = TileDirectory(directory)
         self._name = name
         self._key = key
         self._logs = {log.name: log for log in logs}
-        self._clock_s = clock_s
         self._lock = threading.Lock()
         self._held = {name: self._load(name) for name in self._logs}
+        floor_s = max((held.stamped_at for held in self._held.values()), default=0)
+        self._clock = Rising(clock_s, floor_s, steady_s)
 
     @property
     def vkey(self) -> str:
         """Return the verifier key of this witness's cosignatures."""
         return note.format_vkey(self._name, public_bytes(self._key), KeyType.WITNESS)
+
+    def look_at_clock(self) -> None:
+        """Note the time, so that a step of the clock between two checkpoints is seen as those beside see it."""
+        self._clock.now()
 
     def held(self, origin: str) -> Held:
         """Return the last state cosigned for a log."""
@@ -108,10 +117,11 @@ class Witness:
             tree.verify_consistency(old, held.root, checkpoint.size, checkpoint.root, proof)
         except Refuted as err:
             return Answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
-        state = Held(checkpoint.size, checkpoint.root)
+        stamp = int(self._clock.now())
+        state = Held(checkpoint.size, checkpoint.root, stamp)
         self._store(checkpoint.origin, state)  # rule 3: before the signature exists
         self._held[checkpoint.origin] = state
-        return Answer(HTTPStatus.OK, note.cosign(signed, self._name, self._key, int(self._clock_s())))
+        return Answer(HTTPStatus.OK, note.cosign(signed, self._name, self._key, stamp))
 
     def _load(self, origin: str) -> Held:
         data = self._files.read(_state_name(origin))
@@ -119,13 +129,14 @@ class Witness:
             return Held(0, tree.EMPTY_ROOT)
         try:
             members = json.loads(data)
-            return Held(int(members["size"]), bytes.fromhex(members["root"]))
+            return Held(int(members["size"]), bytes.fromhex(members["root"]), int(members.get("time", 0)))
         except (ValueError, KeyError, TypeError) as err:
             # signing from an empty state again could vouch for a second history
             raise EnvironmentProblem("the witness's state is damaged", why=f"{_state_name(origin)}: {err}") from err
 
     def _store(self, origin: str, held: Held) -> None:
-        content = json.dumps({"origin": origin, "size": held.size, "root": held.root.hex()})
+        members = {"origin": origin, "size": held.size, "root": held.root.hex(), "time": held.stamped_at}
+        content = json.dumps(members)
         self._files.write(_state_name(origin), content.encode())
 
 

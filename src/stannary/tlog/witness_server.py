@@ -20,6 +20,7 @@ from types import FrameType
 
 from stannary.errors import EnvironmentProblem, StannaryError
 from stannary.formats import note
+from stannary.tlog.rising import since_boot_s
 from stannary.tlog.witness import MAX_REQUEST_BYTES, Answer, Witness, load_key
 
 LOOPBACK = "127.0.0.1"
@@ -44,6 +45,7 @@ class WitnessServer(ThreadingHTTPServer):
 
     def service_actions(self) -> None:
         """End when the parent is gone: a market killed hard must not leave a second witness on the same state."""
+        self.witness.look_at_clock()
         if self.parent_pid is not None and os.getppid() != self.parent_pid:
             self.parent_pid = None
             threading.Thread(target=self.shutdown, daemon=True).start()
@@ -116,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _open(directory: Path, name: str, log_vkeys: list[str]) -> Witness:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = [note.parse_vkey(item) for item in log_vkeys]
-    return Witness(directory, name, load_key(directory / "key"), logs, time.time)
+    return Witness(directory, name, load_key(directory / "key"), logs, time.time, since_boot_s)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class HeartbeatAnswer(Message):
     drop: list[LeaseText]
     interval_s: float
     ended: list[JobText] = Field(default_factory=list)
+    now: Instant | None = None  # the market's, for the node to compare its clock with
 
 
 class LeaseType(StrEnum):

@@ -17,11 +17,12 @@ from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.cli.registry import NODE_COMMANDS
 from stannary.errors import ConflictError, NotFound, UsageError
-from stannary.formats import canonical, quantity, workdir
+from stannary.formats import canonical, instants, quantity, workdir
 from stannary.sdk import processes
 from stannary.sdk.processes import wait_until
 
 NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
+CLOCK_FILE = "clock-off"  # agent/clocks.py
 DRAIN_PATIENCE_S = 600.0
 
 name_option = click.option("--name", default="node", show_default=True, help="Which node of this machine.")
@@ -74,7 +75,8 @@ def ls(out: Output) -> None:
 @name_option
 def status(out: Output, name: str) -> None:
     """Show a node's market, engine class and process."""
-    described = _describe(_joined(name) / NODE_FILE)
+    place = _joined(name)
+    described = {**_describe(place / NODE_FILE), "clock": _clock(place)}
     out.result(described, "\n".join(f"{key:<14}{value}" for key, value in described.items()))
     out.say("software evidence, tier T0: NOT hardware-attested")
 
@@ -141,6 +143,15 @@ def _describe(path: Path) -> dict[str, Any]:
     pid = _pid(path.parent)
     described = {name: plain(str(members.get(name, ""))) for name in wanted}
     return {"name": path.parent.name, **described, "state": f"running, pid {pid}" if pid else "stopped"}
+
+
+def _clock(place: Path) -> str:
+    """Say how far this clock was off the market's at the last beat."""
+    try:
+        off_s = int((place / CLOCK_FILE).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return "as the market's"
+    return f"{instants.words(off_s)} the market's" if off_s else "as the market's"
 
 
 def _pid(place: Path) -> int | None:
