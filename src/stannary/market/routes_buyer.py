@@ -44,6 +44,7 @@ def submitting(exchange: Exchange, engines: Engines) -> http.Endpoint:
 
     async def submit(request: Request) -> Response:
         buyer = await access.buyer(exchange, request)
+        engines.check_room(buyer)
         key = request.headers.get(routes.IDEMPOTENCY_KEY, "")
         signed = await http.read(request, wire.Submit, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
         accepted = await admission.submit(exchange, engines, buyer, key, signed)

@@ -20,7 +20,7 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import dsse, statement
 from stannary.formats.jobspec import Verification
-from stannary.market.engine import aborting, concluding, loop, recovery
+from stannary.market.engine import aborting, concluding, loop, queueing, recovery
 from stannary.settle.ledger import buyer_escrow
 from stannary.store import leases, ledger
 from stannary.wire import admin, message, node, routes
@@ -344,3 +344,25 @@ def test_an_aborted_job_leaves_nothing_open(tmp_path: Path) -> None:
 
     view, live, held = asyncio.run(scenario())
     assert (view.status, view.reason, live, held) == ("failed", "market-fault", 0, 0)
+
+
+def test_a_buyer_who_reveals_nothing_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one buyer's silent jobs would fill every slot for the whole time of a reveal, another's job is done."""
+    monkeypatch.setattr(queueing, "MAX_ACTIVE", 4)
+
+    async def scenario() -> tuple[JobView, float]:
+        timing = replace(worlds.QUICK, reveal_s=5000.0, sweep_s=1.0)
+        async with worlds.inside(tmp_path, timing, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            eve, ada = await world.buyer("eve"), await world.buyer()
+            for _ in range(8):
+                await eve.submit(command_spec())
+            began = world.clock.now()
+            job = (await ada.submit(command_spec())).id
+            world.start(ada.broker(job))
+            return await ada.finished(job), world.clock.now() - began
+
+    view, took_s = asyncio.run(scenario())
+    assert view.verdict == "verified"
+    assert took_s < 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ import pytest
 from tests.integration.market.fake_buyer import command_spec, train_spec
 from tests.unit.market import moment
 
+from stannary.errors import LimitExceeded
 from stannary.formats.jobspec import JobSpec
 from stannary.market.bell import Bell
 from stannary.market.engine import loop as loops
+from stannary.market.engine import queueing
 from stannary.market.engine.frame import World
 from stannary.market.engine.loop import BACKLOG, MIN_BACKLOG, Engines
 from stannary.market.settings import Timing
@@ -77,11 +80,12 @@ class Hall(Engines):
 
     def _spawn(self, job: str) -> None:
         self.begun.append(job)
+        self._loops[job] = cast("Any", None)
         self._unplanned[job] = self.frames[job].num_lanes
 
-    def order(self, job: str, spec: JobSpec | None = None) -> None:
+    def order(self, job: str, spec: JobSpec | None = None, buyer: str = "buyer") -> None:
         """Queue a job."""
-        self.add(job, moment.frame(spec))
+        self.add(job, replace(moment.frame(spec), buyer=buyer))
 
 
 def begin(hall: Hall) -> list[str]:
@@ -143,7 +147,7 @@ def test_no_more_begin_than_there_is_room_for(num_live: int) -> None:
 
 def test_no_more_are_moved_than_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """MAX_ACTIVE bounds the jobs under way, however small they are."""
-    monkeypatch.setattr(loops, "MAX_ACTIVE", 2)
+    monkeypatch.setattr(queueing, "MAX_ACTIVE", 4)
     hall = Hall()
     for number in range(5):
         hall.order(f"j-{number}")
@@ -179,3 +183,61 @@ def test_who_comes_first_into_an_empty_queue_rings() -> None:
     mark = hall._exchange.bell.mark()
     hall.order("j-b")
     assert not asyncio.run(hall._exchange.bell.wait(mark, 0, loops.QUEUE))
+
+
+def test_buyers_take_turns() -> None:
+    """Who sent hundreds of jobs first does not hold up who sent one: buyers begin in turn, each in order of arrival."""
+    hall = Hall()
+    hall.live = frozenset({"n-1"})
+    for number in range(300):
+        hall.order(f"j-eve-{number:03}", buyer="eve")
+    hall.order("j-ada", buyer="ada")
+    hall.order("j-bob", buyer="bob")
+    first = begin(hall)[:4]
+    assert first == ["j-eve-000", "j-ada", "j-bob", "j-eve-001"]
+
+
+def test_one_buyer_never_holds_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many jobs one buyer has under way, half of the slots are free for others."""
+    monkeypatch.setattr(queueing, "MAX_ACTIVE", 8)
+    hall = Hall()
+    hall.live = frozenset(f"n-{number}" for number in range(100))
+    for number in range(20):
+        hall.order(f"j-eve-{number}", buyer="eve")
+    assert len(begin(hall)) == 4
+    hall.order("j-ada", buyer="ada")
+    assert begin(hall)[-1] == "j-ada"
+
+
+def test_who_waits_for_his_own_buyer_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs whose buyer reveals nothing make room for others, until he owes too many: then he begins no more."""
+    monkeypatch.setattr(queueing, "MAX_ACTIVE", 8)
+    monkeypatch.setattr(queueing, "MAX_OWED", 6)
+    hall = Hall()
+    hall.live = frozenset(f"n-{number}" for number in range(100))
+    for number in range(20):
+        hall.order(f"j-eve-{number}", buyer="eve")
+    for _ in range(10):
+        begin(hall)
+        hall._owed.update(hall.begun)  # all that began has handed in, and waits for eve
+    assert 6 <= len(hall.begun) <= 8
+    hall.order("j-ada", buyer="ada")
+    assert begin(hall)[-1] == "j-ada"
+    before = len(hall.begun)
+    hall._owed.clear()
+    hall._loops = {"j-ada": cast("Any", None)}
+    assert len(begin(hall)) > before
+
+
+def test_an_account_has_so_many_open_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buyer with too many open jobs is refused before another of his is read; others are not."""
+    monkeypatch.setattr(loops, "MAX_OPEN_OF_BUYER", 2)
+    hall = Hall()
+    for number in range(2):
+        hall.check_room("eve")
+        hall.order(f"j-{number}", buyer="eve")
+    with pytest.raises(LimitExceeded, match="open jobs"):
+        hall.check_room("eve")
+    hall.check_room("ada")
+    hall._let_go("j-0")
+    hall.check_room("eve")

@@ -107,6 +107,7 @@ class Outcome:
 
     rings: set[str] = field(default_factory=set)
     moved: bool = False  # something changed: step again
+    owed: bool = False  # nothing but the buyer's value is waited for
     awaits_log: bool = False  # goes on when statements of the job are in the log
     failure: tuple[str, str] | None = None  # reason and message: the job cannot go on
 

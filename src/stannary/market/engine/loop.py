@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from stannary.errors import EnvironmentProblem, ServiceError, StannaryError
+from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, task_kind
 from stannary.jobs.progress import Progress, median_step_s
@@ -33,18 +34,19 @@ from stannary.market.engine import aborting, concluding, leasing, placing, reaso
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
 from stannary.market.engine.holding import Holds
+from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
 from stannary.market.presence import Presence
-from stannary.place.requirement import Requirement
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.leases import LeaseRow
+from stannary.wire import errors as wire_errors
 
 RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 MAX_FAULTS = 10  # 1 + 2 + 4 + ... + 60 s between them: a fault that passes has passed by then
 LATEST_FACTOR = 12.0  # of the longest task's time: two leases of it to their last deadline (leasing.CEILING_FACTOR)
 IDLE_FACTOR = 8
-MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued, in order of arrival
+MAX_OPEN_OF_BUYER = 100_000  # of one buyer, queued ones among them: about 1 KiB of memory each
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
 MIN_BACKLOG = 16
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
@@ -52,14 +54,6 @@ DEADLINES = "deadlines"
 FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 
 log = logging.getLogger("stannary.market")
-
-
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    """A job that waits for its turn."""
-
-    wanted: Requirement
-    since_ms: int
 
 
 @dataclass(slots=True)
@@ -81,7 +75,9 @@ class Engines:
         self.progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
-        self._queue: dict[str, _Queued] = {}  # accepted jobs that wait for their turn, oldest first
+        self._queue = Queue()
+        self._owed: set[str] = set()  # jobs that wait for nothing but their buyer's value
+        self._open_of: dict[str, int] = {}  # buyer -> open jobs
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._checkpoint = Checkpoint("", 0, Digest(""))
         self._resumed_at_ms = 0
@@ -110,8 +106,8 @@ class Engines:
 
     def add(self, job: str, frame: JobFrame) -> None:
         """Take a job that was just accepted into the queue."""
-        self.frames[job] = frame
-        self._queue[job] = _Queued(placing.asked(frame.spec), self._exchange.now_ms)
+        self._take_in(job, frame)
+        self._queue.add(job, frame.buyer, Queued(placing.asked(frame.spec), self._exchange.now_ms))
         if len(self._queue) == 1:  # who comes behind others waits with them
             self._exchange.bell.ring(QUEUE)
 
@@ -185,7 +181,7 @@ class Engines:
             await self._exchange.store.awrite(lambda c: nodes.forget_expired(c, now_ms=now_at_ms))
 
     async def keep_queue(self) -> None:
-        """Begin queued jobs in order of arrival, as nodes come free for them, for ever.
+        """Begin queued jobs, buyers in turn (queueing.py), as nodes come free for them, for ever.
 
         A job placed ahead of any free node gains nothing and costs the market ten times its submit, so jobs stay
         queued while BACKLOG tasks of others wait for each live node. What no offer fits holds nobody up.
@@ -207,17 +203,45 @@ class Engines:
         world = self.world()
         room = max(MIN_BACKLOG, BACKLOG * len(world.live)) - waiting
         patience_ms = 1000 * exchange.settings.timing.placing_s
-        begun: list[str] = []
-        for job, queued in self._queue.items():
-            if room <= 0 or len(self._loops) + len(begun) >= MAX_ACTIVE:
-                break
+
+        def has_turn(queued: Queued) -> bool:
             # a job that waited too long gets its turn all the same: its first step says that there is no capacity
-            if exchange.offers.fits(queued.wanted) or world.waited_ms(queued.since_ms) > patience_ms:
-                room -= queued.wanted.num_nodes
-                begun.append(job)
-        for job in begun:
-            del self._queue[job]
+            return exchange.offers.fits(queued.wanted) or world.waited_ms(queued.since_ms) > patience_ms
+
+        for job in self._queue.turns(self._slots(), room, has_turn):
+            self._queue.remove(job)
             self._spawn(job)
+
+    def _slots(self) -> Slots:
+        return Slots(
+            active=Counter(self.frames[job].buyer for job in self._loops),
+            owed=Counter(self.frames[job].buyer for job in self._owed),
+        )
+
+    def check_room(self, buyer: str) -> None:
+        """Refuse a buyer who has as many open jobs as one may have, before anything of another is read.
+
+        Raises:
+            LimitExceeded: too many.
+        """
+        if self._open_of.get(buyer, 0) >= MAX_OPEN_OF_BUYER:
+            raise LimitExceeded(
+                "this account has too many open jobs",
+                why=f"{MAX_OPEN_OF_BUYER:,} have not ended",
+                hint="wait for some of them (stannary ls), or cancel them",
+                detail=wire_errors.QUOTA,
+            )
+
+    def _take_in(self, job: str, frame: JobFrame) -> None:
+        self.frames[job] = frame
+        self._open_of[frame.buyer] = self._open_of.get(frame.buyer, 0) + 1
+
+    def _let_go(self, job: str) -> None:
+        buyer = self.frames.pop(job).buyer
+        self._owed.discard(job)
+        self._open_of[buyer] -= 1
+        if not self._open_of[buyer]:
+            del self._open_of[buyer]
 
     def _spawn(self, job: str) -> None:
         self._unplanned[job] = self.frames[job].num_lanes
@@ -226,9 +250,10 @@ class Engines:
     def _recover(self, connection: Connection) -> None:
         at_ms = now_ms(self._exchange.clock)
         for row in jobs.open_jobs(connection):
-            frame = self.frames[row.job] = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            frame = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            self._take_in(row.job, frame)
             if row.status is JobStatus.QUEUED:
-                self._queue[row.job] = _Queued(placing.asked(frame.spec), row.submitted_at_ms)
+                self._queue.add(row.job, frame.buyer, Queued(placing.asked(frame.spec), row.submitted_at_ms))
             recovery.recover(connection, row.job, at_ms)
 
     async def _run(self, job: str) -> None:
@@ -259,11 +284,11 @@ class Engines:
             rung = await exchange.bell.wait(mark, idle_s, *topics)
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
-        del self.frames[job]
         self.progress.pop(job, None)
         self._awaiting_log.discard(job)
         self._unplanned.pop(job, None)
         self._loops.pop(job, None)
+        self._let_go(job)
         exchange.bell.ring(QUEUE)
 
     async def _abort(self, frame: JobFrame, cause: Exception) -> bool:
@@ -311,6 +336,9 @@ class Engines:
             self._awaiting_log.add(frame.job)
         else:
             self._awaiting_log.discard(frame.job)
+        if stepped.owed != (frame.job in self._owed):
+            (self._owed.add if stepped.owed else self._owed.discard)(frame.job)
+            exchange.bell.ring(QUEUE)
         overdue = await self._keep_moving(frame, pulse, stepped)
         if stepped.conclude or overdue:
             return await self._conclude(frame)
@@ -348,7 +376,7 @@ class Engines:
         await self._exchange.store.awrite(
             lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, reasons.CANCELLED, message)
         )
-        if self._queue.pop(job, None) is not None:
+        if self._queue.remove(job):
             self._spawn(job)  # its end is made by its loop, whether there is room or not
         self._exchange.bell.ring(job_topic(job), WORK)
 

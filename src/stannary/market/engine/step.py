@@ -40,6 +40,7 @@ class Stepped:
     terminal: bool
     awaits_log: bool = False  # what it waits for is on its way into the log
     deserted: bool = False  # a task waits, and nobody who could do it is there
+    owed: bool = False  # nothing but the buyer's beacon value is waited for
 
 
 def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
@@ -60,7 +61,13 @@ def step(connection: Connection, frame: JobFrame, world: World) -> Stepped:
         if not outcome.moved:
             deserted = _is_deserted(connection, frame, world)
             return Stepped(
-                rings, moved, conclude=done, terminal=False, awaits_log=outcome.awaits_log, deserted=deserted
+                rings,
+                moved,
+                conclude=done,
+                terminal=False,
+                awaits_log=outcome.awaits_log,
+                deserted=deserted,
+                owed=outcome.owed,
             )
     return Stepped(rings, moved, conclude=False, terminal=False)
 
@@ -98,6 +105,7 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
     else:
         owed = drawing.advance(connection, frame, world, window, outcome)
         silent = owed is not None and _is_silent(frame, world, owed)
+        outcome.owed = owed is not None and not any(task.state in PENDING for task in window)
         auditing.advance(connection, frame, world, outcome)
     if silent:
         return _give_up_on_buyer(connection, frame, row, outcome)
