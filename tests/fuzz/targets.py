@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,7 @@ from stannary.certify.evidence import (
     nvidia,
     quote,
     rim,
+    secure_boot,
     snp_report,
     spdm,
     tpm_forms,
@@ -44,7 +46,9 @@ from stannary.certify.evidence import (
 )
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.grade import transcript
+from stannary.certify.rules import Rules
 from stannary.formats import canonical, dsse
+from stannary.seal import content, tensors, weight_index
 
 _amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
 _vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
@@ -76,6 +80,22 @@ def _quote(data: bytes) -> Any:
     return tpm_client.TpmClient(_Answering(data)).quote(tpm_client.Loaded(1, b""), b"x")
 
 
+def _log(data: bytes) -> None:
+    """Everything that is done to a log before its registers are compared."""
+    log = event_log.parse_log(data)
+    for bank in log.banks:
+        log.replay(bank)
+        secure_boot.secure_boot(log, bank)
+
+
+def _keys(data: bytes) -> None:
+    verifier = ear.EarVerifier(canonical.decode_object(data))
+    token = verifier.parse(
+        b"eyJhbGciOiJFUzI1NiJ9.eyJlYXRfcHJvZmlsZSI6InAiLCJzdWJtb2RzIjp7ImEiOnsiZWFyX3N0YXR1cyI6MH19fQ.AAAA"
+    )
+    verifier.appraise(token, bound=None, collateral=collateral.EMPTY, now=None, rules=Rules())
+
+
 TARGETS: dict[str, Callable[[bytes], Any]] = {
     "azure-snp": lambda data: azure.parse_composite(data, is_tdx=False),
     "azure-tdx": lambda data: azure.parse_composite(data, is_tdx=True),
@@ -92,7 +112,8 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "crl": revocation.parse_crl,
     "ear": ear.parse_token,
     "envelope": envelope.parse,
-    "event-log": event_log.parse_log,
+    "ear-keys": _keys,
+    "event-log": _log,
     "hcl": azure.parse_hcl,
     "intel-collateral": intel_collateral.read_intel_collateral,
     "nitro": nitro.parse_document,
@@ -103,6 +124,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "ocsp": revocation.parse_ocsp,
     "policy": policy.parse,
     "quote": quote.parse_quote,
+    "safetensors-header": lambda data: tensors.parse_header(data, tensors.LENGTH_BYTES + len(data) + 4),
     "revocation-notice": lambda data: revocation_notice.unverified(dsse.sign(data, _watcher)),
     "signed-member": lambda data: collateral.signed_member(data, "tcbInfo", ()),
     "sev-guest-answer": sev_guest.read_answer,
@@ -115,6 +137,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "tpm-response": _quote,
     "tpm-signature": tpm_structures.parse_signature,
     "tsm-table": tsm.read_table,
+    "weight-index": lambda data: weight_index.check("m.index.json", content.of_bytes(data), {"a"}),
 }
 
 SEEDS: dict[str, bytes] = {
@@ -122,7 +145,9 @@ SEEDS: dict[str, bytes] = {
     "certificates": _vcek.certificate.raw,
     "collateral-items": collateral_items.to_bytes([collateral_items.Item("amd-crl", "vcek/Turin", b"\x00")]),
     "collateral-plan": _device.certificate.raw,
-    "crl": world.crl(_amd.ark, (1, 2)),
+    "crl": b"-----BEGIN X509 CRL-----\n"
+    + base64.encodebytes(world.crl(_amd.ark, (1, 2)))
+    + b"-----END X509 CRL-----\n",
     "credential": activation.make_credential(_device.certificate, b"\0\x0b" + bytes(32))[0],
     "event-log": world.event_log([(0, 8, b"abc"), (7, 0x80000001, bytes(40))]),
     "nsm-answer": b"\xa1\x6bAttestation\xa1\x68document\x43abc",
@@ -144,7 +169,22 @@ SEEDS: dict[str, bytes] = {
             "pcrs": {"0": "00" * 32},
         }
     ).encode(),
-    "cbor": b"\xa2\x01\x82\x41\x00\x61a\x61b\xf5",
+    "cbor": b"\xbf\x01\x9f\x41\x00\x61a\xff\x61b\xa1\x02\x81\xf5\xff",
+    "ear-keys": b'{"keys": [{"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ"}, {"kty": "RSA", "n": "AQ"}]}',
+    "nvgpu-json": json.dumps(
+        {
+            "nonce": "00" * 32,
+            "arch": "HOPPER",
+            "evidence_list": [
+                {
+                    "evidence": base64.b64encode(_nvidia.report(_device, bytes(32)) + bytes(64)).decode(),
+                    "certificate": base64.b64encode(_device.certificate.raw).decode(),
+                }
+            ],
+        }
+    ).encode(),
+    "safetensors-header": b'{"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}, "__metadata__": {"a": "b"}}',
+    "weight-index": b'{"metadata": {"total_size": 1}, "weight_map": {"w": "a", "v": "a"}}',
     "signed-member": b'{"tcbInfo": {"a": [1, {"b": "c"}]}, "signature": "00ff"}',
     "policy": b'name = "x"\nversion = 1\n',
 }

@@ -326,7 +326,8 @@ def _refusal(response: http.client.HTTPResponse, target: str) -> SourceFailure:
     code = found[1].decode("ascii") if found else ""
     why = f"{response.status}{' ' * bool(code)}{code} for {_path(target)}"
     if response.status in BUSY_STATUSES or code in BUSY_CODES:
-        return Busy(why=why, after_s=retry_after_s(response.getheader("Retry-After"), datetime.now(UTC)))
+        after_s = retry_after_s(response.getheader("Retry-After"), datetime.now(UTC))
+        return Busy(why=f"{why}, asks for {after_s:,.0f} s" if after_s else why, after_s=after_s)
     if 300 <= response.status < 400:
         where = urllib.parse.urlsplit(response.getheader("Location") or "").hostname or "elsewhere"
         return SourceFailure("the host leads elsewhere", why=f"{why}, to {where:.80}", hint=LOGIN_HINT)

@@ -23,6 +23,7 @@ from stannary.errors import ConflictError, EnvironmentProblem, FormatError, Limi
 from stannary.seal import names
 from stannary.seal.exclude import Exclusion
 from stannary.seal.manifest import MAX_FILES, Layout
+from stannary.workdir import IGNORE_FILE
 
 MAX_FOLDER_DEPTH = 32
 _HUB_ENTRY = re.compile(r"(models|datasets|spaces)--.")  # of huggingface_hub: blobs/ refs/ snapshots/REVISION/
@@ -46,6 +47,7 @@ class Tree:
     layout: Layout
     leaves: tuple[Leaf, ...]
     empty: tuple[str, ...]
+    num_excluded: int = 0  # entries that were named to stay out, each with all below it
 
     @property
     def name(self) -> str:
@@ -104,7 +106,7 @@ def scan(root: Path, exclusion: Exclusion | None = None) -> Tree:
         raise NotFound("nothing to seal there", why=why, hint="name a folder with files in it")
     leaves, empty = sorted(walk.leaves, key=lambda item: item.path), sorted(walk.empty)
     names.check_paths([item.path for item in leaves] + empty)
-    return Tree(root, Layout.FOLDER, tuple(leaves), tuple(empty))
+    return Tree(root, Layout.FOLDER, tuple(leaves), tuple(empty), walk.num_excluded)
 
 
 def check_unchanged(descriptor: int, leaf: Leaf) -> None:
@@ -135,7 +137,7 @@ class _Walk:
             path = f"{prefix}/{name}" if prefix else name
             is_folder = stat.S_ISDIR(found.st_mode)
             if self._exclusion is not None and self._exclusion(path, is_folder=is_folder):
-                self.num_excluded += 1
+                self.num_excluded += path != IGNORE_FILE  # that one is named by nobody
                 continue
             if is_folder:
                 self.down(path)

@@ -59,6 +59,8 @@ def test_what_is_excluded_is_not_sealed(place: Path, capsys: Printed) -> None:
     (snapshot / "old.pt").write_bytes(b"x")
     assert run(["seal", str(snapshot), "-o", "store"]) == 1
     assert "pickle refused" in capsys.readouterr().err
+    assert run(["seal", str(snapshot), "-o", "store", "--exclude", "*.pt"]) == 0
+    assert "left out: 1 " in capsys.readouterr().err
     digest = sealed(capsys, "--exclude", "*.pt", path=str(snapshot))
     assert run(["open", digest, "--from", "store", "-o", "again"]) == 0
     assert {path.name for path in (place / "again").iterdir()} == {"a.safetensors", "b.safetensors"}

@@ -73,6 +73,8 @@ def seal(
     if is_new:
         out.say(f"made your owner key: {keystore.key_path()}")
         out.say("without it your artifacts stay shut: stannary artifact key export FILE")
+    if scanned.num_excluded:  # an ignore file may be a stranger's: what it keeps back is not kept silent
+        out.say(f"left out: {scanned.num_excluded:,} that .stannaryignore or --exclude name")
     out.status(f"reading {path}")
     index = PrivateIndex(keystore.data_folder() / "index.db", owner) if use_index else None
     try:
