@@ -371,7 +371,8 @@ class Agent:
             return
         if reason == DROPPED or self.desk.is_dropped(lease):
             return
-        failure = Failure(reason=reason, message=str(err)[:4000], log_tail=log.tail()[-limits.MAX_LOG_TAIL_CHARS :])
+        message = f"{err}; {err.hint}" if err.hint else str(err)
+        failure = Failure(reason=reason, message=message[:4000], log_tail=log.tail()[-limits.MAX_LOG_TAIL_CHARS :])
         try:
             self._ship_everything(lease)
             self.client.fail(lease.lease_id, failure)

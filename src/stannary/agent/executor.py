@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import files
-from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError
+from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError, StannaryError
 from stannary.formats import digest, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
-from stannary.run import frames, logs
+from stannary.run import endings, frames, logs
 from stannary.run.frames import FrameLimits
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sandbox
@@ -41,6 +41,8 @@ MAX_REPLY_HEADER_BYTES = 1024 * 1024
 MAX_OUTPUTS = 1024  # of one task
 MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one ten times
 STOP_TIMEOUT_S = 5.0
+EXIT_TIMEOUT_S = 1.0
+MAX_SAID_CHARS = 2_000
 LOG_SETTLE_S = 1.0  # what was printed before an answer is read within milliseconds
 
 WORKER_DIED = "worker-died"
@@ -48,6 +50,9 @@ OUT_OF_MEMORY = "out-of-memory"
 WALL_LIMIT = "wall-limit"
 BAD_FRAME = "bad-frame"
 DROPPED = "dropped"
+
+_MORE_MEMORY = "ask for more in resources.memory; /tmp and /dev/shm count"
+_LONGER = "ask for more in resources.wall_s, or do less in one task"
 
 TakeLine = Callable[[str, str], None]  # (stream, text)
 TakeProgress = Callable[[dict[str, Json]], None]
@@ -121,13 +126,18 @@ class Worker:
         timer = threading.Timer(wall_s, self.kill, (WALL_LIMIT,))
         timer.daemon = True
         timer.start()
+        num_kills_before = self.process.usage().num_oom_kills
         try:
             frames.write(self._requests, header)
             return self._collect(progress)
+        except JobFailed as err:  # the worker lives and says that something failed: it cannot know what killed it
+            if self.process.usage().num_oom_kills > num_kills_before:
+                raise self._out_of_memory() from err
+            raise
         except (FormatError, ServiceError) as err:
             if isinstance(err, FormatError) and not self._why_killed and "cut short" not in err.what:
                 self.kill(BAD_FRAME)
-            raise self._lost(err) from err
+            raise self._lost(err, wall_s) from err
         finally:
             timer.cancel()
             for capture in self._captures:
@@ -202,12 +212,22 @@ class Worker:
         reader.start()
         self._readers.append(reader)
 
-    def _lost(self, err: Exception) -> JobFailed:
+    def _lost(self, err: StannaryError, wall_s: float) -> JobFailed:
+        """Say what ended the worker, in words for the buyer."""
         if self.process.usage().num_oom_kills > 0:
-            used = f"more than {self.bench.limits.memory_bytes / 1024**2:.0f} MiB"
-            return JobFailed("the job took too much memory", why=used, detail=OUT_OF_MEMORY)
-        code = self.process.wait(1.0)
-        return JobFailed("the worker is lost", why=f"{err}; exit code {code}", detail=self._why_killed or WORKER_DIED)
+            return self._out_of_memory()
+        code = self.process.wait(EXIT_TIMEOUT_S)
+        why = self._why_killed or WORKER_DIED
+        if why == WALL_LIMIT:
+            return JobFailed("killed: longer than it may take", why=f"{wall_s:,.0f} s", hint=_LONGER, detail=why)
+        if why == BAD_FRAME:
+            return JobFailed("killed: the worker broke a rule of its pipe", why=str(err), detail=why)
+        ended = endings.describe(code) if code is not None else "it does not end"
+        return JobFailed("the worker is lost", why=ended if why == WORKER_DIED else why, detail=why)
+
+    def _out_of_memory(self) -> JobFailed:
+        used = f"more than {self.bench.limits.memory_bytes / 1024**2:,.0f} MiB, resources.memory"
+        return JobFailed("killed: out of memory", why=used, hint=_MORE_MEMORY, detail=OUT_OF_MEMORY)
 
 
 def outbox_path(outbox: Path, named: digest.Digest) -> Path:
@@ -217,11 +237,19 @@ def outbox_path(outbox: Path, named: digest.Digest) -> Path:
 
 def _finish(header: dict[str, Json], outputs: dict[str, Output]) -> Reply:
     if header.get("ok") is not True:
-        reason, message = header.get("reason"), header.get("message")
+        said = {name: _said(header.get(name)) for name in ("message", "why", "hint")}
         raise JobFailed(
-            "the worker refused", why=logs.printable(str(message))[:2000], detail=_word(reason) or "worker-refused"
+            said["message"] or "the worker refused",
+            why=said["why"],
+            hint=said["hint"],
+            detail=_word(header.get("reason")) or "worker-refused",
         )
     return Reply(header, tuple(outputs[name] for name in sorted(outputs)))
+
+
+def _said(value: Json) -> str:
+    """Return a worker's words, line by line as it wrote them."""
+    return logs.printable_lines(value)[:MAX_SAID_CHARS] if isinstance(value, str) else ""
 
 
 def _word(value: object) -> str:

@@ -64,10 +64,11 @@ class Service:
                 raise UsageError("unknown operation", why=f"{operation!r:.80}")
             self.reply(handler(request))
         except StannaryError as err:
-            self.refuse(_reason(err), err.diagnostics())
+            self.refuse(_reason(err), err.what, err.why, err.hint)
         except Exception as err:  # noqa: BLE001  # process edge: the recipe is somebody else's code and may raise anything
             traceback.print_exc()
-            self.refuse("recipe-error", f"{type(err).__name__}: {err}")
+            whose = "the command's worker" if operation == "command" else "the recipe"
+            self.refuse("recipe-error", f"{whose} raised {type(err).__name__}", str(err))
         sys.stdout.flush()
 
     def prepare(self, request: dict[str, Json]) -> dict[str, Json]:
@@ -179,10 +180,12 @@ class Service:
         """Send one frame."""
         frames.write(self.replies, header, body)
 
-    def refuse(self, reason: str, message: str) -> None:
+    def refuse(self, reason: str, message: str, why: str = "", hint: str = "") -> None:
         """Say why a request was not done."""
-        printable = message.encode("utf-8", "replace").decode()  # a recipe's message may hold lone surrogates
-        self.reply({"ok": False, "reason": reason, "message": printable[:MAX_MESSAGE_CHARS]})
+        said = {"message": message, "why": why, "hint": hint}
+        # A recipe's words may hold lone surrogates.
+        clean = {name: text.encode("utf-8", "replace").decode()[:MAX_MESSAGE_CHARS] for name, text in said.items()}
+        self.reply({"ok": False, "reason": reason, **clean})
 
     def _task(self, request: dict[str, Json]) -> tuple[TaskRunner, Assignment]:
         if self.runner is None:

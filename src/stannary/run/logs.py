@@ -5,14 +5,19 @@ Rules:
    of our own, never silently. A job that prints without newlines costs no more memory than one line.
 2. Lines are numbered within their task and stay here until they are acknowledged, so that an upload
    may be repeated and none is lost when the market is away.
-3. Text is made printable: control characters (terminal escapes could repaint a buyer's screen) are
-   replaced; what is not UTF-8 too.
+3. Text is made printable: colours are taken out, other control characters (terminal escapes could
+   repaint a buyer's screen) are shown by their pictures, what is not UTF-8 is replaced.
+4. `\\r` goes back to the start of a line, as on a screen: of a progress bar the last state is kept, and
+   while it runs one state every PROGRESS_INTERVAL_S. A character cut by a read is put together again.
+5. What stands on a line without an end when a task ends is that task's: `settle` hands it over.
 """
 
 from __future__ import annotations
 
 import array
+import codecs
 import fcntl
+import re
 import select
 import termios
 import threading
@@ -29,6 +34,11 @@ BATCH_LINES = 500
 READ_BYTES = 65_536
 TAIL_CHARS = 16 * 1024
 SETTLE_POLL_S = 0.001
+PROGRESS_INTERVAL_S = 10.0  # a bar of an hour takes 360 of a task's MAX_LINES
+
+_PIECES = re.compile(r"[^\r\n]+|\r|\n")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")  # ECMA-48, select graphic rendition: changes no text
+_PICTURES = 0x2400  # Unicode's pictures of the control characters, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +97,11 @@ class TaskLog:
 class Capture:
     """Reads a pipe to its end and hands over each line, cut where it is too long; `run` in a thread of its own."""
 
-    def __init__(self, file: BinaryIO, take: Callable[[str], None]) -> None:
+    def __init__(
+        self, file: BinaryIO, take: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._file = file
-        self._take = take
-        self._pending = b""
-        self._is_cut = False
+        self._lines = Lines(take, clock)
         self._taking = threading.Lock()  # held from the read of a part until its last line is handed over
 
     def run(self) -> None:
@@ -101,9 +111,9 @@ class Capture:
                 part = _read_some(self._file)
                 if not part:
                     break
-                self._feed(part)
-        if self._pending and not self._is_cut:
-            self._take(_decode(self._pending))
+                self._lines.feed(part)
+        with self._taking:
+            self._lines.flush()
 
     def settle(self, limit_s: float) -> None:
         """Wait until what was printed so far is handed over: a result comes by another pipe and may overtake it."""
@@ -111,6 +121,7 @@ class Capture:
         while (left_s := deadline - time.monotonic()) > 0 and self._taking.acquire(timeout=left_s):
             try:
                 if _num_unread(self._file) == 0:
+                    self._lines.flush()
                     return
             finally:
                 self._taking.release()
@@ -123,28 +134,70 @@ class Capture:
             return False
         return True
 
-    def _feed(self, part: bytes) -> None:
-        *lines, self._pending = (self._pending + part).split(b"\n")
-        for line in lines:
-            if not self._is_cut:
-                self._take(_decode(line))
-            self._is_cut = False
-        if len(self._pending) > MAX_LINE_CHARS:
-            if not self._is_cut:
-                self._take(_decode(self._pending))
-            self._pending, self._is_cut = b"", True  # the rest of this line is dropped up to its newline
+
+class Lines:
+    """Makes lines of bytes as they come (rules 1 and 4)."""
+
+    def __init__(self, take: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._take = take
+        self._clock = clock
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._current = ""  # since the last line end or return
+        self._state = ""  # what stood on the line before the last return
+        self._is_told = False  # the state was handed over already
+        self._due_s = clock() + PROGRESS_INTERVAL_S
+
+    def feed(self, part: bytes) -> None:
+        """Take more bytes."""
+        for piece in _PIECES.findall(self._decoder.decode(part)):
+            if piece == "\n":
+                self._end_line()
+            elif piece == "\r":
+                self._return()
+            elif len(self._current) <= MAX_LINE_CHARS:  # one more than that says that it was cut
+                self._current += piece[: MAX_LINE_CHARS + 1 - len(self._current)]
+
+    def flush(self) -> None:
+        """Hand over what stands on a line without an end."""
+        self._current += self._decoder.decode(b"", final=True)
+        if self._current.strip() or self._state:
+            self._end_line()
+        self._current = ""
+
+    def _end_line(self) -> None:
+        if self._current.strip() or not self._state:
+            self._take(self._current)
+        elif not self._is_told:
+            self._take(self._state)
+        self._current = self._state = ""
+
+    def _return(self) -> None:
+        if not self._current.strip():  # spaces only: a bar wipes itself out
+            self._current = ""
+            return
+        self._state, self._current, self._is_told = self._current, "", False
+        now_s = self._clock()
+        if now_s >= self._due_s:
+            self._due_s = now_s + PROGRESS_INTERVAL_S
+            self._take(self._state)
+            self._is_told = True
 
 
 def printable(text: str) -> str:
-    """Return a line without control characters, cut at MAX_LINE_CHARS."""
-    cut = text if len(text) <= MAX_LINE_CHARS else text[: MAX_LINE_CHARS - 6] + " [cut]"
-    if cut.isprintable():
-        return cut
-    return "".join(char if char == "\t" or unicodedata.category(char)[0] != "C" else "�" for char in cut)
+    """Return a line without colours and control characters, cut at MAX_LINE_CHARS."""
+    shown = text if text.isprintable() else "".join(map(_shown, _COLOUR.sub("", text)))
+    return shown if len(shown) <= MAX_LINE_CHARS else shown[: MAX_LINE_CHARS - 6] + " [cut]"
 
 
-def _decode(line: bytes) -> str:
-    return line.rstrip(b"\r").decode("utf-8", errors="replace")
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each made printable."""
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _shown(char: str) -> str:
+    if char == "\t" or unicodedata.category(char)[0] != "C":
+        return char
+    return chr(_PICTURES + ord(char)) if ord(char) < 32 else "\N{REPLACEMENT CHARACTER}"
 
 
 def _num_unread(file: BinaryIO) -> int:

@@ -20,6 +20,7 @@ from stannary.formats.digest import PREFIX
 from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources, Trust, Verification
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import Entry
+from stannary.run import logs
 from stannary.run.sandbox.contract import Sandbox
 
 MIB = 1024**2
@@ -269,3 +270,62 @@ def test_signals_have_names(node: Node) -> None:
         node.run("python -c 'import ctypes; ctypes.string_at(0)'")
     assert str(caught.value).count("SIGSEGV (Segmentation fault)") == 1
     assert caught.value.detail == "command-failed"
+
+
+def test_memory_that_ran_out_is_said_as_such(node: Node) -> None:
+    """A command that the kernel killed for its memory says so, although its worker lives on and saw but a SIGKILL."""
+    node.memory_bytes = 128 * MIB
+    with pytest.raises(JobFailed) as caught:
+        node.run("python -c 'x = bytearray(1 << 29)'")
+    assert caught.value.detail == "out-of-memory"
+    assert str(caught.value) == "killed: out of memory: more than 128 MiB, resources.memory"
+
+
+def test_errors_keep_their_lines_and_say_nothing_twice(node: Node) -> None:
+    """What failed, why and what to do come as three texts, each once, without a code in them."""
+    with pytest.raises(JobFailed) as caught:
+        node.run("true", "missing.txt")
+    assert (caught.value.what, caught.value.why) == ("command left no such output", "missing.txt")
+    assert "relative to the work directory" in caught.value.hint
+    assert "E-" not in str(caught.value)
+
+
+def test_what_a_command_prints(node: Node) -> None:
+    """A bar is one line, both streams come line by line, an unfinished line is the task's own, escapes are harmless."""
+    text = """
+    import sys, time
+    for number in range(10_000):
+        sys.stderr.write(f"\\r{number}%|###")
+    sys.stderr.write("\\n")
+    print("\\x1b[31mred\\x1b[0m \\x1b[2J")
+    print("Traceback:\\n  File\\nValueError: x")
+    sys.stdout.write("no end")
+    """
+    node.run("python p.py", files={"p.py": textwrap.dedent(text.replace("\\\\", "\\")).encode()})
+    shown = [(stream, logs.printable(text)) for stream, text in node.lines]
+    by_stream = {name: [text for stream, text in shown if stream == name] for name in ("stdout", "stderr")}
+    assert by_stream["stderr"] == ["9999%|###"]
+    assert by_stream["stdout"] == ["red \N{SYMBOL FOR ESCAPE}[2J", "Traceback:", "  File", "ValueError: x", "no end"]
+
+
+def test_a_log_bomb_is_bounded(node: Node) -> None:
+    """A line of 50 MB and 200,000 lines end with the command, and no line is longer than the market takes."""
+    node.run("head -c 50000000 /dev/zero | tr '\\0' x; yes | head -n 200000")
+    assert max(len(text) for _, text in node.lines) <= 4097
+    assert len(node.lines) >= 200_000
+
+
+def test_a_command_writes_into_nothing_but_its_own(node: Node, packages: Path) -> None:
+    """Environment, inputs, work directory, interpreter and the worker's own code are read-only to a command."""
+    node.packages = packages
+    reply = node.run(
+        "for p in /environment /environment/tin/__init__.py /job /job/workdir /job/blobs /job/blobs/* /python/bin"
+        " /usr /etc /proc/sys/kernel /; do"
+        " if [ -d $p ]; then touch $p/evil 2>/dev/null && echo $p; else (echo x > $p) 2>/dev/null && echo $p; fi;"
+        " mv $p $p.old 2>/dev/null && echo moved $p; done; ln /environment/tin/__init__.py x 2>/dev/null && echo linked"
+        "; echo end > out.txt; true",
+        "out.txt",
+    )
+    assert [item.name for item in reply.outputs] == ["out.txt"]
+    assert [text for stream, text in node.lines if stream == "stdout"] == []
+    assert (packages / "tin/__init__.py").read_text() == "ORE = 'cassiterite'\n"

@@ -112,3 +112,77 @@ def test_settling_ends_although_a_job_prints_on() -> None:
         os.write(writing, b"x\n")
         logs.Capture(file, print).settle(0.01)
         os.close(writing)
+
+
+def lines_of(*parts: bytes, clock: Callable[[], float] = lambda: 0.0) -> list[str]:
+    """Feed parts as they come from reads, and end the task."""
+    taken: list[str] = []
+    made = logs.Lines(taken.append, clock)
+    for part in parts:
+        made.feed(part)
+    made.flush()
+    return taken
+
+
+def test_a_progress_bar_is_one_line() -> None:
+    """10,000 states of a bar are one line, its last one, wherever the returns stand."""
+    before = b"".join(b"\r%d%%" % number for number in range(10_001)) + b"\nnext\n"
+    behind = b"".join(b"%d%%\r" % number for number in range(10_001)) + b"\nnext\n"
+    assert lines_of(before) == lines_of(behind) == ["10000%", "next"]
+    assert lines_of(b"\r 10%", b"\r100%", b"\r      \r", b"done\n") == ["done"]
+    assert lines_of(b"\r 10%\r100%") == ["100%"]
+    assert lines_of(b"10%\r100%\r") == ["100%"]
+
+
+def test_a_long_bar_is_seen_while_it_runs() -> None:
+    """A state is handed over now and then, each once, and the last one is not said twice."""
+    now_s = iter(range(0, 10_000, 4))
+    taken = lines_of(*(b"%d\r" % number for number in range(6)), b"\n", clock=lambda: float(next(now_s)))
+    assert taken == ["2", "5"]
+
+
+def test_line_ends_of_windows() -> None:
+    """Carriage return and newline are one line end, also between two reads; empty lines stay."""
+    assert lines_of(b"a\r\nb\r", b"\n\r\n\nc\r\n") == ["a", "b", "", "", "c"]
+
+
+def test_characters_cut_by_a_read() -> None:
+    """A character whose bytes come in two reads is whole; bytes of no character are one mark each."""
+    text = "größe € 🎈\n".encode()
+    assert lines_of(*(bytes((byte,)) for byte in text)) == ["größe € 🎈"]
+    assert lines_of(b"a\xff", b"b\n") == ["a\N{REPLACEMENT CHARACTER}b"]
+    assert lines_of("€".encode()[:2]) == ["\N{REPLACEMENT CHARACTER}"]
+
+
+def test_a_line_without_an_end_belongs_to_its_task() -> None:
+    """What stands in the pipe without a newline is handed over when the task ends, and not to the next one."""
+    reading, writing = os.pipe()
+    lines: list[str] = []
+    with os.fdopen(reading, "rb") as file:
+        capture = logs.Capture(file, lines.append)
+        reader = threading.Thread(target=capture.run)
+        reader.start()
+        os.write(writing, b"first\nno end")
+        capture.settle(60)
+        assert lines == ["first", "no end"]
+        os.write(writing, b"next\n")
+        capture.settle(60)
+        assert lines == ["first", "no end", "next"]
+        os.close(writing)
+        reader.join()
+
+
+def test_control_characters_are_seen_and_bounded() -> None:
+    """Colours go, other escapes are shown by their pictures, and a line of them is as long as any other."""
+    assert logs.printable("\x1b[1;31mred\x1b[0m") == "red"
+    assert logs.printable("a\x1b[2Jb\x07\x00") == "a␛[2Jb␇␀"
+    assert len(logs.printable("\x1b" * 10_000)) == logs.MAX_LINE_CHARS
+    assert logs.printable_lines("one\n\ttwo\x1b[K\r\nthree") == "one\n\ttwo␛[K\nthree"
+
+
+def test_a_bomb_of_one_line() -> None:
+    """A line of 50 MB, in states or not, takes no more memory than one line."""
+    made = logs.Lines(lambda _: None, lambda: 0.0)
+    for _ in range(50):
+        made.feed(b"x" * 1_000_000)
+        assert len(made._current) <= logs.MAX_LINE_CHARS + 1
