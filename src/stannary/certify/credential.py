@@ -21,7 +21,7 @@ from stannary import __version__
 from stannary.certify.evidence.ear import EarStatus, EarToken, parse_token
 from stannary.certify.tiers import NAMES, RESIDUAL, Tier
 from stannary.errors import FormatError, Refuted
-from stannary.formats import canonical, dsse
+from stannary.formats import canonical, dsse, ed25519
 
 if TYPE_CHECKING:
     from stannary.certify.appraise import Result
@@ -84,13 +84,12 @@ def issue(  # the five things a credential joins, and its time
 def read(token: str, public_key: bytes, now: datetime) -> dict[str, Json]:
     """Verify a credential by a pinned key and return its claims."""
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     parsed: EarToken = parse_token(token.encode("ascii", errors="replace"))
     if parsed.algorithm != "EdDSA" or parsed.claims.get("eat_profile") != PROFILE:
         raise FormatError("not a stannary credential", why=f"{parsed.claims.get('eat_profile')!r:.60}")
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(parsed.signature, parsed.signed)
+        ed25519.load(public_key).verify(parsed.signature, parsed.signed)
     except InvalidSignature as err:
         raise Refuted("credential is not signed by this verifier", why=dsse.key_id(public_key)) from err
     issued, expires = parsed.time("iat"), parsed.time("exp")

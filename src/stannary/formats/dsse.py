@@ -7,7 +7,8 @@ Rules:
    signature, so verification recomputes it from the key used and refuses any other value.
 3. An envelope has the members payload, payloadType and signatures, each signature keyid and sig,
    and no others: everything is covered or absent. Base64 must be canonical (RFC 4648 section 3.5).
-4. Keys come from the caller (a pinned store or a checked credential), never from the envelope.
+4. A key that proves nothing about its holder is none (ed25519.py).
+5. Keys come from the caller (a pinned store or a checked credential), never from the envelope.
 
 ML-DSA-44 as a second signature is left to a later release.
 """
@@ -15,15 +16,14 @@ ML-DSA-44 as a second signature is left to a later release.
 from __future__ import annotations
 
 import binascii
-import functools
 import hashlib
 from typing import NewType
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.errors import FormatError, LimitExceeded, Refuted
-from stannary.formats import canonical
+from stannary.formats import canonical, ed25519
 from stannary.formats.canonical import Json
 from stannary.formats.lean import dataclass
 
@@ -32,7 +32,6 @@ KeyId = NewType("KeyId", str)
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024  # the largest statement is a receipt body of 10,000 units
 MAX_SIGNATURES = 4  # node, market, and later their ML-DSA-44 twins
-PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
 
@@ -89,9 +88,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def key_id(public_key: bytes) -> KeyId:
     """Return the id of a raw 32-byte Ed25519 public key."""
-    if len(public_key) != PUBLIC_KEY_BYTES:
-        raise FormatError("not an Ed25519 public key", why=f"{len(public_key)} bytes")
-    return KeyId("ed25519:" + hashlib.sha256(public_key).hexdigest())
+    return KeyId("ed25519:" + hashlib.sha256(ed25519.check(public_key)).hexdigest())
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
@@ -116,6 +113,7 @@ def verify(envelope: Envelope, public_key: bytes, *, payload_type: str = STATEME
 
     Raises:
         Refuted: another type, key, key id, number of signatures, or a signature that does not hold.
+        FormatError: `public_key` is none that may stand for somebody.
     """
     if envelope.payload_type != payload_type:
         raise Refuted("wrong payload type", why=f"{envelope.payload_type!r:.80}, expected {payload_type!r}")
@@ -126,15 +124,10 @@ def verify(envelope: Envelope, public_key: bytes, *, payload_type: str = STATEME
     if signature.keyid != expected:
         raise Refuted("signed by another key", why=f"{signature.keyid}, expected {expected}")
     try:
-        _loaded(public_key).verify(signature.sig, envelope.pae())
+        ed25519.load(public_key).verify(signature.sig, envelope.pae())
     except InvalidSignature as err:
         raise Refuted("signature does not hold", why=f"key {expected}") from err
     return envelope.payload
-
-
-@functools.lru_cache(maxsize=4096)  # a market checks many statements of few keys; loading one is a fifth of a check
-def _loaded(public_key: bytes) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(public_key)
 
 
 def parse(value: Json) -> Envelope:

@@ -28,11 +28,12 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.errors import FormatError, LimitExceeded, Refuted
+from stannary.formats import ed25519
 from stannary.formats.digest import SIZE_BYTES
-from stannary.formats.dsse import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, decode_base64, encode_base64, public_bytes
+from stannary.formats.dsse import SIGNATURE_BYTES, decode_base64, encode_base64, public_bytes
 from stannary.formats.lean import dataclass
 
 MAX_NOTE_BYTES = 64 * 1024  # three lines and MAX_SIGNATURES signatures stay below 8 KiB; C2SP allows 1 MiB
@@ -114,7 +115,7 @@ class Checkpoint:
 
 def format_vkey(name: str, public_key: bytes, kind: KeyType = KeyType.LOG) -> str:
     """Spell a verifier key."""
-    return str(VerifierKey(_checked_name(name), kind, _checked_public(public_key)))
+    return str(VerifierKey(_checked_name(name), kind, ed25519.check(public_key)))
 
 
 @functools.lru_cache(maxsize=KEPT_KEYS)
@@ -125,9 +126,9 @@ def parse_vkey(text: str) -> VerifierKey:
         raise FormatError("not a verifier key", why=f"{text!r:.120}, expected name+hash+base64")
     name, key_hash, encoded = parts
     data = decode_base64(encoded, "verifier key")
-    if len(data) != 1 + PUBLIC_KEY_BYTES or data[0] not in set(KeyType):
+    if len(data) != 1 + ed25519.PUBLIC_KEY_BYTES or data[0] not in set(KeyType):
         raise FormatError("unknown kind of verifier key", why=f"{len(data)} bytes, type {data[:1].hex()}")
-    key = VerifierKey(_checked_name(name), KeyType(data[0]), data[1:])
+    key = VerifierKey(_checked_name(name), KeyType(data[0]), ed25519.check(data[1:]))
     if key.key_hash.hex() != key_hash:
         raise FormatError("verifier key does not match its hash", why=f"{key_hash:.16}, computed {key.key_hash.hex()}")
     return key
@@ -249,7 +250,7 @@ def _cosigned(text: str, timestamp: int) -> bytes:
 
 def _verify(key: VerifierKey, signature: bytes, message: bytes) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, message)
+        ed25519.load(key.public).verify(signature, message)
     except InvalidSignature as err:
         raise Refuted("note signature does not hold", why=f"by {key.name}") from err
 
@@ -291,9 +292,3 @@ def _checked_name(name: str) -> str:
     if len(name) > MAX_NAME_CHARS or _NAME.fullmatch(name) is None:
         raise FormatError("not a key name", why=f"{name!r:.80}; no white space, no plus sign")
     return name
-
-
-def _checked_public(public_key: bytes) -> bytes:
-    if len(public_key) != PUBLIC_KEY_BYTES:
-        raise FormatError("not an Ed25519 public key", why=f"{len(public_key)} bytes")
-    return public_key

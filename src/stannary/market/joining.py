@@ -16,11 +16,10 @@ from __future__ import annotations
 import secrets
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, BelowPolicy, ConflictError, FormatError, NotFound
-from stannary.formats import bounds, dsse, ids, predicates, statement
+from stannary.formats import bounds, dsse, ed25519, ids, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Attestation, Credential, Join, Tier
 from stannary.market import access, clock, terms
@@ -108,7 +107,7 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
     row = await exchange.store.aread(lambda c: nodes.get(c, asked.node))
     signed = wire.session_message(exchange.identity.vkey, asked.nonce)
     try:
-        key = Ed25519PublicKey.from_public_bytes(dsse.decode_base64(row.key, "node key"))
+        key = ed25519.load(dsse.decode_base64(row.key, "node key"))
         key.verify(dsse.decode_base64(asked.signature, "signature"), signed)
     except InvalidSignature as err:
         raise AuthError("the session signature does not hold", why=f"not by the key of {asked.node}") from err

@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import dsse, ids, instants, predicates
+from stannary.formats import dsse, ed25519, ids, instants, predicates
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Assignment, Contribution, Credential, Reading, Verdict
@@ -86,7 +86,7 @@ def _check_job(case: Case, findings: Findings) -> None:
         for node in placement.chosen:
             if node not in case.credentials:
                 findings.refute("credential.missing", node, "chosen without a credential")
-    findings.expect("job.buyer", "job", len(dsse.decode_base64(order.buyer, "buyer")), dsse.PUBLIC_KEY_BYTES)
+    findings.expect("job.buyer", "job", len(dsse.decode_base64(order.buyer, "buyer")), ed25519.PUBLIC_KEY_BYTES)
 
 
 def _first_steps(case: Case) -> list[int]:

@@ -27,6 +27,7 @@ from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import canonical
+from stannary.formats.ed25519 import load as load_ed25519
 
 if TYPE_CHECKING:
     from stannary.certify.rules import Rules
@@ -207,9 +208,7 @@ def _load(jwk: dict[str, Json]) -> tuple[_Key, str]:
         key: _Key = keys.from_point(named, _text_bytes(jwk.get("x")), _text_bytes(jwk.get("y")))
     elif kind == "OKP" and curve == "Ed25519":
         algorithm, raw = "EdDSA", _text_bytes(jwk.get("x"))
-        if len(raw) != 32:
-            raise FormatError("JWK is not an Ed25519 key", why=f"{len(raw)} bytes")
-        key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+        key = load_ed25519(raw)
     else:
         raise UnsupportedFormat("JWK of this kind is not accepted", why=f"{kind!r:.20} {curve!r:.20}")
     if _same_algorithm(str(jwk.get("alg", algorithm))) != algorithm:
