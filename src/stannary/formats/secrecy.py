@@ -26,7 +26,7 @@ MIN_RANDOM_BITS_PER_CHAR = 3.4  # 20 random characters of base 64 have 3.9 on av
 
 # Files whose name says that they hold keys, passwords or a history of commands. Compared in lower case.
 _NAMES = (
-    ".env", ".env.*", ".envrc", "*.env", ".netrc", "_netrc", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pypirc",
+    ".env*", "*.env", ".netrc", "_netrc", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pypirc",
     ".git-credentials", ".pgpass", ".my.cnf", ".boto", ".s3cfg", ".vault-token", ".htpasswd", ".dockercfg",
     ".modal.toml", ".comet.config", ".*_history", ".secrets*", "secrets.json", "secrets.yaml", "secrets.yml",
     "secrets.toml", "kaggle.json", "credentials", "credentials.json", "credentials.toml", "credentials.yaml",

@@ -134,7 +134,7 @@ def looks_like_pickle(head: bytes) -> bool:
     return head.startswith(ZIP_MAGIC) and b"data.pkl" in head
 
 
-_HINT = "write it as safetensors, jsonl or plain bytes"
+_HINT = "write it as safetensors, jsonl or plain bytes; what is not needed: name it in .stannaryignore"
 
 
 def _check_entry(entry: Entry) -> None:
@@ -161,7 +161,7 @@ def _check_collision(path: str, spelled: dict[str, str]) -> None:
             raise FormatError(
                 "two names in the work directory are one on some systems",
                 why=f"{seen!r:.120} and {path!r:.120}",
-                hint="rename one of them",
+                hint="rename one of them, or name it in .stannaryignore",
             )
         spelled[prefix.casefold()] = spelling
 

@@ -8,7 +8,8 @@ Rules:
 3. `.stannaryignore` has the last word, in both directions: its `!name` is how a buyer asks for a file
    that `.gitignore` or our own list of secrets keeps back. It may name a file below an excluded
    folder (`!data/small.bin`); git would demand the folder first.
-4. The ignore files of the repository above the work directory count too, up to the one with `.git`.
+4. The ignore files of the repository above the work directory count too, up to the one with `.git`;
+   not where they exclude the work directory itself (a folder in `.venv`, in `build/`): it was named.
 
 The patterns are compiled by pathspec, which knows git's corner cases; walking is sdk/travel.py.
 """
@@ -105,9 +106,11 @@ def above(root: Path) -> Rules:
     exclude = _read(chain[-1] / ".git" / "info" / "exclude")
     if exclude:
         rules = Rules(git=(_Layer(chain[-1], exclude),))
-    for folder in reversed(chain[1:]):
+    for folder, inner in zip(reversed(chain[1:]), reversed(chain[:-1]), strict=True):
         found = _read(folder / GIT_FILE)
         rules = Rules((*rules.git, _Layer(folder, found))) if found else rules
+        if rules.of_git(str(inner), is_folder=True) is Word.OUT:
+            return Rules()
     return rules
 
 

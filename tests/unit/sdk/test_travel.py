@@ -244,6 +244,16 @@ class TestIgnoreFiles:
         write(tree, "pkg/deep/x.log")
         assert names(tree / "pkg") == ["deep/a.py"]
 
+    @pytest.mark.parametrize("where", [".venv/lib/examples/hello", "build/job"])
+    def test_a_work_directory_that_the_repository_excludes(self, tree: Path, where: str) -> None:
+        """Whoever names an excluded folder means it: a virtual environment's own `*` does not empty it."""
+        (tree / ".git").mkdir()
+        write(tree, ".gitignore", text="build/\n*.py\n")
+        write(tree, ".venv/.gitignore", text="*\n")
+        write(tree, f"{where}/recipe.py", f"{where}/x.log")
+        write(tree, f"{where}/.gitignore", text="*.log\n")
+        assert names(tree / where) == [".gitignore", "recipe.py"]
+
     def test_ignored_names_may_be_links_or_odd(self, tree: Path) -> None:
         """A link, fifo or unspeakable name that is excluded refuses nothing."""
         write(tree, ".stannaryignore", text="odd*\n")
