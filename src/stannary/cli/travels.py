@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from stannary.cli.output import plain
-from stannary.sdk import lock
+from stannary.sdk import lock, travel
 from stannary.sdk.submit import Prepared
 from stannary.sdk.travel import Stay
 from stannary.workdir import IGNORE_FILE
@@ -17,34 +17,34 @@ WIDTH = 79
 
 def lines(prepared: Prepared) -> list[str]:
     """Return the lines that say what travels, what stays and what should be looked at."""
-    travel = prepared.travel
-    text = [f"  travels   {_count(len(travel.entries))} of the work directory, {size(travel.size_bytes)}"]
-    if travel.size_bytes:
-        text += _wrapped("largest", ", ".join(f"{entry.path} {size(entry.size_bytes)}" for entry in travel.largest))
+    sent = prepared.travel
+    text = [f"  travels   {_count(len(sent.entries))} of the work directory, {size(sent.size_bytes)}"]
+    if sent.size_bytes:
+        text += _wrapped("largest", ", ".join(f"{entry.path} {size(entry.size_bytes)}" for entry in sent.largest))
     for name, item in prepared.spec.inputs.items():
         text += _wrapped("input", f"{name}  {item.source}, {size(item.size_bytes)}")
     if prepared.is_locked_here:
         text += _wrapped("locked", f"{prepared.spec.setup} with hashes, for {lock.target()}  (keep it: stannary lock)")
-    if travel.stays:
-        text += _wrapped("stays", f"{_stays(travel.stays)}  ({IGNORE_FILE} decides, !name sends)")
-    for doubt in travel.doubts[:NUM_SHOWN]:
+    if staying := _stays(sent.stays):
+        text += _wrapped("stays", f"{staying}  ({IGNORE_FILE} decides, !name sends)")
+    for doubt in sent.doubts[:NUM_SHOWN]:
         text += _wrapped("look at", f"{doubt}: it will be read by strangers")
-    if len(travel.doubts) > NUM_SHOWN:
-        text += _wrapped("look at", f"{len(travel.doubts) - NUM_SHOWN} more files that hold what looks like a secret")
+    if len(sent.doubts) > NUM_SHOWN:
+        text += _wrapped("look at", f"{len(sent.doubts) - NUM_SHOWN} more files that hold what looks like a secret")
     return text
 
 
 def to_json(prepared: Prepared) -> dict[str, object]:
     """Return the same as members."""
-    travel = prepared.travel
+    sent = prepared.travel
     return {
-        "num_files": len(travel.entries),
-        "size_bytes": travel.size_bytes,
+        "num_files": len(sent.entries),
+        "size_bytes": sent.size_bytes,
         "upload_bytes": prepared.size_bytes,
-        "files": [{"path": entry.path, "size_bytes": entry.size_bytes} for entry in travel.entries],
-        "largest": [{"path": entry.path, "size_bytes": entry.size_bytes} for entry in travel.largest],
-        "stays": [{"path": stay.path, "reason": stay.reason, "is_folder": stay.is_folder} for stay in travel.stays],
-        "doubts": list(travel.doubts),
+        "files": [{"path": entry.path, "size_bytes": entry.size_bytes} for entry in sent.entries],
+        "largest": [{"path": entry.path, "size_bytes": entry.size_bytes} for entry in sent.largest],
+        "stays": [{"path": stay.path, "reason": stay.reason, "is_folder": stay.is_folder} for stay in sent.stays],
+        "doubts": list(sent.doubts),
     }
 
 
@@ -70,7 +70,16 @@ def _count(number: int) -> str:
 
 
 def _stays(stays: Sequence[Stay]) -> str:
-    """Name what stays: what holds secrets first, since it is there that a mistake costs most."""
-    ranked = sorted(stays, key=lambda stay: (stay.reason.startswith(("history", ".")), stay.path))
-    named = ", ".join(f"{stay.path}{'/' if stay.is_folder else ''}" for stay in ranked[:NUM_SHOWN])
-    return named + (f" and {len(stays) - NUM_SHOWN} more" if len(stays) > NUM_SHOWN else "")
+    """Name what stays: what holds secrets first, since it is there that a mistake costs most; clutter by kind."""
+    named = {_shown(stay): None for stay in sorted(stays, key=_rank) if not stay.reason.startswith(travel.AS_INPUT)}
+    shown = ", ".join(list(named)[:NUM_SHOWN])
+    return shown + (f" and {len(named) - NUM_SHOWN} more" if len(named) > NUM_SHOWN else "")
+
+
+def _rank(stay: Stay) -> tuple[bool, bool, str]:
+    return stay.reason == travel.CLUTTER, stay.reason.startswith("."), stay.path
+
+
+def _shown(stay: Stay) -> str:
+    path = stay.path.rpartition("/")[2] if stay.reason == travel.CLUTTER else stay.path
+    return f"{path}/" if stay.is_folder else path

@@ -47,7 +47,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("a private key", ("PRIVATE KEY", "AGE-SECRET-KEY-1"), re.compile(
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|AGE-SECRET-KEY-1[0-9A-Z]{20}")),
     ("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{16,}")),
-    ("an API key (sk-...)", ("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{16,}")),
+    ("an API key (sk-...)", ("sk-",), re.compile(r"\bsk-(?!ssh-|ecdsa-)(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}")),
     ("a Stripe key", ("_live_", "_test_"), re.compile(r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{10,}")),
     ("a GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), re.compile(
         r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})")),

@@ -49,6 +49,9 @@ _RECEIPT_SUFFIX = ".receipt.json"
 _RESULTS = "out"  # where the guide has `stannary get` write
 _IGNORE_FILES = {ignore.OUR_FILE}
 
+CLUTTER = "history, cache or environment"
+AS_INPUT = "it travels as input"
+
 Place = tuple[int, int]  # device and inode
 Ask = Callable[[ConfirmationRequired], None]
 Tell = Callable[[str], None]
@@ -217,7 +220,7 @@ class _Walk:
         if said is Word.OUT:
             return ignore.OUR_FILE, False
         if (status.st_dev, status.st_ino) in self.inputs:
-            return f"it travels as input {self.inputs[status.st_dev, status.st_ino]}", False
+            return f"{AS_INPUT} {self.inputs[status.st_dev, status.st_ino]}", False
         reason = inherited or _unasked(self._relative(child.path), is_folder)
         if not reason and not is_folder and fetched.mark(status) in self.fetched:
             reason = "a result that was fetched"
@@ -269,7 +272,7 @@ def _unasked(relative: str, is_folder: bool) -> str:
     if name in _IGNORE_FILES:
         return "it is for the client only"
     if name in _CLUTTER:
-        return "history, cache or environment"
+        return CLUTTER
     if name.endswith(_RECEIPT_SUFFIX):
         return "a receipt"
     if is_folder and relative == _RESULTS:

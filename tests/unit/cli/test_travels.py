@@ -35,3 +35,14 @@ def test_no_line_is_wider_than_a_screen(tmp_path):
     lines = travels.lines(submit.prepare(tmp_path / "job.yaml", Overrides()))
     assert max(map(len, lines)) < 80
     assert any("and 6 more" in line for line in lines)
+
+
+def test_clutter_is_named_once_and_inputs_not_at_all(tmp_path):
+    """A cache in every folder takes one word; a file that is sent as an input does not stay."""
+    (tmp_path / "job.yaml").write_text("run: python a.py\ninputs: {big: {path: big.bin}}\n")
+    (tmp_path / "big.bin").write_text("x")
+    for index in range(9):
+        (tmp_path / f"p{index}" / "__pycache__").mkdir(parents=True)
+    text = "\n".join(travels.lines(submit.prepare(tmp_path / "job.yaml", Overrides())))
+    assert "stays     __pycache__/  (" in text
+    assert "input     big  file big.bin" in text

@@ -24,6 +24,7 @@ INNOCENT_VARIABLES = [
     ("RUN", "123e4567-e89b-12d3-a456-426614174000"), ("MONKEY", "banana"), ("API_KEY", ""), ("USE_AUTH_TOKEN", "true"),
     ("ARCH", "LlamaForCausalLMWithValueHead"), ("PATH", "/usr/local/bin:/usr/bin:/bin"), ("URL", "https://a.example/x?y=1"),
     ("HF_TOKEN", "$HF_TOKEN"), ("SECRETARY", "bob"), ("WHEN", "2026-11-30T05:33:18Z"), ("KEYBOARD", "qwerty"),
+    ("ENV", "sk-learn-pipelines-and-more"), ("KIND", "sk-ssh-ed25519@openssh.com"),
 ]  # fmt: skip
 
 
