@@ -211,7 +211,8 @@ async def _check_blobs(exchange: Exchange, buyer: str, spec: JobSpec) -> None:
         return
 
     def look(connection: Connection) -> list[str]:
-        return [item for item in unsure if not blobs.may_have(connection, item, [f"buyer:{buyer}"])]
+        doomed = exchange.blobkeeping.doomed  # being cleared away: to be sent again
+        return [i for i in unsure if i in doomed or not blobs.may_have(connection, i, [f"buyer:{buyer}"])]
 
     missing = await exchange.store.aread(look)
     if missing:

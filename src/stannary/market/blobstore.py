@@ -94,6 +94,10 @@ class BlobStore:
             staged.unlink(missing_ok=True)
         return name
 
+    def remove(self, name: Digest) -> None:
+        """Delete a blob's file, if it is here."""
+        self.path(name).unlink(missing_ok=True)
+
     def whole(self, name: Digest) -> bytes:
         """Return a small blob's bytes."""
         path = self.path(name)
@@ -113,9 +117,9 @@ class BlobStore:
             size += len(chunk)
             if size > left_bytes:
                 raise LimitExceeded(
-                    "this node's quota of stored bytes is used up",
-                    why=f"{max(left_bytes, 0):,} bytes were left of what a day's unclaimed outputs may take",
-                    hint="hand in contributions for what is stored: claimed outputs count no longer; or wait a day",
+                    "the quota of stored bytes that no job claims is used up",
+                    why=f"{max(left_bytes, 0):,} bytes were left",
+                    hint="use what is stored (a contribution, a job), or wait until it is cleared away",
                     detail=wire_errors.QUOTA,
                 )
             if size > MAX_BLOB_BYTES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stannary import __version__
 from stannary.market import terms
 from stannary.market.bell import Bell
+from stannary.market.blobkeeping import Blobkeeping
 from stannary.market.blobstore import BlobStore
 from stannary.market.challenges import Challenges
 from stannary.market.clock import Clock, now_ms
@@ -40,8 +41,9 @@ class Exchange:
     tls_fingerprint: str = ""
     buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer; revoked by restart of the entry
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
-    buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his; never taken away
+    buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his
     keyid: str = ""  # of the market's own statements, derived once
+    blobkeeping: Blobkeeping = field(default_factory=Blobkeeping)
     challenges: Challenges = field(default_factory=Challenges)
     rates: Rates = field(default_factory=Rates)
     sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from stannary.errors import ConflictError, EnvironmentProblem, FormatError, NotFound, Refuted
+from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound, Refuted
 from stannary.formats import beacon, bounds, dsse, instants, predicates, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import (
@@ -34,6 +34,7 @@ from stannary.jobs.states import LeaseState
 from stannary.market import clock
 from stannary.market.engine import holding, recovery
 from stannary.market.engine import step as stepping
+from stannary.market.engine.frame import read_assignment
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import WORK, Exchange, job_topic
 from stannary.market.journal import leaf_of
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="DataclassInstance")
 
 NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
+DELTA_FACTOR = 2  # of the weights' size: the same tensors, in a wider type at most
+DELTA_SLACK_BYTES = 2**20  # names and metadata
 RETRY_S = 1.0  # between tries to record what is logged, while the disk refuses
 
 log = logging.getLogger("stannary.market")
@@ -323,6 +326,7 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
     if predicates.commitment_hash(made.node, _hex(made.salt, "salt"), made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
+    _check_delta(connection, task, made)
     owners = [f"node:{made.node}", blobs.reader(made.job, made.node)]  # an output may be the bytes of an input
     for item in made.outputs:
         size = blobs.size_of(connection, item.digest)
@@ -332,6 +336,22 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
                 why=f"{item.name}: {item.digest}",
                 hint="PUT it before the contribution",
                 detail=wire_errors.BLOB_MISSING,
+            )
+
+
+def _check_delta(connection: Connection, task: tasks.TaskRow, made: Contribution) -> None:
+    """Refuse a delta that is no delta of the weights it was computed from, by its size; mergers judge exactly."""
+    theta = read_assignment(task.assignment).theta
+    base_bytes = blobs.size_of(connection, theta) if theta is not None else None
+    if task.kind is not TaskKind.ROUND or base_bytes is None:
+        return  # of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie
+    most_bytes = DELTA_FACTOR * base_bytes + DELTA_SLACK_BYTES
+    for item in made.outputs:
+        if item.size_bytes > most_bytes:
+            raise LimitExceeded(
+                "the contribution is larger than any delta of these weights",
+                why=f"{item.size_bytes:,} bytes, the weights have {base_bytes:,}",
+                hint="fail the task: this node computes something else",
             )
 
 

@@ -1,12 +1,13 @@
 """Public routes: what the market says of itself, the log's files, proofs; and blobs, to whom they belong.
 
-A digest is no secret, so knowing one opens nothing: a blob is served to its owners only. What a node stores and no
-contribution claims is bounded by its quota for a day; buyers' files are the operator's to bound.
+A digest is no secret, so knowing one opens nothing: a blob is served to its owners only. What a party stores and no
+job claims is bounded, and cleared away after a time (blobkeeping.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 
 from fastapi import APIRouter
@@ -19,12 +20,11 @@ from stannary.formats import digest
 from stannary.market import access, http
 from stannary.market.exchange import Exchange
 from stannary.store import blobs
-from stannary.wire import limits, routes
+from stannary.wire import routes
 
 _TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
 _LEAF = re.compile(r"[0-9a-f]{64}")
 BYTES = "application/octet-stream"
-DAY_MS = 86_400_000
 
 
 def router(exchange: Exchange) -> APIRouter:
@@ -75,21 +75,27 @@ def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
     @api.put(routes.BLOB)
     async def store(request: Request, digest: str) -> Response:
         who, is_node = await access.buyer_or_node(exchange, request)
-        name = _parse(digest)
-        if not is_node:
-            await _receive(exchange, request, name, f"buyer:{who}", limits.MAX_BLOB_BYTES)
-            return Response(status_code=201)
-        async with storing.setdefault(who, asyncio.Lock()):  # side by side they would each see the same quota left
-            since_ms = exchange.now_ms - DAY_MS
-            used_bytes = await exchange.store.aread(lambda c: blobs.unclaimed_bytes(c, who, since_ms=since_ms))
-            left_bytes = exchange.settings.node_quota_bytes - used_bytes
-            await _receive(exchange, request, name, f"node:{who}", left_bytes)
+        name, limits_ = _parse(digest), exchange.settings
+        owner = f"{'node' if is_node else 'buyer'}:{who}"
+        quota = limits_.node_quota if is_node else limits_.buyer_quota
+        async with storing.setdefault(owner, asyncio.Lock()) if is_node else contextlib.nullcontext():
+            # side by side a node's uploads would each see the same quota left
+            await _receive(exchange, request, name, owner, quota)
         return Response(status_code=201)
 
 
-async def _receive(exchange: Exchange, request: Request, name: digest.Digest, owner: str, left_bytes: int) -> None:
-    size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)
-    await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
+async def _receive(
+    exchange: Exchange, request: Request, name: digest.Digest, owner: str, quota: tuple[int, int]
+) -> None:
+    keeping = exchange.blobkeeping
+    left_bytes = await keeping.left_bytes(exchange, owner, quota)
+    keeping.begin(name)
+    try:
+        size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)
+        await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
+        keeping.stored(owner, size_bytes)
+    finally:
+        keeping.end(name)
 
 
 async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:

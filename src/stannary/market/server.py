@@ -136,6 +136,7 @@ async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) ->
         asyncio.create_task(exchange.journal.run(), name="journal"),
         asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
         asyncio.create_task(engines.keep_queue(), name="queue"),
+        asyncio.create_task(exchange.blobkeeping.keep(exchange, engines), name="blobs"),
     ]
     try:
         yield

@@ -48,7 +48,20 @@ class Settings:
     witness: bool = True  # start a witness process beside the market
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end
     node_quota_bytes: int = 4 * limits.MAX_BLOB_BYTES  # of what a node stores in a day and no contribution claims
+    node_quota_blobs: int = 200_000  # the same by number: two tasks of the most files an output may have
+    buyer_quota_bytes: int = 128 * limits.MAX_BLOB_BYTES  # of what a buyer stores in a week for no placed job
+    buyer_quota_blobs: int = 1_000_000
     timing: Timing = Timing()
+
+    @property
+    def node_quota(self) -> tuple[int, int]:
+        """Bytes and number of a node's unclaimed blobs."""
+        return self.node_quota_bytes, self.node_quota_blobs
+
+    @property
+    def buyer_quota(self) -> tuple[int, int]:
+        """Bytes and number of a buyer's unclaimed blobs."""
+        return self.buyer_quota_bytes, self.buyer_quota_blobs
 
     @property
     def is_loopback(self) -> bool:

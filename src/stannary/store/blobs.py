@@ -14,13 +14,14 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.store.schema import blob_owners, blobs, leases
+from stannary.store.schema import blob_owners, blobs, jobs, leases
 
 
 def add(connection: Connection, digest: str, size_bytes: int, owner: str, *, at_ms: int) -> None:
     """Note bytes that are stored (fsynced, renamed) and who may have them."""
     values = {"digest": digest, "size_bytes": size_bytes, "stored_at_ms": at_ms}
-    connection.execute(insert(blobs).values(**values).on_conflict_do_nothing())
+    fresh = {"stored_at_ms": at_ms}  # its time of grace begins anew
+    connection.execute(insert(blobs).values(**values).on_conflict_do_update(index_elements=["digest"], set_=fresh))
     if size_of(connection, digest) != size_bytes:
         raise ConflictError("this digest has another size", why=digest)
     grant(connection, [digest], owner)
@@ -44,18 +45,49 @@ def size_of(connection: Connection, digest: str) -> int | None:
     return int(size) if size is not None else None
 
 
-def unclaimed_bytes(connection: Connection, node: str, *, since_ms: int) -> int:
-    """Return the size of what a node stored since then and only nodes may have: no contribution claims it (yet)."""
-    other = sa.alias(blob_owners)
-    claimed = sa.exists().where(
-        other.c.digest == blob_owners.c.digest, ~other.c.owner.like("node:%"), ~other.c.owner.like("%@%")
-    )
+def unclaimed(connection: Connection, owner: str, *, since_ms: int) -> tuple[int, int]:
+    """Return bytes and number of what a party stored since then and no job claims (yet)."""
     query = (
-        sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
+        sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.func.count())
         .select_from(blob_owners.join(blobs, blobs.c.digest == blob_owners.c.digest))
-        .where(blob_owners.c.owner == f"node:{node}", blobs.c.stored_at_ms >= since_ms, ~claimed)
+        .where(blob_owners.c.owner == owner, blobs.c.stored_at_ms >= since_ms, ~_is_claimed(owner.startswith("node:")))
     )
-    return int(connection.execute(query).scalar_one())
+    num_bytes, num_blobs = connection.execute(query).one()
+    return int(num_bytes), int(num_blobs)
+
+
+def collectable(connection: Connection, *, node_before_ms: int, buyer_before_ms: int) -> list[str]:
+    """Return blobs that no job claims and that were stored before then: by a buyer, or by nodes alone."""
+    by_buyer = _has_owner(blobs.c.digest, "buyer:%")
+    is_old = sa.case((by_buyer, blobs.c.stored_at_ms < buyer_before_ms), else_=blobs.c.stored_at_ms < node_before_ms)
+    receipts = sa.select(jobs.c.receipt).where(jobs.c.receipt.is_not(None))
+    claimed = _has_owner(blobs.c.digest, "j-%", but_not="%@%")
+    query = sa.select(blobs.c.digest).where(
+        blobs.c.stored_at_ms < max(node_before_ms, buyer_before_ms), is_old, ~claimed, blobs.c.digest.not_in(receipts)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def forget(connection: Connection, digests: Sequence[str]) -> list[str]:
+    """Delete blobs and all rights to them; return them: their files may go when this is durable."""
+    for digest in digests:
+        connection.execute(sa.delete(blob_owners).where(blob_owners.c.digest == digest))
+        connection.execute(sa.delete(blobs).where(blobs.c.digest == digest))
+    return list(digests)
+
+
+def _has_owner(digest: sa.ColumnElement[str], like: str, *, but_not: str = "") -> sa.ColumnElement[bool]:
+    other = sa.alias(blob_owners)
+    conditions = [other.c.digest == digest, other.c.owner.like(like)]
+    if but_not:
+        conditions.append(~other.c.owner.like(but_not))
+    return sa.exists().where(*conditions)
+
+
+def _is_claimed(by_buyer_too: bool) -> sa.ColumnElement[bool]:
+    """Match a blob some job claims; of a node's also one that a buyer has: he pays for it."""
+    claimed = _has_owner(blob_owners.c.digest, "j-%", but_not="%@%")
+    return sa.or_(claimed, _has_owner(blob_owners.c.digest, "buyer:%")) if by_buyer_too else claimed
 
 
 def missing(connection: Connection, digests: Sequence[str]) -> list[str]:
@@ -73,5 +105,5 @@ def may_have(connection: Connection, digest: str, owners: Sequence[str]) -> bool
 def may_node_have(connection: Connection, digest: str, node: str) -> bool:
     """Tell whether a node stored the blob or holds a lease of a job whose leases let it read the blob."""
     held = sa.select(leases.c.job).where(leases.c.node == node, leases.c.state == sa.literal_column("'granted'"))
-    jobs = connection.execute(held.distinct()).scalars()
-    return may_have(connection, digest, [f"node:{node}", *(reader(job, node) for job in jobs)])
+    held_of = connection.execute(held.distinct()).scalars()
+    return may_have(connection, digest, [f"node:{node}", *(reader(job, node) for job in held_of)])

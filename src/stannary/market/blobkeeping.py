@@ -1,0 +1,154 @@
+"""Blobs nobody claims: bounded while they wait, deleted after a time of grace.
+
+Rules:
+- A blob is claimed by a job that is placed or was handed it, by an open job whose order names it, and by the job whose
+  receipt it is. Claimed blobs are never deleted here.
+- What a node stored and no contribution claims goes after a day, what a buyer stored for no job after a week. Stored
+  again, its time begins anew.
+- What is about to be deleted is doomed first: orders that name it are told that it is missing, uploads of it to come
+  again; DOOM_S later, when everybody who looked before has ended, what is still unclaimed is deleted. What is being
+  uploaded is not doomed.
+- Each party's unclaimed blobs are bounded in bytes and in number.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import LimitExceeded, ServiceError, StannaryError
+from stannary.formats.digest import Digest
+from stannary.market.engine.leasing import manifest_digests
+from stannary.store import blobs
+from stannary.wire import errors as wire_errors
+
+if TYPE_CHECKING:
+    from stannary.market.engine.loop import Engines
+    from stannary.market.exchange import Exchange
+
+DAY_MS = 86_400_000
+NODE_GRACE_MS = DAY_MS
+BUYER_GRACE_MS = 7 * DAY_MS
+DOOM_S = 120.0  # longer than a submit lasts
+INTERVAL_S = 3600.0
+BATCH = 1000  # blobs of one look
+FRESH_MS = 60_000  # how long what a party has used is taken from memory
+
+log = logging.getLogger("stannary.market")
+
+
+@dataclass(slots=True)
+class _Used:
+    """What a party has stored that nothing claims."""
+
+    num_bytes: int
+    num_blobs: int
+    read_at_ms: int
+
+
+class Blobkeeping:
+    """What is being uploaded, what is about to go, and what each party may still store."""
+
+    def __init__(self) -> None:
+        self.uploading: Counter[str] = Counter()
+        self.doomed: frozenset[str] = frozenset()
+        self._used: dict[str, _Used] = {}
+
+    def begin(self, name: Digest) -> None:
+        """Note that a blob is being uploaded; `end` must follow.
+
+        Raises:
+            ServiceError: it is being deleted; it can be sent again in a moment.
+        """
+        if name in self.doomed:
+            raise ServiceError("this blob is being cleared away", why=name, hint="send it again in two minutes")
+        self.uploading[name] += 1
+
+    def end(self, name: Digest) -> None:
+        """Note the end of an upload, good or bad."""
+        self.uploading[name] -= 1
+        if self.uploading[name] <= 0:
+            del self.uploading[name]
+
+    async def left_bytes(self, exchange: Exchange, owner: str, quota: tuple[int, int]) -> int:
+        """Return what a party may still store; claims of its blobs make room at once.
+
+        Args:
+            exchange: the market.
+            owner: `node:<id>` or `buyer:<id>`.
+            quota: bytes and number of blobs that may wait unclaimed.
+
+        Raises:
+            LimitExceeded: no more blobs, however small (detail `quota`).
+        """
+        used = self._used.get(owner)
+        now_ms = exchange.now_ms
+        if used is None or now_ms - used.read_at_ms > FRESH_MS or self._is_near(used, quota):
+            since_ms = now_ms - (NODE_GRACE_MS if owner.startswith("node:") else BUYER_GRACE_MS)
+            num_bytes, num_blobs = await exchange.store.aread(lambda c: blobs.unclaimed(c, owner, since_ms=since_ms))
+            used = self._used[owner] = _Used(num_bytes, num_blobs, now_ms)
+        if used.num_blobs >= quota[1]:
+            raise LimitExceeded(
+                "too many blobs of this party wait for a use",
+                why=f"{used.num_blobs:,} that no job claims, limit {quota[1]:,}",
+                hint="use them in a job, or wait until they are cleared away",
+                detail=wire_errors.QUOTA,
+            )
+        return quota[0] - used.num_bytes
+
+    def stored(self, owner: str, size_bytes: int) -> None:
+        """Count what a party has just stored."""
+        used = self._used.get(owner)
+        if used is not None:
+            used.num_bytes += size_bytes
+            used.num_blobs += 1
+
+    @staticmethod
+    def _is_near(used: _Used, quota: tuple[int, int]) -> bool:
+        """Tell whether so little is left that what is remembered will not do."""
+        return 2 * used.num_bytes > quota[0] or 2 * used.num_blobs > quota[1]
+
+    async def keep(self, exchange: Exchange, engines: Engines) -> None:
+        """Clear away for ever."""
+        while True:
+            try:
+                while await self.clear(exchange, engines) == BATCH:
+                    continue
+            except StannaryError as err:
+                log.warning("unclaimed blobs stay for now: %s", err)
+            except Exception:  # a process edge: a disk's trouble must not end the keeper
+                log.exception("unclaimed blobs stay for now")
+            await exchange.clock.sleep(INTERVAL_S)
+
+    async def clear(self, exchange: Exchange, engines: Engines) -> int:
+        """Doom a batch of what nobody claims, wait, and delete what still is unclaimed; return how many were doomed."""
+        now_ms = exchange.now_ms
+
+        def unclaimed(connection: Connection) -> list[str]:
+            grace = (now_ms - NODE_GRACE_MS, now_ms - BUYER_GRACE_MS)
+            return blobs.collectable(connection, node_before_ms=grace[0], buyer_before_ms=grace[1])
+
+        found = set(await exchange.store.aread(unclaimed)) - _named(engines)
+        chosen = [name for name in sorted(found) if name not in self.uploading][:BATCH]
+        if not chosen:
+            return 0
+        self.doomed = frozenset(chosen)
+        try:
+            exchange.buyer_blobs -= {pair for pair in exchange.buyer_blobs if pair[1] in self.doomed}
+            await exchange.clock.sleep(DOOM_S)
+            going = set(chosen) - _named(engines)
+            gone = await exchange.store.awrite(lambda c: blobs.forget(c, sorted(going & set(unclaimed(c)))))
+            for name in gone:
+                exchange.blobs.remove(Digest(name))
+        finally:
+            self.doomed = frozenset()
+        log.info("%d blobs nobody claims are cleared away", len(gone))
+        return len(chosen)
+
+
+def _named(engines: Engines) -> set[str]:
+    return {name for frame in engines.frames.values() for name in manifest_digests(frame)}

@@ -1,0 +1,188 @@
+"""Blobs nobody claims are bounded and go; those of a job, a receipt or an upload stay."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.market import world as worlds
+from tests.integration.market.fake_buyer import PROGRAM, command_spec, train_spec
+from tests.integration.market.fake_node import FakeNode
+from tests.integration.market.world import World
+
+from stannary import errors
+from stannary.formats import digest, ids
+from stannary.formats.predicates import Assignment
+from stannary.market.blobkeeping import BUYER_GRACE_MS, DOOM_S, NODE_GRACE_MS
+from stannary.market.engine import loop
+from stannary.wire import errors as wire_errors
+from stannary.wire import node, routes
+
+DAY_S = 86_400
+
+
+def lies(world: World, data: bytes) -> bool:
+    """Tell whether a blob's file is there."""
+    exchange, _ = world.inside
+    return bool(exchange.blobs.path(digest.digest(data)).exists())
+
+
+class Later:
+    """A market's time, moved by days without anybody beating: only the keeper is asked."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def clear(self, days: float) -> int:
+        """Let so many days pass, then clear once."""
+        exchange, engines = self.world.inside
+        self.world.clock._now += days * DAY_S  # type: ignore[attr-defined]  # a QuietClock: nothing waits for these days
+        return int(await exchange.blobkeeping.clear(exchange, engines))
+
+
+def test_what_nobody_claims_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    """After its grace a stray output and a stray file go; a job's files, results and receipt stay."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+            world.start(ada.broker(job))
+            await ada.finished(job)
+            receipt = await ada.receipt(job)
+            output = (await ada.outputs(job))[0].digest
+            await world.nodes[0].put_blob(b"stray output")
+            await ada.put_blob(b"stray file")
+            later = Later(world)
+            assert await later.clear(NODE_GRACE_MS / 86_400_000 + 0.1) == 1
+            assert not lies(world, b"stray output")
+            assert lies(world, b"stray file")
+            await later.clear(3)
+            await ada.put_blob(b"stray file")  # stored again: its week begins anew
+            await later.clear(BUYER_GRACE_MS / 86_400_000 - 1)
+            assert lies(world, b"stray file")
+            await later.clear(2)
+            assert not lies(world, b"stray file")
+            with pytest.raises(errors.NotFound):
+                await ada.call("GET", routes.blob(digest.digest(b"stray file")))
+            assert lies(world, PROGRAM)
+            assert lies(world, receipt)
+            assert (await ada.receipt(job)) == receipt
+            assert (await ada.call("GET", routes.blob(output))).content
+            await ada.put_blob(b"stray file")  # may come back
+            assert lies(world, b"stray file")
+
+    asyncio.run(scenario())
+
+
+def test_an_order_in_the_queue_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a job that waits longer than their grace stay; an upload of what is doomed is told to come again."""
+    monkeypatch.setattr(loop, "MIN_BACKLOG", 0)
+    monkeypatch.setattr(loop, "BACKLOG", 0)  # nothing begins
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator, run=False)
+            ada = await world.buyer()
+            await ada.submit(command_spec())
+            later = Later(world)
+            assert await later.clear(30) == 0
+            assert lies(world, PROGRAM)
+            exchange, _ = world.inside
+            exchange.blobkeeping.doomed = frozenset({str(digest.digest(PROGRAM))})
+            with pytest.raises(errors.ServiceError):
+                await ada.put_blob(PROGRAM)
+
+    asyncio.run(scenario())
+
+
+def test_an_upload_under_way_is_not_cleared(tmp_path: Path) -> None:
+    """What somebody is storing again this moment stays."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada = await world.buyer()
+            await ada.put_blob(b"again")
+            exchange, _ = world.inside
+            name = digest.digest(b"again")
+            exchange.blobkeeping.begin(name)
+            assert await Later(world).clear(30) == 0
+            exchange.blobkeeping.end(name)
+            began = world.clock.now()
+            assert await Later(world).clear(0) == 1
+            assert world.clock.now() - began >= DOOM_S
+            assert not lies(world, b"again")
+
+    asyncio.run(scenario())
+
+
+def test_parties_store_so_many_blobs(tmp_path: Path) -> None:
+    """Number and bytes of what no job claims are bounded for nodes and buyers, with a clear refusal."""
+
+    async def scenario() -> None:
+        quotas: dict[str, Any] = {"node_quota_blobs": 3, "buyer_quota_blobs": 4, "buyer_quota_bytes": 1000}
+        async with worlds.inside(tmp_path, witness=False, **quotas) as world:
+            made, ada = await world.node("north", run=False), await world.buyer()
+            for number in range(3):
+                await made.put_blob(b"n%d" % number)
+                await ada.put_blob(b"b%d" % number)
+            with pytest.raises(errors.LimitExceeded) as refused:
+                await made.put_blob(b"one more")
+            assert refused.value.detail == wire_errors.QUOTA
+            with pytest.raises(errors.LimitExceeded, match="quota"):
+                await ada.put_blob(bytes(2000))
+            await ada.put_blob(b"the last")
+            with pytest.raises(errors.LimitExceeded, match="too many blobs"):
+                await ada.put_blob(b"one more")
+
+    asyncio.run(scenario())
+
+
+class Bloated(FakeNode):
+    """Hands in a delta that is larger than any of these weights."""
+
+    lease_in_hand = ""
+
+    async def results(self, lease: node.Lease, assignment: Assignment) -> dict[str, bytes]:
+        """Blow the second round's delta up."""
+        self.lease_in_hand = lease.lease_id
+        honest = await super().results(lease, assignment)
+        if assignment.kind is ids.TaskKind.ROUND and assignment.round:
+            return {name: data + bytes(3 * 2**20) for name, data in honest.items()}
+        return honest
+
+
+def test_a_bloated_delta_is_refused_at_the_door(tmp_path: Path) -> None:
+    """A delta beyond twice its weights is never taken; the lane goes to another node, and the job ends well."""
+
+    async def scenario() -> tuple[str, list[errors.StannaryError]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            fox = await world.node("fox", Bloated, run=False, ask_usd_micros_per_hour=1)
+            refused: list[errors.StannaryError] = []
+
+            async def run() -> None:
+                while True:
+                    try:
+                        await fox._turn()
+                    except errors.LimitExceeded as err:
+                        refused.append(err)
+                        failure = node.Failure(reason="wrong-size", message="too large")
+                        await fox.call(routes.lease(routes.LEASE_FAIL, fox.lease_in_hand), failure)
+
+            world.start(run())
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec(rounds=3))).id
+            world.start(ada.broker(job))
+            return (await ada.finished(job)).status, refused
+
+    status, refused = asyncio.run(scenario())
+    assert status == "succeeded"
+    assert refused
+    assert "larger than any delta" in refused[0].what
