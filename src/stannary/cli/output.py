@@ -32,6 +32,7 @@ from stannary import errors
 from stannary.errors import ConfirmationRequired, StannaryError, UsageError
 
 MAX_CELL = 200  # characters of one cell or word of others; a digest has 71, a verifier key about 130
+MIN_CELL = 6  # columns a shortened cell keeps
 MAX_LINE = 4_000  # characters of one line; a job's log line may be longer, a screen's is not
 FALLBACK_COLUMNS = 80  # where nobody says how wide the screen is
 MAX_COLUMNS = 120  # sentences are not read wider
@@ -218,7 +219,7 @@ def table_lines(
     for name in narrow:
         excess = sum(widths) + len(GAP) * (len(widths) - 1) - (width or sys.maxsize)
         index = columns.index(name)
-        widths[index] -= max(0, min(excess, widths[index] - len(name)))
+        widths[index] -= max(0, min(excess, widths[index] - min(len(name), MIN_CELL)))
     return [
         GAP.join(_padded(shortened(item, size), size) for item, size in zip(line, widths, strict=True)).rstrip()
         for line in cells

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from stannary.cli import travels
-from stannary.cli.output import plain
+from stannary.cli.output import cell, wrapped
 from stannary.errors import UsageError
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.quantity import dollars
 from stannary.sdk.submit import Prepared
 from stannary.wire.buyer import Offer, Quote
 
+NUM_NAMED = 3  # nodes named for one reason; --json has all
 
-def text(quote: Quote, prepared: Prepared) -> str:
-    """Return the plan for people."""
+
+def text(quote: Quote, prepared: Prepared) -> list[str]:
+    """Return the plan for people, line by line."""
     spec = prepared.spec
     offers = {offer.node: offer for offer in quote.offers}
     nodes = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes} nodes"
@@ -20,7 +22,7 @@ def text(quote: Quote, prepared: Prepared) -> str:
     lines += [f"  chosen    {_node(node, offers.get(node))}" for node in quote.chosen]
     others = set(quote.chosen) | {item.node for item in quote.rejected}
     lines += [f"  could too {_node(node, offer)}" for node, offer in offers.items() if node not in others]
-    lines += [f"  rejected  {item.node}  {plain(item.reason)}" for item in quote.rejected]
+    lines += _rejections(quote)
     budget = dollars(spec.budget_usd_micros)
     lines += [
         *travels.lines(prepared),
@@ -30,7 +32,19 @@ def text(quote: Quote, prepared: Prepared) -> str:
         f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {budget}",
         "NOT hardware-attested: tier T0 nodes show software evidence only.",
     ]
-    return "\n".join(lines)
+    return lines
+
+
+def _rejections(quote: Quote) -> list[str]:
+    """Return one entry per reason, the commonest first: which nodes, a few by name."""
+    nodes: dict[str, list[str]] = {}
+    for item in quote.rejected:
+        nodes.setdefault(item.reason, []).append(item.node)
+    lines = []
+    for reason, found in sorted(nodes.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else ""
+        lines += wrapped(f"rejected  {', '.join(found[:NUM_NAMED])}{more}: {cell(reason)}", indent=2, hanging=12)
+    return lines
 
 
 def over_budget(quote: Quote, spec: JobSpec) -> UsageError | None:
@@ -48,5 +62,6 @@ def over_budget(quote: Quote, spec: JobSpec) -> UsageError | None:
 def _node(node: str, offer: Offer | None) -> str:
     if offer is None:
         return node
+    price = dollars(offer.ask_usd_micros_per_hour)
     machine = f"{offer.cpus} cpus, {travels.size(offer.memory_bytes)}"
-    return f"{node}  {plain(offer.operator):<20} {dollars(offer.ask_usd_micros_per_hour)}/h  {machine}  {offer.state}"
+    return f"{node}  {cell(offer.operator, 20):<20} {price}/h  {machine}  {offer.state}"

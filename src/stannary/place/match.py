@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from stannary.errors import NoCapacity
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Rejection, Tier
+from stannary.formats.quantity import dollars
 from stannary.place.offers import Offer
 from stannary.place.requirement import Requirement
 
@@ -63,7 +64,7 @@ def _power_mask(offer: Offer, requirement: Requirement) -> str:
     if offer.memory_bytes < requirement.memory_bytes:
         return f"{offer.memory_bytes:,} bytes of memory, {requirement.memory_bytes:,} are required"
     if offer.ask_usd_micros_per_hour > ceiling:
-        return f"asks ${offer.ask_usd_micros_per_hour / 1e6:.6f}/h, at most ${ceiling / 1e6:.6f}/h is allowed"
+        return f"asks {dollars(offer.ask_usd_micros_per_hour)}/h, at most {dollars(ceiling)}/h is allowed"
     return ""
 
 
@@ -94,7 +95,7 @@ def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
     if best is None:
         raise _no_capacity(rejected, classes, unfit, requirement)
     _, name, chosen = best
-    rejected.update(_not_chosen(classes, unfit, name, chosen))
+    rejected.update(_not_chosen(classes, unfit, name, chosen, requirement.max_lanes_per_operator))
     return Match(
         chosen=tuple(chosen),
         rejected=tuple(Rejection(node, rejected[node]) for node in sorted(rejected)),
@@ -116,10 +117,21 @@ def _cheapest(offers: Sequence[Offer], requirement: Requirement) -> tuple[list[O
             held[offer.operator] += 1
             chosen.append(offer)
     if len(chosen) < requirement.num_nodes:
-        return [], f"{len(chosen)} of {requirement.num_nodes} lanes can be held, {cap} by one operator"
+        return [], _short_of(offers, chosen, requirement)
     if requirement.verified and len({offer.operator for offer in offers}) < 2:
         return [], "nobody of another operator could audit it"
     return chosen, ""
+
+
+def _short_of(offers: Sequence[Offer], chosen: Sequence[Offer], requirement: Requirement) -> str:
+    """Say how many lanes a class can hold and what keeps the others of its nodes from holding one."""
+    waiting = Counter(offer.not_ready for offer in offers if offer.not_ready)
+    capped = len(offers) - len(chosen) - waiting.total()
+    parts = [f"{len(chosen)} of {requirement.num_nodes} lanes can be held now"]
+    parts += [f"{number} of its nodes {state}" for state, number in sorted(waiting.items())]
+    if capped:
+        parts.append(f"{capped} of operators that hold their share, {requirement.max_lanes_per_operator}")
+    return ", ".join(parts)
 
 
 def _by_price(offer: Offer) -> tuple[int, str]:
@@ -127,11 +139,12 @@ def _by_price(offer: Offer) -> tuple[int, str]:
 
 
 def _not_chosen(
-    classes: dict[str, list[Offer]], unfit: dict[str, str], name: str, chosen: Sequence[Offer]
+    classes: dict[str, list[Offer]], unfit: dict[str, str], name: str, chosen: Sequence[Offer], cap: int
 ) -> dict[NodeId, str]:
     """Say of every eligible node that lost what it lost to."""
     taken = {offer.node for offer in chosen}
     dearest = max(offer.ask_usd_micros_per_hour for offer in chosen)
+    held = Counter(offer.operator for offer in chosen)
     reasons: dict[NodeId, str] = {}
     for engine_class, offers in classes.items():
         for offer in offers:
@@ -141,10 +154,13 @@ def _not_chosen(
                 reasons[offer.node] = offer.not_ready
             elif engine_class != name:
                 reasons[offer.node] = f"engine class: {unfit.get(engine_class, 'another class is cheaper')}"
-            elif offer.ask_usd_micros_per_hour < dearest:
+            elif offer.ask_usd_micros_per_hour > dearest:
+                ask = dollars(offer.ask_usd_micros_per_hour)
+                reasons[offer.node] = f"price: asks {ask}/h, the dearest chosen {dollars(dearest)}/h"
+            elif held[offer.operator] >= cap:
                 reasons[offer.node] = f"operator {offer.operator} holds its share of lanes"
             else:
-                reasons[offer.node] = f"price: the dearest chosen asks ${dearest / 1e6:.6f}/h"
+                reasons[offer.node] = "not needed: enough others ask as little"
     return reasons
 
 

@@ -116,7 +116,7 @@ def test_no_capacity_says_why() -> None:
     """The refusal counts the reasons."""
     with pytest.raises(NoCapacity) as refused:
         match(offers(("n-1", "ann", "x", 5_000)), NEED)
-    assert "1 x asks $0.005000/h" in refused.value.why
+    assert "1 x asks $0.005/h" in refused.value.why
     with pytest.raises(NoCapacity) as empty:
         match([], NEED)
     assert empty.value.why == "no node is offered"
@@ -156,3 +156,27 @@ def _picks(found: list[Offer], need: Requirement) -> list[tuple[Offer, ...]]:
 
 def _cost(pick: tuple[Offer, ...]) -> int:
     return sum(offer.ask_usd_micros_per_hour for offer in pick)
+
+
+def test_what_a_node_lost_to_is_true() -> None:
+    """Price, the operator's share and mere plenty are told apart, at equal prices too."""
+    made = match(
+        offers(("n-1", "ann", "x", 10), ("n-2", "ann", "x", 10), ("n-3", "bob", "x", 10), ("n-4", "cat", "x", 10),
+               ("n-5", "dan", "x", 11)),
+        NEED,
+    )  # fmt: skip
+    said = {item.node: item.reason for item in made.rejected}
+    assert said[NodeId("n-2")] == "operator ann holds its share of lanes"
+    assert said[NodeId("n-4")] == "not needed: enough others ask as little"
+    assert said[NodeId("n-5")] == "price: asks $0.000011/h, the dearest chosen $0.00001/h"
+
+
+def test_lanes_that_cannot_be_held_are_told_by_cause() -> None:
+    """Nodes that are away and nodes above their operator's share are counted apart."""
+    rows = offers(("n-1", "ann", "x", 10), ("n-2", "ann", "x", 10), ("n-3", "bob", "x", 10))
+    rows[2] = replace(rows[2], not_ready="left")
+    with pytest.raises(NoCapacity) as refused:
+        match(rows, NEED)
+    assert "1 of 2 lanes can be held now, 1 of its nodes left, 1 of operators that hold their share, 1" in (
+        refused.value.why
+    )

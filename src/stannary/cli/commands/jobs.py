@@ -6,8 +6,9 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.output import Output, plain
+from stannary.cli.output import Output
 from stannary.formats.quantity import dollars
+from stannary.wire.buyer import JobView
 
 
 @command
@@ -19,18 +20,22 @@ def ls(out: Output, limit: int) -> None:
     rows = [
         (
             view.id,
-            plain(view.name),
+            view.name,
             view.status,
             view.verdict,
-            view.settlement,
             f"{view.progress.round}/{view.progress.rounds}" if view.kind == "train" else "-",
-            dollars(view.paid_usd_micros),
-            view.submitted_at,
+            _money(view),
+            view.submitted_at[5:16].replace("T", " "),
         )
         for view in views
     ]
-    columns = ("JOB", "NAME", "STATUS", "VERDICT", "SETTLEMENT", "ROUND", "PAID", "SUBMITTED")
-    out.table(columns, rows, {"jobs": [view.model_dump(mode="json") for view in views]})
+    columns = ("JOB", "NAME", "STATUS", "VERDICT", "ROUND", "PAID", "SINCE (UTC)")
+    out.table(columns, rows, {"jobs": [view.model_dump(mode="json") for view in views]}, narrow=("NAME",))
+
+
+def _money(view: JobView) -> str:
+    """Return what was paid, or where the money is."""
+    return dollars(view.paid_usd_micros) if view.settlement in ("released", "refunded") else view.settlement
 
 
 @command

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.output import Output, plain
+from stannary.cli.output import Output
 from stannary.formats.quantity import dollars
+
+GIB = 2**30
 
 
 @command
@@ -16,18 +18,18 @@ def offers(out: Output) -> None:
     rows = [
         (
             item.node,
-            plain(item.operator),
-            item.tier,
-            item.attestation,
-            item.engine_class,
+            item.operator,
+            f"{item.tier} {item.attestation}",
             str(item.cpus),
-            f"{item.memory_bytes / 2**30:.1f}",
-            f"{dollars(item.ask_usd_micros_per_hour)}/h",
+            f"{item.memory_bytes / GIB:.1f}" if item.memory_bytes < 10 * GIB else f"{item.memory_bytes / GIB:.0f}",
+            dollars(item.ask_usd_micros_per_hour).removeprefix("$"),
             item.state,
+            item.engine_class,
         )
         for item in listed
     ]
-    columns = ("NODE", "OPERATOR", "TIER", "EVIDENCE", "CLASS", "CPUS", "GIB", "ASK", "STATE")
-    out.table(columns, rows, {"offers": [item.model_dump(mode="json") for item in listed]})
+    columns = ("NODE", "OPERATOR", "EVIDENCE", "CPUS", "GIB", "$/H", "STATE", "CLASS")
+    value = {"offers": [item.model_dump(mode="json") for item in listed]}
+    out.table(columns, rows, value, narrow=("CLASS", "OPERATOR"))
     if any(item.attestation == "software" for item in listed):
         out.say("EVIDENCE software: NOT hardware-attested; satisfies no hardware policy.")
