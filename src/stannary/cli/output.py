@@ -87,7 +87,7 @@ class Output:
             return
         lines = text.rstrip("\n").split("\n") if isinstance(text, str) else text
         if text:
-            self._write(self._stdout, "".join(plain(line)[:MAX_LINE] + "\n" for line in lines))
+            self._write(self._stdout, "".join(_fitted(line, self._stdout) for line in lines))
 
     def line(self, value: Any, text: str) -> None:
         """Print one line of a result that comes bit by bit, and with --json one object on a line of its own."""
@@ -99,7 +99,7 @@ class Output:
     def say(self, line: str = "") -> None:
         """Print one line of talk on stderr."""
         self.clear_status()
-        self._write(self._stderr, plain(line)[:MAX_LINE] + "\n")
+        self._write(self._stderr, _fitted(line, self._stderr))
 
     def status(self, line: str) -> None:
         """Show a line that the next one replaces; nothing outside a terminal."""
@@ -121,8 +121,10 @@ class Output:
         if self.as_json:
             self.result(value)
             return
+        self.clear_status()
+        self._has_result = True
         lines = table_lines(columns, rows, narrow=narrow, width=_table_width(self._stdout))
-        self.result(None, lines)
+        self._write(self._stdout, "".join(line + "\n" for line in lines))
 
     def confirm(self, question: str, *, flag: str) -> None:
         """Ask yes or no; raise ConfirmationRequired naming `flag` where nobody can answer."""
@@ -190,6 +192,15 @@ def wrapped(text: str, *, indent: int = 0, hanging: int | None = None) -> list[s
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _fitted(line: str, stream: TextIO) -> str:
+    """Return one line safe, and on a terminal as many as it needs, set in below its first word."""
+    line = plain(line)[:MAX_LINE]
+    if _width(line) <= columns() or not stream.isatty():
+        return line + "\n"
+    start = len(line) - len(line.lstrip(" "))
+    return "\n".join(wrapped(line.strip(" "), indent=start, hanging=start + 4)) + "\n"
 
 
 def cell(text: str, limit: int = MAX_CELL) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stannary.cli import travels
 from stannary.cli.output import cell, wrapped
 from stannary.errors import UsageError
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.quantity import dollars
 from stannary.sdk.submit import Prepared
-from stannary.wire.buyer import Offer, Quote
+from stannary.wire.buyer import Offer, Quote, RejectedNode
 
+SPARE = "not needed"  # how the market begins the reason of a node that would do as well (place/match.py)
 NUM_NAMED = 3  # nodes named for one reason; --json has all
 
 
@@ -20,9 +23,10 @@ def text(quote: Quote, prepared: Prepared) -> list[str]:
     nodes = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes} nodes"
     lines = [f"Plan   {spec.name}: {spec.kind}, {nodes}, verification {spec.trust.verify}"]
     lines += [f"  chosen    {_node(node, offers.get(node))}" for node in quote.chosen]
-    others = set(quote.chosen) | {item.node for item in quote.rejected}
+    rejected = [item for item in quote.rejected if not item.reason.startswith(SPARE)]
+    others = set(quote.chosen) | {item.node for item in rejected}
     lines += [f"  could too {_node(node, offer)}" for node, offer in offers.items() if node not in others]
-    lines += _rejections(quote)
+    lines += _rejections(rejected)
     budget = dollars(spec.budget_usd_micros)
     lines += [
         *travels.lines(prepared),
@@ -35,10 +39,10 @@ def text(quote: Quote, prepared: Prepared) -> list[str]:
     return lines
 
 
-def _rejections(quote: Quote) -> list[str]:
+def _rejections(rejected: Sequence[RejectedNode]) -> list[str]:
     """Return one entry per reason, the commonest first: which nodes, a few by name."""
     nodes: dict[str, list[str]] = {}
-    for item in quote.rejected:
+    for item in rejected:
         nodes.setdefault(item.reason, []).append(item.node)
     lines = []
     for reason, found in sorted(nodes.items(), key=lambda item: -len(item[1])):

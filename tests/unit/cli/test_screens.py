@@ -16,7 +16,18 @@ from stannary.cli.output import UNPRINTABLE
 from stannary.errors import JobNotFinished
 from stannary.formats.jobspec import JobKind
 from stannary.sdk import trustfile
-from stannary.wire.buyer import Cost, CostLine, CostSplit, JobView, LogLine, LogPage, Offer, Offers, Progress, Quote
+from stannary.wire.buyer import (
+    Cost,
+    CostLine,
+    CostSplit,
+    JobView,
+    LogLine,
+    LogPage,
+    Offer,
+    Offers,
+    Progress,
+    RejectedNode,
+)
 
 JOB = "j-0123456789ab"
 HOSTILE = (
@@ -197,8 +208,7 @@ def test_rejections_are_told_by_reason(monkeypatch, word, width):
     monkeypatch.setenv("COLUMNS", str(width))
     rejected = [{"node": f"n-{number:012x}", "reason": word} for number in range(100)]
     rejected.append({"node": "n-ffffffffffff", "reason": "draining"})
-    quote = Quote.model_construct(rejected=[type("Item", (), item) for item in rejected])
-    lines = plan._rejections(quote)
+    lines = plan._rejections([RejectedNode.model_construct(**item) for item in rejected])
     assert lines[0].startswith("  rejected  n-000000000000, n-000000000001, n-000000000002 and 97 more: ".rstrip()[:40])
     assert lines[-1].endswith("n-ffffffffffff: draining")
     if " " in word or len(word) < 60:

@@ -30,10 +30,12 @@ def show(out: Output, origin: bool) -> None:
         "witness_vkeys": ", ".join(used.witness_vkeys) or "(none)",
         "tls_pin": used.tls_pin or "(none)",
     }
-    rows = [(name, value, settings.origins[name]) if origin else (name, value) for name, value in values.items()]
-    columns = ("KEY", "VALUE", "ORIGIN") if origin else ("KEY", "VALUE")
+    lines: list[str] = []
+    for name, value in values.items():
+        lines.append(f"{name:<15}{value}")
+        lines += [f"{'':<15}({settings.origins[name]})"] if origin else []
     files_used = {"config": str(profile.config_path()), "trust": str(trustfile.path())}
-    out.table(columns, rows, {"values": values, "origins": dict(settings.origins), "files": files_used})
+    out.result({"values": values, "origins": dict(settings.origins), "files": files_used}, lines)
 
 
 config.add_command(show)

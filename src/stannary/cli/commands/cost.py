@@ -49,7 +49,10 @@ def _nodes(client: Client, job: str, out: Output) -> list[NodeCost]:
 def _text(answer: Cost, nodes: list[NodeCost], *, shows_lines: bool) -> list[str]:
     text = costs.lines(nodes, width=columns())
     if shows_lines and answer.lines:
-        rows = [(line.account, line.task or "-", line.reason, dollars(line.usd_micros)) for line in answer.lines]
+        rows = [
+            (line.account, line.task.partition("/")[2] or line.task or "-", line.reason, dollars(line.usd_micros))
+            for line in answer.lines
+        ]
         text += [*([""] if text else []), *table_lines(("ACCOUNT", "TASK", "REASON", "AMOUNT"), rows)]
     held = answer.escrow_usd_micros - answer.paid_usd_micros - answer.refunded_usd_micros
     text.append(

@@ -49,7 +49,7 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
                 fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
         finally:
             noted.note(Path(str(item["path"])) for item in fetched)
-    out.result({"outputs": fetched}, "\n".join(f"{item['path']}  {item['digest']}" for item in fetched))
+    out.result({"outputs": fetched}, [f"{item['path']}  {item['digest']}" for item in fetched])
 
 
 def _get_artifacts(out: Output, job: str, directory: Path) -> None:

@@ -17,6 +17,8 @@ def ls(out: Output, limit: int) -> None:
     """List your jobs, newest first."""
     with session.connect() as client:
         views = list(client.jobs(limit))
+    if not views:
+        out.say("no job yet; the first one: stannary run --example hello")
     rows = [
         (
             view.id,

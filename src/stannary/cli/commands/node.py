@@ -67,8 +67,12 @@ def ls(out: Output) -> None:
     """List the nodes kept on this machine."""
     root = files.data_dir() / "node"
     found = [_describe(path) for path in sorted(root.glob(f"*/{NODE_FILE}"))]
+    if not found:
+        out.say("no node is kept on this machine; a market's operator gives the token for: stannary node join TOKEN")
     rows = [(item["name"], item["node"], item["operator"], item["url"], item["state"]) for item in found]
-    out.table(("NAME", "NODE", "OPERATOR", "MARKET", "STATE"), rows, {"nodes": found})
+    out.table(
+        ("NAME", "NODE", "OPERATOR", "MARKET", "STATE"), rows, {"nodes": found}, narrow=("MARKET", "OPERATOR", "NAME")
+    )
 
 
 @command
@@ -77,7 +81,7 @@ def status(out: Output, name: str) -> None:
     """Show a node's market, engine class and process."""
     place = _joined(name)
     described = {**_describe(place / NODE_FILE), "clock": _clock(place)}
-    out.result(described, "\n".join(f"{key:<14}{value}" for key, value in described.items()))
+    out.result(described, [f"{key:<14}{value}" for key, value in described.items()])
     out.say("software evidence, tier T0: NOT hardware-attested")
 
 

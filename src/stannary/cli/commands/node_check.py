@@ -63,12 +63,11 @@ def _requirements(out: Output, sources: Sources) -> int:
     from stannary.certify.collect import survey
 
     found = survey.requirements(sources)
-    rows = [
-        (item.name, plain(item.measured), item.required, "yes" if item.holds else "NO", item.serves) for item in found
+    lines = [
+        f"{'yes' if item.holds else 'NO':<5}{item.serves:<4}{item.name:<21} {item.measured}; asked: {item.required}"
+        for item in found
     ]
-    out.table(
-        ("REQUIREMENT", "MEASURED", "REQUIRED", "HOLDS", "FOR"), rows, {"requirements": [i.to_json() for i in found]}
-    )
+    out.result({"requirements": [item.to_json() for item in found]}, lines)
     steps: dict[str, list[str]] = {}
     for item in found:
         if not item.holds and item.next:

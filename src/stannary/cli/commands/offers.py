@@ -15,6 +15,8 @@ def offers(out: Output) -> None:
     """Show every node's offer: tier, class, price and state."""
     with session.connect() as client:
         listed = client.offers().offers
+    if not listed:
+        out.say("nobody offers anything here now")
     rows = [
         (
             item.node,

@@ -32,9 +32,15 @@ def add(out: Output, key: str, witnesses: tuple[str, ...], independent: tuple[st
 def ls(out: Output) -> None:
     """List pinned markets and their witnesses."""
     markets = trustfile.load().markets
-    rows = [(item.name, item.vkey, item.witness_words) for item in markets]
-    value = [{"name": item.name, "vkey": item.vkey, "witnesses": list(item.witnesses)} for item in markets]
-    out.table(("MARKET", "KEY", "WITNESS"), rows, {"markets": value})
+    value = [
+        {"name": item.name, "vkey": item.vkey, "witnesses": list(item.witnesses), "independent": list(item.independent)}
+        for item in markets
+    ]
+    lines: list[str] = []  # a key is a line of its own: it is there to be copied, and 80 columns hold it
+    for item in markets:
+        lines += [item.name, f"  key      {item.vkey}", *(f"  witness  {key}" for key in item.witnesses)]
+        lines.append(f"           {item.witness_words}" if item.witnesses else "  witness  none pinned")
+    out.result({"markets": value}, lines or ["no market is pinned"])
 
 
 def _remove(out: Output, name: str) -> None:
