@@ -174,6 +174,16 @@ class _Found:
     is_asked: bool
 
 
+def _own_output() -> frozenset[Place]:
+    """Return the files this process writes its output to: `stannary run job.yaml > run.log` grows as we read."""
+    places: set[Place] = set()
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            places.add((status.st_dev, status.st_ino))
+    return frozenset(places)
+
+
 @dataclass(slots=True)
 class _Walk:
     """One walk through a directory; `stays` and `seen` grow."""
@@ -181,6 +191,7 @@ class _Walk:
     root: Path
     own: frozenset[Place]
     inputs: Mapping[Place, str]
+    own_output: frozenset[Place] = field(default_factory=_own_output)
     fetched: frozenset[fetched.Mark] = field(default_factory=fetched.known)
     stays: list[Stay] = field(default_factory=list)
     seen: int = 0
@@ -214,6 +225,8 @@ class _Walk:
         is_folder = stat.S_ISDIR(status.st_mode)
         if (status.st_dev, status.st_ino) in self.own or (is_folder and _has_marks(child.path)):
             return _OWN, False
+        if (status.st_dev, status.st_ino) in self.own_output:
+            return "what this command prints", False
         said = rules.of_buyer(child.path, is_folder)
         if said is Word.IN:
             return "", True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ class TestOwnFolders:
         (tree / "mnt").mkdir()
         script = f"""
         mount --bind {buyer.root() / "jobs"} {tree}/mnt || exit 77
-        {os.sys.executable} - <<'EOF'
+        {sys.executable} - <<'EOF'
 from pathlib import Path
 from stannary.sdk import travel
 print([entry.path for entry in travel.scan(Path({str(tree)!r})).entries])
@@ -386,6 +387,17 @@ class TestOddities:
             travel.scan(tree)
         (tree / "pkg/deep/.gitignore").unlink()
         assert names(tree) == ["main.py", "pkg/deep/a.py"]
+
+    def test_the_log_of_this_very_command_stays(self, tree: Path) -> None:
+        """`stannary run job.yaml > run.log 2> err.log` in the work directory does not send the logs it writes."""
+        script = f"""
+from pathlib import Path
+from stannary.sdk import travel
+print([entry.path for entry in travel.scan(Path({str(tree)!r})).entries], flush=True)
+"""
+        with (tree / "run.log").open("wb") as log, (tree / "err.log").open("wb") as err:
+            subprocess.run([sys.executable, "-c", script], stdout=log, stderr=err, check=True)
+        assert (tree / "run.log").read_text() == "['main.py', 'pkg/deep/a.py']\n"
 
     def test_a_name_that_vanishes_during_the_walk(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file deleted between listing a folder and looking at it is as if it had not been there."""

@@ -25,6 +25,36 @@ INTERRUPTED = 130
 SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could be read
 
 
+class Held:
+    """Talk between reading the work directory and sending it, held back where nobody watches.
+
+    `stannary run job.yaml 2>&1 | tee run.log` writes what is said here into the work directory: a line in
+    between would change a file that is about to be sent.
+    """
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._lines: list[str] = []
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for line in self._lines:
+            self._out.say(line)
+
+    def say(self, line: str) -> None:
+        """Say a line now on a terminal, else when this ends."""
+        if self._out.is_terminal:
+            self._out.say(line)
+        else:
+            self._lines.append(line)
+
+    def status(self, line: str) -> None:
+        """Show a passing line, on a terminal only."""
+        self._out.status(line)
+
+
 @command
 @click.argument("job_file", required=False, type=click.Path(path_type=Path))
 @click.option("--example", metavar="NAME", help="Run an example that comes with stannary, such as hello.")
@@ -63,13 +93,16 @@ def run(out: Output, **options: Any) -> int:
         lambda question: _ask(question, out, options["yes"]),
         lambda step: out.status(f"    {plain(step)}"),
     )
-    settings = _market(out)
-    with Client.open(settings) as client:
+    with Held(out) as talk:
+        settings = _market(talk)
+        client = Client.open(settings)
+        if not options["dry_run"]:
+            for line in travels.lines(prepared):
+                talk.say(line)
+            _upload(client, prepared, talk)
+    with client:
         if options["dry_run"]:
             return _show_plan(client, prepared, out)
-        for line in travels.lines(prepared):
-            out.say(line)
-        _upload(client, prepared, out)
         keeper = Keeper(settings)
         out.say(keeper.tend())  # before the order: money must not be held for a job nobody can answer for
         view = submission.submit(client, prepared.spec, settings.profile, buyer.root(), settings.account)
@@ -114,7 +147,7 @@ def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
     return envs
 
 
-def _market(out: Output) -> Settings:
+def _market(out: Held) -> Settings:
     """Return settings with a market behind them, starting the private one where none is configured."""
     settings = session.settings()
     if settings.profile.name != profile.LOCAL or settings.origins["url"].startswith("environment"):
@@ -147,7 +180,7 @@ def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
     return over.exit_code
 
 
-def _upload(client: Client, prepared: Prepared, out: Output) -> None:
+def _upload(client: Client, prepared: Prepared, out: Held) -> None:
     done = 0
     total = max(prepared.size_bytes, 1)
 
