@@ -100,7 +100,7 @@ class Holdings:
         self.sandbox = sandbox
         self.progress = progress  # gets what workers report while they prepare
         source = Source(settings.find_links, settings.index_url, settings.no_index)
-        self.environments = Environments(root / "environments", source)
+        self.environments = Environments(root / "environments", source, sandbox)
         self.cache = BlobCache(root / "blobs")
         self._held: OrderedDict[JobId, Holding] = OrderedDict()
         self._over: set[str] = set()  # jobs the market says are over; added to by the pulse
@@ -239,7 +239,7 @@ class Holdings:
     def _install(self, holding: Holding, setup: str, tell: Tell) -> None:
         entry = next(entry for entry in holding.spec.workdir if entry.path == setup)
         requirements = holding.blob_path(entry.digest).read_bytes()
-        holding.packages = self.environments.prepare(requirements, tell)
+        holding.packages = self.environments.prepare(requirements, tell, holding.spec.resources.disk_bytes)
         holding.environment = environment_digest(entry.digest, self.sandbox.describe())
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:

@@ -60,7 +60,7 @@ class Replayer:
         self._engine_class = ""
         digests = environment_digest(None, sandbox.describe())
         self._holding = Holding(ids.JobId("j-000000000000"), spec, directory / "job", digests, None)
-        self._environments = Environments(directory / "environments")
+        self._environments = Environments(directory / "environments", sandbox=sandbox)
 
     def open(self) -> None:
         """Lay out the job's files and install what its spec names.
@@ -77,7 +77,8 @@ class Replayer:
         workdir.materialise(holding.spec.workdir, holding.directory / "workdir", self._opened)
         if holding.spec.setup is not None:
             entry = next(entry for entry in holding.spec.workdir if entry.path == holding.spec.setup)
-            holding.packages = self._environments.prepare(self._blobs.read(entry.digest), self._say)
+            listing = self._blobs.read(entry.digest)
+            holding.packages = self._environments.prepare(listing, self._say, holding.spec.resources.disk_bytes)
         if holding.spec.kind is not JobKind.TRAIN:
             self._engine_class = measure_engine_class({})
 

@@ -1,12 +1,16 @@
-"""A job's environment: a hash-pinned requirements list, installed outside the sandbox, mounted read-only.
+"""A job's environment: a hash-pinned requirements list, fetched outside, unpacked inside, mounted read-only.
 
 Rules:
 1. A list holds locked lines and nothing else (formats/requirements.py).
 2. Only wheels are installed and dependencies are not resolved: no code of anybody runs at installation,
    and what is installed is exactly what was signed.
-3. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
-   absent, and two jobs with the same list share it.
-4. Installing is a phase of its own whose lines go to the job's log, so that it is never mistaken for a
+3. What is fetched and what is unpacked are each no more than the job's disk (`resources.disk`), and
+   MAX_FILES files. Wheels are unpacked in a sandbox (unpack.py), whose files are counted as they come:
+   what a wheel claims of its size is nobody's promise.
+4. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
+   absent, and two jobs with the same list share it. A job sees it read-only, and one that may not have
+   so much disk is refused although it is here: what works must not depend on who came before.
+5. Installing is a phase of its own whose lines go to the job's log, so that it is never mistaken for a
    slow start.
 
 Where wheels come from (an index, a directory) is the operator's setting, never the job's.
@@ -14,6 +18,7 @@ Where wheels come from (an index, a directory) is the operator's setting, never 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -22,21 +27,35 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from stannary.errors import EnvironmentProblem
+from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, ServiceError
 from stannary.formats import digest, requirements
 from stannary.formats.digest import Digest
+from stannary.run import frames, logs, unpack
+from stannary.run.frames import MAX_HEADER_BYTES, FrameLimits
+from stannary.run.sandbox import choice
+from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
 
-INSTALL_TIMEOUT_S = 1800.0  # two gigabytes of wheels over a thin link
-COMPLETE = ".stannary-complete"
+FETCH_TIMEOUT_S = 1800.0  # two gigabytes of wheels over a thin link
+UNPACK_TIMEOUT_S = 900.0  # eight gigabytes at the speed of a slow disk
+UNPACK_LIMITS = Limits(memory_bytes=512 * 1024**2)
+MAX_FILES = 200_000  # four times what the largest stacks of machine learning have
+DEFAULT_MAX_BYTES = 256 * 1024**2  # a job's disk where it asks for none (formats/jobfile.py)
+WATCH_S = 0.25
+COMPLETE = ".stannary-complete"  # holds the size in bytes
+WHEELS = "/wheels"  # inside
 TAIL_LINES = 20
 
 # What the operator's own environment may tell the installer; nothing of a job's.
 PASSED_ON = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CERT", "PIP_CONFIG_FILE",
-             "UV_INDEX_URL", "UV_FIND_LINKS", "UV_CACHE_DIR", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
+             "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
+
+_TOO_LARGE = "ask for more in resources.disk, or require less"
 
 Tell = Callable[[str], None]
 
@@ -58,47 +77,111 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """The installed environments of one node."""
+    """The installed environments of one node; `sandbox` None: the strongest of this machine."""
 
     root: Path
     source: Source = Source()
+    sandbox: Sandbox | None = None
 
-    def prepare(self, listing: bytes, tell: Tell) -> Path:
+    def prepare(self, listing: bytes, tell: Tell, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:
         """Return the directory of an installed list, installing it first where it is not yet here.
 
         Args:
             listing: the bytes of the list, as the job names them by digest.
             tell: gets each line the installer prints.
+            max_bytes: the job's disk.
 
         Raises:
             SpecError: a list that breaks rule 1.
-            EnvironmentProblem: the installer failed; the reason is its last lines.
+            EnvironmentProblem: the installer failed (the reason is its last lines), or rule 3.
         """
         lines = requirements.locked(listing)
         place = self.root / _key(listing)
         if (place / COMPLETE).exists():
+            _check_size(int((place / COMPLETE).read_text()), max_bytes)
             tell(f"environment {place.name[:12]} is here already")
             return place
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".installing-", dir=self.root))
         try:
-            self._install(lines, fresh, tell)
-            (fresh / COMPLETE).write_text(digest.digest(listing) + "\n")
-            fresh.chmod(0o755)
-            _move(fresh, place)
+            self._install(lines, fresh, tell, max_bytes)
+            _move(fresh / "environment", place)
         except OSError as err:
             raise EnvironmentProblem("cannot install the environment", why=str(err), hint="free disk space") from err
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return place
 
-    def _install(self, lines: list[str], target: Path, tell: Tell) -> None:
+    def _install(self, lines: list[str], fresh: Path, tell: Tell, max_bytes: int) -> None:
         tell(f"installing {len(lines)} packages")
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as written:
-            written.write("\n".join(lines) + "\n")
-            written.flush()
-            rules = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--target", str(target)]
-            _run([*_installer(), *rules, *self.source.options(), "-r", written.name], tell)
+        wheels, target = fresh / "wheels", fresh / "environment"
+        for directory in (wheels, target, fresh / "tmp"):
+            directory.mkdir(mode=0o755)
+        (fresh / "list.txt").write_text("\n".join(lines) + "\n")
+        rules = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", str(wheels)]
+        _fetch([*_installer(), *rules, *self.source.options(), "-r", str(fresh / "list.txt")], fresh, tell, max_bytes)
+        num_bytes = self._unpack(wheels, target, tell, max_bytes)
+        (target / COMPLETE).write_text(f"{num_bytes}\n")
+
+    def _unpack(self, wheels: Path, target: Path, tell: Tell, max_bytes: int) -> int:
+        """Unpack wheels in a sandbox into `target` and return how many bytes they are."""
+        sandbox = self.sandbox or choice.choose("private", tell)
+        replies_in, replies_out = os.pipe()
+        argv = (sys.executable, "-P", "-m", "stannary.run.unpack", WHEELS, str(replies_out))
+        command = Command(argv, mounts=(Mount(wheels, WHEELS),), limits=UNPACK_LIMITS, inherited_fds=(replies_out,))
+        with os.fdopen(replies_in, "rb") as replies:
+            try:
+                running = sandbox.start(command)
+            finally:
+                os.close(replies_out)
+            with running:
+                running.kill_after(UNPACK_TIMEOUT_S)
+                try:
+                    return _receive(replies, target, max_bytes)
+                except (FormatError, ServiceError) as err:
+                    running.kill()
+                    said = running.stderr.read(4096).decode(errors="replace").strip().rpartition("\n")[2]
+                    raise EnvironmentProblem(
+                        "the environment cannot be unpacked", why=f"{err} {said}".strip()[:1500], hint=_TOO_LARGE
+                    ) from err
+
+
+def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
+    """Write the files an unpacker hands out; every byte is counted before it reaches the disk.
+
+    Raises:
+        EnvironmentProblem: a wheel that cannot be read, or more than `max_bytes` or MAX_FILES.
+        FormatError, ServiceError: the unpacker broke a rule or died.
+    """
+    num_bytes = 0
+    for num_files in range(MAX_FILES + 1):
+        started = frames.read_start(replies, FrameLimits(MAX_HEADER_BYTES, max_bytes - num_bytes))
+        if started is None:
+            raise ServiceError("the unpacker ended", why=f"after {num_files:,} files")
+        header, size_bytes = started
+        named = unpack.header(header)
+        if named is None:
+            if header.get("ok") is not True:
+                raise FormatError("a wheel cannot be read", why=logs.printable(str(header.get("message")))[:500])
+            return num_bytes
+        name, mode = named
+        num_bytes += size_bytes
+        path = target / name
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with path.open("wb") as file:  # nothing here is a link: all of it was made by this loop
+            for piece in frames.pieces(replies, size_bytes):
+                file.write(piece)
+        path.chmod(mode)
+    raise LimitExceeded("too many files in the wheels", why=f"more than {MAX_FILES:,}")
+
+
+def _check_size(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise EnvironmentProblem(
+            "the environment is larger than the job's disk",
+            why=f"{num_bytes:,} bytes, resources.disk {max_bytes:,}",
+            hint=_TOO_LARGE,
+        )
 
 
 def environment_digest(listing: Digest | None, sandbox: str) -> Digest:
@@ -114,44 +197,71 @@ def interpreter_tag() -> str:
 
 def _key(listing: bytes) -> str:
     parts = (interpreter_tag().encode(), listing)
-    return digest.hash_parts("stannary environment directory v1", *parts).hex()
+    return digest.hash_parts("stannary environment directory v2", *parts).hex()
 
 
 def _installer() -> list[str]:
-    """Return pip of this interpreter, or uv, which fills the environments uv makes without pip."""
-    if importlib.util.find_spec("pip") is not None:
-        options = ["--disable-pip-version-check", "--no-input", "--no-compile", "--progress-bar", "off"]
-        return [sys.executable, "-m", "pip", "install", *options]
-    uv = shutil.which("uv")
-    if uv is None:
+    """Return pip of this interpreter."""
+    if importlib.util.find_spec("pip") is None:
         raise EnvironmentProblem(
-            "no installer", why="this interpreter has no pip and there is no uv", hint=f"{sys.executable} -m ensurepip"
+            "no installer",
+            why="this interpreter has no pip",
+            hint=f"{sys.executable} -m ensurepip",
         )
-    return [uv, "pip", "install", "--python", sys.executable]
+    options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    return [sys.executable, "-m", "pip", "download", *options]
 
 
-def _run(argv: list[str], tell: Tell) -> None:
-    """Run the installer, telling every line, and raise with its last ones."""
+def _fetch(argv: list[str], directory: Path, tell: Tell, max_bytes: int) -> None:
+    """Run the installer, telling every line; it ends when what it writes below `directory` is too much.
+
+    Raises:
+        EnvironmentProblem: it failed (the reason is its last lines), or `max_bytes`.
+    """
     tail: list[str] = []
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    over = threading.Event()
     with subprocess.Popen(  # noqa: S603 - our own options and a list of checked lines
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True,
-        errors="replace",
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env={**environment, "TMPDIR": str(directory / "tmp")},
     ) as installer:  # fmt: skip
-        timer = threading.Timer(INSTALL_TIMEOUT_S, installer.kill)
-        timer.start()
-        try:
-            for line in installer.stdout or ():
-                tell(line.rstrip()[:2000])
-                tail = [*tail, line.rstrip()][-TAIL_LINES:]
-        finally:
-            timer.cancel()
+        watch = threading.Thread(target=_watch, args=(installer, directory, max_bytes, over), daemon=True)
+        watch.start()
+        for line in installer.stdout or ():
+            tell(line.rstrip()[:2000])
+            tail = [*tail, line.rstrip()][-TAIL_LINES:]
+    watch.join()
+    if over.is_set() or _bytes_below(directory) > max_bytes:
+        raise EnvironmentProblem(
+            "the wheels are larger than the job's disk", why=f"more than {max_bytes:,} bytes", hint=_TOO_LARGE
+        )
     if installer.returncode != 0:
         raise EnvironmentProblem(
             "the environment cannot be installed",
             why=" / ".join(tail)[-1500:] or f"the installer ended with {installer.returncode}",
             hint="check the requirements list against what the node's index holds",
         )
+
+
+def _watch(installer: subprocess.Popen[str], directory: Path, max_bytes: int, over: threading.Event) -> None:
+    """End the installer when it takes too long or writes too much."""
+    deadline_s = time.monotonic() + FETCH_TIMEOUT_S
+    while installer.poll() is None:
+        if _bytes_below(directory) > 2 * max_bytes:  # a file on its way lies in `tmp` and in `wheels` for a moment
+            over.set()
+        if over.is_set() or time.monotonic() > deadline_s:
+            installer.kill()
+            return
+        time.sleep(WATCH_S)
+
+
+def _bytes_below(directory: Path) -> int:
+    num_bytes = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                num_bytes += (Path(parent) / name).lstat().st_size
+    return num_bytes
 
 
 def _move(fresh: Path, place: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.run.wheels import make_wheel
 
 from stannary.agent.join import Application, join
 from stannary.errors import AuthError, ConflictError, NotFound, Refuted, ServiceError
@@ -140,6 +141,27 @@ def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
         assert hidden[opened.role] == predicates.answer_commitment_hash(
             made.node, opened.blind, opened.answer, opened.root
         )
+
+
+def test_requirements_reach_a_command(
+    market: ScriptedMarket, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `setup:` pins is fetched, unpacked and found; a wheel that becomes more than the job's disk is refused."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    entry_points = {"tin-1.0.dist-info/entry_points.txt": b"[console_scripts]\nsmelt = tin:main\n"}
+    main = b"def main():\n    print('cassiterite')\nif __name__ == '__main__':\n    main()\n"
+    tin = make_wheel(tmp_path / "wheels", "tin", {"tin.py": main, **entry_points})
+    boom = make_wheel(tmp_path / "wheels", "boom", {"boom.py": bytes(64 * 1024**2)})
+    line = "{ python -m tin; smelt; } > out.txt"
+    market.lease(market.add_command_job(line, {"r.txt": tin}, setup="r.txt"))
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert market.blobs[market.predicate("contribution").outputs[0].digest] == b"cassiterite\ncassiterite\n"
+    market.lease(market.add_command_job("true > out.txt", {"r.txt": boom}, setup="r.txt"))
+    market.wait_for(lambda: len(market.failures) == 1)
+    assert "resources.disk" in market.failures[0]["message"]
+    assert [path.name for path in (tmp_path / "node/environments").iterdir() if path.name.startswith(".")] == []
 
 
 def test_killed_in_mid_task(market: ScriptedMarket, launch: Launch, directory: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.run.wheels import make_wheel
 
-from stannary.errors import EnvironmentProblem, SpecError, StannaryError
+from stannary.errors import EnvironmentProblem, FormatError, SpecError, StannaryError
 from stannary.formats import digest, requirements
-from stannary.run import environment
+from stannary.run import environment, unpack
 from stannary.run.environment import Environments, Source
 
 HASH = "--hash=sha256:" + "0" * 64
@@ -116,3 +118,98 @@ def test_digest_covers_everything() -> None:
         for sandbox in ("bubblewrap-0.8.0+seccomp+cgroup1", "unshare+seccomp+rlimits")
     }
     assert len(seen) == 4
+
+
+def test_scripts_and_data(tmp_path: Path) -> None:
+    """Console entry points and scripts come to `bin` and name the interpreter of the sandbox; data to its place."""
+    pinned = make_wheel(
+        tmp_path / "wheels",
+        "lead",
+        {
+            "lead/__init__.py": b"def main(): return 0\n",
+            "lead-1.0.data/scripts/cast": b"#!python\nprint(1)\n",
+            "lead-1.0.data/scripts/raw": b"#!/bin/sh\ntrue\n",
+            "lead-1.0.data/data/share/lead/table": b"82",
+            "lead-1.0.data/headers/lead.h": b"x",
+            "lead-1.0.dist-info/entry_points.txt": b"[console_scripts]\nmelt = lead:main\n../evil = lead:main\n",
+        },
+    )
+    place = environments(tmp_path).prepare(pinned, lambda _: None)
+    assert {path.name for path in (place / "bin").iterdir()} == {"cast", "raw", "melt"}
+    assert (place / "bin/cast").read_text() == "#!/python/bin/python\nprint(1)\n"
+    assert (place / "bin/melt").read_text().startswith("#!/python/bin/python\nimport sys\nfrom lead import main\n")
+    assert (place / "bin/raw").read_text() == "#!/bin/sh\ntrue\n"
+    assert all(path.stat().st_mode & 0o777 == 0o755 for path in (place / "bin").iterdir())
+    assert (place / "share/lead/table").read_bytes() == b"82"
+    assert not list(place.rglob("lead.h"))
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_bomb_stays_small(tmp_path: Path) -> None:
+    """400 KiB that would be 400 MiB end at the job's disk, nothing stays, and what to ask for is said."""
+    pinned = make_wheel(tmp_path / "wheels", "boom", {"boom/zeros": bytes(400 * 1024**2)})
+    written: list[int] = []
+
+    def watch(_: str) -> None:
+        written.append(sum(path.stat().st_size for path in (tmp_path / "environments").rglob("*") if path.is_file()))
+
+    with pytest.raises(EnvironmentProblem) as caught:
+        environments(tmp_path).prepare(pinned, watch, 64 * 1024**2)
+    assert "resources.disk" in caught.value.hint
+    assert max(written) < 64 * 1024**2
+    assert list((tmp_path / "environments").iterdir()) == []
+
+
+def test_many_parts_of_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are small one by one are counted together, their number too."""
+    pinned = make_wheel(tmp_path / "wheels", "grit", {f"grit/{number}": bytes(1024) for number in range(300)})
+    with pytest.raises(EnvironmentProblem, match="cannot be unpacked"):
+        environments(tmp_path).prepare(pinned, lambda _: None, 200 * 1024)
+    monkeypatch.setattr(environment, "MAX_FILES", 100)
+    with pytest.raises(EnvironmentProblem) as caught:
+        environments(tmp_path).prepare(pinned, lambda _: None)
+    assert "too many files" in caught.value.why
+
+
+def test_wheels_larger_than_the_disk(tmp_path: Path) -> None:
+    """What cannot even be fetched within the job's disk is not kept."""
+    pinned = make_wheel(tmp_path / "wheels", "heavy", {"heavy/noise": os.urandom(2 * 1024**2)})
+    with pytest.raises(EnvironmentProblem, match="larger than the job's disk"):
+        environments(tmp_path).prepare(pinned, lambda _: None, 1024**2)
+    assert list((tmp_path / "environments").iterdir()) == []
+
+
+def test_an_environment_that_is_here_is_no_way_round(tmp_path: Path) -> None:
+    """A job with less disk is refused the same environment, whoever installed it before."""
+    pinned = make_wheel(tmp_path / "wheels", "zinc", {"zinc.py": bytes(1024**2)})
+    environments(tmp_path).prepare(pinned, lambda _: None, 2 * 1024**2)
+    with pytest.raises(EnvironmentProblem, match="larger than the job's disk"):
+        environments(tmp_path).prepare(pinned, lambda _: None, 1024**2)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a//b", "a/./b", "x" * 300, "a\\b", "a\0b", ""])
+def test_names_that_lead_out(name: str) -> None:
+    """The agent takes no path from an unpacker that leads out of the environment."""
+    with pytest.raises(FormatError):
+        unpack.header({"file": name, "mode": 0o644})
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o777, "420", None, True])
+def test_modes(mode: str | int | None) -> None:
+    """No set-user-id file comes out of a wheel."""
+    with pytest.raises(FormatError):
+        unpack.header({"file": "a", "mode": mode})
+
+
+def test_a_torn_wheel(tmp_path: Path) -> None:
+    """A wheel that is no archive, or lies about its sizes, is our error with the wheel's name."""
+    pinned = make_wheel(tmp_path / "wheels", "torn", {"torn.py": b"x" * 1000})
+    path = tmp_path / "wheels/torn-1.0-py3-none-any.whl"
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"torn.py") - 46 + 24  # the central directory's uncompressed size
+    data[at : at + 4] = (10).to_bytes(4, "little")
+    path.write_bytes(data)
+    pinned = f"torn==1.0 --hash=sha256:{hashlib.sha256(data).hexdigest()}\n".encode()
+    with pytest.raises(EnvironmentProblem):
+        environments(tmp_path).prepare(pinned, lambda _: None)
+    assert list((tmp_path / "environments").iterdir()) == []

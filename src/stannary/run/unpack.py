@@ -1,0 +1,131 @@
+"""Unpack wheels inside the sandbox and hand every file out as a frame.
+
+    python -m stannary.run.unpack WHEELS REPLIES_FD       frames: {"file": path, "mode": n} with bytes, {"ok": true}
+
+What a wheel claims is a stranger's: sizes, names and compression are met here, without network and
+within a job's memory, and what reaches the node's disk is counted by environment.py before it does.
+
+Rules (PEP 427; the layout of `pip install --target`):
+1. The root and `*.data/{purelib,platlib,data}` become the root of the environment, `*.data/scripts` its
+   `bin`; headers are left out. Nothing is compiled and nothing of a wheel is run.
+2. Console entry points become scripts in `bin`. Scripts name the interpreter by its path inside a
+   sandbox, the same on every node.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from stannary.errors import FormatError, StannaryError
+from stannary.formats.canonical import Json
+from stannary.run import frames
+from stannary.run.sandbox.contract import INTERPRETER
+
+MODE_FILE, MODE_EXECUTABLE = 0o644, 0o755
+MAX_ENTRY_POINTS_BYTES = 1024 * 1024
+SHEBANG = f"#!{INTERPRETER}/bin/python\n".encode()
+
+_ENTRY = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<object>[\w.]+)\s*(\[.*\])?")
+_SCRIPT_NAME = re.compile(r"[\w.-]{1,100}")
+_SCRIPT = """import sys
+from {module} import {first}
+if __name__ == "__main__":
+    sys.exit({object}())
+"""
+
+
+def main(wheels: Path, replies: BinaryIO) -> None:
+    """Unpack every wheel in a directory, in name order."""
+    try:
+        for path in sorted(wheels.glob("*.whl")):
+            with zipfile.ZipFile(path) as wheel:
+                for name, mode, size, parts in _files(wheel):
+                    frames.write_parts(replies, {"file": name, "mode": mode}, size, parts)
+    except (StannaryError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
+        frames.write(replies, {"ok": False, "message": f"{path.name}: {err}"[:1000]})
+    else:
+        frames.write(replies, {"ok": True})
+
+
+def _files(wheel: zipfile.ZipFile) -> Iterator[tuple[str, int, int, Iterator[bytes]]]:
+    """Yield (path in the environment, mode, size, bytes) of every file of a wheel."""
+    for info in wheel.infolist():
+        target, is_script = _target(info.filename)
+        if info.is_dir() or target is None:
+            continue
+        executable = is_script or bool(info.external_attr >> 16 & 0o111)
+        mode = MODE_EXECUTABLE if executable else MODE_FILE
+        with wheel.open(info) as file:
+            head = file.readline(200) if is_script else b""
+            shown = SHEBANG if head.startswith(b"#!python") and head.endswith(b"\n") else head
+            size = info.file_size - len(head) + len(shown)
+            yield target, mode, size, _after(shown, iter(lambda: file.read(frames.CHUNK_BYTES), b""))
+        if re.fullmatch(r"[^/]+\.dist-info/entry_points\.txt", info.filename):
+            yield from _entry_points(wheel, info)
+
+
+def _target(name: str) -> tuple[str | None, bool]:
+    """Return where a member of a wheel goes, None where it goes nowhere, and whether it is a script."""
+    top, _, rest = name.partition("/")
+    if not top.endswith(".data"):
+        return name, False
+    scheme, _, inner = rest.partition("/")
+    if scheme == "scripts":
+        return f"bin/{inner}", True
+    return (inner, False) if scheme in ("purelib", "platlib", "data") else (None, False)
+
+
+def _entry_points(wheel: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[tuple[str, int, int, Iterator[bytes]]]:
+    if info.file_size > MAX_ENTRY_POINTS_BYTES:
+        raise FormatError("entry points are too long", why=f"{info.file_size:,} bytes")
+    read = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    read.optionxform = str  # type: ignore[assignment,method-assign]  # names of scripts keep their case
+    try:
+        read.read_string(wheel.read(info).decode("utf-8", errors="replace"))
+    except configparser.Error as err:
+        raise FormatError("entry points cannot be read", why=str(err)) from err
+    for section in ("console_scripts", "gui_scripts"):
+        for name, value in read.items(section) if read.has_section(section) else ():
+            match = _ENTRY.fullmatch(value.strip())
+            if match is None or _SCRIPT_NAME.fullmatch(name) is None:
+                continue  # as pip: a name no file can have is no script
+            named = match["object"]
+            text = _SCRIPT.format(module=match["module"], first=named.partition(".")[0], object=named)
+            data = SHEBANG + text.encode()
+            yield f"bin/{name}", MODE_EXECUTABLE, len(data), iter((data,))
+
+
+def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest
+
+
+def header(file: dict[str, Json]) -> tuple[str, int] | None:
+    """Return the path and mode of a file's frame, None for the last frame.
+
+    Raises:
+        FormatError: it is neither, or its path leads out of the environment.
+    """
+    if "file" not in file:
+        return None
+    name, mode = file["file"], file.get("mode")
+    if not isinstance(name, str) or mode not in (MODE_FILE, MODE_EXECUTABLE) or type(mode) is not int:
+        raise FormatError("a wheel's file has no name or mode", why=f"{name!r:.120}")
+    segments = name.split("/")
+    too_long = len(name) > 1024 or any(len(os.fsencode(segment)) > 255 for segment in segments)
+    if "\0" in name or "\\" in name or too_long or any(segment in ("", ".", "..") for segment in segments):
+        raise FormatError("a wheel's file leads out of the environment", why=f"{name!r:.120}")
+    return name, mode
+
+
+if __name__ == "__main__":
+    with os.fdopen(int(sys.argv[2]), "wb") as opened:
+        main(Path(sys.argv[1]), opened)
