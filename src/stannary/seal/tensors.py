@@ -22,6 +22,7 @@ from stannary.seal import names
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit (MAX_HEADER_SIZE)
 MAX_TENSORS = 200_000
+MAX_COMMAS = 4_000_000  # 200,000 tensors of rank 10 have 2.6 million; more cost minutes and gigabytes to read
 MAX_RANK = 64  # of a torch tensor
 
 DTYPES: dict[str, int] = {
@@ -70,6 +71,7 @@ def parse_header(header: bytes, file_bytes: int) -> tuple[Tensor, ...]:
     """
     if not header.startswith(b"{"):
         raise FormatError("not a safetensors file", why="the header does not start with {")
+    _require_few(header.count(b'"data_offsets"'), header.count(b","))
     members = canonical.decode_object(header, max_bytes=MAX_HEADER_BYTES)
     _check_metadata(members.pop("__metadata__", None))
     start = LENGTH_BYTES + len(header)
@@ -79,8 +81,7 @@ def parse_header(header: bytes, file_bytes: int) -> tuple[Tensor, ...]:
 
 def check_tiling(tensors: list[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
     """Return `tensors` in byte order if they cover [start, stop) exactly, once each."""
-    if len(tensors) > MAX_TENSORS:
-        raise LimitExceeded("too many tensors", why=f"{len(tensors):,}, limit {MAX_TENSORS:,}")
+    _require_few(len(tensors))
     ordered = sorted(tensors, key=lambda item: (item.begin, item.end, item.name))
     position = start
     for tensor in ordered:
@@ -108,6 +109,14 @@ def check_tensor(tensor: Tensor) -> Tensor:
     if tensor.begin < 0 or math.prod(tensor.shape) * bits != 8 * (tensor.end - tensor.begin):
         raise FormatError("tensor length does not match its shape", why=f"{tensor.name!r:.80}")
     return tensor
+
+
+def _require_few(num_tensors: int, num_commas: int = 0) -> None:
+    """Refuse more than anybody has; of a header's bytes before they are parsed."""
+    if num_tensors > MAX_TENSORS:
+        raise LimitExceeded("too many tensors", why=f"{num_tensors:,}, limit {MAX_TENSORS:,}")
+    if num_commas > MAX_COMMAS:
+        raise LimitExceeded("safetensors header too crowded", why=f"{num_commas:,} commas, limit {MAX_COMMAS:,}")
 
 
 def _read_tensor(name: str, value: Json, start: int) -> Tensor:

@@ -532,6 +532,20 @@ def test_lengths_are_those_of_the_library(dtype: str, count: int) -> None:
             assert tensors.parse_header(text, len(data))[0].dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [(b'"%x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},', "too many tensors"), (b"%d,", "too crowded")],
+)
+def test_a_header_made_to_be_costly_is_refused_before_it_is_parsed(
+    part: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred megabytes of tensors or of extents are refused by counting, which is quick."""
+    monkeypatch.setattr(canonical, "decode_object", None)
+    text = b"{" + part % 1 * (tensors.MAX_HEADER_BYTES // 60 if b"dtype" in part else tensors.MAX_COMMAS + 1) + b"}"
+    with pytest.raises(LimitExceeded, match=reason):
+        tensors.parse_header(text, tensors.LENGTH_BYTES + len(text) + 1)
+
+
 def test_a_header_of_the_largest_size_is_read(seal_bytes: Callable[..., Sealed], tmp_path: Path) -> None:
     """A header as long as the library takes is sealed and comes back; a byte more is refused."""
     text = header(a=row(0, 4)).ljust(tensors.MAX_HEADER_BYTES)

@@ -42,14 +42,15 @@ def test(out: Output, name: str, folder: Path) -> int:
     from stannary.certify import policy as policies
     from stannary.certify.folder import Folder
     from stannary.certify.reappraise import again
+    from stannary.certify.tiers import verdict
 
     loaded, store = policies.load(name), Folder(folder)
     rows, value = [], []
     for entry in store.entries():
         result = again(store, entry, loaded, frozenset())
         now = "refused" if result.decision.refused else result.decision.tier.name
-        verdict = "accepted" if result.accepted else "not accepted"
-        rows.append((entry.appraised_at, entry.node_key[:16], entry.tier, now, verdict, result.reason[:80]))
+        word = verdict(accepted=result.accepted, refused=result.decision.refused)
+        rows.append((entry.appraised_at, entry.node_key[:16], entry.tier, now, word, result.reason[:80]))
         value.append({"evidence": entry.evidence, "was": entry.tier, "now": now, "accepted": result.accepted,
                       "reason": result.reason})  # fmt: skip
     out.table(
