@@ -31,6 +31,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import SIZE_BYTES
 from stannary.formats.dsse import Envelope, decode_base64, encode_base64
 from stannary.formats.lean import dataclass
+from stannary.formats.quantity import PPM
 
 FORMAT = "stannary.receipt/v2"
 EARLIER_FORMATS = ("stannary.receipt/v1",)
@@ -38,6 +39,13 @@ MAX_RECEIPT_BYTES = 64 * 1024 * 1024  # 20,000 statements (record.MAX_ITEMS) of 
 MAX_EVIDENCE = 20_000
 MAX_CHECKPOINTS = 5_000  # one per draw; draws are batched
 MAX_PATH = 63
+STATEMENTS_OF_UNIT = 3  # assignment, commitment, contribution
+STATEMENTS_OF_AUDIT = 5  # two blinded answers, two opened ones, a verdict
+STATEMENTS_OF_DRAW = 3  # candidates, reveal, draw
+DRAWS_OF_ROUND = 2  # its lanes, its merge
+OPENED_OF_UNIT = 5  # contribution, the prover's answer, three auditors': those that list outputs
+LEAST_OPENED_BYTES = 8 * 1024  # a round's or merge's, with every metric and name at its longest
+MOST_OPENED_BYTES = 1024 * 1024
 KEPT_HASHES = 1024  # decoded ones: paths of neighbours differ in their first few
 
 
@@ -83,6 +91,22 @@ class ReceiptFile:
                 ],
             }
         )
+
+
+def num_statements(num_rounds: int, num_units: int, audit_ppm: int) -> int:
+    """Return how many statements the receipt of a job lists at least, if nothing is done twice."""
+    audits = num_units * audit_ppm // PPM
+    draws = DRAWS_OF_ROUND * num_rounds
+    return num_units * STATEMENTS_OF_UNIT + audits * STATEMENTS_OF_AUDIT + draws * STATEMENTS_OF_DRAW
+
+
+def opened_bytes(num_units: int) -> int:
+    """Return how long the payload of a contribution or answer may be, so that all of a job's fit into one receipt.
+
+    Base64 adds a third; half of the file is left to everything else, and to what is done again.
+    """
+    room = MAX_RECEIPT_BYTES * 3 // 8 // (OPENED_OF_UNIT * num_units)
+    return min(max(room, LEAST_OPENED_BYTES), MOST_OPENED_BYTES)
 
 
 def build(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, StannaryError, UsageError
-from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, statement
+from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Credential, Job
 from stannary.market import clock, views
@@ -43,6 +43,7 @@ SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 def quote(exchange: Exchange, connection: Connection, members: dict[str, object]) -> wire.Quote:
     """Return what a spec would cost at worst, on which nodes, and why not on the others."""
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
+    _num_units(spec)
     found = _offers(exchange, connection)
     made = placing.estimate(found, spec)
     dearest = max(work.num_steps * work.step_ms for work in placing.works(spec))
@@ -168,12 +169,29 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
     if order.market != exchange.keyid:
         raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
     clock.check_signed_now(order.submitted_at, exchange.clock.now())
-    rounds = spec.recipe.rounds if spec.recipe is not None else 1
-    units = rounds * (spec.num_nodes + 1)
+    units = _num_units(spec)
     if not min(units + SPARE_VALUES, beacon.LENGTH) <= order.beacon_length <= beacon.MAX_LENGTH:
         raise FormatError(
             "the beacon chain is too short or too long", why=f"{order.beacon_length} values, {units} tasks"
         )
+
+
+def _num_units(spec: JobSpec) -> int:
+    """Return the tasks of a job.
+
+    Raises:
+        UsageError: so many that its receipt would be none.
+    """
+    rounds = spec.recipe.rounds if spec.recipe is not None else 1
+    units = rounds * (spec.num_nodes + 1)
+    expected = receipt.num_statements(rounds, units, spec.trust.audit_ppm)
+    if expected > receipt.MAX_EVIDENCE:
+        raise UsageError(
+            "the job's receipt would be longer than any verifier reads",
+            why=f"about {expected:,} statements for {units:,} tasks, at most {receipt.MAX_EVIDENCE:,}",
+            hint="make several jobs of it: fewer rounds, lanes or audits",
+        )
+    return units
 
 
 async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound, Refuted
-from stannary.formats import beacon, bounds, dsse, instants, predicates, statement
+from stannary.formats import beacon, bounds, dsse, instants, predicates, receipt, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import (
     Answer,
@@ -95,6 +95,7 @@ class Intake:
     async def contribution(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
         """Take a contribution whose outputs are stored; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("contribution", Contribution))
+        self._check_room(made.job, envelope)
         await self._check_time(node, made.finished_at)
         fence = Fence(lease, node, made.epoch)
         _expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
@@ -128,6 +129,7 @@ class Intake:
     async def answer(self, node: str, lease: str, envelope: dsse.Envelope) -> int:
         """Take an answer that opens its commitment; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("answer", Answer))
+        self._check_room(made.job, envelope)
         await self._check_time(node, made.answered_at)
         _expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
         if sent.lease.body.get("role") != made.role.value:
@@ -197,6 +199,18 @@ class Intake:
             readings.add(connection, row)
 
         await self._exchange.store.awrite(write)
+
+    def _check_room(self, job: str, envelope: dsse.Envelope) -> None:
+        """Refuse what takes more than its share of the job's receipt: one nobody could fetch proves nothing."""
+        frame = self._engines.frames.get(job)
+        num_units = frame.num_rounds * (frame.num_lanes + 1) if frame is not None else 1
+        limit = receipt.opened_bytes(num_units)
+        if len(envelope.payload) > limit:
+            raise LimitExceeded(
+                "the statement takes more than its share of the receipt",
+                why=f"{len(envelope.payload):,} bytes, at most {limit:,} of each of {num_units:,} tasks",
+                hint="hand in fewer outputs, or pack them into one file",
+            )
 
     async def _check_time(self, node: str, signed_at: str) -> None:
         """Refuse a node's time that a verifier would refute: far off the log's, or after its credential's end."""

@@ -1,57 +1,109 @@
-"""Log and database are of one moment, or the market does not start."""
+"""The market takes nothing its verifier would refute: each finding about a stranger's statement has its refusal.
+
+The findings are read from the verifier's source, so that a new one must say here how the door keeps it out. What the
+market states itself has no door; its own tests and the fuzzed jobs (tests/integration/market) hold it.
+"""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.unit.store.test_mark import crashed
 
-from stannary.errors import EnvironmentProblem
-from stannary.formats import digest
-from stannary.market import agreement
-from stannary.store import envelopes
-from stannary.store.database import Store
-from stannary.store.envelopes import Incoming
-from stannary.tlog.log import Log
+from stannary import verify
+
+ROOT = Path(__file__).parents[3]
+ATTACKS = "tests/integration/attacks/test_messages.py"
+FUZZED = "tests/integration/market/test_fuzzed_statements.py"
+BUYERS = "tests/integration/attacks/test_buyer_messages.py"
+CLOCK = "tests/unit/market/test_clock.py"
+INTAKE = "src/stannary/market/intake.py"
+ADMISSION = "src/stannary/market/admission.py"
+JOINING = "src/stannary/market/joining.py"
+
+# finding -> (where the door refuses what would raise it, a word that stands there, a test and a word of it)
+AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
+    "signature": (INTAKE, "statement.open_envelope", ATTACKS, "another's signature"),
+    "receipt.malformed": (INTAKE, "bounds.check", FUZZED, "odd_payload"),
+    "contribution.assignment": (INTAKE, "task.assignment_digest", ATTACKS, "another assignment"),
+    "contribution.root": (INTAKE, "result_root(made.outputs) != made.root", ATTACKS, "another's output"),
+    "contribution.steps": (INTAKE, "task.num_steps", ATTACKS, "fewer steps"),
+    "contribution.engine-class": (INTAKE, "sent.node.engine_class", ATTACKS, "another class"),
+    "commitment.missing": (INTAKE, "nothing was committed to", ATTACKS, "contribution first"),
+    "commitment.order": (INTAKE, "nothing was committed to", ATTACKS, "contribution first"),
+    "commitment.opening": (INTAKE, "commitment_hash", ATTACKS, "another salt"),
+    "answer.commitment": (INTAKE, "committed is None", ATTACKS, "opened too early"),
+    "answer.order": (INTAKE, "LeaseType.REVEAL", ATTACKS, "opened too early"),
+    "answer.opening": (INTAKE, "answer_commitment_hash", ATTACKS, "another blind"),
+    "answer.root": (INTAKE, "result_root(made.outputs) != made.root", ATTACKS, "outputs of another root"),
+    "audit.auditor": (INTAKE, "_expect(sent, kind", ATTACKS, "another role"),
+    "audit.name": (INTAKE, "audit=made.audit", ATTACKS, "another audit"),
+    "audit.prover": (INTAKE, "_expect(sent, kind", ATTACKS, "a second answer"),
+    "audit.undrawn": (INTAKE, "_expect(sent, kind", ATTACKS, "another audit"),
+    "time.future": (INTAKE, "check_signed_since", CLOCK, "301 s ahead"),
+    "time.past": (INTAKE, "check_signed_since", CLOCK, "86,401 s behind"),
+    "credential.expired": (INTAKE, "instants.is_within", FUZZED, "OFFSETS_S"),
+    "credential.node": (JOINING, "ids.node_id(key)", FUZZED, '"key"'),
+    "job.buyer": (ADMISSION, "bounds.check(order", BUYERS, "a key of small order"),
+    "job.market": (
+        ADMISSION,
+        "order.market != exchange.keyid",
+        "tests/integration/market/test_market_process.py",
+        "def ",
+    ),
+    "reveal.index": (INTAKE, "revealed before", BUYERS, "the same in other words"),
+    "reveal.chain": (INTAKE, "beacon.check", BUYERS, "another value"),
+    "reveal.checkpoint": (INTAKE, "owed.checkpoint_root", BUYERS, "another root"),
+    "reveal.candidates": (INTAKE, "made.candidates", BUYERS, "other candidates"),
+    "reveal.order": (INTAKE, "audits.get_draw", BUYERS, "a later index"),
+}
+# finding -> why no door can keep it out
+NO_DOOR = {
+    "reveal.length": "the market asks for no more values than tasks; admission checks the chain's length against them",
+    "audit.silent": "a silence is nobody's statement but the market's; it is a notice",
+    "statement.void": "a later statement that lost a race is listed and counts for nothing; it is a notice",
+    "receipt.span": "submitted_at is held to the market's clock at admission; the rest is the market's own",
+}
+# what the market states: assignments, placements, candidates, draws, silences, verdicts, credentials, the receipt
+OF_THE_MARKET = (
+    "assignment.", "placement.", "candidates.", "draw.", "silence.", "verdict.", "merge.", "checkpoint.", "evidence.",
+    "credential.missing", "credential.join", "receipt.", "audit.skipped",
+)  # fmt: skip
+OF_THE_READER = ("policy.", "witness.", "log.", "result.", "replay.")  # his pins, his clock, his files, his machine
 
 
-def add(store: Store, log: Log | None, number: int) -> None:
-    """Keep a statement; log it where a log is given."""
-    leaf = digest.digest(b"statement %d" % number)
-    store.write(lambda c: envelopes.add(c, Incoming(leaf, "reading", b"{}", number))).result()
-    if log is not None:
-        index = log.append(digest.raw(leaf)).result()
-        store.write(lambda c: envelopes.set_indexes(c, {leaf: index})).result()
+def findings() -> set[str]:
+    """Return the id of every finding in the verifier's source; what is spelled at run time ends in a full stop."""
+    found: set[str] = set()
+    for path in sorted(Path(verify.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called not in {"refute", "expect", "below_policy", "notice", "Finding"}:
+                continue
+            first = node.args[0]
+            if isinstance(first, ast.JoinedStr):
+                first = first.values[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                found.add(first.value)
+    return found
 
 
-def test_log_and_database_are_of_one_moment(tmp_path: Path) -> None:
-    """An older database under a newer log, or the reverse, is refused; what a kill left between them is not."""
-    key = Ed25519PrivateKey.generate()
-    old, new = tmp_path / "old", tmp_path / "new"
-    new.mkdir()
-    log = Log.open(new / "log", "m", key)
-    with Store.open(new / "market.db") as store:
-        for number in range(5):
-            add(store, log, number)
-        crashed(new, old)
-        add(store, log, 5)
-        add(store, None, 6)  # kept, and not logged before the kill
-        store.read(lambda c: agreement.check(c, log))
-    log.close()
+def test_every_finding_about_a_stranger_has_its_refusal() -> None:
+    """A finding that is neither the market's own nor the reader's stands in the table."""
+    known = findings()
+    assert len(known) > 80
+    listed = set(AT_THE_DOOR) | set(NO_DOOR)
+    strangers = {item for item in known if not item.startswith((*OF_THE_MARKET, *OF_THE_READER))}
+    assert strangers <= listed, strangers - listed
+    assert listed <= known, listed - known
 
-    def check(database: Path, directory: Path) -> None:
-        with Store.open(database) as held:
-            tlog = Log.open(directory / "log", "m", key)
-            try:
-                held.read(lambda c: agreement.check(c, tlog))
-            finally:
-                tlog.close()
 
-    check(new / "market.db", new)
-    check(old / "market.db", old)
-    with pytest.raises(EnvironmentProblem, match="older than its log"):
-        check(old / "market.db", new)
-    with pytest.raises(EnvironmentProblem, match="log is older"):
-        check(new / "market.db", old)
+@pytest.mark.parametrize("finding", sorted(AT_THE_DOOR))
+def test_the_refusal_and_its_test_are_there(finding: str) -> None:
+    """What the table names is in the door's source, and attacked by a test."""
+    source, word, test, attack = AT_THE_DOOR[finding]
+    assert word in (ROOT / source).read_text(encoding="utf-8")
+    assert attack in (ROOT / test).read_text(encoding="utf-8")

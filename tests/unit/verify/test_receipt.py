@@ -742,3 +742,40 @@ def test_a_silent_buyer_still_pays_for_committed_work():
     report = judged(world, world.receipt(status="failed", reason="buyer-silent"))
     assert report.exit_code == 4
     assert sum(line.usd_micros for line in report.claims.receipt.settlement if line.reason == "work") > 0
+
+
+def test_a_credential_renewed_before_the_job_binds_nobody():
+    """A node that asked too much once, and joined again for less before the order, was rightly placed."""
+    world = World(rounds=1, lanes=2)
+    node = world.nodes["n1"]
+    honest, node.ask = node.ask, 900_000
+    world._credential(node)
+    node.ask = honest
+    assert "placement.price" not in found(judged(world.play()))
+
+
+@pytest.mark.parametrize("compute_ms", [-1, -(2**53 - 1), 2**53 - 1])
+def test_a_receipt_with_impossible_milliseconds_is_settled_and_verifies(compute_ms):
+    """What an older market took counts as the nearest possible time: the job is concluded, the receipt holds."""
+
+    def bend_times(said):
+        return replace(said, spent=replace(said.spent, compute_ms=compute_ms, idle_ms=compute_ms))
+
+    for kind in ("contribution", "reading"):
+        world = bent(kind, bend_times, rounds=1, lanes=2).play()
+        report = judged(world)
+        assert not report.findings or all(item.severity != "refuted" for item in report.findings)
+        split = report.claims.receipt.time_split
+        parts = [getattr(split, name) for name in split.__dataclass_fields__]
+        assert min(parts) >= 0
+        assert sum(parts) == 10_000
+
+
+def test_a_bond_of_all_the_money_beside_a_task_of_nothing_is_settled():
+    """The stake ends at the largest integer that can be signed; the receipt is composed, and verifies."""
+    world = World(rounds=1, lanes=2)
+    for node in world.nodes.values():
+        node.bond, node.ask = 2**53 - 1, 1
+    report = judged(world.play())
+    assert report.exit_code == 0
+    assert report.claims.receipt.soundness.stake_ppm == 2**53 - 1
