@@ -46,7 +46,7 @@ from stannary.run.sandbox.contract import Limits, Sandbox
 from stannary.run.variables import worker_environment
 
 MAX_WORKERS = 2
-PREPARE_WALL_S = 600.0  # loading a recipe and running two of its steps twice
+PREPARE_WALL_S = 1200.0  # loading a recipe and running two of its steps three times
 IDLE_WORKER_S = 600.0  # as long as the longest start: an idle worker holds memory others could use
 
 _JOB = re.compile(r"j-[0-9a-f]{12}")

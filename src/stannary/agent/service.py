@@ -83,15 +83,20 @@ class Service:
             raise UsageError("job has no recipe to prepare", why=f"kind {spec.kind}")
         inputs = self._inputs(request)
         loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
-        step = determinism.first_difference(loaded, spec.recipe, self._progress())
-        if step is not None:
-            return {
-                "ok": False,
-                "reason": "recipe-not-deterministic",
-                "message": f"two runs of the same steps differ after step {step}; "
-                "randomness must come from torch's, random's or numpy's global generators",
-            }
-        self.runner = TaskRunner(Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs"))
+        self.runner = None  # nothing is done for a recipe that does not pass
+        elsewhere = determinism.probe_elsewhere(self.job, spec, inputs, self._progress())  # before memory is taken here
+        runner = TaskRunner(Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs"))
+        here, again = (determinism.probe(loaded, spec.recipe, self._progress()) for _ in range(2))
+        for other, where in ((again, "one process"), (elsewhere, "another process, at another time and under load")):
+            step = determinism.parted(here, other)
+            if step is not None:
+                return {
+                    "ok": False,
+                    "reason": "recipe-not-deterministic",
+                    "message": f"two runs of the same steps in {where} differ after step {step}; "
+                    "randomness must come from torch's, random's or numpy's global generators",
+                }
+        self.runner = runner
         return {
             "ok": True,
             "engine_class": engine.engine_class(),

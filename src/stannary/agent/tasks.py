@@ -45,7 +45,9 @@ class TaskRunner:
         self.prepared = prepared
         self.blobs = blobs
         self.kept: OrderedDict[Digest, KeptTask] = OrderedDict()
-        described = checkpoint.describe(recipe.weights_of(prepared.recipe.build()))
+        model = recipe.build(prepared.recipe, prepared.settings, None)
+        recipe.check_measures(prepared.recipe, model)
+        described = checkpoint.describe(recipe.weights_of(model))
         self.delta_bytes = checkpoint.encoded_bytes(described)
         self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
         self.progress: Progress = ignore_progress  # of what is computed for a question

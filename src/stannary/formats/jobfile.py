@@ -308,9 +308,10 @@ def _options(value: object) -> dict[str, Json]:
         if isinstance(item, list):
             return [read(inner, f"{path}[{index}]", depth + 1) for index, inner in enumerate(item)]
         if isinstance(item, float):
-            # What is signed holds no binary fractions (canonical rule 1).
-            written = getattr(item, "written", repr(item))
-            raise SpecError(f"{path} is a fraction", why=show(item), hint=f'write it as a string: "{written:.30}"')
+            if not math.isfinite(item):
+                raise SpecError(f"{path} is no finite number", why=show(item), hint="write a number, or text in quotes")
+            # What is signed holds no binary fractions (canonical rule 1); the recipe gets the number back.
+            return training.spell_number(float(item))
         if item is None or isinstance(item, bool | str):
             return item
         if isinstance(item, int) and abs(item) < 2**53:
@@ -333,7 +334,7 @@ def _training(value: object) -> dict[str, Json]:
 
 def _decimal(item: object) -> object:
     if isinstance(item, float):
-        return repr(item)
+        return training.spell_number(float(item))
     is_whole = isinstance(item, int) and not isinstance(item, bool) and item.bit_length() <= 53
     return f"{item:d}" if is_whole and isinstance(item, int) else item
 

@@ -11,6 +11,7 @@ What the numbers do is in train/ (schedule, data, muon, round, merge).
 from __future__ import annotations
 
 import math
+import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ MAX_BATCH = 1_048_576
 MAX_STEPS = 1_000_000
 MANY_ROUNDS = 50  # m 0.6 is best at 20-36 rounds, 0.8 at 58 (byte GPTs of 135k parameters)
 PPM = 1_000_000
+
+_FRACTION = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-][0-9]{2,3})?")
+
+Options = dict[str, "Options"] | list["Options"] | str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,26 @@ def check(training: Training) -> None:
     _range("final_lr_ppm", training.final_lr_ppm, 0, PPM)
     for name in FRACTIONS:
         fraction(getattr(training, name), name)
+
+
+def spell_number(value: float) -> str:
+    """Return the text a fraction is signed as: the shortest that names it."""
+    return repr(value)
+
+
+def read_options(signed: Json) -> Options:
+    """Return options as a recipe gets them: a copy of its own, and fractions as numbers again.
+
+    Text is a fraction where it is spelled exactly as `spell_number` would: `0.1` and `1e-05` are, `1.10` and `v1.1`
+    are text.
+    """
+    if isinstance(signed, dict):
+        return {name: read_options(item) for name, item in signed.items()}
+    if isinstance(signed, list):
+        return [read_options(item) for item in signed]
+    if isinstance(signed, str) and _FRACTION.fullmatch(signed) and spell_number(float(signed)) == signed:
+        return float(signed)
+    return signed
 
 
 def fraction(text: str, name: str) -> float:

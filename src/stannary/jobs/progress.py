@@ -6,7 +6,7 @@
 Rules:
 1. The market's clock measures, on the reports' arrival; a node only says how far it is.
 2. A step takes what was measured, so a lease may go on for SLACK times what is left, and need not be heard of for
-   SLACK steps. It ends at its limit all the same: the job's wall_s, and FIRST_STEP_S for the start.
+   SLACK steps. It ends at its limit all the same: the job's wall_s, and START_S for the start.
 3. Steps never go back: a report that says less than an earlier one is only a sign of life.
 4. A job's step time is the median over its leases, so that one node alone neither hurries nor holds the others.
 
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 
-FIRST_STEP_S = 600.0  # installing, loading, and two steps run twice (agent/holdings.py PREPARE_WALL_S)
+FIRST_STEP_S = 600.0  # a step of ten minutes, or an installation of that length
+START_S = 1200.0  # loading and checking a recipe: six steps (agent/holdings.py PREPARE_WALL_S)
 SLACK = 3.0  # a busy machine takes so many times what it took at first (measured: 2 cores, 8 tenants)
 COMPUTE = "compute"
 

@@ -19,7 +19,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -90,6 +90,11 @@ class Stored(Mapping[str, Tensor]):
     def described(self) -> dict[str, Described]:
         """Dtype and shape by name."""
         return {name: (span.dtype, span.shape) for name, span in self._spans.items()}
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Leave tensors out, as though they were not in the file."""
+        for name in names:
+            del self._spans[name]
 
     def __getitem__(self, name: str) -> Tensor:
         span = self._spans[name]

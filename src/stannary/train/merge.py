@@ -79,8 +79,10 @@ def run_merge(
     ]
     outer, states = _step(weights, supports, inputs.outer, settings, recording)
     metrics = recipe_.evaluate(model) if recording.evaluate else {}
+    aliases = recipe.aliases_of(model) if assignment.round == settings.rounds - 1 else {}
+    theta = _taken(weights, aliases, {"recipe": canonical.encode(settings.options).decode()})
     return RoundResult(
-        outputs={THETA: _taken(weights, {"recipe": canonical.encode(settings.options).decode()}), OUTER: outer},
+        outputs={THETA: theta, OUTER: outer},
         states=states,
         metrics={name: decimal(value) for name, value in metrics.items()},
         num_steps=assignment.num_steps,
@@ -157,12 +159,15 @@ def _step(
     return written.finish(), {count: encoder.finish() for count, encoder in sums.items()}
 
 
-def _taken(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return weights as bytes, giving each tensor's memory up once it is written."""
-    encoder = checkpoint.Encoder(checkpoint.describe(weights), metadata)
-    for name in sorted(weights):
-        encoder.add(name, weights[name])
-        weights[name].data = torch.empty(0)
+def _taken(weights: Mapping[str, Tensor], aliases: Mapping[str, str], metadata: Mapping[str, str]) -> bytes:
+    """Return weights as bytes, tied ones under each of their names, giving up their memory as they are written."""
+    source = {**{name: name for name in weights}, **aliases}
+    encoder = checkpoint.Encoder(checkpoint.describe({name: weights[own] for name, own in source.items()}), metadata)
+    tied = set(aliases.values())
+    for name in sorted(source):
+        encoder.add(name, weights[source[name]])
+        if source[name] not in tied:
+            weights[source[name]].data = torch.empty(0)
     return encoder.finish()
 
 

@@ -7,9 +7,12 @@ import anything of ours (examples/nanogpt turns somebody's own loop into one in 
 Rules:
 1. A round is a function of the weights alone: persistent buffers (running statistics) are refused,
    since they would be state that no contribution carries. Constant buffers are `persistent=False`.
-2. Weights are fp32, named by `named_parameters()`, tied ones once.
-3. Randomness inside `loss` comes from torch's, Python's or numpy's global generators, which are
-   seeded from the public step seed before each step; anything else is found by `determinism.py`.
+2. Weights are fp32, named by `named_parameters()`, tied ones once; only the last merge writes a tied weight under
+   each of its names, so that the result loads with `strict=True`.
+3. Randomness comes from torch's, Python's or numpy's global generators. They are seeded before the recipe's file
+   is run, before a model is built and before each step, from public seeds; anything else is found by `determinism.py`.
+4. A recipe that lacks a member, or whose member gives something else than is promised, is refused before any lane
+   works (`check`).
 
 Loading a recipe runs the buyer's code: only the worker inside the sandbox does it, never the market.
 """
@@ -17,6 +20,7 @@ Loading a recipe runs the buyer's code: only the worker inside the sandbox does 
 from __future__ import annotations
 
 import importlib.util
+import numbers
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +32,12 @@ from torch import Tensor, nn
 
 from stannary.errors import FormatError, SpecError
 from stannary.formats import jobspec
-from stannary.formats.canonical import Json
+from stannary.formats.training import Options, read_options
 from stannary.train import checkpoint, data
 
 INIT_STEP = 2**53  # no inner step has this index: the seed of theta_0 is that of no step
+FACTORY_STEP = INIT_STEP + 1  # nor this one: the seed of what the recipe's file does when it is run
+MAX_METRICS = 8  # formats/bounds.py: what a contribution may carry
 
 
 class Recipe(Protocol):
@@ -55,7 +61,15 @@ class Recipe(Protocol):
         """Return held-out measures, e.g. {"heldout_bits_per_byte": 2.3}; {} if there are none."""
 
 
-Factory = Callable[[Mapping[str, Json], Mapping[str, Path]], Recipe]
+SIGNATURES = {
+    "build": "def build(self): return a freshly made torch.nn.Module",
+    "loss": "def loss(self, model, examples): return the mean loss over the examples as a scalar tensor",
+    "evaluate": "def evaluate(self, model): return {} or held-out measures by name",
+}
+
+OWN_OPTIMIZER = ("configure_optimizers", "make_optimizer", "optimizer", "training_step")
+
+Factory = Callable[[Options, Mapping[str, Path]], Recipe]
 
 
 def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) -> Recipe:
@@ -69,6 +83,7 @@ def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) ->
         raise SpecError("recipe.entry names no file of the work directory", why=settings.file)
     if str(workdir) not in sys.path:
         sys.path.insert(0, str(workdir))  # the recipe may be split over several files
+    seed_everything(data.step_seed(settings.seed, FACTORY_STEP, 0))
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise SpecError("recipe.entry is not a Python file", why=settings.file)
@@ -78,7 +93,54 @@ def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) ->
     factory = getattr(module, settings.attribute, None)
     if not callable(factory):
         raise SpecError("recipe.entry names no callable", why=settings.entry, hint="def recipe(options, inputs): ...")
-    return cast(Factory, factory)(settings.options, inputs)
+    made = cast(Factory, factory)(read_options(settings.options), dict(inputs))
+    check(made)
+    return made
+
+
+def check(recipe: Recipe) -> None:
+    """Check that a recipe has every member of `Recipe`, of the right kind.
+
+    Raises:
+        SpecError: naming the member and what it is instead.
+    """
+    for name in ("build", "loss", "evaluate"):
+        if not callable(getattr(recipe, name, None)):
+            found = "missing" if not hasattr(recipe, name) else f"a {type(getattr(recipe, name)).__name__}"
+            raise SpecError(f"recipe has no method {name}", why=found, hint=SIGNATURES[name])
+    for name in OWN_OPTIMIZER:
+        if hasattr(recipe, name):  # trained by another one than its author thinks, it would only look slow
+            raise SpecError(
+                "recipe brings an optimizer of its own",
+                why=f"it has a member {name}",
+                hint="remove it and choose by recipe.training: optimizer muon or adamw, rates, batch_size, and "
+                "microbatch_size for accumulated gradients",
+            )
+    for name in ("num_examples", "tokens_per_example"):
+        value = getattr(recipe, name, None)
+        if type(value) is not int or value < 1:
+            raise SpecError(
+                f"recipe.{name} is not a whole number from 1 on", why=f"{value!r:.80}", hint=f"set self.{name} = ..."
+            )
+
+
+def check_measures(recipe: Recipe, model: nn.Module) -> None:
+    """Check that `evaluate` gives named numbers for a model nobody trained yet.
+
+    Raises:
+        SpecError: no mapping, too many, a name that is no text or a value that is no number.
+    """
+    with torch.no_grad():
+        measures: object = recipe.evaluate(model)
+    hint = 'return {"heldout_loss": float(...)}, or {} where there is nothing to measure'
+    if not isinstance(measures, Mapping):
+        raise SpecError("recipe.evaluate returns no mapping", why=type(measures).__name__, hint=hint)
+    if len(measures) > MAX_METRICS:
+        raise SpecError("recipe.evaluate returns too many measures", why=f"{len(measures)}, limit {MAX_METRICS}")
+    for name, value in measures.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, numbers.Real):
+            why = f"{name!r:.60}: {type(value).__name__}"
+            raise SpecError("recipe.evaluate returns something that is no named number", why=why, hint=hint)
 
 
 def build(recipe: Recipe, settings: jobspec.Recipe, theta: checkpoint.Source | None) -> nn.Module:
@@ -90,10 +152,42 @@ def build(recipe: Recipe, settings: jobspec.Recipe, theta: checkpoint.Source | N
     """
     seed_everything(data.step_seed(settings.seed, INIT_STEP, 0))
     model = recipe.build()
+    if not isinstance(model, nn.Module):
+        raise SpecError("recipe.build returns no torch.nn.Module", why=type(model).__name__, hint=SIGNATURES["build"])
     weights = weights_of(model)
     if theta is not None:
-        assign(weights, checkpoint.Stored(theta))
+        assign(weights, _without(checkpoint.Stored(theta), aliases_of(model)))
     return model
+
+
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Return the further names of tied weights, each with the name the weight has in `weights_of`."""
+    first = {id(weight): name for name, weight in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(weight)] for name, weight in named if first[id(weight)] != name}
+
+
+def _without(stored: checkpoint.Stored, aliases: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Return a result's weights, each once: what a strict load wants twice says the same."""
+    stored.forget(set(aliases) & set(stored))
+    return stored
+
+
+def loss_of(recipe: Recipe, model: nn.Module, examples: Sequence[int]) -> Tensor:
+    """Return the loss of examples, checked to be one that can be trained on.
+
+    Raises:
+        SpecError: no tensor, not a scalar, or one that depends on no weight.
+    """
+    loss = recipe.loss(model, examples)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        found = f"a tensor of {list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise SpecError("recipe.loss returns no scalar", why=found, hint=SIGNATURES["loss"])
+    if not loss.requires_grad:
+        raise SpecError(
+            "recipe.loss depends on no weight", why="it has no gradient", hint="do not detach it, nor use no_grad"
+        )
+    return loss.reshape(())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -103,7 +197,8 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
         raise SpecError(
             "recipe has persistent buffers",
             why=", ".join(sorted(buffers))[:200],
-            hint="register constants with persistent=False; running statistics cannot travel with a round",
+            hint="register constants with persistent=False; for running statistics use GroupNorm or LayerNorm, or "
+            "BatchNorm with track_running_stats=False",
         )
     weights = dict(model.named_parameters())
     for name, weight in weights.items():

@@ -131,7 +131,7 @@ def accumulate(recipe_: Recipe, model: nn.Module, settings: jobspec.Recipe, *, s
     total = 0.0
     for begin in range(0, len(examples), training.microbatch_size):
         part = examples[begin : begin + training.microbatch_size]
-        loss: Tensor = recipe_.loss(model, part) * (len(part) / len(examples))
+        loss: Tensor = recipe.loss_of(recipe_, model, part) * (len(part) / len(examples))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
         total += float(loss.detach())
     return total

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.errors import FormatError, SpecError, StannaryError
-from stannary.formats import canonical, jobfile, jobspec
+from stannary.formats import canonical, jobfile, jobspec, training
 from stannary.formats.digest import digest
 from stannary.formats.jobspec import Input
 from stannary.formats.workdir import Entry
@@ -190,12 +190,14 @@ class TestWords:
         assert caught.value.what.startswith(path)
         assert observed in caught.value.why
 
-    def test_fractions_in_options_are_asked_for_as_strings(self):
-        """What is signed holds no binary fractions; the hint shows the spelling."""
-        recipe = {**HELLO["recipe"], "options": {"lr": 0.02}}
-        with pytest.raises(SpecError, match=r"recipe\.options\.lr") as caught:
-            jobfile.parse({**HELLO, "recipe": recipe})
-        assert '"0.02"' in caught.value.hint
+    def test_fractions_in_options_are_signed_as_their_shortest_text(self):
+        """What is signed holds no binary fractions; what the recipe gets are numbers again."""
+        options = {"dropout": 0.1, "nested": [{"eps": 1e-5}, 3.0, -2.5e300], "word": "v1.1", "n": 3, "on": True}
+        signed = resolved(recipe={**HELLO["recipe"], "options": options}).recipe.options
+        assert signed["dropout"] == "0.1"
+        assert training.read_options(signed) == options
+        with pytest.raises(SpecError, match=r"recipe\.options\.lr"):
+            jobfile.parse({**HELLO, "recipe": {**HELLO["recipe"], "options": {"lr": float("nan")}}})
 
     def test_one_tenth_means_one_tenth(self):
         """Decimal spellings are kept exactly."""

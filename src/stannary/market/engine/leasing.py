@@ -23,7 +23,7 @@ from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Role, Verdict
-from stannary.jobs.progress import FIRST_STEP_S, Progress
+from stannary.jobs.progress import START_S, Progress
 from stannary.jobs.rounds import Pace, deadline_s
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
@@ -189,7 +189,7 @@ def _is_over(connection: Connection, world: World, late: Lateness, lease: LeaseR
     if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
         return False
     reported, frame = late.progress.get(lease.lease), late.frames.get(lease.job)
-    if reported is None or frame is None or waited_ms >= 1000 * (frame.spec.resources.wall_s + FIRST_STEP_S):
+    if reported is None or frame is None or waited_ms >= 1000 * (frame.spec.resources.wall_s + START_S):
         return True
     return world.now_ms / 1000 >= reported.allowed_until_s(tasks.get(connection, lease.task).num_steps)
 
