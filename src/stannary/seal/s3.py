@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 SIGNATURE_LIFE = timedelta(minutes=15)  # longer than any object may take (MIN_BYTES_PER_S)
 REQUEST_TIMEOUT = "60s"  # obstore's own requests are small: list, head
-RETRY_TIMEOUT = timedelta(seconds=30)  # of those requests together; its own default is three minutes of silence
-RETRIES = 4
 PAUSE_S = 0.5  # after the first failed attempt
 KEYS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; elsewhere than AWS also AWS_ENDPOINT_URL and AWS_REGION"
 
@@ -54,7 +52,7 @@ class S3Store:
         self._pause = pause or threading.Event().wait
         self._stall_s = stall_s
         options: ClientConfig = {"timeout": REQUEST_TIMEOUT, "connect_timeout": "10s", "allow_http": True}
-        retry: RetryConfig = {"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT}
+        retry: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(0)}  # patience.py is the one that asks again
         prefix = parts.path.strip("/") or None
         try:
             self._bucket = Bucket(parts.netloc, prefix=prefix, client_options=options, retry_config=retry)

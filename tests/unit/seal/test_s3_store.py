@@ -13,6 +13,10 @@ from stannary.seal.patience import ATTEMPTS, PATIENCE_S
 from stannary.seal.s3 import S3Store
 from stannary.seal.source import Busy, SourceFailure
 
+LISTING = b"""<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>models</Name><KeyCount>1</KeyCount>
+<IsTruncated>false</IsTruncated><Contents><Key>sealed/head/aa</Key><LastModified>2026-11-30T00:00:00.000Z</LastModified>
+<ETag>"x"</ETag><Size>1</Size></Contents></ListBucketResult>"""
+
 
 class Bucket(ThreadingHTTPServer):
     """Answers each put with the next of `answers`: a status, or 0 for a connection that breaks."""
@@ -44,13 +48,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.objects[self.path.partition("?")[0]] = data
         self.answer(status)
 
+    def do_GET(self) -> None:
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        self.answer(status, body=LISTING if status == 200 else b"")
+
     def do_HEAD(self) -> None:
         status = self.server.answers.pop(0) if self.server.answers else 200
         self.answer(status, length=len(self.server.objects.get(self.path.partition("?")[0], b"")))
 
-    def answer(self, status: int, *, length: int = 0) -> None:
+    def answer(self, status: int, *, length: int = 0, body: bytes = b"") -> None:
         """Answer, a busy server with what it says of it."""
-        body = self.server.body if status >= 400 and self.command != "HEAD" else b""
+        body = self.server.body if status >= 400 and self.command != "HEAD" else body
         self.send_response(status)
         self.send_header("Content-Length", str(length or len(body)))
         if self.server.retry_after and status >= 400:
@@ -137,7 +145,7 @@ def test_a_busy_bucket_is_waited_for(bucket: Bucket, status: int, body: bytes) -
 
 
 def test_what_a_busy_bucket_holds_is_asked_patiently(bucket: Bucket) -> None:
-    """Length and presence of an object are told by a bucket that was busy a moment ago."""
+    """Length, presence and names of objects are told by a bucket that was busy a moment ago."""
     bucket.objects["/models/sealed/b3/x"] = bytes(70)
     bucket.answers = [503, 429]
     pauses: list[float] = []
@@ -145,6 +153,10 @@ def test_what_a_busy_bucket_holds_is_asked_patiently(bucket: Bucket) -> None:
     assert len(pauses) == 2
     bucket.answers = [404]
     assert store(pauses).size("b3/y") is None
+    pauses.clear()
+    bucket.answers, bucket.body = [503, 503], b"<Error><Code>SlowDown</Code></Error>"
+    assert store(pauses).list("head") == ["head/aa"]
+    assert len(pauses) == 2
 
 
 @pytest.mark.parametrize(
