@@ -35,6 +35,8 @@ ANSWER_TIMEOUT_S = 30.0  # beyond the wait a long poll asks for
 RETRY_DELAYS_S = (0.2, 0.6, 1.5)
 RETRIED_STATUS = frozenset({429, 502, 503, 504})
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a page of 1,000 events or a receipt; blobs are streamed instead
+MAX_WHOLE_BYTES = 128 * 1024 * 1024  # the largest answer anybody asks for whole: a receipt (sdk/client.py)
+IS_BLOB = "stannary.blob"  # marks a request whose answer is streamed
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Params = Mapping[str, str | int | float]
@@ -61,6 +63,8 @@ class Connection:
             verify=_trust(self.url, tls_fingerprint),
             trust_env=False,  # a proxy of the environment would see API tokens sent to loopback
         )
+        self._http.headers["Accept-Encoding"] = "identity"  # a few bytes that unpack into gigabytes are never asked for
+        self._http.event_hooks = {"response": [_bound]}
 
     def __enter__(self) -> Connection:
         return self
@@ -121,7 +125,7 @@ class Connection:
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:
         """GET a body in chunks."""
         try:
-            with self._http.stream("GET", path) as answer:
+            with self._http.stream("GET", path, extensions={IS_BLOB: True}) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                     self._raise_for(answer)
@@ -177,6 +181,39 @@ class Connection:
             why=f"{type(err).__name__}: {err}"[:300],
             hint="stannary market status",
         )
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """The bytes of an answer, up to a limit: a market that never stops sending takes no memory for it."""
+
+    def __init__(self, inner: Iterable[bytes], limit_bytes: int) -> None:
+        self._inner = inner
+        self._limit_bytes = limit_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        num_bytes = 0
+        for chunk in self._inner:
+            num_bytes += len(chunk)
+            if num_bytes > self._limit_bytes:
+                raise LimitExceeded(
+                    "the answer is too large",
+                    why=f"over {self._limit_bytes:,} bytes",
+                    hint="stannary market status; what answers may not be the market",
+                )
+            yield chunk
+
+    def close(self) -> None:
+        if isinstance(self._inner, httpx2.SyncByteStream):
+            self._inner.close()
+
+
+def _bound(answer: httpx2.Response) -> None:
+    """Let no more of an answer be read than may be wanted of it (a hook: the head is here, the body is not)."""
+    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.foreign(answer.status_code, b"compressed, which was not asked for")
+    is_blob = bool(answer.request.extensions.get(IS_BLOB)) and answer.status_code < 400
+    if isinstance(answer.stream, httpx2.SyncByteStream):
+        answer.stream = _Bounded(answer.stream, limits.MAX_BLOB_BYTES if is_blob else MAX_WHOLE_BYTES)
 
 
 def _query(params: Params | None) -> dict[str, str] | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from stannary import files
-from stannary.errors import AuthError, ConflictError, MarketUnreachable, ServiceError, UsageError
+from stannary.errors import AuthError, ConflictError, LimitExceeded, MarketUnreachable, ServiceError, UsageError
+from stannary.wire import connection as connections
 from stannary.wire import errors
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
@@ -155,3 +158,58 @@ def test_a_proxy_of_the_environment_is_not_used(server, monkeypatch):
     with Connection(f"http://127.0.0.1:{server.server_port}", token=files.Secret("stk_x")) as connection:
         assert connection.send("GET", "/").content == b"ok"
     assert server.seen[0][2] == "Bearer stk_x"
+
+
+@pytest.fixture
+def endless():
+    """A server whose answers never end; it says how much it got rid of."""
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(int(self.path.rpartition("/")[2]))
+            self.end_headers()
+            self.server.sent = 0
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(65_536))
+                    self.server.sent += 65_536
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_without_end_takes_no_memory(endless, monkeypatch, status):
+    """Whole answers and error bodies are cut off at their limit, not read to the end first."""
+    monkeypatch.setattr(connections, "MAX_WHOLE_BYTES", 1_000_000)
+    url = f"http://127.0.0.1:{endless.server_port}"
+    with Connection(url, sleep=lambda _: None) as connection, pytest.raises(LimitExceeded, match="too large"):
+        connection.get_bytes(f"/v1/{status}")
+    assert endless.sent < 20_000_000  # what the sockets' buffers swallow on the way
+
+
+def test_a_blob_without_end_is_cut_off(endless, monkeypatch):
+    """A streamed blob ends at the largest size a blob may have."""
+    monkeypatch.setattr(connections.limits, "MAX_BLOB_BYTES", 3_000_000)
+    url = f"http://127.0.0.1:{endless.server_port}"
+    with (
+        Connection(url, sleep=lambda _: None) as connection,
+        pytest.raises(LimitExceeded),
+        connection.stream("/v1/200") as chunks,
+    ):
+        assert sum(map(len, chunks)) <= 3_000_000
+
+
+def test_a_compressed_answer_is_not_unpacked(server, connection):
+    """Nobody asked for compression: what comes so is foreign, and never unpacked."""
+    server.script = [(200, gzip.compress(bytes(1_000_000)), {"Content-Encoding": "gzip"})]
+    with pytest.raises(ServiceError):
+        connection.get_bytes("/v1/x")
