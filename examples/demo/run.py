@@ -2,7 +2,7 @@
 
     make demo      or      python examples/demo/run.py
 
-A private market is started beside any other of yours (data directory `demo/`), the job of
+A private market is started beside any other of yours (data directory `demo/`, no profile), the job of
 `examples/demo/job.yaml` is run on it, one honest node is killed with SIGKILL in mid-round, and
 `liar.py` skips work. The market is stopped at the end; the receipt verifies without it.
 """
@@ -22,9 +22,10 @@ from stannary.cli.output import Output
 from stannary.errors import StannaryError
 from stannary.formats import canonical
 from stannary.formats.quantity import dollars
-from stannary.sdk import profile, submit
+from stannary.sdk import submit
 from stannary.sdk.client import Client, Turn
 from stannary.sdk.local import LocalMarket, NodePlan
+from stannary.sdk.profile import Profile
 from stannary.wire.buyer import JobView
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +79,7 @@ def main() -> int:
     market = LocalMarket(root / name, name=f"{name}.market", timing=TIMING)
     try:
         out.say("Starting a private market with six nodes of five operators on this machine ...")
-        known = market.ensure(NODES, profile=name)
+        used = market.ensure(NODES, profile="")
         for plan in NODES:
             words = (
                 "  (it will cheat)" if plan.module == LIAR else "  (it will be killed)" if plan.name == DOOMED else ""
@@ -87,15 +88,15 @@ def main() -> int:
             out.say(f"  node   {_node_id(market, plan.name)}  {plan.name:<8}{plan.operator:<10}{price}{words}")
         out.say("  a node not heard of for 30 s is lost here (120 s by default)")
         out.say("  every node: tier T0, software evidence, NOT hardware-attested")
-        with Client.open(profile.resolve(name)) as client:
-            view = _run(client, known, Drama(market, out), out)
+        with Client.open(used) as client:
+            view = _run(client, used.profile, Drama(market, out), out)
             return ending.conclude(client, view, out, keeps_results=False)
     finally:
         market.stop()
         out.say("The demo's market is stopped.")
 
 
-def _run(client: Client, known: profile.Profile, drama: Drama, out: Output) -> JobView:
+def _run(client: Client, known: Profile, drama: Drama, out: Output) -> JobView:
     prepared = submit.prepare(HERE / "job.yaml", submit.Overrides())
     submit.upload(client, prepared, lambda _: None)
     view = submit.submit(client, prepared.spec, known, buyer.root())
@@ -119,6 +120,7 @@ def _forget_old(root: Path) -> None:
     """Remove what earlier demos left, unless one still runs."""
     for place in sorted(root.glob("demo-*")):
         if not LocalMarket(place).register.all():
+            LocalMarket(place).stop()  # a broker may wait for a market that was killed
             shutil.rmtree(place)
 
 

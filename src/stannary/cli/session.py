@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from stannary.cli.command import output, profile_flag
-from stannary.errors import StannaryError, UsageError
-from stannary.sdk import brokers, profile
+from stannary.errors import MarketUnreachable, StannaryError, UsageError
+from stannary.sdk import brokers, local, profile
 from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
@@ -44,6 +44,16 @@ def _make_sure(used: Settings) -> None:
         return
     if is_new:
         output().say(f"broker started, pid {started.pid}: {brokers.PURPOSE}")
+
+
+def way_back(err: MarketUnreachable, flag: str | None) -> str:
+    """Return the command that helps where a market gives no answer: one of ours is started, another is looked at."""
+    try:
+        market = profile.resolve(flag).profile
+    except StannaryError:
+        return err.hint
+    is_this = bool(market.url) and market.url in err.what
+    return "stannary market start" if is_this and local.of_profile(market) is not None else err.hint
 
 
 def job_id(text: str) -> str:

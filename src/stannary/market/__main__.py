@@ -17,25 +17,26 @@ LOG_FILE = "market.log"
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and serve."""
     options = _parser().parse_args(arguments)
-    settings = Settings(
-        directory=options.dir.resolve(),
-        name=options.name,
-        host=options.host,
-        port=options.port,
-        profile=Profile(options.profile),
-        witness=not options.no_witness,
-        timing=_timing(options.timing),
-    )
     try:
+        # here, not above: --help must not import a server
+        from stannary.market import identity, server
+
+        directory = options.dir.resolve()
+        settings = Settings(
+            directory=directory,
+            name=identity.name_of(directory, options.name),
+            host=options.host,
+            port=options.port,
+            profile=Profile(options.profile),
+            witness=not options.no_witness,
+            timing=_timing(options.timing),
+        )
         settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         logging.basicConfig(
             filename=settings.directory / LOG_FILE,
             level=logging.INFO,
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
         )
-        # here, not above: --help must not import a server
-        from stannary.market import server
-
         server.run(settings)
     except StannaryError as err:
         sys.stderr.write(err.diagnostics() + "\n")
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--dir", type=Path, required=True, help="database, log, blobs and keys live here")
     serve.add_argument("--host", default="127.0.0.1", help="any other than loopback is served by TLS")
     serve.add_argument("--port", type=int, default=0, help="0: that of the last start, any free one the first time")
-    serve.add_argument("--name", default="local.market", help="the market's name and the log's origin")
+    serve.add_argument("--name", default="", help="the market's name and the log's origin (default: one of its own)")
     serve.add_argument("--profile", choices=[item.value for item in Profile], default=Profile.LOCAL.value)
     serve.add_argument("--no-witness", action="store_true", help="start no witness process beside the market")
     serve.add_argument(

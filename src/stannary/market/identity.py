@@ -26,11 +26,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from stannary import files
-from stannary.errors import EnvironmentProblem
+from stannary.errors import EnvironmentProblem, UsageError
 from stannary.formats import dsse, note
 from stannary.wire.card import CARD_FILE, Card
 
 KEY_FILE = "key"
+NAME_FILE = "name"
+FORMER_NAME = "local.market"  # of every market made before names were kept
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 TLS_KEY_FILE, TLS_CERT_FILE = "tls.key", "tls.crt"
 PUBLIC_MODE = 0o644  # of what holds no secret
@@ -60,6 +62,27 @@ class Identity:
         return dsse.key_id(self.public)
 
 
+def name_of(directory: Path, wanted: str) -> str:
+    """Return the market's name, as kept in `directory` by `load`; one of its own where none was ever given.
+
+    Two markets of one name cannot both be pinned, and a key has one name only: it is part of what the log signs.
+
+    Raises:
+        UsageError: the market has another name than `wanted`.
+    """
+    path = directory / NAME_FILE
+    kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    if not kept and not wanted and (directory / KEY_FILE).exists():
+        kept = FORMER_NAME
+    if kept and wanted and kept != wanted:
+        raise UsageError(
+            "a market cannot change its name",
+            why=f"{directory} holds {kept:.80}, not {wanted:.80}",
+            hint=f"--name {kept:.80}, or another --dir",
+        )
+    return kept or wanted or f"market-{secrets.token_hex(4)}.local"
+
+
 def load(directory: Path, name: str) -> Identity:
     """Return the identity kept in `directory`, made on first use."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,6 +92,8 @@ def load(directory: Path, name: str) -> Identity:
         raise EnvironmentProblem("the market's key file holds another kind of key", why=f"{directory / KEY_FILE}")
     token = _secret_file(directory / ADMIN_TOKEN_FILE, f"sta_{secrets.token_urlsafe(32)}\n".encode)
     vkey = note.format_vkey(name, dsse.public_bytes(key))
+    if not (directory / NAME_FILE).exists():
+        files.replace(directory / NAME_FILE, f"{name}\n".encode(), mode=PUBLIC_MODE)
     return Identity(name, key, vkey, token.decode("ascii").strip())
 
 

@@ -113,6 +113,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 engine_class=bounds.shown(row.engine_class),
                 state=exchange.roster.presence(row.node, exchange.clock.now()).value,
                 revoked=row.revoked_at_ms is not None,
+                convicted=row.convicted_at_ms is not None,
                 last_seen_at=rfc3339.spell(seen) if seen is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),

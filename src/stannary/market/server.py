@@ -212,6 +212,7 @@ def _announce(directory: Path, exchange: Exchange) -> None:
     identity.write_card(directory, card)
     sys.stdout.write(card.line() + "\n")
     sys.stdout.flush()
+    sys.stderr.write(f"buyers add this market by:  {card.add_command()}\n")
 
 
 def run(settings: Settings) -> None:

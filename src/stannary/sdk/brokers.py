@@ -168,7 +168,8 @@ class Keeper:
             self._deaths += 1
             if self._deaths >= QUICK_DEATHS:
                 self._deaths, self._retry_at = 0, now + RETRY_S
-                return f"  ! broker     ends as soon as it starts: {self._last_words()}; next try in {RETRY_S:.0f} s"
+                why = Register(self._directory).last_words(BROKER)
+                return f"  ! broker     ends as soon as it starts: {why}; next try in {RETRY_S:.0f} s"
         try:
             started, is_new = ensure(self._settings, self._directory)
         except StannaryError as err:
@@ -178,11 +179,6 @@ class Keeper:
         if before is None:
             return f"  broker     pid {started.pid} {PURPOSE}"
         return f"  ! broker     pid {before.pid} was gone; {'started again' if is_new else 'now'} as pid {started.pid}"
-
-    def _last_words(self) -> str:
-        lines = Register(self._directory).log_tail(BROKER).splitlines() or ["no output"]
-        why = next((line.strip() for line in reversed(lines) if line.startswith("  why")), lines[-1])
-        return why[:200]
 
 
 def _fingerprint(settings: Settings) -> str:

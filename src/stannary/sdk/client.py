@@ -253,9 +253,9 @@ class Operator:
         """Return all nodes."""
         return self._connection.get(routes.ADMIN_NODES, admin.NodeList)
 
-    def revoke(self, node: str) -> admin.NodeView:
+    def revoke(self, node: str) -> None:
         """Take a node's credential back."""
-        return self._connection.post(routes.node(routes.ADMIN_NODE_REVOKE, node), None, admin.NodeView)
+        self._connection.send("POST", routes.node(routes.ADMIN_NODE_REVOKE, node), content=b"{}")
 
 
 def _steady(file: BinaryIO, digest: Digest, size_bytes: int, name: str) -> Iterator[bytes]:

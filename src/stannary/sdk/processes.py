@@ -74,7 +74,7 @@ class Register:
             except OSError as err:
                 raise EnvironmentProblem(f"cannot start {name}", why=str(err)) from err
         _CHILDREN[process.pid] = process
-        return self.adopt(Started(name, process.pid, _born(process.pid)))
+        return self.adopt(of(name, process.pid))
 
     def adopt(self, started: Started) -> Started:
         """Record a process that runs already, in the place of one of the same name."""
@@ -88,6 +88,12 @@ class Register:
         except OSError:
             return ""
         return data.decode("utf-8", "replace").strip()
+
+    def last_words(self, name: str) -> str:
+        """Return why a process ended, as its log tells: the reason of its last error, else its last line."""
+        lines = self.log_tail(name).splitlines() or ["no output"]
+        why = next((line.strip() for line in reversed(lines) if line.startswith("  why ")), lines[-1])
+        return why.removeprefix("why").strip()[:300]
 
     def stop(self, started: Started, *, patience_s: float) -> None:
         """Ask a process to end, and kill it after `patience_s`."""
@@ -115,9 +121,14 @@ class Register:
         files.replace(self._path, canonical.encode(value))
 
 
+def of(name: str, pid: int) -> Started:
+    """Return the process that has this pid now."""
+    return Started(name, pid, _born(pid))
+
+
 def this(name: str) -> Started:
     """Return this very process."""
-    return Started(name, os.getpid(), _born(os.getpid()))
+    return of(name, os.getpid())
 
 
 def write(path: Path, started: Started) -> None:

@@ -25,7 +25,7 @@ CONFIG_FILE = "config.toml"
 LOCAL = "local"
 MAX_CONFIG_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_FIELDS = ("url", "vkey", "tls_pin")
+_FIELDS = ("url", "vkey", "tls_pin", "directory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Profile:
     vkey: str = ""
     witness_vkeys: tuple[str, ...] = ()
     tls_pin: str = ""
+    directory: str = ""  # of a market of this machine that commands may start again; empty: somebody else's
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,49 @@ def save(path: Path, config: Config) -> None:
 
 
 def store(profile: Profile, token: files.Secret | None, *, make_default: bool) -> None:
-    """Add or replace a profile and its token."""
+    """Add or replace a profile and its token; what says already what it should is not written (a read-only home)."""
     if _NAME.fullmatch(profile.name) is None:
         raise UsageError("not a profile name", why=f"{profile.name!r:.80}")
     path = config_path()
     config = load(path)
-    default = profile.name if make_default or not config.default else config.default
-    save(path, replace(config, profiles={**config.profiles, profile.name: profile}, default=default))
+    wanted = replace(
+        config,
+        profiles={**config.profiles, profile.name: profile},
+        default=profile.name if make_default else config.default,
+    )
+    if wanted != config:
+        save(path, wanted)
     if token is not None:
         files.replace(token_path(profile.name), token.value.encode())
+
+
+def use(name: str) -> Config:
+    """Make a profile the default.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    config = load(config_path())
+    if name not in config.profiles and name != LOCAL:
+        raise _unknown(name, config)
+    changed = replace(config, default=name)
+    save(config_path(), changed)
+    return changed
+
+
+def remove(name: str) -> Profile:
+    """Forget a profile and its token, and return it; a default that is gone is none.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    config = load(config_path())
+    if name not in config.profiles:
+        raise _unknown(name, config)
+    kept = {key: value for key, value in config.profiles.items() if key != name}
+    save(config_path(), replace(config, profiles=kept, default="" if config.default == name else config.default))
+    token_path(name).unlink(missing_ok=True)
+    return config.profiles[name]
 
 
 def token_path(name: str) -> Path:
@@ -155,8 +190,7 @@ def resolve(flag: str | None = None, environment: Mapping[str, str] | None = Non
     )
     profile = config.profiles.get(name)
     if profile is None and name != LOCAL:
-        known = ", ".join(config.profiles) or "none"
-        raise NotFound(f"no profile {name}", why=f"from {origin}; known: {known}", hint="stannary config show")
+        raise _unknown(name, config, origin)
     profile = profile or Profile(LOCAL)
     origins = {"profile": origin}
     source = str(config_path())
@@ -165,11 +199,20 @@ def resolve(flag: str | None = None, environment: Mapping[str, str] | None = Non
     )
     if url != profile.url:
         # Keys and pin belong to the address they were pinned for.
-        profile = replace(profile, url=url, tls_pin="")
+        profile = replace(profile, url=url, tls_pin="", directory="")
     for name in ("vkey", "witness_vkeys", "tls_pin"):
         origins[name] = source if getattr(profile, name) else "not set"
     token, origins["token"] = _token(env, profile.name)
     return Settings(profile, token, token_path(profile.name), origins)
+
+
+def _unknown(name: str, config: Config, origin: str = "") -> NotFound:
+    known = ", ".join(config.profiles) or "none"
+    return NotFound(
+        f"no profile {name:.80}",
+        why=f"from {origin}; known: {known}" if origin else f"known: {known}",
+        hint="stannary market ls",
+    )
 
 
 def _token(env: Mapping[str, str], name: str) -> tuple[files.Secret | None, str]:
@@ -203,8 +246,8 @@ def _profile(name: str, value: object, path: Path) -> Profile:
             why=", ".join((*_FIELDS, "witness_vkeys")),
             hint="put each value in quotes",
         )
-    url, vkey, tls_pin = texts
-    return Profile(name, url, vkey, tuple(witnesses), tls_pin)
+    url, vkey, tls_pin, directory = texts
+    return Profile(name, url, vkey, tuple(witnesses), tls_pin, directory)
 
 
 def _toml(text: str) -> str:

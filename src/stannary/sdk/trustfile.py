@@ -32,8 +32,10 @@ def load() -> TrustStore:
 
 def pin(market: TrustedMarket) -> TrustStore:
     """Add a market to the pinned ones; UsageError if its name is pinned with another key."""
-    store = load().with_market(market)
-    save(store)
+    known = load()
+    store = known.with_market(market)
+    if store != known:  # a configuration that cannot be written is no obstacle to what it says already
+        save(store)
     return store
 
 

@@ -63,6 +63,7 @@ class NodeView(Message):
     engine_class: Name
     state: Word
     revoked: bool
+    convicted: bool
     last_seen_at: Instant | None = None
     leases: Count
     bond_usd_micros: UsdMicros

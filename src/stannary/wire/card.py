@@ -7,6 +7,7 @@ process still runs: a market that was killed leaves its card behind.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +28,13 @@ class Card:
     tls_fingerprint: str
     pid: int
     admin_token_file: str
+
+    def add_command(self) -> str:
+        """Return the line by which a buyer adds this market; it then asks for his API token."""
+        words = ["stannary", "market", "add", self.url, "--key", self.vkey]
+        words += [word for key in self.witness_vkeys for word in ("--witness", key)]
+        words += ["--tls-pin", self.tls_fingerprint] if self.tls_fingerprint else []
+        return shlex.join(words)
 
     def line(self) -> str:
         """Return the card as one JSON line."""

@@ -243,7 +243,9 @@ def _pinned(host: str, port: int, fingerprint: str) -> ssl.SSLContext:
     try:
         pem = ssl.get_server_certificate((host, port), timeout=CONNECT_TIMEOUT_S)
     except OSError as err:
-        raise MarketUnreachable(f"no answer from the market at {host}:{port}", why=str(err)) from err
+        raise MarketUnreachable(
+            f"no answer from the market at {host}:{port}", why=str(err), hint="stannary market status"
+        ) from err
     seen = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
     if seen != fingerprint:
         raise AuthError(

@@ -58,7 +58,7 @@ def test_every_line_of_the_table_is_a_command(table, capsys):
         (["ls"], 2, "stannary run --example hello"),
         (["get", "../../etc"], 2, "stannary ls"),
         (["trust", "rm", "nobody"], 102, "stannary trust ls"),
-        (["--profile", "nobody", "ls"], 102, "config show"),
+        (["--profile", "nobody", "ls"], 102, "stannary market ls"),
         (["node", "run"], 102, "stannary node join"),
         (["node", "join", "snt_x"], 2, "--operator"),
         (["market", "token"], 1, "stannary market serve"),

@@ -1,28 +1,28 @@
-"""`stannary market`: run an exchange, and give out its tokens."""
+"""`stannary market`: run an exchange and give out its tokens. Which markets a buyer uses: market_profiles.py."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from stannary.cli import session
 from stannary.cli.command import command
+from stannary.cli.commands import market_profiles
 from stannary.cli.lazy import LazyGroup
-from stannary.cli.output import Output
-from stannary.errors import MarketUnreachable
-from stannary.files import Secret
+from stannary.cli.output import Output, plain
+from stannary.errors import ConflictError, MarketUnreachable, StannaryError
 from stannary.formats import quantity
-from stannary.sdk import brokers, local, trustfile
+from stannary.sdk import brokers, local, processes
 from stannary.sdk import profile as profiles
-from stannary.sdk.client import Operator
+from stannary.sdk.client import Client, Operator
 from stannary.sdk.local import LocalMarket
-from stannary.sdk.profile import Profile
-from stannary.verify import trust
+from stannary.sdk.profile import Settings
 from stannary.wire.admin import JoinTokenRequest
-from stannary.wire.card import Card, read_card
+from stannary.wire.card import Card
 
 directory_option = click.option(
     "--dir", "directory", type=click.Path(path_type=Path), help="The market's directory (default: the private one)."
@@ -31,7 +31,7 @@ directory_option = click.option(
 
 @click.group(cls=LazyGroup)
 def market() -> None:
-    """Run a market."""
+    """Use markets, or run one."""
 
 
 @command
@@ -39,38 +39,71 @@ def market() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(out: Output, directory: Path | None, arguments: tuple[str, ...]) -> NoReturn:
     """Run a market in the foreground. What follows `--` goes to `python -m stannary.market serve`."""
-    place = directory or local.root()
-    out.say(f"market directory {place}; Ctrl-C stops it")
-    words = [sys.executable, "-m", "stannary.market", "serve", "--dir", str(place), *arguments]
+    place = LocalMarket((directory or local.root()).absolute())
+    if (card := place.card) is not None:
+        hint = f"stannary market stop --dir {place.directory}"
+        raise ConflictError("a market runs here already", why=f"{card.url}, pid {card.pid}", hint=hint)
+    place.adopt_serving(arguments, processes.this(local.MARKET))  # exec keeps the pid
+    out.say(f"market directory {place.directory}; Ctrl-C stops it")
+    words = [sys.executable, "-P", "-m", "stannary.market", "serve", "--dir", str(place.directory), *arguments]
     # Replacing this process lets signals and the exit code pass as they are.
     os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
 
 
 @command
 @directory_option
+def start(out: Output, directory: Path | None) -> None:
+    """Start a stopped market of this machine again in the background, over the same data."""
+    where = directory or local.of_profile(session.settings().profile) or local.root()
+    place = LocalMarket(where.absolute(), tell=lambda line: out.say(f"  ! {line}"))
+    if place.served_with is not None:
+        card = place.start()
+    else:
+        owner = _owner(place.directory)
+        place.ensure(profile=owner)
+        card = _card(place)
+    out.result({"url": card.url, "name": card.name, "pid": card.pid}, f"market {plain(card.name)} runs at {card.url}")
+
+
+@command
+@directory_option
 def status(out: Output, directory: Path | None) -> None:
-    """Show whether a market runs, and which processes belong to it."""
-    place = LocalMarket(directory or local.root())
-    card = place.card
-    running = place.register.all()
-    running += [found for home in place.broker_homes() if (found := brokers.find(home)) is not None]
-    value = {
-        "url": card.url if card else None,
-        "name": card.name if card else None,
-        "vkey": card.vkey if card else None,
-        "processes": [{"name": item.name, "pid": item.pid} for item in running],
-    }
-    lines = [f"market    {card.url}  {card.name}" if card else "market    not running  (start it: stannary run ...)"]
-    lines += [f"{item.name:<10}pid {item.pid}" for item in running]
+    """Show whether the market in use answers, its processes on this machine, and the broker."""
+    used = session.settings()
+    here = directory or local.of_profile(used.profile)
+    if here is not None:
+        value, lines = _of_directory(LocalMarket(here.absolute()))
+    else:
+        value, lines = _of_address(used)
+    if directory is None:
+        value |= {"profile": used.profile.name, "open_jobs": brokers.open_jobs(used)}
+        lines += [f"profile   {used.profile.name}", f"open jobs {len(value['open_jobs'])}"]
     out.result(value, "\n".join(lines))
 
 
 @command
 @directory_option
 def stop(out: Output, directory: Path | None) -> None:
-    """Stop the private market, its nodes and its broker. Jobs go on when it starts again."""
-    stopped = LocalMarket(directory or local.root()).stop()
+    """Stop a market of this machine, its nodes and its broker. Nothing is deleted; jobs go on when it starts again."""
+    stopped = LocalMarket((directory or local.root()).absolute()).stop()
     out.result({"stopped": stopped}, f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@command
+@directory_option
+def card(out: Output, directory: Path | None) -> None:
+    """Print the line by which a buyer adds this market: its address, key, witness and certificate. It is no secret."""
+    found = _card(LocalMarket((directory or local.root()).absolute()))
+    value = {
+        "url": found.url,
+        "name": found.name,
+        "vkey": found.vkey,
+        "witness_vkeys": list(found.witness_vkeys),
+        "tls_pin": found.tls_fingerprint,
+        "command": found.add_command(),
+    }
+    out.result(value, found.add_command())
+    out.say("It asks for an API token, one for each buyer: stannary market token --name BUYER")
 
 
 @command
@@ -99,39 +132,75 @@ def join_token(out: Output, directory: Path | None, operator_name: str, bond: st
     out.result(answer.model_dump(mode="json"), answer.token)
 
 
-@command
-@click.argument("url")
-@click.option("--key", required=True, help="The market's verifier key, from its operator.")
-@click.option("--witness", "witnesses", multiple=True, metavar="KEY", help="A witness's verifier key.")
-@click.option("--tls-pin", default="", help="SHA-256 of the market's certificate, hex.")
-@click.option("--name", "profile_name", default="default", show_default=True, help="Name of the profile.")
-def add(out: Output, url: str, key: str, witnesses: tuple[str, ...], tls_pin: str, profile_name: str) -> None:
-    """Use a market: pin its key and make it the default. The API token is read from standard input."""
-    pinned = trust.pin(key, witnesses)
-    words = sys.stdin.readline().strip()
-    trustfile.pin(pinned)
-    known = Profile(profile_name, url, key, witnesses, tls_pin)
-    profiles.store(known, Secret(words) if words else None, make_default=True)
-    out.result({"profile": profile_name, "url": url, "market": pinned.name}, f"profile {profile_name}: {url}")
+def _of_directory(place: LocalMarket) -> tuple[dict[str, Any], list[str]]:
+    """Return what is known of a market whose directory is here."""
+    found, running = place.card, place.processes()
+    running += [broker for home in place.broker_homes() if (broker := brokers.find(home)) is not None]
+    value: dict[str, Any] = {
+        "url": found.url if found else None,
+        "name": found.name if found else None,
+        "vkey": found.vkey if found else None,
+        "answers": found is not None,
+        "dir": str(place.directory),
+        "processes": [{"name": item.name, "pid": item.pid} for item in running],
+    }
+    first = f"{found.url}  {plain(found.name)}" if found else f"not running  (start it: {_start_command(place)})"
+    return value, [f"market    {first}", *(f"{item.name:<10}pid {item.pid}" for item in running)]
+
+
+def _of_address(used: Settings) -> tuple[dict[str, Any], list[str]]:
+    """Return what is known of somebody else's market. It never raises: other errors send people here."""
+    market, why = used.profile, ""
+    try:
+        with Client.open(used) as client:
+            next(client.jobs(1), None)
+    except StannaryError as err:
+        why = f"{err.what}: {err.why}"
+    running = brokers.find(brokers.home(used.account))
+    value: dict[str, Any] = {
+        "url": market.url,
+        "name": market.vkey.partition("+")[0] or None,
+        "vkey": market.vkey or None,
+        "answers": not why,
+        "why": why or None,
+        "processes": [{"name": running.name, "pid": running.pid}] if running is not None else [],
+    }
+    lines = [f"market    {market.url}  {'answers' if not why else 'does not answer us'}"]
+    if why:
+        lines += [f"  why     {plain(why)}", "  next    ask its operator, or use another: stannary market ls"]
+    return value, lines + ([f"{running.name:<10}pid {running.pid}"] if running is not None else [])
+
+
+def _owner(directory: Path) -> str:
+    """Return the profile of a private market's directory: local for the default one, none for one without."""
+    for known in profiles.load(profiles.config_path()).profiles.values():
+        if local.of_profile(known) == directory:
+            return known.name
+    return profiles.LOCAL if directory == local.root().absolute() else ""
+
+
+def _start_command(place: LocalMarket) -> str:
+    if place.directory == local.root().absolute():
+        return "stannary market start"
+    return f"stannary market {'start' if place.directory.is_dir() else 'serve'} --dir {place.directory}"
 
 
 def _operator(directory: Path | None) -> Operator:
-    place = LocalMarket(directory or local.root())
+    place = LocalMarket((directory or local.root()).absolute())
     return place.operator(_card(place))
 
 
 def _card(place: LocalMarket) -> Card:
-    card = read_card(place.directory)
-    if card is None:
-        raise MarketUnreachable(
-            "no market runs here", why=f"{place.directory} has no market.json", hint="stannary market serve"
-        )
-    return card
+    found = place.card
+    if found is None:
+        is_known = place.directory.is_dir()
+        why = f"nothing answers for {place.directory}" if is_known else f"{place.directory} does not exist"
+        hint = _start_command(place) if is_known else f"stannary market serve --dir {place.directory}"
+        raise MarketUnreachable("no market runs here", why=why, hint=hint)
+    return found
 
 
-market.add_command(serve)
-market.add_command(status)
-market.add_command(stop)
-market.add_command(token)
-market.add_command(join_token)
-market.add_command(add)
+for item in (serve, start, status, stop, card, token, join_token):
+    market.add_command(item)
+for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):
+    market.add_command(item)

@@ -14,7 +14,7 @@ from stannary.cli.output import Output, plain
 from stannary.errors import ConfirmationRequired, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
-from stannary.sdk import examples, local, profile
+from stannary.sdk import examples, local
 from stannary.sdk import submit as submission
 from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
@@ -150,13 +150,15 @@ def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
 def _market(out: Held) -> Settings:
     """Return settings with a market behind them, starting the private one where none is configured."""
     settings = session.settings()
-    if settings.profile.name != profile.LOCAL or settings.origins["url"].startswith("environment"):
+    directory = local.of_profile(settings.profile)
+    if directory is None or settings.origins["url"].startswith("environment"):
         return settings
-    private = local.LocalMarket(local.root())
+    private = local.LocalMarket(directory, tell=lambda line: out.say(f"  ! {line}"))
     if private.card is None:
-        out.say('No market configured: starting a private one on this machine (profile "local").')
-    known = private.ensure()
-    out.say(f"  market    {known.url}   data {local.root()}")
+        words = "No market configured: starting" if not settings.has_market else "Starting"
+        out.say(f'{words} a private one on this machine (profile "{settings.profile.name}").')
+    known = private.ensure(profile=settings.profile.name).profile
+    out.say(f"  market    {known.url}   data {directory}")
     for item in local.TWO_NODES:
         out.say(f"  node      {item.name}   tier T0 software - NOT hardware-attested")
     return session.settings()
