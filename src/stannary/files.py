@@ -2,7 +2,9 @@
 
 Rules:
 1. Configuration lies in $STANNARY_CONFIG_DIR, data in $STANNARY_DATA_DIR, else where XDG says.
-2. A secret is created 0600 by O_EXCL and never rewritten; one that others can read is refused.
+2. A secret is created 0600 by O_EXCL and never rewritten; one that others can read is refused. A directory of
+   ours is 0700, with every parent made on the way to it; one that is more open is closed, and refused where
+   that cannot be done and others may write in it.
 3. A state file is replaced by rename after fsync: a reader sees the old or the new one, whole, also
    after a power cut.
 """
@@ -64,7 +66,7 @@ def homes() -> tuple[Path, ...]:
 
 def create_secret(path: Path, data: bytes) -> None:
     """Create a secret file; raise FileExistsError if there is one."""
-    make_private_dir(path.parent)
+    _make_dir(path.parent)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -102,7 +104,7 @@ def read_secret(path: Path) -> bytes:
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a state file by rename, durable when this returns."""
-    make_private_dir(path.parent)
+    _make_dir(path.parent)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
@@ -118,7 +120,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a new file piece by piece, durable when this returns; an error of the disk leaves none."""
-    make_private_dir(path.parent)
+    _make_dir(path.parent)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for piece in pieces:
@@ -138,22 +140,53 @@ def tail(path: Path, num_bytes: int) -> bytes:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Make a directory only its owner may enter, and return it."""
+    """Make a directory only its owner may enter, or close one that is more open, and return it."""
+    _make_dir(path)
+    _close(path)
+    return path
+
+
+def _make_dir(path: Path) -> None:
+    """Make a directory and its missing parents, all 0700: `mkdir(parents=True)` leaves the parents to the umask."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [path, *path.parents]
+        missing = missing[: next((at for at, item in enumerate(missing) if item.exists()), len(missing))]
+        for item in reversed(missing):
+            item.mkdir(mode=0o700, exist_ok=True)
+        if not path.is_dir():
+            raise NotADirectoryError(f"{path} is no directory")
     except OSError as err:
         raise EnvironmentProblem("cannot make a directory", why=str(err)) from err
-    return path
+
+
+def _close(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & 0o077:
+        return
+    if mode & stat.S_ISVTX:  # a place that is shared on purpose, such as /tmp
+        raise EnvironmentProblem(
+            "a shared directory cannot be ours", why=f"{path} has mode {mode:o}", hint="choose a directory inside it"
+        )
+    try:
+        path.chmod(mode & 0o700)
+    except OSError as err:
+        if mode & 0o022:  # who may write here may put other keys and pins in the place of ours
+            raise EnvironmentProblem(
+                "a directory of ours is open to others", why=f"{path} has mode {mode:o}", hint=f"chmod 700 {path}"
+            ) from err
 
 
 def _place(variable: str, platform_name: str) -> Path:
     given = os.environ.get(variable, "")
     if given:
-        return Path(given).expanduser()
-    import platformdirs
+        found = Path(given).expanduser()
+    else:
+        import platformdirs
 
-    found = getattr(platformdirs, platform_name)(APP, appauthor=False)
-    return Path(found)
+        found = Path(getattr(platformdirs, platform_name)(APP, appauthor=False))
+    if found.is_dir():
+        _close(found)
+    return found
 
 
 def _sync_dir(path: Path) -> None:

@@ -13,6 +13,8 @@ import click
 
 from stannary.errors import StannaryError, UsageError
 
+STDIN, MAX_TOKEN_CHARS = "-", 4096
+
 
 @click.group()
 def main() -> None:
@@ -33,12 +35,13 @@ def main() -> None:
 @click.option("--find-links", default="", help="A directory or page of wheels for job environments.")
 @click.option("--index-url", default="", help="The package index for job environments.")
 @click.option("--no-index", is_flag=True, help="Take wheels from --find-links only.")
-def join(kernels: tuple[str, ...], members: tuple[str, ...], kind: str, **said: object) -> None:
-    """Join a market with a one-off token."""
+def join(token: str, kernels: tuple[str, ...], members: tuple[str, ...], kind: str, **said: object) -> None:
+    """Join a market with a one-off token; `-` is the first line of standard input, which no other account sees (ps)."""
     from stannary.agent import join as joining
     from stannary.formats.predicates import Member, NodeKind, Tier
 
     application = joining.Application(
+        token=sys.stdin.readline(MAX_TOKEN_CHARS).strip() if token == STDIN else token,
         kind=NodeKind(kind),
         members=tuple(Member(name, Tier.T0) for name in members),
         kernel=dict(_pair(text) for text in kernels),

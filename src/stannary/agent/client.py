@@ -192,7 +192,8 @@ class MarketClient:
             return self._generation
 
     def _open_session(self) -> Secret:
-        with Connection(self.settings.url, tls_fingerprint=self.settings.tls_fingerprint) as link:
+        known = self.settings
+        with Connection(known.url, tls_fingerprint=known.tls_fingerprint, vkey=known.market_vkey) as link:
             try:
                 return self._prove(link)
             except NotFound as err:  # a 404 elsewhere is about a lease; here it is about the node itself
@@ -210,8 +211,8 @@ class MarketClient:
         """Return this thread's connection, made anew for a new session."""
         if getattr(self._local, "generation", -1) != self._generation:
             self.close()
-            url, pin = self.settings.url, self.settings.tls_fingerprint
-            self._local.link = Connection(url, token=self._token, tls_fingerprint=pin)
+            url, pin, vkey = self.settings.url, self.settings.tls_fingerprint, self.settings.market_vkey
+            self._local.link = Connection(url, token=self._token, tls_fingerprint=pin, vkey=vkey)
             self._local.generation = self._generation
         link: Connection = self._local.link
         return link

@@ -2,7 +2,7 @@
 
 Rules:
 1. The market is known by the token: its address, its key, its certificate. A market with another key
-   than the token's is refused before anything is said.
+   than the token's is refused before anything is said; on plain HTTP it proves that it holds it.
 2. The key is made in the node's directory, 0600, and never leaves it.
 3. The join statement names operator, jurisdiction and the digest of the terms; the credential that comes
    back must be the market's, for this key, operator and terms.
@@ -74,7 +74,7 @@ def join(application: Application, tell: Tell) -> NodeSettings:
     engine_class = application.engine_class or measure_engine_class(application.kernel)
     files.make_private_dir(application.directory)
     key = node_settings.create_key(application.directory)
-    with Connection(token.url, tls_fingerprint=token.tls) as link:
+    with Connection(token.url, tls_fingerprint=token.tls, vkey=token.vkey) as link:
         market = _known_market(link, token)
         claim = _claim(application, key, market, engine_class)
         bounds.check(claim, "join")  # before the token is spent on what the market refuses

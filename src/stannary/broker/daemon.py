@@ -140,7 +140,8 @@ class Broker:
 
     def _connected(self) -> Connection:
         used = self._settings
-        return Connection(used.url, token=used.token, tls_fingerprint=used.tls_fingerprint)
+        vkey = used.anchors.market_vkey
+        return Connection(used.url, token=used.token, tls_fingerprint=used.tls_fingerprint, vkey=vkey)
 
 
 def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop: threading.Event) -> None:

@@ -18,7 +18,7 @@ import click
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
 from stannary.cli.registry import COMMANDS
-from stannary.errors import EnvironmentProblem, MarketUnreachable, StannaryError, UsageError
+from stannary.errors import AuthError, EnvironmentProblem, MarketUnreachable, StannaryError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 # Which extra of pyproject.toml brings a package that only some commands need.
@@ -78,7 +78,7 @@ def _out(shared: dict[str, Any]) -> Output:
 def _fail(shared: dict[str, Any], err: StannaryError) -> int:
     if os.environ.get("STANNARY_DEBUG") == "1":
         traceback.print_exception(err)
-    if isinstance(err, MarketUnreachable):
+    if isinstance(err, MarketUnreachable | AuthError):
         # here, not above: the help must not import what reads profiles
         from stannary.cli import session
 

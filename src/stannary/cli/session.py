@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from stannary.cli.command import output, profile_flag
-from stannary.errors import MarketUnreachable, StannaryError, UsageError
+from stannary.errors import StannaryError, UsageError
 from stannary.sdk import brokers, local, profile
 from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
@@ -46,13 +47,15 @@ def _make_sure(used: Settings) -> None:
         output().say(f"broker started, pid {started.pid}: {brokers.PURPOSE}")
 
 
-def way_back(err: MarketUnreachable, flag: str | None) -> str:
-    """Return the command that helps where a market gives no answer: one of ours is started, another is looked at."""
+def way_back(err: StannaryError, flag: str | None) -> str:
+    """Return the command that helps where a market is not there: one of ours is started, another is looked at."""
+    if err.hint != "stannary market status":
+        return err.hint
     try:
         market = profile.resolve(flag).profile
     except StannaryError:
         return err.hint
-    is_this = bool(market.url) and market.url in err.what
+    is_this = bool(market.url) and urlsplit(market.url).netloc in str(err)
     return "stannary market start" if is_this and local.of_profile(market) is not None else err.hint
 
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+from stannary import files
 from stannary.errors import StannaryError
 from stannary.market.settings import Profile, Settings, Timing
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             witness=not options.no_witness,
             timing=_timing(options.timing),
         )
-        settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private_dir(settings.directory)
         logging.basicConfig(
             filename=settings.directory / LOG_FILE,
             level=logging.INFO,

@@ -85,7 +85,7 @@ def name_of(directory: Path, wanted: str) -> str:
 
 def load(directory: Path, name: str) -> Identity:
     """Return the identity kept in `directory`, made on first use."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private_dir(directory)
     raw = _secret_file(directory / KEY_FILE, lambda: _pem(Ed25519PrivateKey.generate()))
     key = serialization.load_pem_private_key(raw, password=None)
     if not isinstance(key, Ed25519PrivateKey):

@@ -20,10 +20,12 @@ from stannary.formats import digest
 from stannary.market import access, http
 from stannary.market.exchange import Exchange
 from stannary.store import blobs
+from stannary.wire import proof as proofs
 from stannary.wire import routes
 
 _TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
 _LEAF = re.compile(r"[0-9a-f]{64}")
+_NONCE = re.compile(r"[0-9a-f]{64}")
 BYTES = "application/octet-stream"
 
 
@@ -39,6 +41,14 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.MARKET)
     async def market() -> Response:
         return http.answer(exchange.info())
+
+    @api.get(routes.MARKET_PROOF)
+    async def prove(request: Request) -> Response:
+        nonce, client, server = request.query_params.get("nonce", ""), request.client, request.scope.get("server")
+        if _NONCE.fullmatch(nonce) is None or client is None or server is None:
+            raise FormatError("not a question for a proof", why=f"nonce {nonce!r:.80}, expected 64 hex digits")
+        owner = exchange.identity
+        return http.answer(proofs.sign(owner.key, owner.vkey, nonce, (client.host, client.port), tuple(server)))
 
     @api.get(routes.CHECKPOINT)
     async def checkpoint() -> Response:

@@ -80,8 +80,8 @@ class Client:
                 why=f"profile {settings.profile.name}, {settings.token_file} does not exist",
                 hint="ask the market's operator for one, then: STANNARY_TOKEN=... stannary ls",
             )
-        pin = settings.profile.tls_pin
-        return cls(Connection(settings.profile.url, token=settings.token, tls_fingerprint=pin))
+        market = settings.profile
+        return cls(Connection(market.url, token=settings.token, tls_fingerprint=market.tls_pin, vkey=market.vkey))
 
     @property
     def url(self) -> str:
@@ -231,8 +231,8 @@ class Client:
 class Operator:
     """What a market's operator may ask of it, by the admin token."""
 
-    def __init__(self, url: str, token: files.Secret, tls_pin: str = "") -> None:
-        self._connection = Connection(url, token=token, tls_fingerprint=tls_pin)
+    def __init__(self, url: str, token: files.Secret, vkey: str, tls_pin: str = "") -> None:
+        self._connection = Connection(url, token=token, tls_fingerprint=tls_pin, vkey=vkey)
 
     def __enter__(self) -> Operator:
         return self

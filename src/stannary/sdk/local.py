@@ -38,7 +38,7 @@ from stannary.sdk.client import Client, Operator
 from stannary.sdk.processes import Register, Started, wait_until
 from stannary.sdk.profile import Profile, Settings
 from stannary.verify import trust
-from stannary.wire import rfc3339, routes
+from stannary.wire import message, rfc3339, routes
 from stannary.wire.admin import JoinTokenRequest
 from stannary.wire.card import CARD_FILE, Card, read_card
 from stannary.wire.connection import Connection
@@ -93,9 +93,12 @@ class LocalMarket:
         card = read_card(self.directory)
         if card is None:
             return None
+        started = self.register.find(MARKET)
+        is_ours = started is not None and started.pid == card.pid  # it may be slow; a stranger is not waited for
         try:
-            with Connection(card.url, tls_fingerprint=card.tls_fingerprint) as connection:
-                return card if connection.get(routes.MARKET, MarketInfo).vkey == card.vkey else None
+            with Connection(card.url, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as connection:
+                answer = connection.send("GET", routes.MARKET, retry=is_ours)
+                return card if message.read(MarketInfo, answer.content).vkey == card.vkey else None
         except StannaryError:
             return None
 
@@ -180,7 +183,7 @@ class LocalMarket:
     def operator(self, card: Card) -> Operator:
         """Return a connection with the operator's rights."""
         token = files.Secret(files.read_secret(Path(card.admin_token_file)).decode("ascii").strip())
-        return Operator(card.url, token, card.tls_fingerprint)
+        return Operator(card.url, token, card.vkey, card.tls_fingerprint)
 
     def _start_market(self) -> Card:
         absent = [name for name in LOCAL_PACKAGES if importlib.util.find_spec(name) is None]
@@ -314,12 +317,12 @@ class LocalMarket:
         with self.operator(card) as operator:
             token = operator.join_token(request).token
         files.make_private_dir(place)
-        arguments = [*plan.module, "join", token, "--dir", str(place), "--operator", plan.operator, "--name", plan.name]
+        arguments = [*plan.module, "join", "-", "--dir", str(place), "--operator", plan.operator, "--name", plan.name]
         arguments += ["--ask", str(plan.ask_usd_micros_per_hour), *plan.flags]
         measured = self._engine_class(plan)
         if measured:
             arguments += ["--engine-class", measured]
-        joining = self.register.start(f"{plan.name}-join", arguments)
+        joining = self.register.start(f"{plan.name}-join", arguments, secret=token)
         wait_until(lambda: not joining.is_alive, JOIN_PATIENCE_S)
         self.register.stop(joining, patience_s=1.0)
         if not (place / NODE_FILE).exists():

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,10 @@ class Register:
         """Return the living process of this name."""
         return next((item for item in self.all() if item.name == name), None)
 
-    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Started:
+    def start(self, name: str, arguments: Sequence[str], *, secret: str = "") -> Started:
         """Start `python -P <arguments>` in its own session, its output in <name>.log, and record it.
 
+        `secret` is the one line on its standard input: its command line is seen by every account.
         -P: a file of the working directory, such as a job's own random.py, is no module of our processes.
         """
         files.make_private_dir(self._directory)
@@ -65,15 +66,18 @@ class Register:
             try:
                 process = subprocess.Popen(  # noqa: S603  our own modules, no shell
                     [sys.executable, "-P", *arguments],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if secret else subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C on the terminal detaches from a job, it kills nothing
-                    env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )
             except OSError as err:
                 raise EnvironmentProblem(f"cannot start {name}", why=str(err)) from err
         _CHILDREN[process.pid] = process
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it ended already; its log says why
+                pipe.write(f"{secret}\n".encode())
         return self.adopt(of(name, process.pid))
 
     def adopt(self, started: Started) -> Started:

@@ -1,8 +1,9 @@
 """One party's connection to a market: HTTPS, errors in our words, retries where they are safe.
 
 Rules:
-1. Plain HTTP goes to loopback only. A pinned certificate is compared before anything is sent, and
-   then is the only trust anchor; certificate checks are never switched off.
+1. Plain HTTP goes to loopback only, and to whoever is there only what anybody may know: with a `vkey` each
+   connection is proved before it is used (proof.py), and a token needs one. A pinned certificate is compared
+   before anything is sent, and then is the only trust anchor; certificate checks are never switched off.
 2. What the market answers with 400 and above is raised as the error it names (wire/errors.py);
    silence is MarketUnreachable with the address and the next command.
 3. Only what may be sent twice is retried: GET, HEAD, PUT of a blob (named by its digest), and POST
@@ -25,7 +26,7 @@ import httpx2
 
 from stannary import files
 from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, UsageError
-from stannary.wire import errors, limits, message
+from stannary.wire import errors, limits, message, proof
 from stannary.wire.message import Message
 
 M = TypeVar("M", bound=Message)
@@ -51,6 +52,7 @@ class Connection:
         *,
         token: files.Secret | None = None,
         tls_fingerprint: str = "",
+        vkey: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
@@ -62,6 +64,7 @@ class Connection:
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             verify=_trust(self.url, tls_fingerprint),
             trust_env=False,  # a proxy of the environment would see API tokens sent to loopback
+            transport=self._transport(token, vkey),
         )
         self._http.headers["Accept-Encoding"] = "identity"  # a few bytes that unpack into gigabytes are never asked for
         self._http.event_hooks = {"response": [_bound]}
@@ -164,6 +167,18 @@ class Connection:
                     return answer
             self._sleep(delay_s)
         raise AssertionError("unreachable: the last delay is None")
+
+    def _transport(self, token: files.Secret | None, vkey: str) -> httpx2.HTTPTransport | None:
+        """Return what proves the market on plain HTTP, None where TLS does or nothing secret is said."""
+        if not self.url.startswith("http://"):
+            return None
+        if token is not None and not vkey:
+            raise UsageError(
+                "no key of this market is pinned",
+                why=f"{self.url} is plain HTTP: a token is shown only to a market that proves its key",
+                hint="stannary market add URL --key KEY",
+            )
+        return proof.transport(vkey) if vkey else None
 
     def _raise_for(self, answer: httpx2.Response, accepted: tuple[int, ...] = ()) -> None:
         if 300 <= answer.status_code < 400:  # never followed: a token is for the address that was pinned

@@ -7,6 +7,7 @@ Ids in paths never hold a slash: a task id travels in bodies only.
 from __future__ import annotations
 
 MARKET = "/v1/market"
+MARKET_PROOF = "/v1/market/proof"
 CHECKPOINT = "/checkpoint"  # C2SP tlog-tiles
 TILE = "/tile/{path:path}"
 LOG_PROOF = "/v1/log/proof/{leaf_hex}"

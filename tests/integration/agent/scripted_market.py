@@ -25,7 +25,7 @@ from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Resources, Trust
 from stannary.formats.predicates import Assignment, Attestation, Credential, Job, Join, Tier
 from stannary.formats.workdir import Entry
 from stannary.wire import errors as wire_errors
-from stannary.wire import join_token, node
+from stannary.wire import join_token, node, proof, routes
 
 FAR = "2099-01-01T00:00:00Z"
 TRUST = Trust(Tier.T0, "local", Privacy.OPEN, Verification.RERUN_COMPARE, 10**6, 600_000, 990_000, (), (), 10**6)
@@ -67,6 +67,9 @@ class ScriptedMarket:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length)
                 try:
+                    if self.path.startswith(routes.MARKET_PROOF):
+                        self.prove()
+                        return
                     refused = market.refuse(self.command, self.path)
                     if refused is not None:
                         raise refused
@@ -78,6 +81,14 @@ class ScriptedMarket:
                 self.end_headers()
                 if self.command != "HEAD" and status != 204:
                     self.wfile.write(answer)
+
+            def prove(self) -> None:
+                nonce = self.path.partition("nonce=")[2]
+                made = proof.sign(market.key, market.vkey, nonce, self.client_address, self.connection.getsockname())
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(made.to_bytes())))
+                self.end_headers()
+                self.wfile.write(made.to_bytes())
 
             do_GET = do_POST = do_PUT = do_HEAD = handle_one  # noqa: N815  the server's own spelling
 

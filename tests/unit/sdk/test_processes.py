@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,28 @@ def test_a_dead_process_is_forgotten(register):
     started = register.start("brief", ["-c", "pass"])
     assert wait_until(lambda: not started.is_alive, 20)
     assert register.find("brief") is None
+
+
+def test_a_secret_is_on_no_command_line(register):
+    """It is the one line of the process's standard input."""
+    program = "import sys; print(sys.stdin.readline().strip()[::-1], flush=True); sys.stdin.read()"
+    started = register.start("told", ["-c", program], secret="snt_secret")
+    command = Path(f"/proc/{started.pid}/cmdline").read_bytes()
+    assert b"secret" not in command
+    assert wait_until(lambda: "terces_tns" in register.log_tail("told"), 20)
+
+
+def test_why_a_process_ended_is_its_last_error(register, tmp_path):
+    """The reason of the last error in its log, not the log's last line; without one, that line."""
+    (tmp_path / "broken.log").write_text("start\nE-X  it failed\n  why   port taken\n  next  do something\n")
+    (tmp_path / "other.log").write_text("Traceback\nValueError: 3\n")
+    assert register.last_words("broken") == "port taken"
+    assert register.last_words("other") == "ValueError: 3"
+    assert register.last_words("none") == "no output"
+
+
+def test_a_record_that_cannot_be_read_finds_nobody(register, tmp_path):
+    """Half a file, or one of something else, is no reason to fail."""
+    for text in ("", "[", '[{"name": 3}]', "{}"):
+        (tmp_path / "processes.json").write_text(text)
+        assert register.all() == []

@@ -5,22 +5,37 @@ from __future__ import annotations
 import contextlib
 import gzip
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
 from stannary.errors import AuthError, ConflictError, LimitExceeded, MarketUnreachable, ServiceError, UsageError
+from stannary.formats import dsse, note
 from stannary.wire import connection as connections
-from stannary.wire import errors
+from stannary.wire import errors, proof, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
+KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
+VKEY = note.format_vkey("test.market", dsse.public_bytes(KEY))
+
 
 class Script(BaseHTTPRequestHandler):
-    """Answers from the server's script and notes what was asked."""
+    """Proves its key, then answers from the server's script and notes what was asked."""
+
+    protocol_version = "HTTP/1.1"
 
     def answer(self):
+        if self.path.startswith(routes.MARKET_PROOF):
+            nonce = self.path.partition("nonce=")[2]
+            made = proof.sign(KEY, VKEY, nonce, self.client_address, self.connection.getsockname()).to_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(made)))
+            self.end_headers()
+            self.wfile.write(made)
+            return
         length = int(self.headers.get("Content-Length") or 0)
         self.server.seen.append((self.command, self.path, self.headers.get("Authorization"), self.rfile.read(length)))
         status, body, *rest = self.server.script.pop(0) if self.server.script else (500, b"")
@@ -40,7 +55,8 @@ class Script(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    server = HTTPServer(("127.0.0.1", 0), Script)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Script)  # kept connections: one thread each
+    server.daemon_threads = True
     server.script, server.seen = [], []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -53,7 +69,7 @@ def server():
 @pytest.fixture
 def connection(server):
     url = f"http://127.0.0.1:{server.server_port}"
-    with Connection(url, token=files.Secret("stk_x"), sleep=lambda _: None) as connection:
+    with Connection(url, token=files.Secret("stk_x"), vkey=VKEY, sleep=lambda _: None) as connection:
         yield connection
 
 
@@ -155,7 +171,8 @@ def test_a_proxy_of_the_environment_is_not_used(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server.script = [(200, b"ok")]
-    with Connection(f"http://127.0.0.1:{server.server_port}", token=files.Secret("stk_x")) as connection:
+    url = f"http://127.0.0.1:{server.server_port}"
+    with Connection(url, token=files.Secret("stk_x"), vkey=VKEY) as connection:
         assert connection.send("GET", "/").content == b"ok"
     assert server.seen[0][2] == "Bearer stk_x"
 

@@ -124,7 +124,7 @@ def token(out: Output, directory: Path | None, name: str, deposit: str) -> None:
 @click.option("--ttl", "ttl_s", default=1800, show_default=True, help="Seconds the token is good for.")
 @click.option("--uses", default=1, show_default=True, help="Nodes that may join with it.")
 def join_token(out: Output, directory: Path | None, operator_name: str, bond: str, ttl_s: int, uses: int) -> None:
-    """Print a token that lets a node in: stannary node join TOKEN."""
+    """Print a token that lets a node in: stannary node join -, which reads it from standard input."""
     bond_usd_micros = quantity.usd_micros(bond, "--bond")
     request = JoinTokenRequest(operator=operator_name, bond_usd_micros=bond_usd_micros, ttl_s=ttl_s, uses=uses)
     with _operator(directory) as operator:

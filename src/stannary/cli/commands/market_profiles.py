@@ -160,10 +160,10 @@ def _asked(url: str, key: str, tls_pin: str) -> MarketInfo:
             "not a certificate's SHA-256", why=f"{tls_pin!r:.80}, expected 64 hex digits", hint="--tls-pin"
         )
     try:
-        with Connection(url, tls_fingerprint=tls_pin.lower()) as link:
+        with Connection(url, tls_fingerprint=tls_pin.lower(), vkey=key) as link:
             info = link.get(routes.MARKET, MarketInfo)
-    except MarketUnreachable as err:
-        err.hint = "see that address and certificate are those of `stannary market card`, and that the market runs"
+    except (MarketUnreachable, AuthError) as err:
+        err.hint = "compare with the line that `stannary market card` prints, and see that the market runs"
         raise
     if info.vkey != key:
         raise AuthError(

@@ -24,6 +24,8 @@ from stannary.sdk.processes import wait_until
 NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
 CLOCK_FILE = "clock-off"  # agent/clocks.py
 DRAIN_PATIENCE_S = 600.0
+STDIN = "-"
+MAX_TOKEN_CHARS = 4096  # twice what a token may hold (wire/join_token.py)
 
 name_option = click.option("--name", default="node", show_default=True, help="Which node of this machine.")
 
@@ -40,14 +42,16 @@ def node() -> None:
 @click.option("--ask", metavar="DOLLARS", default="0.10", show_default=True, help="Price per hour.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def join(out: Output, token: str, name: str, operator: str | None, ask: str, arguments: tuple[str, ...]) -> NoReturn:
-    """Join a market with TOKEN. What follows `--` goes to `python -m stannary.agent join`."""
+    """Join a market with TOKEN, or with `-`: the first line of standard input, which no other account can see (ps).
+
+    What follows `--` goes to `python -m stannary.agent join`.
+    """
     who = operator or out.ask("Operator (who answers for this node)", flag="--operator NAME")
     place = files.make_private_dir(_place(name))
     price = quantity.usd_micros(ask, "--ask")
-    _become(
-        out,
-        ["join", token, "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price), *arguments],
-    )
+    if token != STDIN:
+        _say_on_stdin(token)
+    _become(out, ["join", "-", "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price), *arguments])
 
 
 @command
@@ -124,8 +128,17 @@ def _become(out: Output, arguments: list[str]) -> NoReturn:
     """Replace this process by the agent, so that signals and the exit code pass as they are."""
     out.clear_status()
     sys.stdout.flush()
-    words = [sys.executable, "-m", "stannary.agent", *arguments]
+    words = [sys.executable, "-P", "-m", "stannary.agent", *arguments]
     os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+
+
+def _say_on_stdin(secret: str) -> None:
+    """Make a secret the standard input of what this process becomes: its command line is seen by every account."""
+    reader, writer = os.pipe()
+    os.write(writer, f"{secret[:MAX_TOKEN_CHARS]}\n".encode())  # far less than a pipe holds
+    os.close(writer)
+    os.dup2(reader, 0)
+    os.close(reader)
 
 
 def _place(name: str) -> Path:
