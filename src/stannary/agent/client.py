@@ -36,7 +36,7 @@ from stannary.errors import (
     StannaryError,
 )
 from stannary.files import Secret
-from stannary.formats import dsse
+from stannary.formats import bounds, dsse
 from stannary.formats.digest import PREFIX, Digest
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, routes
@@ -74,7 +74,8 @@ class MarketClient:
     ) -> node.HeartbeatAnswer:
         """Say that this node lives; one attempt only, since the next beat is the retry."""
         held, here = leases[: limits.MAX_LEASES_HELD], list(jobs)[: limits.MAX_JOBS_HELD]
-        beat = node.Heartbeat(state=state, leases=held, version=version, jobs=here)
+        name = self.settings.name if bounds.NAME.fits(self.settings.name) else ""  # of an earlier version, perhaps
+        beat = node.Heartbeat(state=state, leases=held, version=version, jobs=here, name=name)
         return self._once(lambda link: link.post(routes.HEARTBEAT, beat, node.HeartbeatAnswer))
 
     def next_lease(self, wait_s: float, have: list[str]) -> node.Lease | None:

@@ -76,6 +76,7 @@ def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
         memory_bytes=bounds.COUNT.clamp(offer.memory_bytes),
         ask_usd_micros_per_hour=bounds.COUNT.clamp(offer.ask_usd_micros_per_hour),
         state=state,
+        name=exchange.roster.name(offer.node),
     )
 
 

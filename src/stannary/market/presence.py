@@ -38,6 +38,7 @@ class Roster:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._seen: dict[str, _Seen] = {}
+        self._names: dict[str, str] = {}  # of nodes that were heard from, as they call themselves
         self.version = 0  # grows whenever a presence or state changes: what was derived from them is old then
 
     def beat(self, node: str, state: str, now: float) -> Presence | None:
@@ -58,6 +59,14 @@ class Roster:
         if node not in self._seen:
             self.version += 1
             self._seen[node] = _Seen(now, "idle", Presence.LIVE)
+
+    def call(self, node: str, name: str) -> None:
+        """Note what a node calls itself."""
+        self._names[node] = name
+
+    def name(self, node: str) -> str:
+        """Return what the node last called itself, empty before its first beat since the start."""
+        return self._names.get(node, "")
 
     def nodes(self) -> list[str]:
         """Return every node heard from since the start."""

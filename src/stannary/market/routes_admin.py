@@ -118,6 +118,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),
                 ask_usd_micros_per_hour=bounds.COUNT.clamp(row.ask_usd_micros_per_hour),
+                name=exchange.roster.name(row.node),
             )
         )
     return views

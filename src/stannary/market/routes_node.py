@@ -95,6 +95,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         holder = await access.node(exchange, request)
         beat = await http.read(request, node.Heartbeat)
         came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.now())
+        exchange.roster.call(holder, beat.name)
         if came_back is not None:
             exchange.bell.ring(WORK, QUEUE)
         held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}

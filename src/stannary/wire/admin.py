@@ -68,6 +68,7 @@ class NodeView(Message):
     leases: Count
     bond_usd_micros: UsdMicros
     ask_usd_micros_per_hour: UsdMicros
+    name: Annotated[str, Field(max_length=64)] = ""
 
 
 class NodeList(Message):

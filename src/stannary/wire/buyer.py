@@ -52,6 +52,7 @@ class Offer(Message):
     memory_bytes: Count
     ask_usd_micros_per_hour: UsdMicros
     state: Word  # idle | busy | draining | suspect | lost | left
+    name: Annotated[str, Field(max_length=64)] = ""  # what the node calls itself; nothing rests on it
 
 
 class Offers(Message):

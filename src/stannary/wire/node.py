@@ -101,6 +101,7 @@ class Heartbeat(Message):
     leases: HeldLeases
     version: Name
     jobs: Annotated[list[JobText], Field(max_length=limits.MAX_JOBS_HELD)] = Field(default_factory=list)
+    name: Annotated[str, StringConstraints(pattern=f"^(?:{bounds.NAME.pattern})?$")] = ""  # its operator's, for people
 
 
 class HeartbeatAnswer(Message):

@@ -56,3 +56,13 @@ def test_a_poll_keeps_what_the_node_said() -> None:
     roster.assume("n", 90.0)
     roster.assume("m", 90.0)
     assert (roster.last_seen("n"), roster.last_seen("m"), roster.state("m")) == (30.0, 90.0, "idle")
+
+
+def test_a_node_is_called_what_it_says():
+    """A name comes with a beat and stays; one never said is empty, and changes nothing that placing rests on."""
+    roster = Roster(Timing())
+    roster.beat("n-1", "idle", 0.0)
+    version = roster.version
+    assert roster.name("n-1") == ""
+    roster.call("n-1", "quarry")
+    assert (roster.name("n-1"), roster.name("n-2"), roster.version) == ("quarry", "", version)

@@ -45,9 +45,7 @@ def serve(out: Output, directory: Path | None, arguments: tuple[str, ...]) -> No
         raise ConflictError("a market runs here already", why=f"{card.url}, pid {card.pid}", hint=hint)
     place.adopt_serving(arguments, processes.this(local.MARKET))  # exec keeps the pid
     out.say(f"market directory {place.directory}; Ctrl-C stops it")
-    words = [sys.executable, "-P", "-m", "stannary.market", "serve", "--dir", str(place.directory), *arguments]
-    # Replacing this process lets signals and the exit code pass as they are.
-    os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+    _become(out, ["serve", "--dir", str(place.directory), *arguments])
 
 
 @command
@@ -132,6 +130,30 @@ def join_token(out: Output, directory: Path | None, operator_name: str, bond: st
     out.result(answer.model_dump(mode="json"), answer.token)
 
 
+@command
+@directory_option
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
+def backup(out: Output, directory: Path | None, target: Path) -> NoReturn:
+    """Copy a market whole, keys included, whether it runs or not."""
+    _become(out, ["backup", "--dir", str((directory or local.root()).absolute()), "--to", str(target.absolute())])
+
+
+@command
+@directory_option
+@click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="The backup's folder.")
+def restore(out: Output, directory: Path | None, source: Path) -> NoReturn:
+    """Put a backup into a directory where no market lies."""
+    _become(out, ["restore", "--from", str(source.absolute()), "--dir", str((directory or local.root()).absolute())])
+
+
+def _become(out: Output, arguments: list[str]) -> NoReturn:
+    """Replace this process by the market's own program, so that signals and the exit code pass as they are."""
+    out.clear_status()
+    sys.stderr.flush()
+    words = [sys.executable, "-P", "-m", "stannary.market", *arguments]
+    os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+
+
 def _of_directory(place: LocalMarket) -> tuple[dict[str, Any], list[str]]:
     """Return what is known of a market whose directory is here."""
     found, running = place.card, place.processes()
@@ -200,7 +222,7 @@ def _card(place: LocalMarket) -> Card:
     return found
 
 
-for item in (serve, start, status, stop, card, token, join_token):
+for item in (serve, start, status, stop, card, token, join_token, backup, restore):
     market.add_command(item)
 for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):
     market.add_command(item)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.cli.registry import NODE_COMMANDS
 from stannary.errors import ConflictError, NotFound, UsageError
-from stannary.formats import canonical, instants, quantity, workdir
+from stannary.formats import bounds, canonical, instants, quantity, workdir
 from stannary.sdk import processes
 from stannary.sdk.processes import wait_until
 
@@ -27,7 +29,11 @@ DRAIN_PATIENCE_S = 600.0
 STDIN = "-"
 MAX_TOKEN_CHARS = 4096  # twice what a token may hold (wire/join_token.py)
 
-name_option = click.option("--name", default="node", show_default=True, help="Which node of this machine.")
+name_option = click.option(
+    "--name",
+    callback=lambda *given: given[2] or _only_name(),
+    help="Which node of this machine (default: the only one).",
+)
 
 
 @click.group(cls=LazyGroup, table=NODE_COMMANDS)
@@ -37,16 +43,23 @@ def node() -> None:
 
 @command
 @click.argument("token")
-@name_option
+@click.option("--name", help="What the node is called here and on the market's lists (default: the host's name).")
 @click.option("--operator", help="Who answers for this node; the token names the same.")
 @click.option("--ask", metavar="DOLLARS", default="0.10", show_default=True, help="Price per hour.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def join(out: Output, token: str, name: str, operator: str | None, ask: str, arguments: tuple[str, ...]) -> NoReturn:
+def join(
+    out: Output, token: str, name: str | None, operator: str | None, ask: str, arguments: tuple[str, ...]
+) -> NoReturn:
     """Join a market with TOKEN, or with `-`: the first line of standard input, which no other account can see (ps).
 
     What follows `--` goes to `python -m stannary.agent join`.
     """
     who = operator or out.ask("Operator (who answers for this node)", flag="--operator NAME")
+    name = name or _host_name()
+    if not bounds.NAME.fits(name):
+        raise UsageError("not a node name", why=f"{name!r:.60}, expected {bounds.NAME.expected}", hint="--name NAME")
+    if (_place(name) / NODE_FILE).exists():
+        raise ConflictError(f"a node {name} is here already", why=str(_place(name)), hint=f"--name {name}-2")
     place = files.make_private_dir(_place(name))
     price = quantity.usd_micros(ask, "--ask")
     if token != STDIN:
@@ -130,6 +143,24 @@ def _become(out: Output, arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     words = [sys.executable, "-P", "-m", "stannary.agent", *arguments]
     os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+
+
+def _host_name() -> str:
+    """Return this machine's name as one word of a node's name."""
+    word = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().partition(".")[0]).lstrip("._-")[:40]
+    return word or "node"
+
+
+def _only_name() -> str:
+    """Return the name of the one node kept here, the host's name where there is none.
+
+    Raises:
+        UsageError: there are several.
+    """
+    names = sorted(path.parent.name for path in (files.data_dir() / "node").glob(f"*/{NODE_FILE}"))
+    if len(names) > 1:
+        raise UsageError("which node?", why=f"{', '.join(names)} are kept on this machine"[:300], hint="--name NAME")
+    return names[0] if names else _host_name()
 
 
 def _say_on_stdin(secret: str) -> None:

@@ -20,6 +20,7 @@ def offers(out: Output) -> None:
     rows = [
         (
             item.node,
+            item.name or "-",
             item.operator,
             f"{item.tier} {item.attestation}",
             str(item.cpus),
@@ -30,8 +31,8 @@ def offers(out: Output) -> None:
         )
         for item in listed
     ]
-    columns = ("NODE", "OPERATOR", "EVIDENCE", "CPUS", "GIB", "$/H", "STATE", "CLASS")
+    columns = ("NODE", "NAME", "OPERATOR", "EVIDENCE", "CPUS", "GIB", "$/H", "STATE", "CLASS")
     value = {"offers": [item.model_dump(mode="json") for item in listed]}
-    out.table(columns, rows, value, narrow=("CLASS", "OPERATOR"))
+    out.table(columns, rows, value, narrow=("CLASS", "NAME", "OPERATOR"))
     if any(item.attestation == "software" for item in listed):
         out.say("EVIDENCE software: NOT hardware-attested; satisfies no hardware policy.")
