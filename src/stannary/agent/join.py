@@ -140,11 +140,14 @@ def check_credential(envelope: dsse.Envelope, claim: Join, market_vkey: str) -> 
 
 
 def _known_market(link: Connection, token: JoinToken) -> MarketInfo:
-    market = link.get(routes.MARKET, MarketInfo)
-    if market.vkey != token.vkey:
+    try:
+        market, why = link.get(routes.MARKET, MarketInfo), ""
+    except AuthError as err:  # it could not prove that it holds the key
+        market, why = None, err.why
+    if market is None or market.vkey != token.vkey:
         raise AuthError(
             "this is not the market of the token",
-            why=f"it says its key is {market.vkey:.80}",
+            why=why or f"it says its key is {market.vkey if market else '':.80}",
             hint="ask the market's operator for a new token",
         )
     return market
