@@ -32,6 +32,8 @@ GIT_FILE = ".gitignore"
 OUR_FILE = workdir.IGNORE_FILE
 MAX_IGNORE_BYTES = 256 * 1024
 MAX_PATTERNS = 2_000  # each name is held against each of them
+MAX_STARS = 3  # where each place a star may end must be tried
+_STAR = "[^/]*"  # what pathspec makes of `*` within a name
 _ANY_FOLDER = "(?P<ps_d>/)"  # what pathspec makes of `*/`
 
 
@@ -44,7 +46,8 @@ class Word(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    pattern: GitIgnoreSpecPattern
+    text: str
+    expression: re.Pattern[str]
     is_exclusion: bool
     wants_folder: bool
 
@@ -126,14 +129,11 @@ def _matches(line: _Line, relative: str, is_folder: bool) -> bool:
     """Tell whether a line names this very path, and not only a folder above it (rule 2)."""
     if line.wants_folder and not is_folder:
         return False
-    expression = line.pattern.regex
-    if expression is None:
-        return False
     text = relative + "/" if line.wants_folder else relative
-    found = expression.search(text)
+    found = line.expression.search(text)
     if found is None:
         return False
-    if expression.pattern == _ANY_FOLDER or "ps_d" not in expression.groupindex:
+    if line.expression.pattern == _ANY_FOLDER or "ps_d" not in line.expression.groupindex:
         return True
     return found.end("ps_d") in (-1, len(text))
 
@@ -142,7 +142,7 @@ def _asked(folder: Path, lines: tuple[_Line, ...]) -> frozenset[Path]:
     """Return the folders that lead to what `!` lines name in full (rule 3)."""
     wanted: set[Path] = set()
     for line in lines:
-        text = str(line.pattern.pattern)
+        text = line.text
         if line.is_exclusion:
             continue
         literal = []
@@ -207,4 +207,25 @@ def _line(text: str, path: Path, number: int) -> _Line | None:
     if pattern.include is None or pattern.regex is None:
         return None
     kept = text if text.endswith("\\ ") else text.rstrip()
-    return _Line(pattern, pattern.include, kept.endswith("/"))
+    expression = _without_backtracking(pattern.regex.pattern)
+    if expression is None:
+        raise LimitExceeded(
+            f"{path.name} line {number} has too many wildcards",
+            why=f"{path!s:.200}: {text!r:.80}, at most {MAX_STARS} stars beside `**`",
+            hint="write a plainer pattern",
+        )
+    return _Line(kept, expression, pattern.include, kept.endswith("/"))
+
+
+def _without_backtracking(expression: str) -> re.Pattern[str] | None:
+    """Compile a pattern so that each star but the last takes the first place that fits, for good.
+
+    For a glob the first place is never worse than a later one, and trying them all would let a
+    repository's ignore file keep us busy for ever (`*a*a*a*a*a*b`). None where `**` stands between too many.
+    """
+    first, *others = expression.split(_STAR)
+    if len(others) < 2:
+        return re.compile(expression)
+    if any(sign in part for part in others[:-1] for sign in "(+"):
+        return re.compile(expression) if len(others) <= MAX_STARS else None
+    return re.compile(first + "".join(f"(?>{_STAR}?{part})" for part in others[:-1]) + _STAR + others[-1])

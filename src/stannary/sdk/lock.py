@@ -263,7 +263,7 @@ def _uv() -> str | None:
 
 def _uv_environment() -> dict[str, str]:
     environment = dict(os.environ)
-    settings = {**_pip_settings(), **os.environ}
+    settings = {**({} if _has_uv_config() else _pip_settings()), **os.environ}
     for theirs, ours in _SETTINGS.items():
         if settings.get(theirs) and ours not in environment and not _names_index(environment, ours):
             value = settings[theirs]
@@ -274,6 +274,14 @@ def _uv_environment() -> dict[str, str]:
 def _names_index(environment: Mapping[str, str], name: str) -> bool:
     """Tell whether uv has an index of its own, which pip's must not replace."""
     return name == "UV_INDEX_URL" and any(environment.get(key) for key in ("UV_DEFAULT_INDEX", "UV_INDEX"))
+
+
+def _has_uv_config() -> bool:
+    """Tell whether this user has told uv itself where packages come from; pip's files say nothing then."""
+    import platformdirs
+
+    places = (platformdirs.user_config_path("uv", appauthor=False), Path("/etc/uv"))
+    return bool(os.environ.get("UV_CONFIG_FILE")) or any((place / "uv.toml").is_file() for place in places)
 
 
 @functools.cache

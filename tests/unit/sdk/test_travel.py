@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -282,6 +284,8 @@ class TestIgnoreFiles:
             "*.log", "*\n!*/\n!*.py", "/c", "c", "b", "b/", "a/*\n!a/d/", "a/**\n!a/d/f.py", "**/build/", "build",
             "*/f.py",
             "!f.py\n*.py", "\\#h", "x y/", "x\\ y", "a/d/\n!a/d/f.py", "?.log", "[a-f].py", "**", "/*\n!/a/", "a/**/c",
+            "*.*o*", "b*l*.*t", "*u*i*l*d*/", "f*/*.l*g", "a/*b*l*/*.t*t", "*[.]*p*y*", "f?*.*l*", "a**d",
+            "b*d/b*d.t*t",
             "f.*\n!f.py\n/a/f.py", "#h\n", "  \n*.log  ", "/", "build.txt/",
         ]  # fmt: skip
         for text in lists:
@@ -360,6 +364,16 @@ class TestOddities:
         with pytest.raises(LimitExceeded) as caught:
             travel.scan(tree)
         assert "logs" in caught.value.why
+
+    @pytest.mark.parametrize("pattern", ["*a" * 30 + "b", "x/**/" + "*a" * 30 + "b", "[a-z]*" * 40 + "!"])
+    def test_a_pattern_made_to_keep_us_busy(self, tree: Path, pattern: str) -> None:
+        """An ignore file of a repository somebody else wrote cannot hold up the walk."""
+        write(tree, "a" * 200, "x/" + "a" * 200)
+        write(tree, ".gitignore", text=pattern + "\n")
+        started = time.process_time()
+        with contextlib.suppress(LimitExceeded):
+            names(tree)
+        assert time.process_time() - started < 10
 
     def test_an_excluded_folder_is_not_walked(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What lies below an excluded folder costs nothing."""
