@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
-from stannary.errors import AuthError
+from stannary.errors import AuthError, ConflictError
 from stannary.store.schema import api_tokens, buyers, join_tokens, operators
 
 
@@ -77,7 +77,19 @@ class NewJoinToken:
 
 
 def add_join_token(connection: Connection, new: NewJoinToken) -> None:
-    """Issue a join token; its operator is added if new."""
+    """Issue a join token; its operator is added if new.
+
+    Raises:
+        ConflictError: an operator is known by this name in other letters: two of them could audit one another.
+    """
+    spelled = sa.select(operators.c.operator).where(sa.func.lower(operators.c.operator) == new.operator.lower())
+    known = connection.execute(spelled.where(operators.c.operator != new.operator).limit(1)).scalar_one_or_none()
+    if known is not None:
+        raise ConflictError(
+            "an operator of this name is known in other letters",
+            why=f"{known}, not {new.operator}",
+            hint=f"write {known}",
+        )
     add_operator(connection, new.operator, at_ms=new.created_at_ms)
     connection.execute(
         sa.insert(join_tokens).values(

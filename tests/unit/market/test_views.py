@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from stannary.formats.ids import JobId, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Job, Verdict
 from stannary.jobs.states import JobStatus, LeaseState
-from stannary.market import views
+from stannary.market import admission, views
+from stannary.place.offers import Offer
 from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tasks
 from stannary.store.database import Store
 from stannary.store.envelopes import Incoming
@@ -283,3 +285,27 @@ def test_status_and_reason_are_those_of_the_last_move(store: Store) -> None:
     told.do(lambda c: move_job(c, told.job, JobStatus.PLACING, replace(stored.cause("placed"), message="on two nodes")))
     view = told.view()
     assert (view.status, view.reason, view.message) == ("placing", "placed", "on two nodes")
+
+
+ODD_WORDS = {"empty": "", "long": "x" * 5000, "controls": "\x1b[2J\u202e\x00", "surrogate": "\ud800"}
+
+
+@pytest.mark.parametrize("odd", ODD_WORDS.values(), ids=ODD_WORDS.keys())
+def test_an_offer_of_an_older_market_is_shown(odd: str) -> None:
+    """A class, jurisdiction or number no join may bear today hides neither its own offer nor another's."""
+    offer = Offer(
+        node=ids.NodeId(FIRST),
+        operator=odd,
+        jurisdiction=odd,
+        terms="",
+        tier=predicates.Tier.T0,
+        engine_class=odd,
+        cpus=-1,
+        memory_bytes=2**63,
+        ask_usd_micros_per_hour=-(2**53),
+    )
+    exchange: Any = SimpleNamespace(roster=SimpleNamespace(state=lambda _: "idle"))
+    shown = admission.offer_view(exchange, offer)
+    assert shown.to_bytes().decode().isprintable()
+    assert shown.engine_class
+    assert (shown.cpus, shown.memory_bytes, shown.ask_usd_micros_per_hour) == (0, 2**53 - 1, 0)

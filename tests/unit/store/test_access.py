@@ -86,3 +86,14 @@ def test_no_secret_lies_in_the_file(tmp_path: Path) -> None:
     content = b"".join(path.read_bytes() for path in tmp_path.glob("market.db*"))
     assert b"n-1" in content
     assert b"-secret" not in content
+
+
+def test_one_operator_is_not_two_by_letter_case(store: Store) -> None:
+    """`Ann` beside `ann` would be two operators who may audit one another: the token is refused."""
+    do(store, lambda c: accounts.add_join_token(c, NewJoinToken("t", "ann", 5, 2, 0, 100)))
+    refused = do(store, lambda c: accounts.add_join_token(c, NewJoinToken("u", "Ann", 5, 2, 0, 100)))
+    assert isinstance(refused, ConflictError)
+    assert "ann" in refused.hint
+    assert not isinstance(
+        do(store, lambda c: accounts.add_join_token(c, NewJoinToken("v", "ann", 5, 2, 0, 100))), Exception
+    )
