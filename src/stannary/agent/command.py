@@ -12,6 +12,8 @@ Rules:
    `num_nodes` is above one, and the spec's `envs` over all.
 3. When the command's first process ends, whatever it left in the background is killed before an output
    is looked at: nothing changes a file while it is handed in, and nothing runs into the next task.
+4. A command cannot stop or kill its worker (Landlock's signal scope, Linux 6.12 and later), which would
+   read as a fault of the node.
 
 What is handed in is collect.py's to say.
 """
@@ -29,6 +31,7 @@ from pathlib import Path
 
 from stannary.errors import LimitExceeded, UsageError
 from stannary.formats.jobspec import JobSpec
+from stannary.run.sandbox import landlock
 from stannary.run.variables import command_environment
 
 SHELL = "/bin/sh"
@@ -108,6 +111,7 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
             cwd=places.work,
             env=command_environment(spec, os.environ, own),
             stdin=subprocess.DEVNULL,
+            preexec_fn=landlock.scope_signals,  # a command's worker has no threads
             check=False,
         )
     except OSError as err:

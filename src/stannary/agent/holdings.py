@@ -197,6 +197,7 @@ class Holdings:
                 holding_over.end_worker()
             _remove(self.root / "jobs" / job)
             self._over.discard(job)
+        self.environments.prune(held.packages for held in self._held.values() if held.packages is not None)
 
     def close(self) -> None:
         """End every worker."""

@@ -7,10 +7,11 @@ Rules:
 3. What is fetched and what is unpacked are each no more than the job's disk (`resources.disk`), and
    MAX_FILES files. Wheels are unpacked in a sandbox (unpack.py), whose files are counted as they come:
    what a wheel claims of its size is nobody's promise.
-4. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
+4. At most KEPT_BYTES of environments that no job in hand uses stay (`prune`); the longest unused go first.
+5. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
    absent, and two jobs with the same list share it. A job sees it read-only, and one that may not have
    so much disk is refused although it is here: what works must not depend on who came before.
-5. Installing is a phase of its own whose lines go to the job's log, so that it is never mistaken for a
+6. Installing is a phase of its own whose lines go to the job's log, so that it is never mistaken for a
    slow start.
 
 Where wheels come from (an index, a directory) is the operator's setting, never the job's.
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +47,7 @@ UNPACK_TIMEOUT_S = 900.0  # eight gigabytes at the speed of a slow disk
 UNPACK_LIMITS = Limits(memory_bytes=512 * 1024**2)
 MAX_FILES = 200_000  # four times what the largest stacks of machine learning have
 DEFAULT_MAX_BYTES = 256 * 1024**2  # a job's disk where it asks for none (formats/jobfile.py)
+KEPT_BYTES = 8 * 1024**3  # two stacks of machine learning
 WATCH_S = 0.25
 COMPLETE = ".stannary-complete"  # holds the size in bytes
 WHEELS = "/wheels"  # inside
@@ -55,6 +57,7 @@ TAIL_LINES = 20
 PASSED_ON = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CERT", "PIP_CONFIG_FILE",
              "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
 
+_INSTALLING = ".installing-"
 _TOO_LARGE = "ask for more in resources.disk, or require less"
 
 Tell = Callable[[str], None]
@@ -99,10 +102,11 @@ class Environments:
         place = self.root / _key(listing)
         if (place / COMPLETE).exists():
             _check_size(int((place / COMPLETE).read_text()), max_bytes)
+            (place / COMPLETE).touch()
             tell(f"environment {place.name[:12]} is here already")
             return place
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".installing-", dir=self.root))
+        fresh = Path(tempfile.mkdtemp(prefix=_INSTALLING, dir=self.root))
         try:
             self._install(lines, fresh, tell, max_bytes)
             _move(fresh / "environment", place)
@@ -111,6 +115,18 @@ class Environments:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return place
+
+    def prune(self, used: Iterable[Path]) -> None:
+        """Remove what a killed installation left and, beyond KEPT_BYTES, what was unused longest."""
+        for left in self.root.glob(f"{_INSTALLING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        kept_bytes = 0
+        idle = [path.parent for path in self.root.glob(f"*/{COMPLETE}") if path.parent not in set(used)]
+        for place in sorted(idle, key=lambda path: (path / COMPLETE).stat().st_mtime, reverse=True):
+            size = (place / COMPLETE).read_text().strip()
+            kept_bytes += int(size) if size.isdigit() else KEPT_BYTES + 1  # of an older release: never used again
+            if kept_bytes > KEPT_BYTES:
+                shutil.rmtree(place, ignore_errors=True)
 
     def _install(self, lines: list[str], fresh: Path, tell: Tell, max_bytes: int) -> None:
         tell(f"installing {len(lines)} packages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
@@ -192,6 +193,16 @@ def test_a_job_is_no_root_on_the_host(sandbox: Sandbox, processes_with: Callable
             assert len(ids) == 1 or os.geteuid() != 0
             assert fields["Groups"].strip() in ("", str(os.getgid()) if os.geteuid() else "")
             assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+
+
+def test_where_only_root_makes_sandboxes(sandbox: Sandbox, hierarchy: Hierarchy) -> None:
+    """The weaker way of a root agent keeps root's id and says so; capabilities and mounts are hidden all the same."""
+    weaker = dataclasses.replace(sandbox, leaves_root=False)  # type: ignore[type-var]  # both back ends are dataclasses
+    assert weaker.describe() == sandbox.describe() + "+root"
+    text = "print(open('/proc/self/mountinfo').read(), [l for l in open('/proc/self/status') if 'CapEff' in l])"
+    with weaker.start(Command((sys.executable, "-I", "-S", "-c", text))) as running:
+        out, err = running.popen.communicate(timeout=60)
+    assert out == b" ['CapEff:\\t0000000000000000\\n']\n", err
 
 
 def test_closed_folders_are_shown(attempt: Attempt, tmp_path: Path) -> None:

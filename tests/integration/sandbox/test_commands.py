@@ -21,6 +21,7 @@ from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import Entry
 from stannary.run import logs
+from stannary.run.sandbox import landlock
 from stannary.run.sandbox.contract import Sandbox
 
 MIB = 1024**2
@@ -262,6 +263,17 @@ def test_a_command_reaches_nothing_of_its_worker(node: Node) -> None:
     assert num_parents >= 2
     assert won == []
     assert [item.name for item in reply.outputs] == ["out.txt"]
+
+
+@pytest.mark.skipif(landlock.abi() < 6, reason="this kernel scopes no signals (Linux 6.12)")
+def test_a_command_cannot_end_its_worker(node: Node) -> None:
+    """Signals reach what the command started and nobody else: a node is not blamed for a worker its buyer killed."""
+    reply = node.run(
+        "(sleep 600) & kill -9 $! && echo own > out.txt; for s in STOP KILL TERM; do kill -$s $PPID 2>/dev/null; done;"
+        " kill -9 1 2>/dev/null; echo end >> out.txt",
+        "out.txt",
+    )
+    assert node.output(reply, "out.txt") == b"own\nend\n"
 
 
 def test_signals_have_names(node: Node) -> None:

@@ -213,3 +213,21 @@ def test_a_torn_wheel(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem):
         environments(tmp_path).prepare(pinned, lambda _: None)
     assert list((tmp_path / "environments").iterdir()) == []
+
+
+def test_what_nobody_uses_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the cap the longest unused go, never one in use; what a killed installation left goes too."""
+    held = environments(tmp_path)
+    places = []
+    for at_s, name in enumerate(("iron", "gold", "jade"), start=1):
+        place = held.prepare(make_wheel(tmp_path / "wheels", name, {f"{name}.py": bytes(1024**2)}), lambda _: None)
+        os.utime(place / environment.COMPLETE, (at_s, at_s))
+        places.append(place)
+    (held.root / ".installing-x").mkdir()
+    (held.root / "older").mkdir()
+    (held.root / "older" / environment.COMPLETE).write_text(digest.digest(b"list") + "\n")
+    os.utime(held.root / "older" / environment.COMPLETE, (0, 0))
+    monkeypatch.setattr(environment, "KEPT_BYTES", 1024**2 + 100_000)
+    held.prune([places[0]])
+    assert [place.exists() for place in places] == [True, False, True]
+    assert {path.name for path in held.root.iterdir()} == {places[0].name, places[2].name}
