@@ -7,7 +7,8 @@ Rules:
 1. A guess is allowed to be wrong, never silent: each answer says in words what gave it away, and the
    caller names the way to send it all the same.
 2. A value is never repeated in a message: receipts are private, terminals and build logs are not.
-3. Shapes are those their issuers publish (prefix, alphabet, length); entropy is the last resort.
+3. Shapes are those their issuers publish (prefix, alphabet, length); entropy is the last resort. Every
+   repetition in them is bounded: a text made to match almost everywhere costs no more than its length.
 
 Pure: names and bytes in, words out. Who asks, and what is left behind, is sdk/travel.py and sdk/submit.py.
 """
@@ -46,23 +47,23 @@ _BARE_ID = re.compile(r"id_[a-z0-9_-]+")  # ssh's id_NAME has no suffix; id_map.
 _SHAPES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("a private key", ("PRIVATE KEY", "AGE-SECRET-KEY-1"), re.compile(
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|AGE-SECRET-KEY-1[0-9A-Z]{20}")),
-    ("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{16,}")),
-    ("an API key (sk-...)", ("sk-",), re.compile(r"\bsk-(?!ssh-|ecdsa-)(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}")),
-    ("a Stripe key", ("_live_", "_test_"), re.compile(r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{10,}")),
+    ("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{16,200}")),
+    ("an API key (sk-...)", ("sk-",), re.compile(r"\bsk-(?!ssh-|ecdsa-)(?=[A-Za-z_-]{0,100}\d)[A-Za-z0-9_-]{16,200}")),
+    ("a Stripe key", ("_live_", "_test_"), re.compile(r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{10,200}")),
     ("a GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), re.compile(
-        r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})")),
-    ("a GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}")),
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{20,200}|github_pat_[A-Za-z0-9_]{20,200})")),
+    ("a GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{16,200}")),
     ("an AWS access key", ("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
-    ("a Slack token", ("xox",), re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}")),
-    ("a Google API key", ("AIza", "ya29."), re.compile(r"\bAIza[0-9A-Za-z_-]{30,}|\bya29\.[0-9A-Za-z_-]{20,}")),
-    ("a JSON web token", ("eyJ",), re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
-    ("a registry token", ("npm_", "pypi-"), re.compile(r"\b(?:npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,})")),
+    ("a Slack token", ("xox",), re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,200}")),
+    ("a Google API key", ("AIza", "ya29."), re.compile(r"\bAIza[0-9A-Za-z_-]{30,200}|\bya29\.[0-9A-Za-z_-]{20,200}")),
+    ("a JSON web token", ("eyJ",), re.compile(r"\beyJ[A-Za-z0-9_-]{8,200}\.[A-Za-z0-9_-]{8,200}\.[A-Za-z0-9_-]*")),
+    ("a registry token", ("npm_", "pypi-"), re.compile(r"\b(?:npm_[A-Za-z0-9]{30,200}|pypi-[A-Za-z0-9_-]{30,200})")),
     ("an API key", ("nvapi-", "gsk_", "xai-", "r8_", "dop_v1_", "SG."), re.compile(
-        r"\b(?:nvapi-|gsk_|xai-|r8_|dop_v1_|SG\.)[A-Za-z0-9_.-]{20,}")),
+        r"\b(?:nvapi-|gsk_|xai-|r8_|dop_v1_|SG\.)[A-Za-z0-9_.-]{20,200}")),
     ("a storage account key", ("AccountKey=", "SharedAccessKey="), re.compile(
-        r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/=]{20,}")),
+        r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/=]{20,200}")),
     ("a password in an address", ("://",), re.compile(r"://[^\s/:@]{0,80}:[^\s/@${}<>]{1,200}@")),
-    ("a bearer token", ("earer ",), re.compile(r"\bBearer\s+[A-Za-z0-9._~+/-]{16,}", re.IGNORECASE)),
+    ("a bearer token", ("earer ",), re.compile(r"\bBearer\s+[A-Za-z0-9._~+/-]{16,200}", re.IGNORECASE)),
 )  # fmt: skip
 # A key has a body; a program that only names the header of one is no key.
 _KEY_BODY = re.compile(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from stannary.formats import secrecy
@@ -68,3 +70,17 @@ def test_secrets_in_commands(text: str) -> None:
 def test_innocent_commands(text: str) -> None:
     """Switches that only speak of tokens and keys are no secrets."""
     assert secrecy.in_command(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eyJa-" * 13_000, "sk-a-" * 13_000, "://a:" * 13_000, "-----BEGIN " * 6_000, "AKIA" * 16_000, "xoxb-" * 13_000],
+)
+def test_texts_made_to_match_almost_everywhere(text: str) -> None:
+    """64 KiB of nothing but beginnings of secrets are looked through in no time."""
+    started = time.process_time()
+    secrecy.shape_in(text)
+    secrecy.in_head(text.encode())
+    secrecy.in_command(text[:32_768])
+    secrecy.in_variable("X", text)
+    assert time.process_time() - started < 5
