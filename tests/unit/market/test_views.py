@@ -304,7 +304,7 @@ def test_an_offer_of_an_older_market_is_shown(odd: str) -> None:
         memory_bytes=2**63,
         ask_usd_micros_per_hour=-(2**53),
     )
-    exchange: Any = SimpleNamespace(roster=SimpleNamespace(state=lambda _: "idle"))
+    exchange: Any = SimpleNamespace(roster=SimpleNamespace(state=lambda _: "idle", name=lambda _: ""))
     shown = admission.offer_view(exchange, offer)
     assert shown.to_bytes().decode().isprintable()
     assert shown.engine_class
