@@ -18,6 +18,7 @@
     ├── JobFailed                     E-JOB-FAILED   exit 100
     ├── JobNotFinished                E-JOB-RUNNING  exit 101
     ├── JobCancelled                  E-JOB-CANCELLED exit 103
+    ├── Interrupted                   E-INTERRUPTED  exit 130  Ctrl-C; 128 + SIGINT, as shells report it
     └── EnvironmentProblem            E-ENVIRONMENT  exit 1    this machine lacks something (disk, bwrap, torch)
 
 Every error is three lines for people: what failed, why with the observed value, the exact next
@@ -187,6 +188,13 @@ class JobCancelled(StannaryError):
 
     code = "E-JOB-CANCELLED"
     exit_code = 103
+
+
+class Interrupted(StannaryError):
+    """The person at the terminal ended the command."""
+
+    code = "E-INTERRUPTED"
+    exit_code = 130
 
 
 class EnvironmentProblem(StannaryError):

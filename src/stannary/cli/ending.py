@@ -8,7 +8,7 @@ from pathlib import Path
 from stannary import files
 from stannary.cli import summary
 from stannary.cli.output import Output
-from stannary.errors import JobCancelled, JobFailed, JobNotFinished
+from stannary.errors import JobCancelled, JobFailed, JobNotFinished, StannaryError
 from stannary.sdk import trustfile
 from stannary.sdk.client import Client
 from stannary.verify.receipt import verify_receipt
@@ -23,20 +23,38 @@ def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool 
     Raises:
         JobFailed, JobCancelled: the job ended without its result; the receipt is written all the same.
     """
-    path = Path(f"{view.id}.receipt.json")
     receipt = _fetch(client, view)
-    members: dict[str, object] = {"job": view.id, "status": view.status, "receipt": str(path) if receipt else None}
+    kept = _keep(view.id, receipt, out) if receipt else None
+    members: dict[str, object] = {"job": view.id, "status": view.status, "receipt": str(kept) if kept else None}
     if receipt is None:
         out.result({**members, "report": None})
         raise_for(view)
         return 0
-    files.replace(path, receipt, mode=0o644)
     report = verify_receipt(receipt, trustfile.load(), int(time.time()))
     members["report"] = summary.to_json(report)
-    out.result(members, summary.text(report, receipt_file=str(path), has_results=keeps_results))
+    shown = str(kept) if kept else f"{view.id}.receipt.json"
+    out.result(members, summary.text(report, receipt_file=shown, has_results=keeps_results))
     if report.exit_code == 0 or view.status != "succeeded":
         raise_for(view)
     return report.exit_code
+
+
+def _keep(job: str, receipt: bytes, out: Output) -> Path | None:
+    """Save a receipt here, else in our own folder: a job that was paid for has a verdict wherever it was run from."""
+    here, ours = Path(f"{job}.receipt.json"), files.data_dir() / "receipts" / f"{job}.receipt.json"
+    try:
+        files.replace(here, receipt, mode=0o644)
+    except (OSError, StannaryError) as err:
+        problem = err.strerror if isinstance(err, OSError) else str(err)
+        try:
+            files.make_private_dir(ours.parent)
+            files.replace(ours, receipt)
+        except (OSError, StannaryError):
+            out.say(f"the receipt cannot be kept ({problem}); as long as the market has it: stannary wait {job}")
+            return None
+        out.say(f"the receipt cannot be written here ({problem}); it is in {ours}")
+        return ours
+    return here
 
 
 def raise_for(view: JobView) -> None:

@@ -19,7 +19,7 @@ from decimal import Decimal, InvalidOperation
 from stannary.cli import happenings
 from stannary.cli.happenings import Weight
 from stannary.cli.output import Output, cell
-from stannary.errors import ServiceError
+from stannary.errors import Interrupted, ServiceError
 from stannary.sdk.client import Client, Turn
 from stannary.wire.buyer import Event, JobView, LogLine
 
@@ -81,6 +81,13 @@ class Patience:
             raise type(err)(err.what, why=err.why, hint=f"stannary wait {self._job}") from err
         self._out.status(f"    market silent for {now - self._silent_since:.0f} s; later: stannary wait {self._job}")
         self._sleep(RETRY_S)
+
+
+def detached(job: str, out: Output) -> int:
+    """Say that Ctrl-C ended the looking, not the job, and return the exit code."""
+    out.say(f"Detached. {job} goes on.   follow: stannary wait {job}   end it: stannary stop {job}")
+    out.result({"job": job, "detached": True})
+    return Interrupted.exit_code
 
 
 @contextmanager

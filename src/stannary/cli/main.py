@@ -18,9 +18,8 @@ import click
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
 from stannary.cli.registry import COMMANDS
-from stannary.errors import AuthError, EnvironmentProblem, MarketUnreachable, StannaryError, UsageError
+from stannary.errors import AuthError, EnvironmentProblem, Interrupted, MarketUnreachable, StannaryError, UsageError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 # Which extra of pyproject.toml brings a package that only some commands need.
 EXTRAS = {
     **dict.fromkeys(("blake3", "obstore", "pyrage", "safetensors", "zstandard"), "seal"),
@@ -46,12 +45,13 @@ def cli(context: click.Context, profile: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    _fill_standard_streams()
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    shared: dict[str, Any] = {}
+    """Run the command line and return the exit code; with --json stdout holds one document, whatever happens."""
+    shared: dict[str, Any] = {"arguments": sys.argv[1:] if arguments is None else arguments}
     try:
         outcome = cli.main(args=arguments, prog_name="stannary", standalone_mode=False, obj=shared)
     except StannaryError as err:
@@ -59,20 +59,29 @@ def run(arguments: list[str] | None = None) -> int:
     except click.UsageError as err:
         return _fail(shared, _usage_error(err))
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _out(shared).say("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # `stannary ls | head`: the reader has enough. Keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _fail(shared, Interrupted("interrupted", hint="run the same command again"))
+    except (BrokenPipeError, SystemExit):  # SystemExit is click's own for the help
+        return 0  # `stannary logs J -f | head`: the reader has enough
     except Exception as err:  # noqa: BLE001  the process edge: a bug is reported like any failure
         return _fail(shared, _unexpected(err))
     return outcome if isinstance(outcome, int) else 0
 
 
+def _fill_standard_streams() -> None:
+    """Take the places of streams the caller closed (`>&-`): the next file opened must not become standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+
+
 def _out(shared: dict[str, Any]) -> Output:
     out = shared.get("out")
-    return out if isinstance(out, Output) else Output()
+    if isinstance(out, Output):
+        return out
+    words = list(shared["arguments"])  # the command did not come so far as to read its options
+    return Output(as_json="--json" in (words[: words.index("--")] if "--" in words else words))
 
 
 def _fail(shared: dict[str, Any], err: StannaryError) -> int:
@@ -103,6 +112,13 @@ def _not_installed(package: str) -> EnvironmentProblem:
 
 
 def _unexpected(err: Exception) -> StannaryError:
+    if isinstance(err, OSError):  # this machine said no: full, read-only, gone, in the way
+        named = " and ".join(str(name) for name in (err.filename, err.filename2) if name is not None)
+        return EnvironmentProblem(
+            f"this machine refuses: {err.strerror or type(err).__name__}",
+            why=named or str(err)[:300],
+            hint="mend that (space, rights, the place itself), then run the same command again",
+        )
     package = (err.name or "").partition(".")[0] if isinstance(err, ModuleNotFoundError) else ""
     if package in EXTRAS:
         return _not_installed(package)

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 import click
 
 from stannary import errors
-from stannary.errors import ConfirmationRequired, StannaryError, UsageError
+from stannary.errors import ConfirmationRequired, EnvironmentProblem, StannaryError, UsageError
 
 MAX_CELL = 200  # characters of one cell or word of others; a digest has 71, a verifier key about 130
 MIN_CELL = 6  # columns a shortened cell keeps
@@ -67,6 +67,7 @@ class Output:
         self._stderr = stderr or sys.stderr or _nowhere()
         self._has_status = False
         self._has_result = False
+        self._has_no_reader = False
 
     @property
     def is_terminal(self) -> bool:
@@ -81,20 +82,23 @@ class Output:
     def result(self, value: Any, text: str | Sequence[str] = "") -> None:
         """Print the result: `value` as JSON with --json, else `text`, a list being one line each."""
         self.clear_status()
-        self._has_result = True
         if self.as_json:
-            self._write(self._stdout, _json_text(value, self._stdout, indent=2) + "\n")
+            self._print(_json_text(value, self._stdout, indent=2) + "\n")
             return
         lines = text.rstrip("\n").split("\n") if isinstance(text, str) else text
         if text:
-            self._write(self._stdout, "".join(_fitted(line, self._stdout) for line in lines))
+            self._print("".join(_fitted(line, self._stdout) for line in lines))
 
     def line(self, value: Any, text: str) -> None:
-        """Print one line of a result that comes bit by bit, and with --json one object on a line of its own."""
+        """Print one line of a result that comes bit by bit, and with --json one object on a line of its own.
+
+        Raises:
+            BrokenPipeError: the reader has enough, so there is no more to be done.
+        """
         self.clear_status()
-        self._has_result = True
-        shown = _json_text(value, self._stdout) if self.as_json else plain(text)
-        self._write(self._stdout, shown + "\n")
+        self._print((_json_text(value, self._stdout) if self.as_json else plain(text)) + "\n")
+        if self._has_no_reader:
+            raise BrokenPipeError
 
     def say(self, line: str = "") -> None:
         """Print one line of talk on stderr."""
@@ -122,9 +126,8 @@ class Output:
             self.result(value)
             return
         self.clear_status()
-        self._has_result = True
         lines = table_lines(columns, rows, narrow=narrow, width=_table_width(self._stdout))
-        self._write(self._stdout, "".join(line + "\n" for line in lines))
+        self._print("".join(line + "\n" for line in lines))
 
     def confirm(self, question: str, *, flag: str) -> None:
         """Ask yes or no; raise ConfirmationRequired naming `flag` where nobody can answer."""
@@ -146,24 +149,51 @@ class Output:
         self.clear_status()
         hint = err.hint or next((step for cls, step in NEXT_STEPS.items() if isinstance(err, cls)), "")
         if self.as_json and not self._has_result:
-            self._has_result = True
             members = {"code": err.code, "message": err.what, "why": err.why, "hint": hint}
-            self._write(self._stdout, _json_text({"error": members}, self._stdout) + "\n")
+            with contextlib.suppress(StannaryError):  # that stdout takes nothing is perhaps the very error
+                self._print(_json_text({"error": members}, self._stdout) + "\n")
         lines = [f"{err.code}  {err.what}", f"  why   {err.why}" if err.why else "", f"  next  {hint}" if hint else ""]
         # What stands on several lines stays so, set in: a line of others never begins where ours do.
         shown = ("\n        ".join(plain(part)[:MAX_LINE] for part in line.split("\n")) for line in lines if line)
         self._write(self._stderr, "".join(line + "\n" for line in shown))
 
+    def _print(self, text: str) -> None:
+        """Write to stdout. A reader who left takes no verdict away: the command goes on to its own exit code.
+
+        Raises:
+            EnvironmentProblem: it cannot be written, such as on a full disk.
+        """
+        self._has_result = True
+        if self._has_no_reader:
+            return
+        try:
+            self._write(self._stdout, text)
+        except BrokenPipeError:
+            self._has_no_reader = True
+            _forget(self._stdout)
+        except OSError as err:
+            self._has_no_reader = True
+            _forget(self._stdout)
+            raise EnvironmentProblem(
+                "the result cannot be written",
+                why=f"standard output: {err.strerror}",
+                hint="free space, or write elsewhere",
+            ) from err
+
     def _write(self, stream: TextIO, text: str) -> None:
-        """Write and flush (rule 6); a reader who left ends the command, talk that nobody hears does not."""
+        """Write and flush (rule 6); talk that nobody can hear is no failure."""
         encoding = stream.encoding or "utf-8"
         try:
             text.encode(encoding)
         except UnicodeEncodeError:
             text = text.translate(SPELLED).encode(encoding, "backslashreplace").decode(encoding)
-        with contextlib.suppress(OSError, ValueError) if stream is self._stderr else contextlib.nullcontext():
+        try:
             stream.write(text)
             stream.flush()
+        except OSError:
+            if stream is not self._stderr:
+                raise
+            _forget(stream)
 
 
 class Stopwatch:
@@ -289,6 +319,12 @@ def _json_text(value: Any, stream: TextIO, indent: int | None = None) -> str:
         else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
         for char in text
     )
+
+
+def _forget(stream: TextIO) -> None:
+    """Lead a stream nowhere: what it still holds would fail once more when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _nowhere() -> TextIO:

@@ -10,7 +10,7 @@ import click
 from stannary.cli import session
 from stannary.cli.command import command
 from stannary.cli.output import Output
-from stannary.errors import NotFound, Refuted
+from stannary.errors import NotFound, Refuted, UsageError
 from stannary.formats import digest, workdir
 from stannary.sdk import fetched as noted
 
@@ -25,6 +25,9 @@ REFUTED = Refuted.exit_code
 def get(out: Output, job: str, name: str | None, directory: Path, artifacts: bool) -> None:
     """Fetch a job's results, or the one called NAME, into a directory."""
     wanted = session.job_id(job)
+    if directory.exists() and not directory.is_dir():
+        why, hint = f"{directory} is a file", f"stannary get {wanted} -o DIR"
+        raise UsageError("results are written into a directory", why=why, hint=hint)
     if artifacts:
         _get_artifacts(out, wanted, directory)
         return

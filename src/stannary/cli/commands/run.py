@@ -21,7 +21,6 @@ from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
 from stannary.sdk.submit import Overrides, Prepared
 
-INTERRUPTED = 130
 SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could be read
 
 
@@ -115,8 +114,7 @@ def run(out: Output, **options: Any) -> int:
         try:
             view = follow.follow(client, view.id, out, keeper.tend)
         except KeyboardInterrupt:
-            out.say(f"Detached. {view.id} goes on.   follow: stannary wait {view.id}   end it: stannary stop {view.id}")
-            return INTERRUPTED
+            return follow.detached(view.id, out)
         with follow.going_on(view.id):
             return ending.conclude(client, view, out)
 

@@ -6,10 +6,8 @@ import click
 
 from stannary.cli import ending, session
 from stannary.cli.command import command
-from stannary.cli.follow import follow, going_on
+from stannary.cli.follow import detached, follow, going_on
 from stannary.cli.output import Output
-
-INTERRUPTED = 130
 
 
 @command
@@ -21,7 +19,6 @@ def wait(out: Output, job: str) -> int:
         try:
             view = follow(client, wanted, out, session.tender(wanted))
         except KeyboardInterrupt:
-            out.say(f"Detached. {job} goes on.   follow: stannary wait {job}   end it: stannary stop {job}")
-            return INTERRUPTED
+            return detached(job, out)
         with going_on(job):
             return ending.conclude(client, view, out)
