@@ -32,7 +32,7 @@ from stannary import errors
 from stannary.errors import ConfirmationRequired, EnvironmentProblem, StannaryError, UsageError
 
 MAX_CELL = 200  # characters of one cell or word of others; a digest has 71, a verifier key about 130
-MIN_CELL = 6  # columns a shortened cell keeps
+MIN_CELL = 4  # columns a shortened cell keeps
 MAX_LINE = 4_000  # characters of one line; a job's log line may be longer, a screen's is not
 FALLBACK_COLUMNS = 80  # where nobody says how wide the screen is
 MAX_COLUMNS = 120  # sentences are not read wider
