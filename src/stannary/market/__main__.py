@@ -1,23 +1,41 @@
-"""`python -m stannary.market serve --dir D`: prints one JSON line when ready, logs to D/market.log."""
+"""`python -m stannary.market serve --dir D`: prints one JSON line when ready, logs to D/market.log.
+
+`backup --dir D --to B` makes a whole copy, also of a market that runs; `restore --from B --dir D` puts one back.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from stannary import files
-from stannary.errors import StannaryError
+from stannary.errors import ConflictError, EnvironmentProblem, NotFound, StannaryError
 from stannary.market.settings import Profile, Settings, Timing
 
 LOG_FILE = "market.log"
+BACKUP_S = 3600.0  # of a large market; the blobs are linked, the database is read once
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and serve."""
+    """Parse the command line and do what it says."""
     options = _parser().parse_args(arguments)
+    if options.command == "serve":
+        return _serve(options)
+    try:
+        _tell(
+            _backup(options.dir, options.to) if options.command == "backup" else _restore(options.source, options.dir)
+        )
+    except StannaryError as err:
+        sys.stderr.write(err.diagnostics() + "\n")
+        return err.exit_code
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
     try:
         # here, not above: --help must not import a server
         from stannary.market import identity, server
@@ -47,6 +65,50 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _backup(directory: Path, target: Path) -> dict[str, object]:
+    from stannary.market import backup
+    from stannary.store import engine
+
+    directory, target = directory.resolve(), target.resolve()
+    if not (directory / backup.DATABASE).exists():
+        raise NotFound("no market lies here", why=f"{directory}", hint="name its directory: --dir D")
+    try:
+        held = engine.lock(directory / backup.DATABASE)
+    except ConflictError:  # it runs: it knows best when it holds still
+        return _ask(directory, target)
+    with held:
+        return {"backup": str(target), **asdict(backup.make_of_stopped(directory, target))}
+
+
+def _ask(directory: Path, target: Path) -> dict[str, object]:
+    from stannary.files import Secret
+    from stannary.wire import admin, message, routes
+    from stannary.wire.card import read_card
+    from stannary.wire.connection import Connection
+
+    card = read_card(directory)
+    if card is None:
+        raise EnvironmentProblem("the market is starting or stopping", why=f"{directory}", hint="try again in a moment")
+    token = Secret(Path(card.admin_token_file).read_text(encoding="ascii").strip())
+    asked = admin.BackupRequest(directory=str(target)).to_bytes()
+    headers = {"Content-Type": "application/json"}
+    with Connection(card.url, token=token, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as link:
+        answer = link.send("POST", routes.ADMIN_BACKUP, content=asked, headers=headers, wait_s=BACKUP_S)
+    made = message.read(admin.BackupMade, answer.content)
+    return {"backup": str(target), **made.model_dump()}
+
+
+def _restore(source: Path, directory: Path) -> dict[str, object]:
+    from stannary.market import backup
+
+    made = backup.restore(source.resolve(), directory.resolve())
+    return {"directory": str(directory.resolve()), **asdict(made)}
+
+
+def _tell(made: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(made) + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stannary.market", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -60,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--timing", action="append", default=[], metavar="NAME=SECONDS", help="a deadline of market/settings.py"
     )
+    save = commands.add_parser("backup", help="copy a market whole, keys included, whether it runs or not")
+    save.add_argument("--dir", type=Path, required=True, help="the market's directory")
+    save.add_argument("--to", type=Path, required=True, help="a folder that is empty or not there")
+    back = commands.add_parser("restore", help="put a backup into an empty directory")
+    back.add_argument("--from", dest="source", type=Path, required=True, help="the backup's folder")
+    back.add_argument("--dir", type=Path, required=True, help="the market's new directory")
     return parser
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stannary.errors import StannaryError
@@ -51,6 +52,7 @@ class Journal:
         self._bell = bell
         self._clock = clock
         self._waiting: dict[str, list[asyncio.Future[int]]] = {}
+        self._writing = asyncio.Lock()
 
     def sign(
         self, kind: str, predicate: DataclassInstance, subjects: tuple[statement.Subject, ...] = ()
@@ -76,6 +78,12 @@ class Journal:
         self.wake()
         return await future
 
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let nothing into the log inside the block (a backup); what is posted meanwhile waits."""
+        async with self._writing:
+            yield
+
     async def drain(self) -> None:
         """Log all the outbox holds now; used at the start, before anything rests on it."""
         while kept := await self._store.aread(lambda c: envelopes.leaves_to_log(c, limit=MAX_BATCH)):
@@ -100,6 +108,10 @@ class Journal:
             await self._clock.sleep(RETRY_S)
 
     async def _take(self, kept: list[tuple[str, str | None]]) -> None:
+        async with self._writing:
+            await self._append(kept)
+
+    async def _append(self, kept: list[tuple[str, str | None]]) -> None:
         appended = self._log.append_many([digest.raw(Digest(leaf)) for leaf, _ in kept])
         self._log.flush()
         places = await asyncio.wrap_future(appended)

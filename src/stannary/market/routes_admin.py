@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from pathlib import Path
 
 from fastapi import APIRouter
 from sqlalchemy.engine import Connection
@@ -11,7 +13,7 @@ from starlette.responses import Response
 
 from stannary.formats import bounds
 from stannary.jobs.states import Settlement
-from stannary.market import access, http
+from stannary.market import access, backup, http
 from stannary.market.engine import reasons
 from stannary.market.exchange import Exchange
 from stannary.settle import escrow
@@ -26,6 +28,7 @@ MAX_LEDGER_ENTRIES = 1000
 def router(exchange: Exchange) -> APIRouter:
     """Return the operator's routes."""
     api = APIRouter()
+    backing_up = asyncio.Lock()
 
     @api.post(routes.ADMIN_API_TOKENS)
     async def add_api_token(request: Request) -> Response:
@@ -78,6 +81,18 @@ def router(exchange: Exchange) -> APIRouter:
     async def read_ledger(request: Request) -> Response:
         access.admin(exchange, request)
         return http.answer(await exchange.store.aread(_ledger))
+
+    @api.post(routes.ADMIN_BACKUP)
+    async def make_backup(request: Request) -> Response:
+        access.admin(exchange, request)
+        asked = await http.read(request, admin.BackupRequest)
+        target, quiet = Path(asked.directory), exchange.journal.paused()
+        async with backing_up:
+            made = await backup.make(exchange.settings.directory, target, quiet, asyncio.to_thread)
+        body = admin.BackupMade(
+            log_size=made.log_size, num_blobs=made.num_blobs, num_missing_blobs=made.num_missing_blobs
+        )
+        return http.answer(body, 201)
 
     @api.get(routes.ADMIN_FAULTS)
     async def list_faults(request: Request) -> Response:

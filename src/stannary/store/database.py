@@ -109,8 +109,8 @@ class Store:
 
     def close(self) -> None:
         """Write what waits, close all connections, let go of the file."""
+        self._read_engine.dispose()  # before the writer: the last to close merges the WAL, and a reader cannot
         self._writer.close()
-        self._read_engine.dispose()
         self._write_engine.dispose()
         self._marked.close()
         self._held.close()

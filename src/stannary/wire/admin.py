@@ -110,3 +110,17 @@ class FaultList(Message):
     """GET /v1/admin/faults: the newest first."""
 
     faults: list[Fault]
+
+
+class BackupRequest(Message):
+    """POST /v1/admin/backup: back the market up into a folder on its own machine."""
+
+    directory: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
+
+
+class BackupMade(Message):
+    """What a backup holds."""
+
+    log_size: Count
+    num_blobs: Count
+    num_missing_blobs: Count

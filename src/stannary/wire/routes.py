@@ -47,6 +47,7 @@ ADMIN_NODES = "/v1/admin/nodes"
 ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
 ADMIN_LEDGER = "/v1/admin/ledger"
 ADMIN_FAULTS = "/v1/admin/faults"
+ADMIN_BACKUP = "/v1/admin/backup"
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REQUEST_ID = "X-Request-Id"
