@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -194,10 +195,10 @@ class Market(Host):
         return host
 
     def let_in(self, host: Host, account: str, profile: str = "default") -> None:
-        """Run `stannary market add` at a host as the card says."""
-        card = self.card
-        words = ["market", "add", card["url"], "--key", card["vkey"], "--tls-pin", card["tls_fingerprint"]]
-        words += [word for key in card["witness_vkeys"] for word in ("--witness", key)]
+        """Run the line that `stannary market card` prints here at a host."""
+        printed = self.stannary("market", "card", "--dir", str(self.directory))
+        assert printed.returncode == 0, printed.stderr
+        words = shlex.split(printed.stdout)[1:]
         done = host.stannary(*words, "--name", profile, stdin=self.token(account) + "\n")
         assert done.returncode == 0, done.stderr
 

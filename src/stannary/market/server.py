@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ import uvicorn
 from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.formats import note
-from stannary.market import agreement, app, identity
+from stannary.market import agreement, app, holder, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import Clock, RisingClock, SystemClock
@@ -163,9 +164,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as err:
         listener.close()
+        who = holder.of_port(port) if err.errno == errno.EADDRINUSE else ""
         raise EnvironmentProblem(
             "the market cannot listen",
-            why=f"{host}:{port}: {err.strerror}",
+            why=f"{host}:{port}: {err.strerror}{f', by {who}' if who else ''}",
             hint="end what listens there, or choose another --port and let the nodes join again",
         ) from err
     return listener

@@ -12,7 +12,7 @@ from stannary.cli import session
 from stannary.cli.command import command
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
-from stannary.errors import StannaryError
+from stannary.errors import NotFound, StannaryError
 from stannary.sdk import brokers
 from stannary.sdk import profile as profiles
 
@@ -53,13 +53,20 @@ def status(out: Output) -> None:
 
 
 @command
-def stop(out: Output) -> None:
-    """Stop the broker of this profile. Open jobs wait for it; one that waits too long ends `buyer-silent`."""
-    used = session.settings()
-    stopped = brokers.stop(brokers.home(used.account))
-    num_open = len(brokers.open_jobs(used))
-    value = {"profile": used.account, "stopped": stopped.pid if stopped else None, "open_jobs": num_open}
-    words = f"stopped the broker of {used.account}, pid {stopped.pid}" if stopped else "no broker was running"
+@click.argument("profile", required=False)
+def stop(out: Output, profile: str | None) -> None:
+    """Stop the broker of PROFILE, as `status` names it, also one that was removed (default: the one in use).
+
+    Open jobs wait for it; one that waits too long ends `buyer-silent`.
+    """
+    account = profile or session.settings().account
+    if profile is not None and account not in brokers.accounts():
+        known = ", ".join(brokers.accounts()) or "none"
+        raise NotFound(f"no broker of {account:.80}", why=f"known: {known}"[:300], hint="stannary broker status")
+    num_open = len(_describe(account)["open_jobs"])
+    stopped = brokers.stop(brokers.home(account))
+    value = {"profile": account, "stopped": stopped.pid if stopped else None, "open_jobs": num_open}
+    words = f"stopped the broker of {account}, pid {stopped.pid}" if stopped else "no broker was running"
     out.result(value, words)
     if num_open:
         out.say(f"{num_open} jobs are open and are paid for unfinished without it; start it: stannary broker serve")
