@@ -181,7 +181,7 @@ class Market(Host):
         """Let a node of a new host join, and run it."""
         assert self.realm is not None
         host = self.realm.host(name)
-        words = ("node", "join", "-", "--operator", operator, "--name", name)
+        words = ("node", "join", "-", "--accept-terms", "--name", name)
         joined = host.stannary(*words, stdin=self.join_token(operator) + "\n", timeout_s=READY_S)
         assert joined.returncode == 0, joined.stderr
         host.start("node", "run", "--name", name, log="node.log")

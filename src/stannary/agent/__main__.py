@@ -26,6 +26,7 @@ def main() -> None:
 @click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where the node lives.")
 @click.option("--operator", required=True, help="Who answers for this node.")
 @click.option("--name", required=True, help="A name for people.")
+@click.option("--terms", default="", help="Digest of the terms agreed to; others are not signed.")
 @click.option("--jurisdiction", default="none", show_default=True)
 @click.option("--kind", type=click.Choice(["machine", "site"]), default="machine", show_default=True)
 @click.option("--member", "members", multiple=True, metavar="NAME", help="A machine of a site; repeat.")

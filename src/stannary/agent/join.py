@@ -24,13 +24,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import files
 from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
-from stannary.errors import AuthError, ConflictError, EnvironmentProblem, Refuted
+from stannary.errors import ConflictError, EnvironmentProblem, Refuted
 from stannary.formats import bounds, digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
 from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
 from stannary.wire.connection import Connection
-from stannary.wire.join_token import JoinToken
 from stannary.wire.market import MarketInfo
 
 ENGINE_TIMEOUT_S = 300.0
@@ -46,6 +45,7 @@ class Application:
     directory: Path
     operator: str
     name: str
+    terms: str = ""  # digest of what the operator agreed to; empty: whatever the market has
     jurisdiction: str = "none"
     kind: NodeKind = NodeKind.MACHINE
     members: tuple[Member, ...] = ()
@@ -75,7 +75,13 @@ def join(application: Application, tell: Tell) -> NodeSettings:
     files.make_private_dir(application.directory)
     key = node_settings.create_key(application.directory)
     with Connection(token.url, tls_fingerprint=token.tls, vkey=token.vkey) as link:
-        market = _known_market(link, token)
+        market = join_token.market_of(link, token)
+        if application.terms and application.terms != market.terms_digest:
+            raise ConflictError(
+                "the market has other terms by now",
+                why=f"{market.terms_digest}, agreed to were {application.terms}",
+                hint="read them and join again: stannary node join TOKEN",
+            )
         claim = _claim(application, key, market, engine_class)
         bounds.check(claim, "join")  # before the token is spent on what the market refuses
         body = node.JoinRequest(
@@ -137,20 +143,6 @@ def check_credential(envelope: dsse.Envelope, claim: Join, market_vkey: str) -> 
                 why=f"{name}: {getattr(credential, name)!r:.80}, applied for {getattr(claim, name)!r:.80}",
             )
     return credential
-
-
-def _known_market(link: Connection, token: JoinToken) -> MarketInfo:
-    try:
-        market, why = link.get(routes.MARKET, MarketInfo), ""
-    except AuthError as err:  # it could not prove that it holds the key
-        market, why = None, err.why
-    if market is None or market.vkey != token.vkey:
-        raise AuthError(
-            "this is not the market of the token",
-            why=why or f"it says its key is {market.vkey if market else '':.80}",
-            hint="ask the market's operator for a new token",
-        )
-    return market
 
 
 def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo, engine_class: str) -> Join:

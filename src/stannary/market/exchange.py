@@ -66,6 +66,7 @@ class Exchange:
             profile=self.settings.profile.value,
             version=__version__,
             terms_digest=terms.DIGEST,
+            terms=terms.TEXT,
         )
 
 

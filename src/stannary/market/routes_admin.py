@@ -56,6 +56,8 @@ def router(exchange: Exchange) -> APIRouter:
             vkey=exchange.identity.vkey,
             tls=exchange.tls_fingerprint,
             secret=secrets.token_urlsafe(32),
+            operator=asked.operator,
+            bond_usd_micros=asked.bond_usd_micros,
         ).spell()
         expires_at_ms = now_ms + asked.ttl_s * 1000
         new = NewJoinToken(word, asked.operator, asked.bond_usd_micros, asked.uses, now_ms, expires_at_ms)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from stannary.wire.message import DigestText, Message, Name, Word
+
+MAX_TERMS_CHARS = 32_768  # some ten pages
 
 
 class MarketInfo(Message):
@@ -18,3 +20,4 @@ class MarketInfo(Message):
     profile: Word  # local | private | shared
     version: Name
     terms_digest: DigestText
+    terms: Annotated[str, StringConstraints(max_length=MAX_TERMS_CHARS)] = ""  # the text; empty at earlier releases

@@ -60,7 +60,7 @@ def test_every_line_of_the_table_is_a_command(table, capsys):
         (["trust", "rm", "nobody"], 102, "stannary trust ls"),
         (["--profile", "nobody", "ls"], 102, "stannary market ls"),
         (["node", "run"], 102, "stannary node join"),
-        (["node", "join", "snt_x"], 2, "--operator"),
+        (["node", "join", "snt_x"], 1, "copy the whole snt_... word"),
         (["market", "token"], 1, "stannary market serve"),
     ],
 )

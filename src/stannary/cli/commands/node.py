@@ -22,6 +22,9 @@ from stannary.errors import ConflictError, NotFound, UsageError
 from stannary.formats import bounds, canonical, instants, quantity, workdir
 from stannary.sdk import processes
 from stannary.sdk.processes import wait_until
+from stannary.wire import join_token
+from stannary.wire.connection import Connection
+from stannary.wire.join_token import JoinToken
 
 NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
 CLOCK_FILE = "clock-off"  # agent/clocks.py
@@ -46,25 +49,29 @@ def node() -> None:
 @click.option("--name", help="What the node is called here and on the market's lists (default: the host's name).")
 @click.option("--operator", help="Who answers for this node; the token names the same.")
 @click.option("--ask", metavar="DOLLARS", default="0.10", show_default=True, help="Price per hour.")
+@click.option("--accept-terms", is_flag=True, help="Sign the market's terms without being asked.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def join(
-    out: Output, token: str, name: str | None, operator: str | None, ask: str, arguments: tuple[str, ...]
-) -> NoReturn:
+def join(out: Output, token: str, arguments: tuple[str, ...], **said: Any) -> NoReturn:
     """Join a market with TOKEN, or with `-`: the first line of standard input, which no other account can see (ps).
 
+    The market's terms and the bond are shown before anything is signed.
     What follows `--` goes to `python -m stannary.agent join`.
     """
-    who = operator or out.ask("Operator (who answers for this node)", flag="--operator NAME")
-    name = name or _host_name()
+    word = sys.stdin.readline(MAX_TOKEN_CHARS).strip() if token == STDIN else token
+    invited = join_token.parse(word)
+    who = said["operator"] or invited.operator
+    who = who or out.ask("Operator (who answers for this node)", flag="--operator NAME")
+    name = said["name"] or _host_name()
     if not bounds.NAME.fits(name):
         raise UsageError("not a node name", why=f"{name!r:.60}, expected {bounds.NAME.expected}", hint="--name NAME")
     if (_place(name) / NODE_FILE).exists():
         raise ConflictError(f"a node {name} is here already", why=str(_place(name)), hint=f"--name {name}-2")
+    price = quantity.usd_micros(said["ask"], "--ask")
+    terms = _agree(out, invited, who, is_agreed=said["accept_terms"])
     place = files.make_private_dir(_place(name))
-    price = quantity.usd_micros(ask, "--ask")
-    if token != STDIN:
-        _say_on_stdin(token)
-    _become(out, ["join", "-", "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price), *arguments])
+    _say_on_stdin(word)
+    words = ["join", "-", "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price)]
+    _become(out, [*words, *(["--terms", terms] if terms else []), *arguments])
 
 
 @command
@@ -143,6 +150,21 @@ def _become(out: Output, arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     words = [sys.executable, "-P", "-m", "stannary.agent", *arguments]
     os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+
+
+def _agree(out: Output, invited: JoinToken, who: str, *, is_agreed: bool) -> str:
+    """Show what joining means, ask, and return the digest of the terms that were agreed to."""
+    with Connection(invited.url, tls_fingerprint=invited.tls, vkey=invited.vkey) as link:
+        market = join_token.market_of(link, invited)
+    bond = quantity.dollars(invited.bond_usd_micros)
+    out.say(f"Market   {market.name} at {invited.url}")
+    text = market.terms or f"Terms    {market.terms_digest}  (this market shows no text: ask its operator)"
+    for line in text.splitlines():
+        out.say(line)
+    out.say(f"Bond     {bond} for this node: what {plain(who)} loses when its work is refuted")
+    if not is_agreed:
+        out.confirm(f"Sign these terms for {plain(who)}?", flag="--accept-terms")
+    return market.terms_digest if market.terms else ""
 
 
 def _host_name() -> str:
