@@ -96,12 +96,12 @@ class Intake:
         """Take a contribution whose outputs are stored; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("contribution", Contribution))
         self._check_room(made.job, envelope)
-        await self._check_time(node, made.finished_at)
         fence = Fence(lease, node, made.epoch)
         _expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
 
         def admit(connection: Connection) -> None:
             leases.check(connection, fence)
+            self._check_time(connection, node, made.finished_at)
             _check_contribution(connection, sent, made)
 
         index = await self._take(
@@ -130,13 +130,13 @@ class Intake:
         """Take an answer that opens its commitment; return its log index."""
         sent, made = await self._open(node, lease, envelope, ("answer", Answer))
         self._check_room(made.job, envelope)
-        await self._check_time(node, made.answered_at)
         _expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
         if sent.lease.body.get("role") != made.role.value:
             raise FormatError("the answer is of another role", why=made.role.value)
 
         def admit(connection: Connection) -> None:
             _check_live(connection, sent)
+            self._check_time(connection, node, made.answered_at)
             _check_opening(connection, made)
 
         return await self._take(
@@ -183,13 +183,13 @@ class Intake:
         sent, made = await self._open(node, lease, envelope, ("reading", Reading))
         if made.job != sent.lease.job or made.node != node:
             raise FormatError("the reading is of another job or node", why=f"{made.job}, {made.node}")
-        await self._check_time(node, made.read_at)
         digest = meter.reading_digest(made)
 
         def write(connection: Connection) -> None:
             last = readings.last(connection, made.job, node)
             if last is not None and last.digest == digest:
                 return
+            self._check_time(connection, node, made.read_at)
             elapsed_ms = self._now() - jobs.get(connection, made.job).submitted_at_ms
             before = _reading(last) if last is not None else None
             meter.check_next(before, made, elapsed_ms=elapsed_ms)
@@ -212,10 +212,10 @@ class Intake:
                 hint="hand in fewer outputs, or pack them into one file",
             )
 
-    async def _check_time(self, node: str, signed_at: str) -> None:
+    def _check_time(self, connection: Connection, node: str, signed_at: str) -> None:
         """Refuse a node's time that a verifier would refute: far off the log's, or after its credential's end."""
         clock.check_signed_since(signed_at, self._exchange.clock.now())
-        held = await self._exchange.store.aread(lambda c: nodes.credential_of(c, node))
+        held = nodes.credential_of(connection, node)
         if held is None:
             raise NotFound("this node has no credential", why=node)
         at = instants.parse(signed_at)

@@ -338,7 +338,7 @@ def test_an_aborted_job_leaves_nothing_open(tmp_path: Path) -> None:
             exchange, engines = world.inside
             frame = engines.frames[job]
             for _ in range(2):
-                await exchange.store.awrite(lambda c: aborting.abort(c, frame, exchange.now_ms, "a test"))
+                await exchange.store.awrite(lambda c: aborting.abort(c, frame.job, exchange.now_ms, "a test"))
             live = await exchange.store.aread(lambda c: leases.live_of_job(c, job))
             return await ada.view(job), len(live), await escrow(world)
 

@@ -15,16 +15,14 @@ from sqlalchemy.engine import Connection
 from stannary.formats.predicates import Verdict
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState, is_terminal
 from stannary.market.engine import reasons
-from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.planning import PENDING
 from stannary.settle.ledger import Entry, Posting, buyer_available, buyer_escrow
 from stannary.store import audits, jobs, leases, ledger, tasks
 from stannary.store.transitions import Cause, move_job, move_lease, move_settlement, move_task, move_verdict
 
 
-def abort(connection: Connection, frame: JobFrame, now_ms: int, what: str) -> None:
+def abort(connection: Connection, job: str, now_ms: int, what: str) -> None:
     """End a job as `market-fault` and give its escrow back; does nothing to one that has ended."""
-    job = frame.job
     row = jobs.get(connection, job)
     if is_terminal(row.status):
         return

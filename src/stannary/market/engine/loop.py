@@ -250,7 +250,12 @@ class Engines:
     def _recover(self, connection: Connection) -> None:
         at_ms = now_ms(self._exchange.clock)
         for row in jobs.open_jobs(connection):
-            frame = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            try:
+                frame = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+            except StannaryError as err:  # taken by an older market, say: one order must not keep all others waiting
+                log.exception("job %s cannot be taken up", row.job)
+                aborting.abort(connection, row.job, at_ms, f"its order cannot be read: {err.what}")
+                continue
             self._take_in(row.job, frame)
             if row.status is JobStatus.QUEUED:
                 self._queue.add(row.job, frame.buyer, Queued(placing.asked(frame.spec), row.submitted_at_ms))
@@ -295,7 +300,9 @@ class Engines:
         """End a job the market cannot go on with; tell whether that could be done."""
         what = cause.what if isinstance(cause, StannaryError) else f"a fault of the market ({type(cause).__name__})"
         try:
-            await self._exchange.store.awrite(lambda c: aborting.abort(c, frame, now_ms(self._exchange.clock), what))
+            await self._exchange.store.awrite(
+                lambda c: aborting.abort(c, frame.job, now_ms(self._exchange.clock), what)
+            )
         except Exception:  # a process edge, as above
             log.exception("job %s cannot be ended", frame.job)
             return False
