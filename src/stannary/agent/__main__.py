@@ -31,6 +31,7 @@ def main() -> None:
 @click.option("--kind", type=click.Choice(["machine", "site"]), default="machine", show_default=True)
 @click.option("--member", "members", multiple=True, metavar="NAME", help="A machine of a site; repeat.")
 @click.option("--ask", "ask_usd_micros_per_hour", type=click.IntRange(0), default=100_000, show_default=True)
+@click.option("--cpus", type=click.IntRange(0), default=0, help="Cores this node sells; all usable ones if 0.")
 @click.option("--engine-class", default="", help="Measured here if not given.")
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME=VALUE", help="A kernel choice, e.g. MKL_CBWR=...")
 @click.option("--find-links", default="", help="A directory or page of wheels for job environments.")

@@ -42,11 +42,12 @@ from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Job
 from stannary.run.environment import Environments, Source, environment_digest
-from stannary.run.sandbox.contract import Limits, Sandbox
+from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits, Sandbox
 from stannary.run.variables import worker_environment
 
 MAX_WORKERS = 2
 PREPARE_WALL_S = 1200.0  # loading a recipe and running two of its steps three times
+PIDS_PER_CPU = 4  # a thread counts as a process: libraries keep pools of their own, each of a job's threads
 IDLE_WORKER_S = 600.0  # as long as the longest start: an idle worker holds memory others could use
 
 _JOB = re.compile(r"j-[0-9a-f]{12}")
@@ -291,6 +292,7 @@ def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench
     limits = Limits(
         memory_bytes=wanted.memory_bytes,
         cpu_millis=wanted.cpus * 1000,
+        pids=DEFAULT_PIDS + PIDS_PER_CPU * wanted.cpus,
         tmp_bytes=wanted.disk_bytes,
         shm_bytes=wanted.memory_bytes,
     )

@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import files
 from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
-from stannary.errors import ConflictError, EnvironmentProblem, Refuted
+from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
 from stannary.formats import bounds, digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
+from stannary.run.sandbox import cgroup
 from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
 from stannary.wire.connection import Connection
@@ -51,6 +52,7 @@ class Application:
     members: tuple[Member, ...] = ()
     ask_usd_micros_per_hour: int = 100_000
     engine_class: str = ""  # measured here if empty
+    cpus: int = 0  # cores this node sells; all that are usable here if 0
     kernel: dict[str, str] = field(default_factory=dict)
     find_links: str = ""
     index_url: str = ""
@@ -69,6 +71,13 @@ def join(application: Application, tell: Tell) -> NodeSettings:
     if (application.directory / NODE_FILE).exists():
         raise ConflictError(
             "this directory holds a node already", why=str(application.directory), hint="choose another --dir"
+        )
+    usable = cgroup.usable_cpus()
+    if application.cpus > usable:
+        raise UsageError(
+            "this machine has fewer cores",
+            why=f"{application.cpus} offered, {usable} usable here (affinity and control group counted)",
+            hint=f"--cpus {usable}, or leave it out",
         )
     kernel = node_settings.check_kernel(application.kernel)
     engine_class = application.engine_class or measure_engine_class(application.kernel)
@@ -156,7 +165,7 @@ def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo,
         kind=application.kind,
         members=application.members,
         engine_class=engine_class,
-        cpus=os.cpu_count() or 1,
+        cpus=application.cpus or cgroup.usable_cpus(),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         ask_usd_micros_per_hour=application.ask_usd_micros_per_hour,
         token=join_token.token_digest(application.token),

@@ -116,8 +116,8 @@ class Replayer:
         from stannary.train import checkpoint
 
         recipe, classes = self._holding.spec.recipe, (self._engine_class, unit.engine_class)
-        if recipe is None or unit.assignment.kind is not TaskKind.ROUND:
-            return self._incomparable(unit)
+        if recipe is None or unit.assignment.kind is not TaskKind.ROUND or recipe.training.threads != 1:
+            return self._incomparable(unit)  # tolerances were measured with one thread
         tolerance = compare.find_tolerance(classes, recipe.training.optimizer, unit.assignment.num_steps)
         if tolerance is None or tolerance.threshold is None:
             return self._incomparable(unit)

@@ -78,9 +78,11 @@ class Service:
         from stannary.train import determinism, engine, recipe
 
         engine.pin()
+        engine_class = engine.engine_class()
         spec = jobspec.from_canonical(request["spec"])
         if spec.recipe is None:
             raise UsageError("job has no recipe to prepare", why=f"kind {spec.kind}")
+        engine.pin(spec.recipe.training.threads)
         inputs = self._inputs(request)
         loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
         self.runner = None  # nothing is done for a recipe that does not pass
@@ -99,7 +101,7 @@ class Service:
         self.runner = runner
         return {
             "ok": True,
-            "engine_class": engine.engine_class(),
+            "engine_class": engine_class,
             "delta_bytes": self.runner.delta_bytes,
             "environment": _environment(),
         }

@@ -30,15 +30,15 @@ from pathlib import Path
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 SCRATCH = Path("/tmp/job")  # noqa: S108 - inside the sandbox; the same on every node, for what a command prints
-FIXED_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def main(arguments: list[str]) -> int:
     """Serve requests until `stop` or the end of the stream."""
-    if sys.flags.hash_randomization or any(os.environ.get(name) != value for name, value in FIXED_ENVIRONMENT.items()):
+    fixed = _fixed_environment()
+    if sys.flags.hash_randomization or any(os.environ.get(name) != value for name, value in fixed.items()):
         # Hash order is chosen before the first line of Python runs, so it takes a new interpreter; one
         # that reads the variables (no -I) and finds no module of ours in the work directory (-P).
-        os.environ.update(FIXED_ENVIRONMENT)
+        os.environ.update(fixed)
         os.execv(sys.executable, [sys.executable, "-s", "-P", "-m", "stannary.agent.worker", *arguments])  # noqa: S606
     _seclude()
     requests_fd, replies_fd = int(arguments[0]), int(arguments[1])
@@ -50,6 +50,13 @@ def main(arguments: list[str]) -> int:
     with os.fdopen(requests_fd, "rb") as requests, os.fdopen(replies_fd, "wb") as replies:
         Service(job, requests, replies, scratch).serve()
     return 0
+
+
+def _fixed_environment() -> dict[str, str]:
+    """Return what must stand before an import: no hash order by chance, and the job's threads, by default one."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    threads = said if said.isdecimal() and int(said) > 0 else "1"
+    return {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
 def _seclude() -> None:

@@ -115,6 +115,9 @@ def parse(value: object) -> Draft:
     top = _section(value, "")
     kind = _choice(top.get("kind", "command" if "run" in top else "train"), "kind", JobKind)
     num_nodes, recipe = _recipe(top, kind)
+    resources = _resources(_section(top.get("resources", {}), "resources"))
+    if recipe is not None and "threads" not in _section(top["recipe"], "recipe").get("training", {}):  # type: ignore[operator]  # read above
+        recipe = replace(recipe, training=replace(recipe.training, threads=resources.cpus))
     spec = JobSpec(
         name=_text(top.get("name", "job"), "name"),
         kind=kind,
@@ -124,7 +127,7 @@ def parse(value: object) -> Draft:
         recipe=recipe,
         envs=_envs(top.get("envs", {})),
         num_nodes=num_nodes,
-        resources=_resources(_section(top.get("resources", {}), "resources")),
+        resources=resources,
         inputs={},
         outputs=_texts(top.get("outputs", []), "outputs"),
         trust=_trust(_section(top.get("trust", {}), "trust"), kind),

@@ -305,6 +305,13 @@ def _check_kind(spec: JobSpec) -> None:
     if spec.recipe is None:
         raise SpecError("recipe is missing", why="a train job needs one", hint="add: recipe: {entry: recipe.py:recipe}")
     _check_recipe(spec.recipe, spec.num_nodes)
+    threads, cpus = spec.recipe.training.threads, spec.resources.cpus
+    if threads > cpus:
+        raise SpecError(
+            "recipe.training.threads is more than resources.cpus",
+            why=f"{threads} threads on {cpus} cores",
+            hint="leave threads out: a recipe gets one for each core",
+        )
 
 
 def _check_recipe(recipe: Recipe, num_nodes: int) -> None:

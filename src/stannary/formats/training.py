@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stannary.formats.canonical import Json
 
 MAX_BATCH = 1_048_576
+MAX_THREADS = 1_024  # jobspec.MAX_CPUS
 MAX_STEPS = 1_000_000
 MANY_ROUNDS = 50  # m 0.6 is best at 20-36 rounds, 0.8 at 58 (byte GPTs of 135k parameters)
 PPM = 1_000_000
@@ -45,7 +46,7 @@ class Training:
     batch_size: int = 16  # examples of one lane in one inner step
     microbatch_size: int = 16  # examples of one forward pass: the split changes the bits, so it is signed
     dtype: str = "float32"
-    threads: int = 1  # 1 and 2 threads sum in another order and give other bits
+    threads: int = 1  # 1 and 2 threads sum in another order and give other bits: signed, at most resources.cpus
     data_order: str = "shake256-v1"
     optimizer: str = "muon"  # muon (with AdamW beside it) | adamw
     muon_lr: str = "0.01"
@@ -66,7 +67,7 @@ class Training:
 FRACTIONS = (
     "muon_lr", "muon_momentum", "adamw_lr", "adamw_beta1", "adamw_beta2", "weight_decay", "outer_lr", "outer_momentum",
 )  # fmt: skip
-ONLY = {"dtype": "float32", "threads": 1, "data_order": "shake256-v1"}  # what this release can compute
+ONLY = {"dtype": "float32", "data_order": "shake256-v1"}  # what this release can compute
 
 
 def read(members: Mapping[str, Json], rounds: int = 1) -> Training:
@@ -99,6 +100,7 @@ def check(training: Training) -> None:
             )
     if training.optimizer not in {"muon", "adamw"}:
         raise SpecError("recipe.training.optimizer is unknown", why=f"{training.optimizer!r:.40}", hint="muon or adamw")
+    _range("threads", training.threads, 1, MAX_THREADS)
     _range("batch_size", training.batch_size, 1, MAX_BATCH)
     _range("microbatch_size", training.microbatch_size, 1, training.batch_size)
     _range("warmup_steps", training.warmup_steps, 0, MAX_STEPS)

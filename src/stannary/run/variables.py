@@ -25,11 +25,18 @@ PINNED_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # another thread count gives other weight bits, and two spin on a shared core
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "OMP_DYNAMIC": "FALSE",  # a library that sees fewer cores must not take fewer threads: the bits would differ
+    "MKL_DYNAMIC": "FALSE",
     "PYTHONHASHSEED": "0",  # two runs are compared byte for byte
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
     "HF_HUB_OFFLINE": "1",
 }
+
+
+def threads_environment(threads: int) -> dict[str, str]:
+    """Return the variables that say how many threads a library takes."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 def job_environment(envs: Mapping[str, Json], kernel: Mapping[str, Json]) -> dict[str, str]:
@@ -47,7 +54,9 @@ def worker_environment(spec: JobSpec, kernel: Mapping[str, Json], packages: Path
     """
     if spec.kind is JobKind.COMMAND:
         return job_environment({}, kernel)
-    return {**job_environment(spec.envs, kernel), **({"PYTHONPATH": PACKAGES} if packages is not None else {})}
+    threads = threads_environment(spec.recipe.training.threads if spec.recipe is not None else 1)
+    path = {"PYTHONPATH": PACKAGES} if packages is not None else {}
+    return {**job_environment(spec.envs, kernel), **threads, **path}
 
 
 def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +69,7 @@ def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[st
     """
     kernel = {name: given[name] for name in ENGINE_VARIABLES if name in given}
     envs = {name: str(value) for name, value in spec.envs.items() if name not in ENGINE_VARIABLES}
-    wanted = {**PINNED_ENVIRONMENT, **kernel, **own, **envs}
+    wanted = {**PINNED_ENVIRONMENT, **threads_environment(spec.resources.cpus), **kernel, **own, **envs}
     if Path(PACKAGES).is_dir():  # behind the buyer's own: he may have meant to shadow one
         wanted["PYTHONPATH"] = ":".join(filter(None, [wanted.get("PYTHONPATH"), PACKAGES]))
     return wanted

@@ -106,7 +106,6 @@ def main(arguments: list[str]) -> int:
     told = json.loads(sys.stdin.read())
     os.nice(OTHER_NICE)
     threading.Thread(target=_compete, daemon=True).start()
-    engine.pin()
     with os.fdopen(int(arguments[1]), "w", buffering=1) as reports:
 
         def report(event: dict[str, object]) -> None:
@@ -115,6 +114,7 @@ def main(arguments: list[str]) -> int:
         try:
             spec = jobspec.from_canonical(told["spec"])
             assert spec.recipe is not None
+            engine.pin(spec.recipe.training.threads)
             inputs = {name: Path(path) for name, path in told["inputs"].items()}
             loaded = recipes.load(Path(arguments[0]) / "workdir", spec.recipe, inputs)
             report({"found": probe(loaded, spec.recipe, lambda step, steps, loss: report(

@@ -1,9 +1,10 @@
 """The engine class: the name of everything besides inputs that decides the bits of a result.
 
-Results are compared bit for bit inside one class only. The name ends in a hash over torch's
-version, the dtype, the thread count, the kernel settings in the environment AND the bits of a fixed
-probe computation, so machines whose kernels differ get different classes without being asked, and
-one that claims another's class gives itself away in its first audit.
+Results are compared bit for bit inside one class only, and with the thread count the job's spec signs: a class is
+measured with one thread, so that machines of any number of cores are of one class if their kernels agree. The name
+ends in a hash over torch's version, the dtype, the thread count, the kernel settings in the environment AND the bits
+of a fixed probe computation, so machines whose kernels differ get different classes without being asked, and one
+that claims another's class gives itself away in its first audit.
 
 `python -m stannary.train.engine` prints the class of this process.
 """
@@ -21,7 +22,6 @@ from torch.nn import functional
 
 from stannary.train import checkpoint
 
-THREADS = 1
 PROBE_SEED = 20_240_601
 CLASS_HEX = 12
 
@@ -29,9 +29,9 @@ CLASS_HEX = 12
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 
-def pin() -> None:
+def pin(threads: int = 1) -> None:
     """Fix threads, algorithms and precision of this process; call it before anything is computed."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")  # no TF32, no bf16 passes in fp32 products

@@ -490,3 +490,12 @@ def test_what_a_killed_agent_left_is_asked_about(market: ScriptedMarket, launch:
     market.lease(market.add_command_job(HELLO, envs={"WORD": "d"}))
     market.wait_for(lambda: market.count("contribution") == 1)
     assert not (directory / "jobs" / job).exists()
+
+
+def test_a_node_sells_no_more_cores_than_it_may_use(market: ScriptedMarket, tmp_path: Path) -> None:
+    """Offering more than affinity and control group allow is refused before a token is used; fewer is taken."""
+    refused = run_join(market, tmp_path / "n", "--cpus", "5000")
+    assert refused.returncode != 0
+    assert "fewer cores" in refused.stderr
+    assert market.node_keys == {}
+    assert run_join(market, tmp_path / "n", "--cpus", "1").returncode == 0

@@ -66,7 +66,7 @@ VECTOR = [260, 825, 820, 760]
     ("members", "says"),
     [
         ({"dtype": "bfloat16"}, "not yet"),
-        ({"threads": 2}, "not yet"),
+        ({"threads": 0}, "out of range"),
         ({"optimizer": "sgd"}, "unknown"),
         ({"microbatch_size": 17}, "out of range"),
         ({"batch_size": 0}, "out of range"),

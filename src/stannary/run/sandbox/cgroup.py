@@ -87,6 +87,21 @@ def find(proc: Path = Path("/proc")) -> Hierarchy | None:
     return None
 
 
+def usable_cpus(proc: Path = Path("/proc")) -> int:
+    """Return how many cores this process may use: its affinity, under the quota of its groups and those above."""
+    own = _own_directories(proc)
+    usable = float(len(os.sched_getaffinity(0)))
+    for directory in _upwards(own.get("")):
+        quota, _, period = _read_text(directory / "cpu.max").strip().partition(" ")
+        if quota.isdigit() and period.isdigit():
+            usable = min(usable, int(quota) / int(period))
+    for directory in _upwards(own.get("cpu")):
+        quota_us, period_us = (_read_number(directory / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quota_us > 0 and period_us > 0:  # no quota reads as -1, hence as no number
+            usable = min(usable, quota_us / period_us)
+    return max(1, int(usable))
+
+
 @dataclass(frozen=True, slots=True)
 class HierarchyV1:
     """Version 1 controllers, each with a tree of its own; `unified` is the version 2 tree beside them."""
@@ -288,6 +303,10 @@ def _mounts(mountinfo: Path) -> Iterator[tuple[str, tuple[str, Path]]]:
         elif kind[0] == "cgroup":
             for option in kind[2].split(","):
                 yield option, place
+
+
+def _upwards(directory: Path | None) -> tuple[Path, ...]:
+    return () if directory is None else (directory, *directory.parents)
 
 
 def _label() -> str:

@@ -1,0 +1,115 @@
+"""Threads: as many as the job's cores, signed, and no other engine class for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.integration.train.small_job import command_spec, train_spec
+
+from stannary.errors import SpecError
+from stannary.formats import jobfile, jobspec
+from stannary.run.sandbox import cgroup
+from stannary.run.variables import command_environment, worker_environment
+
+FILE = {"kind": "train", "recipe": {"entry": "recipe.py:recipe", "rounds": 2}}
+SCRIPT = """
+import io, json, sys
+from pathlib import Path
+from stannary.agent.service import Service
+from stannary.formats import canonical
+from stannary.run import frames
+replies = io.BytesIO()
+service = Service(Path(sys.argv[1]), io.BytesIO(), replies)
+service.handle(json.loads(sys.argv[2]))
+import torch
+replies.seek(0)
+while (frame := frames.read(replies)) is not None:
+    last = frame.header
+print(json.dumps([last.get("engine_class"), last.get("message"), torch.get_num_threads()]))
+"""
+
+
+def parsed(cpus: int | None = None, **training: object) -> jobspec.JobSpec:
+    changes = {"resources": {"cpus": cpus}} if cpus is not None else {}
+    return jobfile.parse({**FILE, "recipe": {**FILE["recipe"], "training": training}, **changes}).spec
+
+
+def test_a_recipe_gets_a_thread_for_each_core() -> None:
+    """What is asked is what is signed; fewer may be written, more are refused."""
+    assert parsed().recipe.training.threads == 1
+    assert parsed(8).recipe.training.threads == 8
+    assert jobfile.parse({**FILE, "resources": {"cpus": 3}}).spec.recipe.training.threads == 3
+    assert parsed(8, threads=2).recipe.training.threads == 2
+    with pytest.raises(SpecError, match=r"resources\.cpus"):
+        parsed(2, threads=3)
+
+
+def with_threads(threads: int) -> jobspec.JobSpec:
+    spec = train_spec()
+    training = dataclasses.replace(spec.recipe.training, threads=threads)
+    resources = dataclasses.replace(spec.resources, cpus=threads)
+    return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, training=training), resources=resources)
+
+
+def test_libraries_are_told() -> None:
+    """A recipe's worker and a command see their count in every variable a library reads, whatever `envs` say."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    told = worker_environment(dataclasses.replace(with_threads(4), envs={"OMP_NUM_THREADS": "64"}), {}, None)
+    assert [told[name] for name in names] == ["4"] * 3
+    assert told["OMP_DYNAMIC"] == told["MKL_DYNAMIC"] == "FALSE"
+    command = command_spec("true")
+    command = dataclasses.replace(command, resources=dataclasses.replace(command.resources, cpus=6))
+    assert [worker_environment(command, {}, None)[name] for name in names] == ["1"] * 3
+    assert [command_environment(command, {}, {})[name] for name in names] == ["6"] * 3
+
+
+def test_two_threads_are_used_under_the_class_of_one(tmp_path: Path) -> None:
+    """A worker asked for two threads computes with two and says the class its node was certified for."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "workdir").mkdir()
+    recipe = """
+import torch
+class R:
+    num_examples, tokens_per_example = 9, 1
+    def build(self): return torch.nn.Linear(300, 300)
+    def loss(self, model, examples):
+        assert torch.get_num_threads() == THREADS
+        return model(torch.rand(len(examples), 300)).square().mean()
+    def evaluate(self, model): return {}
+def recipe(options, inputs): return R()
+"""
+    said = []
+    for threads in (1, 2):
+        (tmp_path / "workdir/recipe.py").write_text(recipe.replace("THREADS", str(threads)))
+        spec = dataclasses.replace(with_threads(threads), inputs={})
+        request = jobfile_request(spec)
+        environment = {**os.environ, **worker_environment(spec, {}, None), "PATH": os.environ["PATH"]}
+        argv = [sys.executable, "-c", SCRIPT, str(tmp_path), request]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+        said.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [entry[1] for entry in said] == [None, None]
+    assert said[0][0] == said[1][0]
+    assert [entry[2] for entry in said] == [1, 2]
+
+
+def jobfile_request(spec: jobspec.JobSpec) -> str:
+    return json.dumps({"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": {}})
+
+
+@pytest.mark.parametrize(("limit", "cpus"), [("max 1000", None), ("1500 1000", 1), ("500 1000", 1), ("x y", None)])
+def test_a_quota_counts_as_cores(tmp_path: Path, limit: str, cpus: int | None) -> None:
+    """In a container of one and a half cores a node sells one, however many the machine has."""
+    group = tmp_path / "sys/a"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text(limit + "\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/a\n")
+    (tmp_path / "self/mountinfo").write_text(f"1 1 0:1 / {tmp_path}/sys rw - cgroup2 cgroup2 rw\n")
+    everything = len(os.sched_getaffinity(0))
+    assert cgroup.usable_cpus(tmp_path) == (everything if cpus is None else min(cpus, everything))
