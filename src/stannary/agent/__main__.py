@@ -6,6 +6,7 @@ The command line of the agent process; `stannary node` starts it. Talk goes to s
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def run(directory: Path) -> None:
     from stannary.agent.daemon import Agent, install_signals
     from stannary.run.sandbox import choice
 
+    os.umask(0o022)  # a job's files are read by its own user; what is secret has a mode of its own
     settings = node_settings.load(directory)
     sandbox = choice.choose(settings.market_profile, _tell)
     _tell(f"node {settings.node} ({settings.name}) of {settings.operator}, sandbox {sandbox.describe()}")

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.errors import FormatError, LimitExceeded, NotFound
+from stannary.formats import bounds, workdir
 from stannary.formats import outputs as patterns
-from stannary.formats import workdir
 
-MAX_FILES = 1_024  # outputs of one task that are signed and stored one by one
+MAX_FILES = bounds.MAX_OUTPUTS  # of one task, signed and stored one by one
 MAX_VISITED = 2_000_000  # names looked at; the files of a job lie in its memory, so this is more than fit
 MAX_NAMED_REFUSALS = 20  # in the log; the rest is counted
 ARCHIVE = "outputs.tar"

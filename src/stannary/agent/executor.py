@@ -29,6 +29,7 @@ from typing import BinaryIO
 from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError, StannaryError
 from stannary.formats import digest, workdir
+from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
 from stannary.run import endings, frames, logs
@@ -38,7 +39,6 @@ from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sand
 from stannary.run.sandbox.process import SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024
-MAX_OUTPUTS = 1024  # of one task
 MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one ten times
 STOP_TIMEOUT_S = 5.0
 EXIT_TIMEOUT_S = 1.0

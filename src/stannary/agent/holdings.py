@@ -32,10 +32,11 @@ from typing import BinaryIO
 from stannary import workdir
 from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
-from stannary.agent.executor import DROPPED, MAX_OUTPUTS, Bench, TakeLine, TakeProgress, Worker, outbox_path
+from stannary.agent.executor import DROPPED, Bench, TakeLine, TakeProgress, Worker, outbox_path
 from stannary.agent.settings import NodeSettings
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
+from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId

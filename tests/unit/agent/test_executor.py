@@ -95,9 +95,41 @@ def test_a_lost_worker_has_a_reason(ask: Callable[..., Any]) -> None:
     with pytest.raises(JobFailed) as caught:
         ask()
     assert caught.value.detail == "worker-died"
+    assert str(caught.value) == "the worker is lost: SIGKILL (Killed), exit code 137"
     with pytest.raises(JobFailed) as caught:
         ask(process=DeadProcess(num_oom_kills=1))
     assert caught.value.detail == "out-of-memory"
+
+
+def test_memory_and_time_are_said_in_words(ask: Callable[..., Any], tmp_path: Path) -> None:
+    """What the kernel killed for its memory behind a worker that lives, and what took too long, is said as such."""
+    process = DeadProcess()
+    counts = iter((0, 1))
+    process.usage = lambda: Usage(0, 0, next(counts))  # type: ignore[method-assign]
+    with pytest.raises(JobFailed) as caught:
+        ask(({"ok": False, "reason": "command-failed", "message": "exit code 137"}, b""), process=process)
+    assert (caught.value.detail, caught.value.what) == ("out-of-memory", "killed: out of memory")
+    worker = Worker(DeadProcess(), Bench(tmp_path, tmp_path, {}, Limits(), 1), io.BytesIO(), io.BytesIO())  # type: ignore[arg-type]
+    worker.kill("wall-limit")
+    with pytest.raises(JobFailed) as caught:
+        worker.request({"op": "run"}, 3600.0, lambda _: None)
+    assert (caught.value.detail, str(caught.value)) == ("wall-limit", "killed: longer than it may take: 3,600 s")
+
+
+def test_a_refusal_keeps_its_lines(ask: Callable[..., Any]) -> None:
+    """What, why and what to do arrive as they were said, each once, several lines as several."""
+    said = {
+        "ok": False,
+        "reason": "recipe-error",
+        "message": "it broke",
+        "why": "line 1\nline 2\x1b[2J",
+        "hint": "mend it",
+    }
+    with pytest.raises(JobFailed) as caught:
+        ask((said, b""))
+    assert (caught.value.what, caught.value.why, caught.value.hint) == (
+        "it broke", "line 1\nline 2\N{SYMBOL FOR ESCAPE}[2J", "mend it",
+    )  # fmt: skip
 
 
 def test_reasons_are_plain_words(ask: Callable[..., Any]) -> None:
