@@ -22,7 +22,7 @@ fi
 # Neither way leaves bytecode, and where PYTHONDONTWRITEBYTECODE is set it is never written later: every command would
 # compile its imports again, a quarter of the CPU time of `stannary verify`. torch is left out: it takes a minute.
 site=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-for package in click cryptography httpx2 pydantic platformdirs rich yaml; do
+for package in click cryptography httpx2 pydantic platformdirs yaml; do
     "$bin/python" -m compileall -q "$site/$package"
 done
 "$bin/python" -m compileall -q src

@@ -20,7 +20,6 @@ import os
 import shutil
 import sys
 import textwrap
-import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,16 +195,6 @@ class Output:
             _forget(stream)
 
 
-class Stopwatch:
-    """Seconds since it was made, for phase lines."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __str__(self) -> str:
-        return f"{time.monotonic() - self._start:6.1f} s"
-
-
 def columns() -> int:
     """Return how wide the screen is (COLUMNS, then the terminal), within what can be read."""
     return max(shutil.get_terminal_size((FALLBACK_COLUMNS, 24)).columns, MIN_COLUMNS)
@@ -265,11 +254,6 @@ def table_lines(
         GAP.join(_padded(shortened(item, size), size) for item, size in zip(line, widths, strict=True)).rstrip()
         for line in cells
     ]
-
-
-def columns_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as plain aligned columns under their names."""
-    return "\n".join(table_lines(columns, rows))
 
 
 def plain(text: str, *, keep: str = "") -> str:

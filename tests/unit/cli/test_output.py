@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from stannary.cli.output import Output, columns_text, plain
+from stannary.cli.output import Output, plain, table_lines
 from stannary.errors import (
     AuthError,
     ConfirmationRequired,
@@ -61,7 +61,7 @@ def test_control_characters_of_others_are_shown_as_such():
 
 def test_columns_are_aligned():
     """Plain tables are columns that can be cut."""
-    assert columns_text(("A", "BB"), [("111", "2")]) == "A    BB\n111  2"
+    assert table_lines(("A", "BB"), [("111", "2")]) == ["A    BB", "111  2"]
 
 
 def test_errors_of_several_lines_stay_so():
@@ -84,3 +84,32 @@ def test_every_refusal_ends_with_a_next_step(cls):
     output.error(cls("it is so", why="because"))
     assert err.getvalue().splitlines()[-1].startswith("  next  ")
     assert json.loads(out.getvalue())["error"]["hint"]
+
+
+def test_long_talk_wraps_at_the_screens_edge(monkeypatch):
+    """On a terminal a long line goes on below its first word, a key or digest stays whole; a file gets one line."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    digest = "sha256:" + "0" * 64
+    for err, num_lines in ((Terminal(), 3), (io.StringIO(), 1)):
+        Output(stdout=io.StringIO(), stderr=err).say(f"  ! {'word ' * 20}{digest}")
+        lines = err.getvalue().splitlines()
+        assert len(lines) == num_lines
+        assert lines[-1].endswith(digest)
+        assert num_lines == 1 or max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_stream_gets_what_it_can_spell(encoding):
+    """Our own dots become dashes, others' letters escapes, and JSON stays JSON."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    Output(stdout=stream, stderr=io.StringIO()).result(None, ["paid \u00b7 held", "\u6f22"])
+    Output(as_json=True, stdout=stream, stderr=io.StringIO()).result({"name": "\u6f22\udc80"})
+    text = raw.getvalue().decode(encoding)
+    assert json.loads(text[text.index("{") :])["name"] == "\u6f22\udc80"
+    assert encoding != "ascii" or "paid - held" in text
