@@ -9,8 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
 from stannary.cli import main as edge
+from stannary.errors import EnvironmentProblem
 from stannary.formats import dsse, note
 from stannary.sdk import brokers, profile
+from stannary.sdk import submit as submission
 from stannary.sdk.profile import Profile
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
@@ -40,3 +42,22 @@ def test_a_broker_outlives_its_profile_and_is_stopped_by_name(running, capsys):
     assert edge.run(["broker", "stop", "work", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stopped"] == running.pid
     assert not running.is_alive
+
+
+def test_no_order_is_sent_for_which_no_broker_starts(running, tmp_path, monkeypatch, capsys):
+    """`run` fails before money is held when the broker cannot be started; nothing was submitted."""
+    brokers.stop(brokers.home("work"))
+    sent = []
+    monkeypatch.setattr(submission, "submit", lambda *given: sent.append(given))
+    monkeypatch.setattr(submission, "upload", lambda *_: 0)
+
+    def refuse(*_):
+        raise EnvironmentProblem("cannot start broker", why="No space left on device", hint="free disk space")
+
+    monkeypatch.setattr(brokers, "ensure", refuse)
+    (tmp_path / "work.py").write_text("print(1)\n")
+    job = tmp_path / "job.yaml"
+    job.write_text("name: a\nkind: command\nrun: python work.py\noutputs: [out.txt]\nbudget: 1.00\n")
+    assert edge.run(["run", str(job), "--yes"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert sent == []

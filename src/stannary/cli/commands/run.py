@@ -14,7 +14,7 @@ from stannary.cli.output import Output, plain
 from stannary.errors import ConfirmationRequired, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
-from stannary.sdk import examples, local
+from stannary.sdk import brokers, examples, local
 from stannary.sdk import submit as submission
 from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
@@ -102,8 +102,9 @@ def run(out: Output, **options: Any) -> int:
     with client:
         if options["dry_run"]:
             return _show_plan(client, prepared, out)
+        brokers.ensure(settings)  # before the order: no money is held for a job nobody can answer for
         keeper = Keeper(settings)
-        out.say(keeper.tend())  # before the order: money must not be held for a job nobody can answer for
+        out.say(keeper.tend())
         view = submission.submit(client, prepared.spec, settings.profile, buyer.root(), settings.account)
         if options["detach"]:
             if line := keeper.tend():
