@@ -1,6 +1,6 @@
 """A whole market in one folder: database, log, witness, blobs and keys, of one moment, while it runs; and back again.
 
-    BACKUP/market.db  market.db.mark  log/  witness/  blobs/  key  admin-token  tls.key  tls.crt  name  port
+    BACKUP/market.db  market.db.mark  log/  witness/  blobs/  key  admin-token  tls.key  tls.crt  name  port  clock
     BACKUP/backup.json     written last: without it the folder is no backup
 
 Rules:
@@ -30,6 +30,7 @@ from stannary import files
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError
 from stannary.formats import note
 from stannary.market import identity
+from stannary.market.clock import CLOCK_FILE
 from stannary.store import mark
 
 DATABASE, LOG, WITNESS, BLOBS, PORT_FILE = "market.db", "log", "witness", "blobs", "port"
@@ -41,6 +42,7 @@ KEYS = (
     identity.TLS_KEY_FILE,
     identity.TLS_CERT_FILE,
     PORT_FILE,
+    CLOCK_FILE,
 )
 MAX_MANIFEST_BYTES = 64 * 1024
 VERSION = 1

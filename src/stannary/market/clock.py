@@ -18,6 +18,7 @@ from stannary.formats import bounds, instants
 from stannary.tlog.rising import Rising, since_boot_s
 from stannary.wire import errors as wire_errors
 
+CLOCK_FILE = "clock"  # in the market's directory
 KEEP_S = 5.0  # a kill loses so much of the floor; checkpoints made meanwhile bear their own time
 
 log = logging.getLogger("stannary.market")

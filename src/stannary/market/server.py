@@ -27,7 +27,7 @@ from stannary.formats import note
 from stannary.market import agreement, app, holder, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
-from stannary.market.clock import Clock, RisingClock, SystemClock
+from stannary.market.clock import CLOCK_FILE, Clock, RisingClock, SystemClock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.gate import Gate, Guarded, raise_descriptors
@@ -42,7 +42,6 @@ from stannary.wire.card import Card
 
 DATABASE = "market.db"
 PORT_FILE = "port"
-CLOCK = "clock"  # the market's time, kept so that it never runs back
 KEEP_ALIVE_S = 65
 BACKLOG = 2048
 STOP_TIMEOUT_S = 3
@@ -54,7 +53,7 @@ log = logging.getLogger("stannary.market")
 @asynccontextmanager
 async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterator[tuple[Exchange, Engines]]:
     """Open a market without a server (tests mount its application directly)."""
-    moment = RisingClock(clock if clock is not None else SystemClock(), settings.directory / CLOCK)
+    moment = RisingClock(clock if clock is not None else SystemClock(), settings.directory / CLOCK_FILE)
     owner = identity.load(settings.directory, settings.name)
     store = Store.open(settings.directory / DATABASE)
     with contextlib.ExitStack() as closing:
