@@ -25,6 +25,7 @@ from stannary.run import endings, frames
 
 if TYPE_CHECKING:
     from stannary.agent.collect import Collected
+    from stannary.agent.command import Places
     from stannary.agent.tasks import TaskRunner
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
@@ -36,7 +37,7 @@ class Service:
 
     def __init__(self, job: Path, requests: BinaryIO, replies: BinaryIO, scratch: Path | None = None) -> None:
         self.job = job
-        self.scratch = scratch or Path(tempfile.mkdtemp(prefix="job-"))  # outside a sandbox: a place of its own
+        self.scratch = scratch
         self.requests = requests
         self.replies = replies
         self.runner: TaskRunner | None = None
@@ -146,11 +147,18 @@ class Service:
 
     def command(self, request: dict[str, Json]) -> dict[str, Json]:
         """Run a command job and hand in what it declared."""
-        from stannary.agent import collect
-        from stannary.agent.command import Places, Shard, run_command
+        from stannary.agent.command import Places
 
         spec = jobspec.from_canonical(request["spec"])
-        places = Places(self.scratch)
+        if self.scratch is not None:
+            return self._run_in(Places(self.scratch), spec, request)
+        with tempfile.TemporaryDirectory(prefix="job-") as scratch:  # outside a sandbox: a place of its own
+            return self._run_in(Places(Path(scratch)), spec, request)
+
+    def _run_in(self, places: Places, spec: jobspec.JobSpec, request: dict[str, Json]) -> dict[str, Json]:
+        from stannary.agent import collect
+        from stannary.agent.command import Shard, run_command
+
         shard = Shard(_number(request, "rank"), spec.num_nodes)
         started = time.monotonic()
         exit_code = run_command(spec, places, self.job / "workdir", self._inputs(request), shard)
