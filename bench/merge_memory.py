@@ -1,4 +1,4 @@
-"""Peak memory of a round and of a merge, as a multiple of the model's size (goal: 4).
+"""Peak memory of a round and of a merge, as a multiple of the model's size (goal of the merge: 4).
 
     python bench/merge_memory.py [LANES] [OPTION=NUMBER ...]
 
@@ -56,13 +56,13 @@ def compute(task: str, directory: Path, lanes: int, options: dict[str, int]) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Print one line per task; exit code 1 where the goal is missed."""
+    """Print one line per task; exit code 1 where the merge misses its goal."""
     lanes = int(arguments[0]) if arguments and arguments[0].isdigit() else LANES
     shape = [word for word in arguments if "=" in word]
     failed = False
     with tempfile.TemporaryDirectory(dir=HERE.parent) as directory:
         size_bytes = 0
-        print(f"{'task':<10}{'peak MB':>10}{'model MB':>10}{'ratio':>8}   ({lanes} lanes, goal {GOAL})")
+        print(f"{'task':<10}{'peak MB':>10}{'model MB':>10}{'ratio':>8}   ({lanes} lanes, goal of the merge {GOAL})")
         for task in ("bare", "round", "theta", "merge"):
             argv = [sys.executable, __file__, "--compute", task, directory, str(lanes), *shape]
             said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
             if task == "theta":
                 continue  # makes the merge's input
             ratio = peak_bytes / size_bytes if size_bytes and task != "bare" else 0.0
-            failed |= ratio > GOAL
+            failed |= task == "merge" and ratio > GOAL
             print(f"{task:<10}{peak_bytes / 1e6:>10.0f}{size_bytes / 1e6:>10.0f}{ratio:>8.2f}")
     return 1 if failed else 0
 
