@@ -6,7 +6,8 @@ Rules:
 2. Silence and 5xx are waited out, with growing, jittered pauses, for as long as the agent lives; once a
    minute one line says so. What is sent may be sent twice: the market knows it by lease and bytes.
 3. A 409 or 404 means the work is no longer this node's: it is raised at once.
-4. A market that does not know the node, or revoked it, says so for good: that is raised at once, too.
+4. A market that does not know the node, or revoked it, says so for good: that is raised at once, too. So is a log
+   that does not hold what this node has seen of it (tlog/seen.py).
 
 One object serves several threads; each has a connection of its own.
 """
@@ -38,6 +39,7 @@ from stannary.errors import (
 from stannary.files import Secret
 from stannary.formats import bounds, dsse
 from stannary.formats.digest import PREFIX, Digest
+from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, routes
 from stannary.wire.buyer import Manifest
@@ -57,11 +59,20 @@ Tell = Callable[[str], None]
 class MarketClient:
     """The market as one node sees it."""
 
-    def __init__(self, settings: NodeSettings, key: Ed25519PrivateKey, stop: threading.Event, tell: Tell) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        key: Ed25519PrivateKey,
+        stop: threading.Event,
+        tell: Tell,
+        *,
+        seen: SeenLog | None = None,
+    ) -> None:
         self.settings = settings
         self.key = key
         self.stop = stop
         self.tell = tell
+        self.seen = seen
         self._local = threading.local()
         self._lock = threading.Lock()
         self._token: Secret | None = None
@@ -196,7 +207,11 @@ class MarketClient:
         known = self.settings
         with Connection(known.url, tls_fingerprint=known.tls_fingerprint, vkey=known.market_vkey) as link:
             try:
+                if self.seen is not None:
+                    follow(link, self.seen)
                 return self._prove(link)
+            except Refuted as err:  # a log that was rolled back: whatever is done for it may be undone
+                raise AuthError(err.what, why=err.why, hint=err.hint, detail=wire_errors.LOG_BEHIND) from err
             except NotFound as err:  # a 404 elsewhere is about a lease; here it is about the node itself
                 raise AuthError(err.what, why=err.why, hint=err.hint, detail=err.detail) from err
 

@@ -61,10 +61,12 @@ from stannary.formats.predicates import (
 )
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.contract import Sandbox
+from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import AuditRef, Failure, Lease, LeaseType, ProgressReport
 
+SEEN_FILE = "log-seen.json"  # the market's log as this node saw it last
 POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
 DRAIN_S = 120.0
 SALT_BYTES = 32
@@ -85,7 +87,8 @@ class Agent:
         self.stop = threading.Event()
         self.sandbox = sandbox
         self.work: Work = work or SandboxedWork()
-        self.client = MarketClient(settings, self.key, self.stop, tell)
+        seen = SeenLog(directory / SEEN_FILE, settings.market_vkey)
+        self.client = MarketClient(settings, self.key, self.stop, tell, seen=seen)
         self.journal = journals.Journal(directory / "journal")
         self.meter = Meter(self.journal)
         self.desk = Desk()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 
 from fastapi import APIRouter
@@ -15,18 +16,23 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from stannary.errors import FormatError, NotFound
-from stannary.formats import digest
+from stannary.errors import ConflictError, FormatError, NotFound
+from stannary.formats import digest, note
 from stannary.market import access, http
 from stannary.market.exchange import Exchange
 from stannary.store import blobs
+from stannary.wire import errors as wire_errors
 from stannary.wire import proof as proofs
 from stannary.wire import routes
+from stannary.wire.market import LogState
 
 _TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
 _LEAF = re.compile(r"[0-9a-f]{64}")
 _NONCE = re.compile(r"[0-9a-f]{64}")
 BYTES = "application/octet-stream"
+MAX_SIZE = 2**53 - 1
+
+log = logging.getLogger("stannary.market")
 
 
 def router(exchange: Exchange) -> APIRouter:
@@ -64,6 +70,10 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
             raise NotFound("no such tile", why=f"{path!r:.120}")
         return FileResponse(file, media_type=BYTES)
 
+    @api.get(routes.LOG_STATE)
+    async def state(request: Request) -> Response:
+        return http.answer(_state(exchange, http.integer(request.query_params, "old", 0, MAX_SIZE)))
+
     @api.get(routes.LOG_PROOF)
     async def proof(leaf_hex: str) -> Response:
         if _LEAF.fullmatch(leaf_hex) is None:
@@ -72,6 +82,21 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
         if index is None:
             raise NotFound("this leaf is not in the log", why=leaf_hex)
         return PlainTextResponse(exchange.log.proof(index))
+
+
+def _state(exchange: Exchange, old: int) -> LogState:
+    """Return the newest checkpoint and its consistency with what somebody has seen."""
+    text = exchange.log.checkpoint()
+    size = note.parse_checkpoint(note.parse(text).text).size
+    if old > size:
+        log.error("somebody has seen %d statements of this log, which holds %d: was it rolled back?", old, size)
+        raise ConflictError(
+            "this log holds less than was seen of it",
+            why=f"{size:,} statements, {old:,} were seen",
+            hint="ask the market's operator",
+            detail=wire_errors.LOG_BEHIND,
+        )
+    return LogState(checkpoint=text, consistency=[item.hex() for item in exchange.log.consistency(old, size)])
 
 
 def _add_blobs(api: APIRouter, exchange: Exchange) -> None:

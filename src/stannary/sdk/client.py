@@ -20,6 +20,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.dsse import Envelope
 from stannary.sdk.profile import Settings
+from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import admin, limits, routes
 from stannary.wire.buyer import (
     Cost,
@@ -57,8 +58,9 @@ Progress = Callable[[int], None]  # bytes sent since the last call
 class Client:
     """What a buyer may ask of a market."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seen: SeenLog | None = None) -> None:
         self._connection = connection
+        self._seen = seen
 
     @classmethod
     def open(cls, settings: Settings) -> Client:
@@ -81,7 +83,8 @@ class Client:
                 hint="ask the market's operator for one, then: STANNARY_TOKEN=... stannary ls",
             )
         market = settings.profile
-        return cls(Connection(market.url, token=settings.token, tls_fingerprint=market.tls_pin, vkey=market.vkey))
+        link = Connection(market.url, token=settings.token, tls_fingerprint=market.tls_pin, vkey=market.vkey)
+        return cls(link, seen_of(market.vkey) if market.vkey else None)
 
     @property
     def url(self) -> str:
@@ -111,7 +114,13 @@ class Client:
         return self._connection.post(routes.QUOTES, QuoteRequest(spec=spec), Quote, is_repeatable=True)
 
     def submit(self, envelope: Envelope, key: str) -> JobView:
-        """Send a signed job; the same `key` and envelope again give the same answer."""
+        """Send a signed job; the same `key` and envelope again give the same answer.
+
+        Raises:
+            Refuted: the market's log does not hold what this user has seen of it (tlog/seen.py); nothing was sent.
+        """
+        if self._seen is not None:
+            follow(self._connection, self._seen)
         return self._connection.post(routes.JOBS, Submit.of(envelope), JobView, key=key)
 
     def job(self, job: str) -> JobView:
@@ -256,6 +265,12 @@ class Operator:
     def revoke(self, node: str) -> None:
         """Take a node's credential back."""
         self._connection.send("POST", routes.node(routes.ADMIN_NODE_REVOKE, node), content=b"{}")
+
+
+def seen_of(vkey: str) -> SeenLog:
+    """Return what this user has seen of a market's log."""
+    name = hashlib.sha256(vkey.encode()).hexdigest()[:16]
+    return SeenLog(files.data_dir() / "logs" / f"{name}.json", vkey)
 
 
 def _steady(file: BinaryIO, digest: Digest, size_bytes: int, name: str) -> Iterator[bytes]:

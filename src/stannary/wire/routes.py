@@ -11,6 +11,7 @@ MARKET_PROOF = "/v1/market/proof"
 CHECKPOINT = "/checkpoint"  # C2SP tlog-tiles
 TILE = "/tile/{path:path}"
 LOG_PROOF = "/v1/log/proof/{leaf_hex}"
+LOG_STATE = "/v1/log/state"  # ?old=SIZE: the newest checkpoint, and its consistency with what was seen
 
 BLOB = "/v1/blobs/{digest}"
 QUOTES = "/v1/quotes"

@@ -16,8 +16,10 @@ from tests.integration.market.fake_buyer import command_spec, train_spec
 from tests.integration.market.test_market_jobs import check
 from tests.integration.market.world import Process, World
 
-from stannary.errors import ConflictError, FormatError
+from stannary.errors import ConflictError, FormatError, Refuted
 from stannary.market import backup
+from stannary.tlog.seen import SeenLog, follow
+from stannary.wire.connection import Connection
 
 
 def call(*words: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -125,3 +127,32 @@ def test_half_a_backup_is_none(tmp_path: Path) -> None:
             backup.restore(half, tmp_path / "new")
         assert not (tmp_path / "new").exists()
     assert call("backup", "--dir", tmp_path / "nowhere", "--to", tmp_path / "x").returncode != 0
+
+
+def test_who_saw_more_refuses_a_restored_market(tmp_path: Path) -> None:
+    """A market restored from before what a buyer or a node has seen is known by them, and by its own log file."""
+    old, copy, new = tmp_path / "old", tmp_path / "copy", tmp_path / "new"
+    process, seen = Process(old), tmp_path / "seen.json"
+
+    async def join(world: World, *names: str) -> None:
+        for name in names:
+            await world.node(name, run=False)
+        await world.stop()
+
+    world = process.start()
+    try:
+        asyncio.run(join(world, "north"))
+        made("backup", "--dir", old, "--to", copy)
+        asyncio.run(join(World(world.url, world.vkey, world.witness_vkeys, world.admin_token), "south"))
+        with Connection(world.url, vkey=world.vkey) as link:
+            for _ in range(2):
+                follow(link, SeenLog(seen, world.vkey))
+        process.kill()
+        made("restore", "--from", copy, "--dir", new)
+        process.directory = new
+        again = process.start()
+        with Connection(again.url, vkey=again.vkey) as link, pytest.raises(Refuted, match="seen before"):
+            follow(link, SeenLog(seen, again.vkey))
+    finally:
+        process.stop()
+    assert "rolled back?" in (new / "market.log").read_text()
