@@ -5,7 +5,8 @@
 1. Each relative link and each `path/in/backticks` with a known suffix exists.
 2. docs/errors.md lists exactly the codes of errors.py, with their exit codes.
 3. Each `stannary <command>` that a document names is a command.
-4. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
+4. docs/guide/provider.md quotes the terms that nodes sign, whole.
+5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import job_file_reference  # beside this file
 
 from stannary import errors
 from stannary.cli.registry import COMMANDS
+from stannary.market import terms
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
@@ -33,6 +35,7 @@ def main() -> int:
     mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
     mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
     mistakes += _check_reference()
+    mistakes += _check_terms((ROOT / "docs" / "guide" / "provider.md").read_text("utf-8"))
     for mistake in mistakes:
         sys.stdout.write(mistake + "\n")
     sys.stdout.write(f"{len(DOCUMENTS)} documents, {len(mistakes)} mistakes\n")
@@ -48,6 +51,12 @@ def _check(path: Path) -> list[str]:
     return [f"{name}: no such file {item}" for item in missing] + [
         f"{name}: no command stannary {item}" for item in sorted(unknown)
     ]
+
+
+def _check_terms(text: str) -> list[str]:
+    quoted = " ".join(line.lstrip("> ") for line in text.splitlines() if line.startswith(">"))
+    missing = [line for line in terms.TEXT.splitlines()[2:] if line.strip() and line.strip() not in quoted]
+    return [f"docs/guide/provider.md: does not quote the terms: {line.strip():.60}" for line in missing]
 
 
 def _check_codes(text: str) -> list[str]:

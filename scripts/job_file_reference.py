@@ -75,7 +75,7 @@ RECIPE = {
                        f"Steps of each round, each 1 to {jobspec.MAX_INNER_STEPS:,}; the last one repeats. "
                        f"At most {jobspec.MAX_STEP_LIST} numbers.", "[3, 6, 10]"),
     "seed": Key("whole number", "What weights and data order begin from.", "7", low=0, high=2**32 - 1),
-    "step_ms": Key("whole number", "Milliseconds you expect one inner step to take, for the worst-case price.", "40",
+    "step_ms": Key("whole number", "Milliseconds one inner step is paid as; leases follow measured time.", "40",
                    low=1, high=jobspec.MAX_STEP_MS),
     "options": Key("mapping", f"Whatever the recipe reads: at most {jobspec.MAX_OPTION_VALUES:,} values, "
                    f"{jobspec.MAX_OPTION_DEPTH} levels deep.", "{width: 64}", "none"),
@@ -109,7 +109,7 @@ RESOURCES = {
                   high=quantity.MAX_SIZE_BYTES),
     "disk": Key("size", "What the job may write, results included.", "1GiB", low=quantity.MIN_PLAUSIBLE_BYTES,
                 high=quantity.MAX_SIZE_BYTES),
-    "wall_s": Key("seconds", "How long a command may run.", "3600", low=1, high=jobspec.MAX_WALL_S),
+    "wall_s": Key("seconds", "How long a task may run; a command is paid as so long.", "3600", low=1, high=jobspec.MAX_WALL_S),
     "accelerators": Key("`none`", "GPU nodes come later.", "none", "`none`"),
 }  # fmt: skip
 TRUST = {
@@ -273,7 +273,7 @@ A training job:
 
 ```yaml
 name: hello
-recipe: {{entry: recipe.py:recipe, rounds: 12, lanes: 4, inner_steps: [3, 6, 10]}}
+recipe: {{entry: recipe.py:recipe, rounds: 12, lanes: 2, inner_steps: [3, 6, 10]}}
 inputs: {{corpus: {{module: pydoc_data.topics}}}}
 resources: {{cpus: 1, memory: 1GiB, wall_s: 600}}
 trust: {{audit: 1.0, max_price: 0.50}}

@@ -105,7 +105,7 @@ def status(out: Output, name: str) -> None:
     """Show a node's market, engine class and process."""
     place = _joined(name)
     described = {**_describe(place / NODE_FILE), "clock": _clock(place)}
-    out.result(described, [f"{key:<14}{value}" for key, value in described.items()])
+    out.result(described, [f"{key:<16}{value}" for key, value in described.items()])
     out.say("software evidence, tier T0: NOT hardware-attested")
 
 
