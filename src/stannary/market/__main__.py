@@ -46,10 +46,12 @@ def _serve(options: argparse.Namespace) -> int:
             name=identity.name_of(directory, options.name),
             host=options.host,
             port=options.port,
+            advertise=options.advertise,
             profile=options.profile,
             witness=not options.no_witness,
             timing=_timing(options.timing),
         )
+        settings.check()
         files.make_private_dir(settings.directory)
         logging.basicConfig(
             filename=settings.directory / LOG_FILE,
@@ -92,7 +94,7 @@ def _ask(directory: Path, target: Path) -> dict[str, object]:
     token = Secret(Path(card.admin_token_file).read_text(encoding="ascii").strip())
     asked = admin.BackupRequest(directory=str(target)).to_bytes()
     headers = {"Content-Type": "application/json"}
-    with Connection(card.url, token=token, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as link:
+    with Connection(card.here, token=token, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as link:
         answer = link.send("POST", routes.ADMIN_BACKUP, content=asked, headers=headers, wait_s=BACKUP_S)
     made = message.read(admin.BackupMade, answer.content)
     return {"backup": str(target), **made.model_dump()}
@@ -115,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run a market until SIGTERM")
     serve.add_argument("--dir", type=Path, required=True, help="database, log, blobs and keys live here")
     serve.add_argument("--host", default="127.0.0.1", help="any other than loopback is served by TLS")
+    serve.add_argument(
+        "--advertise", default="", help="the address others dial, where --host is 0.0.0.0, :: or behind NAT"
+    )
     serve.add_argument("--port", type=int, default=0, help="0: that of the last start, any free one the first time")
     serve.add_argument("--name", default="", help="the market's name and the log's origin (default: one of its own)")
     serve.add_argument("--profile", type=_profile, default=Profile.LOCAL, help="who may join; only `local` so far")

@@ -92,15 +92,14 @@ async def serve(settings: Settings) -> None:
         port = listener.getsockname()[1]
         files.replace(settings.directory / PORT_FILE, f"{port}\n".encode())
         scheme, certificate = _secure(settings, exchange)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        exchange.url = f"{scheme}://{host}:{port}"
+        exchange.url = f"{scheme}://{_bracketed(settings.address)}:{port}"
         server = _server(app.build(exchange, engines), certificate)
         serving = asyncio.create_task(server.serve(sockets=[]))  # its connections come through the gate
         while not server.started and not serving.done():  # uvicorn offers no event to wait for
             await asyncio.sleep(0.01)
         async with _admitting(server, listener):
             if server.started:
-                _announce(settings.directory, exchange)
+                _announce(settings, exchange, f"{scheme}://{_bracketed(settings.local_host)}:{port}")
             await serving
 
 
@@ -147,6 +146,10 @@ async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) ->
         await asyncio.gather(*workers, return_exceptions=True)
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _last_port(directory: Path) -> int:
     """Return the port of the last start, 0 before the first: nodes and join tokens hold the address."""
     try:
@@ -175,7 +178,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _secure(settings: Settings, exchange: Exchange) -> tuple[str, tuple[Path, Path] | None]:
     if settings.is_loopback:
         return "http", None
-    cert, key, fingerprint = identity.certificate(settings.directory, settings.host, exchange.clock.now())
+    cert, key, fingerprint = identity.certificate(settings.directory, settings.address, exchange.clock.now())
     exchange.tls_fingerprint = fingerprint
     return "https", (cert, key)
 
@@ -200,7 +203,8 @@ def _server(application: object, certificate: tuple[Path, Path] | None) -> uvico
     return uvicorn.Server(config)
 
 
-def _announce(directory: Path, exchange: Exchange) -> None:
+def _announce(settings: Settings, exchange: Exchange, local_url: str) -> None:
+    directory = settings.directory
     card = Card(
         url=exchange.url,
         name=exchange.identity.name,
@@ -209,6 +213,7 @@ def _announce(directory: Path, exchange: Exchange) -> None:
         tls_fingerprint=exchange.tls_fingerprint,
         pid=os.getpid(),
         admin_token_file=str(directory / identity.ADMIN_TOKEN_FILE),
+        local_url=local_url if local_url != exchange.url else "",
     )
     identity.write_card(directory, card)
     sys.stdout.write(card.line() + "\n")

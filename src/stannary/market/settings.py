@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from stannary.errors import UsageError
 from stannary.wire import limits
+
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
 
 
 class Profile(StrEnum):
@@ -44,6 +47,7 @@ class Settings:
     name: str = "local.market"
     host: str = "127.0.0.1"
     port: int = 0
+    advertise: str = ""  # the address others dial where it is not `host`: behind NAT, or listening on all of them
     profile: Profile = Profile.LOCAL
     witness: bool = True  # start a witness process beside the market
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end
@@ -62,6 +66,35 @@ class Settings:
     def buyer_quota(self) -> tuple[int, int]:
         """Bytes and number of a buyer's unclaimed blobs."""
         return self.buyer_quota_bytes, self.buyer_quota_blobs
+
+    @property
+    def address(self) -> str:
+        """The address that stands on the card, in join tokens and in the certificate."""
+        return self.advertise or self.host
+
+    def check(self) -> None:
+        """Refuse addresses that nobody could dial.
+
+        Raises:
+            UsageError: listening on all addresses without naming one, or naming one that is served no TLS.
+        """
+        if self.host in WILDCARDS and not self.advertise:
+            raise UsageError(
+                "nobody can dial this address",
+                why=f"--host {self.host} listens on all of them; card and join tokens must name one",
+                hint=f"stannary market serve -- --host {self.host} --advertise market.example",
+            )
+        if self.is_loopback and self.advertise:
+            raise UsageError(
+                "a market on loopback is for its own machine",
+                why=f"--host {self.host} is served without TLS; --advertise {self.advertise:.80} is for others",
+                hint="leave --advertise out, or listen on an address of the network: --host 0.0.0.0",
+            )
+
+    @property
+    def local_host(self) -> str:
+        """The address to dial on this machine, where `address` may not lead back here."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  not bound, read
 
     @property
     def is_loopback(self) -> bool:

@@ -262,6 +262,10 @@ class Operator:
         """Return all nodes."""
         return self._connection.get(routes.ADMIN_NODES, admin.NodeList)
 
+    def faults(self) -> admin.FaultList:
+        """Return the jobs the market itself could not bring to their ends, newest first."""
+        return self._connection.get(routes.ADMIN_FAULTS, admin.FaultList)
+
     def revoke(self, node: str) -> None:
         """Take a node's credential back."""
         self._connection.send("POST", routes.node(routes.ADMIN_NODE_REVOKE, node), content=b"{}")

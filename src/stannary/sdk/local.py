@@ -96,7 +96,7 @@ class LocalMarket:
         started = self.register.find(MARKET)
         is_ours = started is not None and started.pid == card.pid  # it may be slow; a stranger is not waited for
         try:
-            with Connection(card.url, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as connection:
+            with Connection(card.here, tls_fingerprint=card.tls_fingerprint, vkey=card.vkey) as connection:
                 answer = connection.send("GET", routes.MARKET, retry=is_ours)
                 return card if message.read(MarketInfo, answer.content).vkey == card.vkey else None
         except StannaryError:
@@ -183,7 +183,7 @@ class LocalMarket:
     def operator(self, card: Card) -> Operator:
         """Return a connection with the operator's rights."""
         token = files.Secret(files.read_secret(Path(card.admin_token_file)).decode("ascii").strip())
-        return Operator(card.url, token, card.vkey, card.tls_fingerprint)
+        return Operator(card.here, token, card.vkey, card.tls_fingerprint)
 
     def _start_market(self) -> Card:
         absent = [name for name in LOCAL_PACKAGES if importlib.util.find_spec(name) is None]

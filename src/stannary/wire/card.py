@@ -28,6 +28,12 @@ class Card:
     tls_fingerprint: str
     pid: int
     admin_token_file: str
+    local_url: str = ""  # where it answers on its own machine, if others dial another address
+
+    @property
+    def here(self) -> str:
+        """The address to dial from the market's own machine."""
+        return self.local_url or self.url
 
     def add_command(self) -> str:
         """Return the line by which a buyer adds this market; it then asks for his API token."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stannary.errors import UsageError
 from stannary.market import __main__ as command
 from stannary.market.settings import Settings, Timing
 
@@ -29,3 +30,18 @@ def test_a_deadline_nobody_knows_is_refused(text: str) -> None:
     """A wrong name or number ends the start, naming it."""
     with pytest.raises(SystemExit, match=text.partition("=")[0]):
         command._timing([text])
+
+
+@pytest.mark.parametrize(("host", "advertise"), [("0.0.0.0", ""), ("::", ""), ("127.0.0.1", "market.example")])
+def test_an_address_nobody_could_dial_is_refused(host: str, advertise: str) -> None:
+    """What would end up on the card and in join tokens must lead others here."""
+    with pytest.raises(UsageError) as refused:
+        Settings(Path(), host=host, advertise=advertise).check()
+    assert refused.value.hint
+
+
+def test_listening_everywhere_names_one_address_and_is_reached_here() -> None:
+    """--host 0.0.0.0 --advertise NAME: others dial NAME, this machine its loopback."""
+    settings = Settings(Path(), host="0.0.0.0", advertise="market.example")
+    settings.check()
+    assert (settings.address, settings.local_host) == ("market.example", "127.0.0.1")

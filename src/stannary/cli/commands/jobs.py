@@ -33,6 +33,9 @@ def ls(out: Output, limit: int) -> None:
     ]
     columns = ("JOB", "NAME", "STATUS", "VERDICT", "ROUND", "PAID", "SINCE (UTC)")
     out.table(columns, rows, {"jobs": [view.model_dump(mode="json") for view in views]}, narrow=("NAME",))
+    for view in views:
+        for fault in view.faults or ():
+            out.say(f"  ! {view.id}  {fault}")
 
 
 def _money(view: JobView) -> str:

@@ -132,6 +132,19 @@ def join_token(out: Output, directory: Path | None, operator_name: str, bond: st
 
 @command
 @directory_option
+def faults(out: Output, directory: Path | None) -> None:
+    """List jobs the market itself could not bring to their ends; each was refunded whole."""
+    with _operator(directory) as operator:
+        found = operator.faults().faults
+    if not found:
+        out.say("no job failed by the market's fault")
+    rows = [(item.job, item.buyer, item.at, quantity.dollars(item.refunded_usd_micros), item.message) for item in found]
+    value = {"faults": [item.model_dump(mode="json") for item in found]}
+    out.table(("JOB", "BUYER", "AT (UTC)", "REFUNDED", "WHY"), rows, value, narrow=("WHY", "BUYER"))
+
+
+@command
+@directory_option
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
 def backup(out: Output, directory: Path | None, target: Path) -> NoReturn:
     """Copy a market whole, keys included, whether it runs or not."""
@@ -222,7 +235,7 @@ def _card(place: LocalMarket) -> Card:
     return found
 
 
-for item in (serve, start, status, stop, card, token, join_token, backup, restore):
+for item in (serve, start, status, stop, card, token, join_token, faults, backup, restore):
     market.add_command(item)
 for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):
     market.add_command(item)
