@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, Host, Market, Realm, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,3 +55,26 @@ def home(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("e2e"))
     yield home
     home.stannary("market", "stop")
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory):
+    """A market on a host of its own, two operators' nodes, and Ada, a buyer; shared by the walks of one run."""
+    if not CAN_RUN:
+        pytest.skip(NEEDS_ROOT)
+    with Realm(tmp_path_factory.mktemp("town")) as realm:
+        market = realm.market()
+        nodes = [market.node(operator, name) for operator, name in (("basalt", "n1"), ("granite", "n2"))]
+        ada = market.buyer("ada")
+        wait_for(lambda: len(ada.json("offers")["offers"]) == 2, "both nodes' offers")
+        yield Town(realm, market, ada, nodes)
+
+
+@dataclass
+class Town:
+    """Who lives in a realm."""
+
+    realm: Realm
+    market: Market
+    ada: Host
+    nodes: list[Host]
