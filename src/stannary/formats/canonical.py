@@ -135,6 +135,14 @@ _PAIR = re.compile(rb"\[\]|\{\}")
 _CLOSING = re.compile(rb"[\]}]")
 
 
+def structure(data: bytes) -> bytes:
+    """Return JSON without its strings: what is left can be counted, whatever the strings hold or how they are spelled.
+
+    For what no JSON is, this holds as far as a parser would read it.
+    """
+    return _STRINGS.sub(b"", data)
+
+
 def _check_depth(data: bytes, max_depth: int) -> None:
     """Bound nesting before json.loads recurses.
 
@@ -144,7 +152,7 @@ def _check_depth(data: bytes, max_depth: int) -> None:
     """
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
-    brackets = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
+    brackets = structure(data).translate(None, _NO_BRACKETS)
     for _ in range(max_depth):
         if not brackets:
             return

@@ -23,6 +23,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit (MAX_HEADER_SIZE)
 MAX_TENSORS = 200_000
 MAX_COMMAS = 4_000_000  # 200,000 tensors of rank 10 have 2.6 million; more cost minutes and gigabytes to read
+NUM_OTHER_OBJECTS = 2  # of a header: itself and its metadata; every other one is a tensor
 MAX_RANK = 64  # of a torch tensor
 
 DTYPES: dict[str, int] = {
@@ -71,7 +72,8 @@ def parse_header(header: bytes, file_bytes: int) -> tuple[Tensor, ...]:
     """
     if not header.startswith(b"{"):
         raise FormatError("not a safetensors file", why="the header does not start with {")
-    _require_few(header.count(b'"data_offsets"'), header.count(b","))
+    plain = canonical.structure(header)
+    _require_few(plain.count(b"{") - NUM_OTHER_OBJECTS, plain.count(b","))
     members = canonical.decode_object(header, max_bytes=MAX_HEADER_BYTES)
     _check_metadata(members.pop("__metadata__", None))
     start = LENGTH_BYTES + len(header)
