@@ -33,6 +33,7 @@ from stannary.errors import LimitExceeded, NotFound, UsageError
 from stannary.seal import proxy
 from stannary.seal.link import prefer_bbr
 from stannary.seal.message import Buffer
+from stannary.seal.patience import PAUSE_S, Patience, Pause, patiently
 from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, Busy, SourceFailure
 from stannary.wire.retry_after import retry_after_s
 
@@ -61,13 +62,14 @@ _HREF = re.compile(r'href="([0-9a-f]{64}(?:\.dsse)?)"')
 class HttpSource:
     """Objects below a base URL."""
 
-    def __init__(self, url: str, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, url: str, *, stall_s: float = STALL_S, pause: Pause | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
             raise UsageError("not an HTTP address", why=f"{url!r:.100}")
         self.url = url.rstrip("/")
         self._base = parts.path.rstrip("/")
         self._pool = ConnectionPool(parts, stall_s)
+        self._pause = pause or threading.Event().wait
 
     def read(self, name: str, limit: int) -> bytes:
         """Return an object whole."""
@@ -87,9 +89,13 @@ class HttpSource:
         return self._pool.size(f"{self._base}/{name}")
 
     def list(self, prefix: str) -> list[str]:
-        """Return names from the host's index page, as our own server and common ones print it."""
+        """Return names from the host's index page, as our own server and common ones print it; wait for a busy host."""
+
+        def ask() -> str:
+            return self._pool.read(f"{self._base}/{prefix}/", MAX_LISTING_BYTES).decode("utf-8", "replace")
+
         try:
-            page = self._pool.read(f"{self._base}/{prefix}/", MAX_LISTING_BYTES).decode("utf-8", "replace")
+            page = patiently(ask, Patience(self._pause, PAUSE_S))
         except NotFound:
             return []
         return [f"{prefix}/{name}" for name in sorted(set(_HREF.findall(page)))]

@@ -27,13 +27,12 @@ from stannary.seal import head as head_format
 from stannary.seal.blame import Blame
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.message import BadBytes, ShardOpener, check_name
-from stannary.seal.patience import Patience, Pause
+from stannary.seal.patience import PAUSE_S, Patience, Pause
 from stannary.seal.source import Busy, Source, SourceFailure, envelope_name, head_name, object_name
 
 LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
 REMOTE_JOBS = 12  # 8-16 connections fill a lossy link (research/data_plane.md 1.4)
 HEAD = "head"  # not an object's name: mirrors may hold another head or signature and still the right objects
-PAUSE_S = 0.25  # after the first failed attempt
 
 T = TypeVar("T")
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from stannary.seal.source import Busy
+from stannary.seal.source import Busy, SourceFailure
 
 ATTEMPTS = 4
 PATIENCE_S = 120.0  # S3 asks clients of a bucket that grows for some minutes of fewer requests, and scales meanwhile
+PAUSE_S = 0.25  # after the first failed attempt
 MAX_PAUSE_S = 30.0  # between two attempts, unless the store asks for longer
 
 Pause = Callable[[float], object]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -44,3 +47,15 @@ class Patience:
         self.pause(wait_s)
         self.waited_s += wait_s
         return True
+
+
+def patiently(
+    ask: Callable[[], T], patience: Patience, is_final: Callable[[SourceFailure], bool] = lambda _: False
+) -> T:
+    """Return what one store answers, asked again until patience ends or a failure is final; raise the last one then."""
+    while True:
+        try:
+            return ask()
+        except SourceFailure as err:
+            if is_final(err) or not patience.wait(err):
+                raise

@@ -26,7 +26,7 @@ from obstore.store import S3Store as Bucket
 from stannary.errors import NotFound, UsageError
 from stannary.seal.http import ConnectionPool, last_doubt
 from stannary.seal.message import Buffer
-from stannary.seal.patience import Patience
+from stannary.seal.patience import Patience, patiently
 from stannary.seal.source import STALL_S, Busy, SourceFailure
 
 if TYPE_CHECKING:
@@ -104,15 +104,12 @@ class S3Store:
             raise NotFound("no such bucket", why=self.url, hint="make the bucket first, or correct its name") from err
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        patience = Patience(self._pause, PAUSE_S)
-        while True:
-            try:
-                return ask()
-            except SourceFailure as err:
-                if not isinstance(err, Busy) and err.why.startswith(("400 ", "401 ", "403 ")):
-                    raise SourceFailure("the bucket refused", why=f"{err.why:.40}", hint=KEYS_HINT) from err
-                if not patience.wait(err):
-                    raise
+        try:
+            return patiently(ask, Patience(self._pause, PAUSE_S), _is_refusal)
+        except SourceFailure as err:
+            if _is_refusal(err):
+                raise SourceFailure("the bucket refused", why=f"{err.why:.40}", hint=KEYS_HINT) from err
+            raise
 
     @property
     def doubt(self) -> str:
@@ -130,6 +127,10 @@ class S3Store:
             if pool is None:  # made once: its TLS context reads every root certificate of the system
                 pool = self._pools[parts.netloc] = ConnectionPool(parts, self._stall_s)
         return pool, f"{parts.path}?{parts.query}"
+
+
+def _is_refusal(err: SourceFailure) -> bool:
+    return not isinstance(err, Busy) and err.why.startswith(("400 ", "401 ", "403 "))
 
 
 def _failure(err: BaseError) -> SourceFailure:

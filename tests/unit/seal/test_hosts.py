@@ -260,6 +260,20 @@ def test_a_store_that_is_busy_for_ever_ends_the_run(tokens: Sealed, tmp_path: Pa
         assert "again" in caught.value.hint
 
 
+def test_a_list_of_a_busy_host_is_waited_for(tokens: Sealed) -> None:
+    """A listing has the patience that objects have; a host that stays busy is an error and not an empty store."""
+    name = next((tokens.root / "head").iterdir()).name
+    page = reply(f'<a href="{name}">'.encode(), more="Content-Type: text/html\r\n")
+    busy = reply(b"", status="429 Too Many Requests", more="Retry-After: 13\r\n")
+    for moods, expected in (([busy, busy, page], 26), ([reply(b"", status="502 Bad Gateway")] * 3 + [page], 0)):
+        pauses: list[float] = []
+        with moody(tokens.root, moods) as url:
+            assert HttpSource(url, stall_s=STALL_S, pause=pauses.append).list("head") == [f"head/{name}"]
+        assert sum(pauses) >= expected
+    with moody(tokens.root, [busy] * 99) as url, pytest.raises(Busy):
+        HttpSource(url, stall_s=STALL_S, pause=lambda _: None).list("head")
+
+
 def test_a_busy_mirror_does_not_hold_up_an_idle_one(tokens: Sealed, tmp_path: Path) -> None:
     """Nobody waits for a busy store while another one answers."""
     pauses: list[float] = []
