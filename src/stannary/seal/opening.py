@@ -235,7 +235,7 @@ class _Opening:
     def _check_headers(self) -> None:
         """Hold headers to the manifest, and a model's own index of shards to its folder."""
         for index, entry in enumerate(self._artifact.manifest.files):
-            if entry.kind is FileKind.BIN and entry.path.lower().endswith(weight_index.SUFFIX):
+            if entry.kind is FileKind.BIN and weight_index.is_index(entry.path):
                 with self._file(index, os.O_RDONLY) as descriptor:
                     weight_index.check(entry.path, of_file(descriptor, entry.size))
             if entry.kind is FileKind.SAFETENSORS:

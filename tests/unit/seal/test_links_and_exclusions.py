@@ -196,7 +196,10 @@ def _index(**weights: object) -> bytes:
         ("sub", "not there"), ("sub/c.safetensors/x", "not there"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("where", ["model.safetensors.index.json", "unet/diffusion.SAFETENSORS.INDEX.JSON"])
+@pytest.mark.parametrize(
+    "where",
+    ["model.safetensors.index.json", "unet/diffusion.SAFETENSORS.INDEX.JSON", "model.safetensors.index.fp16.json"],
+)
 def test_an_index_names_files_of_its_own_folder(
     tmp_path: Path, owner: OwnerKey, name: object, reason: str, where: str
 ) -> None:
@@ -239,6 +242,13 @@ def test_a_strangers_index_that_climbs_is_not_opened(
     with pytest.raises(FormatError, match="index names"):
         opening.open_to(Sealed(report, tmp_path / "store", owner).open(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_an_index_is_read_in_whatever_encoding_loaders_read_it(encoding: str) -> None:
+    """JSON finds its own encoding: an index in another one hides nothing."""
+    with pytest.raises(FormatError, match="index names"):
+        weight_index.check("m.index.json", of_bytes(_index(w="../x").decode().encode(encoding)), {"a"})
 
 
 _JSON = st.recursive(
