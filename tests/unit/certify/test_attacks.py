@@ -50,7 +50,8 @@ def machine(monkeypatch):
 
 
 def _variable(value: bytes, name: str = "SecureBoot") -> bytes:
-    return bytes(16) + struct.pack("<QQ", len(name), len(value)) + name.encode("utf-16-le") + value
+    vendor = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")  # EFI_GLOBAL_VARIABLE
+    return vendor + struct.pack("<QQ", len(name), len(value)) + name.encode("utf-16-le") + value
 
 
 def _tpm(key, log, *, quoted, listed=None, **members):

@@ -111,6 +111,7 @@ def test_root_finds_no_labels_that_say_on(data):
         ([ON, *KEYS, OFF, END], "2 SecureBoot"),
         ([ON, (7, AUTHORITY, _variable(b"\0")), END], "2 SecureBoot"),
         ([ON, (7, CONFIG, _variable(b"\0", vendor=bytes(16))), END], "2 SecureBoot"),
+        ([(7, CONFIG, _variable(b"\1", vendor=bytes(16))), *KEYS, END], "not UEFI's"),
         ([ON, *KEYS, (7, SEPARATOR, b"\1\0\0\0")], "error"),
         ([ON, *KEYS, (7, SEPARATOR, b"\0\0\0\1"), END], "error"),
         ([ON, *KEYS, (7, IPL, b"\xff" * 4), END], "error"),
