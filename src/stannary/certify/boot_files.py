@@ -10,7 +10,7 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from stannary.certify import certificates, keys
 from stannary.certify.evidence import event_log, tpm_forms
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_REGISTERS_BYTES = 64 * 1024
 # What tpm2_createak gives an attestation key, without and with noDA: restricted, fixed, signing.
 _AK_ATTRIBUTES = (0x00050072, 0x00050472)
+_SHA256, _NIST_P256, _DEFAULT_EXPONENT = 0x000B, 0x0003, 65537
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----")
 _LINE = re.compile(r"\s*(\d{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
 _HEADING = re.compile(r"\s*(sha\d{1,3})\s*:\s*")
@@ -87,12 +88,24 @@ def _key(data: bytes, name: bytes) -> tuple[PublicArea | None, keys.PublicKey | 
     if found is None:
         raise FormatError("attestation key does not load", why="not one PEM public key")
     key = keys.load(dsse.decode_base64(b"".join(found[1].split()).decode("ascii"), "attestation key"))
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
-        point = key.public_numbers()
-        for attributes in _AK_ATTRIBUTES:
-            area = struct.pack(">HHIHHHHHH", 0x0023, 0x000B, attributes, 0, 0x0010, 0x0018, 0x000B, 0x0003, 0x0010)
-            area += b"".join(struct.pack(">H", 32) + value.to_bytes(32, "big") for value in (point.x, point.y))
-            parsed = tpm.parse_public(area)
-            if parsed.name == name:
-                return parsed, None
-    return None, key
+    areas = (area for attributes in _AK_ATTRIBUTES for area in _areas(key, attributes))
+    return next((parsed for area in areas if (parsed := tpm.parse_public(area)).name == name), None), key
+
+
+def _areas(key: keys.PublicKey, attributes: int) -> list[bytes]:
+    """Return the public areas that tpm2_createak gives a key of this kind: SHA-256, no policy, its signature schemes.
+
+    The one that was made has the recorded name; the name is a hash, so no other fits.
+    """
+    if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e == _DEFAULT_EXPONENT:
+        kind, schemes = tpm.ALG_RSA, [tpm.ALG_RSASSA, tpm.ALG_RSAPSS]
+        detail = struct.pack(">HI", key.key_size, 0)  # the exponent's default is written as 0
+        unique = [(key.public_numbers().n, key.key_size // 8)]
+    elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        kind, schemes, detail = tpm.ALG_ECC, [tpm.ALG_ECDSA], struct.pack(">HH", _NIST_P256, tpm.ALG_NULL)
+        unique = [(key.public_numbers().x, 32), (key.public_numbers().y, 32)]
+    else:
+        return []
+    head = struct.pack(">HHIHH", kind, _SHA256, attributes, 0, tpm.ALG_NULL)
+    tail = detail + b"".join(struct.pack(">H", size) + value.to_bytes(size, "big") for value, size in unique)
+    return [head + struct.pack(">HH", scheme, _SHA256) + tail for scheme in schemes]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
@@ -42,7 +43,10 @@ def _parts(**changes: bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def _outcome(**changes: bytes) -> str:
-    attest, parts = _parts(**changes)
+    return _judged(*_parts(**changes))
+
+
+def _judged(attest: bytes, parts: dict[str, bytes]) -> str:
     parsed = boot_files.read_boot(attest, {name: data for name, data in parts.items() if data})
     return TpmVerifier().appraise(parsed, bound=None, collateral=Collateral(), now=world.NOW, rules=Rules()).outcome
 
@@ -67,6 +71,27 @@ def test_pem_key_needs_the_name_that_its_attributes_give():
     open_name = parse_public(world.TpmKey(0x00040072, KEY.key).public).name
     assert _outcome(ak=_pem(KEY.key), ak_name=open_name) == "refuse:ak-not-restricted"
     assert _outcome(ak=_pem(rsa.generate_private_key(65537, 2048))) == "refuse:signature-invalid"
+
+
+@pytest.mark.parametrize("bits", [2048, 3072])
+@pytest.mark.parametrize("scheme", [0x0014, 0x0016], ids=["rsassa", "rsapss"])
+@pytest.mark.parametrize("attributes", [0x00050072, 0x00050472])
+def test_pem_keys_of_rsa_are_shown_by_their_name_too(bits, scheme, attributes):
+    """tpm2_createak makes RSA keys unless told otherwise: their names show the same attributes."""
+    key = rsa.generate_private_key(65537, bits)
+
+    def named(attributes: int) -> bytes:
+        modulus = key.public_key().public_numbers().n.to_bytes(bits // 8, "big")
+        area = struct.pack(">HHIHHHHHI", 1, 11, attributes, 0, 0x10, scheme, 11, bits, 0)
+        return parse_public(area + struct.pack(">H", len(modulus)) + modulus).name
+
+    attest, parts = _parts(ak=_pem(key), ak_name=named(attributes))
+    hashed, padded = hashes.SHA256(), padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    signed = key.sign(attest, padded if scheme == 0x0016 else padding.PKCS1v15(), hashed)
+    parts["signature"] = struct.pack(">HHH", scheme, 11, len(signed)) + signed
+    assert _judged(attest, parts) == "valid"
+    for other in (attributes & ~0x10000, attributes | 0x20000, attributes & ~2):
+        assert _judged(attest, {**parts, "ak_name": named(other)}) == "refuse:ak-not-restricted"
 
 
 @pytest.mark.parametrize(
