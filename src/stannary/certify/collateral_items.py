@@ -11,8 +11,8 @@ true is for the verifiers, at the evaluation time. Of two copies of one artifact
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from stannary.certify import certificates, revocation
 from stannary.certify.collateral import Collateral, IntelCollateral, newest_of, signed_member
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PROFILE = "tag:stannary,2026:collateral#1"
 MAX_BUNDLE_BYTES = 10 * 1024 * 1024
 MAX_ITEMS = 512  # 32 devices with six certificates and two manifests each, and a CPU
-_KINDS_OF_INTEL = ("tcb-info", "qe-identity")
+_INTEL_DOCUMENTS = (("tcb-info", "tcb_info", "tcbInfo"), ("qe-identity", "qe_identity", "enclaveIdentity"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def joined(part: Part, carried: Collateral, items: Mapping[tuple[str, str], Item
     fetched = [
         cert for kind in ("amd-vcek", "amd-chain") for item in of(kind) for cert in certificates.load_bundle(item.data)
     ]
-    intel = newest_of(_intel(found), carried.intel)
+    intel = newest_of(_intel(found, carried.intel), carried.intel)
     return replace(
         carried,
         # A device's own chain comes first and nothing is fetched for it; AMD's certificates come before carried ones.
@@ -186,16 +186,21 @@ def joined(part: Part, carried: Collateral, items: Mapping[tuple[str, str], Item
     )
 
 
-def _intel(found: list[Item]) -> IntelCollateral | None:
-    """Intel's four artifacts judge a platform together: without one of them there are none."""
+def _intel(found: list[Item], carried: IntelCollateral | None) -> IntelCollateral | None:
+    """Intel's four artifacts judge a platform together: those not found are the carried ones, or there are none.
+
+    What was found stands against a carried copy even where another artifact could not be fetched.
+    """
     by_kind = {item.kind.rpartition("intel-")[2].removeprefix("tdx-").removeprefix("sgx-"): item for item in found}
-    if not {*_KINDS_OF_INTEL, "pck-crl", "root-crl"} <= by_kind.keys():
-        return None
-    info, identity, pck = by_kind["tcb-info"], by_kind["qe-identity"], by_kind["pck-crl"]
-    return IntelCollateral(
-        tcb_info=signed_member(info.data, "tcbInfo", certificates.load_bundle(info.chain)),
-        qe_identity=signed_member(identity.data, "enclaveIdentity", certificates.load_bundle(identity.chain)),
-        pck_crl=revocation.crl_der(pck.data),
-        root_crl=revocation.crl_der(by_kind["root-crl"].data),
-        pck_crl_chain=certificates.load_bundle(pck.chain) if pck.chain else (),
-    )
+    held: dict[str, Any] = {}
+    for kind, name, member in _INTEL_DOCUMENTS:
+        if item := by_kind.get(kind):
+            held[name] = signed_member(item.data, member, certificates.load_bundle(item.chain))
+    if pck := by_kind.get("pck-crl"):
+        held["pck_crl"] = revocation.crl_der(pck.data)
+        held["pck_crl_chain"] = certificates.load_bundle(pck.chain) if pck.chain else ()
+    if root := by_kind.get("root-crl"):
+        held["root_crl"] = revocation.crl_der(root.data)
+    if carried is not None:
+        return replace(carried, **held)
+    return IntelCollateral(**held) if len(held) == len(fields(IntelCollateral)) else None

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.integration.collateral.vendor_services import BOARD, LEVEL, Machine
 from tests.unit.certify import world
+from tests.unit.certify.intel_world import Intel
 
 from stannary.certify import challenge as challenges
 from stannary.certify import collateral_items, collateral_names, collateral_plan
-from stannary.certify.collateral import IntelCollateral, SignedJson, newest_of
+from stannary.certify.collateral import Collateral, IntelCollateral, SignedJson, newest_of
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_plan import BASES, Service, part_needs
 from stannary.certify.envelope import Part
@@ -240,6 +241,33 @@ def test_items_of_another_machine_do_not_ride_in():
     mine = Item(*key, vek.certificate.raw)
     both = {stray.key: stray, mine.key: mine}
     assert collateral_items.joined(part, part.collateral(), both).certificates == (vek.certificate,)
+
+
+@pytest.mark.parametrize("kept", ["tcb-info", "qe-identity", "pck-crl", "root-crl"])
+def test_one_item_we_hold_stands_against_a_carried_copy(kept):
+    """A fetch that brought only some of Intel's artifacts still keeps a node from bringing in older ones."""
+    now, before = Intel(), Intel(now=world.NOW - timedelta(days=20))
+    before.root, before.platform, before.signer, before.pck = now.root, now.platform, now.signer, now.pck
+    held, old = now.collateral(), before.collateral(tcbEvaluationDataNumber=17)
+    chain = pem(held.tcb_info.chain).encode()
+
+    def document(member: str, signed: SignedJson) -> bytes:
+        return f'{{"{member}":{signed.text},"signature":"{signed.signature.hex()}"}}'.encode()
+
+    data = {
+        "tcb-info": document("tcbInfo", held.tcb_info),
+        "qe-identity": document("enclaveIdentity", held.qe_identity),
+        "pck-crl": held.pck_crl,
+        "root-crl": held.root_crl,
+    }
+    part = Part("tdx", now.quote())
+    needs = {need.kind.rpartition("intel-")[2].removeprefix("tdx-"): need.key for need in part_needs(part, {})}
+    item = Item(*needs[kept], data[kept], chain if "-crl" not in kept else b"")
+    joined = collateral_items.joined(part, Collateral(intel=old), {item.key: item}).intel
+    for name in ("tcb-info", "qe-identity", "pck-crl", "root-crl"):
+        member = name.replace("-", "_")
+        assert getattr(joined, member) == getattr(held if name == kept else old, member)
+    assert collateral_items.joined(part, Collateral(), {item.key: item}).intel is None
 
 
 def test_items_are_written_and_read_back():
