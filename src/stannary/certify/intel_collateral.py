@@ -1,6 +1,8 @@
 """Intel collateral in the one-file form that DCAP tools exchange (QuoteCollateralV3 as JSON).
 
-Its revocation lists are hex text of DER, or PEM as Intel's service sends them unless asked for DER.
+Its revocation lists are hex text of DER, or PEM as Intel's service sends them unless asked for DER. The chain of the
+PCK's list may be left out, as before version 3.1 of that structure: the quote carries those issuers. Without any
+other part there is no collateral.
 """
 
 from __future__ import annotations
@@ -11,15 +13,22 @@ from stannary.certify.revocation import crl_der
 from stannary.errors import FormatError
 from stannary.formats import canonical
 
+_PARTS = (
+    "tcb_info", "tcb_info_signature", "tcb_info_issuer_chain", "qe_identity", "qe_identity_signature",
+    "qe_identity_issuer_chain", "pck_crl", "root_ca_crl",
+)  # fmt: skip
 
-def read_intel_collateral(data: bytes) -> IntelCollateral:
-    """Read the one-file form that DCAP tools exchange."""
+
+def read_intel_collateral(data: bytes) -> IntelCollateral | None:
+    """Read the one-file form that DCAP tools exchange; None where a part is withheld, which is like all of it."""
     members = canonical.decode_object(data)
+    if any(members.get(name) in (None, "") for name in _PARTS):
+        return None
 
     def text(name: str) -> str:
         value = members.get(name)
         if not isinstance(value, str):
-            raise FormatError("Intel collateral lacks a member", why=name)
+            raise FormatError("Intel collateral's member is not text", why=name)
         return value
 
     def octets(name: str) -> bytes:
@@ -39,5 +48,5 @@ def read_intel_collateral(data: bytes) -> IntelCollateral:
         ),
         pck_crl=crl_der(octets("pck_crl")),
         root_crl=crl_der(octets("root_ca_crl")),
-        pck_crl_chain=chain("pck_crl_issuer_chain"),
+        pck_crl_chain=chain("pck_crl_issuer_chain") if members.get("pck_crl_issuer_chain") else (),
     )

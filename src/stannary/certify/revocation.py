@@ -157,7 +157,7 @@ def crl_der(data: bytes) -> bytes:
             return base64.b64decode(b"".join(found[0].split()), validate=True)
         except binascii.Error as err:
             raise FormatError("PEM revocation list is not base64", why=str(err)) from err
-    text = b"".join(data.split()).removeprefix(b"0x")
+    text = b"".join(data.split()).removeprefix(b"0x").rstrip(b"\0")  # Intel's library ends its text with a zero
     return bytes.fromhex(text.decode("ascii")) if _HEX.fullmatch(text) else data
 
 

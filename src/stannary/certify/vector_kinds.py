@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from stannary.certify import boot_files, certificates, revocation
 from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import Collateral, IntelCollateral, signed_member
-from stannary.certify.evidence import ccel, event_log, quote, rim, tpm_forms
+from stannary.certify.evidence import ccel, ear, event_log, quote, rim, tpm_forms
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence.azure import AzureVerifier
-from stannary.certify.evidence.ear import EarVerifier
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
@@ -28,7 +27,6 @@ from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.certify.rules import GoldenBoot, Roots, Rules
 from stannary.errors import FormatError, SpecError
-from stannary.formats import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,10 +214,10 @@ def _golden(case: Case, rules: Rules) -> Rules:
 def _ear(case: Case, now: datetime | None) -> Appraisal:
     key = case.part("jwk")
     try:
-        jwk = None if key is None else canonical.decode_object(key)
+        jwk = None if key is None else ear.read_jwk(key)
     except FormatError as err:
         return _broken_collateral(case, err)
-    return _appraise(EarVerifier(jwk), case, now)
+    return _appraise(ear.EarVerifier(jwk), case, now)
 
 
 KINDS: dict[str, Callable[[Case, datetime | None], Appraisal]] = {

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
 from stannary.certify.collateral import Collateral
-from stannary.certify.evidence.ear import EarVerifier
+from stannary.certify.evidence.ear import EarVerifier, read_jwk
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
+from stannary.errors import FormatError
 
 NOW_S = int(world.NOW.timestamp())
 DASHED = {"eat_profile": "tag:test", "iat": NOW_S, "submods": {"cpu": {"ear_status": "affirming"}}}
@@ -207,6 +208,11 @@ def test_keys_of_a_set_that_are_not_understood_are_passed_over():
     assert _outcome(token, {"keys": [ES256.jwk, *foreign]}) == "valid"
     assert _outcome(token, {"keys": foreign}) == "refuse:collateral-invalid"
     assert _outcome(token, {"keys": [*foreign, Signer("ES256").jwk]}) == "refuse:signature-invalid"
+    numbered = {**foreign[0], "exp": 1.5, "x-weight": 2**70, "nested": {"share": [0.25]}}
+    assert _outcome(token, read_jwk(json.dumps({"keys": [numbered, ES256.jwk]}).encode())) == "valid"
+    for bad in (b"[]", b"7", b"{", b'{"keys":[],"keys":[]}', b"\xff"):
+        with pytest.raises(FormatError):
+            read_jwk(bad)
     unusable = [{**ES256.jwk, "use": "enc"}, {**ES256.jwk, "key_ops": ["encrypt"]}, {**ES256.jwk, "alg": "ECDH-ES"}]
     assert _outcome(token, {"keys": unusable}) == "refuse:collateral-invalid"
     assert _outcome(token, {"keys": [*unusable, Signer("ES384").jwk]}) == "refuse:signature-invalid"

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.certify import intel_world, world
 
 from stannary.certify import certificates, revocation
-from stannary.certify.collateral import Collateral
+from stannary.certify.collateral import Collateral, IntelCollateral
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.tcb import pem
@@ -236,7 +236,7 @@ def test_evaluation_numbers_are_claims():
         assert ("tcb_evaluation_data_number" in found.claims) is (outcome == "valid")
 
 
-@pytest.mark.parametrize("form", ["pem", "pem-crlf", "hex", "HEX", "0x", "wrapped"])
+@pytest.mark.parametrize("form", ["pem", "pem-crlf", "hex", "HEX", "0x", "wrapped", "ended"])
 def test_revocation_lists_are_read_in_every_form(form):
     """Lists in PEM and hex say what they say in DER, in the one-file form of DCAP tools as well."""
     raw, carried = VENDOR.quote(), VENDOR.collateral(is_tdx=True)
@@ -244,21 +244,38 @@ def test_revocation_lists_are_read_in_every_form(form):
     assert {name: revocation.crl_der(data) for name, data in lists.items()} == {
         "pck_crl": carried.pck_crl, "root_crl": carried.root_crl,
     }  # fmt: skip
-    whole = {
-        "tcb_info": carried.tcb_info.text, "tcb_info_signature": carried.tcb_info.signature.hex(),
-        "tcb_info_issuer_chain": pem(carried.tcb_info.chain), "qe_identity": carried.qe_identity.text,
-        "qe_identity_signature": carried.qe_identity.signature.hex(),
-        "qe_identity_issuer_chain": pem(carried.qe_identity.chain), "pck_crl": lists["pck_crl"].decode(),
-        "root_ca_crl": lists["root_crl"].decode(), "pck_crl_issuer_chain": pem(carried.pck_crl_chain or VENDOR.chain),
-    }  # fmt: skip
+    whole = _one_file(carried, pck_crl=lists["pck_crl"].decode(), root_ca_crl=lists["root_crl"].decode())
     read = read_intel_collateral(json.dumps(whole).encode())
+    assert read is not None
     assert (read.pck_crl, read.root_crl) == (carried.pck_crl, carried.root_crl)
     assert _appraise(raw, collateral=read).outcome == "valid"
 
 
+def _one_file(carried: IntelCollateral, **changes: str) -> dict[str, object]:
+    return {
+        "tcb_info": carried.tcb_info.text, "tcb_info_signature": carried.tcb_info.signature.hex(),
+        "tcb_info_issuer_chain": pem(carried.tcb_info.chain), "qe_identity": carried.qe_identity.text,
+        "qe_identity_signature": carried.qe_identity.signature.hex(),
+        "qe_identity_issuer_chain": pem(carried.qe_identity.chain), "pck_crl": carried.pck_crl.hex(),
+        "root_ca_crl": carried.root_crl.hex(), "pck_crl_issuer_chain": pem(carried.pck_crl_chain), **changes,
+    }  # fmt: skip
+
+
+def test_a_file_of_collateral_without_a_part_is_none():
+    """A part withheld is collateral missing; the chain of the PCK's list may be absent, the quote carries it."""
+    whole = _one_file(VENDOR.collateral(is_tdx=True))
+    for name in whole:
+        for less in ({**whole, name: None}, {**whole, name: ""}, {key: whole[key] for key in whole if key != name}):
+            read = read_intel_collateral(json.dumps(less).encode())
+            assert (read is None) is (name != "pck_crl_issuer_chain")
+            assert read is None or _appraise(VENDOR.quote(), collateral=read).outcome == "valid"
+        with pytest.raises(FormatError):
+            read_intel_collateral(json.dumps({**whole, name: 7}).encode())
+
+
 def _written(der: bytes, form: str) -> bytes:
-    if form in {"hex", "HEX", "0x", "wrapped"}:
-        text = {"HEX": der.hex().upper(), "0x": "0x" + der.hex()}.get(form, der.hex())
+    if form in {"hex", "HEX", "0x", "wrapped", "ended"}:
+        text = {"HEX": der.hex().upper(), "0x": "0x" + der.hex(), "ended": der.hex() + "\0"}.get(form, der.hex())
         lines = [text[start : start + 60] for start in range(0, len(text), 60)] if form == "wrapped" else [text]
         return "\n".join(lines).encode() + b"\n"
     end = b"\r\n" if form == "pem-crlf" else b"\n"
@@ -290,7 +307,7 @@ def test_revocation_lists_that_do_not_read_are_invalid_collateral(change):
 
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_quotes_travel_as_text(version):
-    """Hex with and without 0x, upper case, and base64 are the same quote; text that is cut or padded is malformed."""
+    """Hex with and without 0x, upper case, base64, and lines of them are the same quote; damaged text is malformed."""
     kind, enclave = ("sgx", intel_world.enclave()) if version == 3 else ("tdx", None)
     raw = VENDOR.quote(version=version, enclave=enclave)
     encoded = base64.b64encode(raw)
@@ -300,10 +317,12 @@ def test_quotes_travel_as_text(version):
         raw.hex().upper().encode(),
         encoded,
         encoded + b"\n",
+        base64.encodebytes(raw),
+        b"\n".join(raw.hex().encode()[start : start + 60] for start in range(0, 2 * len(raw), 60)),
     ):
         assert quote.is_quote(text)
         assert _appraise(text, kind=kind).outcome == "valid"
-    for damaged in (raw.hex().encode()[:-1], encoded[:-2], encoded + b"!", encoded[:1000] + b"\n" + encoded[1000:]):
+    for damaged in (raw.hex().encode()[:-1], encoded[:-2], encoded + b"!"):
         assert _appraise(damaged, kind=kind).outcome == "refuse:malformed"
 
 

@@ -117,6 +117,7 @@ def test_protocol_versions(versions, outcome):
     if versions[0] >> 4 == 1:
         assert _appraise(report.hex().encode()).outcome == outcome
         assert _appraise(b"\n0x" + report.hex().upper().encode() + b"\n").outcome == outcome
+        assert _appraise(report.hex("\n", 30).encode()).outcome == outcome
 
 
 def _block(

@@ -108,6 +108,14 @@ class EarVerifier:
         return exam.close()
 
 
+def read_jwk(data: bytes) -> dict[str, Json]:
+    """Read a JWK or a JWK Set; members that others add to keys may be numbers of any kind."""
+    jwk = canonical.decode_foreign(data)
+    if not isinstance(jwk, dict):
+        raise FormatError("not a JWK or JWK Set", why=f"top level is {type(jwk).__name__}")
+    return jwk
+
+
 def parse_token(blob: bytes) -> EarToken:
     """Read a compact JWT whose claims are an EAR."""
     token = limit(blob, "EAR token", MAX_TOKEN_BYTES).strip()

@@ -358,7 +358,7 @@ def _report(text: canonical.Json) -> bytes:
 
 
 def _binary(blob: bytes) -> bytes:
-    text = blob.strip().removeprefix(b"0x")
+    text = b"".join(blob.split()).removeprefix(b"0x")
     if text[:1] == b"1" and text[2:4].lower() == b"e0":  # an SPDM version and the request's code, in hex
         return unhex(text.decode("ascii", errors="replace"), "device report")
     return blob

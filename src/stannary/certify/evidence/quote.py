@@ -84,8 +84,8 @@ class Quote:
 
 
 def binary(blob: bytes) -> bytes:
-    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x, and as base64."""
-    text = blob.strip().removeprefix(b"0x")
+    """Return the quote's bytes; tools also exchange it as hex text, with or without 0x, and as base64, in lines too."""
+    text = b"".join(blob.split()).removeprefix(b"0x")
     if text[:4] in _HEX_STARTS:
         return unhex(text.decode("ascii", errors="replace"), "quote")
     if text[:5] in _BASE64_STARTS:
