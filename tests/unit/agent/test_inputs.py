@@ -1,0 +1,99 @@
+"""What a node fetches for a lease: a contribution of another size than the model's delta stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.train.small_job import train_spec
+
+from stannary.agent import settings as node_settings
+from stannary.agent.daemon import Agent
+from stannary.agent.holdings import Holding
+from stannary.agent.settings import NodeSettings
+from stannary.formats import dsse, note
+from stannary.formats.digest import Digest, digest
+from stannary.formats.ids import JobId, NodeId, TaskId, TaskKind, round_task
+from stannary.formats.predicates import Output
+from stannary.wire.node import BlobRef, Lease, LeaseType
+
+JOB = JobId("j-0123456789ab")
+DELTA_BYTES = 1_000
+HUGE_BYTES = 800 * 1024**2
+
+
+class CountingClient:
+    """A market that gives whatever is asked for, and remembers what was."""
+
+    def __init__(self) -> None:
+        self.fetched: list[Digest] = []
+
+    def fetch(self, named: Digest, size_bytes: int, target: Path) -> None:
+        self.fetched.append(named)
+        with target.open("wb") as file:
+            file.truncate(size_bytes)
+
+
+@pytest.fixture(name="client")
+def fixture_client() -> CountingClient:
+    return CountingClient()
+
+
+@pytest.fixture(name="agent")
+def fixture_agent(tmp_path: Path, client: CountingClient) -> Agent:
+    vkey = note.format_vkey("test.market", dsse.public_bytes(node_settings.create_key(tmp_path)))
+    settings = NodeSettings("n", NodeId("n-0123456789ab"), "http://x", "", vkey, "private", "basalt", "c1")
+    sandbox: Any = None  # no worker is started
+    agent = Agent(tmp_path, settings, sandbox, lambda _: None)
+    stand_in: Any = client
+    agent.client = agent.holdings.client = stand_in
+    return agent
+
+
+@pytest.fixture(name="holding")
+def fixture_holding(tmp_path: Path) -> Callable[[int | None], Holding]:
+    def make(delta_bytes: int | None) -> Holding:
+        directory = tmp_path / "jobs" / JOB
+        (directory / "blobs").mkdir(parents=True)
+        return Holding(JOB, train_spec(), directory, digest(b""), None, delta_bytes=delta_bytes)
+
+    return make
+
+
+def ref(name: str, size_bytes: int) -> BlobRef:
+    """Name an input; its digest is made up from its name."""
+    return BlobRef(name=name, digest=digest(name.encode()), size_bytes=size_bytes)
+
+
+def lease_of(*blobs: BlobRef, kind: LeaseType = LeaseType.WORK) -> Lease:
+    """Make the lease of a merge."""
+    return Lease(
+        lease_id="l-1", type=kind, epoch=0, job=JOB, task=f"{JOB}/r0/merge/a0", kind=TaskKind.MERGE,
+        deadline_at="2026-01-01T00:00:00Z", blobs=list(blobs),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size_bytes", [0, DELTA_BYTES - 1, DELTA_BYTES + 1, HUGE_BYTES])
+@pytest.mark.parametrize("kind", [LeaseType.WORK, LeaseType.AUDIT, LeaseType.QUESTION])
+def test_a_contribution_of_another_size_is_not_fetched(
+    agent: Agent, client: CountingClient, holding: Callable[[int | None], Holding], kind: LeaseType, size_bytes: int
+) -> None:
+    """Weights, outer state and contributions of a delta's size come; the odd one is only named to the worker."""
+    odd, even = TaskId(round_task(JOB, 0, 0)), TaskId(round_task(JOB, 0, 1))
+    wanted = [ref("theta", 2 * DELTA_BYTES), ref("outer", 3 * DELTA_BYTES), ref(even, DELTA_BYTES)]
+    held = holding(DELTA_BYTES)
+    unfetched = agent._bring_inputs(lease_of(ref(odd, size_bytes), *wanted, kind=kind), held)
+    assert client.fetched == [blob.digest for blob in wanted]
+    assert unfetched == {odd: Output("delta", digest(odd.encode()), size_bytes)}
+    assert {path.name for path in held.blobs.iterdir()} == {blob.digest.removeprefix("sha256:") for blob in wanted}
+
+
+def test_a_job_without_a_model_fetches_what_its_lease_names(
+    agent: Agent, client: CountingClient, holding: Callable[[int | None], Holding]
+) -> None:
+    """Where no worker has told the size of a delta, nothing can be judged by it."""
+    blobs = [ref("theta", 5), ref(round_task(JOB, 0, 0), 7)]
+    assert agent._bring_inputs(lease_of(*blobs), holding(None)) == {}
+    assert client.fetched == [blob.digest for blob in blobs]
