@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from stannary.errors import FormatError, StannaryError, UsageError
+from stannary.errors import FormatError, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec, record, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
@@ -87,8 +87,15 @@ class Service:
         inputs = self._inputs(request)
         loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
         self.runner = None  # nothing is done for a recipe that does not pass
-        elsewhere = determinism.probe_elsewhere(self.job, spec, inputs, self._progress())  # before memory is taken here
-        runner = TaskRunner(Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs"))
+        prepared, blobs = Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs")
+        try:
+            elsewhere = determinism.probe_elsewhere(self.job, spec, inputs, self._progress())  # before memory is taken
+        except SpecError:
+            # What fails here as well is told in its own words, with the traceback the other process had nowhere to put.
+            TaskRunner(prepared, blobs)
+            determinism.probe(loaded, spec.recipe, self._progress())
+            raise
+        runner = TaskRunner(prepared, blobs)
         here, again = (determinism.probe(loaded, spec.recipe, self._progress()) for _ in range(2))
         for other, where in ((again, "one process"), (elsewhere, "another process, at another time and under load")):
             step = determinism.parted(here, other)

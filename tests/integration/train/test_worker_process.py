@@ -157,6 +157,21 @@ def test_a_recipe_that_is_not_deterministic_is_found_before_pay(job, start):
     assert reply["reason"] == "recipe-not-deterministic" and "step 1" in reply["message"]
 
 
+@pytest.mark.parametrize(
+    ("member", "message", "told"),
+    [
+        ("def build(self): return torch.nn.BatchNorm1d(3)", "recipe has persistent buffers", "GroupNorm"),
+        ("def loss(self, model, examples): return undefined", "the recipe raised NameError", "line 4, in loss"),
+    ],
+)
+def test_what_fails_in_every_process_is_told_in_its_own_words(job, start, capfd, member, message, told):
+    """A recipe that runs nowhere is not said to fail in a second process: its error comes with hint or traceback."""
+    (job / "workdir/odd.py").write_text(f"import torch\nfrom recipe import Hello\nclass Odd(Hello):\n    {member}\n")
+    reply = prepare(start(job), train_spec("odd.py:Odd"))
+    assert reply["message"] == message
+    assert told in reply["hint"] + capfd.readouterr().err
+
+
 def test_a_pickle_input_is_refused(job, start):
     """A pickle is refused by its first bytes, before the recipe could load it."""
     name = put(job, b"\x80\x04\x95\x10\x00\x00")
