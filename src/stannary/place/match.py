@@ -173,5 +173,5 @@ def _no_capacity(
     return NoCapacity(
         f"no place for {requirement.num_nodes} lanes at {requirement.tier}",
         why="; ".join(parts) or "no node is offered",
-        hint="stannary offers, then relax trust, resources or price in the spec",
+        hint="stannary offers; then ask for fewer nodes, relax trust, resources or price in the spec, or join a node",
     )

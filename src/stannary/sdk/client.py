@@ -232,7 +232,11 @@ class Client:
                 raise Refuted("the market sent other bytes than asked for", why=f"{digest}, {num_bytes:,} bytes")
             fresh.replace(target)
         except OSError as err:
-            raise EnvironmentProblem("cannot write a result", why=str(err), hint="free disk space") from err
+            raise EnvironmentProblem(
+                "cannot write a result",
+                why=f"{target}: {err.strerror or err}",
+                hint="free space, or name another directory with -o DIR",
+            ) from err
         finally:
             fresh.unlink(missing_ok=True)
 

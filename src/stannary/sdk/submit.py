@@ -356,6 +356,9 @@ def _locate(base: Path, text: str, member: str) -> Path:
     """Return the real path of what a member names, relative to the job file."""
     try:
         return (base / Path(text).expanduser()).resolve()
+    except FileNotFoundError as err:  # only a relative path asks: where we stand is gone
+        why, hint = "the current directory has been deleted", "cd to a directory that is there, then again"
+        raise SpecError(f"{member} cannot be found", why=why, hint=hint) from err
     except (OSError, RuntimeError, ValueError) as err:  # a loop of links, ~nobody, a NUL
         raise SpecError(
             f"{member} cannot be found", why=f"{text!r:.120}: {err!s:.160}", hint="name an existing path"

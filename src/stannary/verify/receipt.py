@@ -316,6 +316,5 @@ def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:
             why = "the buyer asked for no verification"
         elif figures.audit_ppm < figures.required_ppm:
             why = f"audited {figures.audit_ppm} ppm, cheating pays below {figures.required_ppm} ppm"
-        findings.below_policy(
-            "receipt.unverified", "receipt", why, "a verified result", "accept it knowingly: --allow-unverified"
-        )
+        remedy = "accept it knowingly: stannary verify RECEIPT --allow-unverified"
+        findings.below_policy("receipt.unverified", "receipt", why, "a verified result", remedy)

@@ -219,6 +219,30 @@ def test_results_are_not_written_over_a_file(place, world, capfd, monkeypatch):
     assert (place / "a").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("status", "hint"), [("failed", "logs"), ("cancelled", "logs"), ("running", "wait")])
+def test_no_results_say_whether_to_wait(place, world, capfd, monkeypatch, status, hint):
+    """`get` of a job that has ended without results does not ask to wait for them."""
+    empty = Market(world)
+    ended = view(status).model_copy(update={} if status != "running" else {"finished_at": None})
+    empty.outputs, empty.job = lambda job: Outputs(outputs=[]), lambda job: ended
+    monkeypatch.setattr(session, "connect", lambda: empty)
+    assert edge.run(["get", JOB]) == 102
+    printed = capfd.readouterr().err
+    assert status in printed and f"stannary {hint} {JOB}" in printed
+
+
+def test_a_deleted_folder_is_named(place, capfd, monkeypatch, tmp_path):
+    """A job file that is read from a folder nobody has any more says so, not that its work directory is missing."""
+    monkeypatch.chdir(place)
+    (place / "job.yaml").write_text("run: python a.py\n")
+    gone = place / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert edge.run(["run", "--dry-run", "../job.yaml"]) == 2
+    assert "the current directory has been deleted" in capfd.readouterr().err
+
+
 # --- pipes, closed streams, other encodings: real processes ---
 
 

@@ -120,6 +120,10 @@ def test_no_capacity_says_why() -> None:
     with pytest.raises(NoCapacity) as empty:
         match([], NEED)
     assert empty.value.why == "no node is offered"
+    with pytest.raises(NoCapacity) as short:
+        match(offers(("n-1", "ann", "x", 1), ("n-2", "bob", "x", 1)), replace(NEED, num_nodes=3))
+    assert "2 of 3 lanes" in short.value.why
+    assert "fewer nodes" in short.value.hint  # no trust or price brings a third one
 
 
 def test_fifty_thousand_offers_are_no_square() -> None:

@@ -13,6 +13,7 @@ from stannary.cli.output import Output
 from stannary.errors import NotFound, Refuted, UsageError
 from stannary.formats import digest, workdir
 from stannary.sdk import fetched as noted
+from stannary.wire.buyer import JobView
 
 REFUTED = Refuted.exit_code
 
@@ -35,12 +36,7 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         listed = client.outputs(wanted).outputs
         chosen = [item for item in listed if name is None or item.name == name]
         if not chosen:
-            names = ", ".join(item.name for item in listed) or "none yet"
-            raise NotFound(
-                f"no result {name or ''} of {job}".replace("  ", " "),
-                why=f"results: {names}"[:300],
-                hint=f"stannary get {job}" if listed else f"stannary wait {job}",
-            )
+            raise _no_result(client.job(wanted), [item.name for item in listed], name)
         fetched: list[dict[str, str | int]] = []
         try:
             for item in chosen:
@@ -53,6 +49,16 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         finally:
             noted.note(Path(str(item["path"])) for item in fetched)
     out.result({"outputs": fetched}, [f"{item['path']}  {item['digest']}" for item in fetched])
+
+
+def _no_result(view: JobView, names: list[str], name: str | None) -> NotFound:
+    """Say why there is nothing to fetch, and what there is instead; a job that has ended is not to be waited for."""
+    what = f"no result {name} of {view.id}" if name else f"no result of {view.id}"
+    if names:
+        return NotFound(what, why=f"results: {', '.join(names)}"[:300], hint=f"stannary get {view.id}")
+    if view.finished_at is None:
+        return NotFound(what, why=f"none yet: the job is {view.status}", hint=f"stannary wait {view.id}")
+    return NotFound(what, why=f"the job has {view.status} and left none", hint=f"stannary logs {view.id}")
 
 
 def _get_artifacts(out: Output, job: str, directory: Path) -> None:

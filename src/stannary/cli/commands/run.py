@@ -192,4 +192,5 @@ def _upload(client: Client, prepared: Prepared, out: Held) -> None:
             out.status(f"    uploading  {done / total:5.1%}  of {total / 1e6:,.1f} MB")
 
     sent = submission.upload(client, prepared, progress)
-    out.say(f"Upload {sent} of {len(prepared.blobs)} files ({prepared.size_bytes:,} bytes in all; the rest was there)")
+    rest = "; the rest was there" if sent < len(prepared.blobs) else ""
+    out.say(f"Upload {sent} of {len(prepared.blobs)} files ({prepared.size_bytes:,} bytes in all{rest})")
