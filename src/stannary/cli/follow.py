@@ -181,7 +181,8 @@ class Follower:
         now = self.clock()
         if now - self._said_at < SILENCE_S or view.status not in WAITS:
             return
-        is_audited = view.status == "running" and self._audits and all(item.state != "work" for item in view.nodes)
+        at_work = any(item.state == "work" for item in view.nodes)
+        is_audited = view.status == "running" and bool(self._audits) and not at_work
         what = "others to compute again what was handed in" if is_audited else _workers(view)
         said = f"{view.status}{is_audited}"
         if said not in self._waits_said:

@@ -205,6 +205,16 @@ def test_a_commands_output_is_shown_live():
     assert shown_lines == ["  l0 | hello\N{REPLACEMENT CHARACTER}[2J", "  l1 | from lane 1"]
 
 
+def test_a_wait_is_said_once_whether_or_not_audits_were_drawn():
+    """Work that goes on beside its first audits is waited for in the same words, which are not repeated."""
+    nodes = [JobNode(node=NODE, operator="oak", lane=0, state="work")]
+    at_work = view().model_copy(update={"nodes": nodes})
+    still = [Turn([], at_work)] * 9
+    drawn = event(2, "audit.opened", "drawn", f"{JOB}/r0/l0/a0")
+    text = shown(Turn([event(1, "job.running")], at_work), *still, Turn([drawn], at_work), *still)
+    assert text.count("waiting    for its nodes to compute") == 1
+
+
 def test_a_long_wait_says_what_for():
     """After five seconds without news a line names what is waited for and who is at work, once."""
     nodes = [JobNode(node=NODE, operator="oak", lane=0, state="work")]
