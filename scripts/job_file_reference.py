@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.errors import StannaryError
-from stannary.formats import jobfile, jobspec, jobwords, quantity, record, requirements, training, workdir
+from stannary.formats import bounds, jobfile, jobspec, jobwords, quantity, record, requirements, training, workdir
 from stannary.formats.canonical import Json
 from stannary.sdk import jobtext, lock, submit, travel
 
@@ -329,6 +329,7 @@ keep. Nodes install wheels by hash and nothing else: no options, addresses, repo
 ## Outputs
 `result.txt` is that file, `results` or `results/` every file below it, `*` `?` `[ab]` stand within one name, `**` for folders at any depth, `.` for
 everything. Patterns are relative to the work directory; `..`, a leading `/`, `~`, `$NAME` and `{{a,b}}` are refused.
+A pattern that matches nothing fails the job. More than {bounds.MAX_OUTPUTS:,} files come back as one `outputs.tar`; `tar -xf` unpacks it.
 
 ## Not yet
 | key or value | |
