@@ -112,6 +112,10 @@ class Gate:
         self.leave(visitor)
         visitor.close()
 
+    def is_in(self, visitor: Visitor) -> bool:
+        """Tell whether a visitor's connection still stands."""
+        return visitor in (self._of_party.get(visitor.party, ()) if visitor.party else self._strangers)
+
     def leave(self, visitor: Visitor) -> None:
         """Forget a visitor whose connection is gone; once."""
         held = self._of_party.get(visitor.party) if visitor.party else None

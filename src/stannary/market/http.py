@@ -160,8 +160,9 @@ class Edge:
         endpoint = self._direct.get((scope["method"], scope["path"]))
         request = Request(scope, receive)
         try:
-            unheard = self._unheard(scope)
-            if unheard is not None:
+            await self._turn_of(scope)
+            if not scope["path"].isprintable():  # no name of ours: not every database takes a NUL in a question
+                unheard = NotFound("no such path", why=f"{scope['path']!r:.200}")
                 await _error(request_id, unheard)(scope, receive, stamped)
             elif endpoint is None:
                 await self._app(scope, receive, stamped)
@@ -180,17 +181,12 @@ class Edge:
             if not is_begun:
                 await (await broken(request, err))(scope, receive, stamped)
 
-    def _unheard(self, scope: Scope) -> StannaryError | None:
-        """Return why a request is not looked at; a stranger's is charged to his address."""
-        if not scope["path"].isprintable():  # no name of ours: not every database takes a NUL in a question
-            return NotFound("no such path", why=f"{scope['path']!r:.200}")
+    async def _turn_of(self, scope: Scope) -> None:
+        """Let a stranger wait until it is his address's turn: many of its requests harm none of its others."""
         through: tuple[Gate, Visitor] | None = scope.get("stannary.visitor")
-        try:
-            if through is not None and not through[1].party:
-                self._rates.charge(f"address:{through[1].address}", 1, STRANGER_RATE)
-        except ServiceError as err:
-            return err
-        return None
+        if through is not None and not through[1].party:
+            gate, visitor = through
+            await self._rates.turn(f"address:{visitor.address}", STRANGER_RATE, lambda: gate.is_in(visitor))
 
 
 async def _answered(endpoint: Endpoint, request: Request) -> Response:

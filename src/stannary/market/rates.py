@@ -2,7 +2,10 @@
 
 Rules:
 - A request costs one unit, and one more for each UNIT_BYTES of a large body: what is dear to read is soon paid for.
-- A bucket holds BURST_S seconds of its rate. Who finds it empty is told to come back (429), before anything is read.
+- A bucket holds BURST_S seconds of its rate. A token's owner who finds it empty is told to come back (429), before
+  anything is read.
+- Strangers of one address wait their turn instead (`turn`): refused, whoever shares an attacker's address (a NAT, this
+  machine) would be refused with him. A connection asks one thing at a time, so nobody waits for long.
 - A large body is parsed in a thread, one at a time (LARGE_BYTES): the loop that moves money never waits for it.
 """
 
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from stannary.errors import ServiceError
 from stannary.wire import errors as wire_errors
@@ -25,11 +29,21 @@ LARGE_BYTES = 256 * 1024
 MAX_BUCKETS = 50_000
 
 
+@dataclass(slots=True)
+class _Queue:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # wakes who waits in the order of arrival
+    num_users: int = 0  # with the last of them it is forgotten
+
+
 class Rates:
     """The buckets of one market."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._clock = clock
+        self._sleep = sleep
+        self._queues: dict[str, _Queue] = {}
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> units left, when
         self.large = asyncio.Lock()
 
@@ -39,18 +53,35 @@ class Rates:
         Raises:
             ServiceError: it is empty (detail `rate`); nothing was taken.
         """
-        now, burst = self._clock(), rate * BURST_S
-        left, at = self._left.pop(name, (burst, now))
-        left = min(burst, left + (now - at) * rate)
-        is_empty = left <= 0  # what is left may be overdrawn once: a body larger than a burst is possible, not often
-        self._left[name] = (left if is_empty else left - units, now)
-        if len(self._left) > MAX_BUCKETS:
-            self._left.popitem(last=False)
-        if is_empty:
+        if self._take(name, units, rate) <= 0:
             raise ServiceError(
                 "too many requests", why=f"more than {rate:,.0f} units a second", hint="send it again in a few seconds",
                 detail=wire_errors.RATE,
             )  # fmt: skip
+
+    async def turn(self, name: str, rate: float, is_waiting: Callable[[], bool]) -> None:
+        """Take one unit out of a bucket, when those who came before have theirs; who went away meanwhile takes none."""
+        queue = self._queues.setdefault(name, _Queue())
+        queue.num_users += 1
+        try:
+            async with queue.lock:
+                while is_waiting() and self._take(name, 1, rate) <= 0:
+                    await self._sleep(1 / rate)
+        finally:
+            queue.num_users -= 1
+            if not queue.num_users:
+                del self._queues[name]
+
+    def _take(self, name: str, units: float, rate: float) -> float:
+        """Take units out of a bucket if it is not empty; return what it held."""
+        now, burst = self._clock(), rate * BURST_S
+        left, at = self._left.pop(name, (burst, now))
+        left = min(burst, left + (now - at) * rate)
+        # what is left may be overdrawn once: a body larger than a burst is possible, not often
+        self._left[name] = (left if left <= 0 else left - units, now)
+        if len(self._left) > MAX_BUCKETS:
+            self._left.popitem(last=False)
+        return left
 
 
 def body_units(size_bytes: int) -> float:

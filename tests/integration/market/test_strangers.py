@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import command_spec
 from tests.integration.market.world import World
 
-from stannary.market import gate
+from stannary.market import gate, rates
 from stannary.wire import node, routes
 
 PATIENCE_S = 20.0  # of an honest party's request, on a loaded machine; without bounds it waits for ever
@@ -139,6 +141,37 @@ def test_challenges_leave_nothing_behind(tmp_path: Path) -> None:
 
     before, after = asyncio.run(scenario())
     assert before == after
+
+
+def test_a_flood_of_challenges_refuses_nobody_beside_it(market: worlds.Process) -> None:
+    """While somebody at the same address asks for challenges as fast as he can, others there join and do a job."""
+    body = b'{"node":"n-000000000000"}'
+    head = f"POST {routes.SESSION_CHALLENGE} HTTP/1.1\r\nHost: m\r\nContent-Length: {len(body)}\r\n\r\n"
+    ending, spent, num_answers = threading.Event(), threading.Event(), itertools.count()
+
+    def flood() -> None:
+        while not ending.is_set():
+            with contextlib.suppress(OSError), dial(market) as connection:
+                connection.sendall(head.encode() + body)
+                while answered := connection.recv(65536).count(b"HTTP/1.1 "):
+                    if any(next(num_answers) > 1.1 * rates.STRANGER_RATE * rates.BURST_S for _ in range(answered)):
+                        spent.set()  # the address has had its burst
+                    if ending.is_set():
+                        break
+                    connection.sendall(answered * (head.encode() + body))
+
+    before_kib = status(market, "VmRSS")
+    attackers = [threading.Thread(target=flood) for _ in range(4)]
+    try:
+        for attacker in attackers:
+            attacker.start()
+        assert spent.wait(PATIENCE_S * 3)
+        assert asyncio.run(an_honest_job(world_of(market), "flooded")) == "verified"
+    finally:
+        ending.set()
+        for attacker in attackers:
+            attacker.join()
+    assert status(market, "VmRSS") - before_kib < 32 * 1024
 
 
 def test_orders_of_megabytes_hold_up_nobody(market: worlds.Process) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from stannary.errors import AuthError, ServiceError
@@ -25,6 +27,29 @@ def test_an_empty_bucket_refuses_until_it_has_filled() -> None:
     rates.charge("buyer:eve", 1, 10)
     with pytest.raises(ServiceError):
         rates.charge("buyer:eve", 1, 10)
+
+
+def test_strangers_wait_their_turn() -> None:
+    """Beyond the burst one after another is served, in order and none refused; who went away takes no turn."""
+    now = [0.0]
+    served: list[int] = []
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+        await asyncio.sleep(0)
+
+    async def ask(rates: Rates, number: int, gone: frozenset[int]) -> None:
+        await rates.turn("address:a", 10, lambda: number not in gone)
+        served.append(number)
+
+    async def scenario() -> None:
+        rates = Rates(lambda: now[0], sleep)
+        gone = frozenset(range(200, 300))
+        await asyncio.gather(*(ask(rates, number, gone) for number in range(310)))
+
+    asyncio.run(scenario())
+    assert served == list(range(310))
+    assert now[0] == pytest.approx((210 - 10 * BURST_S) / 10, abs=0.2)
 
 
 def test_large_bodies_are_soon_paid_for() -> None:
