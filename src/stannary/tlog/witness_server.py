@@ -1,15 +1,18 @@
 """The witness as a process of its own: `python -m stannary.tlog.witness_server --dir D --port 0 --log-vkey KEY`.
 
 Prints one JSON line `{"url": ..., "vkey": ...}` when it listens. Loopback only: a witness that anybody on a
-network may ask belongs behind a real web server. SIGTERM ends it; it holds nothing that is not durable.
+network may ask belongs behind a real web server. Others on this machine are bounded: beyond MAX_CONNECTIONS the
+oldest is closed, and its log asks again. SIGTERM ends it; it holds nothing that is not durable.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,6 +20,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from stannary.errors import EnvironmentProblem, StannaryError
 from stannary.formats import note
@@ -26,15 +30,20 @@ from stannary.tlog.witness import MAX_REQUEST_BYTES, Answer, Witness, load_key
 LOOPBACK = "127.0.0.1"
 DEFAULT_NAME = "local.witness"
 READ_TIMEOUT_S = 10.0  # a client that stalls must not hold a thread
+MAX_CONNECTIONS = 64  # a log has one; each is a thread and a descriptor here
+BACKLOG = 128
 
 
 class WitnessServer(ThreadingHTTPServer):
     """HTTP face of one witness."""
 
     daemon_threads = True
+    request_queue_size = BACKLOG
 
     def __init__(self, port: int, witness: Witness) -> None:
         self.witness = witness
+        self._open: dict[socket.socket, None] = {}  # oldest first
+        self._lock = threading.Lock()
         self.parent_pid: int | None = None  # end when this process is no longer the parent
         super().__init__((LOOPBACK, port), _Handler)
 
@@ -42,6 +51,23 @@ class WitnessServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Return the address clients use."""
         return f"http://{LOOPBACK}:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, at the cost of the oldest where there are too many."""
+        with self._lock:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > MAX_CONNECTIONS else None
+            if oldest is not None:
+                del self._open[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes and closes it
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        """Forget a connection and close it."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().close_request(request)
 
     def service_actions(self) -> None:
         """End when the parent is gone: a market killed hard must not leave a second witness on the same state."""

@@ -1,7 +1,9 @@
 """The witness: cosigns one history, whatever it is asked."""
 
+import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -172,6 +174,22 @@ def test_http_limits_hold(server):
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_half_sent_requests_keep_no_log_out(server, grown):
+    """With hundreds of requests begun and never ended by others on the machine, a checkpoint is cosigned at once."""
+    parts = urlsplit(server["url"])
+    held = []
+    try:
+        for _ in range(1200):
+            held.append(socket.create_connection((parts.hostname, parts.port), timeout=20))
+            with contextlib.suppress(OSError):
+                held[-1].sendall(b"POST /add-checkpoint HTTP/1.1\r\nContent-Length: 9000\r\n\r\n")
+        signed = note.sign_checkpoint(ORIGIN, 5, grown.root(5), KEY)
+        assert WitnessClient(server["url"], server["vkey"])(signed, 5, lambda old: grown.consistency(old, 5))
+    finally:
+        for connection in held:
+            connection.close()
 
 
 def test_nobody_there_is_a_service_error():
