@@ -129,7 +129,8 @@ def _sorted(value: Json) -> Json:
     return value
 
 
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# One that never ends is matched to the end: were it no match, each quote in it would be tried, in quadratic time.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _PAIR = re.compile(rb"\[\]|\{\}")
 _CLOSING = re.compile(rb"[\]}]")

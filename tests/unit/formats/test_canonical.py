@@ -109,7 +109,15 @@ def test_depth_beyond_the_limit_is_refused(data):
 
 
 @pytest.mark.parametrize(
-    "data", [b"[]" * 4_000_000, b"][" * 4_000_000, b'["' + b"\\" * 8_000_000, b"{}" * 20 + b"[" * 8]
+    "data",
+    [
+        b"[]" * 4_000_000,
+        b"][" * 4_000_000,
+        b'["' + b"\\" * 8_000_000,
+        b"{}" * 20 + b"[" * 8,
+        b"[]" * 20 + b'"' + b'\\"' * 40_000,
+        b"[]" * 20 + b'"' + b'\\"' * 4_000_000 + b"\\",
+    ],
 )
 def test_hostile_bytes_cost_little(data):
     """Millions of brackets or escapes are refused within seconds, not minutes."""
