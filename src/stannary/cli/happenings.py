@@ -93,7 +93,7 @@ KINDS: Mapping[str, Told] = {
     "task.passed": Told("{unit} was not drawn for an audit"),
     "task.verified": Told("{unit} was computed again and holds"),
     "task.unverified": Told("{unit} could not be verified: {why}", "unverified"),
-    "task.refuted": Told("{unit} by {node} was is wrong: {why}", "CONVICTED"),
+    "task.refuted": Told("{unit} by {node} is wrong: {why}", "CONVICTED"),
     "task.superseded": Told("{unit} is done again: {why}", "redone"),
     "task.abandoned": Told("{unit} is left out: {why}"),
     "lease.granted": Told("{node} is asked for {unit}"),

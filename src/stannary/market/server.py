@@ -213,7 +213,7 @@ def _announce(settings: Settings, exchange: Exchange, local_url: str) -> None:
         tls_fingerprint=exchange.tls_fingerprint,
         pid=os.getpid(),
         admin_token_file=str(directory / identity.ADMIN_TOKEN_FILE),
-        local_url=local_url if local_url != exchange.url else "",
+        local_url=local_url if local_url != exchange.url else None,
     )
     identity.write_card(directory, card)
     sys.stdout.write(card.line() + "\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.errors import EnvironmentProblem, StannaryError
@@ -28,7 +28,7 @@ class Card:
     tls_fingerprint: str
     pid: int
     admin_token_file: str
-    local_url: str = ""  # where it answers on its own machine, if others dial another address
+    local_url: str | None = None  # where it answers on its own machine, if others dial another address
 
     @property
     def here(self) -> str:
@@ -44,7 +44,7 @@ class Card:
 
     def line(self) -> str:
         """Return the card as one JSON line."""
-        return json.dumps(asdict(self))
+        return json.dumps(record.to_json(self))
 
 
 def read_card(directory: Path) -> Card | None:
