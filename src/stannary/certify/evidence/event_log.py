@@ -128,13 +128,13 @@ def parse_log(data: bytes) -> EventLog:
     # TPM logs write register 0 here, CCEL logs 1; nothing is measured by it either way.
     if any(digest) or register > 1:
         raise FormatError("event log header measures something", why=f"register {register}")
-    sizes = _spec_id(described)
+    sizes, end = _spec_id(described), _end(data)
     events: list[Event] = []
-    while cursor.remaining >= 8 and not _is_padding(data, cursor.offset):
+    while cursor.remaining >= 8 and cursor.offset < end:
         if len(events) >= MAX_EVENTS:
             raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
         events.append(_event(cursor, sizes))
-    if cursor.remaining and not _is_padding(data, cursor.offset):
+    if cursor.offset < end:
         raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
     return EventLog(tuple(_ALGORITHMS[item] for item in sizes if item in _ALGORITHMS), tuple(events))
 
@@ -174,16 +174,16 @@ def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
 
 
 def _parse_sha1(data: bytes) -> EventLog:
-    cursor = Cursor(data, "event log")
+    cursor, end = Cursor(data, "event log"), _end(data)
     events: list[Event] = []
-    while cursor.remaining >= 8 and not _is_padding(data, cursor.offset):
+    while cursor.remaining >= 8 and cursor.offset < end:
         register, kind = cursor.little(4), cursor.little(4)
         digest, described = cursor.take(20), cursor.sized_little()
         _require_register(register, kind)
         if len(events) >= MAX_EVENTS:
             raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
         events.append(Event(register, kind, {"sha1": digest}, described))
-    if cursor.remaining and not _is_padding(data, cursor.offset):
+    if cursor.offset < end:
         raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
     return EventLog(("sha1",), tuple(events))
 
@@ -193,11 +193,9 @@ def _require_register(register: int, kind: int) -> None:
         raise FormatError("event log names an unknown register", why=str(register))
 
 
-def _is_padding(data: bytes, offset: int) -> bool:
-    """Whether only octets 0x00 and 0xFF follow: firmware fills its table with either, and rewrites parts of it.
+def _end(data: bytes) -> int:
+    """Return where only octets 0x00 and 0xFF follow: firmware fills its table with either, and rewrites parts of it.
 
     An event of register 0 and type 0 does not exist, and register 0xFFFFFFFF marks the end.
     """
-    if data[offset : offset + 8].translate(None, _FILLING):
-        return False  # the common case without scanning the rest for every event
-    return not data[offset:].translate(None, _FILLING)
+    return len(data.rstrip(_FILLING))
