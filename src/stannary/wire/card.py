@@ -55,7 +55,8 @@ def read_card(directory: Path) -> Card | None:
     """
     path = directory / CARD_FILE
     try:
-        return record.from_json(Card, canonical.decode_object(path.read_bytes()))
+        members = canonical.decode_object(path.read_bytes())
+        return record.from_json(Card, {"local_url": "", **members})  # a market started by an older release says none
     except FileNotFoundError:
         return None
     except StannaryError as err:

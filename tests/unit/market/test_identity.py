@@ -63,6 +63,9 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
     card = Card("http://127.0.0.1:1", "m", "v", ("w",), "", 7, "/a/admin-token")
     identity.write_card(tmp_path, card)
     assert read_card(tmp_path) == card
+    older = {name: value for name, value in json.loads(card.line()).items() if name != "local_url"}
+    (tmp_path / CARD_FILE).write_text(json.dumps(older))
+    assert read_card(tmp_path) == card  # a market that runs through an upgrade is found, and can be stopped
     for damaged in (b"", b"{}", b"[]", (card.line()[:-1] + ', "more": 1}').encode()):
         (tmp_path / CARD_FILE).write_bytes(damaged)
         with pytest.raises(EnvironmentProblem, match="damaged") as refused:
