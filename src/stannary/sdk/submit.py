@@ -30,10 +30,12 @@ from typing import BinaryIO
 from stannary import buyer, workdir
 from stannary.errors import (
     AuthError,
+    BelowPolicy,
     ConflictError,
     FormatError,
     LimitExceeded,
     MarketUnreachable,
+    NoCapacity,
     SpecError,
     UsageError,
 )
@@ -204,7 +206,7 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
         raise MarketUnreachable(
             err.what, why=f"{err.why}; the job may or may not have arrived", hint=f"stannary wait {order.job}"
         ) from err
-    except (FormatError, UsageError, AuthError, ConflictError):
+    except (FormatError, UsageError, AuthError, ConflictError, NoCapacity, BelowPolicy):
         order.end()  # the market said no for good: the broker need not wait for it
         raise
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import buyer
-from stannary.errors import MarketUnreachable, SpecError, StannaryError, UsageError
+from stannary.errors import BelowPolicy, MarketUnreachable, NoCapacity, SpecError, StannaryError, UsageError
 from stannary.formats import beacon, digest, dsse, jobspec, note, statement
 from stannary.formats.predicates import Job
 from stannary.sdk import submit
@@ -150,11 +150,12 @@ def test_the_statement_is_signed_by_the_buyer_for_this_market(job_file, tmp_path
     assert key == digest.digest(envelope.payload)
 
 
-def test_a_refused_order_is_not_waited_for(job_file, tmp_path):
+@pytest.mark.parametrize("refusal", [UsageError("budget too small"), NoCapacity("no place"), BelowPolicy("tier")])
+def test_a_refused_order_is_not_waited_for(job_file, tmp_path, refusal):
     """When the market says no for good, the broker is told that nothing will come."""
     spec = submit.prepare(job_file, Overrides()).spec
-    with pytest.raises(UsageError):
-        submit.submit(Market(UsageError("budget too small")), spec, Profile("p", "u", VKEY), tmp_path)
+    with pytest.raises(type(refusal)):
+        submit.submit(Market(refusal), spec, Profile("p", "u", VKEY), tmp_path)
     assert buyer.load_order(buyer.list_orders(tmp_path)[0]).has_ended
 
 
