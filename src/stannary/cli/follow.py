@@ -77,6 +77,8 @@ class Patience:
         if self._silent_since is None:
             self._silent_since = now
             self._out.say(f"  ! market     {err.what}; asking again (Ctrl-C stops that, not the job)")
+            if err.hint:
+                self._out.say(f"               if it stays silent: {err.hint}")
         if now - self._silent_since >= GIVE_UP_S:
             raise type(err)(err.what, why=err.why, hint=f"stannary wait {self._job}") from err
         self._out.status(f"    market silent for {now - self._silent_since:.0f} s; later: stannary wait {self._job}")

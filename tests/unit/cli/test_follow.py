@@ -160,6 +160,7 @@ def test_a_market_restart_is_survived():
     assert found is ENDED.view
     assert market.asked_after == [0, 7, 7, 7]
     assert text.count("asking again") == 1
+    assert text.count("if it stays silent: stannary market status") == 1
     assert "answers again after 3 s" in text
     assert len(tended) >= 5, "the broker is looked after while the market is silent too"
 
@@ -170,7 +171,7 @@ def test_a_market_that_stays_away_is_given_up():
     found, text, clock = followed(market)
     assert found.hint == f"stannary wait {JOB}"
     assert clock.now == GIVE_UP_S
-    assert text.count("\n") == 1
+    assert text.count("\n") == 2
 
 
 def test_an_answer_that_is_not_the_markets_is_no_end():
