@@ -4,7 +4,7 @@
 
 1. Each relative link and each `path/in/backticks` with a known suffix exists.
 2. docs/errors.md lists exactly the codes of errors.py, with their exit codes.
-3. Each `stannary <command>` that a document names is a command.
+3. Each `stannary <command>` that a document names is a command, and has the subcommands and options it is shown with.
 4. docs/guide/provider.md quotes the terms that nodes sign, whole.
 5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
 """
@@ -15,9 +15,11 @@ import re
 import sys
 from pathlib import Path
 
+import click
 import job_file_reference  # beside this file
 
 from stannary import errors
+from stannary.cli.main import cli
 from stannary.cli.registry import COMMANDS
 from stannary.market import terms
 
@@ -26,6 +28,8 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")),
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 _PATH = re.compile(r"`((?:src|docs|tests|examples|bench|scripts)/[\w./-]*\w(?:\.\w+|/)?)`")
 _COMMAND = re.compile(r"(?:^|[`$ ])stannary ([a-z][a-z-]*)", re.MULTILINE)
+_CALL = re.compile(r"(?:^ *|`)stannary ([a-z-]+ [^`#\n]*)", re.MULTILINE)
+_LABELS = {"market proof v1"}  # in backticks like a command, and none
 _CODE_ROW = re.compile(r"^\| (E-[A-Z-]+) \| (\d+) \|", re.MULTILINE)
 _PROSE = {"run", "is", "does", "uses", "knows"}  # words that follow the product's name in a sentence
 
@@ -48,9 +52,32 @@ def _check(path: Path) -> list[str]:
     missing = [link for link in _LINK.findall(text) if not (path.parent / link).exists()]
     missing += [found for found in _PATH.findall(text) if not (ROOT / found).exists()]
     unknown = set(_COMMAND.findall(text)) - set(COMMANDS) - _PROSE
-    return [f"{name}: no such file {item}" for item in missing] + [
-        f"{name}: no command stannary {item}" for item in sorted(unknown)
+    wrong = [(call, word) for call in map(str.strip, _CALL.findall(text)) for word in _unknown(call)]
+    return [
+        *(f"{name}: no such file {item}" for item in missing),
+        *(f"{name}: no command stannary {item}" for item in sorted(unknown)),
+        *(f"{name}: stannary {call}: no {word}" for call, word in wrong),
     ]
+
+
+def _unknown(call: str) -> list[str]:
+    """Return the subcommands and options of a call that its command does not have; `a|b` names both."""
+    words = call.split()
+    if call in _LABELS or words[0] not in COMMANDS:  # no command at all is said beside this
+        return []
+    context = click.Context(cli)
+    command, unknown = cli.get_command(context, words[0]) or cli, []
+    for word in words[1:]:
+        if word in {"--", "|", ">"}:
+            break
+        if word.startswith("-") and word != "-":
+            known = {"-h", "--help"}.union(*(item.opts + item.secondary_opts for item in command.params))
+            unknown += [word] if word not in known else []
+        elif isinstance(command, click.Group):
+            found = {name: command.get_command(context, name) for name in word.split("|")}
+            unknown += [name for name, made in found.items() if made is None]
+            command = next((made for made in found.values() if made is not None), click.Command(word))
+    return unknown
 
 
 def _check_terms(text: str) -> list[str]:
