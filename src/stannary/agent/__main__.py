@@ -5,6 +5,7 @@ The command line of the agent process; `stannary node` starts it. Talk goes to s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ def main() -> None:
 @click.option("--member", "members", multiple=True, metavar="NAME", help="A machine of a site; repeat.")
 @click.option("--ask", "ask_usd_micros_per_hour", type=click.IntRange(0), default=100_000, show_default=True)
 @click.option("--cpus", type=click.IntRange(0), default=0, help="Cores this node sells; all usable ones if 0.")
+@click.option("--memory-bytes", type=click.IntRange(0), default=0, help="Memory this node sells; all usable if 0.")
 @click.option("--engine-class", default="", help="Measured here if not given.")
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME=VALUE", help="A kernel choice, e.g. MKL_CBWR=...")
 @click.option("--find-links", default="", help="A directory or page of wheels for job environments.")
@@ -79,7 +81,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    with contextlib.suppress(BrokenPipeError):  # whoever listened is gone; the work at hand goes on
+        click.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -53,6 +52,7 @@ class Application:
     ask_usd_micros_per_hour: int = 100_000
     engine_class: str = ""  # measured here if empty
     cpus: int = 0  # cores this node sells; all that are usable here if 0
+    memory_bytes: int = 0  # memory this node sells; all that is usable here if 0
     kernel: dict[str, str] = field(default_factory=dict)
     find_links: str = ""
     index_url: str = ""
@@ -72,13 +72,7 @@ def join(application: Application, tell: Tell) -> NodeSettings:
         raise ConflictError(
             "this directory holds a node already", why=str(application.directory), hint="choose another --dir"
         )
-    usable = cgroup.usable_cpus()
-    if application.cpus > usable:
-        raise UsageError(
-            "this machine has fewer cores",
-            why=f"{application.cpus} offered, {usable} usable here (affinity and control group counted)",
-            hint=f"--cpus {usable}, or leave it out",
-        )
+    _check_share(application)
     kernel = node_settings.check_kernel(application.kernel)
     engine_class = application.engine_class or measure_engine_class(application.kernel)
     files.make_private_dir(application.directory)
@@ -116,6 +110,22 @@ def join(application: Application, tell: Tell) -> NodeSettings:
     node_settings.store(application.directory, settings, credential.to_bytes())
     _say(tell, checked, market)
     return settings
+
+
+def _check_share(application: Application) -> None:
+    usable, usable_bytes = cgroup.usable_cpus(), cgroup.usable_memory_bytes()
+    if application.cpus > usable:
+        raise UsageError(
+            "this machine has fewer cores",
+            why=f"{application.cpus} offered, {usable} usable here (affinity and control group counted)",
+            hint=f"--cpus {usable}, or leave it out",
+        )
+    if application.memory_bytes > usable_bytes:
+        raise UsageError(
+            "this machine has less memory",
+            why=f"{application.memory_bytes:,} bytes offered, {usable_bytes:,} usable here (control group counted)",
+            hint=f"--memory-bytes {usable_bytes}, or leave it out",
+        )
 
 
 def measure_engine_class(kernel: dict[str, str]) -> str:
@@ -166,7 +176,7 @@ def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo,
         members=application.members,
         engine_class=engine_class,
         cpus=application.cpus or cgroup.usable_cpus(),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        memory_bytes=application.memory_bytes or cgroup.usable_memory_bytes(),
         ask_usd_micros_per_hour=application.ask_usd_micros_per_hour,
         token=join_token.token_digest(application.token),
         joined_at=rfc3339.spell(time.time()),

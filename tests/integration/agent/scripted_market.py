@@ -48,7 +48,8 @@ class ScriptedMarket:
     beats: list[dict[str, Any]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)  # jobs a beat is told of, if it names them
-    sessions: set[str] = field(default_factory=set)
+    sessions: dict[str, str] = field(default_factory=dict)  # token to node
+    holders: dict[str, str] = field(default_factory=dict)  # lease to the node it was given first; others get another
     nonces: set[str] = field(default_factory=set)
     node_keys: dict[str, bytes] = field(default_factory=dict)
     refuse: Callable[[str, str], StannaryError | None] = lambda method, path: None
@@ -196,7 +197,8 @@ class ScriptedMarket:
             return 200, _json(self.join(json.loads(body)))
         if path.startswith("/v1/sessions"):
             return 200, _json(self.session(path, json.loads(body)))
-        if authorization.removeprefix("Bearer ") not in self.sessions:
+        who = self.sessions.get(authorization.removeprefix("Bearer "))
+        if who is None:
             raise AuthError("the session is over", detail=wire_errors.SESSION_EXPIRED)
         if path.startswith("/v1/blobs/"):
             return self.blob(method, path.rpartition("/")[2], body)
@@ -208,10 +210,10 @@ class ScriptedMarket:
             ended = [job for job in beat.get("jobs", ()) if job in self.ended]
             return 200, _json({"drop": self.drop, "interval_s": 0.5, "ended": ended})
         if path == "/v1/leases/next":
-            return self.next(json.loads(body))
+            return self.next(who, json.loads(body))
         _, _, _, lease_id, what = path.split("/")
         with self.changed:
-            answered = self.take(lease_id, what, json.loads(body))
+            answered = self.take(who, lease_id, what, json.loads(body))
             self.changed.notify_all()
         return 200, _json(answered)
 
@@ -245,7 +247,7 @@ class ScriptedMarket:
         key = Ed25519PublicKey.from_public_bytes(self.node_keys[body["node"]])
         key.verify(signed, node.session_message(self.vkey, body["nonce"]))
         token = secrets.token_hex(16)
-        self.sessions.add(token)
+        self.sessions[token] = body["node"]
         return {"token": token, "expires_at": FAR}
 
     def blob(self, method: str, named: str, body: bytes) -> tuple[int, bytes]:
@@ -256,7 +258,7 @@ class ScriptedMarket:
             raise NotFound("no such blob")
         return 200, self.blobs[named]
 
-    def next(self, body: dict[str, Any]) -> tuple[int, bytes]:
+    def next(self, who: str, body: dict[str, Any]) -> tuple[int, bytes]:
         deadline = time.monotonic() + body["wait_s"]
         with self.changed:
             self.num_polls += 1
@@ -265,14 +267,16 @@ class ScriptedMarket:
                 self.changed.wait()
             while True:
                 for lease in self.leases:
-                    if lease["lease_id"] not in body.get("have", []):
+                    if lease["lease_id"] in body.get("have", []):
+                        continue
+                    if self.holders.setdefault(lease["lease_id"], who) == who:
                         return 200, _json(lease)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return 204, b""
                 self.changed.wait(left)
 
-    def take(self, lease_id: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+    def take(self, who: str, lease_id: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
         known = [lease for lease in self.leases if lease["lease_id"] == lease_id]
         if not known:
             raise ConflictError("another node has it", detail=wire_errors.STALE_EPOCH)
@@ -289,7 +293,7 @@ class ScriptedMarket:
             cls = {"commitment": predicates.Commitment, "contribution": predicates.Contribution,
                    "answer-commitment": predicates.AnswerCommitment, "answer": predicates.Answer,
                    "reading": predicates.Reading}[what]  # fmt: skip
-            payload = dsse.verify(envelope, next(iter(self.node_keys.values())))
+            payload = dsse.verify(envelope, self.node_keys[who])
             self.statements.append((what, lease_id, statement.read(payload, what, cls).predicate))
             self.envelopes.setdefault((what, lease_id), []).append(canonical.encode(envelope.to_json()).decode())
             if what in ("contribution", "answer-commitment", "answer"):

@@ -43,6 +43,17 @@ def test_version_2_hands_controllers_down(tmp_path: Path, v2: Path) -> None:
     assert (v2 / "cgroup.subtree_control").read_text() == "+cpu +memory +pids\n"
 
 
+def test_usable_memory_is_under_every_limit_above(tmp_path: Path, v2: Path) -> None:
+    """The smallest limit of this group and those above it counts; none at all leaves the machine's memory."""
+    proc, physical = proc_v2(tmp_path), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (v2 / "memory.max").write_text("max\n")
+    assert cgroup.usable_memory_bytes(proc) == physical
+    (v2.parent / "memory.max").write_text(f"{1 << 28}\n")
+    assert cgroup.usable_memory_bytes(proc) == 1 << 28
+    (v2 / "memory.max").write_text(f"{1 << 27}\n")
+    assert cgroup.usable_memory_bytes(proc) == 1 << 27
+
+
 def test_version_2_limits(tmp_path: Path, v2: Path) -> None:
     """Memory without swap, quota over period, process count, and all killed together when memory ends."""
     group = cgroup.HierarchyV2(v2).create(LIMITS)

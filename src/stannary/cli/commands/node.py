@@ -18,15 +18,16 @@ from stannary.cli.command import command
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.cli.registry import NODE_COMMANDS
-from stannary.errors import ConflictError, NotFound, UsageError
+from stannary.errors import AuthError, ConflictError, NotFound, StannaryError, UsageError
 from stannary.formats import bounds, canonical, instants, quantity, workdir
-from stannary.sdk import processes
+from stannary.run.sandbox import cgroup
+from stannary.sdk import processes, slots
 from stannary.sdk.processes import wait_until
+from stannary.sdk.slots import NODE_FILE, PID_FILE
 from stannary.wire import join_token
 from stannary.wire.connection import Connection
 from stannary.wire.join_token import JoinToken
 
-NODE_FILE, CREDENTIAL_FILE, PID_FILE = "node.json", "credential.json", "agent.pid"
 CLOCK_FILE = "clock-off"  # agent/clocks.py
 DRAIN_PATIENCE_S = 600.0
 STDIN = "-"
@@ -35,7 +36,7 @@ MAX_TOKEN_CHARS = 4096  # twice what a token may hold (wire/join_token.py)
 name_option = click.option(
     "--name",
     callback=lambda *given: given[2] or _only_name(),
-    help="Which node of this machine (default: the only one).",
+    help="Which node of this machine, or which slots (default: the only one, or the only family).",
 )
 
 
@@ -49,12 +50,15 @@ def node() -> None:
 @click.option("--name", help="What the node is called here and on the market's lists (default: the host's name).")
 @click.option("--operator", help="Who answers for this node; the token names the same.")
 @click.option("--ask", metavar="DOLLARS", default="0.10", show_default=True, help="Price per hour.")
+@click.option("--slots", "num_slots", type=click.IntRange(1), default=1, help="Join N nodes, NAME-1 to NAME-N.")
+@click.option("--cpus", type=click.IntRange(0), default=0, help="Cores each node sells (default: an equal share).")
 @click.option("--accept-terms", is_flag=True, help="Sign the market's terms without being asked.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def join(out: Output, token: str, arguments: tuple[str, ...], **said: Any) -> NoReturn:
+def join(out: Output, token: str, num_slots: int, arguments: tuple[str, ...], **said: Any) -> None:
     """Join a market with TOKEN, or with `-`: the first line of standard input, which no other account can see (ps).
 
     The market's terms and the bond are shown before anything is signed.
+    A node does one job at a time: --slots sells a large machine as several nodes, by one token with as many uses.
     What follows `--` goes to `python -m stannary.agent join`.
     """
     word = sys.stdin.readline(MAX_TOKEN_CHARS).strip() if token == STDIN else token
@@ -62,26 +66,47 @@ def join(out: Output, token: str, arguments: tuple[str, ...], **said: Any) -> No
     who = said["operator"] or invited.operator
     who = who or out.ask("Operator (who answers for this node)", flag="--operator NAME")
     name = said["name"] or _host_name()
-    if not bounds.NAME.fits(name):
-        raise UsageError("not a node name", why=f"{name!r:.60}, expected {bounds.NAME.expected}", hint="--name NAME")
-    if (_place(name) / NODE_FILE).exists():
-        raise ConflictError(f"a node {name} is here already", why=str(_place(name)), hint=f"--name {name}-2")
+    names = [name] if num_slots == 1 else slots.names(name, num_slots)
+    if not bounds.NAME.fits(names[-1]):
+        raise UsageError(
+            "not a node name", why=f"{names[-1]!r:.70}, expected {bounds.NAME.expected}", hint="--name NAME"
+        )
+    missing = _missing(name, names)
     price = quantity.usd_micros(said["ask"], "--ask")
-    terms = _agree(out, invited, who, is_agreed=said["accept_terms"])
-    place = files.make_private_dir(_place(name))
-    _say_on_stdin(word)
-    words = ["join", "-", "--dir", str(place), "--name", name, "--operator", who, "--ask", str(price)]
-    _become(out, [*words, *(["--terms", terms] if terms else []), *arguments])
+    words = ["--operator", who, "--ask", str(price)]
+    if num_slots == 1:
+        words += ["--cpus", str(said["cpus"])]
+        _warn_of_others(out, names, said["cpus"] or cgroup.usable_cpus())
+    else:
+        each = slots.share(num_slots, said["cpus"], cgroup.usable_cpus(), cgroup.usable_memory_bytes())
+        words += ["--cpus", str(each.cpus), "--memory-bytes", str(each.memory_bytes)]
+        out.say(
+            f"Slots    {num_slots} nodes of {each.cpus} cores and {each.memory_bytes // 1024**2:,} MiB of memory each"
+        )
+        _warn_of_others(out, names, num_slots * each.cpus)
+    terms = _agree(out, invited, who, num_nodes=len(missing), is_agreed=said["accept_terms"])
+    words += ["--terms", terms] if terms else []
+    if num_slots == 1:
+        place = files.make_private_dir(_place(name))
+        _say_on_stdin(word)
+        _become(out, ["join", "-", "--dir", str(place), "--name", name, *words, *arguments])
+    _join_slots(out, name, names, word, [*words, *arguments])
 
 
 @command
 @name_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run(out: Output, name: str, arguments: tuple[str, ...]) -> NoReturn:
-    """Run the agent in the foreground; SIGTERM drains it."""
-    place = _joined(name)
-    if _pid(place) is not None:
-        raise ConflictError(f"node {name} runs already", why=f"pid {_pid(place)}", hint="stannary node status")
+def run(out: Output, name: str, arguments: tuple[str, ...]) -> None:
+    """Run the agent in the foreground, or those of all slots; SIGTERM drains them."""
+    places = _joined(name)
+    for place in places:
+        if _pid(place) is not None:
+            why = f"pid {_pid(place)}"
+            raise ConflictError(f"node {place.name} runs already", why=why, hint="stannary node status")
+    place = places[0]
+    if place.name != name:
+        slots.serve(places, arguments, lambda line: out.say(plain(line)))
+        return
     processes.write(place / PID_FILE, processes.this(name))  # exec keeps the pid
     _become(out, ["run", "--dir", str(place), *arguments])
 
@@ -89,8 +114,7 @@ def run(out: Output, name: str, arguments: tuple[str, ...]) -> NoReturn:
 @command
 def ls(out: Output) -> None:
     """List the nodes kept on this machine."""
-    root = files.data_dir() / "node"
-    found = [_describe(path) for path in sorted(root.glob(f"*/{NODE_FILE}"))]
+    found = [_describe(_root() / name / NODE_FILE) for name in slots.kept(_root())]
     if not found:
         out.say("no node is kept on this machine; a market's operator gives the token for: stannary node join TOKEN")
     rows = [(item["name"], item["node"], item["operator"], item["url"], item["state"]) for item in found]
@@ -103,9 +127,9 @@ def ls(out: Output) -> None:
 @name_option
 def status(out: Output, name: str) -> None:
     """Show a node's market, engine class and process."""
-    place = _joined(name)
-    described = {**_describe(place / NODE_FILE), "clock": _clock(place)}
-    out.result(described, [f"{key:<16}{value}" for key, value in described.items()])
+    found = [{**_describe(place / NODE_FILE), "clock": _clock(place)} for place in _joined(name)]
+    lines = [line for item in found for line in (*(f"{key:<16}{value}" for key, value in item.items()), "")]
+    out.result(found[0] if found[0]["name"] == name else {"name": name, "nodes": found}, lines[:-1])
     out.say("software evidence, tier T0: NOT hardware-attested")
 
 
@@ -113,17 +137,17 @@ def status(out: Output, name: str) -> None:
 @name_option
 def drain(out: Output, name: str) -> None:
     """Finish the work at hand, take no more, and stop."""
-    place = _joined(name)
-    pid = _pid(place)
-    if pid is None:
+    running = [(place, pid) for place in _joined(name) if (pid := _pid(place)) is not None]
+    if not running:
         raise NotFound(
             f"node {name} does not run",
-            why=f"no living process in {place / PID_FILE}",
+            why=f"no living process in {_place(name) / PID_FILE}",
             hint="nothing to drain; start it: stannary node run",
         )
-    os.kill(pid, signal.SIGTERM)
-    out.say(f"draining {name} (pid {pid}); Ctrl-C stops waiting, not draining")
-    if not wait_until(lambda: _pid(place) is None, DRAIN_PATIENCE_S):
+    for place, pid in running:
+        os.kill(pid, signal.SIGTERM)
+        out.say(f"draining {place.name} (pid {pid}); Ctrl-C stops waiting, not draining")
+    if not wait_until(lambda: all(_pid(place) is None for place, _ in running), DRAIN_PATIENCE_S):
         raise ConflictError(
             f"node {name} still works", why=f"after {DRAIN_PATIENCE_S:.0f} s", hint="stannary node status"
         )
@@ -135,13 +159,74 @@ def drain(out: Output, name: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def leave(out: Output, name: str, yes: bool) -> None:
     """Remove a stopped node's key and credential from this machine."""
-    place = _joined(name)
-    if _pid(place) is not None:
-        raise ConflictError(f"node {name} runs", why=f"pid {_pid(place)}", hint=f"stannary node drain --name {name}")
+    places = _joined(name)
+    for place in places:
+        if _pid(place) is not None:
+            hint = f"stannary node drain --name {name}"
+            raise ConflictError(f"node {place.name} runs", why=f"pid {_pid(place)}", hint=hint)
+    shown = ", ".join(str(place) for place in places)
     if not yes:
-        out.confirm(f"Remove {place}? The node's key is lost; it cannot come back under this name.", flag="--yes")
-    shutil.rmtree(place)
-    out.result({"removed": str(place)}, f"removed {place}")
+        out.confirm(f"Remove {shown}? A node whose key is lost cannot come back under this name.", flag="--yes")
+    for place in places:
+        shutil.rmtree(place)
+    removed = shown if places[0].name == name else [str(place) for place in places]
+    out.result({"removed": removed}, f"removed {shown}")
+
+
+def _missing(name: str, names: list[str]) -> list[str]:
+    """Return those of the names under which no node is kept yet.
+
+    Raises:
+        ConflictError: all are here, or a node whose name would hide them.
+    """
+    here = slots.kept(_root())
+    missing = [item for item in names if item not in here]
+    if not missing or name in here:
+        taken = name if name in here else f"{names[0]} to {names[-1]}"
+        raise ConflictError(f"a node {taken} is here already", why=str(_root()), hint=f"--name {name}-b")
+    return missing
+
+
+def _warn_of_others(out: Output, names: list[str], cpus: int) -> None:
+    others, usable = slots.claimed_cpus(_root(), names), cgroup.usable_cpus()
+    if others + cpus > usable:
+        out.say(
+            f"  ! nodes kept on this machine sell {others} cores already; with {cpus} more that is more than the "
+            f"{usable} usable here: jobs would wait for each other and their wall limits pass"
+        )
+
+
+def _join_slots(out: Output, family: str, names: list[str], token: str, words: list[str]) -> None:
+    """Let every slot join that has not; what is measured for the first serves the others.
+
+    Raises:
+        StannaryError: the agent's own; it says how many have joined and how to go on.
+    """
+    joined: list[dict[str, Any]] = []
+    measured: list[str] = []  # of this machine as it is now; what a kept slot says may be of another torch
+    for name in names:
+        place = _place(name)
+        if (place / NODE_FILE).exists():
+            joined.append(_describe(place / NODE_FILE))
+            continue
+        out.status(f"{name} joins")
+        try:
+            found = slots.join(place, token, ["--name", name, *measured, *words], lambda line: out.say(plain(line)))
+        except StannaryError as err:
+            left = len(names) - len(joined)
+            again = f"stannary node join - --name {family} --slots {len(names)}"
+            more = f"a token with {left} uses (stannary market join-token --uses {left})"
+            raise type(err)(
+                f"{len(joined)} of {len(names)} slots have joined: {err.what}",
+                why=err.why,
+                hint=f"{more if isinstance(err, AuthError) else err.hint or 'mend it'}, then go on: {again}",
+                detail=err.detail,
+            ) from err
+        measured = ["--engine-class", found["engine_class"]]
+        joined.append({"name": name, **found})
+    out.clear_status()
+    value = {"name": family, "nodes": [{"name": item["name"], "node": item["node"]} for item in joined]}
+    out.result(value, f"{len(joined)} slots have joined; start them: stannary node run --name {family}")
 
 
 def _become(out: Output, arguments: list[str]) -> NoReturn:
@@ -152,7 +237,7 @@ def _become(out: Output, arguments: list[str]) -> NoReturn:
     os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
 
 
-def _agree(out: Output, invited: JoinToken, who: str, *, is_agreed: bool) -> str:
+def _agree(out: Output, invited: JoinToken, who: str, *, num_nodes: int, is_agreed: bool) -> str:
     """Show what joining means, ask, and return the digest of the terms that were agreed to."""
     with Connection(invited.url, tls_fingerprint=invited.tls, vkey=invited.vkey) as link:
         market = join_token.market_of(link, invited)
@@ -161,7 +246,9 @@ def _agree(out: Output, invited: JoinToken, who: str, *, is_agreed: bool) -> str
     text = market.terms or f"Terms    {market.terms_digest}  (this market shows no text: ask its operator)"
     for line in text.splitlines():
         out.say(line)
-    out.say(f"Bond     {bond} for this node: what {plain(who)} loses when its work is refuted")
+    sum_ = quantity.dollars(num_nodes * invited.bond_usd_micros)
+    each = "this node" if num_nodes == 1 else f"each of {num_nodes} nodes, {sum_} in sum"
+    out.say(f"Bond     {bond} for {each}: what {plain(who)} loses when its work is refuted")
     if not is_agreed:
         out.confirm(f"Sign these terms for {plain(who)}?", flag="--accept-terms")
     return market.terms_digest if market.terms else ""
@@ -174,12 +261,15 @@ def _host_name() -> str:
 
 
 def _only_name() -> str:
-    """Return the name of the one node kept here, the host's name where there is none.
+    """Return the name of the one node or family kept here, the host's name where there is none.
 
     Raises:
         UsageError: there are several.
     """
-    names = sorted(path.parent.name for path in (files.data_dir() / "node").glob(f"*/{NODE_FILE}"))
+    names = slots.kept(_root())
+    families = {slots.family_of(name) for name in names}
+    if len(names) > 1 and len(families) == 1 and "" not in families:
+        return families.pop()
     if len(names) > 1:
         raise UsageError("which node?", why=f"{', '.join(names)} are kept on this machine"[:300], hint="--name NAME")
     return names[0] if names else _host_name()
@@ -194,17 +284,23 @@ def _say_on_stdin(secret: str) -> None:
     os.close(reader)
 
 
+def _root() -> Path:
+    return files.data_dir() / "node"
+
+
 def _place(name: str) -> Path:
     if "/" in name or workdir.parse_path(name) != name:
         raise UsageError("not a node name", why=f"{name!r:.60}")
-    return files.data_dir() / "node" / name
+    return _root() / name
 
 
-def _joined(name: str) -> Path:
+def _joined(name: str) -> list[Path]:
+    """Return where the node of a name lives, or each slot of a family."""
     place = _place(name)
-    if not (place / NODE_FILE).exists():
+    found = slots.meant(name, slots.kept(_root()))
+    if not found:
         raise NotFound(f"no node {name} on this machine", why=str(place), hint="stannary node join TOKEN")
-    return place
+    return [_root() / item for item in found]
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -102,6 +102,15 @@ def usable_cpus(proc: Path = Path("/proc")) -> int:
     return max(1, int(usable))
 
 
+def usable_memory_bytes(proc: Path = Path("/proc")) -> int:
+    """Return how much memory this process may use: the machine's, under the limits of its groups and those above."""
+    own = _own_directories(proc)
+    limits = [_read_number(directory / "memory.max") for directory in _upwards(own.get(""))]
+    limits += [_read_number(directory / "memory.limit_in_bytes") for directory in _upwards(own.get("memory"))]
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *(limit for limit in limits if limit)])  # "max", no limit, reads as 0
+
+
 @dataclass(frozen=True, slots=True)
 class HierarchyV1:
     """Version 1 controllers, each with a tree of its own; `unified` is the version 2 tree beside them."""
@@ -227,6 +236,15 @@ class HierarchyV2:
             group.remove()
             raise EnvironmentProblem("cannot make a control group", why=str(err)) from err
         return group
+
+    def entrance_for(self, name: str) -> Path:
+        """Make a group in which another agent can make groups of its own, and return its cgroup.procs.
+
+        Two agents of one group are strangers to each other: neither could hand controllers down.
+        """
+        place = self.own / f"{NAME_PREFIX}node-{name}"
+        place.mkdir(exist_ok=True)
+        return place / "cgroup.procs"
 
     def sweep(self) -> int:
         """Remove the groups of agents that are gone."""
