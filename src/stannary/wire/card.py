@@ -55,8 +55,7 @@ def read_card(directory: Path) -> Card | None:
     """
     path = directory / CARD_FILE
     try:
-        members = canonical.decode_object(path.read_bytes())
-        return record.from_json(Card, {"local_url": "", **members})  # a market started by an older release says none
+        return record.from_json(Card, canonical.decode_object(path.read_bytes()))
     except FileNotFoundError:
         return None
     except StannaryError as err:
