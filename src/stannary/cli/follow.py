@@ -113,7 +113,7 @@ class Follower:
     _said_at: float = 0.0
     _waits_said: set[str] = field(default_factory=set)
     _audits: set[tuple[str, str]] = field(default_factory=set)  # (node, task) drawn and not yet closed
-    _losses: dict[str, list[Decimal]] = field(default_factory=dict)  # by `r<round>`
+    _losses: dict[str, list[Decimal | None]] = field(default_factory=dict)  # by `r<round>`
     _auditing: set[tuple[str, str]] = field(default_factory=set)  # (node, task): its lines repeat another node's
     _operators: dict[str, str] = field(default_factory=dict)
 
@@ -169,11 +169,14 @@ class Follower:
         number = happenings.round_merged(event)
         if number is None:
             place = (event.task or "").split("/")[1:2]
-            if place and (loss := _decimal(metrics.get("loss", ""))) is not None:
-                self._losses.setdefault(place[0], []).append(loss)
+            if place:
+                self._losses.setdefault(place[0], []).append(_decimal(metrics.get("loss", "")))
             return
-        losses = self._losses.pop(f"r{number - 1}", [])
+        stated = self._losses.pop(f"r{number - 1}", [])
+        losses = [loss for loss in stated if loss is not None]
         figures = [f"loss {sum(losses) / len(losses):.4f}"] if losses else []
+        if len(losses) < len(stated):  # nan cannot be signed, and what such a lane gave weighs nothing in the merge
+            figures.append(f"{len(stated) - len(losses)} of {len(stated)} lanes without a finite loss")
         figures += [f"{cell(name, 60)} {cell(value, 30)}" for name, value in metrics.items()]
         took = f"{self.clock() - self.since:6.1f} s  {number:>3}/{num_rounds}"
         self._say("  ".join([f"  {'round':<11}{took}", *figures]))

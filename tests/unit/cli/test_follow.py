@@ -83,11 +83,17 @@ def test_each_round_shows_its_figures_once():
 
 
 def test_strange_figures_break_no_screen():
-    """Metrics of another shape, infinite losses and odd tasks are shown or left out, never raised."""
+    """Metrics of another shape, infinite losses and odd tasks are told or left out, never raised."""
     odd = event(9, "task.contributed", "x", f"{JOB}/run/l0/a0").model_copy(update={"data": {"metrics": ["x"]}})
     merge = handed_in(4, "r0/merge")
     text = shown(Turn([handed_in(1, "r0/l0", loss="Infinity"), handed_in(2, "r0/l1", loss="-"), odd, merge], view()))
-    assert text.splitlines()[-1].endswith("1/4")
+    assert text.splitlines()[-1].endswith("1/4  2 of 2 lanes without a finite loss")
+
+
+def test_a_lane_whose_loss_became_nan_is_told():
+    """A node leaves out what cannot be signed; the round says how many lanes trained into nothing."""
+    text = shown(Turn([handed_in(1, "r0/l0", loss="2.0"), handed_in(2, "r0/l1"), handed_in(3, "r0/merge")], view()))
+    assert text.splitlines()[-1].endswith("1/4  loss 2.0000  1 of 2 lanes without a finite loss")
 
 
 def test_convictions_name_node_and_task():
