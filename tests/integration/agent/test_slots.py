@@ -91,6 +91,16 @@ def test_a_killed_slot_is_named_and_the_other_goes_on(
     assert family.returncode == 0, said
 
 
+def test_a_stop_while_slots_start_leaves_nobody(family: subprocess.Popen[str], tmp_path: Path) -> None:
+    """SIGTERM before an agent takes signals, or before the second one is started, ends all of them and well."""
+    assert processes.wait_until(lambda: bool(_agents(tmp_path)), 20)
+    family.send_signal(signal.SIGTERM)
+    said = family.communicate(timeout=60)[1]
+    assert family.returncode == 0, said
+    assert "big-1 has stopped" in said
+    assert _agents(tmp_path) == []
+
+
 def test_a_killed_supervisor_takes_no_work_with_it(
     market: ScriptedMarket, family: subprocess.Popen[str], tmp_path: Path
 ) -> None:
