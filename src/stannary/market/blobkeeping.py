@@ -8,13 +8,16 @@ Rules:
 - What is about to be deleted is doomed first: orders that name it are told that it is missing, uploads of it to come
   again; DOOM_S later, when everybody who looked before has ended, what is still unclaimed is deleted. What is being
   uploaded is not doomed.
-- Each party's unclaimed blobs are bounded in bytes and in number.
+- Each party's unclaimed blobs are bounded in bytes and in number, those on their way included: side by side they
+  would each see the same room left.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +58,7 @@ class Blobkeeping:
 
     def __init__(self) -> None:
         self.uploading: Counter[str] = Counter()
+        self._arriving: dict[str, list[int]] = {}  # by owner: what each upload under way may become
         self.doomed: frozenset[str] = frozenset()
         self._used: dict[str, _Used] = {}
 
@@ -74,31 +78,50 @@ class Blobkeeping:
         if self.uploading[name] <= 0:
             del self.uploading[name]
 
-    async def left_bytes(self, exchange: Exchange, owner: str, quota: tuple[int, int]) -> int:
-        """Return what a party may still store; claims of its blobs make room at once.
+    @asynccontextmanager
+    async def room(
+        self, exchange: Exchange, owner: str, quota: tuple[int, int], announced: int | None
+    ) -> AsyncIterator[int]:
+        """Hold room for one upload while it lasts; give its bytes. Claims of stored blobs make room at once.
 
         Args:
             exchange: the market.
             owner: `node:<id>` or `buyer:<id>`.
             quota: bytes and number of blobs that may wait unclaimed.
+            announced: how long the upload says it is; all that is left where it does not.
 
         Raises:
-            LimitExceeded: no more blobs, however small (detail `quota`).
+            LimitExceeded: no more blobs, or none so large (detail `quota`).
         """
+        used = await self._look(exchange, owner, quota)
+        arriving = self._arriving.setdefault(owner, [])
+        num_blobs, left_bytes = used.num_blobs + len(arriving), quota[0] - used.num_bytes - sum(arriving)
+        if num_blobs >= quota[1]:
+            raise _over(
+                "too many blobs of this party wait for a use",
+                f"{num_blobs:,} that no job claims, limit {quota[1]:,}",
+            )
+        held = left_bytes if announced is None else announced
+        if held > left_bytes or left_bytes < 0:
+            raise _over(
+                "the quota of stored bytes that no job claims is used up", f"{max(left_bytes, 0):,} bytes were left"
+            )
+        arriving.append(held)
+        try:
+            yield held
+        finally:
+            arriving.remove(held)
+            if not arriving:
+                self._arriving.pop(owner, None)
+
+    async def _look(self, exchange: Exchange, owner: str, quota: tuple[int, int]) -> _Used:
         used = self._used.get(owner)
         now_ms = exchange.now_ms
         if used is None or now_ms - used.read_at_ms > FRESH_MS or self._is_near(used, quota):
             since_ms = now_ms - (NODE_GRACE_MS if owner.startswith("node:") else BUYER_GRACE_MS)
             num_bytes, num_blobs = await exchange.store.aread(lambda c: blobs.unclaimed(c, owner, since_ms=since_ms))
             used = self._used[owner] = _Used(num_bytes, num_blobs, now_ms)
-        if used.num_blobs >= quota[1]:
-            raise LimitExceeded(
-                "too many blobs of this party wait for a use",
-                why=f"{used.num_blobs:,} that no job claims, limit {quota[1]:,}",
-                hint="use them in a job, or wait until they are cleared away",
-                detail=wire_errors.QUOTA,
-            )
-        return quota[0] - used.num_bytes
+        return used
 
     def stored(self, owner: str, size_bytes: int) -> None:
         """Count what a party has just stored."""
@@ -148,6 +171,11 @@ class Blobkeeping:
             self.doomed = frozenset()
         log.info("%d blobs nobody claims are cleared away", len(gone))
         return len(chosen)
+
+
+def _over(what: str, why: str) -> LimitExceeded:
+    hint = "use what is stored (a contribution, a job), or wait until it is cleared away"
+    return LimitExceeded(what, why=why, hint=hint, detail=wire_errors.QUOTA)
 
 
 def _named(engines: Engines) -> set[str]:

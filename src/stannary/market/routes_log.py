@@ -6,8 +6,6 @@ job claims is bounded, and cleared away after a time (blobkeeping.py).
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import re
 
@@ -100,8 +98,6 @@ def _state(exchange: Exchange, old: int) -> LogState:
 
 
 def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
-    storing: dict[str, asyncio.Lock] = {}  # by node: its uploads one after another
-
     @api.api_route(routes.BLOB, methods=["GET", "HEAD"])
     async def fetch(request: Request, digest: str) -> Response:
         name = await _readable(exchange, request, digest)
@@ -113,9 +109,7 @@ def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
         name, limits_ = _parse(digest), exchange.settings
         owner = f"{'node' if is_node else 'buyer'}:{who}"
         quota = limits_.node_quota if is_node else limits_.buyer_quota
-        async with storing.setdefault(owner, asyncio.Lock()) if is_node else contextlib.nullcontext():
-            # side by side a node's uploads would each see the same quota left
-            await _receive(exchange, request, name, owner, quota)
+        await _receive(exchange, request, name, owner, quota)
         return Response(status_code=201)
 
 
@@ -123,14 +117,16 @@ async def _receive(
     exchange: Exchange, request: Request, name: digest.Digest, owner: str, quota: tuple[int, int]
 ) -> None:
     keeping = exchange.blobkeeping
-    left_bytes = await keeping.left_bytes(exchange, owner, quota)
-    keeping.begin(name)
-    try:
-        size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)
-        await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
-        keeping.stored(owner, size_bytes)
-    finally:
-        keeping.end(name)
+    length = request.headers.get("content-length")
+    announced = http.integer({"length": length}, "length", 0, http.MAX_ANNOUNCED_BYTES) if length is not None else None
+    async with keeping.room(exchange, owner, quota, announced) as left_bytes:
+        keeping.begin(name)
+        try:
+            size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)
+            await exchange.store.awrite(lambda c: blobs.add(c, name, size_bytes, owner, at_ms=exchange.now_ms))
+            keeping.stored(owner, size_bytes)
+        finally:
+            keeping.end(name)
 
 
 async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:

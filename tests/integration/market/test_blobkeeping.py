@@ -143,6 +143,28 @@ def test_parties_store_so_many_blobs(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_uploads_side_by_side_share_one_quota(tmp_path: Path) -> None:
+    """What is on its way counts: a hundred uploads at once store no more than one after another would."""
+
+    async def scenario() -> None:
+        quotas: dict[str, Any] = {"node_quota_bytes": 3000, "buyer_quota_bytes": 3000}
+        async with worlds.inside(tmp_path, witness=False, **quotas) as world:
+            for party in (await world.node("north", run=False), await world.buyer()):
+                sent = [
+                    party.id.encode() + bytes([number]) * 900 if isinstance(party, FakeNode) else bytes([number]) * 900
+                    for number in range(100)
+                ]
+                ended = await asyncio.gather(*(party.put_blob(data) for data in sent), return_exceptions=True)
+                refused = [item for item in ended if item is not None]
+                assert all(isinstance(item, errors.LimitExceeded) for item in refused)
+                assert sum(lies(world, data) for data in sent) == 3 == len(ended) - len(refused)
+                with pytest.raises(errors.LimitExceeded):
+                    await party.put_blob(b"more" * 200)
+                await party.put_blob(b"a little more" if isinstance(party, FakeNode) else b"a bit more")
+
+    asyncio.run(scenario())
+
+
 class Bloated(FakeNode):
     """Hands in a delta that is larger than any of these weights."""
 
