@@ -1,10 +1,12 @@
-"""Whether log and database are of one moment, checked before anything is done with either.
+"""Whether log, database and witness are of one moment, checked before anything is done with them.
 
 Rules:
 - Every leaf of the log is in the database: statements are kept before they are logged. A leaf that is missing means
   an older database under a newer log; to go on would settle again what was settled, and give money back.
 - Every index the database has noted is that leaf's in the log. One beyond the log means an older log: what it told
   people is gone.
+- The witness has cosigned no more than the log holds. One that has, has seen what was put back: it would cosign
+  nothing ever after, and the market would hang without a word. (A witness that does not answer is waited for later.)
 - Nothing is mended here: who holds the newer half can put it back, and nobody else knows what was in it.
 """
 
@@ -12,11 +14,12 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
-from stannary.errors import EnvironmentProblem
+from stannary.errors import EnvironmentProblem, ServiceError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
 from stannary.store import envelopes
 from stannary.tlog.log import Log
+from stannary.tlog.witness_client import REFUSED
 
 HINT = "put back the log and the database as they lay together, or a whole backup: stannary market restore"
 
@@ -44,3 +47,19 @@ def check(connection: Connection, log: Log) -> None:
             why=f"it holds {num_found:,} of the log's {size:,} statements",
             hint=HINT,
         )
+
+
+def check_witness(log: Log) -> None:
+    """Ask the witness about the log's newest checkpoint.
+
+    Raises:
+        EnvironmentProblem: it has cosigned another history, or a longer one.
+    """
+    try:
+        log.confirm()
+    except ServiceError as err:
+        if err.detail == REFUSED:
+            why = f"the witness refuses the log's newest checkpoint, {err.why}"
+            raise EnvironmentProblem(
+                "the market's log is older than its witness, or another's", why=why, hint=HINT
+            ) from err

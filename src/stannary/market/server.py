@@ -64,6 +64,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
         closing.callback(tlog.close)
         await store.aread(lambda c: agreement.check(c, tlog))
+        await asyncio.to_thread(agreement.check_witness, tlog)
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
         roster = Roster(settings.timing)

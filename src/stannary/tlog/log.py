@@ -5,6 +5,7 @@
     indexes = await asyncio.wrap_future(log.append_many(leaves))
     log.flush()                                              # commit now instead of after `interval_s`
     note = log.checkpoint()                                  # latest published, cosigned note text
+    log.confirm()                                            # has the witness seen no more than this log holds?
     log.size, log.root_at(size), log.inclusion(index, size), log.consistency(old, new), log.index_of(leaf)
     text = log.proof(index)                                  # tlog-proof text against the latest checkpoint
     log.close()
@@ -201,6 +202,17 @@ class Log:
         """Return the tlog-proof text of a leaf against the latest published checkpoint."""
         with self._state:
             return Proof(index, tuple(self._tree.inclusion(index, self._size)), self._published).to_text()
+
+    def confirm(self) -> None:
+        """Have the newest checkpoint cosigned again, before anything is appended: a witness has no older one by heart.
+
+        Raises:
+            StannaryError: the witness does not answer, or has cosigned what this log does not hold.
+        """
+        size = self._signed_size
+        if self._cosigner is not None and size:
+            signed = note.sign_checkpoint(self.key.name, size, self._tree.root(size), self._signer)
+            self._cosigner(signed, size, lambda old: self._tree.consistency(old, size))
 
     def close(self) -> None:
         """Commit what is queued, stop the writer, and let the directory go."""

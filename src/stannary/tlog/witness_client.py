@@ -19,6 +19,7 @@ from stannary.tlog.witness import format_request
 
 TIMEOUT_S = 5.0  # the witness answers after two fsyncs
 MAX_ANSWER_BYTES = 4096
+REFUSED = "witness-refused"  # detail of what it says no to; what it does not answer has none
 MAX_ATTEMPTS = 2  # one with the size we believe it has, one with the size it says it has
 
 
@@ -52,7 +53,11 @@ class WitnessClient:
                 if status != HTTPStatus.CONFLICT or not held.isdecimal() or int(held) > size:
                     break
                 self._size = int(held)
-            raise ServiceError("the witness refused the checkpoint", why=f"HTTP {status}: {body.strip():.120}")
+            raise ServiceError(
+                "the witness refused the checkpoint",
+                why=f"of {size:,} statements; its answer: HTTP {status}, {body.strip():.120}",
+                detail=REFUSED,
+            )
 
     def _post(self, request: bytes) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)

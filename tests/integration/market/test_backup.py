@@ -112,6 +112,12 @@ def test_a_stopped_market_is_backed_up_as_well_and_nothing_older_is_put_over_it(
     assert done.returncode != 0
     assert b"older than its log" in done.stderr
     assert b"stannary market restore" in done.stderr
+    shutil.rmtree(old / "log")
+    shutil.copytree(copy / "log", old / "log")  # of one moment now, and both older than what the witness has seen
+    done = call("serve", "--dir", old)
+    assert done.returncode != 0
+    assert b"older than its witness" in done.stderr
+    assert b"stannary market restore" in done.stderr
 
 
 def test_half_a_backup_is_none(tmp_path: Path) -> None:
