@@ -66,7 +66,7 @@ class Service:
             self.reply(handler(request))
         except StannaryError as err:
             self.refuse(_reason(err), err.what, err.why, err.hint)
-        except Exception as err:  # noqa: BLE001  # process edge: the recipe is somebody else's code and may raise anything
+        except (Exception, SystemExit) as err:  # noqa: BLE001  # process edge: somebody else's code may raise anything
             traceback.print_exc()
             whose = "the command's worker" if operation == "command" else "the recipe"
             self.refuse("recipe-error", f"{whose} raised {type(err).__name__}", str(err))

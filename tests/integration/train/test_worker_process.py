@@ -162,6 +162,7 @@ def test_a_recipe_that_is_not_deterministic_is_found_before_pay(job, start):
     [
         ("def build(self): return torch.nn.BatchNorm1d(3)", "recipe has persistent buffers", "GroupNorm"),
         ("def loss(self, model, examples): return undefined", "the recipe raised NameError", "line 4, in loss"),
+        ("def build(self): raise SystemExit(7)", "the recipe raised SystemExit", "line 4, in build"),
     ],
 )
 def test_what_fails_in_every_process_is_told_in_its_own_words(job, start, capfd, member, message, told):
