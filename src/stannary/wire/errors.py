@@ -26,7 +26,7 @@ BLOB_MISSING = "blob-missing"  # 409: PUT the named blobs first
 DISK_FULL = "disk-full"  # 507
 QUOTA = "quota"  # 413: this node has stored too much that no contribution claims
 CLOCK = "clock"  # 400: what was signed bears a time too far from the market's
-RATE = "rate"  # 429: too many requests of one token or address
+RATE = "rate"  # 429: too many requests of one token
 LOG_BEHIND = "log-behind"  # 409: somebody has seen more of this log than it holds
 FOR_GOOD = frozenset({NODE_UNKNOWN, NODE_REVOKED, LOG_BEHIND})  # asking again changes nothing
 
