@@ -219,6 +219,19 @@ def test_results_are_not_written_over_a_file(place, world, capfd, monkeypatch):
     assert (place / "a").read_text() == "mine"
 
 
+def test_results_nobody_checked_yet_are_told(place, world, capfd, monkeypatch):
+    """What a job that still runs has handed in is fetched with a word that its check is not over."""
+    early = Market(world)
+    early.job = lambda job: view("running").model_copy(update={"finished_at": None})
+    early.download = lambda digest, target, size: target.write_bytes(b"x")
+    monkeypatch.setattr(session, "connect", lambda: early)
+    assert edge.run(["get", JOB]) == 0
+    assert f"stannary wait {JOB}" in capfd.readouterr().err
+    early.job = lambda job: view()
+    assert edge.run(["get", JOB]) == 0
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("status", "hint"), [("failed", "logs"), ("cancelled", "logs"), ("running", "wait")])
 def test_no_results_say_whether_to_wait(place, world, capfd, monkeypatch, status, hint):
     """`get` of a job that has ended without results does not ask to wait for them."""

@@ -9,7 +9,7 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.output import Output
+from stannary.cli.output import Output, plain
 from stannary.errors import NotFound, Refuted, UsageError
 from stannary.formats import digest, workdir
 from stannary.sdk import fetched as noted
@@ -34,9 +34,12 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         return
     with session.connect() as client:
         listed = client.outputs(wanted).outputs
+        view = client.job(wanted)
         chosen = [item for item in listed if name is None or item.name == name]
         if not chosen:
-            raise _no_result(client.job(wanted), [item.name for item in listed], name)
+            raise _no_result(view, [item.name for item in listed], name)
+        if view.finished_at is None:
+            out.say(f"{wanted} is {plain(view.status)}: nobody has vouched for these yet; stannary wait {wanted}")
         fetched: list[dict[str, str | int]] = []
         try:
             for item in chosen:
