@@ -233,7 +233,7 @@ class Unboxed:
 
     def describe(self) -> str:
         """Say so."""
-        return "none (test)"
+        return "none-test"
 
     def start(self, command: Command):
         """Start nothing, ever."""
