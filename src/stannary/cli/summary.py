@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stannary.cli import happenings
 from stannary.cli.happenings import REASONS
 from stannary.cli.output import cell, columns, shortened, wrapped
 from stannary.formats import instants, record, workdir
@@ -151,11 +152,19 @@ def finding_lines(report: Report) -> list[str]:
     lines = []
     for finding in sorted(report.findings, key=lambda item: order[item.severity]):
         expected = f", expected {finding.expected}" if finding.expected else ""
-        said = f"{finding.severity:<8} {finding.id}: {finding.subject}: {finding.observed}{expected}"
+        # A notice accuses nobody, so nobody looks its code up; --json has it.
+        code = "" if finding.severity == "notice" else f"{finding.id}: "
+        said = f"{finding.severity:<8} {code}{_about(finding.subject)}: {finding.observed}{expected}"
         lines += wrapped(said, indent=2, hanging=11)
         if finding.remedy:
             lines += wrapped(f"next: {finding.remedy}", indent=11)
     return lines
+
+
+def _about(subject: str) -> str:
+    """Return a finding's subject as people say it: tasks and audits by what they compute."""
+    task, _, audit = subject.partition("/q")
+    return f"audit of {happenings.unit(task)}" if audit else happenings.unit(subject)
 
 
 def to_json(report: Report) -> dict[str, Any]:

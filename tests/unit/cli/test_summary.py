@@ -1,0 +1,29 @@
+"""Findings as people read them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from stannary.cli import summary
+from stannary.verify.report import Finding, Severity
+
+
+def lines_of(*findings: Finding) -> list[str]:
+    report: Any = SimpleNamespace(findings=findings)
+    return summary.finding_lines(report)
+
+
+def test_a_silent_auditor_is_told_in_a_sentence():
+    """No audit's name and no code: who was silent, and about what."""
+    audit = "j-495db8e631b0/r1/l2/a0/q355e0c8b1f2a3b4c"
+    (line, *rest) = lines_of(Finding("audit.silent", Severity.NOTICE, audit, "n-455852780b6f did not answer: lost"))
+    told = " ".join([line, *(item.strip() for item in rest)])
+    assert "audit of lane 2 of round 2 (r1/l2/a0): n-455852780b6f did not answer: lost" in told
+    assert "audit.silent" not in told and "/q355" not in told
+
+
+def test_what_accuses_keeps_its_code():
+    """A refuted finding shows its id, which docs/verify.md explains, and its task in words."""
+    told = " ".join(lines_of(Finding("verdict.mismatch", Severity.REFUTED, "j-495db8e631b0/r0/merge/a1", "x", "y")))
+    assert "verdict.mismatch: the merge of round 1 (r0/merge/a1): x, expected y" in " ".join(told.split())
