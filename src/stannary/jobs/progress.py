@@ -1,7 +1,8 @@
 """What a node's reports say of the time its lease takes: measured steps instead of agreed ones.
 
-    environment, fetch   before the first step: no figure yet, FIRST_STEP_S for the next sign of life
+    environment, fetch   before the first step: no figure yet, UNMEASURED_S for the next sign of life
     compute, step k      seconds a step = time since the first report of a step / steps since then
+    after the last step  results are made, measured and handed in: again no figure, UNMEASURED_S
 
 Rules:
 1. The market's clock measures, on the reports' arrival; a node only says how far it is.
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 
-FIRST_STEP_S = 600.0  # a step of ten minutes, or an installation of that length
+UNMEASURED_S = 600.0  # a step of ten minutes, an installation or an upload of that length
 START_S = 1200.0  # loading and checking a recipe: six steps (agent/holdings.py PREPARE_WALL_S)
 SLACK = 3.0  # a busy machine takes so many times what it took at first (measured: 2 cores, 8 tenants)
 COMPUTE = "compute"
@@ -58,17 +59,22 @@ class Progress:
             return (self.first_step_at_s - self.begun_s) / self.step
         return (self.step_at_s - self.first_step_at_s) / (self.step - self.first_step)
 
-    def is_silent(self, now_s: float, least_s: float) -> bool:
+    def is_silent(self, now_s: float, least_s: float, num_steps: int) -> bool:
         """Tell whether the next sign of life is overdue; it never is before `least_s`."""
-        step_s = self.step_s
-        return now_s - self.at_s >= max(least_s, FIRST_STEP_S if step_s is None else SLACK * step_s)
+        return now_s - self.at_s >= max(least_s, self._patience_s(1, num_steps))
 
     def allowed_until_s(self, num_steps: int) -> float:
         """Return until when the reports so far let the lease go on."""
+        return self.at_s + self._patience_s(num_steps - self.step, num_steps)
+
+    def _patience_s(self, steps: int, num_steps: int) -> float:
+        """Return how long `steps` may take of a lease of `num_steps`."""
         step_s = self.step_s
         if step_s is None:
-            return self.at_s + FIRST_STEP_S
-        return self.at_s + SLACK * step_s * max(1, num_steps - self.step)
+            return UNMEASURED_S
+        if self.step >= num_steps:  # what is left is no step: a model of gigabytes is written, hashed and sent
+            return max(UNMEASURED_S, SLACK * step_s)
+        return SLACK * step_s * steps
 
 
 def median_step_s(leases: Iterable[Progress]) -> float:

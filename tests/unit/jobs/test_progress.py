@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.formats.ids import JobId, TaskKind, command_task, merge_task, round_task, task_kind
-from stannary.jobs.progress import FIRST_STEP_S, SLACK, Progress, median_step_s
+from stannary.jobs.progress import SLACK, UNMEASURED_S, Progress, median_step_s
 
 JOB = JobId("j-0123456789ab")
 
@@ -20,12 +20,12 @@ def lease(*reports: tuple[str, int, float], kind: TaskKind = TaskKind.ROUND) -> 
 
 
 def test_before_the_first_step_a_start_may_take_its_time() -> None:
-    """A long install or load is no silence, up to FIRST_STEP_S after the last sign."""
+    """A long install or load is no silence, up to UNMEASURED_S after the last sign."""
     starting = lease(("environment", 0, 10.0), ("fetch", 0, 100.0))
     assert starting.step_s is None
-    assert starting.allowed_until_s(3) == 100.0 + FIRST_STEP_S
-    assert not starting.is_silent(99.0 + FIRST_STEP_S, 20.0)
-    assert starting.is_silent(100.0 + FIRST_STEP_S, 20.0)
+    assert starting.allowed_until_s(3) == 100.0 + UNMEASURED_S
+    assert not starting.is_silent(99.0 + UNMEASURED_S, 20.0, 3)
+    assert starting.is_silent(100.0 + UNMEASURED_S, 20.0, 3)
 
 
 def test_the_first_step_sets_the_pace_and_the_next_ones_mend_it() -> None:
@@ -33,17 +33,27 @@ def test_the_first_step_sets_the_pace_and_the_next_ones_mend_it() -> None:
     one = lease(("fetch", 0, 100.0), ("compute", 1, 160.0))
     assert one.step_s == 60.0
     assert one.allowed_until_s(4) == 160.0 + SLACK * 60.0 * 3
-    assert not one.is_silent(160.0 + 179.0, 20.0)
+    assert not one.is_silent(160.0 + 179.0, 20.0, 3)
     three = lease(("fetch", 0, 100.0), ("compute", 1, 160.0), ("compute", 3, 240.0))
     assert three.step_s == 40.0
-    assert three.allowed_until_s(3) == 240.0 + SLACK * 40.0  # handing in
+    assert three.allowed_until_s(4) == 240.0 + SLACK * 40.0
+
+
+def test_handing_in_is_not_measured_in_steps() -> None:
+    """Steps of a second say nothing of how long half a gigabyte takes to be written, hashed and sent."""
+    done = lease(("fetch", 0, 0.0), ("compute", 1, 1.0), ("compute", 3, 3.0))
+    assert done.allowed_until_s(3) == 3.0 + UNMEASURED_S
+    assert not done.is_silent(2.0 + UNMEASURED_S, 20.0, 3)
+    assert done.is_silent(3.0 + UNMEASURED_S, 20.0, 3)
+    slow = lease(("fetch", 0, 0.0), ("compute", 1, 900.0))
+    assert slow.allowed_until_s(1) == 900.0 + SLACK * 900.0
 
 
 def test_a_quick_step_is_not_taken_for_silence_at_once() -> None:
     """Steps of milliseconds leave the market's own patience as it is."""
     quick = lease(("fetch", 0, 0.0), ("compute", 100, 1.0), ("compute", 200, 2.0))
-    assert not quick.is_silent(21.0, 20.0)
-    assert quick.is_silent(22.0, 20.0)
+    assert not quick.is_silent(21.0, 20.0, 1000)
+    assert quick.is_silent(22.0, 20.0, 1000)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["environment", "fetch", "compute", "x"]), st.integers(0, 2**53),

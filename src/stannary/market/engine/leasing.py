@@ -200,7 +200,8 @@ def _is_late(connection: Connection, frame: JobFrame, world: World, late: Latene
     reported = late.progress.get(lease.lease)
     if task.kind is not TaskKind.ROUND:
         return False
-    if reported is not None and not reported.is_silent(world.now_ms / 1000, world.settings.timing.progress_s):
+    patience_s = world.settings.timing.progress_s
+    if reported is not None and not reported.is_silent(world.now_ms / 1000, patience_s, task.num_steps):
         return False
     beside = tasks.of_job(connection, lease.job, round_index=task.round)
     times_s = [
