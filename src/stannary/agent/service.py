@@ -131,23 +131,23 @@ class Service:
 
     def answer(self, request: dict[str, Json]) -> dict[str, Json]:
         """Answer a question about a task done here (or, after a loss, done again)."""
-        from stannary.audit import answer, replay
+        from stannary.audit import replay
 
         runner, assignment = self._task(request)
         step, salt = _question(request)
         replay.check_step(assignment, step)
-        return {"ok": True, "answer": answer.answer(runner.state(assignment, step), salt)}
+        return {"ok": True, "answer": runner.answer(assignment, step, salt)}
 
     def audit(self, request: dict[str, Json]) -> dict[str, Json]:
         """Recompute a task; only digests and the answer leave."""
-        from stannary.audit import answer, replay
+        from stannary.audit import replay
 
         runner, assignment = self._task(request)
         step, salt = _question(request)
-        found = replay.replay(assignment, step, runner)
+        found = replay.replay(assignment, step, runner.asked(salt))
         return {
             "ok": True,
-            "answer": answer.answer(found.state, salt),
+            "answer": found.state.hex(),
             "outputs": [record.to_json(item) for item in found.outputs],
             "compute_ms": found.compute_ms,
         }

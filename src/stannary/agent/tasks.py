@@ -4,6 +4,7 @@ Rules:
 1. Everything a task depends on is named in its assignment, by digest or root (blobs.py).
 2. States of the last tasks are kept within a memory cap to answer questions; what was dropped is
    computed again, since a task is a pure function of its assignment.
+3. Computing again takes no more memory than the task did, or who did the work could not answer for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.agent.blobs import Blobs
+from stannary.audit import answer as answers
 from stannary.errors import FormatError
 from stannary.formats import jobspec
 from stannary.formats.digest import Digest
@@ -64,18 +66,25 @@ class TaskRunner:
 
     def compute(self, assignment: Assignment, step: int) -> RoundResult:
         """Recompute an assignment for an audit, keeping one state; held-out measures are not repeated."""
-        return self._compute(
-            assignment, Recording(keep=lambda done: done == step, evaluate=False, progress=self.progress)
-        )
+        return self.recompute(assignment, step, checkpoint.Encoder)
 
-    def state(self, assignment: Assignment, step: int) -> bytes:
-        """Return the state after a step, from memory or by computing again; of a round no further than that step."""
+    def asked(self, salt: bytes) -> Asked:
+        """Return a runner that keeps, instead of a state, the answer to a question about it."""
+        return Asked(self, salt)
+
+    def answer(self, assignment: Assignment, step: int, salt: bytes) -> str:
+        """Answer from memory, or by computing again; a round no further than the step that is asked about."""
         kept = self.kept.get(assignment_digest(assignment))
         if kept is not None and step in kept.states:
-            return kept.states[step]
+            return answers.answer(kept.states[step], salt)
         if assignment.kind is TaskKind.ROUND:
             assignment = dataclasses.replace(assignment, num_steps=step)
-        return self.compute(assignment, step).states[step]
+        return self.asked(salt).compute(assignment, step).states[step].hex()
+
+    def recompute(self, assignment: Assignment, step: int, spell: checkpoint.Spell) -> RoundResult:
+        """Recompute an assignment and keep one state as `spell` has it."""
+        recording = Recording(lambda done: done == step, evaluate=False, progress=self.progress, spell=spell)
+        return self._compute(assignment, recording)
 
     def _compute(self, assignment: Assignment, recording: Recording) -> RoundResult:
         theta = self._optional(assignment.theta)
@@ -114,6 +123,22 @@ class TaskRunner:
         oldest = next(iter(self.kept.values()))
         total = sum(task.num_bytes for task in self.kept.values())
         return oldest.round <= round_index - KEPT_ROUNDS or total > self.state_limit_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Recomputes tasks in the memory they took: a state goes into the answer's hash and is not held beside them."""
+
+    runner: TaskRunner
+    salt: bytes
+
+    def compute(self, assignment: Assignment, step: int) -> RoundResult:
+        """Recompute an assignment; its one state is the answer about that step."""
+
+        def spell(described: Mapping[str, checkpoint.Described]) -> checkpoint.Hasher:
+            return checkpoint.Hasher(described, answers.begin(self.salt, checkpoint.encoded_bytes(described)))
+
+        return self.runner.recompute(assignment, step, spell)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from stannary.errors import FormatError
 from stannary.formats import digest
-from stannary.formats.predicates import answer_hash
+from stannary.formats.predicates import answer_before, answer_hash
 
 MIN_SALT_BYTES = 16  # a guessable salt would let answers be prepared for states at likely steps
 
@@ -26,9 +26,23 @@ def answer(state: bytes, audit_salt: bytes) -> str:
     Raises:
         FormatError: a salt too short to be fresh.
     """
+    _check(audit_salt)
+    return answer_hash(audit_salt, state)
+
+
+def begin(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
+    """Return the answer's hash up to the state, so that a state as large as the model need not be held.
+
+    Raises:
+        FormatError: a salt too short to be fresh.
+    """
+    _check(audit_salt)
+    return answer_before(audit_salt, num_state_bytes)
+
+
+def _check(audit_salt: bytes) -> None:
     if len(audit_salt) < MIN_SALT_BYTES:
         raise FormatError("audit salt is too short", why=f"{len(audit_salt)} bytes, at least {MIN_SALT_BYTES}")
-    return answer_hash(audit_salt, state)
 
 
 def state_chain(states: Mapping[int, bytes]) -> list[str]:

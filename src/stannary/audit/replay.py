@@ -27,7 +27,7 @@ class Computation(Protocol):
 
     @property
     def states(self) -> Mapping[int, bytes]:
-        """Canonical state bytes by step, for the steps that were asked for."""
+        """Canonical state bytes by step, for the steps that were asked for (or what the runner keeps instead)."""
 
     @property
     def compute_ms(self) -> int:

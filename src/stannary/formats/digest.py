@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import NewType
 
 from stannary.errors import FormatError
@@ -49,8 +50,19 @@ def hash_parts(label: str, *parts: bytes) -> bytes:
     Returns the raw 32 bytes of SHA-256(len(label) ‖ label ‖ len(p1) ‖ p1 ‖ ...), lengths as
     8-byte big-endian integers.
     """
+    return _hashed(label, parts).digest()
+
+
+def hash_before(label: str, *parts: bytes, num_last_bytes: int) -> hashlib._Hash:
+    """Return the hash of `hash_parts` up to a last part of this length, whose bytes are to follow."""
+    state = _hashed(label, parts)
+    state.update(num_last_bytes.to_bytes(8, "big"))
+    return state
+
+
+def _hashed(label: str, parts: Iterable[bytes]) -> hashlib._Hash:
     state = hashlib.sha256()
     for part in (label.encode("ascii"), *parts):
         state.update(len(part).to_bytes(8, "big"))
         state.update(part)
-    return state.digest()
+    return state

@@ -24,6 +24,7 @@ Times are RFC 3339 UTC with whole seconds and `Z`. Hex values are lower case.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 from stannary.formats import canonical, digest, record
@@ -462,7 +463,14 @@ def commitment_hash(node: NodeId, salt: str, root: Digest) -> str:
 
 def answer_hash(audit_salt: bytes, state: bytes) -> str:
     """Return H(audit salt, state bytes at the drawn inner step) in hex."""
-    return digest.hash_parts("stannary answer v1", audit_salt, state).hex()
+    hashed = answer_before(audit_salt, len(state))
+    hashed.update(state)
+    return hashed.hexdigest()
+
+
+def answer_before(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
+    """Return the hash of an answer up to a state of this length, for a state that is never held whole."""
+    return digest.hash_before("stannary answer v1", audit_salt, num_last_bytes=num_state_bytes)
 
 
 def answer_commitment_hash(node: NodeId, blind: str, answer: str, root: Digest) -> str:

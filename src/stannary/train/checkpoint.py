@@ -19,7 +19,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -135,20 +135,41 @@ class Encoder:
         return self._file.getvalue()  # the buffer itself: nothing is copied
 
 
+class Hasher:
+    """Feeds the bytes an `Encoder` would write, without metadata, to a hash; nothing is held."""
+
+    def __init__(self, described: Mapping[str, Described], state: hashlib._Hash | None = None) -> None:
+        self._state = hashlib.sha256() if state is None else state
+        self._waiting = sorted(described, reverse=True)
+        self._state.update(_header(described, None))
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Feed the next tensor, in name order."""
+        if self._waiting.pop() != name:
+            raise FormatError("checkpoint tensor out of order", why=name)
+        self._state.update(_raw(tensor.detach().contiguous()))
+
+    def finish(self) -> bytes:
+        """Return the hash."""
+        if self._waiting:
+            raise FormatError("checkpoint lacks a tensor", why=self._waiting[-1])
+        return self._state.digest()
+
+
+Spell = Callable[[Mapping[str, Described]], Encoder | Hasher]  # how a state is kept: whole, or as a hash
+
+
+def spelled(tensors: Mapping[str, Tensor], spell: Spell) -> bytes:
+    """Return what a spelling makes of named tensors."""
+    writer = spell(describe(tensors))
+    for name in sorted(tensors):
+        writer.add(name, tensors[name])
+    return writer.finish()
+
+
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the one safetensors spelling of named tensors."""
-    encoder = Encoder(describe(tensors), metadata)
-    for name in sorted(tensors):
-        encoder.add(name, tensors[name])
-    return encoder.finish()
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the SHA-256 of what `encode` would return, without the bytes."""
-    state = hashlib.sha256(_header(describe(tensors), None))
-    for name in sorted(tensors):
-        state.update(_raw(tensors[name].detach().contiguous()))
-    return state.digest()
+    return spelled(tensors, lambda described: Encoder(described, metadata))
 
 
 def encoded_bytes(described: Mapping[str, Described]) -> int:

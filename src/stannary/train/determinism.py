@@ -47,7 +47,7 @@ def probe(recipe: Recipe, settings: jobspec.Recipe, progress: Progress = ignore_
         first_step=0,
         tokens=0,
     )
-    recording = Recording(spell=checkpoint.fingerprint, progress=progress)  # a state is as large as the model
+    recording = Recording(spell=checkpoint.Hasher, progress=progress)  # a state is as large as the model
     done = run_round(recipe, assignment, settings, None, recording)
     states = [done.states[step].hex() for step in range(1, CHECKED_STEPS + 1)]
     return [*states, *(digest.digest(done.outputs[name]) for name in sorted(done.outputs))]

@@ -142,7 +142,7 @@ def _step(
     described = checkpoint.describe(weights)
     written = checkpoint.Encoder(described)
     weighed = list(zip(supports, factors(supports), strict=True))
-    sums = {count: checkpoint.Encoder(described) for count in range(1, len(weighed) + 1) if recording.keep(count)}
+    sums = {count: recording.spell(described) for count in range(1, len(weighed) + 1) if recording.keep(count)}
     for index, name in enumerate(sorted(weights), start=1):
         weight = weights[name]
         total = torch.zeros_like(weight)

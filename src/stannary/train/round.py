@@ -58,7 +58,7 @@ class Recording:
     keep: Keep = keep_all
     evaluate: bool = True  # merges: measure the new weights on held-out data
     progress: Progress = ignore_progress
-    spell: Callable[[Mapping[str, Tensor]], bytes] = checkpoint.encode  # what is kept of a state
+    spell: checkpoint.Spell = checkpoint.Encoder  # what is kept of a state
 
 
 RECORDING = Recording()
@@ -69,7 +69,7 @@ class RoundResult:
     """The outputs of a round or merge, and what it can be asked about later."""
 
     outputs: dict[str, bytes]
-    states: dict[int, bytes]  # canonical checkpoint after the steps that were kept
+    states: dict[int, bytes]  # canonical checkpoint after the steps that were kept, as `spell` has it
     metrics: dict[str, str]
     num_steps: int
     tokens: int
@@ -98,7 +98,7 @@ def run_round(
         optimizer.step(lr_at(settings.training, step, inner, num_steps))
         optimizer.clear()
         if recording.keep(inner + 1):
-            states[inner + 1] = recording.spell(weights)
+            states[inner + 1] = checkpoint.spelled(weights, recording.spell)
         recording.progress(inner + 1, assignment.num_steps, losses[-1])
     del optimizer  # its moments make room for the delta
     return RoundResult(

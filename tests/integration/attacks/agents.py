@@ -74,8 +74,7 @@ class HonestWork:
         if contributed is None:
             return self.audit(task, step, salt)
         with COMPUTING:
-            state = self.runner(task.holding).state(task.assignment, step)
-        return Finding(answers.answer(state, bytes.fromhex(salt)), contributed)
+            return Finding(self.runner(task.holding).answer(task.assignment, step, bytes.fromhex(salt)), contributed)
 
     def compute(self, task: TaskInHand) -> RoundResult:
         """Compute a task."""

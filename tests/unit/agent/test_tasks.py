@@ -10,6 +10,7 @@ from tests.unit.train.conftest import Tiny, a_merge, a_round
 
 from stannary.agent.blobs import Blobs
 from stannary.agent.tasks import Prepared, TaskRunner
+from stannary.audit import answer as answers
 from stannary.errors import FormatError, NotFound
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX
@@ -21,6 +22,9 @@ from stannary.train import engine, schedule
 def fixture_blobs(tmp_path):
     (tmp_path / "half-fetched.part").write_bytes(b"agent is still writing")
     return Blobs(tmp_path)
+
+
+SALT = bytes(range(32))
 
 
 def put(blobs: Blobs, data: bytes) -> digest.Digest:
@@ -85,7 +89,7 @@ def test_what_the_cap_drops_is_computed_again(blobs, limit):
     assert sum(kept.num_bytes for kept in tight.kept.values()) <= limit
     for assignment in rounds(roomy, 2):
         for step in range(1, assignment.num_steps + 1):
-            assert tight.state(assignment, step) == roomy.state(assignment, step)
+            assert tight.answer(assignment, step, SALT) == roomy.answer(assignment, step, SALT)
 
 
 def test_an_audit_keeps_one_state_and_evaluates_nothing(blobs):
@@ -95,6 +99,35 @@ def test_an_audit_keeps_one_state_and_evaluates_nothing(blobs):
     worked = made.run(assignment, lambda step, steps, loss: None)
     audited = made.compute(assignment, 2)
     assert audited.outputs == worked.outputs and set(audited.states) == {2}
+
+
+def test_a_question_is_answered_without_holding_the_state(blobs):
+    """The answer about rounds and merges is that of the whole state, of which no more than a hash is kept."""
+    made = runner(blobs, 0)
+    settings = made.prepared.settings
+    deltas = [made.run(a_round(settings, 0, lane), lambda *_: None).outputs["delta"] for lane in range(2)]
+    roots = [result_root((Output("delta", put(blobs, data), len(data)),)) for data in deltas]
+    merge = a_merge(0, [0, 1])
+    admitted = tuple(dataclasses.replace(item, root=root) for item, root in zip(merge.admitted, roots, strict=True))
+    merge = dataclasses.replace(merge, admitted=admitted)
+    for assignment in (*rounds(made, 1), merge):
+        for step in range(1, assignment.num_steps + 1):
+            whole = made.compute(assignment, step)
+            asked = made.asked(SALT).compute(assignment, step)
+            assert asked.outputs == whole.outputs
+            assert asked.states[step].hex() == answers.answer(whole.states[step], SALT)
+            assert made.answer(assignment, step, SALT) == asked.states[step].hex()
+            assert len(asked.states[step]) == digest.SIZE_BYTES
+
+
+def test_a_guessable_salt_is_refused(blobs):
+    """An answer that could have been prepared is given neither from memory nor by computing."""
+    made = runner(blobs, 2**30)
+    (assignment,) = rounds(made, 1)
+    for _ in range(2):
+        with pytest.raises(FormatError, match="too short"):
+            made.answer(assignment, 1, b"salt")
+        made.run(assignment, lambda *_: None)
 
 
 def test_blobs_live_under_their_hex(blobs):
@@ -132,5 +165,5 @@ def test_a_state_costs_no_step_beyond_it(blobs):
     made.prepared.recipe.loss = lambda model, examples: seen.append(1) or loss(model, examples)
     full = made.compute(assignment, 2)
     num_full = len(seen)
-    assert made.state(assignment, 2) == full.states[2]
+    assert made.answer(assignment, 2, SALT) == answers.answer(full.states[2], SALT)
     assert (len(seen) - num_full) * assignment.num_steps == num_full * 2
