@@ -33,6 +33,10 @@ PINNED_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 
+# Otherwise glibc raises this threshold by itself, up to 32 MB, and the room of freed tensors stays with the process:
+# a worker then holds up to one model more than it uses (mallopt(3), M_MMAP_THRESHOLD; bench/merge_memory.py).
+TRAINING_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1024**2)}
+
 
 def threads_environment(threads: int) -> dict[str, str]:
     """Return the variables that say how many threads a library takes."""
@@ -56,7 +60,7 @@ def worker_environment(spec: JobSpec, kernel: Mapping[str, Json], packages: Path
         return job_environment({}, kernel)
     threads = threads_environment(spec.recipe.training.threads if spec.recipe is not None else 1)
     path = {"PYTHONPATH": PACKAGES} if packages is not None else {}
-    return {**job_environment(spec.envs, kernel), **threads, **path}
+    return {**job_environment(spec.envs, kernel), **TRAINING_ENVIRONMENT, **threads, **path}
 
 
 def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

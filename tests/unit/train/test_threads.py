@@ -113,3 +113,31 @@ def test_a_quota_counts_as_cores(tmp_path: Path, limit: str, cpus: int | None) -
     (tmp_path / "self/mountinfo").write_text(f"1 1 0:1 / {tmp_path}/sys rw - cgroup2 cgroup2 rw\n")
     everything = len(os.sched_getaffinity(0))
     assert cgroup.usable_cpus(tmp_path) == (everything if cpus is None else min(cpus, everything))
+
+
+HELD = """
+import re, torch
+def resident_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+torch.ones(4_000_000)  # 16 MB, freed: glibc's own threshold would rise above what follows
+before, tensors, kept = resident_mb(), [], []
+for _ in range(64):
+    tensors.append(torch.ones(750_000))  # 3 MB: a matrix of a layer
+    kept.append(torch.ones(2_000))
+del tensors
+print(resident_mb() - before)
+"""
+
+
+def test_freed_tensors_leave_the_process() -> None:
+    """A training worker gives back the room of freed matrices, whatever small things were made between them."""
+    environment = {**os.environ, **worker_environment(with_threads(1), {}, None), "PATH": os.environ["PATH"]}
+    said = subprocess.run([sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, check=True)
+    assert int(said.stdout) < 64
+
+
+def test_a_job_does_not_say_how_its_memory_is_kept() -> None:
+    """The setting stands over the job's own variables, and a command has none of it."""
+    name = "MALLOC_MMAP_THRESHOLD_"
+    bent = dataclasses.replace(with_threads(1), envs={name: "1"})
+    assert worker_environment(bent, {}, None)[name] == "1048576"
