@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal fuzz vectors
+.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal e2e-train fuzz vectors
 
 help:
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -66,6 +66,9 @@ e2e-vm: install ## boot a measured guest in QEMU (opt-in; minutes; installs QEMU
 
 e2e-seal: install ## seal and open 4 GiB inside 256 MiB of memory (opt-in; minutes, needs root; `test` does it with 1 GiB)
 	STANNARY_SLOW=1 $(BIN)/pytest tests/integration/seal/test_memory.py
+
+e2e-train: install ## train a model of 538 MB with the default deadlines in 3 GiB (opt-in; minutes, needs root)
+	STANNARY_SLOW=1 $(BIN)/pytest -s tests/e2e/test_large_model.py
 
 fuzz: install ## fuzz every evidence parser for 10 minutes (with atheris: pip install '.[fuzz]')
 	$(BIN)/python -m tests.fuzz.fuzz 600
