@@ -37,7 +37,7 @@ def test_the_terms_are_shown_before_they_are_signed(shale):
 def test_a_node_sells_survives_a_kill_and_drains(shale, carol):
     """The node is offered under its name, works again after kill -9, and a drain ends it without an open lease."""
     shale.start("node", "run", "--name", "attic", log="node.log")
-    wait_for(lambda: any(item["operator"] == "shale" for item in carol.json("offers")["offers"]), "the third offer")
+    wait_for(lambda: any(item["name"] == "attic" for item in carol.json("offers")["offers"]), "the third offer")
     assert "attic" in carol.stannary("offers").stdout
     status = shale.stannary("node", "status", "--name", "attic")
     (pid,) = set(pids_in(status.stdout + status.stderr))
