@@ -4,15 +4,19 @@ Rules (research/scale_engines.md 4.2):
 - A beat costs no disk: only the transitions live -> suspect -> lost -> live are told to the caller.
 - `left`: a node's last beat says that it was stopped. It counts as lost at once; its next beat brings it back.
 - `suspect` (35 s): no new work. `lost` (120 s): its leases go to another node with the next epoch.
-- After a restart every node known to hold a lease counts as seen at the start: a market that was down
-  must not punish nodes for its own silence.
+- After a restart whoever was here at the end counts as seen at the start: a market that was down must not punish
+  nodes for its own silence. Whoever was gone before stays gone until its next beat: it would be drawn and waited for.
+  Who was here is kept in a small file (`keep`), not in the database: it is a hint, and beats cost no transaction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
+from stannary import files
 from stannary.market.settings import Timing
 
 
@@ -54,11 +58,16 @@ class Roster:
         """Record a sign of life that says nothing of the node's state (a poll)."""
         self.beat(node, self.state(node), now)
 
-    def assume(self, node: str, now: float) -> None:
-        """Count `node` as seen now unless it was seen already (restart)."""
+    def assume(self, node: str, now: float, *, was_here: bool = True) -> None:
+        """Count `node` as seen now, or as lost, unless it was seen already (restart)."""
         if node not in self._seen:
             self.version += 1
-            self._seen[node] = _Seen(now, "idle", Presence.LIVE)
+            seen_at, told = (now, Presence.LIVE) if was_here else (now - self._timing.lost_s, Presence.LOST)
+            self._seen[node] = _Seen(seen_at, "idle", told)
+
+    def here(self, now: float) -> list[str]:
+        """Return every node that is neither lost nor has left."""
+        return [node for node in self._seen if self.presence(node, now) in (Presence.LIVE, Presence.SUSPECT)]
 
     def call(self, node: str, name: str) -> None:
         """Note what a node calls itself."""
@@ -101,3 +110,16 @@ class Roster:
                 self.version += 1
                 changed.append((node, current))
         return changed
+
+
+def keep(path: Path, nodes: Iterable[str]) -> None:
+    """Write down who is here."""
+    files.replace(path, "".join(f"{node}\n" for node in sorted(nodes)).encode())
+
+
+def kept(path: Path) -> frozenset[str] | None:
+    """Return who was here when the market was last up; None where nobody wrote it down."""
+    try:
+        return frozenset(path.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError):
+        return None

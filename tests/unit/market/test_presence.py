@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stannary.market.presence import Presence, Roster
+from pathlib import Path
+
+from stannary.market.presence import Presence, Roster, keep, kept
 from stannary.market.settings import Timing
 
 TIMING = Timing(suspect_s=35.0, lost_s=120.0)
@@ -56,6 +58,35 @@ def test_a_poll_keeps_what_the_node_said() -> None:
     roster.assume("n", 90.0)
     roster.assume("m", 90.0)
     assert (roster.last_seen("n"), roster.last_seen("m"), roster.state("m")) == (30.0, 90.0, "idle")
+
+
+def test_who_was_gone_before_a_restart_stays_gone(tmp_path: Path) -> None:
+    """Who is written down as here counts as seen at the next start; a node that had left is lost until it beats."""
+    before = Roster(TIMING)
+    before.beat("here", "busy", 0.0)
+    before.beat("gone", "left", 0.0)
+    before.beat("dead", "idle", -TIMING.lost_s)
+    keep(tmp_path / "present", before.here(1.0))
+    found = kept(tmp_path / "present")
+    assert found == {"here"}
+    after = Roster(TIMING)
+    for node in ("here", "gone", "dead"):
+        after.assume(node, 500.0, was_here=node in found)
+    assert [after.presence(node, 500.0) for node in ("here", "gone", "dead")] == [
+        Presence.LIVE,
+        Presence.LOST,
+        Presence.LOST,
+    ]
+    assert after.sweep(500.0) == []
+    assert after.beat("gone", "idle", 501.0) is Presence.LOST
+    assert after.presence("gone", 501.0) is Presence.LIVE
+
+
+def test_a_market_that_wrote_nothing_down_takes_all_for_here(tmp_path: Path) -> None:
+    """An absent or damaged file is no reason to take nodes for lost."""
+    assert kept(tmp_path / "present") is None
+    (tmp_path / "present").write_bytes(b"\xff\xfe\x00")
+    assert kept(tmp_path / "present") is None
 
 
 def test_a_node_is_called_what_it_says():

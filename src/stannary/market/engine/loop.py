@@ -17,10 +17,12 @@ No job holds its escrow for ever, counted in time this market was there to liste
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
@@ -36,7 +38,7 @@ from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, 
 from stannary.market.engine.holding import Holds
 from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
-from stannary.market.presence import Presence
+from stannary.market.presence import Presence, keep, kept
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.leases import LeaseRow
 from stannary.wire import errors as wire_errors
@@ -51,6 +53,7 @@ BACKLOG = 8  # planned tasks that wait for each live node before more jobs are p
 MIN_BACKLOG = 16
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
 DEADLINES = "deadlines"
+PRESENCE_FILE = "present"
 FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 
 log = logging.getLogger("stannary.market")
@@ -82,6 +85,7 @@ class Engines:
         self._checkpoint = Checkpoint("", 0, Digest(""))
         self._resumed_at_ms = 0
         self._forgot_at_ms = 0
+        self._kept: frozenset[str] = frozenset()  # who is here, as written down last
 
     async def start(self) -> None:
         """Take up every open job where it was left."""
@@ -90,9 +94,11 @@ class Engines:
         await exchange.journal.drain()
         await exchange.store.awrite(self._recover)
         held = await exchange.store.aread(leases.live)
+        were_here, holders = kept(self._presence_file), {row.node for row in held}
         for row in await exchange.store.aread(nodes.all_nodes):
             # A market that was down must not take its own absence for its nodes'.
-            exchange.roster.assume(row.node, exchange.clock.now())
+            was_here = were_here is None or row.node in were_here or row.node in holders
+            exchange.roster.assume(row.node, exchange.clock.now(), was_here=was_here)
         for name in sorted(self.frames):
             if name not in self._queue:
                 self._spawn(name)
@@ -103,6 +109,8 @@ class Engines:
         for loop in self._loops.values():
             loop.cancel()
         await asyncio.gather(*self._loops.values(), return_exceptions=True)
+        with contextlib.suppress(StannaryError):  # a full disk: the next start goes by what was written before
+            keep(self._presence_file, self._exchange.roster.here(self._exchange.clock.now()))
 
     def add(self, job: str, frame: JobFrame) -> None:
         """Take a job that was just accepted into the queue."""
@@ -156,11 +164,19 @@ class Engines:
                     await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
                 await self._expire()
                 await self._forget()
+                here = frozenset(exchange.roster.here(exchange.clock.now()))
+                if here != self._kept:
+                    await asyncio.to_thread(keep, self._presence_file, here)
+                    self._kept = here
             except StannaryError as err:
                 log.warning("deadlines wait: %s", err)
             except Exception:  # a process edge: without this loop no silence would ever end
                 log.exception("deadlines wait")
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
+
+    @property
+    def _presence_file(self) -> Path:
+        return self._exchange.settings.directory / PRESENCE_FILE
 
     async def _expire(self) -> None:
         exchange, late = self._exchange, leasing.Lateness(dict(self.frames), self._reported())
