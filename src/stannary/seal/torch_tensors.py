@@ -169,7 +169,7 @@ def _view(memory: torch.Tensor, entry: TensorEntry, offset: int) -> torch.Tensor
             )
         shape = (*shape[:-1], shape[-1] // 2)
     if math.prod(shape) == 0:
-        return memory.new_empty(shape, dtype=dtype)
+        return memory[:0].view(dtype).reshape(shape)  # not a new one: deterministic mode would fill it, and cannot all
     return part.view(dtype).reshape(shape)
 
 

@@ -78,9 +78,10 @@ def test_the_factory_is_seeded_like_the_steps(job):
 @pytest.mark.parametrize(
     "factory",
     [
-        "self.noise = 1 + os.getpid() / 1e5",
-        "self.noise = 1 + time.monotonic() / 1e3",
-        "self.noise = 1 + int.from_bytes(os.urandom(2), 'big') / 1e5",
+        # Spread wide: two noises close together can give the same bits, and then nothing is to be found.
+        "self.noise = os.getpid() * 7919 % 1009 / 100",
+        "self.noise = time.monotonic_ns() // 1000 * 7919 % 1009 / 100",
+        "self.noise = int.from_bytes(os.urandom(3), 'big') / 1e6",
         "self.noise = 1 + os.getpriority(os.PRIO_PROCESS, 0) / 10",
     ],
 )
