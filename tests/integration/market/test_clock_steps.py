@@ -74,7 +74,7 @@ class WitnessBeside:
 def test_a_clock_step_refutes_no_honest_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, everywhere: bool
 ) -> None:
-    """An hour forth or back in the middle of a job, and half-way back again: the job ends, and no receipt is refuted."""
+    """An hour forth or back in mid-job, and half-way back again: the job ends, and no receipt is refuted."""
 
     async def scenario() -> None:
         opened = server.opened
