@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, Realm, pids_in, wait_for
+from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, pids_in, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,68 +18,56 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def realm(tmp_path_factory):
-    with Realm(tmp_path_factory.mktemp("realm")) as realm:
-        yield realm
+def rae(town):
+    return town.market.buyer("rae")
 
 
-@pytest.fixture(scope="module")
-def market(realm):
-    market = realm.market()
-    for operator, name in (("basalt", "n1"), ("granite", "n2")):
-        market.node(operator, name)
-    return market
-
-
-@pytest.fixture(scope="module")
-def ada(market):
-    ada = market.buyer("ada")
-    wait_for(lambda: len(ada.json("offers")["offers"]) == 2, "both nodes' offers")
-    return ada
-
-
-def test_a_second_buyer_gets_a_verified_result(ada):
+def test_a_second_buyer_gets_a_verified_result(rae):
     """`market add` and `run` on a market that is not embedded: a broker is started and named, the receipt verifies."""
-    done = ada.stannary("run", ada.job())
+    done = rae.stannary("run", rae.job())
     assert done.returncode == 0, done.stderr
     assert "answers beacon requests until the job ends: stay online" in done.stderr
-    (receipt,) = ada.cwd.glob("*.receipt.json")
-    report = json.loads(ada.stannary("verify", receipt.name, "--json").stdout)
+    (receipt,) = rae.cwd.glob("*.receipt.json")
+    report = json.loads(rae.stannary("verify", receipt.name, "--json").stdout)
     assert report["verdict"] == "verified"
-    (broker,) = ada.json("broker", "status")["brokers"]
+    (broker,) = rae.json("broker", "status")["brokers"]
     assert broker["profile"] == "default" and broker["pid"] in set(pids_in(done.stderr))
 
 
-def test_a_killed_broker_is_noticed_in_mid_run(ada):
+def test_a_killed_broker_is_noticed_in_mid_run(rae):
     """kill -9 of the broker while a job runs: the following client says so, starts another, and the job verifies."""
-    running = ada.start("run", ada.job(sleep_s=12), log="killed.log")
-    log = ada.cwd / "killed.log"
+    running = rae.start("run", rae.job(sleep_s=12), log="killed.log")
+    log = rae.cwd / "killed.log"
     wait_for(lambda: "running" in log.read_text() or "broker " in log.read_text(), "the job's start")
-    (broker,) = ada.json("broker", "status")["brokers"]
+    (broker,) = rae.json("broker", "status")["brokers"]
     os.kill(broker["pid"], signal.SIGKILL)
     wait_for(lambda: f"pid {broker['pid']} was gone" in log.read_text(), "word of the killed broker", 20)
     assert running.wait(240) == 0, log.read_text()
     assert "Verified" in log.read_text()
 
 
-def test_a_detached_job_is_answered_for(ada):
+def test_a_detached_job_is_answered_for(rae):
     """`run --detach` leaves a broker behind; killed, the next command that looks at jobs starts it again."""
-    job = ada.json("run", ada.job(sleep_s=8), "--detach")["job"]
-    (broker,) = ada.json("broker", "status")["brokers"]
+    job = rae.json("run", rae.job(sleep_s=8), "--detach")["job"]
+    (broker,) = rae.json("broker", "status")["brokers"]
     assert broker["open_jobs"] == [job]
     os.kill(broker["pid"], signal.SIGKILL)
-    listed = ada.stannary("ls")
+    listed = rae.stannary("ls")
     assert listed.returncode == 0 and "broker started" in listed.stderr
-    assert ada.stannary("wait", job).returncode == 0
+    assert rae.stannary("wait", job).returncode == 0
 
 
-def test_an_always_on_machine_serves(ada):
+def test_an_always_on_machine_serves(rae):
     """`broker serve` takes the place of one started by a command, is left alone by commands, and stops on request."""
-    served = ada.start("broker", "serve", log="serve.log")
-    wait_for(lambda: ada.json("broker", "status")["brokers"][0]["state"] == "serving", "the serving broker")
-    second = ada.stannary("broker", "serve")
+    served = rae.start("broker", "serve", log="serve.log")
+
+    def is_serving():
+        return any(item["state"] == "serving" for item in rae.json("broker", "status")["brokers"])
+
+    wait_for(is_serving, "the serving broker")  # there is none for a moment: one takes the other's place
+    second = rae.stannary("broker", "serve")
     assert second.returncode == 1 and "stannary broker stop" in second.stderr
-    assert ada.stannary("run", ada.job()).returncode == 0
-    assert ada.json("broker", "status")["brokers"][0]["pid"] == served.pid or served.poll() is None
-    assert ada.json("broker", "stop")["stopped"] is not None
+    assert rae.stannary("run", rae.job()).returncode == 0
+    assert is_serving() and served.poll() is None
+    assert rae.json("broker", "stop")["stopped"] is not None
     assert served.wait(30) == 0
