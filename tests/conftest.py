@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning threads on a shared core are seven times slower
+for name in ("CONFIG_DIR", "DATA_DIR", "PROFILE", "URL", "TOKEN", "DEBUG"):
+    os.environ.pop(f"STANNARY_{name}", None)
 
 settings.register_profile("stannary", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("stannary")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobodys_home() -> Iterator[None]:
+    """Whatever this account keeps for itself is neither read nor written; caches of packages stay the account's."""
+    place = tempfile.mkdtemp(prefix="stannary-tests-")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CONFIG", "DATA", "STATE"):
+            patch.setenv(f"XDG_{name}_HOME", f"{place}/{name.lower()}")
+        yield
+    shutil.rmtree(place, ignore_errors=True)

@@ -428,12 +428,16 @@ print([entry.path for entry in travel.scan(Path({str(tree)!r})).entries], flush=
             def __exit__(self, *_: object) -> None:
                 self.inner.close()
 
-            def __iter__(self):
-                for child in self.inner:
-                    if child.name == "gone.tmp":
-                        Path(child.path).unlink()
-                    yield child
+            def __iter__(self) -> Racing:
+                return self
 
+            def __next__(self) -> os.DirEntry[str]:
+                child = next(self.inner)
+                if child.name == "gone.tmp":
+                    Path(child.path).unlink()
+                return child
+
+        (Path(os.environ["XDG_DATA_HOME"]) / "stannary" / "older").mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(travel.os, "scandir", Racing)
         assert names(tree) == ["main.py", "pkg/deep/a.py"]
 
