@@ -53,6 +53,6 @@ class LazyGroup(click.Group):
         """Write the table's lines, and those of commands defined in place."""
         rows = [(name, entry.summary) for name, entry in self._table.items()]
         for name, command in self.commands.items():
-            rows.append((name, command.get_short_help_str(limit=80)))
+            rows.append((name, command.get_short_help_str(limit=len(command.help or ""))))  # its first sentence, whole
         with formatter.section("Commands"):
             formatter.write_dl(rows)

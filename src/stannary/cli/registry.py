@@ -36,7 +36,7 @@ COMMANDS: dict[str, Entry] = {
     "artifact": Entry(f"{_COMMANDS}.artifact:artifact", "Inspect sealed artifacts."),
     "trust": Entry(f"{_COMMANDS}.trust:trust", "Manage the keys receipts are checked against."),
     "node": Entry(f"{_COMMANDS}.node:node", "Sell this machine's power."),
-    "market": Entry(f"{_COMMANDS}.market:market", "Run a market."),
+    "market": Entry(f"{_COMMANDS}.market:market", "Use markets, or run one."),
     "broker": Entry(f"{_COMMANDS}.broker:broker", "Answer for your open jobs, also on an always-on machine."),
     "config": Entry(f"{_COMMANDS}.config:config", "Show the configuration and where it came from."),
 }

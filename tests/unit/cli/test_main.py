@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from stannary.cli import main as edge
@@ -42,6 +44,27 @@ def test_every_line_of_the_table_is_a_command(table, capsys):
     for name in table:
         assert edge.run([*prefix, name, "--help"]) == 0, name
     assert "--json" in capsys.readouterr().out
+
+
+def groups(command, path=()):
+    """Yield the words of every group of the command line."""
+    if isinstance(command, click.Group):
+        yield path
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from groups(command.get_command(context, name), (*path, name))
+
+
+def test_groups_say_whole_sentences(capsys, monkeypatch):
+    """At 80 columns each line of a group's help ends with a full stop, in its own row or the next, never with dots."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for path in groups(edge.cli):
+        assert edge.run([*path, "--help"]) == 0
+        printed = capsys.readouterr().out.partition("Commands:\n")[2]
+        assert printed, path
+        assert all(len(line) <= 80 for line in printed.splitlines())
+        for row in re.split(r"\n  (?=\S)", printed.strip()):
+            assert re.search(r"[^.]\.$", row), row
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import click
 
 from stannary.cli.command import command
 from stannary.cli.commands.artifact_keys import key, wrap
+from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 FROM = click.option("--from", "source", required=True, metavar="DIR|URL", help="Where it lies.")
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def artifact() -> None:
     """Inspect sealed artifacts."""
 

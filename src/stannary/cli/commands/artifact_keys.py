@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from stannary.cli.command import command
+from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output
 
 MAX_PASSPHRASE_FILE_BYTES = 4096
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def key() -> None:
     """Keep the owner's key safe."""
 
