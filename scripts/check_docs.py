@@ -7,6 +7,7 @@
 3. Each `stannary <command>` that a document names is a command, and has the subcommands and options it is shown with.
 4. docs/guide/provider.md quotes the terms that nodes sign, whole.
 5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
+6. Each document a comment or docstring of the code cites is in this tree.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from stannary.market import terms
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+CODE = [path for room in ("src", "scripts", "bench", "examples") for path in sorted((ROOT / room).rglob("*.py"))]
+_CITED = re.compile(r"(?<![\w/.])(?:[\w-]+/)+[\w-]+\.md\b")
+_TICKET = re.compile(r"\bissue [0-9]+")  # nobody can look it up here
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 _PATH = re.compile(r"`((?:src|docs|tests|examples|bench|scripts)/[\w./-]*\w(?:\.\w+|/)?)`")
 _COMMAND = re.compile(r"(?:^|[`$ ])stannary ([a-z][a-z-]*)", re.MULTILINE)
@@ -39,6 +43,7 @@ def main() -> int:
     mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
     mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
     mistakes += _check_reference()
+    mistakes += [mistake for path in CODE for mistake in _check_citations(path)]
     mistakes += _check_terms((ROOT / "docs" / "guide" / "provider.md").read_text("utf-8"))
     for mistake in mistakes:
         sys.stdout.write(mistake + "\n")
@@ -58,6 +63,12 @@ def _check(path: Path) -> list[str]:
         *(f"{name}: no command stannary {item}" for item in sorted(unknown)),
         *(f"{name}: stannary {call}: no {word}" for call, word in wrong),
     ]
+
+
+def _check_citations(path: Path) -> list[str]:
+    name, text = path.relative_to(ROOT), path.read_text("utf-8")
+    missing = [found for found in _CITED.findall(text) if not (ROOT / found).exists()]
+    return [f"{name}: cites {item}, which is not here" for item in [*missing, *_TICKET.findall(text)]]
 
 
 def _unknown(call: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Decide on one beacon request: check the checkpoint, bind the value to it, sign the reveal.
 
-Rules, in this order (DESIGN 9; wire/buyer.py BeaconRequest):
+Rules, in this order (docs/protocol.md, The broker):
 1. The note is signed by the market key pinned when the job was sent, and cosigned by a pinned
    witness where the buyer pinned any.
 2. A value that was revealed is given again for the same checkpoint and never for another.

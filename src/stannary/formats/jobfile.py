@@ -60,9 +60,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "inputs.*": ("module", "path"),
 }  # fmt: skip
 
-MAX_PLAUSIBLE_PRICE_USD = (
-    10_000  # of one node an hour: a site of a thousand GPUs costs a third of it (research/marketplaces.md)
-)
+MAX_PLAUSIBLE_PRICE_USD = 10_000  # of one node an hour: a thousand GPUs at 3 USD each cost a third of it
 MAX_PLAUSIBLE_BUDGET_USD = 100_000_000
 
 _COMMAND = re.compile(r"(pip3?|uv|python3?|apt|apt-get|conda|mamba|npm|bash|sh|cd|export|source|sudo|curl|wget)\s")
@@ -72,7 +70,7 @@ DEFAULT_BUDGET_USD = 1
 DEFAULT_MEMORY_BYTES = 1 << 30
 DEFAULT_DISK_BYTES = 256 << 20
 DEFAULT_WALL_S = 600
-DEFAULT_GAIN = "0.6"  # cheating saves at most 60 % of a task's price (research/verification.md)
+DEFAULT_GAIN = "0.6"  # cheating saves at most 60 % of a task's price (docs/audits.md)
 DEFAULT_DETECTION = "0.99"
 DEFAULT_STEP_MS = 40
 

@@ -36,7 +36,7 @@ from stannary.formats.lean import dataclass
 
 
 class Tier(StrEnum):
-    """How well a node is known (DESIGN section 2); a site's tier is the minimum over its members."""
+    """How well a node is known (docs/tiers.md); a site's tier is the minimum over its members."""
 
     T0 = "T0"
     T1 = "T1"

@@ -5,7 +5,7 @@
     admission     what a merge admits, in which order, and what it leaves out
     merge_stands  whether a merge still counts after a conviction or a late silence
 
-Rules (DESIGN sections 8 and 9):
+Rules (docs/rounds.md, docs/audits.md):
 - A round closes when every lane has contributed; or with a quorum, once the deadline has passed or
   the grace after the quorum's arrival is over, whichever is later. It never closes without quorum.
 - Deadline = median + K x MAD of the arrivals, within a floor and a ceiling of the expected time, so

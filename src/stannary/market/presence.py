@@ -1,6 +1,6 @@
 """Who is here: heartbeats in memory, and what silence makes of a node.
 
-Rules (research/scale_engines.md 4.2):
+Rules:
 - A beat costs no disk: only the transitions live -> suspect -> lost -> live are told to the caller.
 - `left`: a node's last beat says that it was stopped. It counts as lost at once; its next beat brings it back.
 - `suspect` (35 s): no new work. `lost` (120 s): its leases go to another node with the next epoch.

@@ -35,7 +35,7 @@ from stannary.formats.workdir import Entry
 from stannary.sdk import fetched, ignore
 from stannary.sdk.ignore import Rules, Word
 
-CONFIRM_BYTES = 1024**3  # issue 2: --yes above 1 GiB
+CONFIRM_BYTES = 1024**3  # above it --yes is asked for: minutes of sending, which nobody should find out by waiting
 MAX_SEEN = 200_000  # names looked at, ten times what may travel: seconds, not hours, in a directory of millions
 NUM_LARGEST_SHOWN = 3
 SLOW_BYTES = 256 * 1024**2  # about a second of hashing

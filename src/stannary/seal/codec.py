@@ -8,7 +8,7 @@ Rules:
 1. Decoding is given the exact decoded length by the signed manifest. Every zstd frame must declare its
    content size and it must be the one that follows from that length; checked before a byte is
    allocated. (The library ignores its own `max_output_size` when the frame declares a size: a frame of
-   32 KiB gave 1 GiB, research/data_plane.md section 4.)
+   32 KiB gave 1 GiB.)
 2. A container is a run of sections: u32 length, bytes. Nothing may follow the last one.
 3. Bytes in, bytes out: base bytes come from the caller, already verified.
 

@@ -1,7 +1,7 @@
 """What the link is worth: congestion control of our own sockets, and whether coding pays.
 
-BBR is set on the *sender's* socket only, where the kernel has it: with 1 % loss and 100 ms a
-loss-based sender gives 1.8 Mbit/s where BBR gives 77 on one connection (research/data_plane.md 1.4).
+BBR is set on the *sender's* socket only, where the kernel has it: a loss-based sender takes each lost
+packet for a full link, and on a far one that loses 1 % gets a small part of it.
 A kernel without it keeps its default; nothing depends on it but speed.
 
 Coding pays when the whole of it is sooner done: size/coder + coded/link < size/link.
@@ -54,7 +54,7 @@ class LinkMeter:
         self._lock = threading.Lock()
         self._link: float | None = None
         self._coder: float | None = None
-        self._ratio = 0.68  # of bf16 weights until measured (research/data_plane.md 1.3)
+        self._ratio = 0.68  # of bf16 weights, until measured
 
     @contextmanager
     def putting(self, num_bytes: int) -> Iterator[None]:

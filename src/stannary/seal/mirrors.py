@@ -31,7 +31,7 @@ from stannary.seal.patience import PAUSE_S, Patience, Pause
 from stannary.seal.source import Busy, Source, SourceFailure, envelope_name, head_name, object_name
 
 LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
-REMOTE_JOBS = 12  # 8-16 connections fill a lossy link (research/data_plane.md 1.4)
+REMOTE_JOBS = 12  # 8-16 connections fill a lossy link
 HEAD = "head"  # not an object's name: mirrors may hold another head or signature and still the right objects
 
 T = TypeVar("T")

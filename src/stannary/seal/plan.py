@@ -21,7 +21,7 @@ from stannary.errors import UsageError
 from stannary.seal.manifest import MAX_SHARD_BYTES, FileKind
 from stannary.seal.tensors import Tensor
 
-SHARD_BYTES = 8 * 1024 * 1024  # research/data_plane.md 2.2
+SHARD_BYTES = 8 * 1024 * 1024  # the most a broken transfer fetches again; a request's own time is small beside it
 DATA_SHARD_BYTES = 1024 * 1024
 ALIGN_BYTES = 64 * 1024  # shard sizes are a multiple of padding and of every dtype
 

@@ -5,8 +5,7 @@ duplicate names (it merges them silently), names that climb out of a folder (it 
 is not text, members it would ignore, fractions. Offsets must tile the data area exactly, so that every byte of the
 file belongs to the header or to one tensor: no hole can carry an archive or a pickle.
 
-Sources: safetensors format description (8-byte little-endian header length, JSON header, data);
-research/data_plane.md section 4 for the library's gaps, measured on 0.8.0.
+Source: the safetensors format description (8-byte little-endian header length, JSON header, data).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An audit is one recomputation of a task by one auditor, compared with the prover's own answer to the
 same question. It is `open` until it is closed with an outcome; a round's merge waits for all of them.
-Both answers are committed to before either is opened (DESIGN section 9): `commit_answer` refuses a
+Both answers are committed to before either is opened (docs/audits.md): `commit_answer` refuses a
 second commitment of the same node, and `open_answer` refuses one that was not committed.
 """
 

@@ -29,7 +29,7 @@ from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
 
 PPM = 1_000_000
-CANARY_PPM = 10_000  # 1 %: research/verification.md section 4, the verifier's dilemma
+CANARY_PPM = 10_000  # 1 %: auditors must not learn that a first opinion always agrees
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How much the audits of a job are worth (research/verification.md section 4).
+"""How much the audits of a job are worth (docs/audits.md, How much is enough).
 
 Cheating saves the fraction g of a task's price, is audited with probability p, found with probability d when audited,
 and then costs S task prices. It loses money exactly when p > g / (d·(S + 1)). Below that p the verdict of a job is

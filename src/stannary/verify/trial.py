@@ -1,4 +1,4 @@
-"""The trial of a job's work: whether draws, audits and verdicts followed the rules (DESIGN section 9).
+"""The trial of a job's work: whether draws, audits and verdicts followed the rules (docs/audits.md).
 
 Rules:
 1. Each reveal is the next value of the buyer's chain, logged after the checkpoint it names; each draw uses one

@@ -1,4 +1,4 @@
-"""Verdicts: what the answers prove about one task (DESIGN section 9).
+"""Verdicts: what the answers prove about one task (docs/audits.md).
 
 Statistics accuse, exact recomputation convicts:
 1. A *recomputation* is the same result root and the same answer for the drawn inner step. The prover's answer must

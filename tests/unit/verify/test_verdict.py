@@ -61,7 +61,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("prover", "auditors", "verdict", "reason", "convicted"), TABLE)
 def test_the_table(prover, auditors, verdict, reason, convicted):
-    """Each row is one rule of DESIGN section 9."""
+    """Each row is one rule of docs/audits.md."""
     decision = decide(prover, *auditors)
     assert (decision.verdict, decision.reason, list(decision.refuted)) == (verdict, reason, convicted)
     assert decision.need_auditor == (verdict is Verdict.PENDING)

@@ -1,6 +1,6 @@
 """Audits on their way: questions, silence, opened answers, the verdict.
 
-Rules (DESIGN section 9; verify/verdict.py judges):
+Rules (docs/audits.md; verify/verdict.py judges):
 - Nobody is asked to open an answer before both commitments are logged.
 - A silent auditor is replaced by the next in rank, and the market signs that he was: when he was asked,
   until when, and how it ended (verify/silence.py). So it does of a silent prover before it judges him. A
