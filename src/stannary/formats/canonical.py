@@ -73,6 +73,21 @@ def _decode(decoder: json.JSONDecoder, data: bytes, max_bytes: int, max_depth: i
     return cast(Json, value)
 
 
+def check_members(data: bytes) -> None:
+    """Refuse JSON that another parser would read and that names a member of an object twice.
+
+    Most parsers take the last one of two, some the first: what passed one border would say something else behind the
+    next.
+
+    Raises:
+        FormatError: a doubled member, or no JSON.
+    """
+    try:
+        _MEMBERS.decode(data.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
+        raise FormatError("not JSON", why=str(err)) from err
+
+
 def is_canonical(value: Json, data: bytes) -> bool:
     """Return whether `data` is the canonical JSON of `value`, which `decode` read from it.
 
@@ -207,4 +222,5 @@ _FOREIGN = json.JSONDecoder(
     parse_constant=_refuse_float,
     parse_int=_any_integer,
 )
+_MEMBERS = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=float)  # float: takes digits without end
 _ASCII_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)

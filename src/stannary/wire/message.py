@@ -3,8 +3,8 @@
 Rules:
 1. Unknown members are refused, types are exact (`"1"` is no integer), every string, list and
    number is bounded; what is also signed has its bound from formats/bounds.py.
-2. Bodies are read with `read` from the bytes received, after the size limit; what does not fit is
-   one FormatError naming the member, whatever the bytes are.
+2. Bodies are read with `read` from the bytes received, after the size limit; what does not fit, or names a
+   member twice, is one FormatError naming the member, whatever the bytes are.
 3. Signed things travel as DSSE envelopes inside bodies (`EnvelopeBody`); the bytes that were signed
    are kept and never re-serialised. Fractions are decimal strings.
 """
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from stannary.errors import FormatError, LimitExceeded
-from stannary.formats import bounds, dsse
+from stannary.formats import bounds, canonical, dsse
 from stannary.formats.canonical import Json
 from stannary.wire import limits
 
@@ -109,10 +109,14 @@ def read(cls: type[M], body: bytes, *, max_bytes: int = limits.MAX_BODY_BYTES) -
 
     Raises:
         LimitExceeded: more than `max_bytes`.
-        FormatError: not JSON, or members that are unknown, missing, ill-typed or out of bounds.
+        FormatError: not JSON, or members that are unknown, missing, doubled, ill-typed or out of bounds.
     """
     if len(body) > max_bytes:
         raise LimitExceeded(f"{cls.__name__} is too large", why=f"{len(body):,} bytes, limit {max_bytes:,}")
+    try:
+        canonical.check_members(body)
+    except FormatError as err:
+        raise FormatError(f"the message is not a {cls.__name__}", why=f"{err.what}: {err.why}"[:500]) from err
     try:
         return cls.model_validate_json(body)
     except ValidationError as err:

@@ -42,6 +42,21 @@ def test_heartbeat_refuses(body: bytes) -> None:
         message.read(node.Heartbeat, body)
 
 
+@pytest.mark.parametrize(
+    ("cls", "body"),
+    [
+        (node.Heartbeat, b'{"state":"idle","leases":[],"version":"1","state":"idle"}'),
+        (node.Heartbeat, b'{"state":"idle","leases":[],"version":"1","st\\u0061te":"busy"}'),
+        (buyer.QuoteRequest, b'{"spec":{"name":"a","deep":[{"x":1,"y":2,"x":1}]}}'),
+    ],
+)
+def test_a_doubled_member_is_refused(cls: type[message.Message], body: bytes) -> None:
+    """A member named twice is refused at any depth, also with one value or in another spelling."""
+    with pytest.raises(errors.FormatError) as refused:
+        message.read(cls, body)
+    assert "duplicate JSON member" in refused.value.why
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes(body: bytes) -> None:
     """Whatever the bytes, reading a body raises our errors only."""
