@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from stannary.cli.output import cell
+from stannary.formats.quantity import dollars
 from stannary.wire.buyer import Event
 
 MAX_MESSAGE = 300
@@ -25,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "superseded": "what it started from does not count any more",
     "judged": "the verdict is reached already",
     "node-convicted": "the node was convicted",
+    "outvoted": "two others agreed on something else than its answer",
     "agreed": "others computed the same",
     "two-recomputations-disagree": "two others computed it again and got the same, which is something else",
     "mismatch": "another computed something else",
@@ -61,7 +63,7 @@ class Told(NamedTuple):
         return Weight.LINE if self.label else Weight.STATUS
 
 
-# {unit} {node} {message} {why} come from the event; {message} is the market's.
+# {unit} {node} {message} {why} {cost} come from the event; {message} is the market's.
 KINDS: Mapping[str, Told] = {
     "job.queued": Told("the job waits for its turn"),
     "job.placing": Told("nodes are chosen"),
@@ -93,7 +95,7 @@ KINDS: Mapping[str, Told] = {
     "task.passed": Told("{unit} was not drawn for an audit"),
     "task.verified": Told("{unit} was computed again and holds"),
     "task.unverified": Told("{unit} could not be verified: {why}", "unverified"),
-    "task.refuted": Told("{unit} by {node} is wrong: {why}", "CONVICTED"),
+    "task.refuted": Told("{unit} by {node} is wrong: {why}"),
     "task.superseded": Told("{unit} is done again: {why}", "redone"),
     "task.abandoned": Told("{unit} is left out: {why}"),
     "lease.granted": Told("{node} is asked for {unit}"),
@@ -105,7 +107,7 @@ KINDS: Mapping[str, Told] = {
     "node.suspect": Told("{node} has been silent for a while; it gets no new work"),
     "node.lost": Told("{node} is gone: no sign of life; its work goes to others", "lost"),
     "node.left": Told("{node} has left the market; its work goes to others", "left"),
-    "node.convicted": Told("{node} is convicted for {unit}", "CONVICTED"),
+    "node.convicted": Told("{node} for {unit}: {why}. {cost}", "CONVICTED"),
     "beacon.requested": Told("your broker is asked for the value that draws audits"),
     "beacon.revealed": Told("your broker has revealed the value that draws audits"),
     "draw.made": Told("the audits of this round are drawn"),
@@ -143,7 +145,7 @@ def sentence(event: Event, operators: Mapping[str, str] | None = None) -> str:
     node = (event.node or "a node") + (f" ({cell(operator, 40)})" if operator else "")
     why = message if event.type == "lease.released" and not _is_orderly(event) else _why(event)
     # Not str.format: braces in a message are the market's own.
-    words = {"{unit}": unit(event.task), "{node}": node, "{message}": message, "{why}": why}
+    words = {"{unit}": unit(event.task), "{node}": node, "{message}": message, "{why}": why, "{cost}": _cost(event)}
     return re.sub(r"\{[a-z]+\}", lambda found: words[found[0]], told.sentence)
 
 
@@ -169,6 +171,13 @@ def round_merged(event: Event) -> int | None:
 
 def _is_orderly(event: Event) -> bool:
     return event.data.get("reason") in ("released", None)
+
+
+def _cost(event: Event) -> str:
+    """Say what a conviction takes."""
+    bond = event.data.get("bond_usd_micros")
+    lost = f" and loses its bond of {dollars(bond)}" if isinstance(bond, int) and bond > 0 else ""
+    return f"It is not paid for that{lost}"
 
 
 def _why(event: Event) -> str:

@@ -51,7 +51,9 @@ def operator_lines(claims: Claims) -> list[str]:
         lines.append(f"  {cell(operator, 20):<20}{dollars(paid.get(operator, 0)):>14}  {shown}")
         for node in sorted(owned):
             if node in convicted:
-                lines += wrapped(f"CONVICTED {node}: {convicted[node]}", indent=4, hanging=6)
+                bond = forfeited(claims.receipt, node)
+                cost = f"; its bond of {dollars(bond)} is forfeited" if bond else ""
+                lines += wrapped(f"CONVICTED {node}: {convicted[node]}{cost}", indent=4, hanging=6)
     return lines
 
 
@@ -60,9 +62,18 @@ def convictions(claims: Claims) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for verdict in claims.convictions:
         for node in verdict.refuted:
-            reason = REASONS.get(verdict.reason, verdict.reason)
+            reason = REASONS.get(verdict.reason if node == verdict.node else "outvoted", verdict.reason)
             reasons.setdefault(node, f"{verdict.task.partition('/')[2]}, {reason}")
     return reasons
+
+
+def forfeited(receipt: Receipt, node: str) -> int:
+    """Return the micro-dollars of a node's bond that a receipt takes."""
+    return -sum(
+        line.usd_micros
+        for line in receipt.settlement
+        if line.account.startswith("bond:") and line.task == node and line.usd_micros < 0
+    )
 
 
 def text(report: Report, *, receipt_file: str, has_results: bool = False, facts: bool = False) -> list[str]:

@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, StannaryError, UsageError
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Credential, Job
+from stannary.formats.predicates import Job
 from stannary.market import clock, views
-from stannary.market.engine import placing
+from stannary.market.engine import placing, pricing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
@@ -28,7 +28,7 @@ from stannary.market.journal import leaf_of
 from stannary.market.presence import Presence
 from stannary.market.rates import LARGE_BYTES
 from stannary.place.offers import Offer
-from stannary.store import blobs, envelopes, jobs, nodes
+from stannary.store import blobs, envelopes, jobs
 from stannary.store.jobs import Submission, Submitted
 from stannary.verify import settlement, soundness
 from stannary.wire import buyer as wire
@@ -48,7 +48,7 @@ def quote(exchange: Exchange, connection: Connection, members: dict[str, object]
     made = placing.estimate(found, spec)
     dearest = max(work.num_steps * work.step_ms for work in placing.works(spec))
     price = settlement.price_of(1, dearest, made.match.highest_ask_usd_micros_per_hour)
-    bonds = [_bond(connection, offer.node) for offer in made.match.chosen]
+    bonds = [pricing.bond(connection, offer.node) for offer in made.match.chosen]
     stake = min(soundness.stake_ppm(bond, price) for bond in bonds)
     return wire.Quote(
         chosen=[offer.node for offer in made.match.chosen],
@@ -264,14 +264,6 @@ def _offers(exchange: Exchange, connection: Connection) -> list[Offer]:
         return "draining" if exchange.roster.state(node) == "draining" else ""
 
     return placing.standing_offers(connection, exchange.now_ms, not_ready)
-
-
-def _bond(connection: Connection, node: str) -> int:
-    held = nodes.credential_of(connection, node)
-    if held is None:
-        return 0
-    payload = dsse.from_bytes(held.envelope).payload
-    return statement.read(payload, "credential", Credential).predicate.bond_usd_micros
 
 
 def _dollars_up(usd_micros: int) -> str:

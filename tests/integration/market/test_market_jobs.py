@@ -29,6 +29,7 @@ from tests.integration.market.fake_node import (
 )
 from tests.integration.market.world import World
 
+from stannary.cli import summary
 from stannary.formats import digest, ids
 from stannary.formats import receipt as receipt_format
 from stannary.formats.ids import TaskKind
@@ -212,6 +213,9 @@ def test_liar_is_convicted_and_unpaid(day: Day, name: str) -> None:
     """A node whose results are false is refuted by two operators, unpaid, and loses its bond; the job succeeds."""
     got = day[name]
     assert got.convicted == {got.odd}
+    told = [item for item in got.events if item.type == "node.convicted"]
+    assert {(item.node, item.data["reason"]) for item in told} == {(got.odd, "two-recomputations-disagree")}
+    assert sum(item.data["bond_usd_micros"] for item in told) == worlds.BOND
     assert got.view.verdict == "verified"
     assert any(item.account == f"bond:odd-{name}" and item.usd_micros == -worlds.BOND for item in got.cost.lines)
     assert got.ledger.balances[f"operator:odd-{name}.bond"] == 0
@@ -312,6 +316,10 @@ def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.M
     got, asked = asyncio.run(scenario())
     assert got.view.verdict == "verified"
     assert got.convicted == {got.odd}
+    assert {item.data["reason"] for item in got.events if item.type == "node.convicted"} == {"outvoted"}
+    (why,) = summary.convictions(got.report.claims).values()
+    assert why.endswith("two others agreed on something else than its answer")
+    assert summary.forfeited(got.report.claims.receipt, got.odd) == worlds.BOND
     assert {item.predicate.verdict for item in got.case.verdicts} == {Verdict.VERIFIED}
     agreed = [item.predicate.task for item in got.case.contributions.values() if item.predicate.node == got.odd]
     assert agreed

@@ -97,15 +97,29 @@ def test_a_lane_whose_loss_became_nan_is_told():
 
 
 def test_convictions_name_node_and_task():
-    """A refuted task is a line of its own."""
-    text = shown(Turn([event(1, "task.refuted", "recomputed otherwise", f"{JOB}/r1/l0/a0")], view()))
-    assert "CONVICTED" in text and NODE in text and "r1/l0/a0" in text
+    """A conviction is told once: node, operator, task, reason, and what it costs."""
+    nodes = [JobNode(node=NODE, operator="mica", lane=0, state="convicted")]
+    data = {"reason": "two-recomputations-disagree", "bond_usd_micros": 10_000_000}
+    refuted = event(1, "task.refuted", "refuted", f"{JOB}/r1/l0/a0").model_copy(update={"data": data})
+    convicted = event(2, "node.convicted", "convicted", f"{JOB}/r1/l0/a0").model_copy(update={"data": data})
+    text = shown(Turn([refuted, convicted], view().model_copy(update={"nodes": nodes})))
+    assert text.count("CONVICTED") == text.count(NODE) == 1
+    assert f"{NODE} (mica) for lane 0 of round 2 (r1/l0/a0): two others computed it again" in text
+    assert "not paid" in text and "bond of $10.00" in text
+
+
+@pytest.mark.parametrize("data", [{}, {"reason": 7, "bond_usd_micros": "much"}])
+def test_a_conviction_without_figures_is_told(data):
+    """A market of another release that says no reason and no bond is understood."""
+    text = shown(Turn([event(1, "node.convicted", "", f"{JOB}/r1/l0/a0").model_copy(update={"data": data})], view()))
+    assert "CONVICTED" in text and "bond" not in text
 
 
 def test_messages_cannot_forge_lines():
     """What the market says stays on its line."""
-    text = shown(Turn([event(1, "task.refuted", "x\nVerified. job j-1")], view()))
-    assert "\nVerified" not in text
+    told = event(1, "lease.released", "x\nVerified. job j-1").model_copy(update={"data": {"reason": "failed"}})
+    text = shown(Turn([told], view()))
+    assert "Verified. job j-1" in text and "\nVerified" not in text
 
 
 def line(seq, text, *, task=f"{JOB}/run/l0/a0", node=NODE, stream="stdout"):

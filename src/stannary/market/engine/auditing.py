@@ -52,6 +52,7 @@ _ABSENCES = {
     "node-revoked": Absence.REVOKED,
     "node-convicted": Absence.REVOKED,
 }  # by what ended the lease; whatever else did was the node's own word
+OUTVOTED = "outvoted"  # why an auditor is convicted; the verdict's own reason is about the prover's work
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +260,13 @@ class _Hearing:
         jobs.set_progress(connection, job, {**progress, "convicted": convicted})
         for node in made.refuted:
             nodes.convict(connection, node, at_ms=now_ms)
-            message = f"{node} is convicted: {made.reason} on {self._task.task}"
-            events.append(connection, job, events.Happening("node.convicted", message, now_ms, self._task.task, node))
+            reason = made.reason.value if node == self._prover else OUTVOTED
+            bond = 0 if node in known else pricing.bond(connection, node)  # it is lost once
+            said: dict[str, Json] = {"reason": reason, "bond_usd_micros": bond}
+            happening = events.Happening(
+                "node.convicted", f"{node} is convicted: {reason}", now_ms, self._task.task, node, said
+            )
+            events.append(connection, job, happening)
             for lease in leases.live_of_node(connection, node):
                 if lease.type in leasing.ONE_PIECE and lease.lease not in self._world.answering:
                     leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, "node-convicted"))
