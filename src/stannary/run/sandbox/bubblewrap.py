@@ -20,10 +20,9 @@ And three more found here:
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import json
+import marshal
 import os
 import re
 import shutil
@@ -75,7 +74,7 @@ class Bubblewrap:
             stage = Stage(wanted.mounts)
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=True))
-            plan_file = stack.enter_context(process.as_file(json.dumps(inside_plan(command)).encode()))
+            plan_file = stack.enter_context(process.as_file(marshal.dumps(inside_plan(command))))
             options = "\0".join(self._options(command, stage.mounts)) + "\0"
             options_file = stack.enter_context(process.as_file(options.encode()))
             inner = [sys.executable, "-I", "-S", str(INSIDE), str(plan_file.fileno())]
@@ -145,7 +144,7 @@ def inside_plan(command: Command) -> dict[str, object]:
         "environment": dict(command.environment),
         "workdir": command.workdir,
         "inherited_fds": list(command.inherited_fds),
-        "filter": base64.b64encode(seccomp.program(seccomp.this_machine())).decode(),
+        "filter": seccomp.program(seccomp.this_machine()),
         "uid": None,
     }
 

@@ -15,7 +15,7 @@ Order matters and is the security of it:
 from __future__ import annotations
 
 import ctypes
-import json
+import marshal
 import os
 import signal
 import sys
@@ -47,7 +47,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(plan_fd: int, uid: int | None) -> int:
     """Set everything up and return the job's exit code; `uid` is the job's user where the agent is root."""
     with os.fdopen(plan_fd, "rb") as file:
-        plan = json.loads(file.read())
+        plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words, of the same interpreter
     inside.call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
     _make_namespaces(uid)
     first = os.fork()

@@ -1,6 +1,6 @@
 """What root does before a sandbox is made, so that the job is not root's: shows its files, then leaves root.
 
-    python -I -S stage.py PLAN_FD PROGRAM ARGUMENT...    (where the agent is root; imports nothing of ours)
+    python -I -S stage.py PLAN_FD PROGRAM ARGUMENT...    (where the agent is root; imports as little as inside.py)
 
 1. In a mount namespace of its own, each directory the job shall see is shown below a place that every
    user reaches, as if the job's user owned what root owns there (an idmapped mount, Linux 5.12): the
@@ -15,12 +15,12 @@ The user is one that nobody else on the machine is: FIRST_UID plus this process'
 from __future__ import annotations
 
 import ctypes
-import json
+import marshal
 import os
-import signal
 import sys
 
 _NEW_NS, _NEW_USER = 0x00020000, 0x10000000
+_SIGKILL = 9
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG = 1
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same numbers on every architecture
@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(plan_fd: int, program: list[str]) -> None:
     """Do what the plan says and become the sandbox program; `{uid}` in its arguments is the job's user."""
     with os.fdopen(plan_fd, "rb") as file:
-        plan = json.loads(file.read())
+        plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words, of the same interpreter
     uid = plan["first_uid"] + os.getpid() if _is_mapped(plan["first_uid"] + os.getpid()) else plan["nobody"]
     _call(_libc.unshare(_NEW_NS), "a mount namespace")
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
@@ -49,7 +49,7 @@ def main(plan_fd: int, program: list[str]) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
+    _call(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "die with the agent")
     argv = [str(uid) if word == "{uid}" else word for word in program]
     os.execve(argv[0], argv, {})  # noqa: S606 - the sandbox program
 

@@ -9,7 +9,7 @@ back end falls to one that keeps root's id; it says `+root`, and shared markets 
 from __future__ import annotations
 
 import contextlib
-import json
+import marshal
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -67,7 +67,7 @@ def staged(command: Command, *, leave: bool) -> Iterator[Stage]:
         "nobody": NOBODY,
         "leave": leave,
     }
-    with process.as_file(json.dumps(plan).encode()) as file:
+    with process.as_file(marshal.dumps(plan)) as file:
         yield Stage(shown, (sys.executable, "-I", "-S", str(STAGE), str(file.fileno())), file.fileno())
 
 

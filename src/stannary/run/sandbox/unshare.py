@@ -9,7 +9,7 @@ The parts inside are in confinement.py, which runs as the first process of the s
 from __future__ import annotations
 
 import contextlib
-import json
+import marshal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Unshare:
             stage = Stage(wanted.mounts)
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=False))
-            plan = stack.enter_context(process.as_file(json.dumps(self._plan(wanted, stage.mounts)).encode()))
+            plan = stack.enter_context(process.as_file(marshal.dumps(self._plan(wanted, stage.mounts))))
             module = "stannary.run.sandbox.confinement"
             argv = [*stage.prefix, sys.executable, "-I", "-m", module, str(plan.fileno())]
             if stage.prefix:
