@@ -22,6 +22,7 @@ Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 MAX_DEPTH = 32  # our deepest signed object is 11 levels; CVM Attestation v1 refuses depth 33
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # a receipt of 10,000 contributions is about 12 MiB
 MAX_SAFE_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON) section 2.2
+_MAX_DIGITS = len(str(MAX_SAFE_INTEGER))
 
 
 def encode(value: Json) -> bytes:
@@ -147,6 +148,7 @@ def _sorted(value: Json) -> Json:
 # One that never ends is matched to the end: were it no match, each quote in it would be tried, in quadratic time.
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_QUOTES = bytes(byte for byte in _NO_BRACKETS if byte != ord('"'))
 _PAIR = re.compile(rb"\[\]|\{\}")
 _CLOSING = re.compile(rb"[\]}]")
 
@@ -168,6 +170,8 @@ def _check_depth(data: bytes, max_depth: int) -> None:
     """
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
+    if b"\\" not in data:  # every quote begins or ends a string, so a pair of neighbours hides and shows nothing
+        data = data.translate(None, _NO_QUOTES).replace(b'""', b"")
     brackets = structure(data).translate(None, _NO_BRACKETS)
     for _ in range(max_depth):
         if not brackets:
@@ -191,7 +195,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _safe_integer(text: str) -> int:
-    if len(text) > len(str(MAX_SAFE_INTEGER)) + 1 or text == "-0":
+    if len(text) > _MAX_DIGITS + 1 or text == "-0":
         raise FormatError("not a canonical integer", why=f"{text:.40}")
     number = int(text)
     if abs(number) > MAX_SAFE_INTEGER:
@@ -200,7 +204,7 @@ def _safe_integer(text: str) -> int:
 
 
 def _any_integer(text: str) -> int | str:
-    if len(text) <= len(str(MAX_SAFE_INTEGER)) and abs(int(text)) <= MAX_SAFE_INTEGER:
+    if len(text) <= _MAX_DIGITS and abs(int(text)) <= MAX_SAFE_INTEGER:
         return int(text)
     return text
 

@@ -22,7 +22,7 @@ MAX_PATH_BYTES = 1024  # PATH_MAX is 4096; object stores stop at 1024 (S3 user g
 MAX_SEGMENT_BYTES = 255  # NAME_MAX
 MAX_TENSOR_NAME_BYTES = 64 * 1024  # the longest name in public checkpoints is below 200
 
-_SLASH = re.compile(r"[/\\]")
+_CLIMBS = re.compile(r"(?:\A|[/\\])\.{0,2}(?:[/\\]|\Z)")  # an empty segment, `.` or `..`
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:]")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
@@ -77,6 +77,6 @@ def check_tensor_name(name: str) -> str:
         raise FormatError("tensor name refused", why=f"{name!r:.80} is not text") from err
     if num_bytes > MAX_TENSOR_NAME_BYTES:
         raise FormatError("tensor name refused", why=f"{name!r:.80} is longer than {MAX_TENSOR_NAME_BYTES:,} bytes")
-    if any(segment in {"", ".", ".."} for segment in _SLASH.split(name)):
+    if _CLIMBS.search(name):
         raise FormatError("tensor name refused", why=f"{name!r:.80} would leave its folder as a file name")
     return name

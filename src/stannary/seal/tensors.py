@@ -10,7 +10,10 @@ Source: the safetensors format description (8-byte little-endian header length, 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stannary.errors import FormatError, LimitExceeded
@@ -22,6 +25,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit (MAX_HEADER_SIZE)
 MAX_TENSORS = 200_000
 MAX_COMMAS = 4_000_000  # 200,000 tensors of rank 10 have 2.6 million; more cost minutes and gigabytes to read
+_MEMBERS = frozenset({"dtype", "shape", "data_offsets"})
 NUM_OTHER_OBJECTS = 2  # of a header: itself and its metadata; every other one is a tensor
 MAX_RANK = 64  # of a torch tensor
 
@@ -71,13 +75,13 @@ def parse_header(header: bytes, file_bytes: int) -> tuple[Tensor, ...]:
     """
     if not header.startswith(b"{"):
         raise FormatError("not a safetensors file", why="the header does not start with {")
-    plain = canonical.structure(header)
-    _require_few(plain.count(b"{") - NUM_OTHER_OBJECTS, plain.count(b","))
-    members = canonical.decode_object(header, max_bytes=MAX_HEADER_BYTES)
-    _check_metadata(members.pop("__metadata__", None))
+    _check_crowd(header)
     start = LENGTH_BYTES + len(header)
-    listed = [_read_tensor(name, value, start) for name, value in members.items()]
-    return check_tiling(listed, start, file_bytes)
+    with _uncollected():
+        members = canonical.decode_object(header, max_bytes=MAX_HEADER_BYTES)
+        _check_metadata(members.pop("__metadata__", None))
+        listed = [_read_tensor(name, value, start) for name, value in members.items()]
+        return check_tiling(listed, start, file_bytes)
 
 
 def check_tiling(tensors: list[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
@@ -105,23 +109,42 @@ def check_tensor(tensor: Tensor) -> Tensor:
             why=f"{tensor.dtype!r:.40} of tensor {tensor.name!r:.80}",
             hint=f"known are {' '.join((*DTYPES, *SUB_BYTE_BITS))}",
         )
-    if len(tensor.shape) > MAX_RANK or any(extent < 0 for extent in tensor.shape):
+    if len(tensor.shape) > MAX_RANK or min(tensor.shape, default=0) < 0:
         raise FormatError("tensor shape refused", why=f"{tensor.name!r:.80} has shape {tensor.shape!r:.80}")
     if tensor.begin < 0 or math.prod(tensor.shape) * bits != 8 * (tensor.end - tensor.begin):
         raise FormatError("tensor length does not match its shape", why=f"{tensor.name!r:.80}")
     return tensor
 
 
-def _require_few(num_tensors: int, num_commas: int = 0) -> None:
-    """Refuse more than anybody has; of a header's bytes before they are parsed."""
-    if num_tensors > MAX_TENSORS:
-        raise LimitExceeded("too many tensors", why=f"{num_tensors:,}, limit {MAX_TENSORS:,}")
-    if num_commas > MAX_COMMAS:
+def _check_crowd(header: bytes) -> None:
+    """Refuse by counting, before anything is parsed, what would be costly to read; texts may hold what they like."""
+    if header.count(b"{") - NUM_OTHER_OBJECTS <= MAX_TENSORS and header.count(b",") <= MAX_COMMAS:
+        return
+    plain = canonical.structure(header)
+    _require_few(plain.count(b"{") - NUM_OTHER_OBJECTS)
+    if (num_commas := plain.count(b",")) > MAX_COMMAS:
         raise LimitExceeded("safetensors header too crowded", why=f"{num_commas:,} commas, limit {MAX_COMMAS:,}")
 
 
+def _require_few(num_tensors: int) -> None:
+    if num_tensors > MAX_TENSORS:
+        raise LimitExceeded("too many tensors", why=f"{num_tensors:,}, limit {MAX_TENSORS:,}")
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the cyclic collector from walking a million new objects again and again: none of them is in a cycle."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _read_tensor(name: str, value: Json, start: int) -> Tensor:
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or value.keys() != _MEMBERS:
         raise FormatError("tensor entry has missing or unknown members", why=f"{name!r:.80}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str):
@@ -137,7 +160,7 @@ def _integers(value: Json, name: str, what: str, *, exactly: int | None = None) 
         raise FormatError(f"tensor {what} is not a list of the right length", why=f"{name!r:.80}")
     whole: list[int] = []
     for item in value:
-        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+        if type(item) is not int or item < 0:  # a bool is an int to isinstance
             raise FormatError(f"tensor {what} is not of whole numbers", why=f"{name!r:.80}: {item!r:.40}")
         whole.append(item)
     return tuple(whole)

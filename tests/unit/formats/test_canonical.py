@@ -92,6 +92,34 @@ def test_depth_up_to_the_limit_is_read(depth):
     assert canonical.decode(text.encode())
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["[[[[",""]',
+        '["","[[[["]',
+        '["]]","[{"]',
+        '["[",["]"]]',
+        '[["[{"],{"":"]}","}":""}]',
+        r'["\\",["\"["]]',
+        '[{"[":{}}]',
+    ],
+)
+def test_depth_is_counted_outside_strings(text, depth):
+    """Whatever stands in strings, in neighbours of empty ones and behind escapes, only real brackets nest."""
+
+    def nesting(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(nesting, inner), default=0)
+
+    padded = f"[{'[],' * 40}{text}]".encode()  # enough brackets to be looked at closely
+    if nesting(json.loads(padded)) <= depth:
+        assert canonical.decode(padded, max_depth=depth)
+    else:
+        with pytest.raises(LimitExceeded):
+            canonical.decode(padded, max_depth=depth)
+
+
 @pytest.mark.parametrize(
     "data",
     [

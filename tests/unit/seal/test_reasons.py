@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -549,6 +551,21 @@ def test_a_header_made_to_be_costly_is_refused_before_it_is_parsed(
     text = b"{" + part % 1 * (1_000_000 if b"{" in part else tensors.MAX_COMMAS + 1) + b"}"
     with pytest.raises(LimitExceeded, match=reason):
         tensors.parse_header(text, tensors.LENGTH_BYTES + len(text) + 1)
+
+
+def test_reading_a_header_leaves_the_collector_as_it_was() -> None:
+    """The garbage collector rests while a header is read, and runs again behind it, whatever the header was."""
+    good = header(a=row(0, 4))
+    for text, reads in ((good, True), (good[:-1], False)):
+        with contextlib.nullcontext() if reads else pytest.raises(FormatError):
+            tensors.parse_header(text, tensors.LENGTH_BYTES + len(text) + 4)
+        assert gc.isenabled()
+    gc.disable()
+    try:
+        tensors.parse_header(good, tensors.LENGTH_BYTES + len(good) + 4)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_metadata_may_hold_what_looks_like_many_tensors() -> None:
