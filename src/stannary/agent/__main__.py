@@ -1,4 +1,4 @@
-"""`python -m stannary.agent join TOKEN ...` and `python -m stannary.agent run --dir D`.
+"""`python -m stannary.agent join ...`, its token on standard input, and `python -m stannary.agent run --dir D`.
 
 The command line of the agent process; `stannary node` starts it. Talk goes to stderr, one line each.
 """
@@ -15,7 +15,7 @@ import click
 
 from stannary.errors import StannaryError, UsageError
 
-STDIN, MAX_TOKEN_CHARS = "-", 4096
+MAX_TOKEN_CHARS = 4096
 
 
 @click.group()
@@ -24,7 +24,6 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("token")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where the node lives.")
 @click.option("--operator", required=True, help="Who answers for this node.")
 @click.option("--name", required=True, help="A name for people.")
@@ -40,13 +39,13 @@ def main() -> None:
 @click.option("--find-links", default="", help="A directory or page of wheels for job environments.")
 @click.option("--index-url", default="", help="The package index for job environments.")
 @click.option("--no-index", is_flag=True, help="Take wheels from --find-links only.")
-def join(token: str, kernels: tuple[str, ...], members: tuple[str, ...], kind: str, **said: object) -> None:
-    """Join a market with a one-off token; `-` is the first line of standard input, which no other account sees (ps)."""
+def join(kernels: tuple[str, ...], members: tuple[str, ...], kind: str, **said: object) -> None:
+    """Join a market with a one-off token: the first line of standard input, which no other account sees (ps)."""
     from stannary.agent import join as joining
     from stannary.formats.predicates import Member, NodeKind, Tier
 
     application = joining.Application(
-        token=sys.stdin.readline(MAX_TOKEN_CHARS).strip() if token == STDIN else token,
+        token=sys.stdin.readline(MAX_TOKEN_CHARS).strip(),
         kind=NodeKind(kind),
         members=tuple(Member(name, Tier.T0) for name in members),
         kernel=dict(_pair(text) for text in kernels),

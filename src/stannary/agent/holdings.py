@@ -253,7 +253,7 @@ class Holdings:
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
                     why=f"the worker says {made.engine_class:.80}, the credential says {self.settings.engine_class}",
-                    hint="stannary node join TOKEN with a new directory",
+                    hint="stannary node join - with a new directory",
                 )
             holding.delta_bytes = made.delta_bytes if made is not None else None
         except StannaryError:

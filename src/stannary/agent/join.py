@@ -83,7 +83,7 @@ def join(application: Application, tell: Tell) -> NodeSettings:
             raise ConflictError(
                 "the market has other terms by now",
                 why=f"{market.terms_digest}, agreed to were {application.terms}",
-                hint="read them and join again: stannary node join TOKEN",
+                hint="read them and join again: stannary node join -",
             )
         claim = _claim(application, key, market, engine_class)
         bounds.check(claim, "join")  # before the token is spent on what the market refuses

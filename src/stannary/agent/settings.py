@@ -90,7 +90,7 @@ def load(directory: Path) -> NodeSettings:
     try:
         data = (directory / NODE_FILE).read_bytes()
     except FileNotFoundError as err:
-        raise UsageError("this directory holds no node", why=str(directory), hint="stannary node join TOKEN") from err
+        raise UsageError("this directory holds no node", why=str(directory), hint="stannary node join -") from err
     except OSError as err:
         raise EnvironmentProblem("cannot read the node's settings", why=str(err)) from err
     settings = record.from_json(NodeSettings, canonical.decode_object(data), what=NODE_FILE)

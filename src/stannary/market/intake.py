@@ -223,7 +223,7 @@ class Intake:
             raise ConflictError(
                 "the node's credential was not valid then",
                 why=f"signed at {signed_at}, valid until {instants.spell(held.expires_at_ms / 1000)}",
-                hint="join again: stannary node join TOKEN",
+                hint="join again: stannary node join -",
             )
 
     def _now(self) -> int:

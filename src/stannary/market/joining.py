@@ -87,7 +87,7 @@ async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
         raise NotFound(
             "this market knows no such node",
             why=node,
-            hint="stannary node join TOKEN with a new directory",
+            hint="stannary node join - with a new directory",
             detail=wire_errors.NODE_UNKNOWN,
         ) from err
     nonce, expires_at_ms = exchange.challenges.give(node, exchange.now_ms)
@@ -214,7 +214,7 @@ def _check_unchanged(connection: Connection, made: Join) -> None:
         raise ConflictError(
             "a node's offer does not change while jobs of its engine class are open",
             why=f"{made.node}: {', '.join(changed)}",
-            hint="stannary node join TOKEN with a new directory: a new key, a new offer",
+            hint="stannary node join - with a new directory: a new key, a new offer",
         )
 
 

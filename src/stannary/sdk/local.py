@@ -317,7 +317,7 @@ class LocalMarket:
         with self.operator(card) as operator:
             token = operator.join_token(request).token
         files.make_private_dir(place)
-        arguments = [*plan.module, "join", "-", "--dir", str(place), "--operator", plan.operator, "--name", plan.name]
+        arguments = [*plan.module, "join", "--dir", str(place), "--operator", plan.operator, "--name", plan.name]
         arguments += ["--ask", str(plan.ask_usd_micros_per_hour), *plan.flags]
         measured = self._engine_class(plan)
         if measured:

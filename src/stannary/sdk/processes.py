@@ -8,6 +8,7 @@ record's pid must be alive and nothing more can be said.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from stannary import files
-from stannary.errors import EnvironmentProblem, FormatError
+from stannary import errors, files
+from stannary.errors import EnvironmentProblem, FormatError, StannaryError
 from stannary.formats import canonical, record
 from stannary.formats.canonical import Json
 
@@ -123,6 +125,39 @@ class Register:
     def _write(self, items: Sequence[Started]) -> None:
         value: list[Json] = [record.to_json(item) for item in items]
         files.replace(self._path, canonical.encode(value))
+
+
+def ask(arguments: Sequence[str], tell: Callable[[str], None], *, secret: str = "") -> dict[str, Any]:
+    """Run `python -P <arguments>` to its end, pass its talk on, and return the one document it printed.
+
+    Raises:
+        StannaryError: the process's own, with its code.
+    """
+    done = subprocess.run(  # noqa: S603  our own modules, no shell
+        [sys.executable, "-P", *arguments],
+        input=f"{secret}\n",
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise told_error(done.stderr)
+    for line in done.stderr.splitlines():
+        tell(line)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def told_error(text: str) -> StannaryError:
+    """Return the error whose three lines stand at the end of a process's output."""
+    lines = text.splitlines() or ["no output"]
+    start = next((number for number in reversed(range(len(lines))) if lines[number].startswith("E-")), None)
+    if start is None:
+        return EnvironmentProblem("a process of ours ended without a result", why=lines[-1][:300])
+    code, _, what = lines[start].partition("  ")
+    said = {line[:8].strip(): line[8:] for line in lines[start + 1 :]}
+    return errors.by_code(code)(what, why=said.get("why", ""), hint=said.get("next", ""))
 
 
 def of(name: str, pid: int) -> Started:

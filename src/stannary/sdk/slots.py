@@ -13,7 +13,6 @@ What a node's process does is the agent's (`python -m stannary.agent`); asking a
 
 from __future__ import annotations
 
-import json
 import re
 import selectors
 import signal
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stannary import errors, files
+from stannary import files
 from stannary.errors import EnvironmentProblem, StannaryError, UsageError
 from stannary.formats import dsse, statement
 from stannary.formats.predicates import Credential
@@ -111,16 +110,8 @@ def join(place: Path, token: str, arguments: Sequence[str], tell: Tell) -> dict[
         StannaryError: the agent's own, with its code.
     """
     files.make_private_dir(place)
-    words = [sys.executable, "-P", "-m", "stannary.agent", "join", "-", "--dir", str(place), *arguments]
-    done = subprocess.run(  # noqa: S603  our own module, no shell
-        words, input=f"{token}\n", capture_output=True, text=True, errors="replace", check=False
-    )
-    if done.returncode != 0:
-        raise _told_error(done.stderr)
-    for line in done.stderr.splitlines():
-        tell(line)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    words = ["-m", "stannary.agent", "join", "--dir", str(place), *arguments]
+    return processes.ask(words, tell, secret=token)
 
 
 def serve(places: Sequence[Path], arguments: Sequence[str], tell: Tell) -> None:
@@ -246,14 +237,3 @@ def _cpus_of(path: Path) -> int:
         return statement.read(payload, "credential", Credential).predicate.cpus
     except (OSError, StannaryError):
         return 0  # it cannot serve either
-
-
-def _told_error(text: str) -> StannaryError:
-    """Return the error whose three lines stand at the end of a process's output."""
-    lines = text.splitlines() or ["no output"]
-    start = next((number for number in reversed(range(len(lines))) if lines[number].startswith("E-")), None)
-    if start is None:
-        return EnvironmentProblem("the agent ended while it joined", why=lines[-1][:300])
-    code, _, what = lines[start].partition("  ")
-    said = {line[:8].strip(): line[8:] for line in lines[start + 1 :]}
-    return errors.by_code(code)(what, why=said.get("why", ""), hint=said.get("next", ""))

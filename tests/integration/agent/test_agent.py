@@ -55,9 +55,9 @@ def directory(market: ScriptedMarket, tmp_path: Path) -> Path:
 
 
 def run_join(market: ScriptedMarket, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "stannary.agent", "join", market.token(), "--dir", str(directory)]
+    argv = [sys.executable, "-m", "stannary.agent", "join", "--dir", str(directory)]
     said = ["--operator", "basalt", "--name", "n1", "--engine-class", ENGINE_CLASS, *more]
-    return subprocess.run([*argv, *said], capture_output=True, text=True, check=False)
+    return subprocess.run([*argv, *said], input=market.token(), capture_output=True, text=True, check=False)
 
 
 Launch = Callable[[], "subprocess.Popen[bytes]"]
@@ -101,8 +101,9 @@ def test_join_refuses_another_market(market: ScriptedMarket, tmp_path: Path) -> 
     market.vkey = other.vkey  # tokens now name the other market's key, the address stays
     token = market.token()
     market.vkey = honest
-    argv = [sys.executable, "-m", "stannary.agent", "join", token, "--dir", str(tmp_path / "n"), "--operator", "o"]
-    done = subprocess.run([*argv, "--name", "n", "--engine-class", "x"], capture_output=True, text=True, check=False)
+    argv = [sys.executable, "-m", "stannary.agent", "join", "--dir", str(tmp_path / "n"), "--operator", "o"]
+    words = [*argv, "--name", "n", "--engine-class", "x"]
+    done = subprocess.run(words, input=token, capture_output=True, text=True, check=False)
     other.close()
     assert done.returncode == 6
     assert "not the market of the token" in done.stderr

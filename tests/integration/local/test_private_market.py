@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -75,6 +77,18 @@ def test_a_stopped_market_says_what_starts_it(private, stannary):
     assert "start it: stannary market start" in stannary("market", "status").stdout
     refused = stannary("market", "token")
     assert refused.returncode == 1 and "next  stannary market start" in refused.stderr
+
+
+def test_a_backup_is_told_in_words_or_in_one_document(private, stannary, home):
+    """Without --json nothing is printed as JSON; with it an error is one document too."""
+    private.ensure(())
+    made = stannary("market", "backup", "--to", str(home / "copy"))
+    assert made.returncode == 0, made.stderr
+    assert re.fullmatch(rf"{home}/copy holds \d+ log entries and \d+ blobs, and .* keys\n", made.stdout)
+    again = stannary("market", "backup", "--to", str(home / "copy"), "--json")
+    assert json.loads(again.stdout)["error"]["code"] == "E-CONFLICT", again.stdout
+    back = stannary("market", "restore", "--from", str(home / "copy"), "--dir", str(home / "new"))
+    assert f" is restored in {home}/new, with " in back.stdout, back.stderr
 
 
 def test_a_stolen_port_is_left_and_the_nodes_follow(private):

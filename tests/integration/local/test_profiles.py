@@ -77,7 +77,9 @@ def buyers_home(home):
 def test_the_printed_line_adds_the_market_whole(served, stannary):
     """Address, key, witness and certificate are on the operator's line; with a token it is the default, and pinned."""
     printed = stannary("market", "card", "--dir", str(served.directory)).stdout.strip()
-    assert printed == served.card.add_command() and f"buyers add this market by:  {printed}" in served.log.read_text()
+    said = served.log.read_text()
+    assert printed == served.card.add_command() and f"buyers add this market by:  {printed}" in said
+    assert '{"' not in said, "the card as JSON is for --json"
     done = stannary(*printed.split()[1:], stdin=served.token())
     assert done.returncode == 0, done.stderr
     used = profile.resolve(None, {})

@@ -96,6 +96,7 @@ def test_selling_cores_twice_is_said(private, stannary, join):
     words = ("node", "join", "-", "--name", "more", "--accept-terms", *CLASS)
     done = stannary(*words, stdin=made.stdout)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "more has joined; start it: stannary node run --name more\n"
     assert f"sell {2 * (CPUS // 2)} cores already" in done.stderr
     assert done.stderr.index("cores already") < done.stderr.index("Bond")
     refused = stannary("node", "join", "-", "--name", "huge", "--slots", str(CPUS + 1), *CLASS, stdin=made.stdout)

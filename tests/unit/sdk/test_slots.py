@@ -9,7 +9,7 @@ import pytest
 
 from stannary.errors import AuthError, EnvironmentProblem, UsageError
 from stannary.run.sandbox import cgroup
-from stannary.sdk import slots
+from stannary.sdk import processes, slots
 
 GIB = 1024**3
 
@@ -71,7 +71,7 @@ def test_agents_that_cannot_start_are_named_with_their_reason(tmp_path):
 def test_a_slots_refusal_keeps_its_kind(tmp_path):
     """What an agent says while it joins comes back as the same error: kind, reason and next command."""
     with pytest.raises(AuthError) as refused:
-        raise slots._told_error("talk\nE-AUTH  this token is not valid\n  why   used up\n  next  ask")
+        raise processes.told_error("talk\nE-AUTH  this token is not valid\n  why   used up\n  next  ask")
     assert (refused.value.what, refused.value.why, refused.value.hint) == ("this token is not valid", "used up", "ask")
     with pytest.raises(EnvironmentProblem, match="No such option"):
         slots.join(tmp_path / "n", "token", ["--no-such-option"], lambda _: None)

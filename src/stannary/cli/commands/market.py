@@ -45,7 +45,11 @@ def serve(out: Output, directory: Path | None, arguments: tuple[str, ...]) -> No
         raise ConflictError("a market runs here already", why=f"{card.url}, pid {card.pid}", hint=hint)
     place.adopt_serving(arguments, processes.this(local.MARKET))  # exec keeps the pid
     out.say(f"market directory {place.directory}; Ctrl-C stops it")
-    _become(out, ["serve", "--dir", str(place.directory), *arguments])
+    if not out.as_json:  # its card, for programs; people are told what they need on stderr
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # Replacing this process lets signals and the exit code pass as they are.
+    words = [sys.executable, "-P", "-m", "stannary.market", "serve", "--dir", str(place.directory), *arguments]
+    os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
 
 
 @command
@@ -146,25 +150,28 @@ def faults(out: Output, directory: Path | None) -> None:
 @command
 @directory_option
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
-def backup(out: Output, directory: Path | None, target: Path) -> NoReturn:
+def backup(out: Output, directory: Path | None, target: Path) -> None:
     """Copy a market whole, keys included, whether it runs or not."""
-    _become(out, ["backup", "--dir", str((directory or local.root()).absolute()), "--to", str(target.absolute())])
+    where = (directory or local.root()).absolute()
+    made = _ask(out, f"copying {where}", ["backup", "--dir", str(where), "--to", str(target.absolute())])
+    lost = f", {made['num_missing_blobs']:,} blobs were gone" if made["num_missing_blobs"] else ""
+    kept = f"{made['log_size']:,} log entries and {made['num_blobs']:,} blobs{lost}"
+    out.result(made, f"{plain(made['backup'])} holds {kept}, and the market's private keys")
 
 
 @command
 @directory_option
 @click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="The backup's folder.")
-def restore(out: Output, directory: Path | None, source: Path) -> NoReturn:
+def restore(out: Output, directory: Path | None, source: Path) -> None:
     """Put a backup into a directory where no market lies."""
-    _become(out, ["restore", "--from", str(source.absolute()), "--dir", str((directory or local.root()).absolute())])
+    where = (directory or local.root()).absolute()
+    made = _ask(out, f"restoring {where}", ["restore", "--from", str(source.absolute()), "--dir", str(where)])
+    out.result(made, f"{plain(made['origin'])} is restored in {where}, with {made['log_size']:,} log entries")
 
 
-def _become(out: Output, arguments: list[str]) -> NoReturn:
-    """Replace this process by the market's own program, so that signals and the exit code pass as they are."""
-    out.clear_status()
-    sys.stderr.flush()
-    words = [sys.executable, "-P", "-m", "stannary.market", *arguments]
-    os.execv(sys.executable, words)  # noqa: S606  our own module, no shell
+def _ask(out: Output, status: str, arguments: list[str]) -> dict[str, Any]:
+    out.status(status)
+    return processes.ask(["-m", "stannary.market", *arguments], lambda line: out.say(plain(line)))
 
 
 def _of_directory(place: LocalMarket) -> tuple[dict[str, Any], list[str]]:

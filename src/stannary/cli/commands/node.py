@@ -31,6 +31,7 @@ from stannary.wire.join_token import JoinToken
 CLOCK_FILE = "clock-off"  # agent/clocks.py
 DRAIN_PATIENCE_S = 600.0
 STDIN = "-"
+TOKEN_VARIABLE = "STANNARY_JOIN_TOKEN"  # noqa: S105  a name
 MAX_TOKEN_CHARS = 4096  # twice what a token may hold (wire/join_token.py)
 
 name_option = click.option(
@@ -55,13 +56,14 @@ def node() -> None:
 @click.option("--accept-terms", is_flag=True, help="Sign the market's terms without being asked.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def join(out: Output, token: str, num_slots: int, arguments: tuple[str, ...], **said: Any) -> None:
-    """Join a market with TOKEN, or with `-`: the first line of standard input, which no other account can see (ps).
+    """Join a market with the token in STANNARY_JOIN_TOKEN, or else, TOKEN being `-`, on standard input's first line.
 
+    A TOKEN in full would be seen by every account (ps): it is taken off the command line at once.
     The market's terms and the bond are shown before anything is signed.
     A node does one job at a time: --slots sells a large machine as several nodes, by one token with as many uses.
     What follows `--` goes to `python -m stannary.agent join`.
     """
-    word = sys.stdin.readline(MAX_TOKEN_CHARS).strip() if token == STDIN else token
+    word = _token(token)
     invited = join_token.parse(word)
     who = said["operator"] or invited.operator
     who = who or out.ask("Operator (who answers for this node)", flag="--operator NAME")
@@ -87,9 +89,11 @@ def join(out: Output, token: str, num_slots: int, arguments: tuple[str, ...], **
     terms = _agree(out, invited, who, num_nodes=len(missing), is_agreed=said["accept_terms"])
     words += ["--terms", terms] if terms else []
     if num_slots == 1:
-        place = files.make_private_dir(_place(name))
-        _say_on_stdin(word)
-        _become(out, ["join", "-", "--dir", str(place), "--name", name, *words, *arguments])
+        out.status(f"{name} joins: its engine class is measured")
+        made = slots.join(_place(name), word, ["--name", name, *words, *arguments], lambda line: out.say(plain(line)))
+        again = "" if slots.kept(_root()) == [name] else f" --name {name}"
+        out.result({"name": name, **made}, f"{name} has joined; start it: stannary node run{again}")
+        return
     _join_slots(out, name, names, word, [*words, *arguments])
 
 
@@ -116,7 +120,7 @@ def ls(out: Output) -> None:
     """List the nodes kept on this machine."""
     found = [_describe(_root() / name / NODE_FILE) for name in slots.kept(_root())]
     if not found:
-        out.say("no node is kept on this machine; a market's operator gives the token for: stannary node join TOKEN")
+        out.say("no node is kept on this machine; a market's operator gives the token for: stannary node join -")
     rows = [(item["name"], item["node"], item["operator"], item["url"], item["state"]) for item in found]
     out.table(
         ("NAME", "NODE", "OPERATOR", "MARKET", "STATE"), rows, {"nodes": found}, narrow=("MARKET", "OPERATOR", "NAME")
@@ -171,6 +175,17 @@ def leave(out: Output, name: str, yes: bool) -> None:
         shutil.rmtree(place)
     removed = shown if places[0].name == name else [str(place) for place in places]
     out.result({"removed": removed}, f"removed {shown}")
+
+
+def _token(said: str) -> str:
+    """Return the token, and take it away from where other accounts, or processes of ours, would find it."""
+    if said in sys.orig_argv and said != STDIN:
+        os.environ[TOKEN_VARIABLE] = said  # /proc/PID/environ is its owner's alone
+        words = [STDIN if word == said else word for word in sys.orig_argv[1:]]
+        os.execv(sys.executable, [sys.executable, *words])  # noqa: S606  this very command, no shell
+    if said != STDIN:
+        return said  # not from a command line
+    return os.environ.pop(TOKEN_VARIABLE, "") or sys.stdin.readline(MAX_TOKEN_CHARS).strip()
 
 
 def _missing(name: str, names: list[str]) -> list[str]:
@@ -275,15 +290,6 @@ def _only_name() -> str:
     return names[0] if names else _host_name()
 
 
-def _say_on_stdin(secret: str) -> None:
-    """Make a secret the standard input of what this process becomes: its command line is seen by every account."""
-    reader, writer = os.pipe()
-    os.write(writer, f"{secret[:MAX_TOKEN_CHARS]}\n".encode())  # far less than a pipe holds
-    os.close(writer)
-    os.dup2(reader, 0)
-    os.close(reader)
-
-
 def _root() -> Path:
     return files.data_dir() / "node"
 
@@ -299,7 +305,7 @@ def _joined(name: str) -> list[Path]:
     place = _place(name)
     found = slots.meant(name, slots.kept(_root()))
     if not found:
-        raise NotFound(f"no node {name} on this machine", why=str(place), hint="stannary node join TOKEN")
+        raise NotFound(f"no node {name} on this machine", why=str(place), hint="stannary node join -")
     return [_root() / item for item in found]
 
 
