@@ -1,10 +1,11 @@
 """The engine class: the name of everything besides inputs that decides the bits of a result.
 
-Results are compared bit for bit inside one class only, and with the thread count the job's spec signs: a class is
-measured with one thread, so that machines of any number of cores are of one class if their kernels agree. The name
-ends in a hash over torch's version, the dtype, the thread count, the kernel settings in the environment AND the bits
-of a fixed probe computation, so machines whose kernels differ get different classes without being asked, and one
-that claims another's class gives itself away in its first audit.
+Results are compared bit for bit inside one class only, and with the thread count the job's spec signs. The name ends
+in a hash over torch's version, the dtype, the kernel settings in the environment AND the bits of a fixed probe
+computation at each of PROBED_THREADS, whatever the machine's cores: kernels that agree on one thread may share out
+their sums differently on eight. So machines whose kernels differ get different classes without being asked, one that
+claims another's class gives itself away in its first audit, and machines of any number of cores are of one class if
+their kernels agree.
 
 `python -m stannary.train.engine` prints the class of this process.
 """
@@ -23,6 +24,7 @@ from torch.nn import functional
 from stannary.train import checkpoint
 
 PROBE_SEED = 20_240_601
+PROBED_THREADS = (1, 2, 4, 8, 16)  # the name says the most; more threads than cores give the same bits, later
 CLASS_HEX = 12
 
 # Variables that choose other kernels (bench/audit_distance.py: each but one gives other weights).
@@ -40,20 +42,21 @@ def pin(threads: int = 1) -> None:
 
 @functools.cache
 def engine_class() -> str:
-    """Return e.g. `cpu-fp32-torch2.13.0-1f2e3d4c5b6a`.
+    """Return e.g. `cpu-fp32-torch2.13.0-t16.1f2e3d4c5b6a`: probed with up to 16 threads.
 
     The process must be pinned; it stays in its class for life, hence the cache.
     """
     version = torch.__version__.split("+", maxsplit=1)[0]
-    facts = [
-        torch.__version__,
-        "float32",
-        str(torch.get_num_threads()),
-        *(f"{name}={os.environ.get(name, '')}" for name in KERNEL_VARIABLES),
-    ]
+    facts = [torch.__version__, "float32", *(f"{name}={os.environ.get(name, '')}" for name in KERNEL_VARIABLES)]
     state = hashlib.sha256("\n".join(facts).encode())
-    state.update(probe())
-    return f"cpu-fp32-torch{version}-{state.hexdigest()[:CLASS_HEX]}"
+    pinned = torch.get_num_threads()
+    try:
+        for threads in PROBED_THREADS:
+            torch.set_num_threads(threads)
+            state.update(probe())
+    finally:
+        torch.set_num_threads(pinned)
+    return f"cpu-fp32-torch{version}-t{PROBED_THREADS[-1]}.{state.hexdigest()[:CLASS_HEX]}"
 
 
 def probe() -> bytes:

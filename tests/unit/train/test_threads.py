@@ -1,4 +1,4 @@
-"""Threads: as many as the job's cores, signed, and no other engine class for it."""
+"""Threads: as many as the job's cores, signed, and one engine class for every count."""
 
 from __future__ import annotations
 
@@ -96,6 +96,34 @@ def recipe(options, inputs): return R()
     assert [entry[1] for entry in said] == [None, None]
     assert said[0][0] == said[1][0]
     assert [entry[2] for entry in said] == [1, 2]
+
+
+SHARED_OUT = """
+import sys, torch
+from stannary.train import engine
+alike = torch.nn.functional.linear
+def linear(x, weight, *rest):  # a kernel that shares its sums out in its own way, from so many threads on
+    if torch.get_num_threads() >= int(sys.argv[1]):
+        half = x.shape[-1] // 2
+        return alike(x[..., :half], weight[:, :half], *rest) + alike(x[..., half:], weight[:, half:])
+    return alike(x, weight, *rest)
+engine.functional.linear = linear
+engine.pin(int(sys.argv[2]))
+print(engine.engine_class(), torch.get_num_threads())
+"""
+
+
+def test_kernels_that_differ_with_several_threads_are_another_class() -> None:
+    """A class covers 1 to 16 threads, says so, and is the same whatever its process is pinned to."""
+
+    def said(from_threads: int, pinned: int) -> list[str]:
+        argv = [sys.executable, "-c", SHARED_OUT, str(from_threads), str(pinned)]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+
+    (honest, one), (other, _), (same, three) = said(17, 1), said(8, 1), said(17, 3)
+    assert "-t16." in honest
+    assert other != honest == same
+    assert (one, three) == ("1", "3")
 
 
 def jobfile_request(spec: jobspec.JobSpec) -> str:
