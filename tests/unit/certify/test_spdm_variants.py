@@ -249,6 +249,8 @@ def test_requests_to_nvidias_service_and_trustees_lists_are_fleets():
     for text in (report.hex(), report.hex().upper(), base64.b64encode(report.hex().encode()).decode()):
         assert _fleet({"device_evidence_list": [{**listed[0], "evidence": text}]}) == "valid"
         assert _fleet(_request([{**members[0], "evidence": text}])) == "valid"
+        assert _fleet({**members[0], "evidence": text}) == "valid"  # one device, as the service's first versions ask
+    assert _fleet({**members[0], "nonce": "22" * 32}) == "refuse:nonce-mismatch"
     filled = base64.b64encode(report + bytes(4000)).decode()
     assert _fleet({"device_evidence_list": [{**listed[0], "evidence": filled}]}) == "valid"
     changed = base64.b64encode(report[:60] + bytes([report[60] ^ 1]) + report[61:]).decode()
@@ -264,6 +266,7 @@ def test_requests_that_contradict_themselves_are_malformed():
         {**request, "device_evidence_list": request["evidence_list"]}, {**request, "evidence_list": []},
         {**request, "evidence_list": {}}, {**request, "evidence_list": None}, {**request, "evidence_list": other},
         {**request, "nonce": 7}, {**request, "nonce": "zz"}, {**request, "evidence_list": members * 33},
+        {**request, "evidence": other[0]["evidence"]}, {**other[0], "certificate": 7}, {"evidence": members},
         {"nonce": NONCE.hex()}, {"device_evidence_list": "x"}, {"device_evidence_list": [[]]},
     ):  # fmt: skip
         assert _fleet(damaged) == "refuse:malformed", str(damaged)[:80]
@@ -275,7 +278,6 @@ def test_lists_that_are_no_fleet_are_malformed():
     for damaged in (
         [],
         {},
-        member,
         [[member]],
         [member] * 33,
         b'[{"evidence":"", "evidence":""}]',

@@ -317,11 +317,13 @@ def _listed(evidence: canonical.Json) -> tuple[list[canonical.Json], bytes | Non
     """Return the devices of any form in which they are exchanged, and the nonce of all of them, if one is named.
 
     NVIDIA's SDKs write a list, each device with its nonce; a request to NVIDIA's service, which relays publish, is
-    `{nonce, arch, evidence_list}`; Trustee's agent writes `{device_evidence_list}`.
+    `{nonce, arch, evidence_list}`, for one device of its first versions `{nonce, arch, evidence, certificate}`;
+    Trustee's agent writes `{device_evidence_list}`.
     """
     asked = None
     if isinstance(evidence, dict):
         lists = [evidence[name] for name in ("evidence_list", "device_evidence_list") if name in evidence]
+        lists += [[evidence]] if "evidence" in evidence else []
         asked, evidence = _nonce(evidence.get("nonce")), lists[0] if len(lists) == 1 else None
     if not isinstance(evidence, list) or not evidence:
         raise FormatError("device evidence is not a list of devices")
