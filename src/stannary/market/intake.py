@@ -341,10 +341,9 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
     if predicates.commitment_hash(made.node, _hex(made.salt, "salt"), made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
     _check_delta(connection, task, made)
-    owners = [f"node:{made.node}", blobs.reader(made.job, made.node)]  # an output may be the bytes of an input
     for item in made.outputs:
-        size = blobs.size_of(connection, item.digest)
-        if size != item.size_bytes or not blobs.may_have(connection, item.digest, owners):
+        size = blobs.size_of(connection, item.digest)  # an output may be the bytes of an input: those count as well
+        if size != item.size_bytes or not blobs.may_node_have(connection, item.digest, made.node):
             raise ConflictError(
                 "an output is not stored",
                 why=f"{item.name}: {item.digest}",

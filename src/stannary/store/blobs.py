@@ -2,7 +2,8 @@
 
 A digest is no secret (it stands in signed statements), so knowing one opens nothing: a blob is
 served to its owners only. Owners are a job id, `buyer:<id>`, `node:<id>` (who stored it), and
-`<job>@<node>` for what a lease lets a node read: that one counts while the node holds a lease of the job.
+`<job>@<node>` for the job's manifest: that one counts while the node holds a lease of the job, since every lease
+comes with it. A lease's own inputs stand in the lease, and may be read while it is held.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.store.schema import blob_owners, blobs, jobs, leases
+from stannary.formats.canonical import Json
+from stannary.store import leases
+from stannary.store.leases import LeaseRow
+from stannary.store.schema import blob_owners, blobs, jobs
 
 
 def add(connection: Connection, digest: str, size_bytes: int, owner: str, *, at_ms: int) -> None:
@@ -35,7 +39,7 @@ def grant(connection: Connection, digests: Iterable[str], owner: str) -> None:
 
 
 def reader(job: str, node: str) -> str:
-    """Return the owner that a node is of its leases' inputs."""
+    """Return the owner that a node is of a job's manifest while it holds a lease of the job."""
     return f"{job}@{node}"
 
 
@@ -103,7 +107,15 @@ def may_have(connection: Connection, digest: str, owners: Sequence[str]) -> bool
 
 
 def may_node_have(connection: Connection, digest: str, node: str) -> bool:
-    """Tell whether a node stored the blob or holds a lease of a job whose leases let it read the blob."""
-    held = sa.select(leases.c.job).where(leases.c.node == node, leases.c.state == sa.literal_column("'granted'"))
-    held_of = connection.execute(held.distinct()).scalars()
-    return may_have(connection, digest, [f"node:{node}", *(reader(job, node) for job in held_of)])
+    """Tell whether a node stored the blob, or holds a lease now that names it or whose job's manifest does."""
+    if may_have(connection, digest, [f"node:{node}"]):
+        return True
+    held = leases.live_of_node(connection, node)
+    if any(digest in _inputs(lease) for lease in held):
+        return True
+    return may_have(connection, digest, sorted({reader(lease.job, node) for lease in held}))
+
+
+def _inputs(lease: LeaseRow) -> set[Json]:
+    listed = lease.body.get("blobs")
+    return {item.get("digest") for item in listed if isinstance(item, dict)} if isinstance(listed, list) else set()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.unit.store import world
 
 from stannary.errors import AuthError, ConflictError, StannaryError
-from stannary.store import accounts, nodes
+from stannary.jobs.states import LeaseState
+from stannary.store import accounts, blobs, leases, nodes
 from stannary.store.accounts import JoinGrant, NewJoinToken
 from stannary.store.database import Store
+from stannary.store.leases import Grant, LeaseType
 
 
 def do(store: Store, step: object) -> object:
@@ -67,6 +70,28 @@ def test_a_revoked_node_loses_its_sessions(furnished: Store) -> None:
     again = nodes.add_session
     assert isinstance(do(furnished, lambda c: again(c, "t", "n-1", now_ms=6, expires_at_ms=9)), AuthError)
     assert isinstance(do(furnished, lambda c: nodes.add(c, world.node("n-1", "ann"))), ConflictError)
+
+
+def test_what_a_lease_names_is_read_while_it_is_held(furnished: Store) -> None:
+    """The inputs of one lease end with it, though another of the same job is held; the manifest ends with the last."""
+    of_question = {"role": "prover", "blobs": [{"name": "theta", "digest": "weights", "size_bytes": 1}]}
+    of_work = {"blobs": [{"name": "theta", "digest": "newer weights", "size_bytes": 1}]}
+    question = Grant("q", LeaseType.QUESTION, world.TASK, "n-1", 10_000, body=of_question)  # type: ignore[arg-type]  # JSON
+
+    def may(node: str) -> list[str]:
+        asked = ("weights", "newer weights", "manifest")
+        return [name for name in asked if do(furnished, lambda c, n=name: blobs.may_node_have(c, n, node))]
+
+    do(furnished, lambda c: blobs.add(c, "manifest", 1, blobs.reader(world.JOB, "n-1"), at_ms=0))
+    assert may("n-1") == []
+    do(furnished, lambda c: leases.grant(c, replace(world.work("w", "n-1"), body=of_work), world.cause()))  # type: ignore[arg-type]  # JSON
+    do(furnished, lambda c: leases.grant(c, question, world.cause()))
+    assert may("n-1") == ["weights", "newer weights", "manifest"]
+    assert may("n-2") == []
+    do(furnished, lambda c: leases.end(c, "q", LeaseState.COMPLETED, world.cause()))
+    assert may("n-1") == ["newer weights", "manifest"]
+    do(furnished, lambda c: leases.end(c, "w", LeaseState.RELEASED, world.cause()))
+    assert may("n-1") == []
 
 
 def test_one_machine_has_one_operator(furnished: Store) -> None:

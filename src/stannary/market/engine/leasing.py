@@ -5,7 +5,7 @@ Rules:
   do. A node with work or an audit in hand gets no second piece.
 - Questions are pushed, under ids made from what they ask, so that asking twice is impossible and "was
   it ever asked" is a look-up, also after a crash.
-- With a lease goes the right to read exactly its inputs and the job's manifest, in the same transaction.
+- With a lease goes, and ends, the right to read exactly its inputs; the job's manifest comes with every lease of it.
 - An auditor is never told the prover's root: the lease holds the assignment and nothing else.
 """
 
@@ -323,8 +323,8 @@ def _inputs(connection: Connection, task: TaskRow) -> list[Json]:
 
 
 def _allow(connection: Connection, frame: JobFrame, grant: Grant) -> None:
-    inputs = [str(cast("dict[str, Json]", item)["digest"]) for item in _listed(grant.body.get("blobs"))]
-    blobs.grant(connection, [*inputs, *manifest_digests(frame)], blobs.reader(frame.job, grant.node))
+    """Let a node read the job's manifest; the inputs stand in the lease itself (store/blobs.py)."""
+    blobs.grant(connection, manifest_digests(frame), blobs.reader(frame.job, grant.node))
 
 
 def _listed(value: Json) -> Sequence[Json]:
