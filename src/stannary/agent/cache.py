@@ -25,6 +25,7 @@ from stannary.formats.digest import PREFIX, Digest
 
 MAX_CACHE_BYTES = 32 * 1024**3  # a corpus and some rounds of a model of a billion weights
 MAX_CACHE_FILES = 100_000  # files of work directories are small; a file system runs out of inodes before bytes
+PATIENCE = 64  # where all that is kept is in use, the next look comes after one part in so many of a cap
 
 
 @dataclass(slots=True)
@@ -35,6 +36,10 @@ class BlobCache:
     max_bytes: int = MAX_CACHE_BYTES
     max_files: int = MAX_CACHE_FILES
     _checked: set[str] = field(default_factory=set)
+    _num_bytes: int = 0  # by the last look, and what was kept since
+    _num_files: int = 0
+    _due_bytes: int = -1  # beyond these the next look is due
+    _due_files: int = -1
 
     def has(self, named: Digest, size_bytes: int) -> bool:
         """Say whether a blob is here, whole."""
@@ -65,10 +70,12 @@ class BlobCache:
         if not path.exists():
             link(source, path)
             self._checked.add(path.name)
-        self.trim()
+            self._num_bytes, self._num_files = self._num_bytes + path.stat().st_size, self._num_files + 1
+        if self._num_bytes > self._due_bytes or self._num_files > self._due_files:
+            self.trim()
 
     def trim(self, spare_bytes: int = 0, spare_files: int = 0) -> None:
-        """Remove what was used longest ago until the caps hold and, where asked, so much more is free."""
+        """Look at all that is kept; remove what was used longest ago until the caps hold and so much more is free."""
         found = [(path, path.stat()) for path in self.root.glob("*")]
         num_bytes, num_files = sum(stat.st_size for _, stat in found), len(found)
         most_bytes, most_files = (
@@ -77,11 +84,14 @@ class BlobCache:
         )
         for path, stat in sorted(found, key=lambda item: item[1].st_mtime):
             if num_bytes <= most_bytes and num_files <= most_files:
-                return
+                break
             if stat.st_nlink == 1:
                 path.unlink(missing_ok=True)
                 self._checked.discard(path.name)
                 num_bytes, num_files = num_bytes - stat.st_size, num_files - 1
+        self._num_bytes, self._num_files = num_bytes, num_files
+        self._due_bytes = self.max_bytes if num_bytes <= self.max_bytes else num_bytes + self.max_bytes // PATIENCE
+        self._due_files = self.max_files if num_files <= self.max_files else num_files + self.max_files // PATIENCE
 
     def _path(self, named: Digest) -> Path:
         return self.root / named.removeprefix(PREFIX)

@@ -59,6 +59,21 @@ def test_the_cap_counts_files_too(tmp_path: Path, jobs: Path) -> None:
     assert len(list((tmp_path / "blobs").iterdir())) == 3
 
 
+def test_many_files_are_not_counted_again_for_each(tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A work directory of many files costs one look at the cache, also where all of it is in use."""
+    cache = BlobCache(tmp_path / "blobs", max_files=640)
+    looks = []
+    look = BlobCache.trim
+    monkeypatch.setattr(BlobCache, "trim", lambda self, *spare: (looks.append(1), look(self, *spare))[1])
+    for number in range(640):
+        keep(cache, jobs, b"%d" % number)
+    assert len(looks) == 1
+    for number in range(640, 700):
+        keep(cache, jobs, b"%d" % number)
+    assert len(looks) <= 1 + 60 // 10
+    assert len(list((tmp_path / "blobs").iterdir())) == 700  # all in use
+
+
 def test_a_changed_file_is_not_given_out(tmp_path: Path, jobs: Path) -> None:
     """Bytes that rotted since the last start are found by their hash, removed, and fetched anew."""
     keep(BlobCache(tmp_path / "blobs"), jobs, b"input").unlink()
