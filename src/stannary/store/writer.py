@@ -5,6 +5,7 @@ Rules:
   one fsync. Nobody waits for a timer.
 - Each operation runs in its own SAVEPOINT: one that raises is undone alone.
 - A transaction counts itself, and the mark beside the database says so before anybody is told (mark.py).
+- Whatever else ends a transaction ends neither the thread nor anybody's wait: each caller gets the error.
 - A future is resolved only after the COMMIT, success *and* failure: a refusal can rest on what a
   neighbour wrote, and must not be told before that is durable.
 - When the machine fails (disk full), the whole batch is rolled back and tried again one by one, so
@@ -152,6 +153,10 @@ class Writer:
                 return
             for operation in batch:
                 operation.outcome = engines.environment_problem(error)
+        except Exception as error:  # noqa: BLE001  a thread's edge: nobody may wait for ever for a writer that died of it
+            self._discard_connection()
+            for operation in batch:
+                operation.outcome = error
         for operation in batch:
             _resolve(operation)
 
@@ -207,7 +212,7 @@ def _perform(connection: Connection, operation: _Pending) -> None:
     statements.run(connection, "SAVEPOINT operation")
     try:
         operation.outcome = run(connection)
-    except Exception as error:  # noqa: BLE001 - it belongs to the caller, whose future carries it
+    except Exception as error:  # noqa: BLE001  it belongs to the caller, whose future carries it
         _undo(connection, error)
         operation.outcome = error
     statements.run(connection, "RELEASE operation")
@@ -223,7 +228,7 @@ def _perform_bulk(connection: Connection, bulk: Bulk[Any, Any], places: list[tup
         outcomes = bulk(connection, [operation.items[index] for operation, index in places])
         for (operation, index), outcome in zip(places, outcomes, strict=True):
             operation.outcomes[index] = outcome
-    except Exception as error:  # noqa: BLE001 - as above; alone, one by one, if others were with it
+    except Exception as error:  # noqa: BLE001  it belongs to one of the callers: which one is found one by one
         _undo(connection, error)
         statements.run(connection, "RELEASE operation")
         if len(places) == 1:

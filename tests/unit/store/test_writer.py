@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from stannary.errors import ConflictError, EnvironmentProblem, ServiceError
-from stannary.store import accounts
+from stannary.store import accounts, mark, statements
 from stannary.store import engine as engines
 from stannary.store.database import Store
 from stannary.store.schema import buyers, envelopes
@@ -68,6 +68,22 @@ def test_one_failing_operation_leaves_its_neighbours(store: Store) -> None:
     assert isinstance(futures[2].exception(DEADLINE_S), IntegrityError)
     assert futures[3].result(DEADLINE_S) == 1
     assert names(store) == ["a", "b"]
+
+
+def test_the_writer_survives_what_nobody_foresaw(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that ends in no error of the database reaches everybody who waits for it; the next one goes on."""
+    failures = [RuntimeError("no error of the machine's")]
+    count = statements.run
+
+    def run(connection: Connection, statement: str, *values: object) -> object:
+        if statement == mark.COUNT and failures:
+            raise failures.pop()
+        return count(connection, statement, *values)  # type: ignore[arg-type]  # handed on as it came
+
+    monkeypatch.setattr(statements, "run", run)
+    assert isinstance(store.write(add_buyer("a")).exception(DEADLINE_S), RuntimeError)
+    assert store.write(add_buyer("b")).result(DEADLINE_S) == 1
+    assert names(store) == ["b"]
 
 
 def test_waiting_operations_share_one_commit(store: Store) -> None:
@@ -199,7 +215,7 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from stannary.store import accounts
+from stannary.store import accounts, mark, statements
 from stannary.store import engine as engines
 from stannary.store.database import Store
 store = Store.open(Path(sys.argv[1]))
