@@ -190,16 +190,11 @@ class Edge:
 
 
 async def _answered(endpoint: Endpoint, request: Request) -> Response:
-    """Answer as the application would, errors included."""
+    """Answer as the application would, refusals included; what else is raised is Edge's."""
     try:
         return await endpoint(request)
     except StannaryError as err:
         return await refused(request, err)
-    except ClientDisconnect:
-        raise
-    except Exception as err:  # a process edge, as the application's own
-        log.exception("request %s %s %s failed", request.scope[_REQUEST_ID], request.method, request.url.path)
-        return await broken(request, err)
 
 
 async def refused(request: Request, err: Exception) -> Response:

@@ -35,7 +35,8 @@ class OfferBook:
         self._roster = roster
         self._clock = clock
         self._reading = asyncio.Lock()
-        self._read_at: float | None = None
+        self._asked = 0  # grows with `forget`
+        self._read: tuple[float, int] | None = None  # when the nodes were read last, and what `_asked` was before
         self._standing: list[Offer] = []
         self._seen = -1  # version of the roster `_offers` was made for
         self._offers: list[Offer] = []
@@ -43,7 +44,7 @@ class OfferBook:
 
     def forget(self) -> None:
         """Read the nodes again at the next question (one joined, was revoked or drains)."""
-        self._read_at = None
+        self._asked += 1
 
     async def estimate(self, spec: JobSpec) -> Estimate:
         """Match a spec and price its worst case.
@@ -66,18 +67,14 @@ class OfferBook:
         """Bring the offers up to date."""
         async with self._reading:  # who comes while the nodes are read must not be answered from before
             now = self._clock.now()
-            if self._read_at is None or not 0 <= now - self._read_at < FRESH_S:
-                self._read_at = now  # before the read: what is forgotten during it is read again
-                self._seen = -1
+            if self._read is None or self._read[1] != self._asked or not 0 <= now - self._read[0] < FRESH_S:
+                asked = self._asked  # before the read: what is forgotten during it is read again
 
                 def read(connection: Connection) -> list[Offer]:
                     return placing.standing_offers(connection, int(now * 1000), lambda _: "")
 
-                try:
-                    self._standing = await self._store.aread(read)
-                except BaseException:  # also a reader who gave up: what was not read must not pass for fresh
-                    self._read_at = None
-                    raise
+                self._standing = await self._store.aread(read)
+                self._read, self._seen = (now, asked), -1
             if self._seen != self._roster.version:
                 self._seen = self._roster.version
                 self._offers = [placing.with_presence(item, self._not_ready(item.node, now)) for item in self._standing]

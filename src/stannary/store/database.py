@@ -12,6 +12,7 @@ A function given to `write` touches nothing but its connection, and quickly: it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -54,17 +55,16 @@ class Store:
         """
         held = engines.lock(path)
         write_engine = engines.writer(path, max_pages=max_pages)
-        try:
-            mark.expect_database(path)
-            migrate.upgrade(write_engine)
-            with write_engine.connect() as connection:
-                marked = mark.accept(path, connection)
-        except DBAPIError as error:
-            held.close()
-            raise engines.environment_problem(error) from error
-        except BaseException:  # also an interrupt: a lock that stays would shut the market out of its own file
-            held.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(held.close)  # a lock that stays would shut the market out of its own file
+            try:
+                mark.expect_database(path)
+                migrate.upgrade(write_engine)
+                with write_engine.connect() as connection:
+                    marked = mark.accept(path, connection)
+            except DBAPIError as error:
+                raise engines.environment_problem(error) from error
+            undo.pop_all()
         return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path), marked=marked)
 
     def write(self, operation: Callable[[Connection], T]) -> Future[T]:

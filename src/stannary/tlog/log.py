@@ -119,12 +119,11 @@ class Log:
         directory.mkdir(parents=True, exist_ok=True)
         log = cls(TileDirectory(directory), verifier, key, _lock(directory))
         log._cosigner, log._interval_s, log._cosign_patience_s = cosigner, interval_s, cosign_patience_s
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, log._lock_fd)  # the lock of a log nobody opened must be let go
             log._load()
-        except BaseException:  # also an interrupt: the lock of a log nobody opened must be let go
-            os.close(log._lock_fd)
-            raise
-        log._thread.start()
+            log._thread.start()
+            undo.pop_all()
         return log
 
     @property
@@ -289,8 +288,7 @@ class Log:
             self._store(queue)
             if self._signed_size > self._size:
                 self._publish(self._signed_size)
-        # a thread's edge: whatever goes wrong belongs to the callers who wait, and the writer must live on
-        except Exception as err:  # noqa: BLE001
+        except Exception as err:  # noqa: BLE001  a thread's edge: it belongs to the callers, and the writer must live on
             for batch in queue:
                 batch.future.set_exception(err)
             return
@@ -313,16 +311,18 @@ class Log:
             self._tree.extend(fresh)
         if not fresh:
             return
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._forget, fresh, start)  # memory must not hold leaves the disk does not (rule 4)
             self._directory.write_range(self._tree, fresh, start)
             self._write_signed()
-        except BaseException:  # whatever stopped it: memory must not hold leaves the disk does not (rule 4)
-            with self._state:
-                self._tree.truncate(start)
-                for leaf in fresh:
-                    del self._index[leaf]
-            raise
+            undo.pop_all()
         self._signed_size = start + len(fresh)
+
+    def _forget(self, fresh: list[bytes], start: int) -> None:
+        with self._state:
+            self._tree.truncate(start)
+            for leaf in fresh:
+                del self._index[leaf]
 
     def _write_signed(self) -> None:
         size = self._tree.size

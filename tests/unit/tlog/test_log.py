@@ -206,6 +206,36 @@ def test_a_retry_after_a_lost_witness_is_answered(opened):
     assert log.append(leaf(1)).result(WAIT_S) == 0
 
 
+def test_the_writer_survives_what_nobody_foresaw(opened):
+    """Any exception of a commit reaches those who wait for it, and the next commit takes what it left."""
+    failures = [RuntimeError("no error of ours")]
+
+    def cosigner(signed, size, consistency):
+        if failures:
+            raise failures.pop()
+        return ()
+
+    log = opened(cosigner)
+    lost = log.append(leaf(1))
+    assert isinstance(lost.exception(WAIT_S), RuntimeError)
+    assert log.append(leaf(2)).result(WAIT_S) == 1
+    assert log.append(leaf(1)).result(WAIT_S) == 0
+
+
+def test_a_log_that_cannot_be_opened_is_let_go(opened, tmp_path):
+    """A refused log stays unlocked: put right, it opens in the same process."""
+    log = opened()
+    log.append(leaf(1)).result(WAIT_S)
+    log.close()
+    checkpoint = tmp_path / "log" / "checkpoint"
+    kept = checkpoint.read_bytes()
+    checkpoint.write_bytes(kept.replace(b"1", b"2", 1))
+    with pytest.raises((Refuted, FormatError)):
+        opened()
+    checkpoint.write_bytes(kept)
+    assert opened().size == 1
+
+
 def test_a_closed_log_takes_nothing(opened):
     """What is queued before close is committed, what comes after is refused."""
     log = opened()
