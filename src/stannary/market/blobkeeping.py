@@ -143,7 +143,7 @@ class Blobkeeping:
                     continue
             except StannaryError as err:
                 log.warning("unclaimed blobs stay for now: %s", err)
-            except Exception:  # a process edge: a disk's trouble must not end the keeper
+            except Exception:  # a process edge: one batch that cannot go must not keep all later ones
                 log.exception("unclaimed blobs stay for now")
             await exchange.clock.sleep(INTERVAL_S)
 

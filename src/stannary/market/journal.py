@@ -100,7 +100,7 @@ class Journal:
                     continue
             except StannaryError as err:
                 log.warning("the log takes nothing: %s", err)
-            except Exception:  # a process edge: a disk's trouble must not end the one who logs for everybody
+            except Exception:  # a process edge: without this loop nothing anybody hands in would ever be acknowledged
                 log.exception("the log takes nothing")
             else:
                 await self._bell.wait(mark, IDLE_S, OUTBOX)

@@ -170,7 +170,7 @@ class Engines:
                     self._kept = here
             except StannaryError as err:
                 log.warning("deadlines wait: %s", err)
-            except Exception:  # a process edge: without this loop no silence would ever end
+            except Exception:  # a process edge: without this loop no lease of a silent node would ever end
                 log.exception("deadlines wait")
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, DEADLINES)
 
@@ -208,7 +208,7 @@ class Engines:
             try:
                 if self._queue:
                     await self._begin()
-            except Exception:  # a process edge: whatever one look at the queue ran into, jobs must go on beginning
+            except Exception:  # a process edge: without this loop no accepted job would ever begin
                 log.exception("the queue waits")
             await exchange.bell.wait(mark, exchange.settings.timing.sweep_s, QUEUE)
 
@@ -295,7 +295,7 @@ class Engines:
             ) as err:  # it passes, or the operator must act: no fault of the job
                 log.warning("job %s waits: %s", job, err)
                 await exchange.clock.sleep(RETRY_S)
-            except Exception as err:  # a process edge: one job's trouble must not stop the market
+            except Exception as err:  # a process edge: counted, told and at last ended as the market's fault (_abort)
                 log.exception("job %s stands still", job)
                 pulse.num_faults += 1
                 if pulse.num_faults >= MAX_FAULTS and await self._abort(frame, err):
@@ -319,7 +319,7 @@ class Engines:
             await self._exchange.store.awrite(
                 lambda c: aborting.abort(c, frame.job, now_ms(self._exchange.clock), what)
             )
-        except Exception:  # a process edge, as above
+        except Exception:  # a process edge: the end is tried again; its escrow would be held for ever
             log.exception("job %s cannot be ended", frame.job)
             return False
         log.error("job %s is ended as %s and refunded: %s", frame.job, reasons.MARKET_FAULT, what)
