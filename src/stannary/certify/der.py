@@ -6,7 +6,7 @@ Evidence must not change its outcome with a library release. Keys and signatures
 `cryptography`.
 
 Rules: definite lengths in their shortest form (section 10.1), low tag numbers, no trailing bytes
-inside a structure, nesting at most MAX_DEPTH. Anything else raises FormatError.
+inside a structure. Anything else raises FormatError. Nothing recurses: a level is read when its reader asks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A strict reader of the CBOR that Nitro documents use (RFC 8949, deterministic core).
+"""A strict reader of the CBOR that Nitro documents use (RFC 8949).
 
 No floats, no unknown simple values, unique map keys that are text or integers, nesting at most
 MAX_DEPTH, everything bounded by the input's own length. A general library accepts far more than a
-signed document should hold.
+signed document should hold. Integers longer than they need be, and keys in any order, are read: what is
+signed is the bytes, and each has one value.
 
 Lengths are definite, but for maps and arrays where the caller allows it: AWS writes the signed payload
 as an indefinite map since December 2025 (section 3.2.2). Strings in chunks (section 3.2.3) are never read: one
