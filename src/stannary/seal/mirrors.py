@@ -33,6 +33,8 @@ from stannary.seal.source import Busy, Source, SourceFailure, envelope_name, hea
 LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
 REMOTE_JOBS = 12  # 8-16 connections fill a lossy link
 HEAD = "head"  # not an object's name: mirrors may hold another head or signature and still the right objects
+# A head's digest tells no length. So what neither begins nor ends as a head does may be a page or a cut.
+_HEAD_BEGINS, _HEAD_ENDS = b'{"artifact":"', b"}"
 
 T = TypeVar("T")
 
@@ -77,8 +79,8 @@ class Mirrors:
         if observed == self.artifact:
             return data
         doubt = _doubt(source)
-        if not doubt and not data.startswith(b"{"):  # a head is JSON, and its digest tells no length
-            doubt = f"it begins with {data[:20]!r}"
+        if not doubt and not (data.startswith(_HEAD_BEGINS) and data.endswith(_HEAD_ENDS)):
+            doubt = f"{len(data):,} bytes that are no whole head: {data[:20]!r} to {data[-5:]!r}"
         if not doubt:
             self._blame(source, head_name(self.artifact), self.artifact, observed)
         elif _is_remote(source):

@@ -16,7 +16,7 @@ import pytest
 from tests.unit.seal.loopback import listening
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern
 
-from stannary.errors import StannaryError
+from stannary.errors import Refuted, StannaryError
 from stannary.seal import opening
 from stannary.seal.directory import DirectoryStore
 from stannary.seal.http import HttpSource
@@ -287,14 +287,51 @@ def test_a_busy_mirror_does_not_hold_up_an_idle_one(tokens: Sealed, tmp_path: Pa
     assert pauses == []
 
 
-def test_a_copy_that_was_cut_is_not_a_lie(tokens: Sealed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda data: b"HTTP/1.1 200 OK\r\n\r\n" + data[:-1],
+        lambda data: b"HTTP/1.1 200 OK\r\nContent-Type: binary/octet-stream\r\n\r\n" + data[: len(data) // 2],
+        lambda _: reply(b'{"error":"no session","status":401}'),
+    ],
+)
+def test_a_head_that_was_cut_or_is_an_errors_text_is_not_a_lie(
+    tokens: Sealed, tmp_path: Path, answer: Callable[[bytes], bytes]
+) -> None:
+    """A head's digest tells no length: a page or a cut is a broken path; another head, or a damaged one, is a lie."""
+    name = {f"head/{tokens.digest.removeprefix('sha256:')}"}
+    with (
+        host(tokens.root, name, lambda data: (answer(data), True)) as bad,
+        host(tokens.root, set(), GOOD["plain"]) as good,
+    ):
+        assert opened(tokens, tmp_path / "out", bad, good).mirrors.blames == []
+        with pytest.raises(StannaryError) as caught:
+            opened(tokens, tmp_path / "alone", bad)
+    assert caught.value.code == "E-SERVICE"
+    with (
+        host(tokens.root, name, lambda data: (reply(data.replace(b"artifact", b"artefact", 1)), False)) as junk,
+        host(tokens.root, name, lambda data: (reply(_changed(data)), False)) as liar,
+        host(tokens.root, set(), GOOD["plain"]) as good,
+    ):
+        artifact = opened(tokens, tmp_path / "third", junk, liar, good)
+        assert {item.mirror for item in artifact.mirrors.blames} <= {liar}
+        with pytest.raises(Refuted):
+            opened(tokens, tmp_path / "lied", liar)
+
+
+def _changed(head: bytes) -> bytes:
+    return head.replace(b'"owner":"', b'"owner":"~', 1)
+
+
+@pytest.mark.parametrize("page", [PAGE, b'{"error":"no such bucket"}', None])
+def test_a_copy_that_was_cut_is_not_a_lie(tokens: Sealed, tmp_path: Path, page: bytes | None) -> None:
     """A folder whose copy ended early, or that holds a page for a head, is passed over and blamed for nothing."""
     bad = tmp_path / "bad"
     shutil.copytree(tokens.root, bad)
     for name in shards(tokens):
         (bad / name).write_bytes((bad / name).read_bytes()[:-1])
     for path in (bad / "head").iterdir():
-        path.write_bytes(PAGE)
+        path.write_bytes(path.read_bytes()[:-1] if page is None else page)
     for roots in ((bad, tokens.root), (tokens.root, bad)):
         sources = tuple(map(DirectoryStore, roots))
         artifact = SealedArtifact(Mirrors(tokens.digest, sources, pause=lambda _: None), tokens.owner)

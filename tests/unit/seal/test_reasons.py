@@ -288,7 +288,7 @@ def test_liar_about_head_or_manifest_is_named(model: Sealed, tmp_path: Path, par
     shutil.copytree(model.root, bad)
     name = head_name(model.digest) if part == "head" else object_name(model.open().head.manifest)
     data = (bad / name).read_bytes()
-    (bad / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (bad / name).write_bytes(data[:99] + bytes([data[99] ^ 1]) + data[100:])
     named = []
     for roots in ((bad, model.root), (model.root, bad)):  # mirrors take turns: in one of the orders the liar is first
         mirrors = Mirrors(model.digest, tuple(map(DirectoryStore, roots)), pause=lambda _: None)
