@@ -7,13 +7,16 @@
 3. Each `stannary <command>` that a document names is a command, and has the subcommands and options it is shown with.
 4. docs/guide/provider.md quotes the terms that nodes sign, whole.
 5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
-6. Each document a comment or docstring of the code cites is in this tree.
+6. docs/verify.md lists exactly the findings of `stannary verify`, each with its weight.
+7. Each document a comment or docstring of the code cites is in this tree.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -35,6 +38,9 @@ _COMMAND = re.compile(r"(?:^|[`$ ])stannary ([a-z][a-z-]*)", re.MULTILINE)
 _CALL = re.compile(r"(?:^ *|`)stannary ([a-z-]+ [^`#\n]*)", re.MULTILINE)
 _LABELS = {"market proof v1"}  # in backticks like a command, and none
 _CODE_ROW = re.compile(r"^\| (E-[A-Z-]+) \| (\d+) \|", re.MULTILINE)
+_FINDING_ROW = re.compile(r"^\| ((?:`[a-z.*-]+`(?:, )?)+) \| (refuted|below policy|notice) \|", re.MULTILINE)
+_WEIGHTS = {"refute": "refuted", "expect": "refuted", "below_policy": "below policy", "notice": "notice"}
+_SEVERITIES = {"REFUTED": "refuted", "POLICY": "below policy", "NOTICE": "notice"}
 _PROSE = {"run", "is", "does", "uses", "knows"}  # words that follow the product's name in a sentence
 
 
@@ -42,6 +48,7 @@ def main() -> int:
     """Print every mistake and return the exit code."""
     mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
     mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
+    mistakes += _check_findings((ROOT / "docs" / "verify.md").read_text("utf-8"))
     mistakes += _check_reference()
     mistakes += [mistake for path in CODE for mistake in _check_citations(path)]
     mistakes += _check_terms((ROOT / "docs" / "guide" / "provider.md").read_text("utf-8"))
@@ -107,6 +114,30 @@ def _check_codes(text: str) -> list[str]:
         pending.extend(cls.__subclasses__())
     wrong = [code for code in sorted(set(listed) | set(known)) if listed.get(code) != known.get(code)]
     return [f"docs/errors.md: {code}: exit {listed.get(code)}, in errors.py {known.get(code)}" for code in wrong]
+
+
+def _check_findings(text: str) -> list[str]:
+    listed = {(name, weight) for row, weight in _FINDING_ROW.findall(text) for name in re.findall(r"`(.*?)`", row)}
+    given = {found for path in sorted((ROOT / "src/stannary/verify").glob("*.py")) for found in _findings(path)}
+    return [
+        *(f"docs/verify.md: lacks finding {name} ({weight})" for name, weight in sorted(given - listed)),
+        *(f"docs/verify.md: no finding {name} ({weight})" for name, weight in sorted(listed - given)),
+    ]
+
+
+def _findings(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield id and weight of each finding a module makes; `name.*` where the last part is computed."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called == "Finding" and isinstance(node.args[1], ast.Attribute):
+            weight = _SEVERITIES[node.args[1].attr]
+        else:
+            weight = _WEIGHTS.get(called, "")
+        named = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+        if weight and isinstance(named, ast.Constant):
+            yield f"{named.value}{'' if named is node.args[0] else '*'}", weight
 
 
 def _check_reference() -> list[str]:
