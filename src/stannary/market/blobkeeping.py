@@ -28,6 +28,7 @@ from stannary.formats.digest import Digest
 from stannary.market.engine.leasing import manifest_digests
 from stannary.store import blobs
 from stannary.wire import errors as wire_errors
+from stannary.wire import limits
 
 if TYPE_CHECKING:
     from stannary.market.engine.loop import Engines
@@ -88,7 +89,7 @@ class Blobkeeping:
             exchange: the market.
             owner: `node:<id>` or `buyer:<id>`.
             quota: bytes and number of blobs that may wait unclaimed.
-            announced: how long the upload says it is; all that is left where it does not.
+            announced: how long the upload says it is; where it does not, MAX_UNANNOUNCED_BYTES or what is left is held.
 
         Raises:
             LimitExceeded: no more blobs, or none so large (detail `quota`).
@@ -101,7 +102,7 @@ class Blobkeeping:
                 "too many blobs of this party wait for a use",
                 f"{num_blobs:,} that no job claims, limit {quota[1]:,}",
             )
-        held = left_bytes if announced is None else announced
+        held = min(left_bytes, limits.MAX_UNANNOUNCED_BYTES) if announced is None else announced
         if held > left_bytes or left_bytes < 0:
             raise _over(
                 "the quota of stored bytes that no job claims is used up", f"{max(left_bytes, 0):,} bytes were left"

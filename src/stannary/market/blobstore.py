@@ -60,7 +60,7 @@ class BlobStore:
         Args:
             name: the digest its bytes must have.
             chunks: the bytes; no more are read than may be kept.
-            left_bytes: what its sender may still store.
+            left_bytes: what room is held for.
 
         Raises:
             FormatError: the bytes have another digest.
@@ -117,9 +117,9 @@ class BlobStore:
             size += len(chunk)
             if size > left_bytes:
                 raise LimitExceeded(
-                    "the quota of stored bytes that no job claims is used up",
-                    why=f"{max(left_bytes, 0):,} bytes were left",
-                    hint="use what is stored (a contribution, a job), or wait until it is cleared away",
+                    "the blob is longer than the room that is held for it",
+                    why=f"{left_bytes:,} bytes are held for an upload that does not say its length",
+                    hint="send Content-Length: then as much is held as the quota has left",
                     detail=wire_errors.QUOTA,
                 )
             if size > MAX_BLOB_BYTES:

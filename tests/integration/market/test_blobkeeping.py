@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stannary.formats.predicates import Assignment
 from stannary.market.blobkeeping import BUYER_GRACE_MS, DOOM_S, NODE_GRACE_MS
 from stannary.market.engine import loop
 from stannary.wire import errors as wire_errors
-from stannary.wire import node, routes
+from stannary.wire import limits, node, routes
 
 DAY_S = 86_400
 
@@ -161,6 +162,43 @@ def test_uploads_side_by_side_share_one_quota(tmp_path: Path) -> None:
                 with pytest.raises(errors.LimitExceeded):
                     await party.put_blob(b"more" * 200)
                 await party.put_blob(b"a little more" if isinstance(party, FakeNode) else b"a bit more")
+
+    asyncio.run(scenario())
+
+
+def test_an_upload_without_length_holds_a_bounded_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not say how long his upload is keeps none of his others out, and may send so much and no more."""
+    monkeypatch.setattr(limits, "MAX_UNANNOUNCED_BYTES", 1000)
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False, buyer_quota_bytes=3000) as world:
+            ada, begun, go_on = await world.buyer(), asyncio.Event(), asyncio.Event()
+
+            async def slowly(data: bytes) -> AsyncIterator[bytes]:
+                yield data[:10]
+                begun.set()
+                await go_on.wait()
+                yield data[10:]
+
+            async def send(data: bytes) -> int:
+                path = routes.blob(digest.digest(data))
+                return (await ada.client.put(path, content=slowly(data), headers=ada.headers)).status_code
+
+            first = asyncio.create_task(send(b"1" * 1000))
+            await begun.wait()
+            await ada.put_blob(b"2" * 1500)  # what is held leaves 2,000
+            go_on.set()
+            assert await first == 201
+            assert await send(b"3" * 500) == 201
+            with pytest.raises(errors.LimitExceeded):
+                await ada.put_blob(b"one byte more")
+        async with worlds.inside(tmp_path / "other", witness=False) as world:
+            ada = await world.buyer()
+            answer = await ada.client.put(
+                routes.blob(digest.digest(b"4" * 1001)), content=slowly(b"4" * 1001), headers=ada.headers
+            )
+            assert answer.status_code == 413
+            assert "Content-Length" in answer.json()["error"]["hint"]
 
     asyncio.run(scenario())
 
