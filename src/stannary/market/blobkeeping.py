@@ -62,6 +62,7 @@ class Blobkeeping:
         self._arriving: dict[str, list[int]] = {}  # by owner: what each upload under way may become
         self.doomed: frozenset[str] = frozenset()
         self._used: dict[str, _Used] = {}
+        self._num_stored: Counter[str] = Counter()  # by owner, since the start
 
     def begin(self, name: Digest) -> None:
         """Note that a blob is being uploaded; `end` must follow.
@@ -120,12 +121,16 @@ class Blobkeeping:
         now_ms = exchange.now_ms
         if used is None or now_ms - used.read_at_ms > FRESH_MS or self._is_near(used, quota):
             since_ms = now_ms - (NODE_GRACE_MS if owner.startswith("node:") else BUYER_GRACE_MS)
-            num_bytes, num_blobs = await exchange.store.aread(lambda c: blobs.unclaimed(c, owner, since_ms=since_ms))
-            used = self._used[owner] = _Used(num_bytes, num_blobs, now_ms)
+            before = -1
+            while before != self._num_stored[owner]:  # what was stored while the store was read may be missing in it
+                before = self._num_stored[owner]
+                found = await exchange.store.aread(lambda c: blobs.unclaimed(c, owner, since_ms=since_ms))
+            used = self._used[owner] = _Used(*found, now_ms)
         return used
 
     def stored(self, owner: str, size_bytes: int) -> None:
         """Count what a party has just stored."""
+        self._num_stored[owner] += 1
         used = self._used.get(owner)
         if used is not None:
             used.num_bytes += size_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import digest, ids
 from stannary.formats.predicates import Assignment
-from stannary.market.blobkeeping import BUYER_GRACE_MS, DOOM_S, NODE_GRACE_MS
+from stannary.market.blobkeeping import BUYER_GRACE_MS, DOOM_S, NODE_GRACE_MS, Blobkeeping
 from stannary.market.engine import loop
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, node, routes
@@ -199,6 +200,28 @@ def test_an_upload_without_length_holds_a_bounded_room(tmp_path: Path, monkeypat
             )
             assert answer.status_code == 413
             assert "Content-Length" in answer.json()["error"]["hint"]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_stored_during_a_look_is_counted() -> None:
+    """An upload that ends while another's look at the store is under way takes its room all the same."""
+
+    async def scenario() -> None:
+        keeping, stored, looks = Blobkeeping(), [600], 0
+
+        async def aread(_: Any) -> tuple[int, int]:
+            nonlocal looks
+            looks += 1
+            seen = sum(stored), len(stored)
+            if looks == 1:
+                stored.append(300)
+                keeping.stored("buyer:ada", 300)  # durable behind the snapshot
+            return seen
+
+        exchange: Any = SimpleNamespace(now_ms=1_000_000, store=SimpleNamespace(aread=aread))
+        async with keeping.room(exchange, "buyer:ada", (1000, 10), None) as left_bytes:
+            assert left_bytes == 100
 
     asyncio.run(scenario())
 
