@@ -55,6 +55,16 @@ class Desk:
         with self._lock:
             return self.log if self.current is not None and self.current.job == job else None
 
+    def log_under(self, lease: Lease) -> TaskLog | None:
+        """Return the log of a lease while it is the one in hand: under another lease it is another buyer's to read."""
+        with self._lock:
+            return self.log if self.current is lease else None
+
+    def progress_under(self, lease: Lease) -> ProgressReport | None:
+        """Return what is to be reported of a lease while it is the one in hand."""
+        with self._lock:
+            return self.progress if self.current is lease else None
+
     def finish(self, lease: Lease) -> None:
         """Be done with a lease, however it ended."""
         with self._lock:

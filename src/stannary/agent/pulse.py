@@ -121,7 +121,7 @@ class Pulse:
         self._guarded("reading", READING_EVERY_S, functools.partial(self.send_reading, lease), is_due=True)
 
     def _ship(self, lease: Lease) -> bool:
-        log = self.desk.log
+        log = self.desk.log_under(lease)
         if log is None:
             return True
         first_seq, lines = log.batch()
@@ -169,7 +169,7 @@ class Pulse:
         self._due_s[what] = time.monotonic() + every_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
 
     def _send_progress(self, lease: Lease) -> None:
-        report = self.desk.progress
+        report = self.desk.progress_under(lease)
         if report is not None:
             self.client.tell_progress(lease.lease_id, report)
             if self.desk.progress is report:

@@ -1,0 +1,48 @@
+"""What is on the desk is said under its own lease only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stannary.agent.desk import Desk
+from stannary.agent.pulse import Pulse
+from stannary.formats.ids import TaskKind
+from stannary.run.logs import TaskLog
+from stannary.wire.node import Lease, LeaseType, LogUpload, ProgressReport
+
+
+def lease(name: str) -> Lease:
+    return Lease(
+        lease_id=name, type=LeaseType.WORK, job="j-0123456789ab", task="j-0123456789ab/run/l0/a0", epoch=1,
+        kind=TaskKind.COMMAND, deadline_at="2099-01-01T00:00:00Z",
+    )  # fmt: skip
+
+
+class Sent:
+    """Keeps what goes to the market, by lease."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any]] = []
+
+    def upload_logs(self, lease_id: str, upload: LogUpload) -> None:
+        self.sent.append((lease_id, [line.text for line in upload.lines]))
+
+    def tell_progress(self, lease_id: str, report: ProgressReport) -> None:
+        self.sent.append((lease_id, report.phase))
+
+
+def test_lines_and_progress_of_the_next_lease_do_not_go_out_under_the_last_one() -> None:
+    """The pulse may still hold the lease that ended a moment ago: what the next one prints is not for its buyer."""
+    desk, client = Desk(), Sent()
+    pulse: Any = Pulse.__new__(Pulse)
+    pulse.desk, pulse.client = desk, client
+    first, second, log = lease("l-1"), lease("l-2"), TaskLog(lambda: 0.0)
+    desk.hold(first, TaskLog(lambda: 0.0))
+    desk.finish(first)
+    desk.hold(second, log)
+    log.add("stdout", "a secret of the second buyer")
+    desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+    for ended in (first, second):
+        pulse._ship(ended)
+        pulse._send_progress(ended)
+    assert client.sent == [("l-2", ["a secret of the second buyer"]), ("l-2", "fetch")]
