@@ -5,7 +5,7 @@ Rules:
 2. Only wheels are installed and dependencies are not resolved: no code of anybody runs at installation,
    and what is installed is exactly what was signed.
 3. What is fetched and what is unpacked are each no more than the job's disk (`resources.disk`), and
-   MAX_FILES files. Wheels are unpacked in a sandbox (unpack.py), whose files are counted as they come:
+   MAX_FILES files and directories. Wheels are unpacked in a sandbox (unpack.py), whose files are counted as they come:
    what a wheel claims of its size is nobody's promise.
 4. At most KEPT_BYTES of environments that no job in hand uses stay (`prune`); the longest unused go first.
 5. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import platform
 import shutil
@@ -59,6 +60,7 @@ PASSED_ON = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", 
 
 _INSTALLING = ".installing-"
 _TOO_LARGE = "ask for more in resources.disk, or require less"
+_UNREADABLE = "require another version or build of it"
 
 Tell = Callable[[str], None]
 
@@ -100,8 +102,9 @@ class Environments:
         """
         lines = requirements.locked(listing)
         place = self.root / _key(listing)
-        if (place / COMPLETE).exists():
-            _check_size(int((place / COMPLETE).read_text()), max_bytes)
+        kept_bytes = _kept_bytes(place)
+        if kept_bytes is not None:
+            _check_size(kept_bytes, max_bytes)
             (place / COMPLETE).touch()
             tell(f"environment {place.name[:12]} is here already")
             return place
@@ -123,8 +126,8 @@ class Environments:
         kept_bytes = 0
         idle = [path.parent for path in self.root.glob(f"*/{COMPLETE}") if path.parent not in set(used)]
         for place in sorted(idle, key=lambda path: (path / COMPLETE).stat().st_mtime, reverse=True):
-            size = (place / COMPLETE).read_text().strip()
-            kept_bytes += int(size) if size.isdigit() else KEPT_BYTES + 1  # of an older release: never used again
+            size = _kept_bytes(place)
+            kept_bytes += KEPT_BYTES + 1 if size is None else size  # of an older release: never used again
             if kept_bytes > KEPT_BYTES:
                 shutil.rmtree(place, ignore_errors=True)
 
@@ -158,7 +161,9 @@ class Environments:
                     running.kill()
                     said = running.stderr.read(4096).decode(errors="replace").strip().rpartition("\n")[2]
                     raise EnvironmentProblem(
-                        "the environment cannot be unpacked", why=f"{err} {said}".strip()[:1500], hint=_TOO_LARGE
+                        "the environment cannot be unpacked",
+                        why=f"{err} {said}".strip()[:1500],
+                        hint=_TOO_LARGE if isinstance(err, LimitExceeded) else _UNREADABLE,
                     ) from err
 
 
@@ -169,8 +174,8 @@ def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
         EnvironmentProblem: a wheel that cannot be read, or more than `max_bytes` or MAX_FILES.
         FormatError, ServiceError: the unpacker broke a rule or died.
     """
-    num_bytes = 0
-    for num_files in range(MAX_FILES + 1):
+    num_bytes = num_files = 0
+    while num_files <= MAX_FILES:
         started = frames.read_start(replies, FrameLimits(MAX_HEADER_BYTES, max_bytes - num_bytes))
         if started is None:
             raise ServiceError("the unpacker ended", why=f"after {num_files:,} files")
@@ -183,12 +188,20 @@ def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
         name, mode = named
         num_bytes += size_bytes
         path = target / name
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        num_files += 1 + _make_directory(path.parent)
         with path.open("wb") as file:  # nothing here is a link: all of it was made by this loop
             for piece in frames.pieces(replies, size_bytes):
                 file.write(piece)
         path.chmod(mode)
     raise LimitExceeded("too many files in the wheels", why=f"more than {MAX_FILES:,}")
+
+
+def _make_directory(wanted: Path) -> int:
+    """Make a directory and those above it; return how many were missing: each takes a place on the disk, too."""
+    missing = list(itertools.takewhile(lambda place: not place.exists(), (wanted, *wanted.parents)))
+    for place in reversed(missing):
+        place.mkdir(mode=0o755)
+    return len(missing)
 
 
 def _check_size(num_bytes: int, max_bytes: int) -> None:
@@ -209,6 +222,15 @@ def environment_digest(listing: Digest | None, sandbox: str) -> Digest:
 def interpreter_tag() -> str:
     """Return what decides which wheels fit: implementation, version, system and machine."""
     return f"{sys.implementation.cache_tag}-{platform.python_version()}-{sys.platform}-{platform.machine()}"
+
+
+def _kept_bytes(place: Path) -> int | None:
+    """Return the size of an installed environment, None where there is none, or no whole one (a torn disk)."""
+    try:
+        size = (place / COMPLETE).read_text().strip()
+    except OSError:
+        return None
+    return int(size) if size.isdigit() else None
 
 
 def _key(listing: bytes) -> str:
@@ -281,8 +303,10 @@ def _bytes_below(directory: Path) -> int:
 
 
 def _move(fresh: Path, place: Path) -> None:
+    if place.exists() and _kept_bytes(place) is None:
+        shutil.rmtree(place)
     try:
         fresh.rename(place)
     except OSError:
-        if not (place / COMPLETE).exists():  # another job of this node was quicker with the same list
+        if _kept_bytes(place) is None:  # else another job of this node was quicker with the same list
             raise

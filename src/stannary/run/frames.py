@@ -62,42 +62,32 @@ def write(file: BinaryIO, header: dict[str, Json], body: bytes | memoryview = b"
         ServiceError: the other side has closed the stream.
     """
     num_body_bytes = memoryview(body).nbytes
-    start = _start(header, num_body_bytes)
-    try:
-        file.write(start)
-        if num_body_bytes:
-            file.write(body)
-        file.flush()
-    except OSError as err:
-        raise ServiceError("cannot write a frame", why=str(err)) from err
-
-
-def write_file(file: BinaryIO, header: dict[str, Json], source: BinaryIO, num_body_bytes: int) -> None:
-    """Write one frame whose body is the next bytes of a file; see `write_parts`."""
-    write_parts(file, header, num_body_bytes, iter(lambda: source.read(CHUNK_BYTES), b""))
+    _put(file, _start(header, num_body_bytes))
+    _put(file, body, flush=True)
 
 
 def write_parts(file: BinaryIO, header: dict[str, Json], num_body_bytes: int, parts: Iterable[bytes]) -> None:
     """Write one frame whose body comes in parts, of which no more than `num_body_bytes` are taken.
 
+    Where the parts end early or fail, the frame is filled up with zeros: the stream stays whole, and a refusal that
+    follows is not read as more of the body.
+
     Raises:
-        FormatError: the parts end early; the frame is filled up with zeros, so that the stream stays whole.
+        FormatError: the parts end early; what else they raise passes through.
         LimitExceeded, ServiceError: as `write`.
     """
     left = num_body_bytes
-    start = _start(header, num_body_bytes)
+    _put(file, _start(header, num_body_bytes))
     try:
-        file.write(start)
         for part in parts:
-            file.write(part[:left])
+            _put(file, part[:left])
             left -= len(part[:left])
             if left == 0:
                 break
+    finally:
         for missing in range(left, 0, -CHUNK_BYTES):
-            file.write(bytes(min(missing, CHUNK_BYTES)))
-        file.flush()
-    except OSError as err:
-        raise ServiceError("cannot write a frame", why=str(err)) from err
+            _put(file, bytes(min(missing, CHUNK_BYTES)))
+        _put(file, b"", flush=True)
     if left:
         raise FormatError("a file became shorter while it was handed in", why=f"{left:,} bytes are missing")
 
@@ -150,6 +140,15 @@ def _start(header: dict[str, Json], num_body_bytes: int) -> bytes:
     if num_body_bytes > MAX_BODY_BYTES:
         raise LimitExceeded("frame body too large", why=f"{num_body_bytes:,} bytes, limit {MAX_BODY_BYTES:,}")
     return HEADER_LENGTH.pack(len(encoded)) + encoded + BODY_LENGTH.pack(num_body_bytes)
+
+
+def _put(file: BinaryIO, data: bytes | memoryview, *, flush: bool = False) -> None:
+    try:
+        file.write(data)
+        if flush:
+            file.flush()
+    except OSError as err:
+        raise ServiceError("cannot write a frame", why=str(err)) from err
 
 
 def _read(file: BinaryIO, num_bytes: int) -> bytes:

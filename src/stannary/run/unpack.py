@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary.errors import FormatError, StannaryError
+from stannary.errors import FormatError, LimitExceeded
 from stannary.formats.canonical import Json
+from stannary.formats.workdir import MAX_DEPTH, MAX_PATH_BYTES, MAX_SEGMENT_BYTES
 from stannary.run import frames
 from stannary.run.sandbox.contract import INTERPRETER
 
@@ -42,14 +43,16 @@ if __name__ == "__main__":
 
 
 def main(wheels: Path, replies: BinaryIO) -> None:
-    """Unpack every wheel in a directory, in name order."""
+    """Unpack every wheel in a directory, in name order; what cannot be read is said with the wheel's name."""
+    path = wheels
     try:
         for path in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(path) as wheel:
                 for name, mode, size, parts in _files(wheel):
                     frames.write_parts(replies, {"file": name, "mode": mode}, size, parts)
-    except (StannaryError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
-        frames.write(replies, {"ok": False, "message": f"{path.name}: {err}"[:1000]})
+    except Exception as err:  # noqa: BLE001  # process edge: zipfile and its decompressors raise a dozen kinds of error
+        # at a stranger's bytes (a method it lacks, a password, a torn stream), and document three of them.
+        frames.write(replies, {"ok": False, "message": f"{path.name}: {str(err) or type(err).__name__}"[:1000]})
     else:
         frames.write(replies, {"ok": True})
 
@@ -112,7 +115,7 @@ def header(file: dict[str, Json]) -> tuple[str, int] | None:
     """Return the path and mode of a file's frame, None for the last frame.
 
     Raises:
-        FormatError: it is neither, or its path leads out of the environment.
+        FormatError: it is neither, or its path is too long or leads out of the environment.
     """
     if "file" not in file:
         return None
@@ -120,8 +123,12 @@ def header(file: dict[str, Json]) -> tuple[str, int] | None:
     if not isinstance(name, str) or mode not in (MODE_FILE, MODE_EXECUTABLE) or type(mode) is not int:
         raise FormatError("a wheel's file has no name or mode", why=f"{name!r:.120}")
     segments = name.split("/")
-    too_long = len(name) > 1024 or any(len(os.fsencode(segment)) > 255 for segment in segments)
-    if "\0" in name or "\\" in name or too_long or any(segment in ("", ".", "..") for segment in segments):
+    too_long = len(os.fsencode(name)) > MAX_PATH_BYTES or any(
+        len(os.fsencode(segment)) > MAX_SEGMENT_BYTES for segment in segments
+    )
+    if too_long or len(segments) > MAX_DEPTH:
+        raise LimitExceeded("a wheel's file has too long a path", why=f"{name!r:.120}")
+    if "\0" in name or "\\" in name or any(segment in ("", ".", "..") for segment in segments):
         raise FormatError("a wheel's file leads out of the environment", why=f"{name!r:.120}")
     return name, mode
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -171,6 +173,17 @@ def test_many_parts_of_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "too many files" in caught.value.why
 
 
+def test_directories_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files in trees of their own end like a crowd of files: a directory takes as much of a disk."""
+    monkeypatch.setattr(environment, "MAX_FILES", 500)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # so that what was written can be counted
+    files = {"/".join(f"d{number}" for _ in range(30)) + "/f": b"" for number in range(60)}
+    with pytest.raises(EnvironmentProblem) as caught:
+        environments(tmp_path).prepare(make_wheel(tmp_path / "wheels", "root", files), lambda _: None)
+    assert "too many files" in caught.value.why
+    assert 500 < len(list((tmp_path / "environments").rglob("d*"))) < 600
+
+
 def test_wheels_larger_than_the_disk(tmp_path: Path) -> None:
     """What cannot even be fetched within the job's disk is not kept."""
     pinned = make_wheel(tmp_path / "wheels", "heavy", {"heavy/noise": os.urandom(2 * 1024**2)})
@@ -213,6 +226,35 @@ def test_a_torn_wheel(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem):
         environments(tmp_path).prepare(pinned, lambda _: None)
     assert list((tmp_path / "environments").iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=["deflate", "bzip2"])
+@pytest.mark.parametrize("size", [10, 3 * 1024**2], ids=["small", "large"])
+def test_a_wheel_that_breaks_in_the_middle(tmp_path: Path, size: int, compression: int) -> None:
+    """The reason is the wheel's, not that of a pipe in which a refusal was read as the rest of a file."""
+    noise = random.Random(1).randbytes(size // 2).hex().encode()
+    make_wheel(tmp_path / "wheels", "bent", {"bent.py": noise}, compression)
+    path = tmp_path / "wheels/bent-1.0-py3-none-any.whl"
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"bent.py") + len("bent.py")
+    middle = begin + (size // 4 if size > 100 else 3)
+    data[middle : middle + 4] = bytes(byte ^ 0xFF for byte in data[middle : middle + 4])
+    path.write_bytes(data)
+    pinned = f"bent==1.0 --hash=sha256:{hashlib.sha256(data).hexdigest()}\n".encode()
+    with pytest.raises(EnvironmentProblem) as caught:
+        environments(tmp_path).prepare(pinned, lambda _: None)
+    assert caught.value.why.startswith("a wheel cannot be read: bent-1.0-py3-none-any.whl: ")
+    assert "another version" in caught.value.hint
+
+
+def test_an_environment_without_a_size_is_made_again(tmp_path: Path) -> None:
+    """What a power cut left of an installation is not believed, and does not end the agent."""
+    pinned = make_wheel(tmp_path / "wheels", "tin", {"tin.py": b"x"})
+    place = environments(tmp_path).prepare(pinned, lambda _: None)
+    (place / environment.COMPLETE).write_text("")
+    (place / "tin.py").write_text("")
+    assert environments(tmp_path).prepare(pinned, lambda _: None) == place
+    assert (place / "tin.py").read_bytes() == b"x"
 
 
 def test_what_nobody_uses_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

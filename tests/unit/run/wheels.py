@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 
-def make_wheel(directory: Path, name: str, files: dict[str, bytes]) -> bytes:
+def make_wheel(directory: Path, name: str, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Put a wheel of these files into a directory and return the list that pins it."""
     info = f"{name}-1.0.dist-info"
     everything = {
@@ -17,7 +17,7 @@ def make_wheel(directory: Path, name: str, files: dict[str, bytes]) -> bytes:
     }
     directory.mkdir(exist_ok=True)
     path = directory / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for inner, data in everything.items():
             archive.writestr(inner, data)
         archive.writestr(f"{info}/RECORD", "".join(f"{inner},,\n" for inner in everything))
