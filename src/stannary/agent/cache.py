@@ -64,13 +64,19 @@ class BlobCache:
         return True
 
     def keep(self, named: Digest, source: Path) -> None:
-        """Keep a file that was hashed on its way; the oldest others make room for it."""
-        files.make_private_dir(self.root)
+        """Keep a file that was hashed on its way; the oldest others make room for it.
+
+        One that finds no room is not kept: that costs the next who needs it a fetch, and nobody a job.
+        """
         path = self._path(named)
-        if not path.exists():
-            link(source, path)
-            self._checked.add(path.name)
-            self._num_bytes, self._num_files = self._num_bytes + path.stat().st_size, self._num_files + 1
+        try:
+            files.make_private_dir(self.root)
+            if not path.exists():
+                link(source, path)
+                self._checked.add(path.name)
+                self._num_bytes, self._num_files = self._num_bytes + path.stat().st_size, self._num_files + 1
+        except EnvironmentProblem:
+            return
         if self._num_bytes > self._due_bytes or self._num_files > self._due_files:
             self.trim()
 

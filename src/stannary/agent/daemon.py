@@ -213,8 +213,7 @@ class Agent:
             result = self.work.do(TaskInHand(holding, assignment, self._take_progress, unfetched))
         for line in result.left_out:
             self._take_line(holding.job, "agent", line)
-        if self.desk.is_dropped(lease):
-            raise ConflictError("the market took the lease back", why=lease.lease_id)
+        self._check_ours(lease)
         return holding, assignment, result
 
     def _claim(self, lease: Lease, holding: Holding, assignment: Assignment, result: Result) -> dict[str, Json]:
@@ -335,7 +334,14 @@ class Agent:
                     unfetched[TaskId(name)] = Output(CONTRIBUTED, blob, size_bytes)
                 else:
                     self.holdings.bring(holding, blob, size_bytes)
+        self._check_ours(lease)  # what was heard before there was a worker to end ended nothing
+        if self._hands_back:
+            raise JobFailed("the node hands its work back", detail=DROPPED)
         return unfetched
+
+    def _check_ours(self, lease: Lease) -> None:
+        if self.desk.is_dropped(lease):
+            raise ConflictError("the market took the lease back", why=lease.lease_id)
 
     def _take_line(self, job: JobId, stream: str, text: str) -> None:
         log = self.desk.log_of(job)
@@ -369,18 +375,22 @@ class Agent:
         """Tell the market why a task is not done here."""
         reason = err.detail if isinstance(err, JobFailed) and err.detail else err.code.removeprefix("E-").lower()
         self.tell(f"{lease.type.value} {lease.task} failed: {err}")
-        if self._hands_back or err.detail == wire_errors.CLOCK:  # a wrong clock is no failure of the job
-            self.client.release(lease.lease_id)
-            return
-        if reason == DROPPED or self.desk.is_dropped(lease):
+        if self.desk.is_dropped(lease):
             return
         message = f"{err}; {err.hint}" if err.hint else str(err)
         failure = Failure(reason=reason, message=message[:4000], log_tail=log.tail()[-limits.MAX_LOG_TAIL_CHARS :])
         try:
+            if (
+                self._hands_back or reason == DROPPED or err.detail == wire_errors.CLOCK
+            ):  # a wrong clock is no failure of the job
+                self.client.release(lease.lease_id)
+                return
             self._ship_everything(lease)
             self.client.fail(lease.lease_id, failure)
-        except (ConflictError, NotFound) as gone:
-            self.tell(f"{lease.task} was no longer ours: {gone}")
+        except StannaryError as untold:  # the lease's deadline says the same
+            if is_for_good(untold):
+                raise
+            self.tell(f"the market was not told of {lease.task}: {untold}")
 
     def _next(self) -> Lease | None:
         waiting = self.desk.take()

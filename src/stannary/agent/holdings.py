@@ -34,7 +34,7 @@ from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
 from stannary.agent.executor import DROPPED, Bench, TakeLine, TakeProgress, Worker, outbox_path
 from stannary.agent.settings import NodeSettings
-from stannary.errors import EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
+from stannary.errors import ConflictError, EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
 from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
@@ -120,6 +120,7 @@ class Holdings:
             take_line: gets the worker's own lines.
 
         Raises:
+            ConflictError: the job is over.
             JobFailed: the job cannot run (its worker says why).
             EnvironmentProblem: this machine cannot run it (disk, installer, engine class).
             Refuted: the market's answer is not what the buyer signed.
@@ -172,8 +173,9 @@ class Holdings:
     def kill_worker(self, job: JobId, why: str) -> None:
         """End a job's worker at once, from any thread."""
         holding = self._held.get(job)
-        if holding is not None and holding.worker is not None:
-            holding.worker.kill(why)
+        worker = holding.worker if holding is not None else None  # asked once: the main thread may end it meanwhile
+        if worker is not None:
+            worker.kill(why)
 
     def jobs(self) -> list[str]:
         """Return the jobs of which anything is here, also after a kill."""
@@ -248,6 +250,8 @@ class Holdings:
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
         holding.worker = Worker.start(self.sandbox, make_bench(holding, self.outbox, self.settings.kernel), take_line)
         try:
+            if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
+                raise ConflictError("the job is over", why=holding.job)
             made = prepare(holding.worker, holding.spec, self.progress)
             if made is not None and made.engine_class != self.settings.engine_class:
                 raise EnvironmentProblem(

@@ -18,7 +18,7 @@ import pytest
 from tests.unit.run.wheels import make_wheel
 
 from stannary.agent.join import Application, join
-from stannary.errors import AuthError, ConflictError, NotFound, Refuted, ServiceError
+from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Refuted, ServiceError
 from stannary.formats import canonical, predicates, record
 from stannary.formats.jobspec import Resources
 from stannary.run.sandbox import choice
@@ -299,6 +299,25 @@ def test_failure_is_told(market: ScriptedMarket, launch: Launch) -> None:
     assert "broken" in market.failures[0]["log_tail"]
     market.lease(market.add_command_job(HELLO, envs={"WORD": "c"}, resources=roomy))
     market.wait_for(lambda: market.count("contribution") == 1)
+
+
+def test_a_failure_that_nobody_takes_ends_no_agent(market: ScriptedMarket, launch: Launch) -> None:
+    """A market that refuses the word of a failure is told the next result all the same, by the same process."""
+    refused: list[str] = []
+
+    def refuse(method: str, path: str) -> FormatError | None:
+        if not path.endswith("/fail"):
+            return None
+        refused.append(path)
+        return FormatError("the failure has a bad name")
+
+    market.refuse = refuse
+    market.lease(market.add_command_job("exit 3"))
+    agent = launch()
+    market.wait_for(lambda: len(refused) == 1)
+    market.lease(market.add_command_job("echo done > out.txt"))
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert agent.poll() is None
 
 
 def test_drain(market: ScriptedMarket, launch: Launch) -> None:

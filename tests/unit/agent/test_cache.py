@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,17 @@ def test_room_is_made_when_the_disk_is_short(tmp_path: Path, jobs: Path) -> None
     assert len(list((tmp_path / "blobs").iterdir())) == 1
     cache.trim(spare_files=1)
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_a_full_disk_costs_a_fetch_and_no_job(tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds no room is not kept, and nobody is told that his task failed."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    cache = BlobCache(tmp_path / "blobs")
+    path = keep(cache, jobs, b"data")
+    assert path.read_bytes() == b"data"
+    assert not cache.has(digest.digest(b"data"), 4)

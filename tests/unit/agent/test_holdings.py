@@ -15,7 +15,7 @@ from stannary.agent import holdings as module
 from stannary.agent.executor import Bench, Reply
 from stannary.agent.holdings import IDLE_WORKER_S, Holding, Holdings
 from stannary.agent.settings import NodeSettings
-from stannary.errors import EnvironmentProblem, FormatError, JobFailed
+from stannary.errors import ConflictError, EnvironmentProblem, FormatError, JobFailed
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId, NodeId
 
@@ -161,3 +161,14 @@ def test_inputs_of_earlier_leases_leave_the_job(held: Any, tmp_path: Path) -> No
         holding.blob_path(named).write_bytes(b"")
     holdings.release_inputs(holding, [digest(b"theta 2")])
     assert {path.name for path in holding.blobs.iterdir()} == {own[7:], digest(b"theta 2")[7:]}
+
+
+def test_a_job_that_ends_while_it_is_fetched_starts_no_work(held: Any, started: list[FakeWorker]) -> None:
+    """There was no worker to end when the word came: the one that is started then is not asked for anything."""
+    holdings = held(FakeWorker(failure=JobFailed("asked")), FakeWorker())
+    holdings.end_jobs([JOB])
+    with pytest.raises(ConflictError):
+        get(holdings)
+    assert started[0].is_closed
+    holdings.tidy()
+    assert not (holdings.root / "jobs" / JOB).exists()
