@@ -378,7 +378,6 @@ class Agent:
         if self.desk.is_dropped(lease):
             return
         message = f"{err}; {err.hint}" if err.hint else str(err)
-        failure = Failure(reason=reason, message=message[:4000], log_tail=log.tail()[-limits.MAX_LOG_TAIL_CHARS :])
         try:
             if (
                 self._hands_back or reason == DROPPED or err.detail == wire_errors.CLOCK
@@ -386,7 +385,8 @@ class Agent:
                 self.client.release(lease.lease_id)
                 return
             self._ship_everything(lease)
-            self.client.fail(lease.lease_id, failure)
+            tail = log.tail()[-limits.MAX_LOG_TAIL_CHARS :]  # of what could not be shipped: no line comes twice
+            self.client.fail(lease.lease_id, Failure(reason=reason, message=message[:4000], log_tail=tail))
         except StannaryError as untold:  # the lease's deadline says the same
             if is_for_good(untold):
                 raise

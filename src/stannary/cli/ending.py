@@ -59,8 +59,7 @@ def _keep(job: str, receipt: bytes, out: Output) -> Path | None:
 
 def raise_for(view: JobView) -> None:
     """Raise what the end of a job means, unless it succeeded."""
-    told = view.message.startswith(view.reason)  # a node's report says its reason itself
-    reason = (view.message if told else f"{view.reason}: {view.message}".strip(": "))[:MAX_REASON]
+    reason = f"{view.reason}: {view.message}".strip(": ")[:MAX_REASON]
     logs = f"stannary logs {view.id}"
     if view.status == "failed":
         raise JobFailed(f"job {view.id} failed", why=reason, hint=logs)

@@ -115,14 +115,12 @@ class Follower:
     _audits: set[tuple[str, str]] = field(default_factory=set)  # (node, task) drawn and not yet closed
     _losses: dict[str, list[Decimal | None]] = field(default_factory=dict)  # by `r<round>`
     _auditing: set[tuple[str, str]] = field(default_factory=set)  # (node, task): its lines repeat another node's
-    _operators: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.since = self._said_at = self.clock()
 
     def show(self, turn: Turn) -> None:
         """Print what is new."""
-        self._operators.update({item.node: item.operator for item in turn.view.nodes})
         for event in turn.events:
             self.seen = max(self.seen, event.seq)
             self._event(event, turn.view)
@@ -150,9 +148,9 @@ class Follower:
         if subject == "job" and state in PHASES:
             self._phase(state)
         elif happenings.weight(event) is Weight.LINE:
-            self._say(f"  ! {happenings.label(event):<12}{happenings.sentence(event, self._operators)}")
+            self._say(f"  ! {happenings.label(event):<12}{happenings.sentence(event)}")
         else:
-            self.out.status(f"    {happenings.sentence(event, self._operators)}")
+            self.out.status(f"    {happenings.sentence(event)}")
         if event.type == "task.contributed":
             self._figures(event, view.progress.rounds)
 

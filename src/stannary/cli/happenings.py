@@ -135,14 +135,13 @@ def label(event: Event) -> str:
     return (told.label if told is not None else "") or "handed back"
 
 
-def sentence(event: Event, operators: Mapping[str, str] | None = None) -> str:
+def sentence(event: Event) -> str:
     """Return an event as one sentence; a node is named with its operator where that is known."""
     told = KINDS.get(event.type)
     message = cell(event.message, MAX_MESSAGE)
     if told is None:
         return message or cell(event.type.replace(".", " "))
-    operator = (operators or {}).get(event.node or "", "")
-    node = (event.node or "a node") + (f" ({cell(operator, 40)})" if operator else "")
+    node = (event.node or "a node") + (f" ({cell(event.operator, 40)})" if event.operator else "")
     why = message if event.type == "lease.released" and not _is_orderly(event) else _why(event)
     # Not str.format: braces in a message are the market's own.
     words = {"{unit}": unit(event.task), "{node}": node, "{message}": message, "{why}": why, "{cost}": _cost(event)}

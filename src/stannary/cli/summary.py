@@ -6,6 +6,7 @@ keys; what the market says of itself is not repeated.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from stannary.formats.quantity import dollars
 from stannary.verify.report import Claims, Report
 
 MAX_SHOWN = 10  # inputs and results on the screen; --json has all
+_NODE = re.compile(r"\bn-[0-9a-f]{12}\b")
 SPLIT_PARTS = ("useful", "start", "link", "idle", "audit", "churn")
 
 
@@ -158,15 +160,17 @@ def moment(seconds: int) -> str:
 
 
 def finding_lines(report: Report) -> list[str]:
-    """Return one line per finding, worst first."""
+    """Return one line per finding, worst first; nodes are named with their operators."""
     order = {"refuted": 0, "policy": 1, "notice": 2}
+    owned = report.claims.operators if report.claims is not None else {}
+    operators = {str(node): f"{node} ({cell(name, 40)})" for node, name in owned.items()}
     lines = []
     for finding in sorted(report.findings, key=lambda item: order[item.severity]):
         expected = f", expected {finding.expected}" if finding.expected else ""
         # A notice accuses nobody, so nobody looks its code up; --json has it.
         code = "" if finding.severity == "notice" else f"{finding.id}: "
         said = f"{finding.severity:<8} {code}{_about(finding.subject)}: {finding.observed}{expected}"
-        lines += wrapped(said, indent=2, hanging=11)
+        lines += wrapped(_NODE.sub(lambda found: operators.get(found[0], found[0]), said), indent=2, hanging=11)
         if finding.remedy:
             lines += wrapped(f"next: {finding.remedy}", indent=11)
     return lines

@@ -139,6 +139,7 @@ def event(row: events.Event) -> wire.Event:
         type=bounds.shown(row.type),
         task=_known(row.task, bounds.TASK),
         node=_known(row.node, bounds.NODE),
+        operator=bounds.shown(row.operator) if row.operator is not None else None,
         message=_text(row.message),
         data=dict(row.data),
     )

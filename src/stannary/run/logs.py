@@ -32,7 +32,7 @@ MAX_LINE_CHARS = 4096  # the market refuses longer ones
 MAX_LINES = 20_000  # of one task
 BATCH_LINES = 500
 READ_BYTES = 65_536
-TAIL_CHARS = 16 * 1024
+TAIL_LINES, TAIL_CHARS = 200, 16 * 1024
 SETTLE_POLL_S = 0.001
 PROGRESS_INTERVAL_S = 10.0  # a bar of an hour takes 360 of a task's MAX_LINES
 
@@ -59,7 +59,7 @@ class TaskLog:
     num_dropped: int = 0
     _first_seq: int = 0
     _waiting: deque[Line] = field(default_factory=deque)
-    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    _dropped: deque[Line] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))  # the last of them
     _num_taken: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -67,9 +67,9 @@ class TaskLog:
         """Take one line, or count it as dropped."""
         line = Line(self.clock(), stream, printable(text))
         with self._lock:
-            self._tail.append(line.text)
             if self._num_taken >= self.max_lines:
                 self.num_dropped += 1
+                self._dropped.append(line)
                 if self.num_dropped > 1:
                     return
                 line = Line(line.at_s, "agent", f"more than {self.max_lines:,} lines: later ones are dropped")
@@ -89,9 +89,10 @@ class TaskLog:
                 self._first_seq += 1
 
     def tail(self) -> str:
-        """Return the last lines as one text, for a failure."""
+        """Return the last of the lines nobody has acknowledged as one text, for a failure; dropped ones count."""
         with self._lock:
-            return "\n".join(self._tail)[-TAIL_CHARS:]
+            lines = [*self._waiting, *self._dropped][-TAIL_LINES:]
+        return "\n".join(line.text for line in lines)[-TAIL_CHARS:]
 
 
 class Capture:

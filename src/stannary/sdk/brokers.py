@@ -3,6 +3,7 @@
     <data>/broker/<account>/lock             held while one is looked for or started
     <data>/broker/<account>/processes.json   pid and start time of the one that runs
     <data>/broker/<account>/settings         hash of what it was started with
+    <data>/broker/<account>/stopped          there while nobody wants it to run
     <data>/broker/<account>/broker.log       what it says
 
 Rules:
@@ -10,7 +11,8 @@ Rules:
    commands at once start one.
 2. One that was started with another address, key, pin or token is replaced.
 3. An open job without a broker ends `buyer-silent` and is paid for: who follows a job calls `Keeper.tend`
-   at every turn, so that a kill is noticed, said and mended within seconds.
+   at every turn, so that a kill is noticed, said and mended within seconds. One that was stopped by a command stays
+   so until another command starts it.
 4. One started here ends by itself when no job has been open for IDLE_EXIT_S; `stannary broker serve` stays.
 
 What the broker answers is broker/daemon.py; it is a process and never imported here.
@@ -18,6 +20,7 @@ What the broker answers is broker/daemon.py; it is a process and never imported 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -38,7 +41,7 @@ STOP_PATIENCE_S = 15.0
 QUICK_DEATH_S = 5.0  # who ends sooner after its start has a reason that another start does not mend
 QUICK_DEATHS = 3
 RETRY_S = 30.0
-LOCK_FILE, SETTINGS_FILE = "lock", "settings"
+LOCK_FILE, SETTINGS_FILE, STOPPED_FILE = "lock", "settings", "stopped"
 PURPOSE = "answers beacon requests until the job ends: stay online"
 
 
@@ -57,6 +60,7 @@ def ensure(settings: Settings, place: Path | None = None) -> tuple[Started, bool
     """
     directory = place or home(settings.account)
     with _locked(directory):
+        (directory / STOPPED_FILE).unlink(missing_ok=True)
         running = find(directory)
         if running is not None and _fingerprint(settings) == _started_with(directory):
             return running, False
@@ -84,6 +88,7 @@ def serve(settings: Settings) -> list[str]:
                 f"a broker serves {settings.account} already", why=f"pid {running.pid}", hint="stannary broker stop"
             )
         arguments = command(settings, directory, idle_exit_s=0.0)
+        (directory / STOPPED_FILE).unlink(missing_ok=True)
         if running is not None:
             register.stop(running, patience_s=STOP_PATIENCE_S)
         register.adopt(processes.this(SERVED))
@@ -104,6 +109,8 @@ def stop(directory: Path) -> Started | None:
     with _locked(directory):
         running = find(directory)
         if running is not None:
+            with contextlib.suppress(StannaryError):  # a full disk keeps nobody from stopping it
+                files.replace(directory / STOPPED_FILE, b"")  # before it ends: who watches it must know why
             Register(directory).stop(running, patience_s=STOP_PATIENCE_S)
         return running
 
@@ -154,6 +161,7 @@ class Keeper:
         self._seen_at = 0.0
         self._deaths = 0
         self._retry_at = 0.0
+        self._was_told = False  # that it was stopped
 
     def tend(self) -> str:
         """Start the broker where none runs; return a line to be said, empty when all is as it was.
@@ -164,6 +172,11 @@ class Keeper:
         now = self._clock()
         if now < self._retry_at or (self._seen is not None and self._seen.is_alive):
             return ""
+        if self._seen is not None and (self._directory / STOPPED_FILE).exists():
+            is_told, self._was_told = self._was_told, True
+            stopped = f"  ! broker     pid {self._seen.pid} was stopped by a command and stays so; the job waits for it"
+            return "" if is_told else stopped
+        self._was_told = False
         if self._seen is not None and now - self._seen_at < QUICK_DEATH_S:
             self._deaths += 1
             if self._deaths >= QUICK_DEATHS:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import NotFound
 from stannary.formats.canonical import Json
-from stannary.store.schema import events, jobs
+from stannary.store.schema import events, jobs, nodes
 
 MAX_MESSAGE = 2_000  # characters; longer texts belong into the log
 MAX_PAGE = 1_000  # events of one answer
@@ -32,6 +32,7 @@ class Event:
     node: str | None
     message: str
     data: Mapping[str, Json]
+    operator: str | None  # the node's
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,9 @@ _NEXT = (
 _INSERT = sa.insert(events)
 _AFTER = (
     sa.select(
-        events.c.seq, events.c.at_ms, events.c.type, events.c.task, events.c.node, events.c.message, events.c.data
+        *(events.c[name] for name in ("seq", "at_ms", "type", "task", "node", "message", "data")), nodes.c.operator
     )
+    .outerjoin(nodes, nodes.c.node == events.c.node)
     .where(events.c.job == sa.bindparam("key"), events.c.seq > sa.bindparam("seq"))
     .order_by(events.c.seq)
     .limit(sa.bindparam("limit"))

@@ -141,6 +141,7 @@ class Event(Message):
     type: Name
     task: TaskText | None = None
     node: NodeText | None = None
+    operator: Name | None = None  # the node's
     message: Text
     data: dict[str, Any]
 

@@ -296,7 +296,7 @@ def test_failure_is_told(market: ScriptedMarket, launch: Launch) -> None:
         market.lease(market.add_command_job(run, resources=resources))
         market.wait_for(lambda number=number: len(market.failures) == number)  # type: ignore[misc]  # a default argument
         assert market.failures[-1]["reason"] in reasons
-    assert "broken" in market.failures[0]["log_tail"]
+    assert market.lines.count("broken") == 1 and market.failures[0]["log_tail"] == "", "no line comes twice"
     market.lease(market.add_command_job(HELLO, envs={"WORD": "c"}, resources=roomy))
     market.wait_for(lambda: market.count("contribution") == 1)
 

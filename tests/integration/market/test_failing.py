@@ -70,7 +70,7 @@ def test_a_broken_job_ends_by_three_reports(tmp_path: Path) -> None:
     assert (view.status, view.reason) == ("failed", "run-failed")
     assert view.refunded_usd_micros == view.escrow_usd_micros
     assert len(served) == 3
-    assert "reported by" in view.message
+    assert view.message.startswith("exit code 1 (reported by "), "the reason stands in its own member"
     assert view.message.count(",") == 2
 
 

@@ -98,11 +98,10 @@ def test_a_lane_whose_loss_became_nan_is_told():
 
 def test_convictions_name_node_and_task():
     """A conviction is told once: node, operator, task, reason, and what it costs."""
-    nodes = [JobNode(node=NODE, operator="mica", lane=0, state="convicted")]
     data = {"reason": "two-recomputations-disagree", "bond_usd_micros": 10_000_000}
-    refuted = event(1, "task.refuted", "refuted", f"{JOB}/r1/l0/a0").model_copy(update={"data": data})
-    convicted = event(2, "node.convicted", "convicted", f"{JOB}/r1/l0/a0").model_copy(update={"data": data})
-    text = shown(Turn([refuted, convicted], view().model_copy(update={"nodes": nodes})))
+    told = [event(1, "task.refuted", "", f"{JOB}/r1/l0/a0"), event(2, "node.convicted", "", f"{JOB}/r1/l0/a0")]
+    more = {"data": data, "operator": "mica"}
+    text = shown(Turn([item.model_copy(update=more) for item in told], view()))
     assert text.count("CONVICTED") == text.count(NODE) == 1
     assert f"{NODE} (mica) for lane 0 of round 2 (r1/l0/a0): two others computed it again" in text
     assert "not paid" in text and "bond of $10.00" in text
@@ -256,7 +255,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_state_has_a_sentence(kind):
     """Each state a job, task, lease, audit or node can get to is told in a sentence without codes or bare ids."""
-    told = happenings.sentence(event(1, kind, "why it is so", f"{JOB}/r1/l0/a0"), {NODE: "oak"})
+    told = happenings.sentence(event(1, kind, "why it is so", f"{JOB}/r1/l0/a0"))
     assert kind in happenings.KINDS
     assert not re.search(r"[{}]|\b[a-z]+\.[a-z]+\b", told), told
     assert JOB not in told
@@ -282,7 +281,8 @@ def test_a_kind_nobody_knows_is_told_in_the_markets_words():
 
 def test_a_silent_auditor_is_a_sentence():
     """`audit.silent` says who was asked for what."""
-    told = happenings.sentence(event(1, "audit.silent", "audit x silent", f"{JOB}/r2/l1/a0"), {NODE: "oak"})
+    silent = event(1, "audit.silent", "audit x silent", f"{JOB}/r2/l1/a0").model_copy(update={"operator": "oak"})
+    told = happenings.sentence(silent)
     assert told == (
         f"{NODE} (oak) was asked to compute lane 1 of round 3 (r2/l1/a0) again and did not answer; "
         "the next one is asked"

@@ -10,7 +10,7 @@ from stannary.verify.report import Finding, Severity
 
 
 def lines_of(*findings: Finding) -> list[str]:
-    report: Any = SimpleNamespace(findings=findings)
+    report: Any = SimpleNamespace(findings=findings, claims=None)
     return summary.finding_lines(report)
 
 
@@ -21,6 +21,15 @@ def test_a_silent_auditor_is_told_in_a_sentence():
     told = " ".join([line, *(item.strip() for item in rest)])
     assert "audit of lane 2 of round 2 (r1/l2/a0): n-455852780b6f did not answer: lost" in told
     assert "audit.silent" not in told and "/q355" not in told
+
+
+def test_findings_name_the_operator_of_a_node():
+    """Whoever is named by number is named by owner too, where the receipt says who that is."""
+    claims = SimpleNamespace(operators={"n-455852780b6f": "basalt"})
+    found = Finding("audit.silent", Severity.NOTICE, "x", "n-455852780b6f did not answer, n-000000000000 did")
+    report: Any = SimpleNamespace(findings=[found], claims=claims)
+    told = " ".join(" ".join(summary.finding_lines(report)).split())
+    assert "n-455852780b6f (basalt) did not answer, n-000000000000 did" in told
 
 
 def test_what_accuses_keeps_its_code():

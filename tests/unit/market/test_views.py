@@ -273,6 +273,9 @@ def test_events_and_log_lines_keep_within_the_wire(store: Store) -> None:
     row = told.store.read(lambda c: events.after(c, told.job, 0))[-1]
     event = views.event(replace(row, message="x" * 10_000))
     assert (event.type, event.at, len(event.message), event.task) == ("note", "2023-11-14T22:13:20Z", 4096, None)
+    told.do(lambda c: events.append(c, told.job, events.Happening("note", "said", 1_700_000_000_999, node=SECOND)))
+    (named,) = told.store.read(lambda c: events.after(c, told.job, row.seq))
+    assert (event.operator, views.event(named).operator) == (None, "bob")
     lines = [NewLine(1_700_000_000_000, "stdout", "hello")]
     told.do(lambda c: loglines.append(c, Source(told.job, "", ""), lines))
     line = views.line(told.store.read(lambda c: loglines.after(c, told.job, 0))[0])

@@ -50,6 +50,8 @@ def test_drops_are_said() -> None:
     assert len(texts) == 3
     assert kept.num_dropped == 8
     assert kept.tail().endswith("9")
+    kept.acknowledge(0, 3)
+    assert kept.tail() == "\n".join("23456789"), "what was taken is not in it"
 
 
 def test_terminal_escapes() -> None:

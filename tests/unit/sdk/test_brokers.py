@@ -104,6 +104,20 @@ def test_a_keeper_notices_a_kill(settings):
     assert f"pid {brokers.find(brokers.home('work')).pid}" in said
 
 
+def test_a_stopped_broker_stays_so_until_a_command_starts_it(settings):
+    """`broker stop` and `market stop` hold while a job is followed: said once; whoever starts it again is noticed."""
+    keeper = Keeper(settings)
+    keeper.tend()
+    stopped = brokers.stop(brokers.home("work"))
+    said = [keeper.tend() for _ in range(3)]
+    assert f"pid {stopped.pid} was stopped by a command" in said[0] and said[1:] == ["", ""]
+    assert brokers.find(brokers.home("work")) is None
+    again, _ = brokers.ensure(settings)
+    assert f"now as pid {again.pid}" in keeper.tend()
+    Register(brokers.home("work")).kill(again)
+    assert "started again" in keeper.tend(), "a kill is no command"
+
+
 def test_a_broker_killed_again_and_again_is_not_a_storm(settings):
     """Killed at once after each start, it is started three times, then its keeper waits, says so, and tries again."""
     now = [0.0]

@@ -32,7 +32,7 @@ AGREEING = 3  # operators who must report a failure before it is the job's, wher
 
 def fail(connection: Connection, frame: JobFrame | None, world: World, lease: str, failure: wire.Failure) -> str:
     """End a lease its node cannot fulfil; return its job. What enough operators report is the job's failure."""
-    message = f"{failure.reason}: {failure.message}"
+    message = failure.message or failure.reason
     cause = Cause(world.now_ms, failure.reason, message[:1000])
     row = leases.end(connection, lease, LeaseState.RELEASED, cause)
     lines = [NewLine(world.now_ms, "agent", text) for text in failure.log_tail.splitlines()]
