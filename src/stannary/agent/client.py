@@ -54,6 +54,7 @@ SAID_EVERY_S = 60.0
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # a listing of 20,000 files
 
 Tell = Callable[[str], None]
+Moving = Callable[[], None]  # called as bytes move: the market waits for who says so (jobs/progress.py)
 
 
 class MarketClient:
@@ -133,21 +134,21 @@ class MarketClient:
         """Hand a lease back undone; one attempt, its deadline does the same."""
         self._once(lambda link: _post(link, routes.lease(routes.LEASE_RELEASE, lease_id), None))
 
-    def fetch(self, digest: Digest, size_bytes: int, target: Path) -> None:
-        """Fetch a blob into a file that appears whole or not at all.
+    def fetch(self, digest: Digest, size_bytes: int, target: Path, moving: Moving) -> None:
+        """Fetch a blob into a file that appears whole or not at all; `moving` hears of each piece.
 
         Raises:
             Refuted: the market gave other bytes than the digest names.
             EnvironmentProblem: the disk is full.
         """
-        self._patiently(lambda link: _fetch(link, digest, size_bytes, target))
+        self._patiently(lambda link: _fetch(link, digest, size_bytes, target, moving))
 
-    def store(self, digest: Digest, path: Path) -> None:
-        """Store a blob unless the market has it."""
+    def store(self, digest: Digest, path: Path, moving: Moving) -> None:
+        """Store a blob unless the market has it; `moving` hears of each piece."""
 
         def put(link: Connection) -> None:
             if not link.has(routes.blob(digest)):
-                link.put(routes.blob(digest), lambda: _chunks(path), path.stat().st_size)
+                link.put(routes.blob(digest), lambda: _chunks(path, moving), path.stat().st_size)
 
         self._patiently(put)
 
@@ -271,7 +272,7 @@ def _post(link: Connection, path: str, body: message.Message | None) -> None:
     link.send("POST", path, content=content, headers={"Content-Type": "application/json"})
 
 
-def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path) -> None:
+def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path, moving: Moving) -> None:
     fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
     state = hashlib.sha256()
     num_bytes = 0
@@ -283,6 +284,7 @@ def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path) -> N
                     break
                 state.update(chunk)
                 file.write(chunk)
+                moving()
         if num_bytes != size_bytes or PREFIX + state.hexdigest() != digest:
             raise Refuted("the market gave other bytes than the digest names", why=digest)
         fresh.chmod(0o444)
@@ -293,7 +295,8 @@ def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path) -> N
         fresh.unlink(missing_ok=True)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, moving: Moving) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(limits.BLOB_CHUNK_BYTES):
             yield chunk
+            moving()

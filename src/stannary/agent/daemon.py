@@ -92,7 +92,7 @@ class Agent:
         self.journal = journals.Journal(directory / "journal")
         self.meter = Meter(self.journal)
         self.desk = Desk()
-        self.holdings = Holdings(directory, settings, self.client, sandbox, self._still_preparing)
+        self.holdings = Holdings(directory, settings, self.client, sandbox, self._still_preparing, self._fetching)
         self.pulse = Pulse(
             client=self.client,
             desk=self.desk,
@@ -256,7 +256,7 @@ class Agent:
         with self.meter.phase(JobId(lease.job), Phase.LINK):
             self.client.submit(routes.LEASE_COMMITMENT, lease.lease_id, dsse.parse(claim["commitment"]))
             for output in _outputs(claim):
-                self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest))
+                self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest), self._storing)
             self._ship_everything(lease)
             self.pulse.read_out(lease)  # the contribution's time must be in a reading, or its share reads as nobody's
             self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
@@ -313,7 +313,7 @@ class Agent:
 
     def _holding(self, lease: Lease) -> Holding:
         job = JobId(lease.job)
-        self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
+        self._still_preparing({})
         with self.meter.phase(job, Phase.START):
             take_line = functools.partial(self._take_line, job)
             return self.holdings.get(job, functools.partial(take_line, "agent"), take_line)
@@ -324,7 +324,7 @@ class Agent:
         A contribution of another size than the model's weighs nothing in a merge (train/merge.py), so its bytes,
         however many, are not worth fetching.
         """
-        self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+        self._fetching()
         unfetched: dict[TaskId, Output] = {}
         with self.meter.phase(holding.job, Phase.LINK):
             named = [(blob.name, digest.parse(blob.digest), blob.size_bytes) for blob in lease.blobs]
@@ -351,6 +351,14 @@ class Agent:
     def _still_preparing(self, _reported: dict[str, Json]) -> None:
         """Say that a long start goes on: the market waits for who is heard of."""
         self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
+
+    def _fetching(self) -> None:
+        """Say that bytes of a lease's inputs come."""
+        self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+
+    def _storing(self) -> None:
+        """Say that bytes of a result go."""
+        self.desk.progress = ProgressReport(step=0, steps=0, phase="store")
 
     def _take_progress(self, reported: dict[str, Json]) -> None:
         step, steps, loss = reported.get("step"), reported.get("steps"), reported.get("loss")

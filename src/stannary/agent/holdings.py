@@ -95,12 +95,14 @@ class Holdings:
         client: MarketClient,
         sandbox: Sandbox,
         progress: TakeProgress = lambda _: None,
+        moving: Callable[[], None] = lambda: None,
     ) -> None:
         self.root = root
         self.settings = settings
         self.client = client
         self.sandbox = sandbox
         self.progress = progress  # gets what workers report while they prepare
+        self.moving = moving  # hears that bytes of an input came
         source = Source(settings.find_links, settings.index_url, settings.no_index)
         self.environments = Environments(root / "environments", source, sandbox)
         self.cache = BlobCache(root / "blobs")
@@ -141,7 +143,7 @@ class Holdings:
         if path.exists() or self.cache.take(named, size_bytes, path):
             return
         self._make_disk_room(size_bytes, 1)
-        self.client.fetch(named, size_bytes, path)
+        self.client.fetch(named, size_bytes, path, self.moving)
         self.cache.keep(named, path)
 
     def release_inputs(self, holding: Holding, wanted: Iterable[Digest]) -> None:
@@ -229,7 +231,7 @@ class Holdings:
         inputs = [(entry.digest, entry.size_bytes) for entry in spec.workdir]
         inputs += [(item.digest, item.size_bytes) for item in spec.inputs.values()]
         missing = [size for named, size in inputs if not self.cache.has(named, size)]
-        num_bytes = sum(missing) + spec.workdir_bytes + output_bytes(spec)
+        num_bytes = sum(missing) + spec.workdir_bytes + spec.output_bytes
         return num_bytes, len(missing) + 2 * len(spec.workdir) + MAX_OUTPUTS
 
     def _place_workdir(self, holding: Holding) -> None:
@@ -302,7 +304,7 @@ def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench
         shm_bytes=wanted.memory_bytes,
     )
     environment = worker_environment(spec, kernel, holding.packages)
-    return Bench(holding.directory, outbox, environment, limits, output_bytes(spec), holding.packages)
+    return Bench(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,11 +345,6 @@ def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:
     buyer = dsse.decode_base64(unchecked.buyer, "buyer")
     checked = statement.open_envelope(envelope, "job", Job, buyer).predicate
     return jobspec.from_canonical(checked.spec)
-
-
-def output_bytes(spec: JobSpec) -> int:
-    """Bound what one task may hand in: a training job's weights fit in its memory, files on its disk."""
-    return spec.resources.memory_bytes if spec.kind is JobKind.TRAIN else spec.resources.disk_bytes
 
 
 def _remove(directory: Path) -> None:

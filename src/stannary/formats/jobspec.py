@@ -163,6 +163,11 @@ class JobSpec:
         """Total size of the work directory."""
         return sum(item.size_bytes for item in self.workdir)
 
+    @property
+    def output_bytes(self) -> int:
+        """The most one task may hand in: a training job's weights fit in its memory, files on its disk."""
+        return self.resources.memory_bytes if self.kind is JobKind.TRAIN else self.resources.disk_bytes
+
 
 def to_canonical(spec: JobSpec) -> dict[str, Json]:
     """Return the members that are signed."""

@@ -3,11 +3,13 @@
     environment, fetch   before the first step: no figure yet, UNMEASURED_S for the next sign of life
     compute, step k      seconds a step = time since the first report of a step / steps since then
     after the last step  results are made, measured and handed in: again no figure, UNMEASURED_S
+    fetch, store         bytes move: said again as they do, so that a slow link is no silence
 
 Rules:
 1. The market's clock measures, on the reports' arrival; a node only says how far it is.
 2. A step takes what was measured, so a lease may go on for SLACK times what is left, and need not be heard of for
-   SLACK steps. It ends at its limit all the same: the job's wall_s, and START_S for the start.
+   SLACK steps. It ends at its limit all the same: the job's wall_s, START_S for the start, and what the bytes it was
+   given and may hand in take on the slowest link (`limit_s`). Who only claims to be busy holds a task no longer.
 3. Steps never go back: a report that says less than an earlier one is only a sign of life.
 4. A job's step time is the median over its leases, so that one node alone neither hurries nor holds the others.
 
@@ -22,10 +24,12 @@ from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 
-UNMEASURED_S = 600.0  # a step of ten minutes, an installation or an upload of that length
+UNMEASURED_S = 600.0  # a step of ten minutes, or an installation of that length
 START_S = 1200.0  # loading and checking a recipe: six steps (agent/holdings.py PREPARE_WALL_S)
 SLACK = 3.0  # a busy machine takes so many times what it took at first (measured: 2 cores, 8 tenants)
+SLOWEST_BYTES_PER_S = 1_000_000  # 8 Mbit/s: over less, half a gigabyte takes more than ten minutes
 COMPUTE = "compute"
+STORE = "store"
 
 
 @dataclass(slots=True)
@@ -39,10 +43,12 @@ class Progress:
     step_at_s: float = 0.0  # when that step was reported
     first_step: int = 0
     first_step_at_s: float = 0.0
+    is_computed: bool = False
 
     def hear(self, phase: str, step: int, now_s: float) -> None:
         """Take a report."""
         self.at_s = now_s
+        self.is_computed = self.is_computed or phase == STORE  # the report of the last step may have been overtaken
         if phase != COMPUTE or step <= self.step:
             self.begun_s = now_s if self.step == 0 else self.begun_s
             return
@@ -72,9 +78,15 @@ class Progress:
         step_s = self.step_s
         if step_s is None:
             return UNMEASURED_S
-        if self.step >= num_steps:  # what is left is no step: a model of gigabytes is written, hashed and sent
+        # What is left then is no step: a model of gigabytes is written, hashed and sent.
+        if self.is_computed or self.step >= num_steps:
             return max(UNMEASURED_S, SLACK * step_s)
         return SLACK * step_s * steps
+
+
+def limit_s(wall_s: float, num_bytes: int) -> float:
+    """Return how long a lease may last whatever is reported, `num_bytes` to be moved for it."""
+    return START_S + wall_s + num_bytes / SLOWEST_BYTES_PER_S
 
 
 def median_step_s(leases: Iterable[Progress]) -> float:

@@ -43,6 +43,7 @@ class ScriptedMarket:
     statements: list[tuple[str, str, Any]] = field(default_factory=list)  # (what, lease, predicate)
     envelopes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)  # of the reports of progress
     failures: list[dict[str, Any]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     beats: list[dict[str, Any]] = field(default_factory=list)
@@ -288,7 +289,9 @@ class ScriptedMarket:
         elif what == "release":
             self.released.append(lease_id)
             self.leases.remove(known[0])
-        elif what != "progress":
+        elif what == "progress":
+            self.phases.append(body["phase"])
+        else:
             envelope = dsse.parse(body["envelope"])
             cls = {"commitment": predicates.Commitment, "contribution": predicates.Contribution,
                    "answer-commitment": predicates.AnswerCommitment, "answer": predicates.Answer,

@@ -144,6 +144,26 @@ def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
         )
 
 
+def test_bytes_that_move_are_told(market: ScriptedMarket, launch: Launch) -> None:
+    """A market that lets a second input, or a result, wait until it hears that bytes move is not waited for in vain."""
+    job = market.add_command_job(HELLO, {"a.txt": b"a", "b.txt": b"b"}, envs={"WORD": "hello"})
+    inputs: set[str] = set()
+
+    def refuse(method: str, path: str) -> None:
+        if method == "GET" and path.startswith("/v1/blobs/"):
+            inputs.add(path)
+            if len(inputs) == 2:
+                market.wait_for(lambda: "fetch" in market.phases)
+        if method == "PUT":
+            market.wait_for(lambda: "store" in market.phases)
+
+    market.refuse = refuse
+    market.lease(job)
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert len(inputs) == 2
+
+
 def test_requirements_reach_a_command(
     market: ScriptedMarket, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ from tests.integration.market.fake_node import FakeNode, LyingNode
 from tests.integration.market.test_market_jobs import case_of, check
 from tests.integration.market.world import World
 
-from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.jobspec import JobSpec, Resources, Verification
 from stannary.formats.predicates import Absence, Verdict
+from stannary.jobs.progress import UNMEASURED_S
 from stannary.store import nodes
 from stannary.verify.report import Report
 from stannary.wire import node, routes
@@ -221,6 +222,45 @@ def test_slow_steps_cost_no_lease(tmp_path: Path) -> None:
     view, served = asyncio.run(scenario())
     assert (view.status, view.verdict) == ("succeeded", "verified"), view
     assert len(served) == len(set(served))
+
+
+def test_a_long_transfer_costs_no_lease(tmp_path: Path) -> None:
+    """Two thousand seconds of bytes that move keep a lease (8 Mbit/s for what is asked); silence after them ends it."""
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            _, engines = world.inside
+            far = await world.node("north", SlowNode, run=False)
+            await world.node("south")
+            ada = await world.buyer()
+            large = Resources(cpus=1, memory_bytes=2**31, disk_bytes=2**28, wall_s=60)
+            job = (await ada.submit(train_spec(rounds=1, resources=large))).id
+            while (lease := await far.next_lease()) is None:
+                pass
+
+            async def pass_100_s(reports: tuple[str, int] | None) -> None:
+                world.clock._now += 100.0
+                await far.open_session()
+                await far.beat()
+                if reports is not None:
+                    await far.tell(lease, *reports)
+                await engines._expire()
+
+            async def ends() -> list[str]:
+                events = [event for event in await ada.events(job) if event.node == far.id]
+                assert any(event.type == "lease.granted" for event in events)
+                return [event.message for event in events if event.type == "lease.expired"]
+
+            for reports in [*[("fetch", 0)] * 10, ("compute", 1), *[("store", 0)] * 10]:  # the last step is overtaken
+                await pass_100_s(reports)
+            before = await ends()
+            for _ in range(int(UNMEASURED_S // 100) + 1):
+                await pass_100_s(None)
+            return before, await ends()
+
+    before, after = asyncio.run(scenario())
+    assert before == []
+    assert [message.rpartition(": ")[2] for message in after] == ["deadline"]
 
 
 def test_who_only_claims_progress_loses_his_lease(tmp_path: Path) -> None:

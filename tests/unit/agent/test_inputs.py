@@ -30,8 +30,9 @@ class CountingClient:
     def __init__(self) -> None:
         self.fetched: list[Digest] = []
 
-    def fetch(self, named: Digest, size_bytes: int, target: Path) -> None:
+    def fetch(self, named: Digest, size_bytes: int, target: Path, moving: Callable[[], None]) -> None:
         self.fetched.append(named)
+        moving()
         with target.open("wb") as file:
             file.truncate(size_bytes)
 

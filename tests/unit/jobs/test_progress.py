@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.formats.ids import JobId, TaskKind, command_task, merge_task, round_task, task_kind
-from stannary.jobs.progress import SLACK, UNMEASURED_S, Progress, median_step_s
+from stannary.jobs.progress import SLACK, START_S, UNMEASURED_S, Progress, limit_s, median_step_s
 
 JOB = JobId("j-0123456789ab")
 
@@ -49,6 +49,25 @@ def test_handing_in_is_not_measured_in_steps() -> None:
     assert slow.allowed_until_s(1) == 900.0 + SLACK * 900.0
 
 
+def test_bytes_that_move_are_a_sign_of_life() -> None:
+    """A transfer of hours keeps its lease while it is heard of, also if the report of the last step was lost."""
+    quick = [("fetch", 0, 0.0), ("compute", 1, 1.0), ("compute", 2, 2.0)]
+    stored = lease(*quick, *(("store", 0, 100.0 * part) for part in range(1, 73)))
+    assert stored.allowed_until_s(3) == 7200.0 + UNMEASURED_S
+    assert not stored.is_silent(7199.0 + UNMEASURED_S, 20.0, 3)
+    assert stored.is_silent(7200.0 + UNMEASURED_S, 20.0, 3)
+    fetched = lease(*(("fetch", 0, 100.0 * part) for part in range(73)))
+    assert fetched.allowed_until_s(3) == 7200.0 + UNMEASURED_S
+    fetched.hear("compute", 1, 7210.0)
+    assert fetched.step_s == 10.0  # what was waited for before is no step
+
+
+def test_a_lease_with_much_to_move_may_last_longer() -> None:
+    """Ten gigabytes add what they take at 8 Mbit/s; who has nothing to move gains nothing by saying so."""
+    assert limit_s(600.0, 0) == START_S + 600.0
+    assert limit_s(600.0, 10**10) == START_S + 600.0 + 10_000.0
+
+
 def test_a_quick_step_is_not_taken_for_silence_at_once() -> None:
     """Steps of milliseconds leave the market's own patience as it is."""
     quick = lease(("fetch", 0, 0.0), ("compute", 100, 1.0), ("compute", 200, 2.0))
@@ -56,7 +75,7 @@ def test_a_quick_step_is_not_taken_for_silence_at_once() -> None:
     assert quick.is_silent(22.0, 20.0, 1000)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["environment", "fetch", "compute", "x"]), st.integers(0, 2**53),
+@given(st.lists(st.tuples(st.sampled_from(["environment", "fetch", "compute", "store", "x"]), st.integers(0, 2**53),
                           st.floats(0, 1e6)), min_size=1, max_size=30), st.integers(1, 100_000))  # fmt: skip
 def test_no_reports_break_the_rule(reports: list[tuple[str, int, float]], num_steps: int) -> None:
     """Whatever a node claims: steps never go back, time is never negative, and standing still earns no more time."""

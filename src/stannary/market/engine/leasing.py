@@ -23,7 +23,7 @@ from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Role, Verdict
-from stannary.jobs.progress import START_S, Progress
+from stannary.jobs.progress import Progress, limit_s
 from stannary.jobs.rounds import Pace, deadline_s
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
@@ -189,9 +189,19 @@ def _is_over(connection: Connection, world: World, late: Lateness, lease: LeaseR
     if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
         return False
     reported, frame = late.progress.get(lease.lease), late.frames.get(lease.job)
-    if reported is None or frame is None or waited_ms >= 1000 * (frame.spec.resources.wall_s + START_S):
+    if reported is None or frame is None:
+        return True
+    if waited_ms >= 1000 * limit_s(frame.spec.resources.wall_s, _moved_bytes(frame, lease)):
         return True
     return world.now_ms / 1000 >= reported.allowed_until_s(tasks.get(connection, lease.task).num_steps)
+
+
+def _moved_bytes(frame: JobFrame, lease: LeaseRow) -> int:
+    """Return the most bytes a node has to fetch and hand in for a lease."""
+    spec = frame.spec
+    inputs = [item.size_bytes for item in spec.inputs.values()]
+    given = [cast("int", cast("dict[str, Json]", item)["size_bytes"]) for item in _listed(lease.body.get("blobs"))]
+    return spec.workdir_bytes + sum(inputs) + sum(given) + spec.output_bytes
 
 
 def _is_late(connection: Connection, frame: JobFrame, world: World, late: Lateness, lease: LeaseRow) -> bool:
