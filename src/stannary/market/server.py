@@ -101,7 +101,30 @@ async def serve(settings: Settings) -> None:
         async with _admitting(server, listener):
             if server.started:
                 _announce(settings, exchange, f"{scheme}://{_bracketed(settings.local_host)}:{port}")
-            await serving
+            await _while_sound(exchange.store, server, serving)
+
+
+async def _while_sound(store: Store, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    """Serve until told to stop, or until a large database, checked meanwhile, turns out to be damaged.
+
+    Raises:
+        EnvironmentProblem: it is.
+    """
+    checked = store.check_pages()
+    if checked is None:
+        await serving
+        return
+    log.warning("the database is large: its pages are checked while the market serves")
+    checking = asyncio.wrap_future(checked)
+    await asyncio.wait({serving, checking}, return_when=asyncio.FIRST_COMPLETED)
+    if checking.done() and checking.exception() is not None:
+        log.critical("the market stops: %s", checking.exception())
+        server.should_exit = True
+    elif checking.done():
+        log.warning("the database's pages are whole")
+    await serving
+    if checking.done():
+        checking.result()
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from stannary.errors import EnvironmentProblem
 from stannary.store import engine as engines
 from stannary.store import mark, migrate
 from stannary.store.gathering import Gathering
@@ -36,8 +38,9 @@ class Store:
     """All that a market keeps. Make one with `open`."""
 
     def __init__(
-        self, *, held: IO[bytes], write_engine: sa.Engine, read_engine: sa.Engine, marked: mark.MarkFile
+        self, path: Path, *, held: IO[bytes], write_engine: sa.Engine, read_engine: sa.Engine, marked: mark.MarkFile
     ) -> None:
+        self._path = path
         self._held = held
         self._marked = marked
         self._writer = Writer(write_engine, marked)
@@ -65,7 +68,33 @@ class Store:
             except DBAPIError as error:
                 raise engines.environment_problem(error) from error
             undo.pop_all()
-        return cls(held=held, write_engine=write_engine, read_engine=engines.reader(path), marked=marked)
+        return cls(path, held=held, write_engine=write_engine, read_engine=engines.reader(path), marked=marked)
+
+    def check_pages(self) -> Future[None] | None:
+        """Begin to read every page of a database too large for it to be done at open; None where it was.
+
+        The future ends with EnvironmentProblem where one is damaged. Nothing waits for the thread: no SQLite of ours
+        breaks such a check off, and a market must stop when it is told to.
+        """
+        if not mark.is_large(self._path):
+            return None
+        checked: Future[None] = Future()
+        checked.set_running_or_notify_cancel()
+
+        def check() -> None:
+            engine = engines.reader(self._path)
+            try:
+                with engine.connect() as connection:
+                    mark.check_pages(connection)
+            except (EnvironmentProblem, DBAPIError) as error:
+                checked.set_exception(error)
+            else:
+                checked.set_result(None)
+            finally:
+                engine.dispose()
+
+        threading.Thread(target=check, name="store-pages", daemon=True).start()
+        return checked
 
     def write(self, operation: Callable[[Connection], T]) -> Future[T]:
         """Run `operation` in the writer; the future resolves after the COMMIT is durable."""

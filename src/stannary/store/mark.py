@@ -6,7 +6,8 @@ Rules:
   that holds less is not the one that was: an older copy, one without its `-wal`, one whose WAL lost frames to damage.
 - The file is not synced: a power cut may leave it behind, which harms nobody; a killed process does not.
 - A database without its mark, or with another's, is refused as well, unless it has never been written to.
-- A damaged page is looked for at every start, in databases of up to MAX_CHECKED_BYTES.
+- A damaged page is looked for at every start: before anything else in databases of up to MAX_CHECKED_BYTES, in larger
+  ones beside the market's work (Store.check_pages), which ends if one is found.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stannary.errors import EnvironmentProblem
 
 SUFFIX = ".mark"
 _WAL, _KEPT = "-wal", "-wal.kept"
-MAX_CHECKED_BYTES = 2**30  # quick_check reads all of it: some seconds a GiB
+MAX_CHECKED_BYTES = 2**30  # that nobody waits longer for a start: quick_check reads all of it, some seconds a GiB
 MAX_MARK_BYTES = 256
 COUNT = "UPDATE marks SET num_commits = num_commits + 1 RETURNING num_commits"
 HINT = "put back market.db with its -wal and .mark as they lay together, or a whole backup: stannary market restore"
@@ -90,8 +91,8 @@ def accept(database: Path, connection: Connection) -> MarkFile:
     Raises:
         EnvironmentProblem: it is; its WAL as it was found is kept beside it (`-wal.kept`).
     """
-    if database.stat().st_size <= MAX_CHECKED_BYTES:
-        _check_pages(connection)
+    if not is_large(database):
+        check_pages(connection)
     row = connection.exec_driver_sql("SELECT store, num_commits FROM marks").one()
     held = Mark(str(row[0]), int(row[1]))
     told = _read(path_of(database))
@@ -106,7 +107,17 @@ def accept(database: Path, connection: Connection) -> MarkFile:
     return MarkFile(path_of(database), held)
 
 
-def _check_pages(connection: Connection) -> None:
+def is_large(database: Path) -> bool:
+    """Tell whether a database's pages are checked beside the market's work, not before it."""
+    return database.stat().st_size > MAX_CHECKED_BYTES
+
+
+def check_pages(connection: Connection) -> None:
+    """Read every page.
+
+    Raises:
+        EnvironmentProblem: one is damaged.
+    """
     try:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
     except DBAPIError as err:

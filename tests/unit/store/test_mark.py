@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from stannary.errors import EnvironmentProblem
-from stannary.store import accounts
+from stannary.store import accounts, mark
 from stannary.store.database import Store
 
 BUYERS = 40
+DEADLINE_S = 30
 
 
 def furnish(store: Store, names: range) -> None:
@@ -110,6 +111,36 @@ def test_what_is_not_the_database_that_was_is_refused(killed: Path, harm: Callab
             Store.open(killed).close()
         assert "stannary market restore" in refused.value.hint
     assert killed.exists() == (harm is not lose_database)
+
+
+def damage_last_page(database: Path) -> None:
+    """Merge the WAL, then damage a page that no start looks at."""
+    Store.open(database).close()
+    data = bytearray(database.read_bytes())
+    pages = [start for start in range(8192, len(data), 8192) if b"buyer-7" in data[start : start + 8192]]
+    data[pages[-1] : pages[-1] + 64] = bytes(64)
+    database.write_bytes(data)
+
+
+def test_a_large_database_is_checked_while_it_serves(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit nobody waits for the pages; they are read all the same, and a damaged one is said."""
+    with Store.open(killed) as store:
+        assert store.check_pages() is None
+    monkeypatch.setattr(mark, "MAX_CHECKED_BYTES", 8192)
+    with Store.open(killed) as store:
+        checked = store.check_pages()
+        assert checked is not None
+        assert checked.result(DEADLINE_S) is None
+    damage_last_page(killed)
+    with Store.open(killed) as store:
+        checked = store.check_pages()
+        assert checked is not None
+        problem = checked.exception(DEADLINE_S)
+    assert isinstance(problem, EnvironmentProblem)
+    assert "damaged" in problem.why
+    monkeypatch.undo()
+    with pytest.raises(EnvironmentProblem, match="not the one that was"):
+        Store.open(killed)
 
 
 def test_a_torn_wal_is_kept_for_who_can_read_it(killed: Path) -> None:
