@@ -181,8 +181,11 @@ class Service:
                 "message": f"the command ended with {endings.describe(exit_code)}",
             }
         found = collect.collect(places.work, spec.outputs, spec.resources.disk_bytes)
-        for line in collect.words(found.refusals):
-            sys.stderr.write(line + "\n")
+        said = [*collect.words(found.refusals)]
+        if found.is_archived:
+            said.append(f"{len(found.files):,} outputs travel as one file, {collect.ARCHIVE}")
+        if said:  # the command's last line may have no end
+            sys.stderr.write("\n".join(["", *said, ""]))
         self._hand_in(found)
         metrics: dict[str, Json] = {"outputs_left_out": str(len(found.refusals))} if found.refusals else {}
         return {"ok": True, "exit_code": 0, "compute_ms": compute_ms, "metrics": metrics}
@@ -191,7 +194,6 @@ class Service:
         from stannary.agent import collect
 
         if found.is_archived:
-            sys.stderr.write(f"{len(found.files):,} outputs travel as one file, {collect.ARCHIVE}\n")
             size = collect.archive_bytes(found.files)
             header: dict[str, Json] = {"output": collect.ARCHIVE, "size": size}
             frames.write_parts(self.replies, header, size, collect.archive(found.files))

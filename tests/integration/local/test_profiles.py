@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -57,6 +58,18 @@ class Served:
         return self.card.add_command().split()[1:]
 
 
+def on_a_terminal(*words):
+    """Return the lines a command prints on a terminal of 80 columns."""
+    reader, writer = pty.openpty()
+    try:
+        words = [sys.executable, "-P", "-m", "stannary", *words]
+        subprocess.run(words, stdout=writer, stderr=subprocess.DEVNULL, env={**os.environ, "COLUMNS": "80"}, check=True)
+        return os.read(reader, 4096).decode().splitlines()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     directory = tmp_path_factory.mktemp("served")
@@ -80,6 +93,7 @@ def test_the_printed_line_adds_the_market_whole(served, stannary):
     said = served.log.read_text()
     assert printed == served.card.add_command() and f"buyers add this market by:  {printed}" in said
     assert '{"' not in said, "the card as JSON is for --json"
+    assert on_a_terminal("market", "card", "--dir", str(served.directory)) == [printed], "it can be copied"
     done = stannary(*printed.split()[1:], stdin=served.token())
     assert done.returncode == 0, done.stderr
     used = profile.resolve(None, {})

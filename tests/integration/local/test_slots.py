@@ -99,6 +99,7 @@ def test_selling_cores_twice_is_said(private, stannary, join):
     assert done.stdout == "more has joined; start it: stannary node run --name more\n"
     assert f"sell {2 * (CPUS // 2)} cores already" in done.stderr
     assert done.stderr.index("cores already") < done.stderr.index("Bond")
+    assert "forfeited: first to whoever had to do work again" in done.stderr, "terms are as wide as the screen"
     refused = stannary("node", "join", "-", "--name", "huge", "--slots", str(CPUS + 1), *CLASS, stdin=made.stdout)
     assert refused.returncode == 2
     assert "this machine has fewer cores" in refused.stderr

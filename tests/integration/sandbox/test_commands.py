@@ -172,12 +172,13 @@ def test_outputs_of_every_kind(node: Node) -> None:
     """Directories, `**` and links inside come back; a name that cannot travel is left out, named and counted."""
     reply = node.run(
         "mkdir -p r/deep; echo 1 > r/a; echo 2 > r/deep/-b; ln -s deep r/latest; ln -s /etc/ld.so.cache r/out; "
-        r"""printf x > "$(printf 'r/new\nline')"; mkdir r/empty; mkfifo r/pipe""",
+        r"""printf x > "$(printf 'r/new\nline')"; mkdir r/empty; mkfifo r/pipe; printf '99 %%' >&2""",
         "./r/",
         "**/-b",
     )
     assert [item.name for item in reply.outputs] == ["r/a", "r/deep/-b", "r/latest/-b"]
     assert reply.header["metrics"] == {"outputs_left_out": "3"}
+    assert "99 %" in [text for _, text in node.lines], "a line without an end stands alone"
     assert sorted(text.split(": ")[1] for _, text in node.lines if "left out" in text) == [
         "'r/new\\nline'", "'r/out'", "'r/pipe'",
     ]  # fmt: skip

@@ -104,8 +104,9 @@ def card(out: Output, directory: Path | None) -> None:
         "tls_pin": found.tls_fingerprint,
         "command": found.add_command(),
     }
-    out.result(value, found.add_command())
-    out.say("It asks for an API token, one for each buyer: stannary market token --name BUYER")
+    out.line(value, found.add_command())  # never wrapped: it is copied
+    where = f" --dir {directory}" if directory is not None else ""
+    out.say(f"It asks for an API token, one for each buyer: stannary market token{where} --name BUYER")
 
 
 @command

@@ -63,7 +63,7 @@ def join(out: Output, token: str, num_slots: int, arguments: tuple[str, ...], **
     A node does one job at a time: --slots sells a large machine as several nodes, by one token with as many uses.
     What follows `--` goes to `python -m stannary.agent join`.
     """
-    word = _token(token)
+    word = _token(out, token)
     invited = join_token.parse(word)
     who = said["operator"] or invited.operator
     who = who or out.ask("Operator (who answers for this node)", flag="--operator NAME")
@@ -83,7 +83,8 @@ def join(out: Output, token: str, num_slots: int, arguments: tuple[str, ...], **
         each = slots.share(num_slots, said["cpus"], cgroup.usable_cpus(), cgroup.usable_memory_bytes())
         words += ["--cpus", str(each.cpus), "--memory-bytes", str(each.memory_bytes)]
         out.say(
-            f"Slots    {num_slots} nodes of {each.cpus} cores and {each.memory_bytes // 1024**2:,} MiB of memory each"
+            f"Slots    {num_slots} nodes of {each.cpus} core{'s' if each.cpus != 1 else ''} "
+            f"and {each.memory_bytes // 1024**2:,} MiB of memory each"
         )
         _warn_of_others(out, names, num_slots * each.cpus)
     terms = _agree(out, invited, who, num_nodes=len(missing), is_agreed=said["accept_terms"])
@@ -177,7 +178,7 @@ def leave(out: Output, name: str, yes: bool) -> None:
     out.result({"removed": removed}, f"removed {shown}")
 
 
-def _token(said: str) -> str:
+def _token(out: Output, said: str) -> str:
     """Return the token, and take it away from where other accounts, or processes of ours, would find it."""
     if said in sys.orig_argv and said != STDIN:
         os.environ[TOKEN_VARIABLE] = said  # /proc/PID/environ is its owner's alone
@@ -185,7 +186,10 @@ def _token(said: str) -> str:
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606  this very command, no shell
     if said != STDIN:
         return said  # not from a command line
-    return os.environ.pop(TOKEN_VARIABLE, "") or sys.stdin.readline(MAX_TOKEN_CHARS).strip()
+    word = os.environ.pop(TOKEN_VARIABLE, "")
+    if word or not out.can_ask:
+        return word or sys.stdin.readline(MAX_TOKEN_CHARS).strip()
+    return str(click.prompt("Join token, from the market's operator", hide_input=True, err=True)).strip()
 
 
 def _missing(name: str, names: list[str]) -> list[str]:
@@ -259,7 +263,7 @@ def _agree(out: Output, invited: JoinToken, who: str, *, num_nodes: int, is_agre
     bond = quantity.dollars(invited.bond_usd_micros)
     out.say(f"Market   {market.name} at {invited.url}")
     text = market.terms or f"Terms    {market.terms_digest}  (this market shows no text: ask its operator)"
-    for line in text.splitlines():
+    for line in re.sub(r"\n {2,}(?=\S)", " ", text).splitlines():  # as wide as the screen is, not as the text
         out.say(line)
     sum_ = quantity.dollars(num_nodes * invited.bond_usd_micros)
     each = "this node" if num_nodes == 1 else f"each of {num_nodes} nodes, {sum_} in sum"
