@@ -139,7 +139,7 @@ def fact_lines(claims: Claims) -> list[str]:
     if claims.witnessed_at:
         lines.append(f"witnessed  {moment(claims.witnessed_at)}")
     size = sum(item.size_bytes for item in spec.workdir)
-    what = spec.recipe.entry if spec.recipe is not None else spec.run or ""
+    what = spec.recipe.entry if spec.recipe is not None else " ".join((spec.run or "").split())  # a script in one line
     num_files = f"{len(spec.workdir):,} file{'s' if len(spec.workdir) != 1 else ''}"
     lines.append(shortened(f"code       {num_files}, {size:,} bytes: {cell(what)}", columns()))
     lines += [f"    {workdir.listing_digest(spec.workdir)}"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from tests.unit.verify.world import World
+
 from stannary.cli import summary
+from stannary.formats.jobspec import JobKind
+from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Finding, Severity
 
 
@@ -36,3 +41,17 @@ def test_what_accuses_keeps_its_code():
     """A refuted finding shows its id, which docs/verify.md explains, and its task in words."""
     told = " ".join(lines_of(Finding("verdict.mismatch", Severity.REFUTED, "j-495db8e631b0/r0/merge/a1", "x", "y")))
     assert "verdict.mismatch: the merge of round 1 (r0/merge/a1): x, expected y" in " ".join(told.split())
+
+
+def test_a_script_is_shown_in_one_line():
+    """A command of several lines is told in one, without the marks that stand for what is no text."""
+
+    class Scripted(World):
+        def spec(self):
+            return replace(super().spec(), run="#!/bin/bash\nset -e\n\n  python count.py\t1\n")
+
+    world = Scripted(kind=JobKind.COMMAND, lanes=1).play()
+    claims = verify_receipt(world.receipt(), world.trust(), world.now).claims
+    assert claims is not None
+    (line,) = (line for line in summary.fact_lines(claims) if line.startswith("code"))
+    assert line.endswith(": #!/bin/bash set -e python count.py 1")
