@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stannary.cli.output import cell
 from stannary.formats.quantity import dollars
-from stannary.wire.buyer import Event
+
+if TYPE_CHECKING:
+    from stannary.wire.buyer import Event  # `verify` tells tasks in these words, and needs no schema library for it
 
 MAX_MESSAGE = 300
 # One word for machines, the same for people: why a lease ended, a task was dropped, a verdict is what it is.
