@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from stannary.sdk import processes
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning threads on a shared core are seven times slower
 for name in ("CONFIG_DIR", "DATA_DIR", "PROFILE", "URL", "TOKEN", "DEBUG"):
     os.environ.pop(f"STANNARY_{name}", None)
@@ -27,3 +29,13 @@ def nobodys_home() -> Iterator[None]:
             patch.setenv(f"XDG_{name}_HOME", f"{place}/{name.lower()}")
         yield
     shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobody_left() -> Iterator[None]:
+    """What a command that ran inside the tests started and did not wait for, such as a broker, ends with them."""
+    yield
+    for child in processes._CHILDREN.values():
+        if child.poll() is None:
+            child.kill()
+            child.wait()

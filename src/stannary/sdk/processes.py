@@ -39,7 +39,7 @@ class Started:
     @property
     def is_alive(self) -> bool:
         """Tell whether it still runs."""
-        return _born(self.pid) == self.born and _exists(self.pid)
+        return _exists(self.pid) and _born(self.pid) == self.born
 
 
 class Register:
@@ -62,6 +62,9 @@ class Register:
 
         `secret` is the one line on its standard input: its command line is seen by every account.
         -P: a file of the working directory, such as a job's own random.py, is no module of our processes.
+
+        Raises:
+            EnvironmentProblem: it cannot be started, or not recorded; then it is ended, or nobody would find it again.
         """
         files.make_private_dir(self._directory)
         with (self._directory / f"{name}.log").open("ab") as log:
@@ -80,7 +83,12 @@ class Register:
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it ended already; its log says why
                 pipe.write(f"{secret}\n".encode())
-        return self.adopt(of(name, process.pid))
+        try:
+            return self.adopt(of(name, process.pid))
+        except (OSError, StannaryError):
+            process.kill()
+            process.wait()
+            raise
 
     def adopt(self, started: Started) -> Started:
         """Record a process that runs already, in the place of one of the same name."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stannary import files
+from stannary.errors import EnvironmentProblem
+from stannary.sdk import processes
 from stannary.sdk.processes import Register, this, wait_until
 
 WAITER = ["-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
@@ -43,6 +47,28 @@ def test_a_recycled_pid_is_not_ours():
     mine = this("test")
     assert mine.is_alive and mine.pid == os.getpid()
     assert not replace(mine, born=mine.born + 1).is_alive
+
+
+def test_what_cannot_be_recorded_is_not_left_running(register, tmp_path, monkeypatch):
+    """On a full disk nobody could find the process again: it is ended before the error is told."""
+
+    def full(*_):
+        raise EnvironmentProblem("cannot write a file", why="No space left on device")
+
+    monkeypatch.setattr(files, "replace", full)
+    program = "import os, sys, time; print(os.getpid(), flush=True); sys.stdin.read(); time.sleep(600)"
+    before = set(processes._CHILDREN)
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        register.start("orphan", ["-c", program], secret="x")
+    (pid,) = set(processes._CHILDREN) - before
+    assert processes._CHILDREN[pid].returncode == -signal.SIGKILL
+
+
+def test_a_child_that_died_is_reaped(register):
+    """Who asks whether it lives takes the zombie away: a command that starts many for days keeps none."""
+    started = register.start("brief", ["-c", "pass"])
+    assert wait_until(lambda: not started.is_alive, 20)
+    assert processes._CHILDREN[started.pid].returncode == 0
 
 
 def test_a_dead_process_is_forgotten(register):
