@@ -77,7 +77,7 @@ def create_secret(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             path.unlink()  # half a secret would be taken for a whole one
         raise EnvironmentProblem("cannot write a secret file", why=str(err)) from err
-    _sync_dir(path.parent)
+    sync_dir(path.parent)
 
 
 def read_secret(path: Path) -> bytes:
@@ -115,7 +115,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except OSError as err:
         fresh.unlink(missing_ok=True)
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
-    _sync_dir(path.parent)
+    sync_dir(path.parent)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
@@ -130,6 +130,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     except OSError as err:
         path.unlink(missing_ok=True)
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
+    sync_dir(path.parent)
 
 
 def tail(path: Path, num_bytes: int) -> bytes:
@@ -137,6 +138,15 @@ def tail(path: Path, num_bytes: int) -> bytes:
     with path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
         return file.read(num_bytes)
+
+
+def sync_dir(path: Path) -> None:
+    """Make the names in a directory durable: of files made, renamed or removed."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def make_private_dir(path: Path) -> Path:
@@ -187,11 +197,3 @@ def _place(variable: str, platform_name: str) -> Path:
     if found.is_dir():
         _close(found)
     return found
-
-
-def _sync_dir(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

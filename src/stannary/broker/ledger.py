@@ -10,10 +10,12 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError, Refuted
 from stannary.formats import canonical, digest, record
 from stannary.formats.digest import Digest
@@ -96,12 +98,21 @@ def _load(path: Path) -> list[Binding]:
 
 
 def _append(path: Path, line: bytes) -> None:
+    """Add a line, durable when this returns; one that does not get there whole leaves nothing behind."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(fd, line)
-            os.fsync(fd)
+            before = os.fstat(fd).st_size
+            try:
+                if os.write(fd, line) != len(line):  # a disk that fills up takes a part of it, and calls that no error
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, before)  # the next line would be glued to this rest and damage the ledger for good
+                raise
         finally:
             os.close(fd)
+        if before == 0:  # a file that is new is as durable as its name
+            files.sync_dir(path.parent)
     except OSError as err:
         raise EnvironmentProblem("cannot write the broker's ledger", why=str(err), hint="free disk space") from err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import buyer
 from stannary.broker.ledger import Ledger
 from stannary.broker.reveal import Anchors, Revealer
-from stannary.errors import FormatError, Refuted, StannaryError
+from stannary.errors import EnvironmentProblem, FormatError, Refuted, StannaryError
 from stannary.formats import beacon, digest, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
 from stannary.tlog.tree import Tree
@@ -126,6 +127,24 @@ def test_a_line_cut_short_by_a_kill_is_dropped(revealer, market, keys, tmp_path)
     reopened.answer(market.grow(9).ask(1, 5))
     assert path.read_bytes().startswith(whole)
     assert len(path.read_bytes().splitlines()) == 2
+
+
+def test_a_disk_that_takes_half_a_line_leaves_the_ledger_whole(revealer, market, keys, tmp_path):
+    """Nothing is revealed, and when there is room again the same value is, also by a broker that starts anew."""
+    revealer.answer(market.ask(0, 0))
+    path = tmp_path / buyer.REVEALS_FILE
+    whole = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
+    try:
+        with pytest.raises(EnvironmentProblem, match="No space left"):
+            revealer.answer(market.grow(9).ask(1, 5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == whole
+    answer = revealer.answer(market.ask(1, 5))
+    assert len(path.read_bytes().splitlines()) == 2
+    assert open_revealer(keys, tmp_path).answer(market.ask(1, 5)) == answer
 
 
 def test_damage_in_the_middle_stops_the_broker(revealer, market, keys, tmp_path):
