@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import files, workdir
-from stannary.errors import AuthError, EnvironmentProblem, Refuted, UsageError
+from stannary.errors import AuthError, EnvironmentProblem, FormatError, Refuted, ServiceError, UsageError
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.dsse import Envelope
 from stannary.sdk.profile import Settings
 from stannary.tlog.seen import SeenLog, follow
-from stannary.wire import admin, limits, routes
+from stannary.wire import admin, limits, message, routes
 from stannary.wire.buyer import (
     Cost,
     Event,
@@ -118,10 +118,17 @@ class Client:
 
         Raises:
             Refuted: the market's log does not hold what this user has seen of it (tlog/seen.py); nothing was sent.
+            ServiceError: what the market answered cannot be read; a FormatError is its own word, and a no.
         """
         if self._seen is not None:
             follow(self._connection, self._seen)
-        return self._connection.post(routes.JOBS, Submit.of(envelope), JobView, key=key)
+        headers = {"Content-Type": "application/json", routes.IDEMPOTENCY_KEY: key}
+        body = Submit.of(envelope).to_bytes()
+        answer = self._connection.send("POST", routes.JOBS, content=body, headers=headers, retry=True)
+        try:
+            return message.read(JobView, answer.content)
+        except FormatError as err:
+            raise ServiceError("the market's answer to the job cannot be read", why=str(err)) from err
 
     def job(self, job: str) -> JobView:
         """Return a job."""

@@ -33,9 +33,11 @@ from stannary.errors import (
     BelowPolicy,
     ConflictError,
     FormatError,
+    Interrupted,
     LimitExceeded,
-    MarketUnreachable,
     NoCapacity,
+    Refuted,
+    ServiceError,
     SpecError,
     UsageError,
 )
@@ -179,6 +181,7 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
 
     Raises:
         UsageError: the profile pins no market key, so nothing could be believed later.
+        ServiceError, Interrupted: the job may or may not have arrived; the hint finds out. A second one is paid too.
     """
     if not profile.vkey:
         raise UsageError(
@@ -202,11 +205,13 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
     order = buyer.store_order(directory, envelope, seed, profile.vkey, account or profile.name)
     try:
         return client.submit(envelope, digest.digest(envelope.payload))
-    except MarketUnreachable as err:
-        raise MarketUnreachable(
-            err.what, why=f"{err.why}; the job may or may not have arrived", hint=f"stannary wait {order.job}"
-        ) from err
-    except (FormatError, UsageError, AuthError, ConflictError, NoCapacity, BelowPolicy):
+    except ServiceError as err:
+        why = f"{err.why}; the job may or may not have arrived".lstrip("; ")
+        raise type(err)(err.what, why=why, hint=f"stannary wait {order.job}", detail=err.detail) from err
+    except KeyboardInterrupt as err:
+        why = "the job may or may not have arrived"
+        raise Interrupted("interrupted while sending", why=why, hint=f"stannary wait {order.job}") from err
+    except (FormatError, UsageError, AuthError, ConflictError, NoCapacity, BelowPolicy, Refuted):
         order.end()  # the market said no for good: the broker need not wait for it
         raise
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import pydoc_data.topics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import buyer
-from stannary.errors import BelowPolicy, MarketUnreachable, NoCapacity, SpecError, StannaryError, UsageError
+from stannary.errors import (
+    BelowPolicy,
+    Interrupted,
+    MarketUnreachable,
+    NoCapacity,
+    Refuted,
+    ServiceError,
+    SpecError,
+    StannaryError,
+    UsageError,
+)
 from stannary.formats import beacon, digest, dsse, jobspec, note, statement
 from stannary.formats.predicates import Job
 from stannary.sdk import submit
+from stannary.sdk.client import Client
 from stannary.sdk.profile import Profile
 from stannary.sdk.submit import Overrides
 
@@ -150,13 +162,41 @@ def test_the_statement_is_signed_by_the_buyer_for_this_market(job_file, tmp_path
     assert key == digest.digest(envelope.payload)
 
 
-@pytest.mark.parametrize("refusal", [UsageError("budget too small"), NoCapacity("no place"), BelowPolicy("tier")])
+@pytest.mark.parametrize(
+    "refusal",
+    [UsageError("budget too small"), NoCapacity("no place"), BelowPolicy("tier"), Refuted("the log forks")],
+)
 def test_a_refused_order_is_not_waited_for(job_file, tmp_path, refusal):
     """When the market says no for good, the broker is told that nothing will come."""
     spec = submit.prepare(job_file, Overrides()).spec
     with pytest.raises(type(refusal)):
         submit.submit(Market(refusal), spec, Profile("p", "u", VKEY), tmp_path)
     assert buyer.load_order(buyer.list_orders(tmp_path)[0]).has_ended
+
+
+@pytest.mark.parametrize("trouble", [ServiceError("status 504", hint="try again"), KeyboardInterrupt()])
+def test_an_order_that_may_have_arrived_is_not_sent_anew(job_file, tmp_path, trouble):
+    """A gateway's error or Ctrl-C while sending: the hint looks for the job, for a second one would be paid too."""
+    spec = submit.prepare(job_file, Overrides()).spec
+    with pytest.raises((ServiceError, Interrupted), match="may or may not have arrived") as caught:
+        submit.submit(Market(trouble), spec, Profile("p", "u", VKEY), tmp_path)
+    order = buyer.load_order(buyer.list_orders(tmp_path)[0])
+    assert caught.value.hint == f"stannary wait {order.job}" and not order.has_ended
+
+
+class NewerMarket:
+    """A connection to a market that takes the job and answers with a member this client does not know."""
+
+    def send(self, method, path, **_):
+        return SimpleNamespace(content=b'{"id": "j-000000000000", "mood": "good"}')
+
+
+def test_a_job_whose_answer_cannot_be_read_has_arrived(job_file, tmp_path):
+    """The broker goes on answering for it: the market holds the buyer's money."""
+    spec = submit.prepare(job_file, Overrides()).spec
+    with pytest.raises(ServiceError, match="cannot be read"):
+        submit.submit(Client(NewerMarket()), spec, Profile("p", "u", VKEY), tmp_path)
+    assert not buyer.load_order(buyer.list_orders(tmp_path)[0]).has_ended
 
 
 def test_no_pinned_key_no_order(job_file, tmp_path):
