@@ -26,7 +26,7 @@ import httpx2
 
 from stannary import files
 from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, UsageError
-from stannary.wire import errors, limits, message, proof
+from stannary.wire import errors, limits, message, proof, routes
 from stannary.wire.message import Message
 
 M = TypeVar("M", bound=Message)
@@ -93,7 +93,7 @@ class Connection:
         """POST a message. With an idempotency `key`, or where it is harmless to repeat, it is retried."""
         headers = {"Content-Type": "application/json"}
         if key:
-            headers["Idempotency-Key"] = key
+            headers[routes.IDEMPOTENCY_KEY] = key
         content = body.to_bytes() if body is not None else b"{}"
         answer = self.send("POST", path, content=content, headers=headers, retry=bool(key) or is_repeatable)
         return message.read(cls, answer.content, max_bytes=MAX_ANSWER_BYTES)
@@ -129,9 +129,9 @@ class Connection:
         """GET a body in chunks."""
         try:
             with self._http.stream("GET", path, extensions={IS_BLOB: True}) as answer:
-                if answer.status_code >= 400:
+                if answer.status_code >= 300 or _is_page(answer):
                     answer.read()
-                    self._raise_for(answer)
+                self._raise_for(answer)
                 yield answer.iter_bytes(limits.BLOB_CHUNK_BYTES)
         except httpx2.TransportError as err:
             raise self._unreachable(err) from err
@@ -187,7 +187,7 @@ class Connection:
             if answer.request.method == "HEAD" and answer.status_code == 401:  # HEAD has no body to say why
                 raise AuthError("the market does not know this token", why=f"at {self.url}")
             raise errors.from_body(answer.status_code, answer.content)
-        if answer.headers.get("Content-Type", "").startswith("text/html"):  # a login page of the network between
+        if _is_page(answer):
             raise errors.foreign(answer.status_code, answer.content)
 
     def _unreachable(self, err: Exception) -> MarketUnreachable:
@@ -226,9 +226,14 @@ def _bound(answer: httpx2.Response) -> None:
     """Let no more of an answer be read than may be wanted of it (a hook: the head is here, the body is not)."""
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise errors.foreign(answer.status_code, b"compressed, which was not asked for")
-    is_blob = bool(answer.request.extensions.get(IS_BLOB)) and answer.status_code < 400
+    is_blob = bool(answer.request.extensions.get(IS_BLOB)) and answer.status_code < 300 and not _is_page(answer)
     if isinstance(answer.stream, httpx2.SyncByteStream):
         answer.stream = _Bounded(answer.stream, limits.MAX_BLOB_BYTES if is_blob else MAX_WHOLE_BYTES)
+
+
+def _is_page(answer: httpx2.Response) -> bool:
+    """Tell whether this is a page for people, such as the login of a network between: no market sends one."""
+    return bool(answer.headers.get("Content-Type", "").startswith("text/html"))
 
 
 def _query(params: Params | None) -> dict[str, str] | None:

@@ -111,6 +111,20 @@ def test_a_login_page_with_status_200_is_no_message(server, connection):
         connection.get("/v1/market", MarketInfo)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (302, b"", {"Location": "http://login.example/"}),
+        (200, b"<html>please log in", {"Content-Type": "text/html"}),
+    ],
+)
+def test_a_login_page_is_no_blob(server, connection, answer):
+    """A page in place of a blob is nobody's lie: it is said as such, and not hashed."""
+    server.script = [answer]
+    with pytest.raises(ServiceError), connection.stream("/v1/blobs/x") as chunks:
+        pytest.fail(f"taken for the blob: {list(chunks)}")
+
+
 def test_get_is_retried_and_post_is_not(server, connection):
     """A 503 is waited out for GET; a POST without an idempotency key is sent once."""
     server.script = [(503, b""), (503, b""), (200, b"ok")]
