@@ -22,7 +22,7 @@ import importlib.util
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,14 +164,10 @@ class LocalMarket:
         if not self.directory.is_dir():
             return []
         with self._locked():
-            running = sorted(self.processes(), key=lambda item: item.name == MARKET)
-            stopped = []
-            for started in running:
-                if started.name == MARKET:  # last: the nodes say good-bye to it
-                    stopped += [ended.name for home in self.broker_homes() if (ended := brokers.stop(home)) is not None]
-                self.register.stop(started, patience_s=STOP_PATIENCE_S)
-                stopped.append(started.name)
-            return stopped
+            running = self.processes()
+            stopped = self._stop_all(item for item in running if item.name != MARKET)  # they say good-bye to the market
+            stopped += [ended.name for home in self.broker_homes() if (ended := brokers.stop(home)) is not None]
+            return stopped + self._stop_all(item for item in running if item.name == MARKET)
 
     def processes(self) -> list[Started]:
         """Return the living processes; a market that was started by other means is the one on the card that answers."""
@@ -184,6 +180,13 @@ class LocalMarket:
         """Return a connection with the operator's rights."""
         token = files.Secret(files.read_secret(Path(card.admin_token_file)).decode("ascii").strip())
         return Operator(card.here, token, card.vkey, card.tls_fingerprint)
+
+    def _stop_all(self, running: Iterable[Started]) -> list[str]:
+        stopped = []
+        for started in running:
+            self.register.stop(started, patience_s=STOP_PATIENCE_S)
+            stopped.append(started.name)
+        return stopped
 
     def _start_market(self) -> Card:
         absent = [name for name in LOCAL_PACKAGES if importlib.util.find_spec(name) is None]

@@ -67,6 +67,14 @@ def test_a_killed_market_is_started_by_the_next_run(private, stannary):
     assert document(stannary("ls", "--json")) == {"jobs": []}
 
 
+def test_the_broker_of_a_killed_market_is_stopped_too(private):
+    """`market stop` after kill -9 of the market: nobody goes on asking an address where nobody answers."""
+    private.ensure(())
+    broker = brokers.find(brokers.home("local"))
+    private.register.kill(private.register.find("market"))
+    assert private.stop() == ["broker"] and not broker.is_alive
+
+
 def test_a_stopped_market_says_what_starts_it(private, stannary):
     """Every command that meets a stopped market names one that starts it, and none that fails the same way."""
     private.ensure(())
