@@ -177,7 +177,7 @@ def _with_pip(lines: tuple[Line, ...]) -> bytes:
         options += ["--platform", platform]
     with tempfile.TemporaryDirectory(prefix="stannary-lock-") as place:
         _write(Path(place, "requirements.in"), lines)
-        argv = [sys.executable, "-m", "pip", "install", *options, "-r", "requirements.in"]
+        argv = [sys.executable, "-P", "-m", "pip", "install", *options, "-r", "requirements.in"]
         done = _run(argv, dict(os.environ), place)
         if done.returncode != 0:
             raise _refusal(done.stderr, lines)
@@ -286,11 +286,13 @@ def _has_uv_config() -> bool:
 
 @functools.cache
 def _pip_settings() -> dict[str, str]:
-    """Return what pip's own files say, under the names of its variables; nothing where there is no pip."""
+    """Return what pip's own files say, under the names of its variables; nothing where there is no pip.
+
+    -P: a file of the working directory, such as a job's own random.py, is no module of pip.
+    """
     if importlib.util.find_spec("pip") is None:
         return {}
-    argv = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  fixed words
+    done = _run([sys.executable, "-P", "-m", "pip", "config", "list", "--disable-pip-version-check"], os.environ, "/")
     found = re.findall(r"^(?:global|install|:env:)\.([a-z-]+)='([^']*)'$", done.stdout, re.MULTILINE)
     return {f"PIP_{key.upper().replace('-', '_')}": value.replace("\\n", " ") for key, value in found}
 

@@ -159,6 +159,14 @@ def test_no_index_to_reach(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "127.0.0.1" not in caught.value.why
 
 
+def test_a_job_s_own_modules_are_none_of_pip_s(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pip.py beside the job file is a program of the job's: asking pip for its settings does not run it."""
+    (tmp_path / "pip.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    assert lock._pip_settings.__wrapped__()["PIP_FIND_LINKS"] == str(wheels)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_full_disk_is_told(wheels: Path, resolver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the resolver has no room to write, the error says so."""
 
