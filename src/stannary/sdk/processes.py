@@ -184,10 +184,10 @@ def write(path: Path, started: Started) -> None:
 
 
 def read(path: Path) -> Started | None:
-    """Return the process kept in a file, living or not."""
+    """Return the process kept in a file, living or not; a file that cannot be read names nobody."""
     try:
         return _parse(canonical.decode(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, FormatError):
         return None
 
 

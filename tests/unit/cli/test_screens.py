@@ -10,12 +10,13 @@ import unicodedata
 import pytest
 from tests.unit.verify.world import World
 
+from stannary import files
 from stannary.cli import costs, plan, session
 from stannary.cli.main import run
 from stannary.cli.output import UNPRINTABLE
 from stannary.errors import JobNotFinished
 from stannary.formats.jobspec import JobKind
-from stannary.sdk import trustfile
+from stannary.sdk import profile, trustfile
 from stannary.wire.buyer import (
     Cost,
     CostLine,
@@ -226,3 +227,29 @@ def test_the_final_block_fits(monkeypatch):
         report = verify_receipt(world.receipt(), world.trust(), world.now)
         lines = summary.text(report, receipt_file=f"{JOB}.receipt.json", has_results=True, facts=True)
         assert max(map(len, lines)) <= 80, max(lines, key=len)
+
+
+def test_one_damaged_node_hides_no_other(home, capsys):
+    """A node.json cut short, or a pid file of nonsense, is that node's trouble: the list shows it beside the others."""
+    for name, text in (
+        ("good", '{"node":"n-000000000000","operator":"basalt","url":"https://m"}'),
+        ("torn", '{"node"'),
+    ):
+        place = home / "data" / "node" / name
+        place.mkdir(parents=True)
+        (place / "node.json").write_text(text)
+        (place / "agent.pid").write_text("{")
+    assert run(["node", "ls", "--json"]) == 0
+    good, torn = json.loads(capsys.readouterr().out)["nodes"]
+    assert (good["node"], good["operator"], good["state"]) == ("n-000000000000", "basalt", "stopped")
+    assert torn["node"].startswith("unreadable: ")
+
+
+def test_one_open_token_hides_no_market(home, capsys):
+    """A token that others can read stops the commands that would use it, and not the list of markets."""
+    for name in ("one", "two"):
+        profile.store(profile.Profile(name, "https://m.example"), files.Secret("stk_x"), make_default=True)
+    profile.token_path("one").chmod(0o644)
+    assert run(["market", "ls", "--json"]) == 0
+    listed = {item["profile"]: item["has_token"] for item in json.loads(capsys.readouterr().out)["markets"]}
+    assert listed == {"one": True, "two": True, "local": False}

@@ -101,3 +101,4 @@ def test_a_record_that_cannot_be_read_finds_nobody(register, tmp_path):
     for text in ("", "[", '[{"name": 3}]', "{}"):
         (tmp_path / "processes.json").write_text(text)
         assert register.all() == []
+        assert processes.read(tmp_path / "processes.json") is None

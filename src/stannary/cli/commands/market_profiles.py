@@ -62,8 +62,8 @@ def ls(out: Output) -> None:
     names = [*config.profiles, *([profiles.LOCAL] if profiles.LOCAL not in config.profiles else [])]
     found = []
     for name in names:
-        settings = profiles.resolve(name, {})
-        market = settings.profile
+        market = config.profiles.get(name) or Profile(name)
+        settings = Settings(market, None, profiles.token_path(name), {})  # the token is not read: none hides this list
         directory = local.of_profile(market)
         found.append(
             {
@@ -71,7 +71,7 @@ def ls(out: Output) -> None:
                 "default": name == used,
                 "url": market.url or None,
                 "market": market.vkey.partition("+")[0] or None,
-                "has_token": settings.token is not None,
+                "has_token": settings.token_file.is_file(),
                 "open_jobs": len(brokers.open_jobs(settings)),
                 "dir": str(directory) if directory is not None else None,
             }

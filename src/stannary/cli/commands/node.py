@@ -314,7 +314,10 @@ def _joined(name: str) -> list[Path]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    members = canonical.decode_object(path.read_bytes())
+    try:
+        members = canonical.decode_object(path.read_bytes())
+    except (OSError, StannaryError) as err:  # one node's damaged file hides no other node
+        members = {"node": f"unreadable: {err}"}
     wanted = ("node", "operator", "url", "engine_class", "market_profile")
     pid = _pid(path.parent)
     described = {name: plain(str(members.get(name, ""))) for name in wanted}
