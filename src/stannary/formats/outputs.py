@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ANY_DEPTH = "**"
+MAX_PATTERN_CHARS = 1024  # before it is looked at; what is left without `./` is no longer than a path
 _VARIABLE = re.compile(r"\$[A-Za-z_{(]")
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
@@ -73,6 +74,8 @@ def parse(text: str) -> Pattern:
     Raises:
         SpecError: it breaks rule 1; the message names it.
     """
+    if len(text) > MAX_PATTERN_CHARS:
+        raise _refused(text, f"at most {MAX_PATTERN_CHARS:,} characters")
     segments = [segment for segment in text.removesuffix("/").split("/") if segment != "."]
     if not text or text.startswith("/") or any(segment in ("", "..") for segment in segments):
         raise _refused(text, "a path inside the work directory, without '..', a leading '/' or '//'")

@@ -130,7 +130,8 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
         # A comment ends a line also where it would go on: `# via x` below a hash.
         said = re.sub(r"(^|\s)#.*$", "", physical).strip()
         begun = begun or number
-        parts.append(said.removesuffix("\\").strip())
+        # Blanks mean nothing but an end of a word; long runs of them would cost their square to read.
+        parts.append(" ".join(said.removesuffix("\\").split()))
         if not said.endswith("\\"):
             joined = " ".join(part for part in parts if part)
             if joined:

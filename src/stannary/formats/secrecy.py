@@ -8,7 +8,8 @@ Rules:
    caller names the way to send it all the same.
 2. A value is never repeated in a message: receipts are private, terminals and build logs are not.
 3. Shapes are those their issuers publish (prefix, alphabet, length); entropy is the last resort. Every
-   repetition in them is bounded: a text made to match almost everywhere costs no more than its length.
+   repetition in them is bounded or can be read in one way only: a text made to match almost everywhere costs no
+   more than its length.
 
 Pure: names and bytes in, words out. Who asks, and what is left behind, is sdk/travel.py and sdk/submit.py.
 """
@@ -67,7 +68,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
 )  # fmt: skip
 # A key has a body; a program that only names the header of one is no key.
 _KEY_BODY = re.compile(
-    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:\\r|\\n|\s)+(?:[A-Za-z0-9+/=:, .-]|\\r|\\n|\s){60}"
+    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:\\r|\\n|\s)(?:[A-Za-z0-9+/=:,.\s-]|\\r|\\n){60}"
     rb"|AGE-SECRET-KEY-1[0-9A-Z]{50}|^PuTTY-User-Key-File-"
 )
 _KEY_SIGNS = (b"PRIVATE KEY", b"AGE-SECRET-KEY-1", b"PuTTY-User-Key-File-")

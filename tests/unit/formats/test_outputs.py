@@ -109,3 +109,10 @@ def test_odd_names_stay_possible() -> None:
     """`./~name` and a dollar sign in a name are names."""
     assert outputs.parse("./~name").matches(["~name"])
     assert outputs.parse("cost-in-$.txt").matches(["cost-in-$.txt"])
+
+
+@pytest.mark.parametrize("text", ["{" + "," * 3_000_000, "./" * 600 + "x", "a" * 1025])
+def test_a_pattern_is_bounded_before_it_is_looked_at(text: str) -> None:
+    """An order of megabytes of commas is refused by its length; reading it would take days."""
+    with pytest.raises(SpecError, match="not a pattern"):
+        outputs.parse(text)

@@ -95,3 +95,16 @@ def test_bounds() -> None:
         requirements.read(b"#" * (requirements.MAX_LIST_BYTES + 1))
     with pytest.raises(LimitExceeded):
         requirements.read(b"".join(b"p%d\n" % index for index in range(requirements.MAX_REQUIREMENTS + 1)))
+
+
+@pytest.mark.parametrize("text", ["tin%s!", "tin==1.0%s!", "tin[a%s!", "tin%s--hash", "tin >=%s1,%s<2%s{"])
+def test_blanks_by_the_megabyte_are_read_like_one(text: str) -> None:
+    """A stranger's list made of blanks costs no more than its length, and means what it means with one blank."""
+    blanks = text.replace("%s", " " * (requirements.MAX_LIST_BYTES // 4))
+    with pytest.raises(SpecError) as caught:
+        requirements.read(blanks.encode())
+    with pytest.raises(SpecError) as same:
+        requirements.read(text.replace("%s", " ").encode())
+    assert str(caught.value) == str(same.value)
+    (line,) = requirements.read(f"tin{' ' * 100_000}==1.0{' ' * 100_000}; python_version > '3'".encode())
+    assert line.requirement == "tin ==1.0 ; python_version > '3'"

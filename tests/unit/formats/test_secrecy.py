@@ -74,7 +74,16 @@ def test_innocent_commands(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["eyJa-" * 13_000, "sk-a-" * 13_000, "://a:" * 13_000, "-----BEGIN " * 6_000, "AKIA" * 16_000, "xoxb-" * 13_000],
+    [
+        "eyJa-" * 13_000,
+        "sk-a-" * 13_000,
+        "://a:" * 13_000,
+        "-----BEGIN " * 6_000,
+        "AKIA" * 16_000,
+        "xoxb-" * 13_000,
+        "-----BEGIN PRIVATE KEY-----\n" + " " * 59 + "!",
+        ("-----BEGIN PRIVATE KEY-----" + " " * 59) * 700,
+    ],
 )
 def test_texts_made_to_match_almost_everywhere(text: str) -> None:
     """64 KiB of nothing but beginnings of secrets are looked through in no time."""
