@@ -70,7 +70,7 @@ class Market:
 def view(status: str = "succeeded") -> JobView:
     return JobView(
         id=JOB, name="hello", kind="train", status=status, verdict="verified", settlement="released",
-        reason="exit-code", message="exit-code: 3", progress=Progress(round=1, rounds=1), escrow_usd_micros=0,
+        reason="exit-code", message="3", progress=Progress(round=1, rounds=1), escrow_usd_micros=0,
         paid_usd_micros=0, refunded_usd_micros=0, nodes=[], submitted_at="2026-11-22T00:00:00Z",
         finished_at="2026-11-22T00:00:00Z",
     )  # fmt: skip
