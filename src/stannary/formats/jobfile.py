@@ -63,6 +63,10 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 MAX_PLAUSIBLE_PRICE_USD = 10_000  # of one node an hour: a thousand GPUs at 3 USD each cost a third of it
 MAX_PLAUSIBLE_BUDGET_USD = 100_000_000
 
+_SPAN = re.compile(
+    r"(\d{1,9})\s*(d|h|m|s)(?:(?<=d)ays?|(?<=h)(?:ou)?rs?|(?<=m)in(?:ute)?s?|(?<=s)ec(?:ond)?s?)?(?![a-z])[\s,]*",
+    re.ASCII,
+)
 _COMMAND = re.compile(r"(pip3?|uv|python3?|apt|apt-get|conda|mamba|npm|bash|sh|cd|export|source|sudo|curl|wget)\s")
 
 DEFAULT_MAX_PRICE_USD = 1  # an hour
@@ -215,13 +219,13 @@ def _wall_s(value: object) -> int:
 
 
 def _seconds(text: str) -> int | None:
-    """Return the seconds that `10m`, `1h30m`, `12:30:00` or `2 days` mean to a reader, None for other texts."""
+    """Return the seconds that `10m`, `1h30m`, `12:30:00` or `2 days` mean to a reader, None for `10ms` or `1 month`."""
     clock = re.fullmatch(r"(\d{1,4}):(\d{2})(?::(\d{2}))?", text.strip())
     if clock:
         parts = [int(part) for part in clock.groups() if part is not None]
         return parts[0] * 3600 + parts[1] * 60 + (parts[2] if len(parts) > 2 else 0)
-    found = re.findall(r"(\d{1,9})\s*(d|h|m|s)[a-z]*", text.lower())
-    if not found or re.sub(r"(\d{1,9})\s*(d|h|m|s)[a-z]*[\s,]*", "", text.lower()):
+    found = _SPAN.findall(text.lower())
+    if not found or _SPAN.sub("", text.lower()).strip():
         return None
     return sum(int(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in found)
 

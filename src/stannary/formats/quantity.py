@@ -11,6 +11,7 @@ spelling (`0.1` means one tenth), never through float arithmetic.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 
@@ -69,7 +70,7 @@ def size_bytes(value: object, path: str) -> int:
             hint = 'write it like "512MiB" or "2GiB"'
             if match is not None and match[2][:1].lower() in _MEANT:
                 hint = f"did you mean {match[1]}{_MEANT[match[2][:1].lower()]}?"
-            elif isinstance(value, float):
+            elif isinstance(value, float) and math.isfinite(value):
                 hint = f"did you mean {value!r}GiB? a size has a unit"
             raise SpecError(f"{path} is not a size", why=show(value), hint=hint)
         exact = Decimal(match[1]) * _UNITS[match[2]]
