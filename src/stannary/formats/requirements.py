@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from stannary.errors import LimitExceeded, SpecError
 from stannary.formats.jobspec import MAX_SETUP_BYTES
+from stannary.formats.text import decode
 
 MAX_LIST_BYTES = MAX_SETUP_BYTES
 MAX_REQUIREMENTS = 2000
@@ -104,18 +105,7 @@ def _text(data: bytes) -> str:
             why=f"{len(data):,} bytes, limit {MAX_LIST_BYTES:,}",
             hint="take out packages or hashes that are not used",
         )
-    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
-        kind = "UTF-8" if data.startswith(b"\xef") else "UTF-16"
-        raise SpecError(
-            "line 1: the list begins with a byte order mark",
-            why=f"it is {kind} as Windows programs write it",
-            hint="save it as UTF-8 without byte order mark",
-        )
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as err:
-        number = data.count(b"\n", 0, err.start) + 1
-        raise SpecError(f"line {number}: not UTF-8", why=str(err)[:200], hint="save the list as UTF-8") from err
+    text = decode(data, "the list")
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
         raise SpecError(f"line {number}: a NUL in the list", why="it is no text", hint="save the list as UTF-8")

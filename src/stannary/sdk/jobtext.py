@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from stannary.errors import SpecError, UsageError
+from stannary.formats.text import Position, behind, decode
 
 MAX_TEXT_BYTES = 256 * 1024
 MAX_DEPTH = 32  # of nested mappings and lists; the deepest known key lies three levels down, options eight more
@@ -54,22 +55,11 @@ class Fraction(float):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A line and column, counted from 1."""
-
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"line {self.line}, column {self.column}"
-
-
-@dataclass(frozen=True, slots=True)
 class JobText:
     """The values of a text, and the place of each member by its path (`resources.memory`)."""
 
     value: object
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, Position] = field(default_factory=dict)
 
     def located(self, err: UsageError) -> UsageError:
         """Return an error about a member with the place where that member stands."""
@@ -98,20 +88,7 @@ def _decoded(data: bytes) -> str:
             why=f"over {MAX_TEXT_BYTES:,} bytes",
             hint="put data into files of the work directory or inputs",
         )
-    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise SpecError(
-            "the job file begins with a byte order mark",
-            why=f"{Place(1, 1)}: {data[:3].hex(' ')}",
-            hint="save it as UTF-8 without byte order mark",
-        )
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as err:
-        before = data[: err.start].decode("utf-8")
-        raise SpecError(
-            "the job file is not UTF-8", why=f"{_place(before)}: byte {data[err.start]:#04x}", hint="save it as UTF-8"
-        ) from err
-    return text
+    return decode(data, "the job file")
 
 
 class _Reader:
@@ -122,7 +99,7 @@ class _Reader:
         self._events: Iterator[yaml.Event] = iter(())
         self._anchors: dict[str, tuple[object, int]] = {}
         self._open: set[str] = set()
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Position] = {}
         self._num_values = 0
 
     def document(self) -> JobText:
@@ -135,13 +112,13 @@ class _Reader:
                         raise self._refusal("a second document begins", event, "keep one job a file")
                     value = self._value(next(self._events), "", 1)
         except yaml.reader.ReaderError as err:
-            raise _broken(str(err.reason), _place(self._text[: err.position])) from err
+            raise _broken(str(err.reason), behind(self._text[: err.position])) from err
         except yaml.MarkedYAMLError as err:
             mark = err.problem_mark or err.context_mark
-            where = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+            where = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
             raise _broken(" ".join(f"{err.problem or ''} {err.context or ''}".split()), where) from err
         except (yaml.YAMLError, ValueError, OverflowError) as err:  # what the scanner lets through, such as \UFFFFFFFF
-            raise _broken(str(err), Place(1, 1)) from err
+            raise _broken(str(err), Position(1, 1)) from err
         return JobText(value, self._places)
 
     def _value(self, event: yaml.Event, path: str, depth: int) -> object:
@@ -252,16 +229,11 @@ def _fraction(spelled: str, written: str) -> Fraction:
     return number
 
 
-def _of(event: yaml.Event) -> Place:
+def _of(event: yaml.Event) -> Position:
     mark = event.start_mark
-    return Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+    return Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
 
 
-def _place(before: str) -> Place:
-    """Return the place right behind a text."""
-    return Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-
-
-def _broken(reason: str, where: Place) -> SpecError:
+def _broken(reason: str, where: Position) -> SpecError:
     hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "check the lines above and below it")
     return SpecError("the job file is not YAML", why=f"{where}: {reason:.300}", hint=hint)

@@ -63,7 +63,7 @@ def test_open_lines(line: str) -> None:
     ("data", "word"),
     [
         (b"\xef\xbb\xbftin==1.0\n", "byte order mark"), ("tin==1.0\n".encode("utf-16"), "byte order mark"),
-        (b"tin\n\xff\n", "line 2: not UTF-8"), (b"tin\nbeta\0\n", "line 2: a NUL"),
+        (b"tin\n\xff\n", "not UTF-8: line 2, column 1: byte 0xff"), (b"tin\nbeta\0\n", "line 2: a NUL"),
         (b"tin==1.0\nbeta\nTIN==2.0\n", "line 3 names a package again"),
     ],
 )  # fmt: skip
