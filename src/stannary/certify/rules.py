@@ -96,7 +96,6 @@ class Rules:
     snp_max_vmpl: int = 1  # a paravisor may own VMPL 0; policies for confidential work say 0
     tdx_statuses: frozenset[str] = frozenset()  # empty: any status the platform still has is reported
     min_tcb_evaluation: int = 0
-    require_binding: bool = False  # refuse evidence appraised without a challenge
     require_revocation: bool = False  # CRLs, where the vendor issues them
     denied: frozenset[str] = frozenset()  # generations, hardware identities, FMSPCs
     golden_boots: tuple[GoldenBoot, ...] = ()

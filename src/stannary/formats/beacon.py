@@ -48,14 +48,6 @@ def check(previous: str, revealed: str) -> None:
         )
 
 
-def check_index(tip_hex: str, length: int, index: int, revealed: str) -> None:
-    """Check the `index`-th value against the tip alone, by index + 1 hashes."""
-    if not 0 <= index < length <= MAX_LENGTH:
-        raise FormatError("beacon index outside the chain", why=f"{index}, the chain has {length} values")
-    if _hash(_raw(revealed), index + 1) != _raw(tip_hex):
-        raise Refuted("beacon value does not belong to the chain", why=f"index {index}, value {revealed[:16]}...")
-
-
 def _hash(data: bytes, times: int) -> bytes:
     for _ in range(times):
         data = hashlib.sha256(data).digest()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stannary.errors import SpecError
 from stannary.formats import record
 from stannary.formats.lean import dataclass
+from stannary.formats.quantity import PPM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from stannary.formats.canonical import Json
 
 MAX_BATCH = 1_048_576
-MAX_THREADS = 1_024  # jobspec.MAX_CPUS
+MAX_THREADS = 1_024  # one a core of the largest machine
 MAX_STEPS = 1_000_000
 MANY_ROUNDS = 50  # m 0.6 is best at 20-36 rounds, 0.8 at 58 (byte GPTs of 135k parameters)
-PPM = 1_000_000
 
 _FRACTION = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-][0-9]{2,3})?")
 

@@ -10,7 +10,8 @@ No torch: the market may import this.
 from __future__ import annotations
 
 from stannary.formats import jobspec
-from stannary.formats.training import PPM, Training
+from stannary.formats.quantity import PPM
+from stannary.formats.training import Training
 
 
 def first_step(settings: jobspec.Recipe, round_index: int) -> int:

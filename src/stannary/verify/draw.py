@@ -27,8 +27,8 @@ from stannary.formats.digest import SIZE_BYTES, Digest
 from stannary.formats.ids import AuditId, TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
+from stannary.formats.quantity import PPM
 
-PPM = 1_000_000
 CANARY_PPM = 10_000  # 1 %: auditors must not learn that a first opinion always agrees
 
 

@@ -34,10 +34,10 @@ from stannary.errors import FormatError, SpecError
 from stannary.formats import record
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Attestation, Credential, Receipt, Tier
+from stannary.formats.quantity import PPM
 from stannary.verify import soundness
 from stannary.verify.case import Case
 from stannary.verify.report import Findings
-from stannary.verify.soundness import PPM
 from stannary.verify.trust import TrustedMarket
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from decimal import ROUND_UP, Decimal, localcontext
 from stannary.errors import FormatError
 from stannary.formats import bounds
 from stannary.formats.predicates import Soundness
+from stannary.formats.quantity import PPM
 
-PPM = 1_000_000
 _PLACES = Decimal("0.000001")
 
 
@@ -43,14 +43,6 @@ def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
 def escape(audit_ppm: int) -> str:
     """Return the probability that one cheated unit is never audited, as a decimal string."""
     return _decimal(Decimal(PPM - audit_ppm) / PPM)
-
-
-def survival(audit_ppm: int, detection_ppm: int, cheated_units: int) -> str:
-    """Return the probability that a node that cheats `cheated_units` times is never found, (1 - p·d)^n."""
-    with localcontext() as context:
-        context.prec = 40
-        caught = Decimal(audit_ppm) * detection_ppm / (PPM * PPM)
-        return _decimal((1 - caught) ** cheated_units)
 
 
 def escape_of_share(figures: Soundness, share_ppm: int) -> str:

@@ -21,15 +21,12 @@ def test_each_value_hashes_to_the_one_before():
     for index in range(16):
         value = beacon.value(SEED, 16, index)
         beacon.check(previous, value)
-        beacon.check_index(beacon.tip(SEED, 16), 16, index, value)
         previous = value
     assert previous == SEED.hex()
 
 
 def test_a_value_in_another_place_is_refuted():
     """A value shown for another index is refuted."""
-    with pytest.raises(Refuted):
-        beacon.check_index(beacon.tip(SEED, 16), 16, 3, beacon.value(SEED, 16, 4))
     with pytest.raises(Refuted):
         beacon.check(beacon.tip(SEED, 16), beacon.value(SEED, 16, 1))
 
@@ -46,5 +43,3 @@ def test_an_index_outside_the_chain_is_refused(index):
     """The chain ends; nothing is revealed beyond it."""
     with pytest.raises(FormatError):
         beacon.value(SEED, 16, index)
-    with pytest.raises(FormatError):
-        beacon.check_index(beacon.tip(SEED, 16), 16, index, SEED.hex())

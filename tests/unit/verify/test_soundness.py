@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.errors import FormatError
+from stannary.formats.quantity import PPM
 from stannary.verify import soundness
-from stannary.verify.soundness import PPM
 
 
 @pytest.mark.parametrize(("stake", "percent"), [(5, 10.1), (20, 2.9), (50, 1.2), (100, 0.6)])
@@ -29,11 +29,10 @@ def test_stake_counts_in_prices_of_the_dearest_task():
     assert soundness.stake_ppm(5, 0) == 5 * PPM
 
 
-def test_escape_and_survival_are_decimal_strings():
+def test_escape_is_a_decimal_string():
     """What is signed is exact text, never a float."""
     assert soundness.escape(1_000_000) == "0.000000"
     assert soundness.escape(30_000) == "0.970000"
-    assert soundness.survival(30_000, 1_000_000, 100) == "0.047553"
 
 
 def test_a_requirement_above_one_is_never_met():

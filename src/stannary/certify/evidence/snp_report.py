@@ -20,7 +20,6 @@ ALGORITHM_ECDSA_P384 = 1
 
 POLICY_MIGRATE_MA = 1 << 18
 POLICY_DEBUG = 1 << 19
-POLICY_CIPHERTEXT_HIDING = 1 << 24
 PLATFORM_CIPHERTEXT_HIDING = 1 << 4
 PLATFORM_ALIAS_CHECK = 1 << 5
 PLATFORM_BITS = {0: "smt", 1: "tsme", 2: "ecc", 3: "rapl-off", 4: "ciphertext-hiding", 5: "alias-check", 7: "tio"}
@@ -60,11 +59,6 @@ class SnpReport:
     def signing_key(self) -> int:
         """Which key signed: 0 VCEK, 1 VLEK, 7 none (flags bits 2..4)."""
         return self.flags >> 2 & 7
-
-    @property
-    def masks_chip_key(self) -> bool:
-        """Whether the platform hides its chip key."""
-        return bool(self.flags & 2)
 
 
 def parse_report(data: bytes) -> SnpReport:

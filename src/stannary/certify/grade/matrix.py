@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MIN_N, MAX_N = 256, 8192  # above it a verification would cost more than two CPU-seconds
 SHIFT, MASK = 7, 255
 EXACT_K = 512  # 512 products of int8 sum to at most 2**23: exact in float32, whatever the order
-_SEED_BYTES = 32
 _AES_BLOCK_BYTES = 16
 
 
