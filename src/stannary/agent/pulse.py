@@ -23,7 +23,6 @@ from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
 from stannary.errors import ConflictError, FormatError, JobFailed, NotFound, Refuted, StannaryError
 from stannary.formats.ids import JobId, NodeId
-from stannary.tlog.rising import Rising, since_boot_s
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
 
@@ -59,9 +58,6 @@ class Pulse:
     _due_s: dict[str, float] = field(default_factory=dict)
     _shipping: threading.Lock = field(default_factory=threading.Lock)
     _reading: threading.Lock = field(default_factory=threading.Lock)
-    _read_at: Rising = field(
-        default_factory=lambda: Rising(time.time, 0.0, since_boot_s)
-    )  # a chain of readings never runs back
     _unread: set[JobId] = field(default_factory=set)  # jobs whose meter chain the market refused
     _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
 
@@ -107,7 +103,7 @@ class Pulse:
         with self._reading:  # both threads read; a number must not overtake the one before
             if job in self._unread:
                 return
-            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(self._read_at.now()))
+            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
             try:
                 self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
             except (Refuted, FormatError) as err:

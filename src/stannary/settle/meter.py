@@ -3,7 +3,8 @@
 Rules:
 - Readings are numbered from 0 without gaps; each names the digest of the one before, the first the
   digest that `origin` gives (so a chain cannot be moved to another job or node).
-- Every part of `Spent` is cumulative and never falls; time read never runs backwards.
+- Every part of `Spent` is cumulative and never falls. `read_at` may: it is the node's own word, which is held to the
+  log's time (formats/instants.py rule 3), and a clock that was set back between two readings is no false meter.
 - A cumulative reading cannot claim more time than has passed since the first one, plus what the
   start cost: a node that runs its meter fast is caught by the clock of the market.
 - Two readings of one number are an equivocation; the store refuses the second.
@@ -14,7 +15,7 @@ A missing reading is a pause, not a fault: because amounts are cumulative the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from stannary.errors import Refuted
 from stannary.formats import canonical, digest, record
@@ -22,20 +23,9 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, NodeId
 from stannary.formats.predicates import Reading, Spent
 
-INTERVAL_S = 10  # of readings while a lease is held
-MISSED_INTERVALS = 3  # after these the node counts as paused: nothing accrues
 CLOCK_SLACK_MS = 5_000  # between two clocks and two whole-second times
 
 NOTHING = Spent(start_ms=0, compute_ms=0, link_ms=0, idle_ms=0, audit_ms=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A time in which no reading came although one was due."""
-
-    after_seq: int
-    from_ms: int
-    until_ms: int
 
 
 def origin(job: JobId, node: NodeId) -> Digest:
@@ -72,8 +62,6 @@ def check_next(last: Reading | None, following: Reading, *, elapsed_ms: int) -> 
         raise _refuted(following, "it does not name the reading before it")
     if last is not None and (following.job, following.node) != (last.job, last.node):
         raise _refuted(following, "it belongs to another chain")
-    if last is not None and following.read_at < last.read_at:
-        raise _refuted(following, f"read at {following.read_at}, before {last.read_at}")
     before = NOTHING if last is None else last.spent
     for part in fields(Spent):
         if getattr(following.spent, part.name) < getattr(before, part.name):
@@ -89,23 +77,6 @@ def check_chain(readings: Sequence[Reading], *, elapsed_ms: int) -> Spent:
         check_next(last, reading, elapsed_ms=elapsed_ms)
         last = reading
     return NOTHING if last is None else last.spent
-
-
-def gaps(read_at_ms: Sequence[int], *, until_ms: int, interval_s: int = INTERVAL_S) -> list[Gap]:
-    """Return the pauses of a chain: MISSED_INTERVALS or more without a reading.
-
-    Args:
-        read_at_ms: arrival times by the market's clock, in order of number.
-        until_ms: when the lease ended, or now.
-        interval_s: how often a reading is due.
-    """
-    longest_ms = MISSED_INTERVALS * interval_s * 1000
-    ends = [*read_at_ms[1:], until_ms]
-    return [
-        Gap(seq, begin, end)
-        for seq, (begin, end) in enumerate(zip(read_at_ms, ends, strict=False))
-        if end - begin >= longest_ms
-    ]
 
 
 def _refuted(reading: Reading, why: str) -> Refuted:

@@ -74,7 +74,7 @@ class WitnessBeside:
 def test_a_clock_step_refutes_no_honest_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, everywhere: bool
 ) -> None:
-    """An hour forth or back in mid-job, and half-way back again: the job ends, and no receipt is refuted."""
+    """An hour forth or back in mid-job, and half-way back again: the job is verified and paid."""
 
     async def scenario() -> None:
         opened = server.opened
@@ -104,10 +104,6 @@ def test_a_clock_step_refutes_no_honest_receipt(
             trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
             report = verifier.verify_receipt(await ada.receipt(job), trust, int(plain.now() + 2 * HOUR_S))
             assert [item for item in report.findings if item.severity == "refuted"] == []
-            if step_s < 0 and everywhere and view.status == "failed":
-                # The market's time waits for the machine's; nodes that an hour parts from it hand their work back.
-                assert view.reason == "no-capacity", f"{view.reason}: {view.message}"
-                return
             assert (view.status, report.verdict) == ("succeeded", "verified"), f"{view.reason}: {view.message}"
 
     asyncio.run(scenario())

@@ -86,12 +86,15 @@ class World:
         self.tasks.append(asyncio.create_task(work))
 
     async def stop(self) -> None:
-        """End nodes and brokers."""
+        """End nodes and brokers; what one of them died of before is raised, it explains what the others did."""
+        ended = [task for task in self.tasks if task.done() and not task.cancelled()]
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for party in (*self.nodes, *self.buyers):
             await party.client.aclose()
+        for task in ended:
+            task.result()
 
 
 @asynccontextmanager
