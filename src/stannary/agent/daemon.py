@@ -105,7 +105,7 @@ class Agent:
             end_jobs=self._end_jobs,
             expel=self._expel,
             tell=tell,
-            clock=ClockWatch(directory, tell),
+            clock=ClockWatch(directory, tell, self.journal.prune),
         )
         self._is_polling = False
         self._hands_back = False
@@ -117,7 +117,6 @@ class Agent:
         Raises:
             AuthError: the market will not have this node again.
         """
-        self.journal.prune()
         self.pulse.start()
         try:
             while not self.stop.is_set():

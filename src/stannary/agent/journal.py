@@ -6,11 +6,12 @@ Rules:
    an answer whose blind is lost reads as silence, and a second reading with one number is a lie.
 3. Signed envelopes are kept as they were sent, so that a repetition is the same bytes.
 
-Entries of jobs long over are dropped at start.
+Entries of jobs long over are dropped once the node's clock and the market's agree (agent/clocks.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
@@ -70,10 +71,13 @@ class Journal:
     def prune(self, now_s: float | None = None) -> int:
         """Drop entries nobody can ask for any more; return how many."""
         oldest_s = (time.time() if now_s is None else now_s) - KEPT_S
-        stale = [path for path in self.root.glob("*/*.json") if path.stat().st_mtime < oldest_s]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)
+        num_dropped = 0
+        for path in self.root.glob("*/*.json"):
+            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile, in another thread
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
+                    num_dropped += 1
+        return num_dropped
 
     def _path(self, kind: Entry, name: str) -> Path:
         # Names come from the market: hashed, they cannot lead out of the directory.

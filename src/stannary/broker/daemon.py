@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ POLL_WAIT_S = 25.0
 SCAN_INTERVAL_S = 0.25  # how soon a new job is served; a reveal is not asked for earlier
 REFUSED_DELAY_S = 5.0
 DOWN_DELAY_S = 2.0
-UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (MAX_CLOCK_SKEW_S of market/admission.py)
+UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (formats/instants.py CLOCK_SKEW_S)
 LOCK_FILE, RECORD_FILE = "lock", "processes.json"  # as sdk/brokers.py keeps them
 
 
@@ -144,9 +145,24 @@ class Broker:
         return Connection(used.url, token=used.token, tls_fingerprint=used.tls_fingerprint, vkey=vkey)
 
 
-def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop: threading.Event) -> None:
-    """Answer the beacon requests of one job until it ends or `stop` is set."""
+def serve_order(
+    order: buyer.Order,
+    revealer: Revealer,
+    market: Connection,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Answer the beacon requests of one job until it ends or `stop` is set.
+
+    Args:
+        order: the job, as it was signed.
+        revealer: decides what is answered.
+        market: where the job was sent.
+        stop: set to end.
+        clock: seconds that nobody sets. An order given up too soon would be paid unseen.
+    """
     path = routes.job(routes.JOB_BEACON, order.job)
+    signed_s = clock() - max(0.0, time.time() - rfc3339.parse(order.statement.submitted_at))  # on that clock
     while not stop.is_set():
         try:
             request = market.poll(path, BeaconRequest, wait_s=POLL_WAIT_S)
@@ -161,7 +177,7 @@ def serve_order(order: buyer.Order, revealer: Revealer, market: Connection, stop
             report("refused", order.job, str(err))
             stop.wait(REFUSED_DELAY_S)
         except NotFound as err:
-            if time.time() - rfc3339.parse(order.statement.submitted_at) > UNKNOWN_AFTER_S:
+            if clock() - signed_s > UNKNOWN_AFTER_S:
                 report("unknown", order.job, str(err))
                 order.give_up()
                 return

@@ -255,10 +255,10 @@ def _key_of(connection: Connection, buyer: str) -> str | None:
 
 
 def _offers(exchange: Exchange, connection: Connection) -> list[Offer]:
-    now = exchange.clock.now()
+    steady_s = exchange.clock.steady()
 
     def not_ready(node: str) -> str:
-        presence = exchange.roster.presence(node, now)
+        presence = exchange.roster.presence(node, steady_s)
         if presence is not Presence.LIVE:
             return presence.value
         return "draining" if exchange.roster.state(node) == "draining" else ""

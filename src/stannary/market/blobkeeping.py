@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from stannary.market.engine.loop import Engines
     from stannary.market.exchange import Exchange
 
-DAY_MS = 86_400_000
-NODE_GRACE_MS = DAY_MS
-BUYER_GRACE_MS = 7 * DAY_MS
+DAY_S = 86_400.0
+NODE_GRACE_S = DAY_S
+BUYER_GRACE_S = 7 * DAY_S
 DOOM_S = 120.0  # longer than a submit lasts
 INTERVAL_S = 3600.0
 BATCH = 1000  # blobs of one look
-FRESH_MS = 60_000  # how long what a party has used is taken from memory
+FRESH_S = 60.0  # how long what a party has used is taken from memory
 
 log = logging.getLogger("stannary.market")
 
@@ -51,7 +51,7 @@ class _Used:
 
     num_bytes: int
     num_blobs: int
-    read_at_ms: int
+    read_at: float  # on the steady clock
 
 
 class Blobkeeping:
@@ -118,14 +118,14 @@ class Blobkeeping:
 
     async def _look(self, exchange: Exchange, owner: str, quota: tuple[int, int]) -> _Used:
         used = self._used.get(owner)
-        now_ms = exchange.now_ms
-        if used is None or now_ms - used.read_at_ms > FRESH_MS or self._is_near(used, quota):
-            since_ms = now_ms - (NODE_GRACE_MS if owner.startswith("node:") else BUYER_GRACE_MS)
+        steady_s = exchange.clock.steady()
+        if used is None or steady_s - used.read_at > FRESH_S or self._is_near(used, quota):
+            since_ms = exchange.clock.ago_ms(NODE_GRACE_S if owner.startswith("node:") else BUYER_GRACE_S)
             before = -1
             while before != self._num_stored[owner]:  # what was stored while the store was read may be missing in it
                 before = self._num_stored[owner]
                 found = await exchange.store.aread(lambda c: blobs.unclaimed(c, owner, since_ms=since_ms))
-            used = self._used[owner] = _Used(*found, now_ms)
+            used = self._used[owner] = _Used(*found, steady_s)
         return used
 
     def stored(self, owner: str, size_bytes: int) -> None:
@@ -155,10 +155,9 @@ class Blobkeeping:
 
     async def clear(self, exchange: Exchange, engines: Engines) -> int:
         """Doom a batch of what nobody claims, wait, and delete what still is unclaimed; return how many were doomed."""
-        now_ms = exchange.now_ms
+        grace = exchange.clock.ago_ms(NODE_GRACE_S), exchange.clock.ago_ms(BUYER_GRACE_S)
 
         def unclaimed(connection: Connection) -> list[str]:
-            grace = (now_ms - NODE_GRACE_MS, now_ms - BUYER_GRACE_MS)
             return blobs.collectable(connection, node_before_ms=grace[0], buyer_before_ms=grace[1])
 
         found = set(await exchange.store.aread(unclaimed)) - _named(engines)

@@ -1,7 +1,13 @@
 """The market's only sense of time: injected, so that a whole market runs under a virtual clock.
 
-It never runs back (tlog/rising.py): not when somebody sets the machine's clock, and not over a restart, since its last
-time is kept in the market's directory. What the log was cosigned at is a floor too (server.py lifts it).
+Rules:
+1. `now` is what is signed and stored. It never runs back (tlog/rising.py): not when somebody sets the machine's clock,
+   and not over a restart, since its last time is kept in the market's directory. What the log was cosigned at is a
+   floor too (server.py lifts it).
+2. What is waited for is measured by what really passed, here: a clock that is set forth, or a machine that slept, must
+   make nobody late. What lives in memory (presence, progress, polls, a job that stands still) counts `steady`. What
+   is stored (leases, reveals, tasks, blobs) counts `now` without its leaps: frame.World, `ago_ms`.
+3. Dates stay dates: credentials, join tokens and sessions end when `now` says so, however it came there.
 """
 
 from __future__ import annotations
@@ -9,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError
 from stannary.formats import bounds, instants
-from stannary.tlog.rising import Rising, since_boot_s
+from stannary.tlog.rising import CATCH_UP, Leap, Rising, skipped_s
 from stannary.wire import errors as wire_errors
 
 CLOCK_FILE = "clock"  # in the market's directory
@@ -31,6 +38,10 @@ class Clock(Protocol):
         """Return seconds since 1970 UTC."""
         ...
 
+    def steady(self) -> float:
+        """Return seconds since some moment, which nobody can set."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later."""
         ...
@@ -43,6 +54,10 @@ class SystemClock:
         """Return seconds since 1970 UTC."""
         return time.time()
 
+    def steady(self) -> float:
+        """Return seconds that passed while this machine was awake."""
+        return time.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later."""
         await asyncio.sleep(seconds)
@@ -54,12 +69,29 @@ class RisingClock:
     def __init__(self, clock: Clock, file: Path) -> None:
         self._clock = clock
         self._file = file
-        steady_s = since_boot_s if isinstance(clock, SystemClock) else None
-        self._rising = Rising(clock.now, _kept(file), steady_s)
+        self._rising = Rising(clock.now, _kept(file), clock.steady)
 
     def now(self) -> float:
         """Return seconds since 1970 UTC, never less than before."""
         return self._rising.now()
+
+    def steady(self) -> float:
+        """Return seconds since some moment, by the clock behind."""
+        return self._clock.steady()
+
+    @property
+    def leaps(self) -> tuple[Leap, ...]:
+        """Return the stretches of `now` that never passed, of this run."""
+        return self._rising.leaps
+
+    def ago_ms(self, seconds: float) -> int:
+        """Return the moment since which so many seconds have really passed, in milliseconds since 1970 UTC."""
+        now_s = self.now()
+        then_s, leaps = now_s - seconds, self.leaps
+        for leap in reversed(leaps):  # each one crossed on the way back takes us further back
+            if leap.at_s + leap.length_s > then_s:
+                then_s -= leap.length_s
+        return int(then_s * 1000)
 
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later, by the clock behind."""
@@ -123,6 +155,16 @@ def _off(signed_at: str, now: float, off_s: int, allowed: str) -> FormatError:
         hint="set this machine's clock: timedatectl set-ntp true",
         detail=wire_errors.CLOCK,
     )
+
+
+def passed_ms(leaps: Iterable[Leap], since_ms: int, until_ms: int) -> int:
+    """Return how much of the market's time between two moments really passed; never more than lies between them."""
+    return until_ms - since_ms - round(1000 * skipped_s(leaps, since_ms / 1000, until_ms / 1000))
+
+
+def most_passed_ms(since_ms: int, until_ms: int) -> int:
+    """Return the most that may have passed between two moments, where the market's time was catching up."""
+    return int((until_ms - since_ms) / (1 - CATCH_UP))
 
 
 def now_ms(clock: Clock) -> int:

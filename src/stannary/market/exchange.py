@@ -10,7 +10,7 @@ from stannary.market.bell import Bell
 from stannary.market.blobkeeping import Blobkeeping
 from stannary.market.blobstore import BlobStore
 from stannary.market.challenges import Challenges
-from stannary.market.clock import Clock, now_ms
+from stannary.market.clock import RisingClock, now_ms
 from stannary.market.identity import Identity
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
@@ -27,7 +27,7 @@ class Exchange:
     """One market."""
 
     settings: Settings
-    clock: Clock
+    clock: RisingClock
     identity: Identity
     store: Store
     log: Log

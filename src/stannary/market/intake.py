@@ -190,7 +190,7 @@ class Intake:
             if last is not None and last.digest == digest:
                 return
             self._check_time(connection, node, made.read_at)
-            elapsed_ms = self._now() - jobs.get(connection, made.job).submitted_at_ms
+            elapsed_ms = clock.most_passed_ms(jobs.get(connection, made.job).submitted_at_ms, self._now())
             before = _reading(last) if last is not None else None
             meter.check_next(before, made, elapsed_ms=elapsed_ms)
             spent = {name: getattr(made.spent, name) for name in made.spent.__dataclass_fields__}

@@ -126,7 +126,7 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
 
     await exchange.store.awrite(write)
     access.remember_session(exchange, token, asked.node, ends_at_ms)
-    exchange.roster.beat(asked.node, "idle", exchange.clock.now())
+    exchange.roster.beat(asked.node, "idle", exchange.clock.steady())
     return wire.Session(token=token, expires_at=rfc3339.spell(ends_at_ms / 1000))
 
 

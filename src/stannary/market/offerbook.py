@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import NoCapacity
 from stannary.formats.jobspec import JobSpec
-from stannary.market.clock import Clock
+from stannary.market.clock import Clock, now_ms
 from stannary.market.engine import placing
 from stannary.market.engine.placing import Estimate
 from stannary.market.presence import Presence, Roster
@@ -66,18 +66,20 @@ class OfferBook:
     async def refresh(self) -> None:
         """Bring the offers up to date."""
         async with self._reading:  # who comes while the nodes are read must not be answered from before
-            now = self._clock.now()
-            if self._read is None or self._read[1] != self._asked or not 0 <= now - self._read[0] < FRESH_S:
+            steady_s = self._clock.steady()
+            if self._read is None or self._read[1] != self._asked or not 0 <= steady_s - self._read[0] < FRESH_S:
                 asked = self._asked  # before the read: what is forgotten during it is read again
 
                 def read(connection: Connection) -> list[Offer]:
-                    return placing.standing_offers(connection, int(now * 1000), lambda _: "")
+                    return placing.standing_offers(connection, now_ms(self._clock), lambda _: "")
 
                 self._standing = await self._store.aread(read)
-                self._read, self._seen = (now, asked), -1
+                self._read, self._seen = (steady_s, asked), -1
             if self._seen != self._roster.version:
                 self._seen = self._roster.version
-                self._offers = [placing.with_presence(item, self._not_ready(item.node, now)) for item in self._standing]
+                self._offers = [
+                    placing.with_presence(item, self._not_ready(item.node, steady_s)) for item in self._standing
+                ]
                 self._answers.clear()
 
     def _matched(self, wanted: Requirement) -> match.Match:
@@ -94,8 +96,8 @@ class OfferBook:
             raise NoCapacity(known.what, why=known.why, hint=known.hint)
         return known
 
-    def _not_ready(self, node: str, now: float) -> str:
-        presence = self._roster.presence(node, now)
+    def _not_ready(self, node: str, steady_s: float) -> str:
+        presence = self._roster.presence(node, steady_s)
         if presence is not Presence.LIVE:
             return presence.value
         return "draining" if self._roster.state(node) == "draining" else ""

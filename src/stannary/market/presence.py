@@ -7,6 +7,7 @@ Rules:
 - After a restart whoever was here at the end counts as seen at the start: a market that was down must not punish
   nodes for its own silence. Whoever was gone before stays gone until its next beat: it would be drawn and waited for.
   Who was here is kept in a small file (`keep`), not in the database: it is a hint, and beats cost no transaction.
+- `now` is a clock that nobody can set: a market whose clock is set forth must not lose its nodes.
 """
 
 from __future__ import annotations
@@ -95,10 +96,10 @@ class Roster:
         seen = self._seen.get(node)
         return seen.state if seen is not None else "idle"
 
-    def last_seen(self, node: str) -> float | None:
-        """Return when the node was last heard."""
+    def silent_s(self, node: str, now: float) -> float | None:
+        """Return how long ago the node was last heard."""
         seen = self._seen.get(node)
-        return seen.at if seen is not None else None
+        return now - seen.at if seen is not None else None
 
     def sweep(self, now: float) -> list[tuple[str, Presence]]:
         """Return every node whose presence got worse since the last sweep."""

@@ -120,18 +120,19 @@ def _faults(connection: Connection) -> list[admin.Fault]:
 def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
     bonds = ledger.all_balances(connection)
     views = []
+    now_s, steady_s = exchange.clock.now(), exchange.clock.steady()
     for row in nodes.all_nodes(connection):
-        seen = exchange.roster.last_seen(row.node)
+        silent_s = exchange.roster.silent_s(row.node, steady_s)
         views.append(
             admin.NodeView(
                 node=row.node,
                 operator=bounds.shown(row.operator),
                 tier=row.tier.value,
                 engine_class=bounds.shown(row.engine_class),
-                state=exchange.roster.presence(row.node, exchange.clock.now()).value,
+                state=exchange.roster.presence(row.node, steady_s).value,
                 revoked=row.revoked_at_ms is not None,
                 convicted=row.convicted_at_ms is not None,
-                last_seen_at=rfc3339.spell(seen) if seen is not None else None,
+                last_seen_at=rfc3339.spell(now_s - silent_s) if silent_s is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),
                 ask_usd_micros_per_hour=bounds.COUNT.clamp(row.ask_usd_micros_per_hour),

@@ -181,11 +181,11 @@ async def _poll(
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[T]:
     """Look until there is something, or the poll's time is over, or nothing can come any more."""
-    until = exchange.clock.now() + http.wait_s(request.query_params)
+    until = exchange.clock.steady() + http.wait_s(request.query_params)
     while True:
         mark = exchange.bell.mark()
         found = await look()
-        left_s = until - exchange.clock.now()
+        left_s = until - exchange.clock.steady()
         if found or left_s <= 0 or not go_on() or await request.is_disconnected():
             return found
         await exchange.bell.wait(mark, left_s, *topics)

@@ -94,7 +94,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def heartbeat(request: Request) -> Response:
         holder = await access.node(exchange, request)
         beat = await http.read(request, node.Heartbeat)
-        came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.now())
+        came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.steady())
         exchange.roster.call(holder, beat.name)
         if came_back is not None:
             exchange.bell.ring(WORK, QUEUE)
@@ -109,13 +109,13 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def next_lease(request: Request) -> Response:
         holder = await access.node(exchange, request)
         asked = await http.read(request, node.NextLease)
-        until = exchange.clock.now() + min(asked.wait_s, limits.MAX_WAIT_S)
+        until = exchange.clock.steady() + min(asked.wait_s, limits.MAX_WAIT_S)
         while True:
             mark = exchange.bell.mark()
             found = await _next(exchange, engines, holder, frozenset(asked.have))
             if found is not None:
                 return http.answer(await _view(exchange, found))
-            left_s = until - exchange.clock.now()
+            left_s = until - exchange.clock.steady()
             if left_s <= 0 or await request.is_disconnected():
                 return http.no_content()
             # a lane's task becomes anybody's with time, which rings nothing: look again now and then
@@ -128,7 +128,7 @@ async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:
 
 async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozenset[str]) -> LeaseRow | None:
     """Return the oldest lease of the node it does not know of, or a new piece of work."""
-    exchange.roster.touch(holder, exchange.clock.now())
+    exchange.roster.touch(holder, exchange.clock.steady())
 
     def read(connection: Connection) -> tuple[LeaseRow | None, bool]:
         live = leases.live_of_node(connection, holder)

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -66,7 +67,7 @@ class Witness:
         key: Ed25519PrivateKey,
         logs: Sequence[VerifierKey],
         clock_s: Callable[[], float],
-        steady_s: Callable[[], float] | None = None,
+        steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._files = TileDirectory(directory)
         self._name = name

@@ -24,7 +24,6 @@ from typing import Any
 
 from stannary.errors import EnvironmentProblem, StannaryError
 from stannary.formats import note
-from stannary.tlog.rising import since_boot_s
 from stannary.tlog.witness import MAX_REQUEST_BYTES, Answer, Witness, load_key
 
 LOOPBACK = "127.0.0.1"
@@ -144,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _open(directory: Path, name: str, log_vkeys: list[str]) -> Witness:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = [note.parse_vkey(item) for item in log_vkeys]
-    return Witness(directory, name, load_key(directory / "key"), logs, time.time, since_boot_s)
+    return Witness(directory, name, load_key(directory / "key"), logs, time.time)
 
 
 if __name__ == "__main__":

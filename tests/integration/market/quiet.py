@@ -35,6 +35,10 @@ class QuietClock:
         """Return seconds since 1970 UTC; at the start the machine's own."""
         return self._now
 
+    def steady(self) -> float:
+        """Return the same: nobody sets this clock."""
+        return self._now
+
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later, by this clock."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -12,17 +12,17 @@ import pytest
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import PROGRAM, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode
+from tests.integration.market.quiet import QuietClock
 from tests.integration.market.world import World
 
 from stannary import errors
 from stannary.formats import digest, ids
 from stannary.formats.predicates import Assignment
-from stannary.market.blobkeeping import BUYER_GRACE_MS, DOOM_S, NODE_GRACE_MS, Blobkeeping
+from stannary.market.blobkeeping import BUYER_GRACE_S, DAY_S, DOOM_S, NODE_GRACE_S, Blobkeeping
+from stannary.market.clock import RisingClock
 from stannary.market.engine import loop
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, node, routes
-
-DAY_S = 86_400
 
 
 def lies(world: World, data: bytes) -> bool:
@@ -60,12 +60,12 @@ def test_what_nobody_claims_goes_and_the_rest_stays(tmp_path: Path) -> None:
             await world.nodes[0].put_blob(b"stray output")
             await ada.put_blob(b"stray file")
             later = Later(world)
-            assert await later.clear(NODE_GRACE_MS / 86_400_000 + 0.1) == 1
+            assert await later.clear(NODE_GRACE_S / DAY_S + 0.1) == 1
             assert not lies(world, b"stray output")
             assert lies(world, b"stray file")
             await later.clear(3)
             await ada.put_blob(b"stray file")  # stored again: its week begins anew
-            await later.clear(BUYER_GRACE_MS / 86_400_000 - 1)
+            await later.clear(BUYER_GRACE_S / DAY_S - 1)
             assert lies(world, b"stray file")
             await later.clear(2)
             assert not lies(world, b"stray file")
@@ -204,7 +204,7 @@ def test_an_upload_without_length_holds_a_bounded_room(tmp_path: Path, monkeypat
     asyncio.run(scenario())
 
 
-def test_what_is_stored_during_a_look_is_counted() -> None:
+def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
     """An upload that ends while another's look at the store is under way takes its room all the same."""
 
     async def scenario() -> None:
@@ -219,7 +219,8 @@ def test_what_is_stored_during_a_look_is_counted() -> None:
                 keeping.stored("buyer:ada", 300)  # durable behind the snapshot
             return seen
 
-        exchange: Any = SimpleNamespace(now_ms=1_000_000, store=SimpleNamespace(aread=aread))
+        clock = RisingClock(QuietClock(), tmp_path / "clock")
+        exchange: Any = SimpleNamespace(clock=clock, store=SimpleNamespace(aread=aread))
         async with keeping.room(exchange, "buyer:ada", (1000, 10), None) as left_bytes:
             assert left_bytes == 100
 

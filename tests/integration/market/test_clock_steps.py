@@ -35,6 +35,10 @@ class Stepped:
         """Return the time as it is set."""
         return self._clock.now() + self.step_s
 
+    def steady(self) -> float:
+        """Return seconds that nobody sets."""
+        return self._clock.now()
+
     async def sleep(self, seconds: float) -> None:
         """Sleep by the clock behind."""
         await self._clock.sleep(seconds)
@@ -50,7 +54,7 @@ class WitnessBeside:
         directory.mkdir()
         self._origin = note.parse_vkey(log_vkey).name
         key, logs = load_key(directory / "key"), [note.parse_vkey(log_vkey)]
-        self._witness = Witness(directory, "local.witness", key, logs, self.machine.now)
+        self._witness = Witness(directory, "local.witness", key, logs, self.machine.now, self.machine.steady)
         self.vkey = self._witness.vkey
         WitnessBeside.beside = self
 
@@ -105,6 +109,38 @@ def test_a_clock_step_refutes_no_honest_receipt(
             report = verifier.verify_receipt(await ada.receipt(job), trust, int(plain.now() + 2 * HOUR_S))
             assert [item for item in report.findings if item.severity == "refuted"] == []
             assert (view.status, report.verdict) == ("succeeded", "verified"), f"{view.reason}: {view.message}"
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_set_forth_makes_nobody_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day forth while nodes work and a buyer owes his value: no lease ends, no node is lost, nobody is silent."""
+
+    async def scenario() -> None:
+        opened = server.opened
+
+        def stepping(settings: Any, clock: QuietClock) -> Any:
+            WitnessBeside.machine = machine = Stepped(clock)
+            return opened(settings, machine)
+
+        monkeypatch.setattr(worlds.server, "opened", stepping)
+        monkeypatch.setattr(server, "WitnessProcess", WitnessBeside)
+        async with worlds.inside(tmp_path) as world:
+            machine = world.clock = WitnessBeside.machine
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec(rounds=1))).id
+            await seen(ada, job, "lease.granted")
+            machine.step_s = HOUR_S
+            await seen(ada, job, "beacon.requested")
+            machine.step_s = 24 * HOUR_S
+            await machine.sleep(10.0)  # every engine has looked
+            world.start(ada.broker(job))
+            view = await ada.finished(job, 60.0)
+            assert view.status == "succeeded", f"{view.reason}: {view.message}"
+            late = [item.message for item in await ada.events(job) if item.type.startswith(("lease.expired", "node."))]
+            assert late == []
 
     asyncio.run(scenario())
 

@@ -120,6 +120,24 @@ def test_an_order_the_market_never_got(tmp_path, age_s, is_given_up):
     assert not order.has_ended and stop.is_set() is not is_given_up
 
 
+@pytest.mark.parametrize(("passed_s", "is_given_up"), [(60.0, False), (1000.0, True)])
+def test_an_order_is_not_given_up_for_a_clock_that_is_set(tmp_path, monkeypatch, passed_s, is_given_up):
+    """A clock set a day forth between signing and sending makes no order old; the time that passed does."""
+    order = buyer.store_order(tmp_path, signed_order(tmp_path, rfc3339.spell(time.time())), SEED, VKEY, "work")
+    stop, wall_s, steady_s = threading.Event(), [time.time()], [0.0]
+    monkeypatch.setattr(daemon.time, "time", lambda: wall_s[0])
+
+    class Set(ScriptedMarket):
+        def poll(self, path, cls, *, wait_s):
+            wall_s[0] += 86_400.0
+            steady_s[0] += passed_s
+            return super().poll(path, cls, wait_s=wait_s)
+
+    market = Set([NotFound("no such job")], stop)
+    daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), market, stop, lambda: steady_s[0])
+    assert (buyer.open_orders(tmp_path, VKEY, "work") == []) is is_given_up
+
+
 def test_no_beacon_value_or_token_reaches_the_log(capsys):
     """The broker's log names job and event only."""
     daemon.report("revealed", "j-000000000000", "value 1 for checkpoint 5")

@@ -19,6 +19,9 @@ class Clock:
     def now(self) -> float:
         return 0.0
 
+    def steady(self) -> float:
+        return 0.0
+
     async def sleep(self, seconds: float) -> None:
         await self.over.wait()
 

@@ -21,10 +21,18 @@ class Hand:
 
     def __init__(self, now_s: float) -> None:
         self.now_s = now_s
+        self.steady_s = 0.0
         self.asleep = asyncio.Event()
 
     def now(self) -> float:
         return self.now_s
+
+    def steady(self) -> float:
+        return self.steady_s
+
+    def pass_on(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.steady_s += seconds
 
     async def sleep(self, _seconds: float) -> None:
         self.asleep.set()
@@ -92,3 +100,30 @@ def test_work_of_another_time_is_refused_at_the_door(signed_at: str, words: str)
 def test_work_up_to_a_day_old_is_taken() -> None:
     """A node that was cut off for a day hands in late, not never."""
     clock.check_signed_since(instants.spell(NOW - 86_400), NOW)
+
+
+def test_a_leap_of_the_clock_is_not_waited(tmp_path: Path) -> None:
+    """A day's grace is a day that passed: the clock that is set a week forth in it brings nothing nearer."""
+    hand = Hand(NOW)
+    market = RisingClock(hand, tmp_path / "clock")
+    hand.pass_on(3600.0)
+    market.now()
+    hand.now_s += 7 * 86_400.0
+    assert market.now() == hand.now_s
+    hand.pass_on(82_800.0)
+    assert market.ago_ms(82_799.0) == int((hand.now_s - 82_799.0) * 1000)  # all of it after the leap
+    assert market.ago_ms(86_400.0) == int(NOW * 1000)
+    since_ms, until_ms = int(NOW * 1000), clock.now_ms(market)
+    assert clock.passed_ms(market.leaps, since_ms, until_ms) == 86_400_000
+
+
+def test_a_meter_is_not_fast_where_the_market_is_slow(tmp_path: Path) -> None:
+    """While the market's time catches up it tells less than passed; what a meter may say is the most that did."""
+    hand = Hand(NOW)
+    market = RisingClock(hand, tmp_path / "clock")
+    since_ms = clock.now_ms(market)
+    hand.now_s -= 3600.0
+    hand.pass_on(1000.0)
+    now_ms = clock.now_ms(market)
+    assert now_ms - since_ms < 1_000_000
+    assert clock.most_passed_ms(since_ms, now_ms) == pytest.approx(1_000_000, abs=2)

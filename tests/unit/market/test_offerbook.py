@@ -53,6 +53,10 @@ class Moment:
         """Return the moment set."""
         return self.at
 
+    def steady(self) -> float:
+        """Return the same."""
+        return self.at
+
     async def sleep(self, seconds: float) -> None:
         """Never needed."""
         raise AssertionError

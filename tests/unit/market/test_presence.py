@@ -54,10 +54,10 @@ def test_a_poll_keeps_what_the_node_said() -> None:
     roster = Roster(TIMING)
     roster.beat("n", "draining", 0.0)
     roster.touch("n", 30.0)
-    assert (roster.state("n"), roster.last_seen("n")) == ("draining", 30.0)
+    assert (roster.state("n"), roster.silent_s("n", 42.0)) == ("draining", 12.0)
     roster.assume("n", 90.0)
     roster.assume("m", 90.0)
-    assert (roster.last_seen("n"), roster.last_seen("m"), roster.state("m")) == (30.0, 90.0, "idle")
+    assert (roster.silent_s("n", 90.0), roster.silent_s("m", 90.0), roster.state("m")) == (60.0, 0.0, "idle")
 
 
 def test_who_was_gone_before_a_restart_stays_gone(tmp_path: Path) -> None:

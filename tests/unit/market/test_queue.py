@@ -48,6 +48,9 @@ class Now:
         """Return the moment set."""
         return self.at
 
+    steady = now
+    leaps = ()
+
     async def sleep(self, seconds: float) -> None:
         """Wait until cancelled."""
         await asyncio.Event().wait()

@@ -11,9 +11,11 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Assignment
+from stannary.market.clock import passed_ms
 from stannary.market.settings import Settings
 from stannary.store.jobs import JobRow
 from stannary.store.nodes import NodeRow
+from stannary.tlog.rising import Leap
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +96,16 @@ class World:
     inclusion: Callable[[int, int], list[bytes]]
     sign: Callable[..., dsse.Envelope]
     resumed_at_ms: int = 0  # when this process began to listen
+    leaps: tuple[Leap, ...] = ()  # stretches of the market's time that never passed
     step_s: Mapping[str, float] = field(default_factory=dict)  # job -> measured time of a step (jobs/progress.py)
 
     def waited_ms(self, since_ms: int) -> int:
         """Return how long this market has listened since then: its own absence is nobody's silence."""
-        return self.now_ms - max(since_ms, self.resumed_at_ms)
+        return self.passed_ms(max(since_ms, self.resumed_at_ms), self.now_ms)
+
+    def passed_ms(self, since_ms: int, until_ms: int) -> int:
+        """Return how much of the time between two moments really passed."""
+        return passed_ms(self.leaps, since_ms, until_ms)
 
 
 @dataclass(slots=True)

@@ -149,6 +149,7 @@ class Lateness:
 
     frames: Mapping[str, JobFrame]
     progress: Mapping[str, Progress]
+    now_s: float  # on the steady clock that the reports were heard by
 
 
 def overdue(connection: Connection, world: World, late: Lateness) -> list[tuple[LeaseRow, str]]:
@@ -193,7 +194,7 @@ def _is_over(connection: Connection, world: World, late: Lateness, lease: LeaseR
         return True
     if waited_ms >= 1000 * limit_s(frame.spec.resources.wall_s, _moved_bytes(frame, lease)):
         return True
-    return world.now_ms / 1000 >= reported.allowed_until_s(tasks.get(connection, lease.task).num_steps)
+    return late.now_s >= reported.allowed_until_s(tasks.get(connection, lease.task).num_steps)
 
 
 def _moved_bytes(frame: JobFrame, lease: LeaseRow) -> int:
@@ -211,11 +212,11 @@ def _is_late(connection: Connection, frame: JobFrame, world: World, late: Latene
     if task.kind is not TaskKind.ROUND:
         return False
     patience_s = world.settings.timing.progress_s
-    if reported is not None and not reported.is_silent(world.now_ms / 1000, patience_s, task.num_steps):
+    if reported is not None and not reported.is_silent(late.now_s, patience_s, task.num_steps):
         return False
     beside = tasks.of_job(connection, lease.job, round_index=task.round)
     times_s = [
-        (row.contributed_at_ms - row.leased_at_ms) / 1000
+        world.passed_ms(row.leased_at_ms, row.contributed_at_ms) / 1000
         for row in beside
         if row.kind is TaskKind.ROUND and row.contributed_at_ms is not None and row.leased_at_ms is not None
     ]
@@ -271,7 +272,7 @@ def is_barred(connection: Connection, frame: JobFrame, node: NodeRow) -> bool:
 
 def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int | None:
     """Return how much a task is this node's (0 most), None if it must wait for another."""
-    waited_s = (world.now_ms - task.planned_at_ms) / 1000
+    waited_s = world.waited_ms(task.planned_at_ms) / 1000
     patient = waited_s > world.settings.timing.start_link_s
     if node in _silent(connection, task):
         return _last_resort(world, task.planned_at_ms)
@@ -288,7 +289,7 @@ def _rank(connection: Connection, world: World, task: TaskRow, node: str) -> int
 
 def _last_resort(world: World, since_ms: int) -> int | None:
     """Return the rank of who has had his chance at a task: after everybody else, when nobody else came."""
-    waited_s = (world.now_ms - since_ms) / 1000
+    waited_s = world.waited_ms(since_ms) / 1000
     return 4 if waited_s > LAST_RESORT_FACTOR * world.settings.timing.start_link_s else None
 
 

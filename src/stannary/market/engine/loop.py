@@ -63,8 +63,8 @@ log = logging.getLogger("stannary.market")
 class _Pulse:
     """What a loop remembers of its job between two steps."""
 
-    moved_at: float  # when anything was last handed in, drawn or judged
-    deserted_since: float | None = None
+    moved_at: float  # when anything was last handed in, drawn or judged, on the steady clock
+    deserted_since: float | None = None  # the same
     num_faults: int = 0  # in a row
 
 
@@ -98,7 +98,7 @@ class Engines:
         for row in await exchange.store.aread(nodes.all_nodes):
             # A market that was down must not take its own absence for its nodes'.
             was_here = were_here is None or row.node in were_here or row.node in holders
-            exchange.roster.assume(row.node, exchange.clock.now(), was_here=was_here)
+            exchange.roster.assume(row.node, exchange.clock.steady(), was_here=was_here)
         for name in sorted(self.frames):
             if name not in self._queue:
                 self._spawn(name)
@@ -110,7 +110,7 @@ class Engines:
             loop.cancel()
         await asyncio.gather(*self._loops.values(), return_exceptions=True)
         with contextlib.suppress(StannaryError):  # a full disk: the next start goes by what was written before
-            keep(self._presence_file, self._exchange.roster.here(self._exchange.clock.now()))
+            keep(self._presence_file, self._exchange.roster.here(self._exchange.clock.steady()))
 
     def add(self, job: str, frame: JobFrame) -> None:
         """Take a job that was just accepted into the queue."""
@@ -121,12 +121,12 @@ class Engines:
 
     def world(self) -> World:
         """Return what steps may know now."""
-        exchange, now = self._exchange, self._exchange.clock.now()
+        exchange, steady_s = self._exchange, self._exchange.clock.steady()
         text = exchange.log.checkpoint()
         if text != self._checkpoint.text:
             self._checkpoint = read_checkpoint(text)
         known = exchange.roster.nodes()
-        presence = {node: exchange.roster.presence(node, now) for node in known}
+        presence = {node: exchange.roster.presence(node, steady_s) for node in known}
         draining = {node for node in known if exchange.roster.state(node) == "draining"}
         return World(
             now_ms=now_ms(exchange.clock),
@@ -139,12 +139,13 @@ class Engines:
             inclusion=exchange.log.inclusion,
             sign=exchange.journal.sign,
             resumed_at_ms=self._resumed_at_ms,
+            leaps=exchange.clock.leaps,
             step_s={job: median_step_s(reported.values()) for job, reported in self.progress.items()},
         )
 
     def hear(self, lease: LeaseRow, phase: str, step: int) -> None:
         """Take a report of progress."""
-        now_s = now_ms(self._exchange.clock) / 1000
+        now_s = self._exchange.clock.steady()
         of_job = self.progress.setdefault(lease.job, {})
         kind = task_kind(TaskId(lease.task))
         of_job.setdefault(lease.lease, Progress(kind, now_s, now_s)).hear(phase, step, now_s)
@@ -160,11 +161,11 @@ class Engines:
         while True:
             mark = exchange.bell.mark()
             try:
-                for node, presence in exchange.roster.sweep(exchange.clock.now()):
+                for node, presence in exchange.roster.sweep(exchange.clock.steady()):
                     await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
                 await self._expire()
                 await self._forget()
-                here = frozenset(exchange.roster.here(exchange.clock.now()))
+                here = frozenset(exchange.roster.here(exchange.clock.steady()))
                 if here != self._kept:
                     await asyncio.to_thread(keep, self._presence_file, here)
                     self._kept = here
@@ -179,7 +180,8 @@ class Engines:
         return self._exchange.settings.directory / PRESENCE_FILE
 
     async def _expire(self) -> None:
-        exchange, late = self._exchange, leasing.Lateness(dict(self.frames), self._reported())
+        exchange, now_s = self._exchange, self._exchange.clock.steady()
+        late = leasing.Lateness(dict(self.frames), self._reported(), now_s)
         before = self.world()
         if not await exchange.store.aread(lambda c: leasing.overdue(c, before, late)):
             return
@@ -279,7 +281,7 @@ class Engines:
 
     async def _run(self, job: str) -> None:
         frame, exchange = self.frames[job], self._exchange
-        pulse = _Pulse(exchange.clock.now())
+        pulse = _Pulse(exchange.clock.steady())
         topics = [job_topic(job)]
         sweep_s = idle_s = exchange.settings.timing.sweep_s
         while True:
@@ -329,10 +331,13 @@ class Engines:
 
     async def _keep_moving(self, frame: JobFrame, pulse: _Pulse, stepped: stepping.Stepped) -> bool:
         """End a job nobody works for any more; tell whether its end, too, is overdue."""
-        now, timing = self._exchange.clock.now(), self._exchange.settings.timing
+        now, timing = self._exchange.clock.steady(), self._exchange.settings.timing
         if stepped.moved:
             pulse.moved_at = now
-        pulse.deserted_since = (pulse.deserted_since or now) if stepped.deserted else None
+        if not stepped.deserted:
+            pulse.deserted_since = None
+        elif pulse.deserted_since is None:
+            pulse.deserted_since = now
         end: tuple[str, str] | None = None
         longest_s = frame.longest_steps * frame.step_s(median_step_s(self.progress.get(frame.job, {}).values()))
         if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:

@@ -300,7 +300,8 @@ class _Planner:
         if not pending:
             return True
         opened_ms = min(row.planned_at_ms for row in found.newest)
-        arrivals = [(row.contributed_at_ms - opened_ms) / 1000 for row in found.newest if row.contributed_at_ms]
+        passed_ms = self._world.passed_ms
+        arrivals = [passed_ms(opened_ms, row.contributed_at_ms) / 1000 for row in found.newest if row.contributed_at_ms]
         pace = Pace(self._frame.num_lanes, PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0]))
         closing = rounds.closing(arrivals, pace, self._world.waited_ms(opened_ms) / 1000)
         if not closing.closed:
