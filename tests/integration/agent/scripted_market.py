@@ -28,6 +28,7 @@ from stannary.tlog import tree
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token, node, proof, routes
 
+FOREVER = "tail -f /dev/null"  # a command that only stays alive
 FAR = "2099-01-01T00:00:00Z"
 TRUST = Trust(Tier.T0, "local", Privacy.OPEN, Verification.RERUN_COMPARE, 10**6, 600_000, 990_000, (), (), 10**6)
 
@@ -56,6 +57,7 @@ class ScriptedMarket:
     refuse: Callable[[str, str], StannaryError | None] = lambda method, path: None
     profile: str = "private"
     num_polls: int = 0
+    one_each: bool = False  # a node that was given a lease gets no other
     holds_polls: bool = False  # a poll for leases is not answered
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -115,7 +117,7 @@ class ScriptedMarket:
     def token(self) -> str:
         return join_token.JoinToken(url=self.url, vkey=self.vkey, tls="", secret=secrets.token_hex(16)).spell()
 
-    def wait_for(self, done: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def wait_for(self, done: Callable[[], bool], timeout_s: float = 180.0) -> None:
         """Wait for something the agent sends to make `done` true."""
         deadline = time.monotonic() + timeout_s
         with self.changed:
@@ -136,7 +138,7 @@ class ScriptedMarket:
         """Sign and keep a command job; return its id."""
         files = files or {}
         entries = tuple(Entry(path, 0o644, self.put(data), len(data)) for path, data in sorted(files.items()))
-        resources = Resources(cpus=1, memory_bytes=512 * 1024**2, disk_bytes=8 * 1024**2, wall_s=30)
+        resources = Resources(cpus=1, memory_bytes=512 * 1024**2, disk_bytes=8 * 1024**2, wall_s=3600)
         spec = JobSpec(
             name="scripted", kind=JobKind.COMMAND, workdir=entries, envs=more.pop("envs", {}), num_nodes=1,
             resources=more.pop("resources", resources), inputs={}, outputs=more.pop("outputs", ("out.txt",)),
@@ -270,7 +272,8 @@ class ScriptedMarket:
                 for lease in self.leases:
                     if lease["lease_id"] in body.get("have", []):
                         continue
-                    if self.holders.setdefault(lease["lease_id"], who) == who:
+                    is_full = self.one_each and lease["lease_id"] not in self.holders and who in self.holders.values()
+                    if not is_full and self.holders.setdefault(lease["lease_id"], who) == who:
                         return 200, _json(lease)
                 left = deadline - time.monotonic()
                 if left <= 0:

@@ -21,30 +21,14 @@ from stannary.agent.join import Application, join
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Refuted, ServiceError
 from stannary.formats import canonical, predicates, record
 from stannary.formats.jobspec import Resources
-from stannary.run.sandbox import choice
 from stannary.settle import meter as chain
 from stannary.wire import errors as wire_errors
 
-from .scripted_market import ScriptedMarket
+from .scripted_market import FOREVER, ScriptedMarket
 
 ENGINE_CLASS = "cpu-fp32-scripted-000000000000"
 HELLO = "echo working; printf '%s' \"$WORD\" > out.txt"
 SALT = "ab" * 32
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _sandbox() -> None:
-    try:
-        choice.choose("private", lambda _: None)
-    except choice.EnvironmentProblem as err:
-        pytest.skip(f"no sandbox works here: {err}")
-
-
-@pytest.fixture
-def market() -> Iterator[ScriptedMarket]:
-    scripted = ScriptedMarket()
-    yield scripted
-    scripted.close()
 
 
 @pytest.fixture
@@ -211,7 +195,7 @@ def test_reveals_do_not_wait_for_a_long_task(market: ScriptedMarket, launch: Lau
     market.question(job, "auditor", SALT)
     launch()
     market.wait_for(lambda: market.count("answer-commitment") == 1)
-    long = market.lease(market.add_command_job("sleep 300"))
+    long = market.lease(market.add_command_job(FOREVER))
     market.wait_for(lambda: any(long in beat["leases"] for beat in market.beats))
     market.question(job, "auditor", "", kind="reveal")
     market.wait_for(lambda: market.count("answer") == 1)
@@ -287,7 +271,7 @@ def test_stale_work_is_dropped(market: ScriptedMarket, launch: Launch) -> None:
 
 def test_taken_back_while_running(market: ScriptedMarket, launch: Launch) -> None:
     """A lease the heartbeat takes back ends the work at once, hands nothing in, and the agent goes on."""
-    job = market.add_command_job("sleep 300")
+    job = market.add_command_job(FOREVER)
     lost = market.lease(job)
     launch()
     market.wait_for(lambda: any(lost in beat["leases"] for beat in market.beats))
@@ -308,7 +292,7 @@ def test_failure_is_told(market: ScriptedMarket, launch: Launch) -> None:
     grow = "python3 -c 'x = bytearray(1 << 30); x[::4096] = b\"1\" * (1 << 18)'; exit 1"
     failing = [
         ("echo broken >&2; exit 3", roomy, {"command-failed"}),
-        ("sleep 60", replace(roomy, wall_s=2), {"wall-limit"}),
+        (FOREVER, replace(roomy, wall_s=2), {"wall-limit"}),
         (grow, roomy, {"out-of-memory", "command-failed"}),
     ]
     launch()
@@ -352,7 +336,7 @@ def test_drain(market: ScriptedMarket, launch: Launch) -> None:
     assert market.beats[-1]["state"] == "left"
     assert "draining" in [beat["state"] for beat in market.beats]
 
-    held = market.lease(market.add_command_job("sleep 300"))
+    held = market.lease(market.add_command_job(FOREVER))
     agent = launch()
     market.wait_for(lambda: any(held in beat["leases"] for beat in market.beats))
     agent.send_signal(signal.SIGTERM)
@@ -430,7 +414,7 @@ def test_an_unknown_node_stops(market: ScriptedMarket, launch: Launch, directory
 
 def test_a_revoked_node_stops_in_mid_task(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
     """A node revoked while it works lets the work go, hands nothing in, and ends with exit code 6."""
-    market.lease(market.add_command_job("sleep 300"))
+    market.lease(market.add_command_job(FOREVER))
     agent = launch()
     market.wait_for(lambda: any(beat["leases"] for beat in market.beats))
     revoked = AuthError("this node was revoked", why="refuted in j-0", detail=wire_errors.NODE_REVOKED)
@@ -515,7 +499,7 @@ def test_nothing_of_a_job_outlives_it(market: ScriptedMarket, launch: Launch, di
 
 def test_what_a_killed_agent_left_is_asked_about(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
     """After kill -9 the directories of jobs are named in the next beats, and go if the market says so."""
-    job = market.add_command_job("chmod -R a-w . ; sleep 300")
+    job = market.add_command_job(f"chmod -R a-w . ; {FOREVER}")
     work = market.lease(job)
     first = launch()
     market.wait_for(lambda: any(work in beat["leases"] for beat in market.beats))

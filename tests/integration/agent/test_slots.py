@@ -12,29 +12,13 @@ from pathlib import Path
 import pytest
 
 from stannary.agent.join import Application, join
-from stannary.run.sandbox import choice
 from stannary.sdk import processes
 from stannary.sdk.slots import PID_FILE
 
-from .scripted_market import ScriptedMarket
+from .scripted_market import FOREVER, ScriptedMarket
 
 NAMES = ("big-1", "big-2")
-ENDLESS = "echo up; sleep 600"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _sandbox() -> None:
-    try:
-        choice.choose("private", lambda _: None)
-    except choice.EnvironmentProblem as err:
-        pytest.skip(f"no sandbox works here: {err}")
-
-
-@pytest.fixture
-def market() -> Iterator[ScriptedMarket]:
-    scripted = ScriptedMarket()
-    yield scripted
-    scripted.close()
+ENDLESS = f"echo up; {FOREVER}"
 
 
 @pytest.fixture
@@ -60,6 +44,7 @@ def _agents(root: Path) -> list[int]:
 
 def test_two_leases_at_a_time(market: ScriptedMarket, family: subprocess.Popen[str], tmp_path: Path) -> None:
     """Jobs that never end run on both slots at once; SIGTERM drains both, a second one hands their work back."""
+    market.one_each = True
     leases = {market.lease(market.add_command_job(ENDLESS)) for _ in NAMES}
     market.wait_for(lambda: market.lines == ["up", "up"])
     assert set(market.holders) == leases

@@ -24,6 +24,7 @@ from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
 from .conftest import Attempt
 
 MIB = 1024**2
+PAUSE = "import signal; signal.pause()"  # a program that only stays alive
 REPORT = "import json\ndef report(x): print(json.dumps(x), flush=True)\n"
 
 
@@ -180,7 +181,7 @@ def test_the_kernels_own_files_are_masked(attempt: Attempt) -> None:
 def test_a_job_is_no_root_on_the_host(sandbox: Sandbox, processes_with: Callable[[str], list[int]]) -> None:
     """Every process of a job has a user id of its own on the host, and none of its groups, also under a root agent."""
     mark = f"stannary-uid-{os.getpid()}"
-    text = "import time; print(1, flush=True); time.sleep(600)"
+    text = f"print(1, flush=True); {PAUSE}"
     with sandbox.start(Command((sys.executable, "-I", "-S", "-c", text, mark), mounts=interpreter_mounts())) as running:
         assert running.stdout.readline() == b"1\n"
         (job_pid,) = processes_with(mark)
@@ -507,7 +508,7 @@ def test_daemon_in_a_session_of_its_own(
                 os.setsid()
                 if os.fork() == 0:
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                    os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", "import time; time.sleep(600)", {mark!r}])
+                    os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", {PAUSE!r}, {mark!r}])
                 os._exit(0)
             os.wait()
             report("running")
@@ -532,7 +533,7 @@ def test_daemon_does_not_outlive_a_finished_job(attempt: Attempt, processes_with
             import os
             if os.fork() == 0:
                 os.setsid(); os.close(1); os.close(2)
-                os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", "import time; time.sleep(600)", {mark!r}])
+                os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", {PAUSE!r}, {mark!r}])
             """
         )
     )
@@ -554,7 +555,7 @@ def test_dies_with_the_agent(
                 from stannary.run.sandbox import bubblewrap, cgroup, unshare
                 from stannary.run.sandbox.contract import Command
                 job = {type(sandbox).__name__.lower()}.find(cgroup.find()).start(Command(
-                    (sys.executable, "-I", "-S", "-c", "import time; print(1, flush=True); time.sleep(600)", {mark!r}),
+                    (sys.executable, "-I", "-S", "-c", "print(1, flush=True); {PAUSE}", {mark!r}),
                     mounts=bubblewrap.interpreter_mounts()))
                 job.stdout.readline()
                 print("up", flush=True)

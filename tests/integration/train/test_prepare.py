@@ -30,16 +30,16 @@ def alive(word: str) -> list[str]:
     return found
 
 
-HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+HANGS = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
 FLOODS = "while True: print('x' * 1000)"
 FORKS = """
-import os, time
+import os, signal
 for _ in range(40):
     if os.fork() == 0:
         os.setsid()
         if os.fork():
             os._exit(0)
-        time.sleep(600)
+        signal.pause()
 raise KeyError("width")
 """
 

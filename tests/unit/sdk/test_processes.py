@@ -14,8 +14,8 @@ from stannary.errors import EnvironmentProblem
 from stannary.sdk import processes
 from stannary.sdk.processes import Register, this, wait_until
 
-WAITER = ["-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
-DEAF = ["-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"]
+WAITER = ["-c", "import signal; print('up', flush=True); signal.pause()"]
+DEAF = ["-c", "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()"]
 
 
 @pytest.fixture
