@@ -115,12 +115,14 @@ def archive_bytes(files: Sequence[File]) -> int:
 
 def archive(files: Sequence[File]) -> Iterator[bytes]:
     """Yield the archive of these files."""
+    written = 0
     for file in files:
-        yield _header(file)
+        header, padded_bytes = _header(file), _rounded(file.size_bytes, tarfile.BLOCKSIZE)
+        yield header
         yield from read(file)
-        yield bytes(_rounded(file.size_bytes, tarfile.BLOCKSIZE) - file.size_bytes)
-    written = sum(_member_bytes(file) for file in files)
-    yield bytes(archive_bytes(files) - written)
+        yield bytes(padded_bytes - file.size_bytes)
+        written += len(header) + padded_bytes
+    yield bytes(_rounded(written + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE) - written)
 
 
 def words(refusals: Sequence[Refusal]) -> Iterator[str]:
@@ -196,7 +198,8 @@ def _judge(named: list[_Visited], max_bytes: int) -> tuple[list[File], list[Refu
         if not why_not:
             file = File(name, visited.path, visited.path.stat().st_size)
             cost = _member_bytes(file) if is_archive else file.size_bytes
-            if cost <= left and _is_readable(file.path):
+            if cost <= left:
+                _make_readable(file.path)
                 files.append(file)
                 left -= cost
                 continue
@@ -205,10 +208,10 @@ def _judge(named: list[_Visited], max_bytes: int) -> tuple[list[File], list[Refu
     return files, refusals
 
 
-def _is_readable(path: Path) -> bool:
+def _make_readable(path: Path) -> None:
+    """Open a file to its reader, whatever mode the job gave it: it is ours."""
     if not os.access(path, os.R_OK):
         path.chmod(0o600)
-    return True
 
 
 def _shown(segments: tuple[str, ...]) -> str:

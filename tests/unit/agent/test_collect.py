@@ -131,9 +131,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "leads outside" in caught.value.why
 
 
-def test_a_hundred_thousand_files(tmp_path: Path) -> None:
+def test_twenty_thousand_files(tmp_path: Path) -> None:
     """They travel as one archive of the announced length, the same bytes whoever made the files and when."""
-    for number in range(100_000):
+    for number in range(20_000):
         os.close(os.open(f"{tmp_path}/{number:06}", os.O_CREAT | os.O_WRONLY, 0o600))
     (tmp_path / "000007").write_bytes(b"seven")
     (tmp_path / ("ü" * 100)).write_bytes(b"long")
