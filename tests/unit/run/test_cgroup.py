@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,15 @@ def test_hybrid(tmp_path: Path) -> None:
 def test_nothing_to_be_had(tmp_path: Path) -> None:
     """Without any writable tree there is no hierarchy, and the caller falls to rlimits."""
     assert cgroup.find(fake_proc(tmp_path, "", [])) is None
+
+
+def test_what_a_dead_agent_left_is_swept(v2: Path) -> None:
+    """The groups of its jobs and the leaf it was in itself; those of one that lives stay."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead = [v2 / f"stannary-{gone.pid}-0", v2 / f"stannary-agent-{gone.pid}"]
+    alive = [v2 / f"stannary-{os.getpid()}-0", v2 / f"stannary-agent-{os.getpid()}", v2 / "stannary-node-big"]
+    for path in (*dead, *alive):
+        path.mkdir()
+    assert cgroup.HierarchyV2(v2).sweep() == 2
+    assert [path.exists() for path in (*dead, *alive)] == [False, False, True, True, True]

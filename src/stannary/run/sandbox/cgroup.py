@@ -35,6 +35,7 @@ V1_CONTROLLERS = ("memory", "cpu", "pids")
 V1_METERING = "cpuacct"
 V2_CONTROLLERS = frozenset({"memory", "cpu", "pids"})
 
+_LEAF = "agent-"  # where an agent itself is, in version 2
 _counter = itertools.count()
 
 
@@ -215,7 +216,7 @@ class HierarchyV2:
             return None
         if set(_read_words(own / "cgroup.subtree_control")) >= V2_CONTROLLERS:
             return cls(own)
-        leaf = own / f"{NAME_PREFIX}agent-{os.getpid()}"
+        leaf = own / f"{NAME_PREFIX}{_LEAF}{os.getpid()}"
         try:
             leaf.mkdir(exist_ok=True)
             _write(leaf / "cgroup.procs", os.getpid())
@@ -363,7 +364,7 @@ def _remove(kill: Callable[[], None], directories: tuple[Path, ...]) -> None:
 def _sweep(directory: Path) -> int:
     num_removed = 0
     for child in directory.glob(f"{NAME_PREFIX}*-*"):
-        agent = child.name.removeprefix(NAME_PREFIX).partition("-")[0]
+        agent = child.name.removeprefix(NAME_PREFIX).removeprefix(_LEAF).partition("-")[0]
         if not agent.isdigit() or Path(f"/proc/{agent}").exists():
             continue
         _remove(functools.partial(_kill_by_number, child / "cgroup.procs"), (child,))

@@ -95,7 +95,7 @@ class SandboxedProcess:
         """Kill what is left, remove the control group, close the pipes; return the final usage."""
         self.disarm()
         self.kill()
-        self.popen.wait(KILL_TIMEOUT_S)
+        self.wait(KILL_TIMEOUT_S)  # one the kernel cannot end yet is left to it, and its group to the next sweep
         used = self.usage()
         with self._lock:
             if not self._is_closed:
@@ -143,10 +143,17 @@ def start(argv: list[str], command: Command, hierarchy: Hierarchy | None, own_fd
 
 
 def as_file(data: bytes) -> BinaryIO:
-    """Return an open, unnamed file that reads `data` from its start: for what no command line should show."""
-    file = os.fdopen(os.memfd_create("stannary"), "w+b", buffering=0)
-    file.write(data)
-    file.seek(0)
+    """Return an open, unnamed file that reads `data` from its start: for what no command line should show.
+
+    Raises:
+        EnvironmentProblem: no descriptor or memory is left for it.
+    """
+    try:
+        file = os.fdopen(os.memfd_create("stannary"), "w+b", buffering=0)
+        file.write(data)
+        file.seek(0)
+    except OSError as err:
+        raise EnvironmentProblem("cannot start the sandbox", why=str(err)) from err
     return cast(BinaryIO, file)
 
 
