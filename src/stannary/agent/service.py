@@ -6,6 +6,7 @@ request that trains, so a command job starts without it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
 MAX_MESSAGE_CHARS = 2_000
+_CLOSED = contextlib.suppress(OSError, ValueError)  # a recipe may close the streams of its log; its worker works on
 
 
 class Service:
@@ -68,10 +70,12 @@ class Service:
         except StannaryError as err:
             self.refuse(_reason(err), err.what, err.why, err.hint)
         except (Exception, SystemExit) as err:  # noqa: BLE001  # process edge: somebody else's code may raise anything
-            traceback.print_exc()
+            with _CLOSED:
+                traceback.print_exc()
             whose = "the command's worker" if operation == "command" else "the recipe"
             self.refuse("recipe-error", f"{whose} raised {type(err).__name__}", str(err))
-        sys.stdout.flush()
+        with _CLOSED:
+            sys.stdout.flush()
         _give_memory_back()
 
     def prepare(self, request: dict[str, Json]) -> dict[str, Json]:

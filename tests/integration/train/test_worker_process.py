@@ -198,3 +198,14 @@ def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, star
         assert says in worker.ask(op="command", spec=spec)[0]["message"]
     spec = to_canonical(command_spec("exit 7", verify=Verification.NONE))
     assert worker.ask(op="command", spec=spec)[0]["exit_code"] == 7
+
+
+def test_a_recipe_that_closes_its_log(job, start):
+    """Closed streams cost the recipe its log, and the node no worker: requests are answered as before."""
+    recipe, closed = job / "workdir/recipe.py", "\nimport sys\nsys.stdout.close(); sys.stderr.close()\n"
+    recipe.write_text(recipe.read_text() + closed)
+    worker = start(job)
+    assert prepare(worker)["ok"]
+    recipe.write_text(closed + "raise KeyError('width')\n")
+    for _ in range(2):
+        assert "raised KeyError" in prepare(worker)["message"]
