@@ -208,6 +208,32 @@ def test_what_a_command_leaves_running_ends_before_its_outputs_are_read(
     assert processes_with("d.py") == []
 
 
+BOMB = """
+import os
+while True:
+    try:
+        os.fork()
+    except OSError:
+        open("full", "w").close()
+"""
+ROUGH = {
+    "closes its streams": "exec <&- >&- 2>&-; echo kept > out.txt",
+    "fills its disk": "echo kept > out.txt; ! cat /dev/zero > big",
+    "fills shared memory with files": "echo kept > out.txt; cd /dev/shm; seq 100000 | xargs touch 2> /dev/null; true",
+    "leaves a fork bomb": "echo kept > out.txt; python bomb.py & until [ -e full ]; do :; done",
+}
+
+
+@pytest.mark.parametrize("way", sorted(ROUGH))
+def test_a_rough_command_hands_in_what_it_made(
+    node: Node, way: str, processes_with: Callable[[str], list[int]]
+) -> None:
+    """Whatever a command does to its own world, its output comes whole and nothing of it stays."""
+    reply = node.run(ROUGH[way], "out.txt", files={"bomb.py": BOMB.encode()})
+    assert node.output(reply, "out.txt") == b"kept\n"
+    assert processes_with("bomb.py") == []
+
+
 PRY = """
 import ctypes, glob, json, os, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
