@@ -34,10 +34,22 @@ KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"
 def pin(threads: int = 1) -> None:
     """Fix threads, algorithms and precision of this process; call it before anything is computed."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    _forbid_chance()
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")  # no TF32, no bf16 passes in fp32 products
     torch.set_flush_denormal(False)
+
+
+def _forbid_chance() -> None:
+    """Do what torch.use_deterministic_algorithms does, but leave its compiler out until a recipe compiles.
+
+    That call imports the compiler to tell it, which takes a worker longer than all the rest of torch. The compiler
+    reads the same from its variable when it is imported.
+    """
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
 
 
 @functools.cache
