@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, Host, Market, Realm, wait_for
+from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, Host, Market, Realm
+from tests.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -23,16 +23,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tests.patience import PATIENCE_S, wait_for
+
 NEEDS_ROOT = "network namespaces need root and `ip` on Linux"
 CAN_RUN = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") is not None
 PORT = 7433
-READY_S = 120.0
 STOP_S = 30.0
 _counter = itertools.count(1)
 
@@ -182,7 +182,7 @@ class Market(Host):
         assert self.realm is not None
         host = self.realm.host(name)
         words = ("node", "join", "-", "--accept-terms", "--name", name)
-        joined = host.stannary(*words, stdin=self.join_token(operator) + "\n", timeout_s=READY_S)
+        joined = host.stannary(*words, stdin=self.join_token(operator) + "\n", timeout_s=PATIENCE_S)
         assert joined.returncode == 0, joined.stderr
         host.start("node", "run", "--name", name, log="node.log")
         return host
@@ -254,14 +254,6 @@ class Realm:
         host = cls(namespace, address, self.directory / f"{number}-{name}")
         self._hosts.append(host)
         return host
-
-
-def wait_for(condition: Callable[[], bool], what: str, patience_s: float = READY_S) -> None:
-    """Wait until something outside this process is so."""
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}"
-        time.sleep(0.1)
 
 
 def pids_in(text: str) -> Iterator[int]:

@@ -7,7 +7,8 @@ import os
 import signal
 
 import pytest
-from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, pids_in, wait_for
+from tests.e2e.realm import CAN_RUN, NEEDS_ROOT, pids_in
+from tests.patience import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +42,7 @@ def test_a_killed_broker_is_noticed_in_mid_run(rae):
     wait_for(lambda: "running" in log.read_text() or "broker " in log.read_text(), "the job's start")
     (broker,) = rae.json("broker", "status")["brokers"]
     os.kill(broker["pid"], signal.SIGKILL)
-    wait_for(lambda: f"pid {broker['pid']} was gone" in log.read_text(), "word of the killed broker", 20)
+    wait_for(lambda: f"pid {broker['pid']} was gone" in log.read_text(), "word of the killed broker")
     assert running.wait(240) == 0, log.read_text()
     assert "Verified" in log.read_text()
 
@@ -50,7 +51,7 @@ def test_a_detached_job_is_answered_for(rae):
     """`run --detach` leaves a broker behind; killed, the next command that looks at jobs starts it again."""
     job = rae.json("run", rae.job(sleep_s=8), "--detach")["job"]
     (broker,) = rae.json("broker", "status")["brokers"]
-    assert broker["open_jobs"] == [job]
+    assert job in broker["open_jobs"]
     os.kill(broker["pid"], signal.SIGKILL)
     listed = rae.stannary("ls")
     assert listed.returncode == 0 and "broker started" in listed.stderr

@@ -6,7 +6,8 @@ import os
 import signal
 
 import pytest
-from tests.e2e.realm import pids_in, wait_for
+from tests.e2e.realm import pids_in
+from tests.patience import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_root, pytest.mark.timeout(900)]
 

@@ -14,15 +14,13 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
-import httpx2
 import pytest
 from tests.integration.attacks.test_liars import case_of
 from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
 from tests.integration.market.world import BOND, Process, World
+from tests.patience import answered
 
 from stannary import errors
 from stannary.formats import dsse
@@ -41,8 +39,6 @@ OPERATORS = ("north", "south", "east")
 DEPOSIT = 50_000_000
 END_S = 150.0
 
-T = TypeVar("T")
-
 
 class History:
     """What a client was told: orders sent, and the jobs that were acknowledged."""
@@ -52,23 +48,12 @@ class History:
         self.acknowledged: dict[str, str] = {}  # idempotency key -> job
 
 
-async def patient(what: Callable[[], Awaitable[T]]) -> T:
-    """Try until the market answers."""
-    until = time.monotonic() + END_S
-    while True:
-        try:
-            return await what()
-        except (httpx2.TransportError, errors.ServiceError):
-            assert time.monotonic() < until, "the market does not come back"
-            await asyncio.sleep(0.05)
-
-
 async def order(world: World, ada: FakeBuyer, history: History, spec: JobSpec) -> str:
     """Submit one job, as often as it takes, and follow its beacon."""
-    envelope = await patient(lambda: ada.order(spec))
+    envelope = await answered(lambda: ada.order(spec))
     key = f"key-{len(history.orders)}"
     history.orders.append((key, envelope))
-    job = (await patient(lambda: ada.submit(spec, key, envelope))).id
+    job = (await answered(lambda: ada.submit(spec, key, envelope))).id
     history.acknowledged[key] = job
     world.start(ada.broker(job))
     return job
@@ -85,7 +70,7 @@ async def load(world: World, ada: FakeBuyer, history: History, over: asyncio.Eve
             number += 1
         await asyncio.sleep(0.1)
         for job in sorted(open_jobs):
-            view = await patient(lambda job=job: ada.view(job))  # type: ignore[misc]  # bound as a default
+            view = await answered(lambda job=job: ada.view(job))  # type: ignore[misc]  # bound as a default
             if view.status in {"succeeded", "failed", "cancelled"}:
                 open_jobs.discard(job)
 
@@ -114,9 +99,9 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert len(history.acknowledged) == len(history.orders) >= 5
             receipts = {}
             for job in history.acknowledged.values():
-                view = await patient(lambda job=job: ada.finished(job, END_S))  # type: ignore[misc]  # as above
+                view = await answered(lambda job=job: ada.finished(job, END_S))  # type: ignore[misc]  # as above
                 assert (view.status, view.verdict) == ("succeeded", "verified"), view
-                receipts[job] = await patient(lambda job=job: ada.receipt(job))  # type: ignore[misc]  # as above
+                receipts[job] = await answered(lambda job=job: ada.receipt(job))  # type: ignore[misc]  # as above
             await check_history(ada, history)
             check_receipts(world, receipts)
             await check_money(world, receipts)

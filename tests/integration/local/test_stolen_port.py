@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 
 import pytest
 from tests.integration.local.conftest import NODES
+from tests.patience import wait_for
 
 from stannary import buyer
 from stannary.sdk import brokers, profile
@@ -60,14 +60,11 @@ def test_who_takes_the_port_learns_nothing(private, stannary):
         for command in (["ls"], ["wait", "j-000000000000"], ["offers"], ["market", "status"], ["market", "token"]):
             refused = stannary(*command)
             assert "next  stannary market start" in refused.stderr or "stannary market start" in refused.stdout, command
-        deadline = time.monotonic() + 60  # nodes ask again after their pauses
-        while thief.num_requests < 8 and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_for(lambda: thief.num_requests >= 8, "nodes, which ask again after their pauses")
         assert stannary("market", "start").returncode == 0
         assert stannary("ls").returncode == 0
     finally:
         thief.close()
-    assert thief.num_requests >= 8
     requests = [line for line in thief.heard.split(b"\r\n") if b" HTTP/1.1" in line]
     assert all(line.startswith(b"GET /v1/market/proof?nonce=") for line in requests), requests
     assert used.token.value.encode() not in thief.heard and b"authorization" not in thief.heard.lower()

@@ -18,6 +18,7 @@ from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import PROGRAM, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.world import World
+from tests.patience import answered
 
 from stannary import errors
 from stannary.formats import digest
@@ -57,7 +58,7 @@ def test_killed_market_goes_on(tmp_path: Path) -> None:
                 await progressed(world, ada.headers, job)
                 process.kill()
                 await asyncio.to_thread(process.start)
-            view = await patient(lambda: ada.finished(job))
+            view = await answered(lambda: ada.finished(job))
             assert (view.status, view.verdict) == ("succeeded", "verified")
             trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
             report = verifier.verify_receipt(await ada.receipt(job), trust, int(time.time()))
@@ -82,17 +83,6 @@ async def progressed(world: World, headers: dict[str, str], job: str) -> None:
         while seen < 3:
             page = message.read(buyer.EventPage, (await client.get(path, params={"after": after, "wait": 2})).content)
             after, seen = page.next, seen + max(len(page.events), 1)
-
-
-async def patient(what: Callable[[], Awaitable[buyer.JobView]]) -> buyer.JobView:
-    """Try again while the market is away."""
-    until = time.monotonic() + 90
-    while True:
-        try:
-            return await what()
-        except (httpx2.TransportError, errors.ServiceError):
-            assert time.monotonic() < until
-            await asyncio.sleep(0.1)
 
 
 def test_what_a_lease_opens_ends_with_it(tmp_path: Path) -> None:
