@@ -284,11 +284,11 @@ class TpmKey:
 def event_log(events: list[tuple[int, int, bytes]]) -> bytes:
     """A crypto-agile log with one SHA-256 bank."""
     head = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, 1) + struct.pack("<HH", 0x000B, 32) + b"\0"
-    log = struct.pack("<II", 0, 3) + bytes(20) + struct.pack("<I", len(head)) + head
+    log = bytearray(struct.pack("<II", 0, 3) + bytes(20) + struct.pack("<I", len(head)) + head)
     for register, kind, data in events:
         log += struct.pack("<III", register, kind, 1) + struct.pack("<H", 0x000B) + hashlib.sha256(data).digest()
         log += struct.pack("<I", len(data)) + data
-    return log
+    return bytes(log)
 
 
 def spki(issued: Issued) -> bytes:
