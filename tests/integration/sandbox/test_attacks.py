@@ -499,29 +499,27 @@ def test_daemon_in_a_session_of_its_own(
 ) -> None:
     """A double-forked daemon with its own session dies with the wall-clock limit like everything else."""
     mark = f"stannary-daemon-{os.getpid()}"
-    started = time.monotonic()
-    report = attempt(
-        job(
-            f"""
-            import os, signal, sys
+    text = job(
+        f"""
+        import os, signal, sys
+        if os.fork() == 0:
+            os.setsid()
             if os.fork() == 0:
-                os.setsid()
-                if os.fork() == 0:
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                    os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", {PAUSE!r}, {mark!r}])
-                os._exit(0)
-            os.wait()
-            report("running")
-            signal.pause()
-            """
-        ),
-        wall_s=2.0,
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                os.execv({sys.executable!r}, ["python", "-I", "-S", "-c", {PAUSE!r}, {mark!r}])
+            os._exit(0)
+        os.wait()
+        report("running")
+        signal.pause()
+        """
     )
-    assert report.json == "running"
-    assert report.code not in (0, None)
-    assert time.monotonic() - started < 20
-    assert processes_with(mark) == []
-    assert residue() == []
+    with attempt.sandbox.start(Command((sys.executable, "-I", "-S", "-c", text), mounts=attempt.mounts)) as running:
+        assert running.stdout.readline() == b'"running"\n'
+        running.kill_after(0.1)
+        assert running.wait(60) not in (0, None)
+        running.close()
+        assert processes_with(mark) == []
+        assert residue() == []
 
 
 def test_daemon_does_not_outlive_a_finished_job(attempt: Attempt, processes_with: Callable[[str], list[int]]) -> None:
@@ -570,7 +568,7 @@ def test_dies_with_the_agent(
     agent.kill()
     agent.wait()
     agent.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes_with(mark) and time.monotonic() < deadline:
         pass  # each look is a process start, which is pause enough
     assert processes_with(mark) == []
@@ -583,12 +581,12 @@ def test_output_flood(attempt: Attempt) -> None:
     with attempt.sandbox.start(
         Command((sys.executable, "-I", "-S", "-c", "while 1: print('x' * 1000)"), mounts=attempt.mounts)
     ) as running:
+        num_bytes = len(running.stdout.read(1))  # it has begun; the clock starts now
         running.kill_after(1.0)
-        num_bytes = 0
         while part := running.stdout.read1(65536):  # type: ignore[attr-defined]  # Popen gives a BufferedReader
             num_bytes += len(part)
-        assert num_bytes > 0
-        assert running.wait(10) not in (0, None)
+        assert num_bytes > 1
+        assert running.wait(60) not in (0, None)
 
 
 def test_frame_flood(sandbox: Sandbox) -> None:

@@ -57,7 +57,7 @@ def test_a_prepare_that_does_not_end(
         sandbox = choice.choose("private", lambda _: None)
     except choice.EnvironmentProblem as err:
         pytest.skip(f"no sandbox works here: {err}")
-    monkeypatch.setattr(holdings, "PREPARE_WALL_S", LIMIT_S if reason == WALL_LIMIT else 120.0)
+    monkeypatch.setattr(holdings, "PREPARE_WALL_S", LIMIT_S if reason == WALL_LIMIT else 280.0)
     small_job.lay_out(tmp_path / "job")
     (tmp_path / "job/workdir/recipe.py").write_text(at_import + "\n")
     (tmp_path / "outbox").mkdir()
