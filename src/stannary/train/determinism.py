@@ -53,13 +53,8 @@ def probe(recipe: Recipe, settings: jobspec.Recipe, progress: Progress = ignore_
     return [*states, *(digest.digest(done.outputs[name]) for name in sorted(done.outputs))]
 
 
-def first_difference(recipe: Recipe, settings: jobspec.Recipe, progress: Progress = ignore_progress) -> int | None:
-    """Return the first inner step after which two runs differ (one more: their delta), None where they agree."""
-    return parted(probe(recipe, settings, progress), probe(recipe, settings, progress))
-
-
 def parted(first: list[str], second: list[str]) -> int | None:
-    """Return the first place at which two probes differ, counted from 1; None where they agree."""
+    """Return the first inner step after which two probes differ (one more: their delta), None where they agree."""
     if len(first) != len(second):
         return 1
     return next(

@@ -89,7 +89,7 @@ def test_what_differs_only_between_processes_is_found(job, factory):
     """A recipe that agrees with itself in one process and not in the next is refused before any lane works."""
     where = job(factory=factory, aim="self.noise")
     made, settings = loaded(where), spec_with().recipe
-    assert determinism.first_difference(made, settings) is None
+    assert determinism.parted(*(determinism.probe(made, settings) for _ in range(2))) is None
     assert determinism.parted(determinism.probe(made, settings), determinism.probe_elsewhere(where, spec_with(), {}))
 
 
@@ -175,7 +175,7 @@ def test_a_loss_that_cannot_be_trained_on_is_named(tiny, settings, loss, says):
     """The two-run check meets it first, and its error says what a loss is."""
     odd = type("Odd", (type(tiny),), {"loss": loss})()
     with pytest.raises(SpecError, match=says):
-        determinism.first_difference(odd, settings)
+        determinism.parted(*(determinism.probe(odd, settings) for _ in range(2)))
 
 
 def test_a_model_must_be_a_module(tiny, settings):

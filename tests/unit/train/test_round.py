@@ -133,7 +133,7 @@ def test_state_that_no_contribution_carries_is_refused():
 
 def test_a_recipe_with_state_of_its_own_is_not_deterministic(tiny, settings):
     """Hidden state changes the second run of the same steps, and is found."""
-    assert determinism.first_difference(tiny, settings) is None
+    assert determinism.parted(*(determinism.probe(tiny, settings) for _ in range(2))) is None
 
     class Counting(type(tiny)):
         calls = 0
@@ -142,7 +142,7 @@ def test_a_recipe_with_state_of_its_own_is_not_deterministic(tiny, settings):
             self.calls += 1
             return super().loss(model, examples) * (1 + self.calls / 100)
 
-    assert determinism.first_difference(Counting(), settings) == 1
+    assert determinism.parted(*(determinism.probe(recipe, settings) for recipe in [Counting()] * 2)) == 1
 
 
 def test_global_generators_are_seeded_for_every_step(settings, tiny):
@@ -153,4 +153,4 @@ def test_global_generators_are_seeded_for_every_step(settings, tiny):
         def loss(self, model, examples):
             return super().loss(model, examples) * (1 + random.random() + float(torch.rand(())))
 
-    assert determinism.first_difference(Noisy(), settings) is None
+    assert determinism.parted(*(determinism.probe(recipe, settings) for recipe in [Noisy()] * 2)) is None
