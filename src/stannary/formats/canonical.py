@@ -147,18 +147,22 @@ def _sorted(value: Json) -> Json:
 
 # One that never ends is matched to the end: were it no match, each quote in it would be tried, in quadratic time.
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_NO_QUOTES = bytes(byte for byte in _NO_BRACKETS if byte != ord('"'))
 _PAIR = re.compile(rb"\[\]|\{\}")
 _CLOSING = re.compile(rb"[\]}]")
 
 
-def structure(data: bytes) -> bytes:
-    """Return JSON without its strings: what is left can be counted, whatever the strings hold or how they are spelled.
+def outside_strings(data: bytes, kept: bytes) -> bytes:
+    """Return those bytes of JSON that are in `kept` and in no string, to be counted before anything is parsed.
 
     For what no JSON is, this holds as far as a parser would read it.
     """
-    return _STRINGS.sub(b"", data)
+    if b"\\" not in data:  # every quote begins or ends a string, so a pair of neighbours hides and shows nothing
+        data = data.translate(None, _all_but(kept + b'"')).replace(b'""', b"")
+    return _STRINGS.sub(b"", data).translate(None, _all_but(kept))
+
+
+def _all_but(kept: bytes) -> bytes:
+    return bytes(byte for byte in range(256) if byte not in kept)
 
 
 def _check_depth(data: bytes, max_depth: int) -> None:
@@ -170,9 +174,7 @@ def _check_depth(data: bytes, max_depth: int) -> None:
     """
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
-    if b"\\" not in data:  # every quote begins or ends a string, so a pair of neighbours hides and shows nothing
-        data = data.translate(None, _NO_QUOTES).replace(b'""', b"")
-    brackets = structure(data).translate(None, _NO_BRACKETS)
+    brackets = outside_strings(data, b"[]{}")
     for _ in range(max_depth):
         if not brackets:
             return
