@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, ServiceError, StannaryError, UsageError
 from stannary.market.gate import Gate, Visitor
-from stannary.market.rates import FREE_BYTES, LARGE_BYTES, PARTY_RATE, STRANGER_RATE, Rates, body_units
+from stannary.market.rates import LARGE_BYTES, PARTY_RATE, STRANGER_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, routes
 
@@ -61,17 +61,23 @@ async def read(request: Request, cls: type[M], *, max_bytes: int = limits.MAX_BO
 
 
 async def read_bytes(request: Request, max_bytes: int) -> bytes:
-    """Read the request's body, at most `max_bytes`; a large one is charged to its party before it is read."""
+    """Read the request's body, at most `max_bytes`.
+
+    A large one is charged to its party before it is read, one that does not say its length piece by piece.
+    """
     rates: Rates | None = request.scope.get(_RATES)
     party = request.scope.get(_PARTY)
+    charged_bytes = min(integer(request.headers, "content-length", 0, MAX_ANNOUNCED_BYTES), max_bytes)
     if rates is not None and party is not None:
-        announced = integer(request.headers, "content-length", FREE_BYTES, MAX_ANNOUNCED_BYTES)
-        rates.charge(party, body_units(min(announced, max_bytes)), PARTY_RATE)
+        rates.charge(party, body_units(charged_bytes), PARTY_RATE)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
             raise LimitExceeded("the request body is too large", why=f"more than {max_bytes:,} bytes")
+        if len(body) > charged_bytes and rates is not None and party is not None:
+            rates.charge(party, body_units(len(body)) - body_units(charged_bytes), PARTY_RATE)
+            charged_bytes = len(body)
     return bytes(body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from stannary.errors import EnvironmentProblem, NotFound, StannaryError
-from stannary.market.http import Edge
+from stannary.errors import EnvironmentProblem, NotFound, ServiceError, StannaryError
+from stannary.market.http import Edge, read_bytes
+from stannary.market.rates import BURST_S, PARTY_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 
 PATH = "/v1/jobs"
@@ -67,6 +69,34 @@ def test_a_500_leaves_its_trace_under_the_id_its_client_sees(err: Exception, cap
     told = wire_errors.from_body(500, body["body"])
     assert request_id in f"{told.why} {told.hint}"
     assert "inside" not in body["body"].decode()
+
+
+@pytest.mark.parametrize("headers", [[(b"content-length", b"1000000")], [(b"transfer-encoding", b"chunked")]])
+def test_a_large_body_is_charged_whether_it_says_its_length_or_not(headers: list[tuple[bytes, bytes]]) -> None:
+    """A party pays for what it sends; who leaves the length out is stopped where his bucket is empty."""
+    pieces = [bytes(10_000)] * 100
+
+    async def scenario() -> tuple[float, int]:
+        rates, taken = Rates(lambda: 0.0), 0
+
+        async def receive() -> Message:
+            nonlocal taken
+            taken += 1
+            return {"type": "http.request", "body": pieces[taken - 1], "more_body": taken < len(pieces)}
+
+        scope: Scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
+        scope |= {"stannary.rates": rates, "stannary.party": "buyer:eve"}
+        await read_bytes(Request(scope, receive), 2_000_000)
+        paid, taken = PARTY_RATE * BURST_S - rates._left["buyer:eve"][0], 0
+        rates.charge("buyer:eve", PARTY_RATE * BURST_S - paid - 100, PARTY_RATE)
+        with contextlib.suppress(ServiceError):
+            for _ in range(2):
+                await read_bytes(Request(scope, receive), 2_000_000)
+        return paid, taken
+
+    paid, taken = asyncio.run(scenario())
+    assert paid == pytest.approx(body_units(1_000_000))
+    assert taken == len(pieces) if headers[0][0] == b"content-length" else taken < 30  # announced, it is overdrawn once
 
 
 def test_a_refusal_is_not_logged_as_trouble(caplog: pytest.LogCaptureFixture) -> None:
