@@ -144,7 +144,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
 
 def _ledger(connection: Connection) -> admin.Ledger:
     lines: list[admin.LedgerLine] = []
-    for number, entry in enumerate(ledger.all_entries(connection, limit=MAX_LEDGER_ENTRIES), start=1):
+    for number, entry in ledger.newest(connection, limit=MAX_LEDGER_ENTRIES):
         source = next(posting for posting in entry.postings if posting.usd_micros < 0)
         lines.extend(
             admin.LedgerLine(

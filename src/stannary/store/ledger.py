@@ -70,9 +70,11 @@ def of_job(connection: Connection, job: str) -> list[Entry]:
     return _entries(connection, _of_job(sa.literal(job), sa.literal(escrow.hold_key(job))))
 
 
-def all_entries(connection: Connection, *, after: int = 0, limit: int = 1_000) -> list[Entry]:
-    """Return a page of the whole ledger (admin)."""
-    return _entries(connection, (ledger_entries.c.entry > after) & (ledger_entries.c.entry <= after + limit))
+def newest(connection: Connection, *, limit: int) -> list[tuple[int, Entry]]:
+    """Return the newest entries of the whole ledger and their numbers, oldest first."""
+    following = int(statements.run(connection, _NEXT_ENTRY).fetchone()[0])
+    first = max(following - limit, 1)  # numbers have no gaps: nothing is ever deleted
+    return list(enumerate(_entries(connection, ledger_entries.c.entry >= first), first))
 
 
 def balance(connection: Connection, account: Account) -> int:

@@ -90,7 +90,7 @@ class LedgerLine(Message):
 
 
 class Ledger(Message):
-    """GET /v1/admin/ledger: balances by account (they sum to zero) and the entries in order."""
+    """GET /v1/admin/ledger: balances by account (they sum to zero) and the newest entries in order."""
 
     balances: dict[str, int]
     entries: list[LedgerLine]

@@ -34,6 +34,17 @@ def test_the_durable_ledger_pays_once_and_adds_up(furnished: Store) -> None:
     assert furnished.read(lambda c: ledger.escrow_left(c, JOB)) == 60
 
 
+def test_the_newest_entries_of_the_ledger_are_shown(furnished: Store) -> None:
+    """However many there are, the operator sees the last ones under their own numbers."""
+    for number in range(5):
+        entry = escrow.deposit(f"more-{number}", "buyer", 1)
+        do(furnished, lambda c, e=entry: ledger.post(c, e, at_ms=1))
+    everything = furnished.read(lambda c: ledger.newest(c, limit=1000))
+    assert [number for number, _ in everything] == [1, 2, 3, 4, 5, 6, 7]
+    assert furnished.read(lambda c: ledger.newest(c, limit=2)) == everything[-2:]
+    assert everything[-1][1].key == "deposit:more-4"
+
+
 def test_a_job_is_not_paid_from_anothers_escrow(furnished: Store) -> None:
     """Both lie in one account of the buyer, yet neither can spend the other's."""
     do(furnished, lambda c: ledger.post(c, escrow.hold("j-other", "buyer", 500), at_ms=1))
