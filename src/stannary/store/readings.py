@@ -1,6 +1,7 @@
-"""Meter readings and the settlement lines of a job, both written once.
+"""The last meter reading of each node in a job, and the job's settlement lines, written once.
 
-Whether a reading continues its chain is settle/meter.py's decision; here a seq is taken once.
+Whether a reading continues its chain is settle/meter.py's decision, from the one before it. That one is then forgotten:
+readings are cumulative, the last is what a receipt holds, and a node may send any number.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ class ReadingRow:
 
 
 def add(connection: Connection, reading: ReadingRow) -> None:
-    """Keep a reading; the same one again changes nothing.
+    """Keep a reading in place of the node's earlier ones; the same one again changes nothing.
 
     Raises:
         ConflictError: another reading has this seq: its node signed two stories.
     """
-    where = (readings.c.job == reading.job) & (readings.c.node == reading.node) & (readings.c.seq == reading.seq)
-    kept = connection.execute(sa.select(readings.c.digest).where(where)).scalar_one_or_none()
-    if kept is None:
+    of_node = (readings.c.job == reading.job) & (readings.c.node == reading.node)
+    kept = connection.execute(sa.select(readings.c.digest).where(of_node, readings.c.seq == reading.seq))
+    digest = kept.scalar_one_or_none()
+    if digest is None:
         connection.execute(sa.insert(readings).values(**{**asdict(reading), "spent": dict(reading.spent)}))
-    elif kept != reading.digest:
+        connection.execute(sa.delete(readings).where(of_node, readings.c.seq < reading.seq))
+    elif digest != reading.digest:
         raise ConflictError("two readings have one number", why=f"{reading.node} in {reading.job}, seq {reading.seq}")
 
 

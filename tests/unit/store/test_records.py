@@ -163,6 +163,9 @@ def test_readings_and_settlements_are_written_once(furnished: Store) -> None:
         do(furnished, lambda c: readings.add(c, ReadingRow(JOB, "n-1", 0, "p", "e", {}, 1, b"{}")))
     assert furnished.read(lambda c: readings.last(c, JOB, "n-1")) == reading
     assert furnished.read(lambda c: readings.of_job(c, JOB)) == [reading]
+    following = ReadingRow(JOB, "n-1", 1, "d", "f", {"compute_ms": 6}, 2, b"{}")
+    do(furnished, lambda c: readings.add(c, following))
+    assert furnished.read(lambda c: readings.of_job(c, JOB)) == [following]  # however many a node sends
     lines = [SettlementLine("operator:ann", TASK, "work", 40), SettlementLine("buyer", "", "refund", 60)]
     for _ in range(2):
         do(furnished, lambda c: readings.settle(c, JOB, lines))
