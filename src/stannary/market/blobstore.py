@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded
+from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, NotFound
 from stannary.formats import digest
 from stannary.formats.digest import Digest
 from stannary.wire import errors as wire_errors
@@ -29,6 +30,8 @@ from stannary.wire.limits import BLOB_CHUNK_BYTES, MAX_BLOB_BYTES
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _WHOLE_READ_BYTES = 64 * 1024 * 1024  # receipts and manifests; larger objects are only streamed
+
+log = logging.getLogger("stannary.market")
 
 
 class BlobStore:
@@ -46,6 +49,18 @@ class BlobStore:
         """Return where a blob lies, or would lie."""
         hexadecimal = digest.parse(name)[len(digest.PREFIX) :]
         return self._root / hexadecimal[:2] / hexadecimal
+
+    def found(self, name: Digest) -> Path:
+        """Return where the file of a blob lies that the database knows.
+
+        Raises:
+            NotFound: a restored or damaged disk has lost it; the log says so to the operator.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            log.error("blob %s is known, and its file is gone", name)
+            raise NotFound("the market has lost this blob", why=name, hint="send it again if you have it")
+        return path
 
     def size(self, name: Digest) -> int | None:
         """Return a blob's size, None if it is not here."""
@@ -100,7 +115,7 @@ class BlobStore:
 
     def whole(self, name: Digest) -> bytes:
         """Return a small blob's bytes."""
-        path = self.path(name)
+        path = self.found(name)
         if path.stat().st_size > _WHOLE_READ_BYTES:
             raise LimitExceeded("blob too large to be read at once", why=f"{name}")
         return path.read_bytes()

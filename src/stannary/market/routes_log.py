@@ -101,7 +101,7 @@ def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
     @api.api_route(routes.BLOB, methods=["GET", "HEAD"])
     async def fetch(request: Request, digest: str) -> Response:
         name = await _readable(exchange, request, digest)
-        return FileResponse(exchange.blobs.path(name), media_type=BYTES)
+        return FileResponse(exchange.blobs.found(name), media_type=BYTES)
 
     @api.put(routes.BLOB)
     async def store(request: Request, digest: str) -> Response:

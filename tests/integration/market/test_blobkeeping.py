@@ -204,6 +204,32 @@ def test_an_upload_without_length_holds_a_bounded_room(tmp_path: Path, monkeypat
     asyncio.run(scenario())
 
 
+def test_a_lost_file_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A blob or receipt whose file is gone from the disk is a 404 in words and a line in the log; it may come back."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+            world.start(ada.broker(job))
+            await ada.finished(job)
+            receipt = await ada.receipt(job)
+            exchange, _ = world.inside
+            for data in (PROGRAM, receipt):
+                exchange.blobs.remove(digest.digest(data))
+            with pytest.raises(errors.NotFound, match="lost this blob"):
+                await ada.call("GET", routes.blob(digest.digest(PROGRAM)))
+            with pytest.raises(errors.NotFound, match="lost this blob"):
+                await ada.receipt(job)
+            await ada.put_blob(PROGRAM)
+            assert (await ada.call("GET", routes.blob(digest.digest(PROGRAM)))).content == PROGRAM
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its file is gone") == 2
+
+
 def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
     """An upload that ends while another's look at the store is under way takes its room all the same."""
 
