@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter
@@ -28,6 +29,7 @@ from stannary.wire import limits, message, node, rfc3339, routes
 
 MAX_JOIN_BYTES = 64 * 1024  # of who is not known yet: a site of hundreds of members fits
 MAX_PROOF_BYTES = 4096
+MAX_PRINTING = 10_000  # leases whose lines sent again are known for such: a retry comes within minutes
 PATIENCE_S = 5.0  # how often a waiting node is looked at when nothing rings
 
 Taker = Callable[[str, str, dsse.Envelope], Awaitable[int]]
@@ -149,7 +151,7 @@ async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozens
 
 
 def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
-    kept_lines: dict[str, int] = {}
+    kept_lines: OrderedDict[str, int] = OrderedDict()  # of each lease, the one written to last at the end
 
     @api.post(routes.LEASE_LOGS)
     async def logs(request: Request, lease: str) -> Response:
@@ -167,6 +169,9 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             source = Source(held.job, held.task, holder)
             await exchange.store.awrite(lambda c: loglines.append(c, source, fresh))
             kept_lines[lease] = upload.first_seq + len(upload.lines)
+            kept_lines.move_to_end(lease)
+            if len(kept_lines) > MAX_PRINTING:
+                kept_lines.popitem(last=False)
             exchange.bell.ring(LOGS + held.job)
         return http.no_content()
 
