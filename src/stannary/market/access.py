@@ -84,12 +84,6 @@ def _admit(exchange: Exchange, request: Request, party: str) -> None:
     exchange.rates.charge(party, 1, PARTY_RATE)
 
 
-def forget_node(exchange: Exchange, revoked: str) -> None:
-    """Drop the cached sessions of a node."""
-    for hashed in [key for key, (holder, _) in exchange.sessions.items() if holder == revoked]:
-        del exchange.sessions[hashed]
-
-
 def remember_session(exchange: Exchange, token: str, holder: str, expires_at_ms: int) -> None:
     """Cache a session just opened."""
     _bound(exchange.sessions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from stannary import __version__
@@ -39,7 +40,7 @@ class Exchange:
     witness_vkeys: tuple[str, ...]
     url: str = ""
     tls_fingerprint: str = ""
-    buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer; revoked by restart of the entry
+    buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
     buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his
     keyid: str = ""  # of the market's own statements, derived once
@@ -56,6 +57,12 @@ class Exchange:
     def now_ms(self) -> int:
         """Milliseconds since 1970 UTC."""
         return now_ms(self.clock)
+
+    def forget_nodes(self, revoked: Collection[str]) -> None:
+        """Drop the cached sessions of nodes that were revoked, and read the offers anew."""
+        for hashed in [key for key, (holder, _) in self.sessions.items() if holder in revoked]:
+            del self.sessions[hashed]
+        self.offers.forget()
 
     def info(self) -> MarketInfo:
         """Return what the market says of itself."""

@@ -74,8 +74,7 @@ def router(exchange: Exchange) -> APIRouter:
     async def revoke_node(request: Request, node: str) -> Response:
         access.admin(exchange, request)
         await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
-        access.forget_node(exchange, node)
-        exchange.offers.forget()
+        exchange.forget_nodes([node])
         exchange.bell.ring("deadlines")
         return http.no_content()
 

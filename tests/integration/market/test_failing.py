@@ -107,6 +107,26 @@ def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypat
     assert after == []
 
 
+def test_a_refuted_nodes_session_ends_with_the_settlement(tmp_path: Path) -> None:
+    """Who is revoked by a receipt is nobody to the market from then on, whatever it had cached of his session."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            liar = await world.node("fox", LyingNode, ask_usd_micros_per_hour=1)
+            token = liar.token
+            ada = await world.buyer()
+            assert (await ended(world, ada, train_spec())).verdict == "verified"
+            assert any(line.startswith("work") for line in liar.served)
+            exchange, _ = world.inside
+            assert liar.id not in {holder for holder, _ in exchange.sessions.values()}
+            answer = await ada.client.post(routes.HEARTBEAT, headers={"Authorization": f"Bearer {token}"})
+            assert answer.status_code == 401
+
+    asyncio.run(scenario())
+
+
 MAX_JOBS = 12  # the beacon may rank the one who hands back first in no audit of a job
 
 

@@ -114,10 +114,10 @@ def conclude(connection: Connection, frame: JobFrame, now_ms: int, witness: str)
     return Concluded(gathered, made, conclusion.compose(gathered.case, made, ending, gathered.leaves))
 
 
-def settle(connection: Connection, frame: JobFrame, world: World, concluded: Concluded) -> None:
-    """Post the receipt statement and move the money; does nothing the second time."""
+def settle(connection: Connection, frame: JobFrame, world: World, concluded: Concluded) -> list[str]:
+    """Post the receipt statement and move the money; return the refuted nodes. Does nothing the second time."""
     if posted_receipt(connection, frame.job) is not None:
-        return
+        return []
     row = jobs.get(connection, frame.job)
     subjects = concluded.conclusion.lineage.subjects if concluded.receipt.status == conclusion.SUCCEEDED else ()
     post(connection, world, RECEIPT, concluded.receipt, frame.job, subjects=subjects)
@@ -129,10 +129,11 @@ def settle(connection: Connection, frame: JobFrame, world: World, concluded: Con
     to = Settlement.RELEASED if concluded.receipt.paid_usd_micros else Settlement.REFUNDED
     cause = Cause(world.now_ms, "settled", f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
     move_settlement(connection, frame.job, to, cause)
-    refuted = {node for item in concluded.conclusion.decisions.values() for node in item.refuted}
-    for node in sorted(refuted):
+    refuted = sorted({node for item in concluded.conclusion.decisions.values() for node in item.refuted})
+    for node in refuted:
         if nodes.get(connection, node).revoked_at_ms is None:
             nodes.revoke(connection, node, f"refuted in {frame.job}", at_ms=world.now_ms)
+    return [str(node) for node in refuted]
 
 
 def file_bytes(

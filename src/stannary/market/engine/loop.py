@@ -382,8 +382,7 @@ class Engines:
         kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         if kept is None:
             made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, concluding.LOCAL_WITNESS))
-            await store.awrite(lambda c: concluding.settle(c, frame, world, made))
-            exchange.offers.forget()  # the refuted are revoked
+            exchange.forget_nodes(await store.awrite(lambda c: concluding.settle(c, frame, world, made)))
             exchange.journal.wake()
             kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         assert kept is not None
