@@ -18,7 +18,7 @@ MAX_QUIET_TOPICS = 100_000  # marks of topics nobody waits for; older ones are f
 
 
 class Bell:
-    """All topics of one market: `job:<id>`, `node:<id>`, `logger`..."""
+    """All topics of one market (topics.py)."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -75,28 +75,3 @@ class Exchange:
             terms_digest=terms.DIGEST,
             terms=terms.TEXT,
         )
-
-
-def job_topic(job: str) -> str:
-    """Name the topic that rings when something came in that may move a job."""
-    return f"job:{job}"
-
-
-def seen_topic(job: str) -> str:
-    """Name the topic that rings when a job's engine has moved it: readers wait for both."""
-    return f"seen:{job}"
-
-
-def logged_topic(job: str) -> str:
-    """Name the topic that rings when statements of a job are in the log."""
-    return f"logged:{job}"
-
-
-def node_topic(node: str) -> str:
-    """Name the topic that rings when a node may have something new to do."""
-    return f"node:{node}"
-
-
-LOGS = "logs:"
-QUEUE = "queue"  # rings when a queued job may get its turn
-WORK = "work"  # rings when some task waits for any node

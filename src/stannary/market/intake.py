@@ -36,8 +36,9 @@ from stannary.market.engine import holding, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import read_assignment
 from stannary.market.engine.loop import Engines
-from stannary.market.exchange import WORK, Exchange, job_topic
+from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
+from stannary.market.topics import WORK, job_topic
 from stannary.settle import meter
 from stannary.store import audits, blobs, envelopes, jobs, leases, nodes, readings, tasks
 from stannary.store.leases import Fence, LeaseRow, LeaseType

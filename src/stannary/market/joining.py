@@ -26,6 +26,7 @@ from stannary.market import access, clock, terms
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
 from stannary.market.settings import Profile
+from stannary.market.topics import WORK
 from stannary.settle import escrow
 from stannary.store import accounts, envelopes, ledger, nodes
 from stannary.store.nodes import CredentialRow, NodeRow
@@ -69,7 +70,7 @@ async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
     for item in (leaf, credential):
         await exchange.journal.logged(item)
     kept = await exchange.store.aread(lambda c: envelopes.get(c, credential))
-    exchange.bell.ring("work")
+    exchange.bell.ring(WORK)
     return wire.Joined(
         node=made.node, credential=EnvelopeBody.of(dsse.from_bytes(kept.envelope)), market=exchange.info()
     )

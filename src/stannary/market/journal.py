@@ -22,6 +22,7 @@ from stannary.formats.digest import Digest
 from stannary.market.bell import Bell
 from stannary.market.clock import Clock, now_ms
 from stannary.market.identity import Identity
+from stannary.market.topics import OUTBOX, logged_topic
 from stannary.store import envelopes
 from stannary.store.database import Store
 from stannary.tlog.log import Log
@@ -29,7 +30,6 @@ from stannary.tlog.log import Log
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OUTBOX = "outbox"
 MAX_BATCH = 4096
 RETRY_S = 0.5
 IDLE_S = 30.0
@@ -118,7 +118,7 @@ class Journal:
         indexes = dict(zip((leaf for leaf, _ in kept), places, strict=True))
         await self._store.awrite(lambda c: envelopes.set_indexes(c, indexes))
         self._tell(indexes)
-        self._bell.ring(*{f"logged:{job}" for _, job in kept if job is not None})
+        self._bell.ring(*{logged_topic(job) for _, job in kept if job is not None})
 
     def _tell(self, indexes: Mapping[str, int]) -> None:
         for leaf, index in indexes.items():

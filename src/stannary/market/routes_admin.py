@@ -16,6 +16,7 @@ from stannary.jobs.states import Settlement
 from stannary.market import access, backup, http
 from stannary.market.engine import reasons
 from stannary.market.exchange import Exchange
+from stannary.market.topics import DEADLINES
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
 from stannary.store import accounts, jobs, leases, ledger, nodes
@@ -75,7 +76,7 @@ def router(exchange: Exchange) -> APIRouter:
         access.admin(exchange, request)
         await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
         exchange.forget_nodes([node])
-        exchange.bell.ring("deadlines")
+        exchange.bell.ring(DEADLINES)
         return http.no_content()
 
     @api.get(routes.ADMIN_LEDGER)

@@ -16,8 +16,9 @@ from stannary.formats.digest import Digest
 from stannary.jobs.states import is_terminal
 from stannary.market import access, admission, http, views
 from stannary.market.engine.loop import Engines
-from stannary.market.exchange import LOGS, Exchange, job_topic, seen_topic
+from stannary.market.exchange import Exchange
 from stannary.market.intake import Intake
+from stannary.market.topics import job_topic, logs_topic, seen_topic
 from stannary.store import audits, events, jobs, loglines
 from stannary.store.jobs import JobRow
 from stannary.wire import buyer as wire
@@ -111,7 +112,7 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
             start = max(after, loglines.tail_start(connection, job, tail)) if tail else after
             return loglines.after(connection, job, start, since_ms=since_ms)
 
-        found = await _poll(exchange, request, (LOGS + job,), lambda: exchange.store.aread(read))
+        found = await _poll(exchange, request, (logs_topic(job),), lambda: exchange.store.aread(read))
         return http.answer(
             wire.LogPage(lines=[views.line(item) for item in found], next=found[-1].seq if found else after)
         )

@@ -17,8 +17,9 @@ from stannary.market import access, http, joining
 from stannary.market.engine import failing, leasing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
-from stannary.market.exchange import LOGS, QUEUE, WORK, Exchange, job_topic, node_topic
+from stannary.market.exchange import Exchange
 from stannary.market.intake import Intake
+from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.store import envelopes, leases, loglines
 from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
@@ -172,7 +173,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             kept_lines.move_to_end(lease)
             if len(kept_lines) > MAX_PRINTING:
                 kept_lines.popitem(last=False)
-            exchange.bell.ring(LOGS + held.job)
+            exchange.bell.ring(logs_topic(held.job))
         return http.no_content()
 
     @api.post(routes.LEASE_PROGRESS)
@@ -193,7 +194,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             return await exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
 
         job = await engines.holds.alone(lease, give_up)
-        exchange.bell.ring(job_topic(job), WORK, LOGS + job)
+        exchange.bell.ring(job_topic(job), WORK, logs_topic(job))
         return http.no_content()
 
     @api.post(routes.LEASE_RELEASE)

@@ -36,6 +36,7 @@ from stannary.jobs.states import LeaseState, TaskState
 from stannary.market.engine import drawing, leasing, pricing
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
+from stannary.market.topics import WORK, node_topic
 from stannary.store import audits, envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.audits import AnswerRow, AuditRow
 from stannary.store.audits import Outcome as AuditOutcome
@@ -131,7 +132,7 @@ class _Hearing:
             return _Side(True, given.answer_leaf, silent=False)
         party = leasing.Party(kind, role, node)
         lease = leasing.ask(self._connection, self._frame, self._world, (audit, self._task), party)
-        self._outcome.rings.add(f"node:{node}")
+        self._outcome.rings.add(node_topic(node))
         return _Side(False, None, silent=lease.state is not LeaseState.GRANTED)
 
     def _given(self, audit: AuditRow, role: Role, node: str) -> AnswerRow | None:
@@ -145,7 +146,7 @@ class _Hearing:
         kind = LeaseType.REVEAL
         party = leasing.Party(kind, role, node)
         lease = leasing.ask(self._connection, self._frame, self._world, (audit, self._task), party)
-        self._outcome.rings.add(f"node:{node}")
+        self._outcome.rings.add(node_topic(node))
         return lease.state is not LeaseState.GRANTED
 
     def _replace(self, audit: AuditRow) -> None:
@@ -240,7 +241,7 @@ class _Hearing:
             if lease.lease in world.answering:
                 continue  # what is on its way into the log ends its lease itself
             leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, "judged"))
-            self._outcome.rings.add(f"node:{lease.node}")
+            self._outcome.rings.add(node_topic(lease.node))
         record = TaskVerdict(
             self._frame.job, TaskId(task.task), NodeId(self._prover), made.verdict, made.reason.value, made.refuted
         )
@@ -270,4 +271,4 @@ class _Hearing:
             for lease in leases.live_of_node(connection, node):
                 if lease.type in leasing.ONE_PIECE and lease.lease not in self._world.answering:
                     leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, "node-convicted"))
-            self._outcome.rings.update({f"node:{node}", "work"})
+            self._outcome.rings.update({node_topic(node), WORK})

@@ -28,6 +28,7 @@ from stannary.jobs.states import TaskState
 from stannary.market.engine import pricing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World, fits
 from stannary.market.engine.outbox import post
+from stannary.market.topics import seen_topic
 from stannary.store import audits, envelopes, jobs, nodes, tasks
 from stannary.store.audits import DrawRow, NewAudit, NewDraw
 from stannary.store.nodes import NodeRow
@@ -145,7 +146,7 @@ def _request(
         requested_at_ms=world.now_ms,
     )
     audits.request_draw(connection, new)
-    outcome.rings.add(f"seen:{frame.job}")
+    outcome.rings.add(seen_topic(frame.job))
     return audits.get_draw(connection, frame.job, number)
 
 

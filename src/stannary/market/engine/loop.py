@@ -37,8 +37,9 @@ from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
 from stannary.market.engine.holding import Holds
 from stannary.market.engine.queueing import Queue, Queued, Slots
-from stannary.market.exchange import QUEUE, WORK, Exchange, job_topic, logged_topic, node_topic, seen_topic
+from stannary.market.exchange import Exchange
 from stannary.market.presence import Presence, keep, kept
+from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.leases import LeaseRow
 from stannary.wire import errors as wire_errors
@@ -52,7 +53,6 @@ MAX_OPEN_OF_BUYER = 100_000  # of one buyer, queued ones among them: about 1 KiB
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
 MIN_BACKLOG = 16
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
-DEADLINES = "deadlines"
 PRESENCE_FILE = "present"
 FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 

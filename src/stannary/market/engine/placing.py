@@ -20,6 +20,7 @@ from stannary.market import terms
 from stannary.market.engine import leasing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
+from stannary.market.topics import WORK
 from stannary.place import match, offers, price, requirement
 from stannary.place.price import AUDITS_IN_ESCROW, WorstCase
 from stannary.store import blobs, jobs, nodes
@@ -99,7 +100,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
     for status in WAY:
         move_job(connection, frame.job, status, Cause(world.now_ms, "placed", message))
     outcome.moved = True
-    outcome.rings.add("work")
+    outcome.rings.add(WORK)
 
 
 @functools.lru_cache(maxsize=65_536)  # of our own signing; read once a node, not once a submit

@@ -26,6 +26,7 @@ from stannary.jobs.rounds import Pace, Unit
 from stannary.jobs.states import TaskState
 from stannary.market.engine.frame import JobFrame, Outcome, World, read_assignment, spell_assignment
 from stannary.market.engine.outbox import post
+from stannary.market.topics import WORK, node_topic
 from stannary.store import leases, tasks
 from stannary.store.tasks import MERGE_LANE, NewTask, TaskRow
 from stannary.store.transitions import Cause
@@ -238,7 +239,7 @@ class _Planner:
         post(self._connection, self._world, "assignment", assignment, assignment.job)
         tasks.plan(self._connection, new, at_ms=self._world.now_ms)
         self._outcome.moved = True
-        self._outcome.rings.add("work")
+        self._outcome.rings.add(WORK)
 
     def command(self, lane: int, attempt: int) -> Assignment:
         """Return the assignment of one command."""
@@ -323,7 +324,7 @@ class _Planner:
         tasks.drop(self._connection, row.task, to, Cause(self._world.now_ms, reason, f"{row.task} is {reason}"))
         self._outcome.moved = True
         if holder is not None:
-            self._outcome.rings.add(f"node:{holder}")
+            self._outcome.rings.add(node_topic(holder))
 
 
 def is_answering(connection: Connection, world: World, row: TaskRow) -> bool:
