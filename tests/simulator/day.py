@@ -27,11 +27,11 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Role, Spent, Verdict
 from stannary.jobs import rounds
-from stannary.jobs.liveness import LOST_S
 from stannary.jobs.rounds import Pace, Unit
 from stannary.jobs.states import TaskState, advance
 from stannary.verify import draw, verdict
 from stannary.verify.settlement import price_of
+from stannary.wire.limits import LOST_AFTER_S
 
 DRAW_EVERY_S = 900.0
 LINK_S = 20.0  # between a commitment and its contribution
@@ -287,7 +287,7 @@ class Day(World):
         if took is None:
             self.say(f"{node.name} vanishes with {task.assignment.task}")
             self.away_until[node.name] = self.clock_s + BACK_S
-            self.after(LOST_S, lambda: self._expire(task, epoch))
+            self.after(LOST_AFTER_S, lambda: self._expire(task, epoch))
             self.after(BACK_S, lambda: self._commit(task, epoch, node))
             return
         begins = max(self.clock_s, self.free_at.get(node.name, 0.0))

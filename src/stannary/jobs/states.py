@@ -150,7 +150,7 @@ OPEN_TASK = frozenset(
         TaskState.DRAWN,
     }
 )
-"""States of a task that somebody still has to do something for."""
+"""States of a task that somebody has still to act on or to judge."""
 
 
 def advance(current: S, new: S) -> S:

@@ -1,7 +1,7 @@
 """Every signed envelope, and whether the log has it yet.
 
 Write order: the envelope is kept here first (`log_index` absent), then appended to the log, then
-its index noted. A market killed in between finds it in `unlogged` and appends it again: the log
+its index noted. A market killed in between finds it in `leaves_to_log` and appends it again: the log
 knows a leaf it has. Nothing is ever acknowledged from a log entry this table does not hold.
 """
 
@@ -67,12 +67,6 @@ def set_indexes(connection: Connection, indexes: Mapping[str, int]) -> None:
     if changed != len(indexes):
         why = f"{len(indexes) - changed} of {len(indexes)} leaves are at another index, or not kept here"
         raise ConflictError("a leaf is logged elsewhere", why=why)
-
-
-def unlogged(connection: Connection, *, limit: int = 10_000) -> list[Kept]:
-    """Return what the log has still to take, in order of arrival."""
-    query = _SELECT.where(envelopes.c.log_index.is_(None)).order_by(envelopes.c.seq).limit(limit)
-    return [Kept(**row) for row in connection.execute(query).mappings()]
 
 
 def leaves_to_log(connection: Connection, *, limit: int = 10_000) -> list[tuple[str, str | None]]:

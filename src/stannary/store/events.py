@@ -74,11 +74,6 @@ def after(connection: Connection, job: str, seq: int, *, limit: int = MAX_PAGE) 
     return [Event(**row) for row in rows.mappings()]
 
 
-def last_seq(connection: Connection, job: str) -> int:
-    """Return the sequence number of the newest event, 0 before the first."""
-    return int(connection.execute(sa.select(jobs.c.num_events).where(jobs.c.job == job)).scalar() or 0)
-
-
 _NEXT = (
     sa.update(jobs)
     .where(jobs.c.job == sa.bindparam("key"))

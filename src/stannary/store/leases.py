@@ -159,17 +159,6 @@ def end(connection: Connection, lease: str, to: LeaseState, cause: Cause) -> Lea
     return row
 
 
-def postpone(connection: Connection, lease: str, deadline_at_ms: int) -> None:
-    """Move the deadline of a live lease."""
-    changed = connection.execute(
-        sa.update(leases)
-        .where(leases.c.lease == lease, leases.c.state == LeaseState.GRANTED.value)
-        .values(deadline_at_ms=deadline_at_ms)
-    )
-    if changed.rowcount != 1:
-        raise _stale(f"lease {lease} has ended")
-
-
 def get(connection: Connection, lease: str) -> LeaseRow:
     """Return one lease; NotFound if there is none."""
     row = connection.execute(_SELECT.where(leases.c.lease == lease)).mappings().one_or_none()
@@ -202,11 +191,6 @@ def last_end_ms(connection: Connection, task: str) -> int | None:
 def live_of_job(connection: Connection, job: str) -> list[LeaseRow]:
     """Return the live leases of a job."""
     return _live(connection, leases.c.job == job)
-
-
-def overdue(connection: Connection, now_ms: int) -> list[LeaseRow]:
-    """Return live leases whose deadline has passed."""
-    return _live(connection, leases.c.deadline_at_ms < now_ms)
 
 
 def _live(connection: Connection, *conditions: sa.ColumnElement[bool]) -> list[LeaseRow]:

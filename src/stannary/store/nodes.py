@@ -96,11 +96,6 @@ def credentialed(connection: Connection, *, now_ms: int) -> list[tuple[str, bool
     return [(node, bool(draining), envelope) for node, draining, envelope in rows]
 
 
-def set_draining(connection: Connection, node: str, draining: bool) -> None:
-    """Note whether a node takes new work."""
-    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(draining=int(draining)))
-
-
 def convict(connection: Connection, node: str, *, at_ms: int) -> None:
     """Note that a node was convicted: it gets no new work of any job. Its sessions stay: it may owe answers."""
     connection.execute(

@@ -17,7 +17,7 @@ from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Verdict
-from stannary.jobs.states import OPEN_TASK, LeaseState, TaskState
+from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import events, leases
 from stannary.store.schema import tasks
 from stannary.store.transitions import Cause, move_lease, move_task
@@ -170,13 +170,6 @@ def planned(connection: Connection, *, limit: int = 1_000) -> list[TaskRow]:
 def num_planned(connection: Connection) -> int:
     """Return how many tasks wait for a node."""
     return int(connection.exec_driver_sql("SELECT count(*) FROM tasks WHERE state = 'planned'").scalar_one())
-
-
-def open_tasks(connection: Connection) -> list[TaskRow]:
-    """Return every task that somebody still has to do something for."""
-    states = sorted(state.value for state in OPEN_TASK)
-    query = _SELECT.where(tasks.c.state.in_(states)).order_by(tasks.c.planned_at_ms, tasks.c.task)
-    return [_task(row) for row in connection.execute(query).mappings()]
 
 
 def _task(row: sa.RowMapping) -> TaskRow:

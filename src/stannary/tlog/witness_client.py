@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from stannary.errors import ServiceError, StannaryError
+from stannary.errors import ServiceError
 from stannary.formats import note
 from stannary.tlog.witness import format_request
 
@@ -73,18 +73,3 @@ class WitnessClient:
             ) from err
         finally:
             connection.close()
-
-
-def combine(cosigners: Sequence[WitnessClient]) -> Callable[[str, int, Callable[[int], list[bytes]]], list[str]]:
-    """Return a Cosigner that needs every one of `cosigners`."""
-
-    def ask_all(signed_note: str, size: int, consistency: Callable[[int], list[bytes]]) -> list[str]:
-        lines: list[str] = []
-        for cosigner in cosigners:
-            try:
-                lines.extend(cosigner(signed_note, size, consistency))
-            except StannaryError as err:
-                raise ServiceError("a witness has not cosigned", why=str(err)) from err
-        return lines
-
-    return ask_all

@@ -25,7 +25,7 @@ def test_a_submit_writes_all_that_belongs_to_it(store: Store) -> None:
     job = store.read(lambda c: jobs.get(c, world.JOB))
     assert (job.status, job.num_events, job.escrow_usd_micros) == (JobStatus.QUEUED, 1, 100)
     assert [event.type for event in store.read(lambda c: events.after(c, world.JOB, 0))] == ["job.queued"]
-    assert [kept.leaf for kept in store.read(envelopes.unlogged)] == [job.leaf]
+    assert store.read(envelopes.leaves_to_log) == [(job.leaf, job.job)]
     balances = store.read(ledger.all_balances)
     assert balances[buyer_escrow("buyer")] == 100
     assert balances[buyer_available("buyer")] == world.DEPOSIT - 100

@@ -60,7 +60,7 @@ def test_envelopes_get_one_log_index(furnished: Store) -> None:
     do(furnished, lambda c: envelopes.set_indexes(c, {leaf: 4}))
     with pytest.raises(ConflictError):
         do(furnished, lambda c: envelopes.set_indexes(c, {leaf: 5}))
-    assert furnished.read(envelopes.unlogged) == []
+    assert furnished.read(envelopes.leaves_to_log) == []
     assert furnished.read(lambda c: envelopes.of_job(c, JOB, kind="job"))[0].log_index == 4
     with pytest.raises(NotFound):
         furnished.read(lambda c: envelopes.get(c, "sha256:none"))

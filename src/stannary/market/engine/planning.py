@@ -23,7 +23,7 @@ from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.jobs import rounds
 from stannary.jobs.rounds import Pace, Unit
-from stannary.jobs.states import TaskState
+from stannary.jobs.states import OPEN_TASK, TaskState
 from stannary.market.engine.frame import JobFrame, Outcome, World, read_assignment, spell_assignment
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK, node_topic
@@ -37,7 +37,7 @@ MAX_LOST = 4  # attempts of a whole round, or of one command, of which none coun
 PATIENCE_FACTOR = 3.0  # a late lane is given to another node before its round closes without it
 
 PENDING = frozenset({TaskState.PLANNED, TaskState.LEASED, TaskState.COMMITTED})
-WAITING = frozenset({*PENDING, TaskState.CONTRIBUTED, TaskState.DRAWN})  # somebody has still to act or judge
+WAITING = OPEN_TASK
 OUT = frozenset({TaskState.REFUTED, TaskState.UNVERIFIED, TaskState.ABANDONED, TaskState.SUPERSEDED})
 
 
