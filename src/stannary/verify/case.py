@@ -168,6 +168,15 @@ class Case:
         return listed
 
     @cached_property
+    def prover_commitment_indexes_of(self) -> dict[TaskId, list[int]]:
+        """Return the log indexes of the answer commitments of each task's prover, in whoever's audit."""
+        listed: dict[TaskId, list[int]] = {}
+        for (_, _, role), item in self.answer_commitments.items():
+            if role is Role.PROVER:
+                listed.setdefault(item.predicate.task, []).append(item.index)
+        return listed
+
+    @cached_property
     def verdicts_of(self) -> dict[TaskId, tuple[Logged[TaskVerdict], ...]]:
         """Return each task's verdicts in log order; the last one counts."""
         listed: dict[TaskId, list[Logged[TaskVerdict]]] = {}
@@ -236,12 +245,11 @@ class Case:
         return found
 
     def _by_draw(self) -> dict[Digest, Logged[Candidates]]:
-        found: dict[Digest, Logged[Candidates]] = {}
+        of_draw: dict[int, Logged[Candidates]] = {}
         for item in self._of(Candidates):
-            if any(other.predicate.index == item.predicate.index for other in found.values()):
+            if of_draw.setdefault(item.predicate.index, item) is not item:
                 raise Refuted("two lists of candidates for one draw", why=f"draw {item.predicate.index}")
-            found[item.leaf] = item
-        return found
+        return {item.leaf: item for item in of_draw.values()}
 
     def _check_one_job(self) -> None:
         for item in self.statements:

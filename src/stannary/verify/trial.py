@@ -147,15 +147,17 @@ def _is_opened(case: Case, commitment: Commitment) -> bool:
 
 
 def _check_candidates(case: Case, findings: Findings) -> None:
-    placed = {node for item in case.placements for node in item.predicate.chosen}
+    known = {node for item in case.placements for node in item.predicate.chosen}
+    made = sorted(case.contributions.values(), key=lambda item: item.index, reverse=True)
     for number, item in enumerate(sorted(case.candidates.values(), key=lambda item: item.index)):
         said = item.predicate
         name = f"candidates of draw {said.index}"
         findings.expect("candidates.index", name, said.index, number)
         _check_listed(case, name, said, findings)
-        worked = {made.predicate.node for made in case.contributions.values() if made.index < item.index}
+        while made and made[-1].index < item.index:
+            known.add(made.pop().predicate.node)
         listed = {*(entry.node for entry in said.candidates), *(entry.node for entry in said.left_out)}
-        unlisted = sorted((placed | worked) - listed)
+        unlisted = sorted(known - listed)
         if unlisted:
             findings.refute("candidates.unlisted", name, ", ".join(unlisted), "listed, or left out for a reason")
 
@@ -207,11 +209,7 @@ def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Fin
         return
     others = list(case.commitment_indexes_of[answer.audit])
     if answer.role is Role.AUDITOR:  # whoever's audit the prover answered in
-        others += [
-            made.index
-            for made in case.answer_commitments.values()
-            if made.predicate.task == answer.task and made.predicate.role is Role.PROVER
-        ]
+        others += case.prover_commitment_indexes_of.get(answer.task, ())
     if not drawn_at < min(others) or not max(others) < item.index:
         findings.refute("answer.order", answer.audit, f"{others} and {item.index}", "draw, commitments, then answers")
     try:
