@@ -25,6 +25,7 @@ import itertools
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ MAX_FILES = 200_000  # four times what the largest stacks of machine learning ha
 DEFAULT_MAX_BYTES = 256 * 1024**2  # a job's disk where it asks for none (formats/jobfile.py)
 KEPT_BYTES = 8 * 1024**3  # two stacks of machine learning
 WATCH_S = 0.25
+_PR_SET_PDEATHSIG = 1
 COMPLETE = ".stannary-complete"  # holds the size in bytes
 WHEELS = "/wheels"  # inside
 TAIL_LINES = 20
@@ -59,6 +61,10 @@ PASSED_ON = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", 
              "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
 
 _INSTALLING = ".installing-"
+_PIP = (
+    f"import ctypes, runpy; ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {signal.SIGKILL:d}, 0, 0, 0); "
+    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+)
 _TOO_LARGE = "ask for more in resources.disk, or require less"
 _UNREADABLE = "require another version or build of it"
 
@@ -239,7 +245,7 @@ def _key(listing: bytes) -> str:
 
 
 def _installer() -> list[str]:
-    """Return pip of this interpreter."""
+    """Return pip of this interpreter, which ends with the agent: the kernel sees to it (prctl(2), PR_SET_PDEATHSIG)."""
     if importlib.util.find_spec("pip") is None:
         raise EnvironmentProblem(
             "no installer",
@@ -247,7 +253,7 @@ def _installer() -> list[str]:
             hint=f"{sys.executable} -m ensurepip",
         )
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    return [sys.executable, "-m", "pip", "download", *options]
+    return [sys.executable, "-P", "-c", _PIP, "download", *options]
 
 
 def _fetch(argv: list[str], directory: Path, tell: Tell, max_bytes: int) -> None:

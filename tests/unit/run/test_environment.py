@@ -7,6 +7,9 @@ import hashlib
 import os
 import random
 import shutil
+import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from stannary.errors import EnvironmentProblem, FormatError, SpecError, Stannary
 from stannary.formats import digest, requirements
 from stannary.run import environment, unpack
 from stannary.run.environment import Environments, Source
+from stannary.sdk.processes import wait_until
 
 HASH = "--hash=sha256:" + "0" * 64
 
@@ -273,3 +277,26 @@ def test_what_nobody_uses_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     held.prune([places[0]])
     assert [place.exists() for place in places] == [True, False, True]
     assert {path.name for path in held.root.iterdir()} == {places[0].name, places[2].name}
+
+
+def test_an_installer_ends_with_its_agent(tmp_path: Path) -> None:
+    """An agent that is killed while an index does not answer leaves no process that waits for it."""
+    program = "import sys; from tests.unit.run import test_environment as t; t.install_from(*sys.argv[1:])"
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        index.settimeout(120)
+        port, root = index.getsockname()[1], Path(__file__).resolve().parents[3]
+        bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+        agent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(port)], cwd=root, env=bare)
+        asked, _ = index.accept()
+        with asked:
+            (installer,) = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+            agent.kill()
+            agent.wait()
+            assert wait_until(lambda: not Path(f"/proc/{installer}").exists(), 60)
+
+
+def install_from(place: str, port: str) -> None:
+    """Be that agent."""
+    Environments(Path(place), Source(index_url=f"http://127.0.0.1:{port}/simple")).prepare(
+        f"tin==1.0 {HASH}\n".encode(), lambda _: None
+    )
