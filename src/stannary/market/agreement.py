@@ -7,6 +7,7 @@ Rules:
   people is gone.
 - The witness has cosigned no more than the log holds. One that has, has seen what was put back: it would cosign
   nothing ever after, and the market would hang without a word. (A witness that does not answer is waited for later.)
+- The witness is the one that cosigned before: buyers have pinned its key, and a new one vouches for nothing of old.
 - Nothing is mended here: who holds the newer half can put it back, and nobody else knows what was in it.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from stannary.errors import EnvironmentProblem, ServiceError
-from stannary.formats import digest
+from stannary.formats import digest, note
 from stannary.formats.digest import Digest
 from stannary.store import envelopes
 from stannary.tlog.log import Log
@@ -49,12 +50,18 @@ def check(connection: Connection, log: Log) -> None:
         )
 
 
-def check_witness(log: Log) -> None:
+def check_witness(log: Log, witness_vkey: str) -> None:
     """Ask the witness about the log's newest checkpoint.
 
     Raises:
-        EnvironmentProblem: it has cosigned another history, or a longer one.
+        EnvironmentProblem: it is another witness, or has cosigned another history, or a longer one.
     """
+    if note.unchecked_signatures(log.checkpoint(), [log.key, witness_vkey]):
+        raise EnvironmentProblem(
+            "the market's witness has another key than the one its buyers pinned",
+            why="the log's newest checkpoint is cosigned by a key that the folder `witness` does not hold",
+            hint="put the folder `witness` back as it was, or a whole backup: stannary market restore --from FOLDER",
+        )
     try:
         log.confirm()
     except ServiceError as err:

@@ -4,6 +4,8 @@ Rules:
 - One Ed25519 key signs statements (DSSE) and checkpoints (notes); the domains differ, so no byte
   string serves as both.
 - Secrets are created 0600 by O_EXCL, never rewritten, never logged.
+- What others have pinned (key, certificate) is made once: where it is gone later the market does not start, since under
+  another one nobody would know it. The admin token is nobody's pin; deleted, it is made anew.
 - market.json is replaced by rename after the server listens: whoever reads it can connect.
 """
 
@@ -28,13 +30,16 @@ from cryptography.x509.oid import NameOID
 from stannary import files
 from stannary.errors import EnvironmentProblem, UsageError
 from stannary.formats import dsse, note
-from stannary.wire.card import CARD_FILE, Card
+from stannary.tlog.log import PUBLISHED
+from stannary.wire.card import CARD_FILE, Card, read_card
 
 KEY_FILE = "key"
 NAME_FILE = "name"
 FORMER_NAME = "local.market"  # of every market made before names were kept
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 TLS_KEY_FILE, TLS_CERT_FILE = "tls.key", "tls.crt"
+LOG_DIR = "log"
+RESTORE = "put it back from a backup: stannary market restore --from FOLDER"
 PUBLIC_MODE = 0o644  # of what holds no secret
 CERTIFICATE_DAYS = 3650  # it is pinned by fingerprint, not by date
 
@@ -86,11 +91,19 @@ def name_of(directory: Path, wanted: str) -> str:
 def load(directory: Path, name: str) -> Identity:
     """Return the identity kept in `directory`, made on first use."""
     files.make_private_dir(directory)
+    if not (directory / KEY_FILE).exists() and (directory / LOG_DIR / PUBLISHED).exists():
+        raise _gone(directory / KEY_FILE, "what it signed lies in the log, and buyers and nodes have pinned it")
     raw = _secret_file(directory / KEY_FILE, lambda: _pem(Ed25519PrivateKey.generate()))
-    key = serialization.load_pem_private_key(raw, password=None)
+    try:
+        key = serialization.load_pem_private_key(raw, password=None)
+    except (ValueError, TypeError) as err:  # TypeError: it is encrypted
+        raise EnvironmentProblem("the market's key is damaged", why=f"{directory / KEY_FILE}", hint=RESTORE) from err
     if not isinstance(key, Ed25519PrivateKey):
         raise EnvironmentProblem("the market's key file holds another kind of key", why=f"{directory / KEY_FILE}")
     token = _secret_file(directory / ADMIN_TOKEN_FILE, f"sta_{secrets.token_urlsafe(32)}\n".encode)
+    if not token.strip().isascii() or not token.strip():
+        path = directory / ADMIN_TOKEN_FILE
+        raise EnvironmentProblem("the market's admin token is damaged", why=f"{path}", hint=f"rm {path}")
     vkey = note.format_vkey(name, dsse.public_bytes(key))
     if not (directory / NAME_FILE).exists():
         files.replace(directory / NAME_FILE, f"{name}\n".encode(), mode=PUBLIC_MODE)
@@ -100,16 +113,33 @@ def load(directory: Path, name: str) -> Identity:
 def certificate(directory: Path, host: str, now: float) -> tuple[Path, Path, str]:
     """Return certificate file, key file and SHA-256 fingerprint (hex), made on first use."""
     cert_path, key_path = directory / TLS_CERT_FILE, directory / TLS_KEY_FILE
+    missing = [path for path in (cert_path, key_path) if not path.exists()]
+    if missing and (cert_path.exists() or _has_served_tls(directory)):
+        raise _gone(missing[0], "buyers and nodes have pinned the certificate")
     if not cert_path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
         cert = _self_signed(key, host, datetime.fromtimestamp(now, UTC))
-        key_path.unlink(missing_ok=True)
+        key_path.unlink(missing_ok=True)  # of a start that was killed between the two
         encryption = serialization.NoEncryption()
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         _secret_file(key_path, lambda: pem)
         files.replace(cert_path, cert.public_bytes(serialization.Encoding.PEM), mode=PUBLIC_MODE)
-    der = ssl.PEM_cert_to_DER_cert(cert_path.read_text(encoding="ascii"))
+    try:
+        der = ssl.PEM_cert_to_DER_cert(cert_path.read_text(encoding="ascii"))
+    except ValueError as err:
+        raise EnvironmentProblem(
+            "the market's certificate is damaged", why=f"{cert_path}: {err}", hint=RESTORE
+        ) from err
     return cert_path, key_path, hashlib.sha256(der).hexdigest()
+
+
+def _has_served_tls(directory: Path) -> bool:
+    card = read_card(directory)
+    return card is not None and bool(card.tls_fingerprint)
+
+
+def _gone(path: Path, why: str) -> EnvironmentProblem:
+    return EnvironmentProblem(f"the market's {path.name} is gone", why=f"{path}: {why}", hint=RESTORE)
 
 
 def write_card(directory: Path, card: Card) -> None:

@@ -64,7 +64,8 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
         closing.callback(tlog.close)
         await store.aread(lambda c: agreement.check(c, tlog))
-        await asyncio.to_thread(agreement.check_witness, tlog)
+        if witness is not None:
+            await asyncio.to_thread(agreement.check_witness, tlog, witness.vkey)
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
         roster = Roster(settings.timing)

@@ -83,7 +83,7 @@ class WitnessProcess:
             raise EnvironmentProblem(
                 "the witness process does not start",
                 why=f"exit {process.returncode}, {err}",
-                hint=f"look into {self._directory}",
+                hint=f"its own words stand before this; it keeps its key and state in {self._directory}",
             ) from err
 
 

@@ -42,7 +42,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stannary.errors import ConflictError, FormatError, NotFound, StannaryError
+from stannary.errors import ConflictError, FormatError, NotFound, Refuted, StannaryError
 from stannary.formats import note
 from stannary.formats.dsse import public_bytes
 from stannary.formats.note import Checkpoint, VerifierKey
@@ -55,6 +55,7 @@ COSIGN_PATIENCE_S = 10.0  # a witness that restarts is back within this
 COSIGN_RETRY_S = 0.2
 PUBLISHED = "checkpoint"
 SIGNED = "checkpoint.signed"
+RESTORE = "put back a whole backup: stannary market restore --from FOLDER"
 
 
 class Cosigner(Protocol):
@@ -238,7 +239,9 @@ class Log:
         if published:
             self._published, self._size = published[0], published[1].size
             if self._tree.root(self._size) != published[1].root:
-                raise ConflictError("the log has two histories", why="checkpoint and checkpoint.signed disagree")
+                raise ConflictError(
+                    "the log has two histories", why="checkpoint and checkpoint.signed disagree", hint=RESTORE
+                )
         if not latest:
             # an empty tree holds nothing to witness; published so that readers always find a checkpoint
             self._published = note.sign_checkpoint(self.key.name, 0, self._tree.root(), self._signer)
@@ -249,7 +252,12 @@ class Log:
         data = self._directory.read(name)
         if data is None:
             return None
-        return data.decode("utf-8", "replace"), note.verify_checkpoint(data, self.key)
+        try:
+            return data.decode("utf-8", "replace"), note.verify_checkpoint(data, self.key)
+        except (Refuted, FormatError) as err:
+            raise type(err)(
+                "the log's checkpoint is damaged, or another's", why=f"{name}: {err}", hint=RESTORE
+            ) from err
 
     def _rebuild(self, checkpoint: Checkpoint) -> None:
         leaves = list(self._directory.leaves(checkpoint.size))
@@ -258,7 +266,7 @@ class Log:
             raise ConflictError(
                 "the log's entries are not those of its checkpoint",
                 why=f"size {checkpoint.size}",
-                hint="restore the log directory from a mirror or backup",
+                hint=RESTORE,
             )
         self._directory.check_tiles(self._tree)
         self._index = {leaf: index for index, leaf in enumerate(leaves)}

@@ -48,14 +48,17 @@ class SeenLog:
         """
         try:
             members = json.loads(self.path.read_bytes()[:MAX_STATE_BYTES])
-            return Seen(int(members["size"]), bytes.fromhex(members["root"]))
+            size, root = int(members["size"]), bytes.fromhex(members["root"])
+            if size < 0 or len(root) != len(tree.EMPTY_ROOT):
+                raise ValueError(f"no state of a log: {size} statements, a root of {len(root)} bytes")
+            return Seen(size, root)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as err:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as err:
             raise EnvironmentProblem(
                 "what was seen of this log cannot be read",
                 why=f"{self.path}: {err}",
-                hint="move the file away",
+                hint=f"mv {self.path} {self.path}.damaged (then what the log told you before is not held against it)",
             ) from err
 
     def advance(self, checkpoint: str, consistency: Sequence[bytes]) -> Seen:

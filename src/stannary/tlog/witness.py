@@ -36,6 +36,7 @@ from stannary.tlog.rising import Rising
 from stannary.tlog.tiles import TileDirectory
 
 MAX_REQUEST_BYTES = 128 * 1024  # a proof of MAX_PATH hashes and a note of note.MAX_NOTE_BYTES fit
+RESTORE = "put its folder back from a backup: stannary market restore --from FOLDER"
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,15})")
 
 
@@ -131,9 +132,10 @@ class Witness:
         try:
             members = json.loads(data)
             return Held(int(members["size"]), bytes.fromhex(members["root"]), int(members.get("time", 0)))
-        except (ValueError, KeyError, TypeError) as err:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as err:
             # signing from an empty state again could vouch for a second history
-            raise EnvironmentProblem("the witness's state is damaged", why=f"{_state_name(origin)}: {err}") from err
+            why = f"{_state_name(origin)}: {err}"
+            raise EnvironmentProblem("the witness's state is damaged", why=why, hint=RESTORE) from err
 
     def _store(self, origin: str, held: Held) -> None:
         members = {"origin": origin, "size": held.size, "root": held.root.hex(), "time": held.stamped_at}
@@ -176,7 +178,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
             os.fsync(file.fileno())
         return key
     except ValueError as err:
-        raise EnvironmentProblem("not an Ed25519 key", why=f"{path}: {err}") from err
+        raise EnvironmentProblem("not an Ed25519 key", why=f"{path}: {err}", hint=RESTORE) from err
 
 
 def _state_name(origin: str) -> str:

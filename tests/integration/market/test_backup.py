@@ -135,15 +135,17 @@ def test_half_a_backup_is_none(tmp_path: Path) -> None:
     assert call("backup", "--dir", tmp_path / "nowhere", "--to", tmp_path / "x").returncode != 0
 
 
+async def join(world: World, *names: str) -> None:
+    """Let nodes join, and leave it at that."""
+    for name in names:
+        await world.node(name, run=False)
+    await world.stop()
+
+
 def test_who_saw_more_refuses_a_restored_market(tmp_path: Path) -> None:
     """A market restored from before what a buyer or a node has seen is known by them, and by its own log file."""
     old, copy, new = tmp_path / "old", tmp_path / "copy", tmp_path / "new"
     process, seen = Process(old), tmp_path / "seen.json"
-
-    async def join(world: World, *names: str) -> None:
-        for name in names:
-            await world.node(name, run=False)
-        await world.stop()
 
     world = process.start()
     try:
@@ -162,3 +164,24 @@ def test_who_saw_more_refuses_a_restored_market(tmp_path: Path) -> None:
     finally:
         process.stop()
     assert "rolled back?" in (new / "market.log").read_text()
+
+
+def test_a_lost_witness_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    """Without the folder of the witness its buyers pinned the market does not start, and says how to get it back."""
+    market = Process(tmp_path / "market")
+    world = market.start()
+    try:
+        asyncio.run(join(world, "north"))
+        market.stop()
+        shutil.move(tmp_path / "market" / "witness", tmp_path / "kept")
+        for _ in range(2):  # the second start finds the folder that the first made
+            command = [sys.executable, "-m", "stannary.market", "serve", "--dir", str(tmp_path / "market")]
+            refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            assert refused.returncode != 0
+            assert "witness has another key" in refused.stderr
+            assert "stannary market restore" in refused.stderr
+        shutil.rmtree(tmp_path / "market" / "witness")
+        shutil.move(tmp_path / "kept", tmp_path / "market" / "witness")
+        assert market.start().witness_vkeys == world.witness_vkeys
+    finally:
+        market.stop()

@@ -38,6 +38,52 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
         identity.load(tmp_path, "local.market")
 
 
+def test_a_key_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """A market that has a log and no key does not start under another; nothing is written, and the way back is said."""
+    identity.load(tmp_path, "local.market")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "checkpoint").write_bytes(b"signed by it")
+    (tmp_path / identity.KEY_FILE).unlink()
+    with pytest.raises(EnvironmentProblem, match="key is gone") as found:
+        identity.load(tmp_path, "local.market")
+    assert "stannary market restore" in found.value.hint
+    assert not (tmp_path / identity.KEY_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        (identity.KEY_FILE, b"", "market restore"),
+        (identity.KEY_FILE, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "market restore"),
+        (identity.ADMIN_TOKEN_FILE, b"", "rm "),
+        (identity.ADMIN_TOKEN_FILE, b"\xff\xfe\n", "rm "),
+    ],
+)
+def test_a_damaged_secret_says_what_to_do(tmp_path: Path, name: str, content: bytes, hint: str) -> None:
+    """What holds no key or no token stops the market, with the next step."""
+    identity.load(tmp_path, "local.market")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EnvironmentProblem, match="damaged") as found:
+        identity.load(tmp_path, "local.market")
+    assert hint in found.value.hint
+
+
+@pytest.mark.parametrize("name", [identity.TLS_CERT_FILE, identity.TLS_KEY_FILE])
+def test_a_certificate_that_was_served_is_not_made_anew(tmp_path: Path, name: str) -> None:
+    """Where half of it or all of it is gone, nobody's pin would hold: the market says so and does not start."""
+    cert, _, fingerprint = identity.certificate(tmp_path, "192.0.2.7", 1_760_000_000.0)
+    identity.write_card(tmp_path, Card("https://192.0.2.7:1", "m", "v", (), fingerprint, 7, "/a"))
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        with pytest.raises(EnvironmentProblem, match=rf"{name} is gone") as found:
+            identity.certificate(tmp_path, "192.0.2.7", 1_760_000_000.0)
+        assert "stannary market restore" in found.value.hint
+    cert.write_bytes(b"torn")
+    (tmp_path / identity.TLS_KEY_FILE).touch()
+    with pytest.raises(EnvironmentProblem, match="certificate is damaged"):
+        identity.certificate(tmp_path, "192.0.2.7", 1_760_000_000.0)
+
+
 @pytest.mark.parametrize("host", ["192.0.2.7", "market.example"])
 def test_the_certificate_is_made_once_and_named_by_its_digest(tmp_path: Path, host: str) -> None:
     """The fingerprint is that of the DER; a second start serves the same certificate."""

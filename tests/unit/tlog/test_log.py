@@ -131,6 +131,24 @@ def test_a_foreign_checkpoint_is_refused(opened, tmp_path):
         opened()
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint.signed"])
+@pytest.mark.parametrize("damage", [b"", b"\0" * 200, b"\xff\xfe", b"test\n300\n", "torn", "changed"])
+def test_a_damaged_checkpoint_says_what_to_do(opened, tmp_path, name, damage):
+    """Whatever stands in a checkpoint file, the log does not open and the next step is said; the file is left."""
+    log = opened()
+    log.append_many([leaf(number) for number in range(300)]).result(WAIT_S)
+    log.close()
+    path = tmp_path / "log" / name
+    kept = path.read_bytes()
+    content = {"torn": kept[:-20], "changed": kept.replace(b"300", b"301", 1)}.get(damage, damage)
+    path.write_bytes(content)
+    with pytest.raises((Refuted, FormatError)) as found:
+        opened()
+    assert name in found.value.why
+    assert "stannary market restore" in found.value.hint
+    assert path.read_bytes() == content
+
+
 def test_two_writers_of_one_log_are_refused(opened):
     """A second process would fork the log."""
     opened()

@@ -62,8 +62,12 @@ def test_a_log_that_was_rolled_back_or_forked_is_refused(tmp_path: Path) -> None
     assert seen.last() == before
 
 
-def test_a_damaged_memory_is_said(tmp_path: Path) -> None:
-    """A file that cannot be read is no clean slate."""
-    (tmp_path / "seen.json").write_bytes(b"{")
-    with pytest.raises(EnvironmentProblem, match=r"seen\.json"):
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 4000, '{"size": -1, "root": "00"}', '{"size": 1e999, "root": ""}', "\0" * 99]
+)
+def test_a_damaged_memory_is_said(tmp_path: Path, content: str) -> None:
+    """A file that cannot be read is no clean slate; it is named, with the command that sets it aside."""
+    (tmp_path / "seen.json").write_text(content)
+    with pytest.raises(EnvironmentProblem, match=r"seen\.json") as found:
         SeenLog(tmp_path / "seen.json", VKEY).last()
+    assert found.value.hint.startswith(f"mv {tmp_path}/seen.json ")

@@ -99,13 +99,15 @@ def test_state_is_durable_before_the_signature(tmp_path, grown, monkeypatch):
     assert witness_in(tmp_path).held(ORIGIN).size == 5
 
 
-def test_damaged_state_stops_the_witness(tmp_path, grown):
-    """A witness that forgot what it signed must not start from nothing."""
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 4000, '{"size": "x", "root": ""}', '{"size": 1}', "\0" * 99])
+def test_damaged_state_stops_the_witness(tmp_path, grown, content):
+    """A witness that forgot what it signed must not start from nothing, and says what to do."""
     ask(witness_in(tmp_path), grown, 0, 5)
     (path,) = (tmp_path / "state").iterdir()
-    path.write_text("{")
-    with pytest.raises(EnvironmentProblem):
+    path.write_text(content)
+    with pytest.raises(EnvironmentProblem) as found:
         witness_in(tmp_path)
+    assert "stannary market restore" in found.value.hint
 
 
 def test_a_key_is_made_once_and_kept_private(tmp_path):
