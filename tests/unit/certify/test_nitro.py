@@ -211,12 +211,13 @@ def test_signature_is_the_leafs():
         _encode(_members(user_data=Raw(b"\x5f\x41\x01\xff"))),  # byte string in chunks
         _encode(_members(module_id=Raw(b"\x7f\x63i-1\xff"))),  # text string in chunks
         _encode(_members(user_data=Raw(b"\xdf\x01\xff"))),  # indefinite tag
+        _encode({**_members(), "later": Raw(b"\xbf\x7f\x61a\xff\x01\xff")}),  # a key in chunks, within
         _encode(_members(user_data=Raw(b"\xbc"))),  # reserved length
         _encode(_members(user_data=Raw(b"\xf9\x3c\x00"))),  # a float
         _encode(_members(user_data=Raw(b"\xf7"))),  # undefined
     ],
 )
-def test_cbor_outside_the_deterministic_core_is_unsupported(payload):
+def test_cbor_that_the_security_module_never_writes_is_unsupported(payload):
     """The security module writes no strings in chunks and no floats: anything else is somebody else's encoder."""
     assert _outcome(_document(payload)) == "refuse:unsupported"
 
@@ -235,6 +236,8 @@ def test_maps_and_lists_may_end_with_a_break():
         document = _document(payload)
         assert _outcome(document) == "valid"
         assert _outcome(document[:-100] + bytes([document[-100] ^ 1]) + document[-99:]) != "valid"
+    tagged = {**members, "later": Raw(b"\xd8\x20\xbf\x01\x9f\xbf\xff\x80\xff\xff")}
+    assert _outcome(_document(_open(tagged))) == "valid"  # in a member nobody reads
     debug = _open({**members, "pcrs": _open(dict.fromkeys(range(16), bytes(48)))})
     assert _outcome(_document(debug)) == "refuse:guest-policy"
 
@@ -255,6 +258,14 @@ _OPENED = _encode(_open(_members()))
         _encode({**_members(), "later": Raw(b"\xff")}),
         _encode({**_members(), "later": [Raw(b"\xff")]}),
         _encode({**_members(), "later": Raw(b"\xc1\xff")}),
+        _encode(
+            {**_members(), "later": [{"a": 1}, Raw(b"\xbf\x61a\x01\x61a\x02\xff")]}
+        ),  # a key twice in a list of maps
+        _encode({**_members(), "later": Raw(b"\xbf\x01\xf6\x18\x01\xf6\xff")}),  # one number in two spellings
+        _encode(_open({**_members(), "later": Raw(b"\x9f\x01")})),  # the list takes the map's break
+        _encode({**_members(), "later": Raw(b"\xbf\x9f\xff\x01\xff")}),  # a list for a key
+        _encode({**_members(), "later": Raw(b"\xbf\xc1\x01\x01\xff")}),  # a tag for a key
+        _encode(_members(pcrs=Raw(b"\xd8\x20" + _encode(_members()["pcrs"])))),  # registers under a tag
         _encode({**_members(), "later": Raw(b"\x9f" * 40 + b"\xff" * 40)}),
         _encode({**_members(), "later": Raw(b"\x9f" + b"\xf6" * 4097 + b"\xff")}),
         b"\xff",

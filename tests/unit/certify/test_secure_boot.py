@@ -70,6 +70,22 @@ def test_honest_logs_say_on_and_off_in_every_bank(banks):
             assert {bank: secure_boot(log, bank) for bank in banks} == dict.fromkeys(banks, expected)
 
 
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([(4, SEPARATOR, ZERO), (0, SEPARATOR, b"\1\0\0\0"), ON, *KEYS, END], "on"),  # other registers end themselves
+        ([ON, *KEYS, END, END, (7, SEPARATOR, b"\1\0\0\0")], "on"),  # behind the first anybody may extend
+        ([OFF, *KEYS, END, ON, END], "off"),
+        ([END, *KEYS, ON, END], "not measured"),
+        ([END, END, ON], "not measured"),
+        ([(7, IPL, ZERO), ON, *KEYS, END], "not measured"),
+    ],
+)
+def test_the_first_separator_of_pcr_7_decides(events, expected):
+    """Separators of other registers, doubled, early and late ones: what stands before the first of PCR 7 counts."""
+    assert _state(_log(*events)) == expected
+
+
 BOOTED_OFF = [OFF, *KEYS, END, (7, AUTHORITY, _variable(b"shim", "db")), ON]  # the last one extended by root
 
 
