@@ -122,11 +122,17 @@ def serve(places: Sequence[Path], arguments: Sequence[str], tell: Tell) -> None:
     """
     hierarchy = cgroup.find()
     agents: list[_Agent] = []
+    failures: list[str] = []
     with selectors.DefaultSelector() as selector, _passing_on(agents) as signals:
         for place in places:
             if signals:
                 break
-            agent = _Agent.start(place, arguments, hierarchy)
+            try:
+                agent = _Agent.start(place, arguments, hierarchy)
+            except (OSError, StannaryError) as err:  # a full disk, no room for a process: the others go on (rule 4)
+                failures.append(f"{place.name}: {err}")
+                tell(f"  ! {place.name} does not start: {err}")
+                continue
             agents.append(agent)
             if signals:  # it came between the two lines above
                 agent.process.send_signal(signal.SIGTERM)
@@ -141,9 +147,10 @@ def serve(places: Sequence[Path], arguments: Sequence[str], tell: Tell) -> None:
                     tell(agent.end(is_asked=bool(signals), tell=tell))
         fine = {0, -signal.SIGTERM} if signals else {0}  # a signal may come before the agent takes any
     bad = [agent for agent in agents if agent.process.returncode not in fine]
-    if bad and len(bad) == len(agents):
-        why = "; ".join(f"{agent.name}: {agent.last_words}" for agent in bad)
-        raise EnvironmentProblem("every slot ended badly", why=why[:600], hint="mend it, then: stannary node run")
+    failures += [f"{agent.name}: {agent.last_words}" for agent in bad]
+    if failures and len(bad) == len(agents):
+        why = "; ".join(failures)[:600]
+        raise EnvironmentProblem("every slot ended badly", why=why, hint="mend it, then: stannary node run")
 
 
 class _Agent:
@@ -158,7 +165,11 @@ class _Agent:
 
     @classmethod
     def start(cls, place: Path, arguments: Sequence[str], hierarchy: cgroup.Hierarchy | None) -> _Agent:
-        """Start the agent of a place in a session of its own, and keep its pid there."""
+        """Start the agent of a place in a session of its own, and keep its pid there.
+
+        Raises:
+            OSError, EnvironmentProblem: it cannot be started, or its pid not be kept; nothing runs then.
+        """
         words = [sys.executable, "-P", "-m", "stannary.agent", "run", "--dir", str(place), *arguments]
         process = subprocess.Popen(  # noqa: S603  our own module
             entering(place.name, words, hierarchy),
@@ -168,7 +179,12 @@ class _Agent:
             bufsize=0,
             start_new_session=True,  # Ctrl-C reaches it through us alone: a second one would end the work at hand
         )
-        processes.write(place / PID_FILE, processes.of(place.name, process.pid))
+        try:
+            processes.write(place / PID_FILE, processes.of(place.name, process.pid))
+        except (OSError, StannaryError):
+            process.kill()
+            process.communicate()
+            raise
         return cls(place.name, process)
 
     def read(self, tell: Tell) -> None:

@@ -85,3 +85,24 @@ def test_each_agent_gets_a_group_of_its_own(tmp_path):
     assert (tmp_path / "stannary-node-big-1/cgroup.procs").read_text() == "0\n"
     assert cgroup.HierarchyV2(tmp_path).sweep() == 0, "a group of an agent that serves is nobody's to remove"
     assert slots.entering("big-1", words, None) == words
+
+
+def test_a_slot_that_cannot_be_recorded_takes_no_other_with_it(tmp_path, monkeypatch):
+    """The disk refuses one slot's pid: it is ended and named, and the other is served to its own end."""
+    kept, started = processes.write, []
+
+    def write(path, item):
+        started.append(item)
+        if path.parent.name == "big-1":
+            raise EnvironmentProblem("cannot write a file", why="No space left on device")
+        kept(path, item)
+
+    monkeypatch.setattr(processes, "write", write)
+    monkeypatch.setattr(cgroup, "find", lambda: None)
+    told = []
+    with pytest.raises(EnvironmentProblem, match="every slot ended badly") as caught:
+        slots.serve([tmp_path / "big-1", tmp_path / "big-2"], [], told.append)  # nobody has joined: agents end at once
+    assert told[0] == "  ! big-1 does not start: cannot write a file: No space left on device"
+    assert any(line.startswith("big-2 | E-") for line in told)
+    assert "big-1: cannot write a file" in caught.value.why and "big-2: " in caught.value.why
+    assert [item.is_alive for item in started] == [False, False]
