@@ -198,7 +198,7 @@ def resolve(flag: str | None = None, environment: Mapping[str, str] | None = Non
         (env.get("STANNARY_URL"), "environment STANNARY_URL"), (profile.url, source), ("", "not set")
     )
     if url != profile.url:
-        # Keys and pin belong to the address they were pinned for.
+        # Certificate and directory belong to the address; the keys stay, and another market does not have them.
         profile = replace(profile, url=url, tls_pin="", directory="")
     for name in ("vkey", "witness_vkeys", "tls_pin"):
         origins[name] = source if getattr(profile, name) else "not set"

@@ -154,7 +154,7 @@ def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
         try:
             for line in done.stdout:
                 _take(json.loads(line), found, talk)
-        except BaseException:  # an interrupt too must leave nothing running
+        except BaseException:  # Ctrl-C as well: leaving the `with` waits for a process that may compute for hours
             done.kill()
             raise
     if done.returncode != 0:

@@ -1,4 +1,7 @@
-"""`stannary get`: fetch results; each file's bytes are checked against the digest the nodes committed to."""
+"""`stannary get`: fetch results; each file's bytes are those of the digest the market lists.
+
+Whether these are the results the receipt is about is `stannary verify RECEIPT --result DIR`'s to say.
+"""
 
 from __future__ import annotations
 
