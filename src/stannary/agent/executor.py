@@ -35,7 +35,7 @@ from stannary.formats.predicates import Output
 from stannary.run import endings, frames, logs
 from stannary.run.frames import FrameLimits
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
-from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sandbox, own_path
 from stannary.run.sandbox.process import SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024
@@ -100,7 +100,8 @@ class Worker:
             mounts.append(Mount(bench.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
         argv = (sys.executable, "-P", "-m", "stannary.agent.worker", str(requests_in), str(replies_out))
-        command = Command(argv, bench.environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
+        environment = {**bench.environment, **own_path(bench.environment.get("PYTHONPATH", ""))}
+        command = Command(argv, environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
         try:
             process = sandbox.start(command)
         except EnvironmentProblem:

@@ -27,6 +27,7 @@ from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageErr
 from stannary.formats import bounds, digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
 from stannary.run.sandbox import cgroup
+from stannary.run.sandbox.contract import own_path
 from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
 from stannary.wire.connection import Connection
@@ -130,7 +131,8 @@ def _check_share(application: Application) -> None:
 
 def measure_engine_class(kernel: dict[str, str]) -> str:
     """Return the engine class of this machine under a kernel choice, measured in a process of its own."""
-    environment = {**PINNED_ENVIRONMENT, **{name: kernel[name] for name in KERNEL_VARIABLES if name in kernel}}
+    chosen = {name: kernel[name] for name in KERNEL_VARIABLES if name in kernel}
+    environment = {**PINNED_ENVIRONMENT, **own_path(), **chosen}
     argv = [sys.executable, "-P", "-m", "stannary.train.engine"]
     try:
         done = subprocess.run(  # noqa: S603 - our own module

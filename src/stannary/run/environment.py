@@ -42,7 +42,7 @@ from stannary.formats.digest import Digest
 from stannary.run import frames, logs, unpack
 from stannary.run.frames import MAX_HEADER_BYTES, FrameLimits
 from stannary.run.sandbox import choice
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
 
 FETCH_TIMEOUT_S = 1800.0  # two gigabytes of wheels over a thin link
 UNPACK_TIMEOUT_S = 900.0  # eight gigabytes at the speed of a slow disk
@@ -153,7 +153,8 @@ class Environments:
         sandbox = self.sandbox or choice.choose("private", tell)
         replies_in, replies_out = os.pipe()
         argv = (sys.executable, "-P", "-m", "stannary.run.unpack", WHEELS, str(replies_out))
-        command = Command(argv, mounts=(Mount(wheels, WHEELS),), limits=UNPACK_LIMITS, inherited_fds=(replies_out,))
+        mounts = (Mount(wheels, WHEELS),)
+        command = Command(argv, own_path(), mounts, limits=UNPACK_LIMITS, inherited_fds=(replies_out,))
         with os.fdopen(replies_in, "rb") as replies:
             try:
                 running = sandbox.start(command)

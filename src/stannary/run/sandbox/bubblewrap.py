@@ -34,7 +34,7 @@ from pathlib import Path
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import process, seccomp, unprivileged
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import INTERPRETER, Command, Mount, Sandbox
+from stannary.run.sandbox.contract import INTERPRETER, PACKAGE, Command, Mount, Sandbox
 from stannary.run.sandbox.process import SandboxedProcess
 from stannary.run.sandbox.unprivileged import Stage
 
@@ -121,8 +121,7 @@ def interpreter_mounts() -> tuple[Mount, ...]:
     The interpreter's prefixes and our own package, and nothing around them: the directory an editable
     installation lies in may hold anything.
     """
-    package = Path(__file__).resolve().parents[2]
-    wanted = (Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent, package)
+    wanted = (Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent, PACKAGE)
     outside: list[Path] = []
     for path in sorted({path.resolve() for path in wanted}):
         if not any(path.is_relative_to(parent) for parent in (Path("/usr"), *outside)):

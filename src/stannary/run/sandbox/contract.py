@@ -11,6 +11,7 @@ the kernel ties a child's death to the *thread* that forked it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 INTERPRETER = "/python"  # a link to the interpreter's prefix
 PACKAGES = "/environment"  # the installed requirements, where a job has any
 JOB_PATH = f"{PACKAGES}/bin:{INTERPRETER}/bin:/usr/local/bin:/usr/bin:/bin"
+
+PACKAGE = Path(__file__).resolve().parents[2]  # this copy of ours
 
 if TYPE_CHECKING:
     from stannary.run.sandbox.process import SandboxedProcess
@@ -83,3 +86,14 @@ class Sandbox(Protocol):
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside, its stdout and stderr as pipes."""
         ...
+
+
+def own_path(*more: str) -> dict[str, str]:
+    """Return the PYTHONPATH of a process of ours, `more` behind this copy of our package where it needs saying.
+
+    A copy that was itself found by PYTHONPATH is not the one a bare interpreter finds: two would speak to each other.
+    """
+    listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    own = [str(PACKAGE.parent)] if any(Path(item).resolve() == PACKAGE.parent for item in listed if item) else []
+    path = os.pathsep.join([*own, *filter(None, more)])
+    return {"PYTHONPATH": path} if path else {}

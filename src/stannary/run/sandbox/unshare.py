@@ -17,9 +17,15 @@ from pathlib import Path
 from stannary.run.sandbox import landlock, process, unprivileged
 from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_interpreter, works
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import Command, Mount
+from stannary.run.sandbox.contract import Command, Mount, own_path
 from stannary.run.sandbox.process import SandboxedProcess
 from stannary.run.sandbox.unprivileged import Stage
+
+# `python -m`, but from this copy of our package; -I drops PYTHONPATH.
+CONFINE = (
+    "import runpy, sys; sys.path[:0] = [sys.argv.pop(1)] if sys.argv[1].startswith('/') else []; "
+    "runpy.run_module('stannary.run.sandbox.confinement', run_name='__main__', alter_sys=True)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,7 @@ class Unshare:
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=False))
             plan = stack.enter_context(process.as_file(marshal.dumps(self._plan(wanted, stage.mounts))))
-            module = "stannary.run.sandbox.confinement"
-            argv = [*stage.prefix, sys.executable, "-I", "-m", module, str(plan.fileno())]
+            argv = [*stage.prefix, sys.executable, "-I", "-c", CONFINE, *own_path().values(), str(plan.fileno())]
             if stage.prefix:
                 argv.append("{uid}")
             return process.start(argv, command, self.hierarchy, (plan.fileno(), *stage.fds()))
