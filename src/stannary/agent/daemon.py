@@ -321,17 +321,24 @@ class Agent:
         """Have a lease's inputs in place; return the contributions that are left where they are.
 
         A contribution of another size than the model's weighs nothing in a merge (train/merge.py), so its bytes,
-        however many, are not worth fetching.
+        however many, are not worth fetching. Without weights or outer state there is no task.
+
+        Raises:
+            JobFailed: they have another size than this model's; nothing is fetched.
         """
         self._fetching()
         unfetched: dict[TaskId, Output] = {}
         with self.meter.phase(holding.job, Phase.LINK):
             named = [(blob.name, digest.parse(blob.digest), blob.size_bytes) for blob in lease.blobs]
             self.holdings.release_inputs(holding, (blob for _, blob, _ in named))
+            known = holding.prepared
+            odd = [item for item in named if known is not None and item[2] != known.size_of(item[0])]
+            for name, blob, size_bytes in odd:
+                if name in STATES:
+                    raise _misfit(name, size_bytes)
+                unfetched[TaskId(name)] = Output(CONTRIBUTED, blob, size_bytes)
             for name, blob, size_bytes in named:
-                if name not in STATES and holding.delta_bytes not in (None, size_bytes):
-                    unfetched[TaskId(name)] = Output(CONTRIBUTED, blob, size_bytes)
-                else:
+                if name not in unfetched:
                     self.holdings.bring(holding, blob, size_bytes)
         self._check_ours(lease)  # what was heard before there was a worker to end ended nothing
         if self._hands_back:
@@ -490,6 +497,11 @@ def _assignment_of(lease: Lease) -> Assignment:
     if (assignment.task, assignment.job) != (lease.task, lease.job):
         raise FormatError("the assignment is another task's", why=f"{assignment.task}, lease of {lease.task}")
     return assignment
+
+
+def _misfit(name: str, size_bytes: int) -> JobFailed:
+    why = f"{size_bytes:,} bytes, which is not the size of any {name} of this model"
+    return JobFailed(f"what a merge left as {name} is of another model", why=why, detail="wrong-size")
 
 
 def _audit_of(lease: Lease) -> AuditRef:

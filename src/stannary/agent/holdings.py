@@ -66,7 +66,7 @@ class Holding:
     environment: Digest
     packages: Path | None
     worker: Worker | None = None
-    delta_bytes: int | None = None  # of every contribution, once a worker knows the model
+    prepared: Prepared | None = None  # what a training job's worker says of the model
     used_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -261,7 +261,7 @@ class Holdings:
                     why=f"the worker says {made.engine_class:.80}, the credential says {self.settings.engine_class}",
                     hint="stannary node join - with a new directory",
                 )
-            holding.delta_bytes = made.delta_bytes if made is not None else None
+            holding.prepared = made
         except StannaryError:
             holding.end_worker()
             raise
@@ -312,7 +312,12 @@ class Prepared:
     """What a training job's worker says of itself once its recipe is loaded."""
 
     engine_class: str
-    delta_bytes: int  # the size of every contribution to this job
+    delta_bytes: int  # the size of every contribution to this job, and of its outer states
+    theta_bytes: int  # the size of the weights its tasks begin with
+
+    def size_of(self, name: str) -> int:
+        """Return the size an input of a task must have: `theta`, `outer`, or a contribution under its task's name."""
+        return self.theta_bytes if name == "theta" else self.delta_bytes
 
 
 def prepare(worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: None) -> Prepared | None:
@@ -326,10 +331,11 @@ def prepare(worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: No
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
     header = worker.request(request, PREPARE_WALL_S, progress).header
-    engine_class, delta_bytes = header.get("engine_class"), header.get("delta_bytes")
-    if not isinstance(engine_class, str) or not engine_class or type(delta_bytes) is not int:
-        raise FormatError("the worker does not say what it is", why=f"{engine_class!r:.80}, {delta_bytes!r:.40}")
-    return Prepared(engine_class, delta_bytes)
+    engine_class = header.get("engine_class")
+    sizes = [size for name in ("delta_bytes", "theta_bytes") if type(size := header.get(name)) is int]
+    if not isinstance(engine_class, str) or not engine_class or len(sizes) != 2:
+        raise FormatError("the worker does not say what it is", why=f"{engine_class!r:.80}, sizes {sizes}")
+    return Prepared(engine_class, *sizes)
 
 
 def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:

@@ -117,6 +117,7 @@ class Service:
             "ok": True,
             "engine_class": engine_class,
             "delta_bytes": self.runner.delta_bytes,
+            "theta_bytes": self.runner.theta_bytes,
             "environment": _environment(),
         }
 

@@ -23,7 +23,7 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Admitted, Assignment, Output, assignment_digest, result_root
 from stannary.train import checkpoint, recipe
-from stannary.train.merge import MergeInputs, OfSize, run_merge
+from stannary.train.merge import MergeInputs, OfSize, run_merge, theta_bytes
 from stannary.train.recipe import Recipe
 from stannary.train.round import Keep, Progress, Recording, RoundResult, ignore_progress, keep_all, keep_none, run_round
 
@@ -50,7 +50,8 @@ class TaskRunner:
         model = recipe.build(prepared.recipe, prepared.settings, None)
         recipe.check_measures(prepared.recipe, model)
         described = checkpoint.describe(recipe.weights_of(model))
-        self.delta_bytes = checkpoint.encoded_bytes(described)
+        self.delta_bytes = checkpoint.encoded_bytes(described)  # of an outer state, too
+        self.theta_bytes = theta_bytes(described, prepared.settings)
         self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
         self.progress: Progress = ignore_progress  # of what is computed for a question
         self.unfetched: Mapping[

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
@@ -34,7 +34,7 @@ from stannary.jobs.states import LeaseState
 from stannary.market import clock
 from stannary.market.engine import holding, recovery
 from stannary.market.engine import step as stepping
-from stannary.market.engine.frame import read_assignment
+from stannary.market.engine.frame import JobFrame, read_assignment
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="DataclassInstance")
 
 NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
-DELTA_FACTOR = 2  # of the weights' size: the same tensors, in a wider type at most
-DELTA_SLACK_BYTES = 2**20  # names and metadata
+SIZE_FACTOR = 2  # of what a task was given: the same tensors, in a wider type at most
+SIZE_SLACK_BYTES = 2**20  # names and metadata
 RETRY_S = 1.0  # between tries to record what is logged, while the disk refuses
 
 log = logging.getLogger("stannary.market")
@@ -104,6 +104,7 @@ class Intake:
             leases.check(connection, fence)
             self._check_time(connection, node, made.finished_at)
             _check_contribution(connection, sent, made)
+            _check_sizes(connection, self._engines.frames.get(made.job), made)
 
         index = await self._take(
             sent,
@@ -341,7 +342,6 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
     if predicates.commitment_hash(made.node, _hex(made.salt, "salt"), made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
-    _check_delta(connection, task, made)
     for item in made.outputs:
         size = blobs.size_of(connection, item.digest)  # an output may be the bytes of an input: those count as well
         if size != item.size_bytes or not blobs.may_node_have(connection, item.digest, made.node):
@@ -353,18 +353,28 @@ def _check_contribution(connection: Connection, sent: _Sent, made: Contribution)
             )
 
 
-def _check_delta(connection: Connection, task: tasks.TaskRow, made: Contribution) -> None:
-    """Refuse a delta that is no delta of the weights it was computed from, by its size; mergers judge exactly."""
-    theta = read_assignment(task.assignment).theta
-    base_bytes = blobs.size_of(connection, theta) if theta is not None else None
-    if task.kind is not TaskKind.ROUND or base_bytes is None:
-        return  # of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie
-    most_bytes = DELTA_FACTOR * base_bytes + DELTA_SLACK_BYTES
-    for item in made.outputs:
-        if item.size_bytes > most_bytes:
+def _check_sizes(connection: Connection, frame: JobFrame | None, made: Contribution) -> None:
+    """Refuse what is no delta, weights or outer state of the model a task was given, by its size; nodes judge exactly.
+
+    Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.
+    """
+    task = tasks.get(connection, made.task)
+    if frame is None or task.kind is TaskKind.COMMAND:
+        return
+    assignment = read_assignment(task.assignment)
+    given = [blobs.size_of(connection, name) for name in (assignment.theta, assignment.outer) if name is not None]
+    for item in assignment.admitted or ():
+        given += [cast("int", output["size_bytes"]) for output in tasks.get(connection, item.task).outputs or ()]
+    known = [size for size in given if size is not None]
+    is_last = task.kind is TaskKind.MERGE and task.round == frame.num_rounds - 1
+    for output in made.outputs:
+        # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
+        whole = frame.spec.output_bytes if is_last and output.name == "theta" else 0
+        most_bytes = max(whole, SIZE_FACTOR * max(known) + SIZE_SLACK_BYTES) if known else frame.spec.output_bytes
+        if output.size_bytes > most_bytes:
             raise LimitExceeded(
-                "the contribution is larger than any delta of these weights",
-                why=f"{item.size_bytes:,} bytes, the weights have {base_bytes:,}",
+                f"the {output.name} is larger than any of this model",
+                why=f"{output.size_bytes:,} bytes, at most {most_bytes:,}",
                 hint="fail the task: this node computes something else",
             )
 

@@ -172,9 +172,9 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     return spelled(tensors, lambda described: Encoder(described, metadata))
 
 
-def encoded_bytes(described: Mapping[str, Described]) -> int:
-    """Return the size of the spelling of tensors of these names, dtypes and shapes, without metadata."""
-    return len(_header(described, None)) + sum(_num_bytes(*item) for item in described.values())
+def encoded_bytes(described: Mapping[str, Described], metadata: Mapping[str, str] | None = None) -> int:
+    """Return the size of the spelling of tensors of these names, dtypes and shapes."""
+    return len(_header(described, metadata)) + sum(_num_bytes(*item) for item in described.values())
 
 
 def size_of(source: Source) -> int:

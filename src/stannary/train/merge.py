@@ -80,7 +80,7 @@ def run_merge(
     outer, states = _step(weights, supports, inputs.outer, settings, recording)
     metrics = recipe_.evaluate(model) if recording.evaluate else {}
     aliases = recipe.aliases_of(model) if assignment.round == settings.rounds - 1 else {}
-    theta = _taken(weights, aliases, {"recipe": canonical.encode(settings.options).decode()})
+    theta = _taken(weights, aliases, _metadata(settings))
     return RoundResult(
         outputs={THETA: theta, OUTER: outer},
         states=states,
@@ -90,6 +90,11 @@ def run_merge(
         compute_ms=round((time.monotonic() - started) * 1000),
         notes=notes,
     )
+
+
+def theta_bytes(described: Mapping[str, checkpoint.Described], settings: jobspec.Recipe) -> int:
+    """Return the size of the weights every merge but the last gives: those a later task begins with."""
+    return checkpoint.encoded_bytes(described, _metadata(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,10 @@ def _step(
         written.add(name, momentum)
         recording.progress(len(weighed) * index // len(weights), len(weighed), 0.0)
     return written.finish(), {count: encoder.finish() for count, encoder in sums.items()}
+
+
+def _metadata(settings: jobspec.Recipe) -> dict[str, str]:
+    return {"recipe": canonical.encode(settings.options).decode()}
 
 
 def _taken(weights: Mapping[str, Tensor], aliases: Mapping[str, str], metadata: Mapping[str, str]) -> bytes:

@@ -16,7 +16,7 @@ from tests.integration.market.quiet import QuietClock
 from tests.integration.market.world import World
 
 from stannary import errors
-from stannary.formats import digest, ids
+from stannary.formats import digest
 from stannary.formats.predicates import Assignment
 from stannary.market.blobkeeping import BUYER_GRACE_S, DAY_S, DOOM_S, NODE_GRACE_S, Blobkeeping
 from stannary.market.clock import RisingClock
@@ -254,45 +254,49 @@ def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
 
 
 class Bloated(FakeNode):
-    """Hands in a delta that is larger than any of these weights."""
+    """Hands in one output that is larger than any of this model, unless another node did so before."""
 
     lease_in_hand = ""
+    bloats = ""
+
+    def __post_init__(self) -> None:
+        """Remember what is refused."""
+        super().__post_init__()
+        self.told: list[errors.StannaryError] = []
 
     async def results(self, lease: node.Lease, assignment: Assignment) -> dict[str, bytes]:
-        """Blow the second round's delta up."""
+        """Blow a second round's output up."""
         self.lease_in_hand = lease.lease_id
         honest = await super().results(lease, assignment)
-        if assignment.kind is ids.TaskKind.ROUND and assignment.round:
-            return {name: data + bytes(3 * 2**20) for name, data in honest.items()}
-        return honest
+        if assignment.round != 1 or self.told:
+            return honest
+        return {name: data + bytes(3 * 2**20) if name == self.bloats else data for name, data in honest.items()}
+
+    async def _turn(self) -> None:
+        try:
+            await super()._turn()
+        except errors.LimitExceeded as err:
+            self.told.append(err)
+            failure = node.Failure(reason="wrong-size", message="too large")
+            await self.call(routes.lease(routes.LEASE_FAIL, self.lease_in_hand), failure)
 
 
-def test_a_bloated_delta_is_refused_at_the_door(tmp_path: Path) -> None:
-    """A delta beyond twice its weights is never taken; the lane goes to another node, and the job ends well."""
+@pytest.mark.parametrize("name", ["delta", "theta", "outer"])
+def test_a_bloated_output_is_refused_at_the_door(tmp_path: Path, name: str) -> None:
+    """What is twice as large as what it was made of is never taken; another node does the task, the job ends well."""
 
     async def scenario() -> tuple[str, list[errors.StannaryError]]:
         async with worlds.inside(tmp_path, witness=False) as world:
-            for operator in ("north", "south", "east"):
-                await world.node(operator)
-            fox = await world.node("fox", Bloated, run=False, ask_usd_micros_per_hour=1)
-            refused: list[errors.StannaryError] = []
-
-            async def run() -> None:
-                while True:
-                    try:
-                        await fox._turn()
-                    except errors.LimitExceeded as err:
-                        refused.append(err)
-                        failure = node.Failure(reason="wrong-size", message="too large")
-                        await fox.call(routes.lease(routes.LEASE_FAIL, fox.lease_in_hand), failure)
-
-            world.start(run())
+            told: list[errors.StannaryError] = []
+            for operator in ("north", "south", "east", "west"):
+                made = await world.node(operator, Bloated, run=False)
+                made.bloats, made.told = name, told
+                world.start(made.run())
             ada = await world.buyer()
             job = (await ada.submit(train_spec(rounds=3))).id
             world.start(ada.broker(job))
-            return (await ada.finished(job)).status, refused
+            return (await ada.finished(job)).status, told
 
-    status, refused = asyncio.run(scenario())
+    status, told = asyncio.run(scenario())
     assert status == "succeeded"
-    assert refused
-    assert "larger than any delta" in refused[0].what
+    assert {err.what for err in told} == {f"the {name} is larger than any of this model"}

@@ -35,7 +35,7 @@ class FakeWorker:
         assert header["op"] == "prepare"
         if self.failure is not None:
             raise self.failure
-        return Reply({"ok": True, "engine_class": self.engine_class, "delta_bytes": 7}, ())
+        return Reply({"ok": True, "engine_class": self.engine_class, "delta_bytes": 7, "theta_bytes": 9}, ())
 
     def is_alive(self) -> bool:
         return not self.is_closed

@@ -1,4 +1,4 @@
-"""What a node fetches for a lease: a contribution of another size than the model's delta stays where it is."""
+"""What a node fetches for a lease: nothing of another size than the model's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tests.integration.train.small_job import train_spec
 
 from stannary.agent import settings as node_settings
 from stannary.agent.daemon import Agent
-from stannary.agent.holdings import Holding
+from stannary.agent.holdings import Holding, Prepared
 from stannary.agent.settings import NodeSettings
+from stannary.errors import JobFailed
 from stannary.formats import dsse, note
 from stannary.formats.digest import Digest, digest
 from stannary.formats.ids import JobId, NodeId, TaskId, TaskKind, round_task
@@ -21,7 +22,10 @@ from stannary.wire.node import BlobRef, Lease, LeaseType
 
 JOB = JobId("j-0123456789ab")
 DELTA_BYTES = 1_000
+THETA_BYTES = 1_100
 HUGE_BYTES = 800 * 1024**2
+MakeHolding = Callable[[Prepared | None], Holding]
+MODEL = Prepared("c1", DELTA_BYTES, THETA_BYTES)
 
 
 class CountingClient:
@@ -54,11 +58,11 @@ def fixture_agent(tmp_path: Path, client: CountingClient) -> Agent:
 
 
 @pytest.fixture(name="holding")
-def fixture_holding(tmp_path: Path) -> Callable[[int | None], Holding]:
-    def make(delta_bytes: int | None) -> Holding:
+def fixture_holding(tmp_path: Path) -> MakeHolding:
+    def make(prepared: Prepared | None) -> Holding:
         directory = tmp_path / "jobs" / JOB
         (directory / "blobs").mkdir(parents=True)
-        return Holding(JOB, train_spec(), directory, digest(b""), None, delta_bytes=delta_bytes)
+        return Holding(JOB, train_spec(), directory, digest(b""), None, prepared=prepared)
 
     return make
 
@@ -79,20 +83,46 @@ def lease_of(*blobs: BlobRef, kind: LeaseType = LeaseType.WORK) -> Lease:
 @pytest.mark.parametrize("size_bytes", [0, DELTA_BYTES - 1, DELTA_BYTES + 1, HUGE_BYTES])
 @pytest.mark.parametrize("kind", [LeaseType.WORK, LeaseType.AUDIT, LeaseType.QUESTION])
 def test_a_contribution_of_another_size_is_not_fetched(
-    agent: Agent, client: CountingClient, holding: Callable[[int | None], Holding], kind: LeaseType, size_bytes: int
+    agent: Agent,
+    client: CountingClient,
+    holding: MakeHolding,
+    kind: LeaseType,
+    size_bytes: int,
 ) -> None:
     """Weights, outer state and contributions of a delta's size come; the odd one is only named to the worker."""
     odd, even = TaskId(round_task(JOB, 0, 0)), TaskId(round_task(JOB, 0, 1))
-    wanted = [ref("theta", 2 * DELTA_BYTES), ref("outer", 3 * DELTA_BYTES), ref(even, DELTA_BYTES)]
-    held = holding(DELTA_BYTES)
+    wanted = [ref("theta", THETA_BYTES), ref("outer", DELTA_BYTES), ref(even, DELTA_BYTES)]
+    held = holding(MODEL)
     unfetched = agent._bring_inputs(lease_of(ref(odd, size_bytes), *wanted, kind=kind), held)
     assert client.fetched == [blob.digest for blob in wanted]
     assert unfetched == {odd: Output("delta", digest(odd.encode()), size_bytes)}
     assert {path.name for path in held.blobs.iterdir()} == {blob.digest.removeprefix("sha256:") for blob in wanted}
 
 
+@pytest.mark.parametrize(
+    ("name", "size_bytes"),
+    [("theta", HUGE_BYTES), ("theta", DELTA_BYTES), ("theta", 0), ("outer", HUGE_BYTES), ("outer", THETA_BYTES)],
+)
+@pytest.mark.parametrize("kind", [LeaseType.WORK, LeaseType.AUDIT, LeaseType.QUESTION])
+def test_weights_or_outer_state_of_another_size_are_not_fetched(
+    agent: Agent,
+    client: CountingClient,
+    holding: MakeHolding,
+    kind: LeaseType,
+    name: str,
+    size_bytes: int,
+) -> None:
+    """A merger's word of its sizes is enough to refuse the task: not a byte comes, nor of what is beside."""
+    right = {"theta": THETA_BYTES, "outer": DELTA_BYTES, round_task(JOB, 0, 1): DELTA_BYTES}
+    blobs = [ref(item, size_bytes if item == name else right[item]) for item in right]
+    with pytest.raises(JobFailed, match=f"{size_bytes:,} bytes") as refused:
+        agent._bring_inputs(lease_of(*blobs, kind=kind), holding(MODEL))
+    assert refused.value.detail == "wrong-size"
+    assert client.fetched == []
+
+
 def test_a_job_without_a_model_fetches_what_its_lease_names(
-    agent: Agent, client: CountingClient, holding: Callable[[int | None], Holding]
+    agent: Agent, client: CountingClient, holding: MakeHolding
 ) -> None:
     """Where no worker has told the size of a delta, nothing can be judged by it."""
     blobs = [ref("theta", 5), ref(round_task(JOB, 0, 0), 7)]

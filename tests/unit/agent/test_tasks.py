@@ -156,6 +156,20 @@ def test_a_contribution_left_out_for_its_size_weighs_nothing(blobs):
     assert made.run(merge, lambda *_: None).outputs == made.run(honest, lambda *_: None).outputs
 
 
+def test_the_sizes_that_are_told_are_those_of_what_is_made(blobs):
+    """By them others refuse what they were announced: deltas and outer states are of one size, weights of another."""
+    made = runner(blobs, 2**30)
+    round_ = a_round(made.prepared.settings, 0, 0)
+    delta = made.run(round_, lambda *_: None).outputs["delta"]
+    root = result_root((Output("delta", put(blobs, delta), len(delta)),))
+    merge = a_merge(0, [0])
+    merged = made.run(
+        dataclasses.replace(merge, admitted=(dataclasses.replace(merge.admitted[0], root=root),)), lambda *_: None
+    ).outputs
+    assert {len(delta), len(merged["outer"])} == {made.delta_bytes}
+    assert len(merged["theta"]) == made.theta_bytes
+
+
 def test_a_state_costs_no_step_beyond_it(blobs):
     """Where a state was not kept, a round is computed up to the step asked about and no further."""
     made = runner(blobs, 0)
