@@ -7,7 +7,6 @@ request that trains, so a command job starts without it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import platform
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from stannary import heap
 from stannary.errors import FormatError, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec, record, workdir
 from stannary.formats.canonical import Json
@@ -76,7 +76,7 @@ class Service:
             self.refuse("recipe-error", f"{whose} raised {type(err).__name__}", str(err))
         with _CLOSED:
             sys.stdout.flush()
-        _give_memory_back()
+        heap.give_back()  # the next task of this job needs the machine's room whole
 
     def prepare(self, request: dict[str, Json]) -> dict[str, Json]:
         """Load the recipe, check that it gives the same bits twice, and describe this engine."""
@@ -253,13 +253,6 @@ class Service:
                 self.reply({"progress": {"step": step, "steps": steps, "loss": f"{loss:.6f}"}})
 
         return tell
-
-
-def _give_memory_back() -> None:
-    """Return what freed tensors left in the heap: the next task of this job needs it whole (malloc_trim(3), glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _question(request: dict[str, Json]) -> tuple[int, bytes]:

@@ -18,6 +18,7 @@ State bytes after s contributions (1 .. admitted) are the canonical bytes of the
 
 Contributions stay where they lie and are read tensor by tensor, twice: for their norms, then for the sum. In
 memory are the weights, the new outer state, the tensor in hand and the states that are kept (bench/merge_memory.py).
+The weights go as their bytes are written, and their room goes back at once: otherwise it is a third model.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stannary import heap
 from stannary.errors import FormatError, LimitExceeded, NotFound
 from stannary.formats import canonical, jobspec
 from stannary.formats.ids import TaskId
@@ -40,6 +42,7 @@ from stannary.train.round import RECORDING, Recording, RoundResult, decimal
 
 THETA = "theta"
 OUTER = "outer"
+GIVE_BACK_BYTES = 64 * 1024**2  # freed by then, a walk over the heap (milliseconds) is worth it
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ def _step(
     described = checkpoint.describe(weights)
     written = checkpoint.Encoder(described)
     weighed = list(zip(supports, factors(supports), strict=True))
+    heap.give_back()  # norms took the largest tensor three times
     sums = {count: recording.spell(described) for count in range(1, len(weighed) + 1) if recording.keep(count)}
     for index, name in enumerate(sorted(weights), start=1):
         weight = weights[name]
@@ -172,11 +176,16 @@ def _taken(weights: Mapping[str, Tensor], aliases: Mapping[str, str], metadata: 
     """Return weights as bytes, tied ones under each of their names, giving up their memory as they are written."""
     source = {**{name: name for name in weights}, **aliases}
     encoder = checkpoint.Encoder(checkpoint.describe({name: weights[own] for name, own in source.items()}), metadata)
-    tied = set(aliases.values())
+    tied, num_freed_bytes = set(aliases.values()), 0
     for name in sorted(source):
-        encoder.add(name, weights[source[name]])
+        weight = weights[source[name]]
+        encoder.add(name, weight)
         if source[name] not in tied:
-            weights[source[name]].data = torch.empty(0)
+            num_freed_bytes += weight.nbytes
+            weight.data = torch.empty(0)
+        if num_freed_bytes >= GIVE_BACK_BYTES:
+            heap.give_back()
+            num_freed_bytes = 0
     return encoder.finish()
 
 

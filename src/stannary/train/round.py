@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from stannary import heap
 from stannary.formats import jobspec
 from stannary.formats.predicates import Assignment
 from stannary.formats.training import Training
@@ -101,6 +102,7 @@ def run_round(
             states[inner + 1] = checkpoint.spelled(weights, recording.spell)
         recording.progress(inner + 1, assignment.num_steps, losses[-1])
     del optimizer  # its moments make room for the delta
+    heap.give_back()
     return RoundResult(
         outputs={DELTA: _delta(recipe.weights_of(recipe.build(recipe_, settings, theta)), weights)},
         states=states,
