@@ -254,7 +254,7 @@ class Holdings:
         try:
             if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
                 raise ConflictError("the job is over", why=holding.job)
-            made = prepare(holding.worker, holding.spec, self.progress)
+            made = prepare(holding.worker, holding.spec, self.progress, is_tried=holding.delta_bytes is not None)
             if made is not None and made.engine_class != self.settings.engine_class:
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
@@ -320,8 +320,16 @@ class Prepared:
         return self.theta_bytes if name == "theta" else self.delta_bytes
 
 
-def prepare(worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: None) -> Prepared | None:
+def prepare(
+    worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: None, *, is_tried: bool = False
+) -> Prepared | None:
     """Have a training job's worker load its recipe; None for a command, which needs nothing.
+
+    Args:
+        worker: just started.
+        spec: the job's.
+        progress: gets what it reports meanwhile.
+        is_tried: another worker of this job was prepared on this node, so that its recipe needs no second trial.
 
     Raises:
         JobFailed: the recipe cannot run; the worker is of no more use.
@@ -330,6 +338,7 @@ def prepare(worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: No
         return None
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
+    request["tried"] = is_tried
     header = worker.request(request, PREPARE_WALL_S, progress).header
     engine_class = header.get("engine_class")
     sizes = [size for name in ("delta_bytes", "theta_bytes") if type(size := header.get(name)) is int]

@@ -26,9 +26,10 @@ from stannary.formats.predicates import Assignment, Output
 from stannary.run import endings, frames
 
 if TYPE_CHECKING:
+    from stannary.agent.blobs import Blobs
     from stannary.agent.collect import Collected
     from stannary.agent.command import Places
-    from stannary.agent.tasks import TaskRunner
+    from stannary.agent.tasks import Prepared, TaskRunner
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
 MAX_MESSAGE_CHARS = 2_000
@@ -82,7 +83,7 @@ class Service:
         """Load the recipe, check that it gives the same bits twice, and describe this engine."""
         from stannary.agent.blobs import Blobs
         from stannary.agent.tasks import Prepared, TaskRunner
-        from stannary.train import determinism, engine, recipe
+        from stannary.train import engine, recipe
 
         engine.pin()
         engine_class = engine.engine_class()
@@ -94,24 +95,17 @@ class Service:
         loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
         self.runner = None  # nothing is done for a recipe that does not pass
         prepared, blobs = Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs")
-        try:
-            elsewhere = determinism.probe_elsewhere(self.job, spec, inputs, self._progress())  # before memory is taken
-        except SpecError:
-            # What fails here as well is told in its own words, with the traceback the other process had nowhere to put.
-            TaskRunner(prepared, blobs)
-            determinism.probe(loaded, spec.recipe, self._progress())
-            raise
-        runner = TaskRunner(prepared, blobs)
-        here, again = (determinism.probe(loaded, spec.recipe, self._progress()) for _ in range(2))
-        for other, where in ((again, "one process"), (elsewhere, "another process, at another time and under load")):
-            step = determinism.parted(here, other)
-            if step is not None:
-                return {
-                    "ok": False,
-                    "reason": "recipe-not-deterministic",
-                    "message": f"two runs of the same steps in {where} differ after step {step}; "
-                    "randomness must come from torch's, random's or numpy's global generators",
-                }
+        if request.get("tried") is True:  # by an earlier worker of the same job on this node
+            runner, parted = TaskRunner(prepared, blobs), ""
+        else:
+            runner, parted = self._try(prepared, blobs, inputs)
+        if parted:
+            return {
+                "ok": False,
+                "reason": "recipe-not-deterministic",
+                "message": f"two runs of the same steps in {parted}; "
+                "randomness must come from torch's, random's or numpy's global generators",
+            }
         self.runner = runner
         return {
             "ok": True,
@@ -120,6 +114,26 @@ class Service:
             "theta_bytes": self.runner.theta_bytes,
             "environment": _environment(),
         }
+
+    def _try(self, prepared: Prepared, blobs: Blobs, inputs: dict[str, Path]) -> tuple[TaskRunner, str]:
+        """Return the runner of a recipe, and where two runs of it part (empty: nowhere)."""
+        from stannary.agent.tasks import TaskRunner
+        from stannary.train import determinism
+
+        try:  # before memory is taken
+            elsewhere = determinism.probe_elsewhere(self.job, prepared.spec, inputs, self._progress())
+        except SpecError:
+            # What fails here as well is told in its own words, with the traceback the other process had nowhere to put.
+            TaskRunner(prepared, blobs)
+            determinism.probe(prepared.recipe, prepared.settings, self._progress())
+            raise
+        runner = TaskRunner(prepared, blobs)
+        here, again = (determinism.probe(prepared.recipe, prepared.settings, self._progress()) for _ in range(2))
+        for other, where in ((again, "one process"), (elsewhere, "another process, at another time and under load")):
+            step = determinism.parted(here, other)
+            if step is not None:
+                return runner, f"{where} differ after step {step}"
+        return runner, ""
 
     def run(self, request: dict[str, Json]) -> dict[str, Json]:
         """Do a task and hand in its outputs."""

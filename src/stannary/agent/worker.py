@@ -2,7 +2,8 @@
 
     worker REQUESTS_FD REPLIES_FD [JOB_DIRECTORY]        (/job: blobs/ and workdir/, both read-only)
 
-    {"op": "prepare", "spec": {...}, "inputs": {name: hex}}           engine class, parameters, or why not
+    {"op": "prepare", "spec": {...}, "inputs": {name: hex}}           engine class, parameters, or why not;
+                                      "tried": true                   without the check before pay
     {"op": "run", "assignment": {...}}                                progress*, outputs*, measures
     {"op": "answer", "assignment": {...}, "step": s, "salt": hex}     H(audit salt, state at s)
     {"op": "audit", "assignment": {...}, "step": s, "salt": hex}      the same, and digests of the outputs

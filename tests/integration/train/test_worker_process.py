@@ -78,10 +78,10 @@ def fixture_start():
         worker.close()
 
 
-def prepare(worker: Worker, spec=None, corpus=None):
+def prepare(worker: Worker, spec=None, corpus=None, **more):
     named = digest.digest(CORPUS) if corpus is None else corpus
     request = {"spec": to_canonical(spec or train_spec()), "inputs": {"corpus": named.removeprefix(PREFIX)}}
-    return worker.ask(op="prepare", **request)[0]
+    return worker.ask(op="prepare", **request, **more)[0]
 
 
 def assigned(*arguments) -> dict:
@@ -209,3 +209,14 @@ def test_a_recipe_that_closes_its_log(job, start):
     recipe.write_text(closed + "raise KeyError('width')\n")
     for _ in range(2):
         assert "raised KeyError" in prepare(worker)["message"]
+
+
+def test_a_recipe_that_was_tried_is_only_loaded(job, start, tmp_path):
+    """The check before pay runs the recipe's file in a second process; a worker that is told so leaves it out."""
+    recipe, runs = job / "workdir/recipe.py", tmp_path / "runs"
+    recipe.write_text(recipe.read_text() + f"\nopen({str(runs)!r}, 'a').write('x')\n")
+    worker = start(job)
+    assert prepare(worker)["ok"]
+    assert runs.read_text() == "xx"
+    assert prepare(worker, tried=True)["ok"]
+    assert runs.read_text() == "xxx"

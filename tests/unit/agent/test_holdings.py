@@ -29,10 +29,12 @@ class FakeWorker:
     engine_class: Any = "c1"
     failure: JobFailed | None = None
     is_closed: bool = False
+    is_told_tried: bool = False
     killed: list[str] = field(default_factory=list)
 
     def request(self, header: dict[str, Any], wall_s: float, progress: object) -> Reply:
         assert header["op"] == "prepare"
+        self.is_told_tried = header["tried"]
         if self.failure is not None:
             raise self.failure
         return Reply({"ok": True, "engine_class": self.engine_class, "delta_bytes": 7, "theta_bytes": 9}, ())
@@ -172,3 +174,14 @@ def test_a_job_that_ends_while_it_is_fetched_starts_no_work(held: Any, started: 
     assert started[0].is_closed
     holdings.tidy()
     assert not (holdings.root / "jobs" / JOB).exists()
+
+
+def test_a_recipe_that_passed_here_is_tried_once(held: Any, started: list[FakeWorker]) -> None:
+    """The next worker of the same job loads it only; a worker that failed has shown nothing."""
+    holdings = held(FakeWorker(failure=JobFailed("no")), FakeWorker(), FakeWorker())
+    with pytest.raises(JobFailed):
+        get(holdings)
+    get(holdings)
+    started[1].close()
+    get(holdings)
+    assert [worker.is_told_tried for worker in started] == [False, False, True]
