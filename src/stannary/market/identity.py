@@ -155,16 +155,8 @@ def _secret_file(path: Path, make: Callable[[], bytes]) -> bytes:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        _sync_directory(path.parent)
+        files.sync_dir(path.parent)
     return path.read_bytes()
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _pem(key: Ed25519PrivateKey) -> bytes:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import blake3
 
+from stannary import files
 from stannary.errors import AuthError, ConflictError, EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import digest
 from stannary.seal import names, weight_index
@@ -251,7 +252,7 @@ class _Opening:
                 _appear(self._data / manifest.files[0].path, self._path)
             else:
                 self._data.rename(self._path)
-            _sync_folder(self._path.parent)
+            files.sync_dir(self._path.parent)
         except FileExistsError as err:
             raise UsageError("PATH appeared meanwhile", why=str(self._path), hint="name another -o") from err
         except OSError as err:
@@ -278,11 +279,3 @@ def _appear(source: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from err
         source.rename(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

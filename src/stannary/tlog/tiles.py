@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.tlog.tree import HASH_BYTES, Tree
 
@@ -72,7 +73,7 @@ class TileDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_directory(path.parent)
+            files.sync_dir(path.parent)
         except OSError as err:
             temporary.unlink(missing_ok=True)
             raise EnvironmentProblem(
@@ -176,12 +177,4 @@ def _make_directories(path: Path, root: Path) -> None:
     if path != root:
         _make_directories(path.parent, root)
     path.mkdir(exist_ok=True, parents=path == root)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files.sync_dir(path.parent)
