@@ -59,6 +59,7 @@ LANE_LIARS = (
     fleet.LowPrecision,
     fleet.Copier,
 )
+MAX_DAYS = 12  # what is drawn hangs on this machine's engine class: in some days nobody asks one who lies as auditor
 OTHER_LIARS = (fleet.FalseMerger, fleet.LazyAuditor, fleet.FalseAccuser)
 
 
@@ -67,8 +68,12 @@ def test_liar_is_convicted_alone(liar: type[SimulatedNode]) -> None:
     """A liar of each kind is convicted, no honest node is, the lie is not paid, and the weights are as without it."""
     kinds = [HONEST] * 5
     kinds.insert(1 if liar in LANE_LIARS else 5, liar)
-    lived = day(kinds, seed=3)
-    name = next(node.name for node in lived.fleet.values() if type(node) is liar)
+    for seed in range(3, 4 if liar in LANE_LIARS else 3 + MAX_DAYS):
+        lived = day(kinds, seed=seed)
+        name = next(node.name for node in lived.fleet.values() if type(node) is liar)
+        assert lived.convicted <= {name}
+        if lived.convicted:
+            break
     assert lived.convicted == {name}
     report = proven(lived)
     assert report.claims is not None
