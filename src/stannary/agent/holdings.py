@@ -254,7 +254,7 @@ class Holdings:
         try:
             if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
                 raise ConflictError("the job is over", why=holding.job)
-            made = prepare(holding.worker, holding.spec, self.progress, is_tried=holding.delta_bytes is not None)
+            made = prepare(holding.worker, holding.spec, self.progress, is_tried=holding.prepared is not None)
             if made is not None and made.engine_class != self.settings.engine_class:
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
