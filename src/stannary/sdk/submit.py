@@ -21,9 +21,9 @@ import io
 import secrets
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,6 +46,7 @@ from stannary.formats import (
     canonical,
     digest,
     dsse,
+    instants,
     jobfile,
     jobspec,
     jobwords,
@@ -199,7 +200,7 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
         beacon_tip=beacon.tip(seed, length),
         beacon_length=length,
         nonce=secrets.token_hex(16),
-        submitted_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        submitted_at=instants.spell(time.time()),
     )
     envelope = statement.sign("job", job, (Subject("spec", digest.digest(canonical.encode(members))),), key)
     order = buyer.store_order(directory, envelope, seed, profile.vkey, account or profile.name)
