@@ -89,7 +89,7 @@ class _Proving(httpcore2.SyncBackend):
         stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
         try:
             _prove(stream, self._vkey)
-        except BaseException:
+        except BaseException:  # an interrupt too must not leave the socket open
             stream.close()
             raise
         return stream
