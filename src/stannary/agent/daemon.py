@@ -139,7 +139,7 @@ class Agent:
             self._hand_back_current()
             return
         self.tell("draining: no new work")
-        self.pulse.is_draining = True
+        self.pulse.drain()
         self.stop.set()
         timer = threading.Timer(DRAIN_S, self._hand_back_current)
         timer.daemon = True

@@ -72,6 +72,11 @@ class Pulse:
         if self._thread is not None:
             self._thread.join(limits.MAX_WAIT_S)
 
+    def drain(self) -> None:
+        """Say with the next tick that no new work is wanted; a signal handler may call it."""
+        self.is_draining = True
+        self._due_s["beat"] = 0.0
+
     def beat_now(self) -> None:
         """Say at once what has changed (draining, a lease finished)."""
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
@@ -81,7 +86,10 @@ class Pulse:
         answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
         heard_s = time.time()
         self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
-        self._schedule("beat", self._beat_every_s)
+        if self.is_draining and state in (NodeState.BUSY, NodeState.IDLE):
+            self._due_s["beat"] = 0.0  # drained while this beat was on its way
+        else:
+            self._schedule("beat", self._beat_every_s)
         current = self.desk.drop(answer.drop)
         if current is not None:
             self.drop_current(current)

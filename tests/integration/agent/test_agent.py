@@ -326,7 +326,7 @@ def test_a_failure_that_nobody_takes_ends_no_agent(market: ScriptedMarket, launc
 
 def test_drain(market: ScriptedMarket, launch: Launch) -> None:
     """SIGTERM finishes the lease in hand, says `draining`, and ends; a second one hands it back at once."""
-    job = market.add_command_job("sleep 1; printf x > out.txt")
+    job = market.add_command_job("sleep 3; printf x > out.txt")
     work = market.lease(job)
     agent = launch()
     market.wait_for(lambda: any(work in lease for what, lease, _ in market.statements if what == "reading"))

@@ -26,7 +26,7 @@ from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.agent.work import Finding, Result, TaskInHand
 from stannary.audit import answer as answers
 from stannary.audit import replay
-from stannary.errors import JobFailed
+from stannary.errors import AuthError, JobFailed
 from stannary.formats import digest
 from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.predicates import Assignment, Output
@@ -34,6 +34,7 @@ from stannary.run.sandbox.contract import Command
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import RoundResult, ignore_progress
+from stannary.wire import errors as wire_errors
 
 COMPUTING = threading.RLock()  # torch seeds are the process's: one task at a time
 RECIPES: dict[JobId, Recipe] = {}
@@ -267,6 +268,15 @@ def start(token: str, directory: Path, operator: str, work: type[HonestWork], wo
         directory, node_settings.load(directory), Unboxed(), said.append, work(directory / "outbox", workshop)
     )
     agent.holdings = OpenHoldings(directory, settings, agent.client, agent.sandbox)
-    thread = threading.Thread(target=agent.run, name=f"agent {operator}", daemon=True)
+
+    def serve() -> None:
+        try:
+            agent.run()
+        except AuthError as err:  # a convicted node is shown out at once
+            if err.detail != wire_errors.NODE_REVOKED:
+                raise
+            said.append(str(err))
+
+    thread = threading.Thread(target=serve, name=f"agent {operator}", daemon=True)
     thread.start()
     return RunningAgent(str(settings.node), operator, agent, thread, said)
