@@ -156,11 +156,14 @@ class FakeNode:
     # --- the loop
 
     async def run(self) -> None:
-        """Beat, and serve leases, until cancelled."""
+        """Beat, and serve leases, until cancelled or, like a real agent, revoked."""
         beats = asyncio.create_task(self._beat())
         try:
             while True:
                 await self._turn()
+        except errors.AuthError as err:
+            if err.detail != wire_errors.NODE_REVOKED:
+                raise
         finally:
             beats.cancel()
             with contextlib.suppress(asyncio.CancelledError):

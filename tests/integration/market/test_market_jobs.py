@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,15 +110,24 @@ async def _run(directory: Path) -> Day:
         for operator in CORE:
             await world.node(operator, jurisdiction="core")
         gate = asyncio.Semaphore(AT_ONCE)
+        both = asyncio.Barrier(2)  # no job ends before its broker reveals, so these two run beside one another
+        meet = {"train": both.wait, "beside": both.wait}
         plain = {"command": command_spec(), "train": train_spec(), "beside": train_spec(lanes=3)}
         wanted = {**{name: train_spec() for name in ODD}, **plain}
         runs = await asyncio.gather(
-            *(_outcome(world, gate, name, spec) for name, spec in wanted.items()), return_exceptions=True
+            *(_outcome(world, gate, name, spec, meet.get(name, _go_on)) for name, spec in wanted.items()),
+            return_exceptions=True,
         )
         return Day(dict(zip(wanted, runs, strict=True)))
 
 
-async def _outcome(world: World, gate: asyncio.Semaphore, name: str, spec: JobSpec) -> Outcome:
+async def _go_on() -> None:
+    return None
+
+
+async def _outcome(
+    world: World, gate: asyncio.Semaphore, name: str, spec: JobSpec, meet: Callable[[], Awaitable[object]] = _go_on
+) -> Outcome:
     """Run one job among the honest nodes and, if one is named so, an odd one, the cheapest: it is placed."""
     async with gate:
         buyer = await world.buyer(name)
@@ -132,7 +141,9 @@ async def _outcome(world: World, gate: asyncio.Semaphore, name: str, spec: JobSp
             job = ids.job_id(digest.digest(signed.payload))
             for honest in world.nodes[: len(CORE)]:
                 honest.hands_back.add(f"{job}/r0/merge/a0")  # the first merge falls to the liar
+        await meet()  # both are here,
         job = (await buyer.submit(allowed, envelope=signed)).id
+        await meet()  # and both are sent
         broker = asyncio.create_task(buyer.broker(job))
         try:
             view = await buyer.finished(job)
