@@ -35,6 +35,7 @@ POLL_WAIT_S = 25.0
 SCAN_INTERVAL_S = 0.25  # how soon a new job is served; a reveal is not asked for earlier
 REFUSED_DELAY_S = 5.0
 DOWN_DELAY_S = 2.0
+MAX_REPEAT_S = 3600.0  # a market that is away for days fills no disk with one line
 UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (formats/instants.py CLOCK_SKEW_S)
 LOCK_FILE, RECORD_FILE = "lock", "processes.json"  # as sdk/brokers.py keeps them
 
@@ -123,6 +124,7 @@ class Broker:
             thread.start()
 
     def _serve(self, order: buyer.Order) -> None:
+        waiting = Waiting(order.job)
         while not self._stop.is_set():
             try:
                 with order.served(), self._connected() as market:
@@ -132,7 +134,7 @@ class Broker:
                 report("failed", order.job, str(err))
                 return
             except (StannaryError, OSError) as err:  # a thread's edge: no market, another certificate, another broker
-                report("waiting", order.job, str(err))
+                waiting.say(str(err))
                 self._stop.wait(DOWN_DELAY_S)
 
     def _revealer(self, order: buyer.Order) -> Revealer:
@@ -163,6 +165,7 @@ def serve_order(
     """
     path = routes.job(routes.JOB_BEACON, order.job)
     signed_s = clock() - max(0.0, time.time() - rfc3339.parse(order.statement.submitted_at))  # on that clock
+    waiting = Waiting(order.job, clock)
     while not stop.is_set():
         try:
             request = market.poll(path, BeaconRequest, wait_s=POLL_WAIT_S)
@@ -183,13 +186,33 @@ def serve_order(
                 return
             stop.wait(SCAN_INTERVAL_S)  # the order is on disk before it is sent
         except (MarketUnreachable, ServiceError) as err:
-            report("waiting", order.job, str(err))
+            waiting.say(str(err))
             stop.wait(DOWN_DELAY_S)
         except StannaryError as err:
-            report("waiting", order.job, str(err))
+            waiting.say(str(err))
             if _has_ended(order, market):
                 return
             stop.wait(DOWN_DELAY_S)
+
+
+class Waiting:
+    """Says what a job waits for: at once where it is new, the same thing at intervals that double."""
+
+    def __init__(self, job: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._job = job
+        self._clock = clock
+        self._said = ""
+        self._again_s = 0.0
+        self._gap_s = DOWN_DELAY_S
+
+    def say(self, message: str) -> None:
+        """Report it, if it is time."""
+        now_s = self._clock()
+        if message == self._said and now_s < self._again_s:
+            return
+        self._gap_s = min(2 * self._gap_s, MAX_REPEAT_S) if message == self._said else DOWN_DELAY_S
+        self._said, self._again_s = message, now_s + self._gap_s
+        report("waiting", self._job, message)
 
 
 def report(event: str, job: str, message: str) -> None:

@@ -130,6 +130,12 @@ def certificate(directory: Path, host: str, now: float) -> tuple[Path, Path, str
         raise EnvironmentProblem(
             "the market's certificate is damaged", why=f"{cert_path}: {err}", hint=RESTORE
         ) from err
+    try:  # an encrypted key would ask whoever starts the market for its password
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_path, key_path, password="")
+    except (OSError, ValueError) as err:  # SSLError is an OSError
+        raise EnvironmentProblem(
+            "the market's TLS key is damaged, or another certificate's", why=f"{key_path}: {err}", hint=RESTORE
+        ) from err
     return cert_path, key_path, hashlib.sha256(der).hexdigest()
 
 

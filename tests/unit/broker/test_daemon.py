@@ -142,3 +142,16 @@ def test_no_beacon_value_or_token_reaches_the_log(capsys):
     """The broker's log names job and event only."""
     daemon.report("revealed", "j-000000000000", "value 1 for checkpoint 5")
     assert SEED.hex() not in capsys.readouterr().err
+
+
+def test_a_market_that_stays_away_fills_no_log(capsys):
+    """The same thing is said at intervals that double up to an hour, something new at once."""
+    now = [0.0]
+    waiting = daemon.Waiting("j-1", lambda: now[0])
+    while now[0] < 86_400:
+        waiting.say("cannot reach the market")
+        now[0] += daemon.DOWN_DELAY_S
+    said = capsys.readouterr().err.splitlines()
+    assert 24 <= len(said) <= 40
+    waiting.say("another certificate")
+    assert "another certificate" in capsys.readouterr().err

@@ -117,3 +117,18 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
         with pytest.raises(EnvironmentProblem, match="damaged") as refused:
             read_card(tmp_path)
         assert CARD_FILE in refused.value.hint
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another", "encrypted"])
+def test_a_damaged_tls_key_says_what_to_do(tmp_path: Path, damage: str) -> None:
+    """A key that is damaged, another certificate's or encrypted is refused at start; no password is asked for."""
+    host = "192.0.2.7"
+    _, key, _ = identity.certificate(tmp_path, host, 1_760_000_000.0)
+    other = ec.generate_private_key(ec.SECP256R1())
+    secret = serialization.BestAvailableEncryption(b"a password") if damage == "encrypted" else None
+    encryption = secret or serialization.NoEncryption()
+    pem = other.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA" if damage == "garbage" else pem)
+    with pytest.raises(EnvironmentProblem, match="TLS key") as caught:
+        identity.certificate(tmp_path, host, 1_770_000_000.0)
+    assert "stannary market restore" in caught.value.hint
