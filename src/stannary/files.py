@@ -12,10 +12,11 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,25 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         fresh.unlink(missing_ok=True)
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
     sync_dir(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that holds this lock file, waiting for others; the kernel lets go of it with the process.
+
+    Raises:
+        EnvironmentProblem: it cannot be made.
+    """
+    _make_dir(path.parent)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as err:
+        raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:

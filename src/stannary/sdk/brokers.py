@@ -21,12 +21,9 @@ What the broker answers is broker/daemon.py; it is a process and never imported 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from stannary import buyer, files
@@ -59,7 +56,7 @@ def ensure(settings: Settings, place: Path | None = None) -> tuple[Started, bool
         EnvironmentProblem: it cannot be started.
     """
     directory = place or home(settings.account)
-    with _locked(directory):
+    with files.locked(files.make_private_dir(directory) / LOCK_FILE):
         (directory / STOPPED_FILE).unlink(missing_ok=True)
         running = find(directory)
         if running is not None and _fingerprint(settings) == _started_with(directory):
@@ -80,7 +77,7 @@ def serve(settings: Settings) -> list[str]:
         ConflictError: another `broker serve` runs.
     """
     directory = home(settings.account)
-    with _locked(directory):
+    with files.locked(files.make_private_dir(directory) / LOCK_FILE):
         register = Register(directory)
         running = find(directory)
         if running is not None and running.name == SERVED:
@@ -106,7 +103,7 @@ def stop(directory: Path) -> Started | None:
     """Stop the broker kept in a directory and return it, None if none ran."""
     if not directory.is_dir():
         return None
-    with _locked(directory):
+    with files.locked(files.make_private_dir(directory) / LOCK_FILE):
         running = find(directory)
         if running is not None:
             with contextlib.suppress(StannaryError):  # a full disk keeps nobody from stopping it
@@ -205,14 +202,3 @@ def _started_with(directory: Path) -> str:
         return (directory / SETTINGS_FILE).read_text("ascii")
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    files.make_private_dir(directory)
-    fd = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

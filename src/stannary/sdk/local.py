@@ -16,14 +16,12 @@ Who starts what: the command line (`stannary run` without a market), the demo, e
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import importlib.util
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +51,7 @@ ASK_USD_MICROS_PER_HOUR = 100_000
 LOCAL_PACKAGES = ("uvicorn", "sqlalchemy", "torch")  # one of each of its extras: market, its store, training
 MARKET = "market"  # its name in the register
 NODE_FILE, CREDENTIAL_FILE = "node.json", "credential.json"  # written by the agent when a join is done
+LOCK_FILE = ".start.lock"  # two commands at once start one market
 PORT_FILE = "port"  # written by the market: nodes hold the address
 SERVED_FILE = "served.json"  # the flags of `stannary market serve`
 TOKEN_FILE = "buyer-token"  # noqa: S105  a file name; of a market without a profile
@@ -113,7 +112,7 @@ class LocalMarket:
 
     def adopt_serving(self, arguments: Sequence[str], this: Started) -> None:
         """Note that this process becomes the market, and with which flags."""
-        with self._locked():
+        with files.locked(files.make_private_dir(self.directory) / LOCK_FILE):
             self.register.adopt(this)
             value: list[Json] = list(arguments)
             files.replace(self.directory / SERVED_FILE, canonical.encode(value))
@@ -123,7 +122,7 @@ class LocalMarket:
 
         They are kept as `profile`; with an empty one nothing is written outside the market's directory but its pin.
         """
-        with self._locked():
+        with files.locked(files.make_private_dir(self.directory) / LOCK_FILE):
             card = self.card or self._start_market()
             used = self._ensure_account(card, self._pin(card, profile), is_kept=bool(profile))
             self._tell_address(card)
@@ -136,7 +135,7 @@ class LocalMarket:
 
     def start(self) -> Card:
         """Return the card of the running market, started where none runs; nodes and broker are left alone."""
-        with self._locked():
+        with files.locked(files.make_private_dir(self.directory) / LOCK_FILE):
             return self.card or self._start_market()
 
     def start_node(self, card: Card, plan: NodePlan) -> Started:
@@ -163,7 +162,7 @@ class LocalMarket:
         """
         if not self.directory.is_dir():
             return []
-        with self._locked():
+        with files.locked(files.make_private_dir(self.directory) / LOCK_FILE):
             running = self.processes()
             stopped = self._stop_all(item for item in running if item.name != MARKET)  # they say good-bye to the market
             stopped += [ended.name for home in self.broker_homes() if (ended := brokers.stop(home)) is not None]
@@ -342,17 +341,6 @@ class LocalMarket:
 
     def _node_place(self, name: str) -> Path:
         return self.directory / "nodes" / name
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep two commands from starting the same market at once."""
-        files.make_private_dir(self.directory)
-        fd = os.open(self.directory / ".start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def root() -> Path:

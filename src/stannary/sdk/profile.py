@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from stannary import files
 from stannary.errors import NotFound, SpecError, UsageError
 
 CONFIG_FILE = "config.toml"
+LOCK_FILE = ".config.lock"
 LOCAL = "local"
 MAX_CONFIG_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -127,15 +128,12 @@ def store(profile: Profile, token: files.Secret | None, *, make_default: bool) -
     """Add or replace a profile and its token; what says already what it should is not written (a read-only home)."""
     if _NAME.fullmatch(profile.name) is None:
         raise UsageError("not a profile name", why=f"{profile.name!r:.80}")
-    path = config_path()
-    config = load(path)
-    wanted = replace(
-        config,
-        profiles={**config.profiles, profile.name: profile},
-        default=profile.name if make_default else config.default,
-    )
-    if wanted != config:
-        save(path, wanted)
+
+    def add(config: Config) -> Config:
+        default = profile.name if make_default else config.default
+        return replace(config, profiles={**config.profiles, profile.name: profile}, default=default)
+
+    _change(add)
     if token is not None:
         files.replace(token_path(profile.name), token.value.encode())
 
@@ -146,12 +144,13 @@ def use(name: str) -> Config:
     Raises:
         NotFound: there is none of this name.
     """
-    config = load(config_path())
-    if name not in config.profiles and name != LOCAL:
-        raise _unknown(name, config)
-    changed = replace(config, default=name)
-    save(config_path(), changed)
-    return changed
+
+    def set_default(config: Config) -> Config:
+        if name not in config.profiles and name != LOCAL:
+            raise _unknown(name, config)
+        return replace(config, default=name)
+
+    return _change(set_default)
 
 
 def remove(name: str) -> Profile:
@@ -160,13 +159,30 @@ def remove(name: str) -> Profile:
     Raises:
         NotFound: there is none of this name.
     """
-    config = load(config_path())
-    if name not in config.profiles:
-        raise _unknown(name, config)
-    kept = {key: value for key, value in config.profiles.items() if key != name}
-    save(config_path(), replace(config, profiles=kept, default="" if config.default == name else config.default))
+    removed: list[Profile] = []
+
+    def take_out(config: Config) -> Config:
+        if name not in config.profiles:
+            raise _unknown(name, config)
+        removed.append(config.profiles[name])
+        kept = {key: value for key, value in config.profiles.items() if key != name}
+        return replace(config, profiles=kept, default="" if config.default == name else config.default)
+
+    _change(take_out)
     token_path(name).unlink(missing_ok=True)
-    return config.profiles[name]
+    return removed[-1]
+
+
+def _change(change: Callable[[Config], Config]) -> Config:
+    """Change config.toml, beside other commands; what says already what it should is not written (a read-only home)."""
+    path = config_path()
+    known = load(path)
+    if change(known) == known:
+        return known
+    with files.locked(path.with_name(LOCK_FILE)):
+        wanted = change(load(path))
+        save(path, wanted)
+    return wanted
 
 
 def token_path(name: str) -> Path:

@@ -5,6 +5,7 @@ What the content means is verify/trust.py; here it is only found, read and repla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from stannary import files
@@ -13,6 +14,7 @@ from stannary.verify import trust
 from stannary.verify.trust import TrustedMarket, TrustStore
 
 TRUST_FILE = "trust.toml"
+LOCK_FILE = ".trust.lock"
 
 
 def path() -> Path:
@@ -32,9 +34,21 @@ def load() -> TrustStore:
 
 def pin(market: TrustedMarket) -> TrustStore:
     """Add a market to the pinned ones; UsageError if its name is pinned with another key."""
+    return _change(lambda store: store.with_market(market))
+
+
+def forget(name: str) -> TrustStore:
+    """Take the market of this name out of the pinned ones."""
+    return _change(lambda store: store.without(name))
+
+
+def _change(change: Callable[[TrustStore], TrustStore]) -> TrustStore:
+    """Change trust.toml, beside other commands; what says already what it should is not written (a read-only home)."""
     known = load()
-    store = known.with_market(market)
-    if store != known:  # a configuration that cannot be written is no obstacle to what it says already
+    if change(known) == known:
+        return known
+    with files.locked(path().with_name(LOCK_FILE)):
+        store = change(load())
         save(store)
     return store
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from stannary import files
 from stannary.errors import EnvironmentProblem, NotFound, SpecError
-from stannary.sdk import profile
+from stannary.sdk import profile, trustfile
 from stannary.sdk.profile import Config, Profile
 
 WORK = Profile("work", "https://market.example:7433", "market.example+00000000+AAAA", ("w+1+B",), "ab" * 32)
@@ -65,3 +68,26 @@ def test_unknown_names_and_members_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(SpecError):
             profile.load(path)
+
+
+ADDING = """
+import sys
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from stannary.formats import dsse, note
+from stannary.sdk import profile, trustfile
+from stannary.verify import trust
+public = dsse.public_bytes(Ed25519PrivateKey.generate())
+for number in range(10):
+    name = f"m{sys.argv[1]}-{number}"
+    profile.store(profile.Profile(name, "http://127.0.0.1:1"), None, make_default=False)
+    trustfile.pin(trust.pin(note.format_vkey(name, public)))
+"""
+
+
+def test_commands_at_once_lose_nothing():
+    """Several processes that add profiles and pin keys at the same moment all find their own afterwards."""
+    running = [subprocess.Popen([sys.executable, "-c", ADDING, str(number)]) for number in range(4)]
+    assert [process.wait() for process in running] == [0] * 4
+    names = {f"m{number}-{one}" for number in range(4) for one in range(10)}
+    assert set(profile.load(profile.config_path()).profiles) == names
+    assert {market.name for market in trustfile.load().markets} == names

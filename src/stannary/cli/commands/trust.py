@@ -49,7 +49,7 @@ def _remove(out: Output, name: str) -> None:
     if all(item.name != name for item in store.markets):
         known = ", ".join(item.name for item in store.markets) or "none"
         raise NotFound(f"{name!r:.80} is not pinned", why=f"pinned: {known}", hint="stannary trust ls")
-    trustfile.save(store.without(name))
+    trustfile.forget(name)
     out.result({"removed": name}, f"removed {name}")
 
 
