@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import PROGRAM, command_spec, train_spec
+from tests.integration.market.fake_buyer import PROGRAM, FakeBuyer, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.quiet import QuietClock
 from tests.integration.market.world import World
@@ -44,18 +44,23 @@ class Later:
         return int(await exchange.blobkeeping.clear(exchange, engines))
 
 
+async def ended(world: World) -> tuple[FakeBuyer, str, bytes]:
+    """Run a job to its end; return its buyer, its id and its receipt."""
+    for operator in ("north", "south"):
+        await world.node(operator)
+    ada = await world.buyer()
+    job = (await ada.submit(command_spec())).id
+    world.start(ada.broker(job))
+    await ada.finished(job)
+    return ada, job, await ada.receipt(job)
+
+
 def test_what_nobody_claims_goes_and_the_rest_stays(tmp_path: Path) -> None:
     """After its grace a stray output and a stray file go; a job's files, results and receipt stay."""
 
     async def scenario() -> None:
         async with worlds.inside(tmp_path, witness=False) as world:
-            for operator in ("north", "south"):
-                await world.node(operator)
-            ada = await world.buyer()
-            job = (await ada.submit(command_spec())).id
-            world.start(ada.broker(job))
-            await ada.finished(job)
-            receipt = await ada.receipt(job)
+            ada, job, receipt = await ended(world)
             output = (await ada.outputs(job))[0].digest
             await world.nodes[0].put_blob(b"stray output")
             await ada.put_blob(b"stray file")
@@ -209,13 +214,7 @@ def test_a_lost_file_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptur
 
     async def scenario() -> None:
         async with worlds.inside(tmp_path, witness=False) as world:
-            for operator in ("north", "south"):
-                await world.node(operator)
-            ada = await world.buyer()
-            job = (await ada.submit(command_spec())).id
-            world.start(ada.broker(job))
-            await ada.finished(job)
-            receipt = await ada.receipt(job)
+            ada, job, receipt = await ended(world)
             exchange, _ = world.inside
             for data in (PROGRAM, receipt):
                 exchange.blobs.remove(digest.digest(data))

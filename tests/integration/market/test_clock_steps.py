@@ -73,22 +73,26 @@ class WitnessBeside:
         """Nothing runs."""
 
 
+@pytest.fixture
+def stepping_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let markets and their witnesses live by WitnessBeside.machine, a clock that steps."""
+    opened = server.opened
+
+    def stepping(settings: Any, clock: QuietClock) -> Any:
+        WitnessBeside.machine = machine = Stepped(clock)
+        return opened(settings, machine)
+
+    monkeypatch.setattr(worlds.server, "opened", stepping)
+    monkeypatch.setattr(server, "WitnessProcess", WitnessBeside)
+
+
+@pytest.mark.usefixtures("stepping_clock")
 @pytest.mark.parametrize("step_s", [-HOUR_S, HOUR_S], ids=["back", "forth"])
 @pytest.mark.parametrize("everywhere", [True, False], ids=["one machine", "the market's alone"])
-def test_a_clock_step_refutes_no_honest_receipt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, everywhere: bool
-) -> None:
+def test_a_clock_step_refutes_no_honest_receipt(tmp_path: Path, step_s: float, everywhere: bool) -> None:
     """An hour forth or back in mid-job, and half-way back again: the job is verified and paid."""
 
     async def scenario() -> None:
-        opened = server.opened
-
-        def stepping(settings: Any, clock: QuietClock) -> Any:
-            WitnessBeside.machine = machine = Stepped(clock)
-            return opened(settings, machine)
-
-        monkeypatch.setattr(worlds.server, "opened", stepping)
-        monkeypatch.setattr(server, "WitnessProcess", WitnessBeside)
         async with worlds.inside(tmp_path) as world:
             machine = WitnessBeside.machine
             plain = world.clock
@@ -113,18 +117,11 @@ def test_a_clock_step_refutes_no_honest_receipt(
     asyncio.run(scenario())
 
 
-def test_a_clock_set_forth_makes_nobody_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("stepping_clock")
+def test_a_clock_set_forth_makes_nobody_late(tmp_path: Path) -> None:
     """A day forth while nodes work and a buyer owes his value: no lease ends, no node is lost, nobody is silent."""
 
     async def scenario() -> None:
-        opened = server.opened
-
-        def stepping(settings: Any, clock: QuietClock) -> Any:
-            WitnessBeside.machine = machine = Stepped(clock)
-            return opened(settings, machine)
-
-        monkeypatch.setattr(worlds.server, "opened", stepping)
-        monkeypatch.setattr(server, "WitnessProcess", WitnessBeside)
         async with worlds.inside(tmp_path) as world:
             machine = world.clock = WitnessBeside.machine
             for operator in ("north", "south", "east"):
