@@ -34,7 +34,7 @@ $(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
 demo: install ## train among honest nodes, one that dies and one that lies; prove the result
 	@$(BIN)/python examples/demo/run.py
 
-test: install ## run every test but the opt-in ones (a quarter of an hour on 2 cores)
+test: install ## run every test but the opt-in ones (25 minutes on 2 cores)
 	$(BIN)/pytest
 
 lint: install ## check style and format
