@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -149,14 +150,13 @@ def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
         subprocess.Popen(  # noqa: S603  our own module, no shell
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment
         ) as done,
+        contextlib.ExitStack() as undo,
     ):
+        undo.callback(done.kill)  # after Ctrl-C, say: leaving the `with` waits for a process that may compute for hours
         assert done.stdout is not None
-        try:
-            for line in done.stdout:
-                _take(json.loads(line), found, talk)
-        except BaseException:  # Ctrl-C as well: leaving the `with` waits for a process that may compute for hours
-            done.kill()
-            raise
+        for line in done.stdout:
+            _take(json.loads(line), found, talk)
+        undo.pop_all()
     if done.returncode != 0:
         tail = files.tail(log, LOG_TAIL_BYTES).decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise ServiceError("the replay broke off", why=tail or f"exit code {done.returncode}")

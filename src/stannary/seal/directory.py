@@ -10,6 +10,7 @@ Writes go to a temporary name in the same folder, are fsynced, then renamed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -82,14 +83,13 @@ class DirectoryStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-            try:
+            with contextlib.ExitStack() as undo:  # an interrupt too leaves no half of an object behind
+                undo.callback(temporary.unlink, missing_ok=True)
                 with os.fdopen(descriptor, "wb", buffering=0) as file:
                     write_all(file.fileno(), memoryview(data))
                     os.fdatasync(file.fileno())
                 temporary.rename(target)
-            except BaseException:  # an interrupt too must not leave half an object behind
-                temporary.unlink(missing_ok=True)
-                raise
+                undo.pop_all()
         except OSError as err:
             raise disk_problem(err, target) from err
 

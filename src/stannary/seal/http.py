@@ -208,12 +208,12 @@ class ConnectionPool:
                 return connection, self._ask_on(connection, (method, target), headers, body)
             except (OSError, http.client.HTTPException):
                 connection.close()
-        connection = self._connect()
-        try:
-            return connection, self._ask_on(connection, (method, target), headers, body)
-        except BaseException:  # an interrupt too must not leave the socket open
-            connection.close()
-            raise
+        with contextlib.ExitStack() as undo:  # an interrupt too leaves no socket open
+            connection = self._connect()
+            undo.callback(connection.close)
+            answer = self._ask_on(connection, (method, target), headers, body)
+            undo.pop_all()
+        return connection, answer
 
     def _connect(self) -> Connection:
         host, port = self._parts.hostname or "", self._parts.port

@@ -15,6 +15,7 @@ Over TLS the pinned certificate says as much, and no proof is asked for. Signing
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 import time
 from collections.abc import Iterable
@@ -87,11 +88,10 @@ class _Proving(httpcore2.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
-        try:
+        with contextlib.ExitStack() as undo:  # an interrupt too leaves no socket open
+            undo.callback(stream.close)
             _prove(stream, self._vkey)
-        except BaseException:  # an interrupt too must not leave the socket open
-            stream.close()
-            raise
+            undo.pop_all()
         return stream
 
 
