@@ -287,8 +287,8 @@ def _number(request: dict[str, Json], name: str) -> int:
 
 
 def _reason(err: StannaryError) -> str:
-    if err.what.startswith("pickle refused"):
-        return "pickle-refused"
+    if err.detail == workdir.PICKLE_REFUSED:
+        return workdir.PICKLE_REFUSED
     return "recipe-error" if isinstance(err, UsageError) else "worker-error"
 
 

@@ -31,6 +31,7 @@ MAX_PATH_BYTES = 1024  # POSIX allows 4096; the market's and node's own prefix n
 MAX_SEGMENT_BYTES = 255  # NAME_MAX of every common file system
 MAX_DEPTH = 32
 
+PICKLE_REFUSED = "pickle-refused"  # the detail of that error, and a failed task's reason
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill")
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC_BYTES = 64 * 1024  # how much of a file the magic test wants to see
@@ -108,7 +109,8 @@ def listing_digest(entries: tuple[Entry, ...]) -> Digest:
 def refuse_pickle_name(path: str) -> None:
     """Refuse a file whose name says it is a pickle."""
     if path.lower().endswith(PICKLE_SUFFIXES):
-        raise FormatError("pickle refused", why=f"{path!r:.120}: loading a pickle runs its author's code", hint=_HINT)
+        why = f"{path!r:.120}: loading a pickle runs its author's code"
+        raise FormatError("pickle refused", why=why, hint=_HINT, detail=PICKLE_REFUSED)
 
 
 def refuse_pickle_bytes(path: str, head: bytes) -> None:
@@ -119,7 +121,8 @@ def refuse_pickle_bytes(path: str, head: bytes) -> None:
         head: the first PICKLE_MAGIC_BYTES bytes.
     """
     if looks_like_pickle(head):
-        raise FormatError("pickle refused", why=f"{path!r:.120} is a pickle by its first bytes", hint=_HINT)
+        why = f"{path!r:.120} is a pickle by its first bytes"
+        raise FormatError("pickle refused", why=why, hint=_HINT, detail=PICKLE_REFUSED)
 
 
 def looks_like_pickle(head: bytes) -> bool:

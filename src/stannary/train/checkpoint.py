@@ -205,7 +205,8 @@ def refuse_pickle(data: bytes, name: str = "checkpoint") -> None:
     workdir.refuse_pickle_name(name)
     workdir.refuse_pickle_bytes(name, data[: workdir.PICKLE_MAGIC_BYTES])
     if data.startswith(_LEGACY_TORCH_MAGIC):
-        raise FormatError("pickle refused", why=f"{name[:120]!r} is a torch.save file of the old kind")
+        why = f"{name[:120]!r} is a torch.save file of the old kind"
+        raise FormatError("pickle refused", why=why, detail=workdir.PICKLE_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
