@@ -48,7 +48,7 @@ budget: 1.00
 """
 WORK = """\
 import pathlib, time
-time.sleep({sleep_s})
+time.sleep({sleep_s})  # the work itself: it lasts, so that others can be killed or asked meanwhile
 pathlib.Path("out").mkdir(exist_ok=True)
 pathlib.Path("out/answer.txt").write_text("42\\n")
 print("done", flush=True)

@@ -70,7 +70,7 @@ while True:
         if len(held) > 600:
             held.pop(0).close()
     except OSError:
-        time.sleep(0.05)
+        time.sleep(0.05)  # the attacker's own pace, which no test waits for: he tries again until he is ended
 """
 
 

@@ -14,11 +14,12 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.tpm.software_tpm import SoftwareTpm
+
+from stannary.sdk.processes import wait_until
 
 OVMF = Path("/usr/share/OVMF")
 SECURE_CODE, SNAKEOIL_VARIABLES = OVMF / "OVMF_CODE_4M.secboot.fd", OVMF / "OVMF_VARS_4M.snakeoil.fd"
@@ -173,18 +174,19 @@ class Guest:
 
     def log(self) -> bytes:
         """Wait for the relay and return the event log."""
-        deadline = time.monotonic() + BOOT_LIMIT_S
-        while time.monotonic() < deadline:
-            text = self._console.read_text(errors="replace") if self._console.exists() else ""
-            if "RELAY-READY" in text:
-                found = re.search(r"LOG-BEGIN\s+([A-Za-z0-9+/=\s]+?)\s*LOG-END", text)
-                assert found is not None, text[-2000:]
-                return base64.b64decode("".join(found.group(1).split()))
-            assert self._process.poll() is None, (
-                f"{text[-1500:]}\n{self._process.stderr and self._process.stderr.read()}"
-            )
-            time.sleep(0.2)  # the file of a real boot is polled until the deadline
-        raise AssertionError(f"the guest did not boot in {BOOT_LIMIT_S:.0f} s: {text[-1500:]}")
+        ended = f"the guest did not boot in {BOOT_LIMIT_S:.0f} s"
+        assert wait_until(lambda: "RELAY-READY" in self._text() or self._process.poll() is not None, BOOT_LIMIT_S), (
+            ended
+        )
+        text = self._text()
+        if "RELAY-READY" not in text:
+            raise AssertionError(f"{text[-1500:]}\n{self._process.stderr and self._process.stderr.read()}")
+        found = re.search(r"LOG-BEGIN\s+([A-Za-z0-9+/=\s]+?)\s*LOG-END", text)
+        assert found is not None, text[-2000:]
+        return base64.b64decode("".join(found.group(1).split()))
+
+    def _text(self) -> str:
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def stop(self) -> None:
         """Power off."""

@@ -56,7 +56,7 @@ def test_what_cannot_be_recorded_is_not_left_running(register, tmp_path, monkeyp
         raise EnvironmentProblem("cannot write a file", why="No space left on device")
 
     monkeypatch.setattr(files, "replace", full)
-    program = "import os, sys, time; print(os.getpid(), flush=True); sys.stdin.read(); time.sleep(600)"
+    program = "import os, signal, sys; print(os.getpid(), flush=True); sys.stdin.read(); signal.pause()"
     before = set(processes._CHILDREN)
     with pytest.raises(EnvironmentProblem, match="No space left"):
         register.start("orphan", ["-c", program], secret="x")
