@@ -35,10 +35,10 @@ def seal(
 
     `owner` defaults to the key in the data folder, made on first use.
     """
-    from stannary.seal import keystore, sealing, source
+    from stannary.seal import keystore, locations, sealing
 
     key = owner if owner is not None else keystore.load_or_create()[0]
-    return sealing.seal(Path(path), source.connect_store(str(store)), key, options)
+    return sealing.seal(Path(path), locations.connect_store(str(store)), key, options)
 
 
 def load(
@@ -65,7 +65,7 @@ def open(digest: str, source: Where, *, keys: KeyRing | None = None) -> SealedAr
     """Open an artifact by digest; `keys` defaults to the owner's key in the data folder."""
     from stannary.formats import digest as digests
     from stannary.seal import keystore, reader
-    from stannary.seal.source import connect
+    from stannary.seal.locations import connect
 
     several = source if isinstance(source, Iterable) and not isinstance(source, str) else [source]
     sources = [connect(str(item)) if isinstance(item, str | Path) else item for item in several]

@@ -11,12 +11,10 @@ reader: STALL_S and MIN_BYTES_PER_S bound every transfer.
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
-from stannary.errors import ServiceError, UsageError
+from stannary.errors import ServiceError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
 from stannary.seal.head import SealedObject
@@ -94,37 +92,3 @@ def envelope_name(artifact: Digest) -> str:
 def object_name(item: SealedObject) -> str:
     """Return where a ciphertext lies."""
     return f"b3/{item.blake3}"
-
-
-def connect(location: str) -> Source:
-    """Return the source behind a folder path, `http(s)://` or `s3://` URL."""
-    scheme = urllib.parse.urlsplit(location).scheme
-    if scheme in {"http", "https"}:
-        from stannary.seal.http import HttpSource
-
-        return HttpSource(location)
-    return connect_store(location)
-
-
-def connect_store(location: str) -> Store:
-    """Return the store behind a folder path or `s3://` URL."""
-    parts = urllib.parse.urlsplit(location)
-    if parts.scheme == "s3":
-        from stannary.seal.s3 import S3Store
-
-        return S3Store(location)
-    if parts.scheme in {"", "file"}:
-        from stannary.seal.directory import DirectoryStore
-
-        return DirectoryStore(Path(urllib.parse.unquote(parts.path)) if parts.scheme else Path(location))
-    if parts.scheme in {"http", "https"}:
-        raise UsageError(
-            "a web address can be read and not written",
-            why=f"{location!r:.100}",
-            hint="seal to DIR or s3://BUCKET/PREFIX",
-        )
-    raise UsageError(
-        "this address is neither a folder nor a bucket",
-        why=f"{location!r:.100}",
-        hint="DIR or s3://BUCKET/PREFIX; to read also http(s)://",
-    )

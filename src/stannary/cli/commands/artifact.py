@@ -34,7 +34,7 @@ def ls(out: Output, source: str) -> None:
     from stannary.formats import digest as digests
     from stannary.seal import keystore
     from stannary.seal.directory import DirectoryStore
-    from stannary.seal.source import connect
+    from stannary.seal.locations import connect
 
     store = connect(source)
     if isinstance(store, DirectoryStore) and not store.root.is_dir():

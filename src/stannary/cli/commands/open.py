@@ -40,12 +40,12 @@ def open_(
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
     from stannary.errors import NotFound, ServiceError
-    from stannary.seal import opening, reader, source
+    from stannary.seal import locations, opening, reader
     from stannary.seal.mirrors import Mirrors
 
     wanted = artifact_digest(digest)
     keys = _keys(wanted, options)
-    mirrors = Mirrors(wanted, tuple(source.connect(item) for item in sources))
+    mirrors = Mirrors(wanted, tuple(locations.connect(item) for item in sources))
     artifact: SealedArtifact | None = None
     try:
         artifact = reader.SealedArtifact(mirrors, keys)

@@ -58,7 +58,7 @@ def seal(
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
     from stannary.errors import UsageError
-    from stannary.seal import exclude, keystore, sealing, source, tree
+    from stannary.seal import exclude, keystore, locations, sealing, tree
     from stannary.seal import open as open_artifact
     from stannary.seal.index import PrivateIndex
 
@@ -66,7 +66,7 @@ def seal(
         raise UsageError("PATH is empty", hint="name a file or folder; the current one is .")
     # Everything that can be wrong with the arguments is known before a key is made.
     scanned = tree.scan(Path(path), exclude.read(Path(path), patterns))
-    target = source.connect_store(store)
+    target = locations.connect_store(store)
     _check_apart(scanned, target)
     older = artifact_digest(parent) if parent else None
     owner, is_new = keystore.load_or_create()
