@@ -44,13 +44,14 @@ class Exchange:
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
     buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his
     keyid: str = ""  # of the market's own statements, derived once
-    blobkeeping: Blobkeeping = field(default_factory=Blobkeeping)
+    blobkeeping: Blobkeeping = field(init=False)
     challenges: Challenges = field(default_factory=Challenges)
     rates: Rates = field(default_factory=Rates)
     sessions: dict[str, tuple[str, int]] = field(default_factory=dict)  # token hash -> node, expires at (ms)
 
     def __post_init__(self) -> None:
         """Derive what never changes."""
+        self.blobkeeping = Blobkeeping(self.store, self.clock)
         self.keyid = self.identity.keyid
 
     @property

@@ -1,7 +1,7 @@
 """Public routes: what the market says of itself, the log's files, proofs; and blobs, to whom they belong.
 
 A digest is no secret, so knowing one opens nothing: a blob is served to its owners only. What a party stores and no
-job claims is bounded, and cleared away after a time (blobkeeping.py).
+job claims is bounded, and cleared away after a time (blobkeeping.py, clearing.py).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ async def _receive(
     keeping = exchange.blobkeeping
     length = request.headers.get("content-length")
     announced = http.integer({"length": length}, "length", 0, http.MAX_ANNOUNCED_BYTES) if length is not None else None
-    async with keeping.room(exchange, owner, quota, announced) as left_bytes:
+    async with keeping.room(owner, quota, announced) as left_bytes:
         keeping.begin(name)
         try:
             size_bytes = await exchange.blobs.receive(name, request.stream(), left_bytes=left_bytes)

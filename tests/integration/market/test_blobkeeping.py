@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.market import world as worlds
@@ -18,9 +18,11 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import digest
 from stannary.formats.predicates import Assignment
-from stannary.market.blobkeeping import BUYER_GRACE_S, DAY_S, DOOM_S, NODE_GRACE_S, Blobkeeping
+from stannary.market import clearing
+from stannary.market.blobkeeping import BUYER_GRACE_S, DAY_S, NODE_GRACE_S, Blobkeeping
 from stannary.market.clock import RisingClock
 from stannary.market.engine import loop
+from stannary.store.database import Store
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, node, routes
 
@@ -41,7 +43,7 @@ class Later:
         """Let so many days pass, then clear once."""
         exchange, engines = self.world.inside
         self.world.clock._now += days * DAY_S  # type: ignore[attr-defined]  # a QuietClock: nothing waits for these days
-        return int(await exchange.blobkeeping.clear(exchange, engines))
+        return await clearing.clear(exchange, engines)
 
 
 async def ended(world: World) -> tuple[FakeBuyer, str, bytes]:
@@ -122,7 +124,7 @@ def test_an_upload_under_way_is_not_cleared(tmp_path: Path) -> None:
             exchange.blobkeeping.end(name)
             began = world.clock.now()
             assert await Later(world).clear(0) == 1
-            assert world.clock.now() - began >= DOOM_S
+            assert world.clock.now() - began >= clearing.DOOM_S
             assert not lies(world, b"again")
 
     asyncio.run(scenario())
@@ -233,7 +235,7 @@ def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
     """An upload that ends while another's look at the store is under way takes its room all the same."""
 
     async def scenario() -> None:
-        keeping, stored, looks = Blobkeeping(), [600], 0
+        stored, looks = [600], 0
 
         async def aread(_: Any) -> tuple[int, int]:
             nonlocal looks
@@ -245,8 +247,8 @@ def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
             return seen
 
         clock = RisingClock(QuietClock(), tmp_path / "clock")
-        exchange: Any = SimpleNamespace(clock=clock, store=SimpleNamespace(aread=aread))
-        async with keeping.room(exchange, "buyer:ada", (1000, 10), None) as left_bytes:
+        keeping = Blobkeeping(cast("Store", SimpleNamespace(aread=aread)), clock)
+        async with keeping.room("buyer:ada", (1000, 10), None) as left_bytes:
             assert left_bytes == 100
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import command_spec
 from tests.integration.market.world import World
 
-from stannary.market.blobkeeping import INTERVAL_S, Blobkeeping
+from stannary.market import clearing
 from stannary.market.engine import aborting, loop
 from stannary.market.engine import step as stepping
 from stannary.market.engine.loop import Engines
@@ -104,7 +104,9 @@ def test_an_end_that_fails_is_tried_again(
     assert told(caplog, "stands still") == loop.MAX_FAULTS + 1
 
 
-def test_the_keeper_of_blobs_survives_what_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_keeper_of_blobs_survives_what_nobody_foresaw(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch that cannot be cleared is logged, and the next hour's is cleared."""
     slept: list[float] = []
 
@@ -118,10 +120,9 @@ def test_the_keeper_of_blobs_survives_what_nobody_foresaw(caplog: pytest.LogCapt
         return 0
 
     cleared: list[int] = []
-    keeping = Blobkeeping()
-    keeping.clear = failing_once(clear)  # type: ignore[method-assign]  # as a bug of ours would
+    monkeypatch.setattr(clearing, "clear", failing_once(clear))  # as a bug of ours would
     exchange = cast("Exchange", SimpleNamespace(clock=SimpleNamespace(sleep=sleep)))
     with caplog.at_level(logging.ERROR, "stannary.market"), pytest.raises(asyncio.CancelledError):
-        asyncio.run(keeping.keep(exchange, cast("Engines", None)))
+        asyncio.run(clearing.keep(exchange, cast("Engines", None)))
     assert told(caplog, "unclaimed blobs stay for now") == 1
-    assert (cleared, slept) == ([1, 2], [INTERVAL_S] * 3)
+    assert (cleared, slept) == ([1, 2], [clearing.INTERVAL_S] * 3)

@@ -1,0 +1,74 @@
+"""Blobs nobody claims are deleted after a time of grace.
+
+Rules:
+- A blob is claimed by a job that is placed or was handed it, by an open job whose order names it, and by the job whose
+  receipt it is. Claimed blobs are never deleted here.
+- What a node stored and no contribution claims goes after a day, what a buyer stored for no job after a week. Stored
+  again, its time begins anew.
+- What is about to be deleted is doomed first: orders that name it are told that it is missing, uploads of it to come
+  again; DOOM_S later, when everybody who looked before has ended, what is still unclaimed is deleted. What is being
+  uploaded is not doomed.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import StannaryError
+from stannary.formats.digest import Digest
+from stannary.market.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
+from stannary.market.engine.leasing import manifest_digests
+from stannary.market.engine.loop import Engines
+from stannary.market.exchange import Exchange
+from stannary.store import blobs
+
+DOOM_S = 120.0  # longer than a submit lasts
+INTERVAL_S = 3600.0
+BATCH = 1000  # blobs of one look
+
+log = logging.getLogger("stannary.market")
+
+
+async def keep(exchange: Exchange, engines: Engines) -> None:
+    """Clear away for ever."""
+    while True:
+        try:
+            while await clear(exchange, engines) == BATCH:
+                continue
+        except StannaryError as err:
+            log.warning("unclaimed blobs stay for now: %s", err)
+        except Exception:  # a process edge: one batch that cannot go must not keep all later ones
+            log.exception("unclaimed blobs stay for now")
+        await exchange.clock.sleep(INTERVAL_S)
+
+
+async def clear(exchange: Exchange, engines: Engines) -> int:
+    """Doom a batch of what nobody claims, wait, and delete what still is unclaimed; return how many were doomed."""
+    keeping = exchange.blobkeeping
+    grace = exchange.clock.ago_ms(NODE_GRACE_S), exchange.clock.ago_ms(BUYER_GRACE_S)
+
+    def unclaimed(connection: Connection) -> list[str]:
+        return blobs.collectable(connection, node_before_ms=grace[0], buyer_before_ms=grace[1])
+
+    found = set(await exchange.store.aread(unclaimed)) - _named(engines)
+    chosen = [name for name in sorted(found) if name not in keeping.uploading][:BATCH]
+    if not chosen:
+        return 0
+    keeping.doomed = frozenset(chosen)
+    try:
+        exchange.buyer_blobs -= {pair for pair in exchange.buyer_blobs if pair[1] in keeping.doomed}
+        await exchange.clock.sleep(DOOM_S)
+        going = set(chosen) - _named(engines)
+        gone = await exchange.store.awrite(lambda c: blobs.forget(c, sorted(going & set(unclaimed(c)))))
+        for name in gone:
+            exchange.blobs.remove(Digest(name))
+    finally:
+        keeping.doomed = frozenset()
+    log.info("%d blobs nobody claims are cleared away", len(gone))
+    return len(chosen)
+
+
+def _named(engines: Engines) -> set[str]:
+    return {name for frame in engines.frames.values() for name in manifest_digests(frame)}
