@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python bench/audit_rate.py [--contributions 400] [--liars 0.1] [--stake 20] [--json]
 
 A small byte GPT (examples/hello) is trained by nodes of several operators; a share of the contributions skips one
-step. Each rate p draws with verify/draw.py, once for a cost that is measured (every audit drawn is a whole round
+step. Each rate p draws with rules/draw.py, once for a cost that is measured (every audit drawn is a whole round
 computed again, questions included) and under many beacons for the rates, where an audit already computed is looked up.
 
     cost          steps recomputed over steps assigned, which is what audits are priced by; `buyer` leaves out what a
@@ -39,11 +39,12 @@ from stannary.formats import digest, ids, jobspec, predicates
 from stannary.formats.ids import JobId, NodeId, TaskKind
 from stannary.formats.predicates import Answer, Assignment, Candidate, Contribution, Draw, Drawable, Role, Spent
 from stannary.formats.training import Training
+from stannary.rules import draw, verdict
+from stannary.rules.draw import Selection
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import Recording, RoundResult, run_round
-from stannary.verify import draw, soundness, verdict
-from stannary.verify.draw import Selection
+from stannary.verify import soundness
 
 HELLO = Path(__file__).parents[1] / "examples/hello"
 JOB = JobId("j-000000000000")

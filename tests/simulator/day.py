@@ -5,7 +5,7 @@
     report = verify_receipt(day.receipt(), day.trust(), day.now)
 
 Built on tests/unit/verify/world.py: every statement is signed and logged, and the receipt is a whole one. What is
-decided here is decided by stannary's own functions (jobs/rounds, jobs/states, verify/draw, verify/verdict); the
+decided here is decided by stannary's own functions (jobs/rounds, jobs/states, rules/draw, rules/verdict); the
 simulator only says when things happen. All chance comes from the seed: it replays the whole day, bytes included.
 """
 
@@ -29,7 +29,7 @@ from stannary.formats.predicates import Assignment, Role, Spent, Verdict
 from stannary.jobs import rounds
 from stannary.jobs.rounds import Pace, Unit
 from stannary.jobs.states import TaskState, advance
-from stannary.verify import draw, verdict
+from stannary.rules import draw, verdict
 from stannary.verify.settlement import price_of
 from stannary.wire.limits import LOST_AFTER_S
 
@@ -368,7 +368,7 @@ class Day(World):
 
         return Sight(self.blobs.__getitem__, contributed, beside, self.chance)
 
-    # --- audits (verify/draw.py selects, verify/verdict.py judges)
+    # --- audits (rules/draw.py selects, rules/verdict.py judges)
 
     def _draw(self) -> None:
         """Draw what was committed since the last draw; then wait for the next."""

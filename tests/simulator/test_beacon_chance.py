@@ -24,7 +24,8 @@ from stannary.formats.predicates import (
     Spent,
     Verdict,
 )
-from stannary.verify import draw, soundness, verdict
+from stannary.rules import draw, verdict
+from stannary.verify import soundness
 
 SEEDS = 1_000
 JOB = JobId("j-0123456789ab")

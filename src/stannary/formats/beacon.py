@@ -9,7 +9,7 @@ Rules:
 2. The randomness of a draw is H(value, checkpoint): the market could not know the value before it
    logged the commitments, the buyer could not choose the checkpoint.
 
-Keeping the seed is the broker's business (broker/), drawing is verify/draw.py.
+Keeping the seed is the broker's business (broker/), drawing is rules/draw.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
              <job>/r<round>/merge/a<attempt>        the merge of a round
              <job>/run/l<lane>/a<attempt>           a command
     audit    <task>/q<16 hex>                       one recomputation of a task; the hex follows from the
-                                                    beacon and the auditor (verify/draw.py), and tells nobody
+                                                    beacon and the auditor (rules/draw.py), and tells nobody
                                                     whether it is the first opinion, a second, or a canary
 
 An *attempt* is counted up when a task is superseded (its base weights were re-merged); an

@@ -286,7 +286,7 @@ class Drawable:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Inputs of a draw; what it selects is recomputed from them (verify/draw.py), never read."""
+    """Inputs of a draw; what it selects is recomputed from them (rules/draw.py), never read."""
 
     job: JobId
     index: int
@@ -361,7 +361,7 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """What the answers prove about one task; recomputed by verify/verdict.py."""
+    """What the answers prove about one task; recomputed by rules/verdict.py."""
 
     job: JobId
     task: TaskId

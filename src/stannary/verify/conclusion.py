@@ -31,12 +31,13 @@ from stannary.formats.predicates import (
     TimeSplit,
     Verdict,
 )
-from stannary.verify import draw, lineage, settlement, soundness, verdict
+from stannary.rules import draw, verdict
+from stannary.rules.draw import CANARY_PPM, Selection
+from stannary.rules.verdict import Decision, Reason
+from stannary.verify import lineage, settlement, soundness
 from stannary.verify.case import Case, Logged
-from stannary.verify.draw import CANARY_PPM, Selection
 from stannary.verify.lineage import Lineage
 from stannary.verify.settlement import AuditWork, Bond, Settlement, Work
-from stannary.verify.verdict import Decision, Reason
 
 SUCCEEDED = "succeeded"
 BUYER_SILENT = "buyer-silent"  # the reason of a job whose buyer never revealed

@@ -24,9 +24,9 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Assignment, Contribution, Output, Role, Verdict
+from stannary.rules.draw import Selection
 from stannary.verify import conclusion, lineage
 from stannary.verify.case import Case
-from stannary.verify.draw import Selection
 from stannary.verify.report import Finding, Severity
 
 

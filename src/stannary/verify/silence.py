@@ -28,11 +28,11 @@ from stannary.formats.instants import CLOCK_SKEW_S
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Absence, Answer, AnswerCommitment, Awaited, Role, Silence, Verdict
 from stannary.formats.quantity import PPM
+from stannary.rules import verdict
+from stannary.rules.draw import Selection
 from stannary.tlog import proof
-from stannary.verify import verdict
 from stannary.verify.case import Case, Logged
 from stannary.verify.course import Witnessed
-from stannary.verify.draw import Selection
 from stannary.verify.report import Finding, Findings, Severity
 from stannary.verify.trust import TrustedMarket
 

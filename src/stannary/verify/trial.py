@@ -25,9 +25,9 @@ from stannary.formats import beacon, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
+from stannary.rules.draw import Selection
 from stannary.verify.case import Case, Logged
 from stannary.verify.conclusion import decide
-from stannary.verify.draw import Selection
 from stannary.verify.report import Findings
 
 

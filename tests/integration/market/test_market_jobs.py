@@ -35,8 +35,9 @@ from stannary.formats import receipt as receipt_format
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Verdict
+from stannary.rules import draw
 from stannary.verify import case as cases
-from stannary.verify import draw, lineage
+from stannary.verify import lineage
 from stannary.verify import receipt as verifier
 from stannary.verify.case import Case
 from stannary.verify.report import Report

@@ -29,9 +29,10 @@ from stannary.formats.note import KeyType
 from stannary.formats.predicates import Role, Spent, Tier, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
 from stannary.formats.workdir import Entry
+from stannary.rules import draw, verdict
 from stannary.tlog.proof import Proof
 from stannary.tlog.tree import Tree
-from stannary.verify import conclusion, draw, trust, verdict
+from stannary.verify import conclusion, trust
 from stannary.verify.case import Case, read
 from stannary.verify.conclusion import Ending
 

@@ -1,6 +1,6 @@
 """Audits on their way: questions, silence, opened answers, the verdict.
 
-Rules (docs/audits.md; verify/verdict.py judges):
+Rules (docs/audits.md; rules/verdict.py judges):
 - Nobody is asked to open an answer before both commitments are logged.
 - A silent auditor is replaced by the next in rank, and the market signs that he was: when he was asked,
   until when, and how it ended (verify/silence.py). So it does of a silent prover before it judges him. A
@@ -37,14 +37,14 @@ from stannary.market.engine import drawing, leasing, pricing
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK, node_topic
+from stannary.rules import verdict
+from stannary.rules.verdict import Decision
 from stannary.store import audits, envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.audits import AnswerRow, AuditRow
 from stannary.store.audits import Outcome as AuditOutcome
 from stannary.store.leases import LeaseType
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
-from stannary.verify import verdict
-from stannary.verify.verdict import Decision
 from stannary.wire import rfc3339
 
 _ABSENCES = {

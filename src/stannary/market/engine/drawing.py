@@ -8,7 +8,7 @@ Rules:
 - A beacon index is bound to its checkpoint in the store before anybody sees it, and never moves.
 - A draw takes every commitment its checkpoint covers, opened or not yet: a task held back for a luckier
   beacon would be a task not audited. What is opened later is judged by the draw that took it.
-- What is selected is computed by verify/draw.py from the logged draw; the market adds nothing.
+- What is selected is computed by rules/draw.py from the logged draw; the market adds nothing.
 - A chain without another value draws nothing more: what waits for it is unverified, and its job ends.
 """
 
@@ -29,12 +29,12 @@ from stannary.market.engine import pricing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World, fits
 from stannary.market.engine.outbox import post
 from stannary.market.topics import seen_topic
+from stannary.rules import draw
 from stannary.store import audits, envelopes, jobs, nodes, tasks
 from stannary.store.audits import DrawRow, NewAudit, NewDraw
 from stannary.store.nodes import NodeRow
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
-from stannary.verify import draw
 from stannary.wire import rfc3339
 
 FIRST_INDEX = 0  # formats/beacon.py

@@ -14,7 +14,7 @@ Rules:
 6. An audit's name follows from beacon, task and auditor. It has no order: a first opinion, a second one and a canary
    look alike to whoever is asked.
 
-The market draws with these functions, and the verifier draws again (receipt.py).
+The market draws with these functions, and the verifier draws again (verify/receipt.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from stannary.errors import FormatError
 from stannary.formats import digest
 from stannary.formats.ids import JobId, NodeId, TaskId
 from stannary.formats.predicates import Candidate, Draw, Drawable
-from stannary.verify import draw
+from stannary.rules import draw
 
 ROOT = digest.digest(b"checkpoint")
 CLASS = "class-a"

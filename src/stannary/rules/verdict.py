@@ -15,7 +15,7 @@ Statistics accuse, exact recomputation convicts:
    else whoever lied would fall silent when drawn, and no stake would ever be lost.
 7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
 
-A task that was not drawn is `verified` in the statistical sense only; soundness.py says how much that is worth.
+A task that was not drawn is `verified` in the statistical sense only; verify/soundness.py says how much that is worth.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What several planes must agree on, said once: draws, verdicts, prices, paces, masks. Pure; knows `formats` only."""
