@@ -30,7 +30,7 @@ from stannary.jobs import rounds
 from stannary.jobs.rounds import Pace, Unit
 from stannary.jobs.states import TaskState, advance
 from stannary.rules import draw, verdict
-from stannary.verify.settlement import price_of
+from stannary.rules.price import price_of
 from stannary.wire.limits import LOST_AFTER_S
 
 DRAW_EVERY_S = 900.0

@@ -28,9 +28,10 @@ from stannary.market.journal import leaf_of
 from stannary.market.presence import Presence
 from stannary.market.rates import LARGE_BYTES
 from stannary.place.offers import Offer
+from stannary.rules.price import price_of
 from stannary.store import blobs, envelopes, jobs
 from stannary.store.jobs import Submission, Submitted
-from stannary.verify import settlement, soundness
+from stannary.verify import soundness
 from stannary.wire import buyer as wire
 from stannary.wire import errors as wire_errors
 from stannary.wire.message import Signed
@@ -47,7 +48,7 @@ def quote(exchange: Exchange, connection: Connection, members: dict[str, object]
     found = _offers(exchange, connection)
     made = placing.estimate(found, spec)
     dearest = max(work.num_steps * work.step_ms for work in placing.works(spec))
-    price = settlement.price_of(1, dearest, made.match.highest_ask_usd_micros_per_hour)
+    price = price_of(1, dearest, made.match.highest_ask_usd_micros_per_hour)
     bonds = [pricing.bond(connection, offer.node) for offer in made.match.chosen]
     stake = min(soundness.stake_ppm(bond, price) for bond in bonds)
     return wire.Quote(

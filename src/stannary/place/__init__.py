@@ -1,1 +1,1 @@
-"""Which nodes hold the lanes of a job, at what price, and why every other node does not. Pure."""
+"""Which nodes hold the lanes of a job, and why every other node does not. Pure."""

@@ -33,6 +33,7 @@ from stannary.formats.predicates import (
 )
 from stannary.rules import draw, verdict
 from stannary.rules.draw import CANARY_PPM, Selection
+from stannary.rules.price import price_of
 from stannary.rules.verdict import Decision, Reason
 from stannary.verify import lineage, settlement, soundness
 from stannary.verify.case import Case, Logged
@@ -176,7 +177,7 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
 
 def task_price(case: Case, assignment: Assignment, node: NodeId) -> int:
     """Return the price of a task for a node."""
-    return settlement.price_of(assignment.num_steps, case.step_ms(), case.credential(node).ask_usd_micros_per_hour)
+    return price_of(assignment.num_steps, case.step_ms(), case.credential(node).ask_usd_micros_per_hour)
 
 
 def _prover_answer(heard: Sequence[Logged[Answer]], contribution: Contribution) -> Answer | None:

@@ -1,7 +1,7 @@
 """Money: prices, who is paid for what, and where every paid second went.
 
 Rules (micro-dollars throughout):
-1. A price is ceil(steps · step_ms · ask / 3,600,000), with the ask of the node's credential.
+1. A price is that of rules/price.py.
 2. Work is paid when its verdict is `verified` (or, where the signed spec says so, on completion). Verified work that
    a conviction made useless is paid as `redo`. Honest auditors are always paid. Refuted and unverified work gets
    a `withheld` line of zero, so that nobody is left out in silence.
@@ -24,7 +24,6 @@ from stannary.formats import bounds
 from stannary.formats.ids import AuditId, NodeId, TaskId
 from stannary.formats.predicates import Reading, SettlementLine, TimeSplit, Verdict
 
-MS_PER_HOUR = 3_600_000
 WHOLE = 10_000  # hundredths of a per cent
 INSURANCE = "insurance"
 BUYER = "buyer"
@@ -73,13 +72,6 @@ class Settlement:
     lines: tuple[SettlementLine, ...]
     paid_usd_micros: int
     refunded_usd_micros: int
-
-
-def price_of(num_steps: int, step_ms: int, ask_usd_micros_per_hour: int) -> int:
-    """Return the price of a task in micro-dollars (rule 1)."""
-    if min(num_steps, step_ms, ask_usd_micros_per_hour) < 0:
-        raise FormatError("price of a negative amount", why=f"{num_steps} x {step_ms} ms x {ask_usd_micros_per_hour}")
-    return -(-num_steps * step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
 
 
 def settle(

@@ -19,7 +19,7 @@ from stannary.market.presence import Roster
 from stannary.market.settings import Timing
 from stannary.place import match
 from stannary.place.offers import Offer
-from stannary.place.price import AUDITS_IN_ESCROW
+from stannary.rules.price import AUDITS_IN_ESCROW
 from stannary.store.database import Store
 
 

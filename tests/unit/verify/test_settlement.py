@@ -1,13 +1,12 @@
-"""Money: prices, conservation, who pays for what, and the six parts of time."""
+"""Money: conservation, who pays for what, and the six parts of time."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stannary.errors import FormatError
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.predicates import Reading, Spent, Verdict
-from stannary.verify.settlement import WHOLE, AuditWork, Bond, Work, price_of, settle, time_split
+from stannary.verify.settlement import WHOLE, AuditWork, Bond, Work, settle, time_split
 
 NODES = [NodeId(name) for name in ("n-a", "n-b", "n-c")]
 
@@ -22,21 +21,6 @@ def audit(name="t/q0", node="n-b", price=10, **options):
 
 def amounts(settled):
     return [(line.account, line.reason, line.usd_micros) for line in settled.lines]
-
-
-@pytest.mark.parametrize(
-    ("steps", "step_ms", "ask", "price"),
-    [(1, 1, 1, 1), (6, 40, 360_000, 24), (90, 40_000, 1_000_000, 1_000_000), (0, 40, 9, 0)],
-)
-def test_prices_are_rounded_up(steps, step_ms, ask, price):
-    """A price is steps by time by ask, rounded up to a whole micro-dollar."""
-    assert price_of(steps, step_ms, ask) == price
-
-
-def test_negative_amounts_have_no_price():
-    """A negative quantity is refused, not paid."""
-    with pytest.raises(FormatError):
-        price_of(-1, 1, 1)
 
 
 def test_verified_work_and_audits_are_paid_and_the_rest_goes_back():

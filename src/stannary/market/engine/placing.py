@@ -21,8 +21,9 @@ from stannary.market.engine import leasing, reasons
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK
-from stannary.place import match, offers, price, requirement
-from stannary.place.price import AUDITS_IN_ESCROW, WorstCase
+from stannary.place import match, offers, requirement
+from stannary.rules import price
+from stannary.rules.price import AUDITS_IN_ESCROW, WorstCase
 from stannary.store import blobs, jobs, nodes
 from stannary.store.transitions import Cause, move_job
 from stannary.wire import rfc3339

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 from stannary.formats import dsse, statement
 from stannary.formats.predicates import Credential
 from stannary.market.engine.frame import JobFrame
+from stannary.rules.price import price_of
 from stannary.store import jobs, nodes
-from stannary.verify.settlement import price_of
 
 
 def task_price(frame: JobFrame, num_steps: int, ask_usd_micros_per_hour: int) -> int:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stannary.errors import UsageError
-from stannary.place.price import MS_PER_HOUR, Work, lane_works, task_price, worst_case
+from stannary.errors import FormatError, UsageError
+from stannary.rules.price import MS_PER_HOUR, Work, lane_works, price_of, worst_case
 
 WORKS = st.builds(Work, st.integers(0, 10**6), st.integers(0, 10**6))
 ASKS = st.integers(0, 10**9)
@@ -19,7 +19,16 @@ ASKS = st.integers(0, 10**9)
 def test_a_price_is_the_exact_product_rounded_up(work: Work, ask: int) -> None:
     """The price is the least whole number not below steps x time x ask."""
     exact = Fraction(work.num_steps * work.step_ms * ask, MS_PER_HOUR)
-    assert exact <= task_price(work, ask) < exact + 1
+    assert exact <= price_of(work.num_steps, work.step_ms, ask) < exact + 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "step_ms", "ask", "price"),
+    [(1, 1, 1, 1), (6, 40, 360_000, 24), (90, 40_000, 1_000_000, 1_000_000), (0, 40, 9, 0)],
+)
+def test_prices_are_rounded_up(steps: int, step_ms: int, ask: int, price: int) -> None:
+    """A price is steps by time by ask, rounded up to a whole micro-dollar."""
+    assert price_of(steps, step_ms, ask) == price
 
 
 @given(st.lists(WORKS, max_size=20), st.lists(ASKS, min_size=1, max_size=5))
@@ -27,7 +36,7 @@ def test_escrow_covers_any_assignment_and_two_audits(works: list[Work], asks: li
     """Whoever does each task and whoever audits it twice, the escrow reaches."""
     held = worst_case(works, max(asks)).escrow_usd_micros
     asked = [asks[index % len(asks)] for index in range(len(works))]
-    assert sum(3 * task_price(work, ask) for work, ask in zip(works, asked, strict=True)) <= held
+    assert sum(3 * price_of(work.num_steps, work.step_ms, ask) for work, ask in zip(works, asked, strict=True)) <= held
 
 
 def test_unverified_work_holds_no_audits() -> None:
@@ -44,7 +53,8 @@ def test_a_training_job_prices_every_lane_and_merge() -> None:
 
 def test_negative_figures_are_refused() -> None:
     """A negative ask would let a buyer be paid."""
-    with pytest.raises(UsageError):
-        task_price(Work(1, 1), -1)
+    for figures in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        with pytest.raises(FormatError):
+            price_of(*figures)
     with pytest.raises(UsageError):
         lane_works(inner_steps=[], num_rounds=1, num_lanes=1, step_ms=1)

@@ -1,10 +1,10 @@
-"""What a task costs, in whole micro-dollars.
+"""What a task costs, and a job at most, in whole micro-dollars.
 
     price = ceil(num_steps x step_ms x ask per hour / 3,600,000)
 
-The step time is agreed in the signed spec, so that a price is known before the work and does not
-grow with a slow node. Always rounded up: a task is never free, and the buyer's worst case is a sum
-of the same numbers that are paid.
+The ask is that of the node's credential. The step time is agreed in the signed spec, so that a price is known before
+the work and does not grow with a slow node. Always rounded up: a task is never free, and the buyer's worst case is a
+sum of the same numbers that are paid. The market holds and pays by it, the verifier settles again by it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stannary.errors import UsageError
+from stannary.errors import FormatError, UsageError
 
 MS_PER_HOUR = 3_600_000
 AUDITS_IN_ESCROW = 2  # a first auditor, and a second one when they disagree
@@ -39,20 +39,20 @@ class WorstCase:
         return self.work_usd_micros + self.audit_usd_micros
 
 
-def task_price(work: Work, ask_usd_micros_per_hour: int) -> int:
-    """Return the price of one task at one node's ask.
+def price_of(num_steps: int, step_ms: int, ask_usd_micros_per_hour: int) -> int:
+    """Return the price of one task at one node's ask, in micro-dollars.
 
     Raises:
-        UsageError: negative figures.
+        FormatError: negative figures.
     """
-    if work.num_steps < 0 or work.step_ms < 0 or ask_usd_micros_per_hour < 0:
-        raise UsageError("a price cannot be negative", why=f"{work}, ask {ask_usd_micros_per_hour}")
-    return -(-work.num_steps * work.step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
+    if min(num_steps, step_ms, ask_usd_micros_per_hour) < 0:
+        raise FormatError("price of a negative amount", why=f"{num_steps} x {step_ms} ms x {ask_usd_micros_per_hour}")
+    return -(-num_steps * step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
 
 
 def worst_case(works: Iterable[Work], highest_ask_usd_micros_per_hour: int, *, verified: bool = True) -> WorstCase:
     """Return the most that `works` can cost; no audits where the spec agreed to none."""
-    work = sum(task_price(item, highest_ask_usd_micros_per_hour) for item in works)
+    work = sum(price_of(item.num_steps, item.step_ms, highest_ask_usd_micros_per_hour) for item in works)
     return WorstCase(work, work * AUDITS_IN_ESCROW if verified else 0)
 
 
