@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> int:
     try:
         # here, not above: --help must not import a server
-        from stannary.market import identity, server
+        from stannary.market import identity
+        from stannary.market.http import server
 
         directory = options.dir.resolve()
         settings = Settings(

@@ -19,14 +19,15 @@ from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Sta
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
-from stannary.market import clock, views
+from stannary.market import clock
 from stannary.market.engine import placing, pricing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.http import views
+from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
 from stannary.market.presence import Presence
-from stannary.market.rates import LARGE_BYTES
 from stannary.place.offers import Offer
 from stannary.rules.price import price_of
 from stannary.store import blobs, envelopes, jobs

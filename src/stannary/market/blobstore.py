@@ -7,7 +7,7 @@ Rules:
   name says. A full disk, a cut connection or a wrong digest leaves nothing behind.
 - Temporary files of a market that was killed are removed at the next start.
 
-Who may read what is left to access.py; sizes and owners are in the store.
+Who may read what is left to http/access.py; sizes and owners are in the store.
 """
 
 from __future__ import annotations

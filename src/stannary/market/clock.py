@@ -3,7 +3,7 @@
 Rules:
 1. `now` is what is signed and stored. It never runs back (tlog/rising.py): not when somebody sets the machine's clock,
    and not over a restart, since its last time is kept in the market's directory. What the log was cosigned at is a
-   floor too (server.py lifts it).
+   floor too (http/server.py lifts it).
 2. What is waited for is measured by what really passed, here: a clock that is set forth, or a machine that slept, must
    make nobody late. What lives in memory (presence, progress, polls, a job that stands still) counts `steady`. What
    is stored (leases, reveals, tasks, blobs) counts `now` without its leaps: frame.World, `ago_ms`.

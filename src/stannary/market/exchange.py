@@ -12,11 +12,11 @@ from stannary.market.blobkeeping import Blobkeeping
 from stannary.market.blobstore import BlobStore
 from stannary.market.challenges import Challenges
 from stannary.market.clock import RisingClock, now_ms
+from stannary.market.http.rates import Rates
 from stannary.market.identity import Identity
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
-from stannary.market.rates import Rates
 from stannary.market.settings import Settings
 from stannary.store.database import Store
 from stannary.tlog.log import Log

@@ -22,8 +22,9 @@ from stannary.errors import AuthError, BelowPolicy, ConflictError, FormatError, 
 from stannary.formats import bounds, dsse, ed25519, ids, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Attestation, Credential, Join, Tier
-from stannary.market import access, clock, terms
+from stannary.market import clock, terms
 from stannary.market.exchange import Exchange
+from stannary.market.http import access
 from stannary.market.journal import leaf_of
 from stannary.market.settings import Profile
 from stannary.market.topics import WORK

@@ -9,7 +9,7 @@ all who knock. Rules:
    between fetched from the real market names other ends.
 3. What follows goes over the same connection: a port that changes hands later changes nothing.
 
-Over TLS the pinned certificate says as much, and no proof is asked for. Signing is market/routes_log.py.
+Over TLS the pinned certificate says as much, and no proof is asked for. Signing is market/http/routes_log.py.
 """
 
 from __future__ import annotations

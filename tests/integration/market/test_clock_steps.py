@@ -14,7 +14,7 @@ from tests.integration.market.quiet import QuietClock
 
 from stannary import errors
 from stannary.formats import note
-from stannary.market import server
+from stannary.market.http import server
 from stannary.tlog.witness import Witness, format_request, load_key
 from stannary.verify import receipt as verifier
 from stannary.verify.trust import TrustStore, pin

@@ -17,7 +17,7 @@ from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import command_spec
 from tests.integration.market.world import World
 
-from stannary.market import gate, rates
+from stannary.market.http import gate, rates
 from stannary.wire import node, routes
 
 PATIENCE_S = 20.0  # of an honest party's request, on a loaded machine; without bounds it waits for ever

@@ -21,8 +21,8 @@ from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.quiet import QuietClock
 
 from stannary.formats.note import parse_vkey
-from stannary.market import app, server
 from stannary.market.clock import Clock, SystemClock
+from stannary.market.http import app, server
 from stannary.market.settings import Settings, Timing
 from stannary.wire import admin, message, routes
 from stannary.wire import errors as wire_errors

@@ -24,13 +24,14 @@ import uvicorn
 from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.formats import note
-from stannary.market import agreement, app, clearing, holder, identity
+from stannary.market import agreement, clearing, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import CLOCK_FILE, Clock, RisingClock, SystemClock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
-from stannary.market.gate import Gate, Guarded, raise_descriptors
+from stannary.market.http import app, holder
+from stannary.market.http.gate import Gate, Guarded, raise_descriptors
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster

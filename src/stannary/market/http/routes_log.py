@@ -16,8 +16,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from stannary.errors import ConflictError, FormatError, NotFound
 from stannary.formats import digest, note
-from stannary.market import access, http
 from stannary.market.exchange import Exchange
+from stannary.market.http import access, edge
 from stannary.store import blobs
 from stannary.wire import errors as wire_errors
 from stannary.wire import proof as proofs
@@ -44,7 +44,7 @@ def router(exchange: Exchange) -> APIRouter:
 def _add_log(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.MARKET)
     async def market() -> Response:
-        return http.answer(exchange.info())
+        return edge.answer(exchange.info())
 
     @api.get(routes.MARKET_PROOF)
     async def prove(request: Request) -> Response:
@@ -52,7 +52,7 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
         if _NONCE.fullmatch(nonce) is None or client is None or server is None:
             raise FormatError("not a question for a proof", why=f"nonce {nonce!r:.80}, expected 64 hex digits")
         owner = exchange.identity
-        return http.answer(proofs.sign(owner.key, owner.vkey, nonce, (client.host, client.port), tuple(server)))
+        return edge.answer(proofs.sign(owner.key, owner.vkey, nonce, (client.host, client.port), tuple(server)))
 
     @api.get(routes.CHECKPOINT)
     async def checkpoint() -> Response:
@@ -70,7 +70,7 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
 
     @api.get(routes.LOG_STATE)
     async def state(request: Request) -> Response:
-        return http.answer(_state(exchange, http.integer(request.query_params, "old", 0, MAX_SIZE)))
+        return edge.answer(_state(exchange, edge.integer(request.query_params, "old", 0, MAX_SIZE)))
 
     @api.get(routes.LOG_PROOF)
     async def proof(leaf_hex: str) -> Response:
@@ -118,7 +118,7 @@ async def _receive(
 ) -> None:
     keeping = exchange.blobkeeping
     length = request.headers.get("content-length")
-    announced = http.integer({"length": length}, "length", 0, http.MAX_ANNOUNCED_BYTES) if length is not None else None
+    announced = edge.integer({"length": length}, "length", 0, edge.MAX_ANNOUNCED_BYTES) if length is not None else None
     async with keeping.room(owner, quota, announced) as left_bytes:
         keeping.begin(name)
         try:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stannary.errors import EnvironmentProblem
-from stannary.market import holder, server
+from stannary.market.http import holder, server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 

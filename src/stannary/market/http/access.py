@@ -16,9 +16,9 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 
 from stannary.errors import AuthError
-from stannary.market import http
 from stannary.market.exchange import Exchange
-from stannary.market.rates import PARTY_RATE
+from stannary.market.http import edge
+from stannary.market.http.rates import PARTY_RATE
 from stannary.store import accounts, nodes
 from stannary.wire import errors as wire_errors
 
@@ -28,7 +28,7 @@ CACHED_MS = 30_000  # a session taken back from the store is asked for again aft
 
 async def buyer(exchange: Exchange, request: Request) -> str:
     """Return the buyer behind a request."""
-    token = http.bearer(request)
+    token = edge.bearer(request)
     hashed = accounts.token_hash(token)
     known = exchange.buyers.get(hashed)
     if known is None:
@@ -41,7 +41,7 @@ async def buyer(exchange: Exchange, request: Request) -> str:
 
 async def node(exchange: Exchange, request: Request) -> str:
     """Return the node behind a request; every request is a sign of life."""
-    token = http.bearer(request)
+    token = edge.bearer(request)
     hashed = accounts.token_hash(token)
     known = exchange.sessions.get(hashed)
     if known is None or known[1] <= exchange.now_ms:  # opened before a restart, perhaps
@@ -63,14 +63,14 @@ async def node(exchange: Exchange, request: Request) -> str:
 
 def admin(exchange: Exchange, request: Request) -> None:
     """Let only the operator of the market through."""
-    if not hmac.compare_digest(http.bearer(request).encode(), exchange.identity.admin_token.encode()):
+    if not hmac.compare_digest(edge.bearer(request).encode(), exchange.identity.admin_token.encode()):
         raise AuthError("this is not the admin token", hint="it lies in the market's directory, file admin-token")
     _admit(exchange, request, "admin")
 
 
 async def buyer_or_node(exchange: Exchange, request: Request) -> tuple[str, bool]:
     """Return who asks, and whether it is a node (blobs serve both)."""
-    if accounts.token_hash(http.bearer(request)) in exchange.sessions:
+    if accounts.token_hash(edge.bearer(request)) in exchange.sessions:
         return await node(exchange, request), True
     try:  # a session from before a restart is not in the cache
         return await buyer(exchange, request), False
@@ -80,7 +80,7 @@ async def buyer_or_node(exchange: Exchange, request: Request) -> tuple[str, bool
 
 def _admit(exchange: Exchange, request: Request, party: str) -> None:
     """Note on the connection who is on it, and charge him for the request."""
-    http.prove(request, party)
+    edge.prove(request, party)
     exchange.rates.charge(party, 1, PARTY_RATE)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from stannary.errors import AuthError, ServiceError
 from stannary.market.challenges import Challenges
-from stannary.market.rates import BURST_S, PARTY_RATE, Rates, body_units
+from stannary.market.http.rates import BURST_S, PARTY_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 
 

@@ -9,8 +9,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from stannary.market import gate as gates
-from stannary.market.gate import Gate, Guarded, Visitor
+from stannary.market.http import gate as gates
+from stannary.market.http.gate import Gate, Guarded, Visitor
 
 HEAD = b"POST /v1/sessions HTTP/1.1\r\nHost: market\r\n"
 

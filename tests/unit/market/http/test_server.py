@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stannary.errors import EnvironmentProblem
-from stannary.market import server
+from stannary.market.http import server
 
 DAMAGED = EnvironmentProblem("the market's database is not the one that was", why="its pages are damaged")
 

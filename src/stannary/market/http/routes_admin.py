@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from stannary.formats import bounds
 from stannary.jobs.states import Settlement
-from stannary.market import access, backup, http
+from stannary.market import backup
 from stannary.market.engine import reasons
 from stannary.market.exchange import Exchange
+from stannary.market.http import access, edge
 from stannary.market.topics import DEADLINES
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
@@ -34,7 +35,7 @@ def router(exchange: Exchange) -> APIRouter:
     @api.post(routes.ADMIN_API_TOKENS)
     async def add_api_token(request: Request) -> Response:
         access.admin(exchange, request)
-        asked = await http.read(request, admin.ApiTokenRequest)
+        asked = await edge.read(request, admin.ApiTokenRequest)
         token = "stk_" + secrets.token_urlsafe(32)
 
         def write(connection: Connection) -> None:
@@ -45,12 +46,12 @@ def router(exchange: Exchange) -> APIRouter:
                 ledger.post(connection, entry, at_ms=exchange.now_ms)
 
         await exchange.store.awrite(write)
-        return http.answer(admin.ApiToken(token=token, account=asked.name), 201)
+        return edge.answer(admin.ApiToken(token=token, account=asked.name), 201)
 
     @api.post(routes.ADMIN_JOIN_TOKENS)
     async def add_join_token(request: Request) -> Response:
         access.admin(exchange, request)
-        asked = await http.read(request, admin.JoinTokenRequest)
+        asked = await edge.read(request, admin.JoinTokenRequest)
         now_ms = exchange.now_ms
         word = join_token.JoinToken(
             url=exchange.url,
@@ -64,12 +65,12 @@ def router(exchange: Exchange) -> APIRouter:
         new = NewJoinToken(word, asked.operator, asked.bond_usd_micros, asked.uses, now_ms, expires_at_ms)
         await exchange.store.awrite(lambda c: accounts.add_join_token(c, new))
         expires_at = rfc3339.spell(expires_at_ms / 1000)
-        return http.answer(admin.JoinTokenAnswer(token=word, expires_at=expires_at), 201)
+        return edge.answer(admin.JoinTokenAnswer(token=word, expires_at=expires_at), 201)
 
     @api.get(routes.ADMIN_NODES)
     async def list_nodes(request: Request) -> Response:
         access.admin(exchange, request)
-        return http.answer(admin.NodeList(nodes=await exchange.store.aread(lambda c: _nodes(exchange, c))))
+        return edge.answer(admin.NodeList(nodes=await exchange.store.aread(lambda c: _nodes(exchange, c))))
 
     @api.post(routes.ADMIN_NODE_REVOKE)
     async def revoke_node(request: Request, node: str) -> Response:
@@ -77,29 +78,29 @@ def router(exchange: Exchange) -> APIRouter:
         await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
         exchange.forget_nodes([node])
         exchange.bell.ring(DEADLINES)
-        return http.no_content()
+        return edge.no_content()
 
     @api.get(routes.ADMIN_LEDGER)
     async def read_ledger(request: Request) -> Response:
         access.admin(exchange, request)
-        return http.answer(await exchange.store.aread(_ledger))
+        return edge.answer(await exchange.store.aread(_ledger))
 
     @api.post(routes.ADMIN_BACKUP)
     async def make_backup(request: Request) -> Response:
         access.admin(exchange, request)
-        asked = await http.read(request, admin.BackupRequest)
+        asked = await edge.read(request, admin.BackupRequest)
         target, quiet = Path(asked.directory), exchange.journal.paused()
         async with backing_up:
             made = await backup.make(exchange.settings.directory, target, quiet, asyncio.to_thread)
         body = admin.BackupMade(
             log_size=made.log_size, num_blobs=made.num_blobs, num_missing_blobs=made.num_missing_blobs
         )
-        return http.answer(body, 201)
+        return edge.answer(body, 201)
 
     @api.get(routes.ADMIN_FAULTS)
     async def list_faults(request: Request) -> Response:
         access.admin(exchange, request)
-        return http.answer(admin.FaultList(faults=await exchange.store.aread(_faults)))
+        return edge.answer(admin.FaultList(faults=await exchange.store.aread(_faults)))
 
     return api
 

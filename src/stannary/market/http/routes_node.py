@@ -13,11 +13,12 @@ from starlette.responses import Response
 from stannary.errors import ConflictError, NotFound
 from stannary.formats import bounds, dsse
 from stannary.jobs.states import LeaseState
-from stannary.market import access, http, joining
+from stannary.market import joining
 from stannary.market.engine import failing, leasing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.http import access, edge
 from stannary.market.intake import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.store import envelopes, leases, loglines
@@ -54,9 +55,9 @@ def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
     @api.post(routes.LEASE_READING)
     async def reading(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        signed = await http.read(request, node.ReadingSubmit)
+        signed = await edge.read(request, node.ReadingSubmit)
         await intake.reading(holder, lease, signed.envelope.open())
-        return http.no_content()
+        return edge.no_content()
 
     return api
 
@@ -64,9 +65,9 @@ def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
 def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str], Awaitable[Response]]:
     async def handed_in(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        signed = await http.read(request, message.Signed, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        signed = await edge.read(request, message.Signed, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
         index = await take(holder, lease, signed.envelope.open())
-        return http.answer(buyer_wire.Accepted(log_index=index))
+        return edge.answer(buyer_wire.Accepted(log_index=index))
 
     return handed_in
 
@@ -74,29 +75,29 @@ def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str]
 def _add_sessions(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.JOIN)
     async def join(request: Request) -> Response:
-        joined = await joining.join(exchange, await http.read(request, node.JoinRequest, max_bytes=MAX_JOIN_BYTES))
+        joined = await joining.join(exchange, await edge.read(request, node.JoinRequest, max_bytes=MAX_JOIN_BYTES))
         exchange.offers.forget()
         exchange.bell.ring(QUEUE)
-        return http.answer(joined, 201)
+        return edge.answer(joined, 201)
 
     @api.post(routes.SESSION_CHALLENGE)
     async def challenge(request: Request) -> Response:
-        asked = await http.read(request, node.ChallengeRequest, max_bytes=MAX_PROOF_BYTES)
-        return http.answer(await joining.challenge(exchange, asked.node))
+        asked = await edge.read(request, node.ChallengeRequest, max_bytes=MAX_PROOF_BYTES)
+        return edge.answer(await joining.challenge(exchange, asked.node))
 
     @api.post(routes.SESSIONS)
     async def session(request: Request) -> Response:
-        asked = await http.read(request, node.SessionRequest, max_bytes=MAX_PROOF_BYTES)
+        asked = await edge.read(request, node.SessionRequest, max_bytes=MAX_PROOF_BYTES)
         opened = await joining.open_session(exchange, asked)
-        http.prove(request, f"node:{asked.node}")
-        return http.answer(opened, 201)
+        edge.prove(request, f"node:{asked.node}")
+        return edge.answer(opened, 201)
 
 
 def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.post(routes.HEARTBEAT)
     async def heartbeat(request: Request) -> Response:
         holder = await access.node(exchange, request)
-        beat = await http.read(request, node.Heartbeat)
+        beat = await edge.read(request, node.Heartbeat)
         came_back = exchange.roster.beat(holder, beat.state.value, exchange.clock.steady())
         exchange.roster.call(holder, beat.name)
         if came_back is not None:
@@ -106,21 +107,21 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         ended = [job for job in beat.jobs if job not in engines.frames]
         interval_s = exchange.settings.timing.heartbeat_s
         now = rfc3339.spell(exchange.clock.now())
-        return http.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
+        return edge.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
 
     @api.post(routes.LEASE_NEXT)
     async def next_lease(request: Request) -> Response:
         holder = await access.node(exchange, request)
-        asked = await http.read(request, node.NextLease)
+        asked = await edge.read(request, node.NextLease)
         until = exchange.clock.steady() + min(asked.wait_s, limits.MAX_WAIT_S)
         while True:
             mark = exchange.bell.mark()
             found = await _next(exchange, engines, holder, frozenset(asked.have))
             if found is not None:
-                return http.answer(await _view(exchange, found))
+                return edge.answer(await _view(exchange, found))
             left_s = until - exchange.clock.steady()
             if left_s <= 0 or await request.is_disconnected():
-                return http.no_content()
+                return edge.no_content()
             # a lane's task becomes anybody's with time, which rings nothing: look again now and then
             await exchange.bell.wait(mark, min(left_s, PATIENCE_S), node_topic(holder), WORK)
 
@@ -157,7 +158,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.post(routes.LEASE_LOGS)
     async def logs(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        upload = await http.read(request, node.LogUpload, max_bytes=4 * limits.MAX_BODY_BYTES)
+        upload = await edge.read(request, node.LogUpload, max_bytes=4 * limits.MAX_BODY_BYTES)
         held = await _held(exchange, holder, lease)
         known = max(kept_lines.get(lease, 0) - upload.first_seq, 0)
         span = bounds.Range(
@@ -174,19 +175,19 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             if len(kept_lines) > MAX_PRINTING:
                 kept_lines.popitem(last=False)
             exchange.bell.ring(logs_topic(held.job))
-        return http.no_content()
+        return edge.no_content()
 
     @api.post(routes.LEASE_PROGRESS)
     async def progress(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        report = await http.read(request, node.ProgressReport)
+        report = await edge.read(request, node.ProgressReport)
         engines.hear(await _held(exchange, holder, lease), report.phase, report.step)
-        return http.no_content()
+        return edge.no_content()
 
     @api.post(routes.LEASE_FAIL)
     async def fail(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
-        failure = await http.read(request, node.Failure)
+        failure = await edge.read(request, node.Failure)
 
         async def give_up() -> str:
             frame = engines.frames.get((await _held(exchange, holder, lease)).job)
@@ -195,7 +196,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
 
         job = await engines.holds.alone(lease, give_up)
         exchange.bell.ring(job_topic(job), WORK, logs_topic(job))
-        return http.no_content()
+        return edge.no_content()
 
     @api.post(routes.LEASE_RELEASE)
     async def release(request: Request, lease: str) -> Response:
@@ -208,7 +209,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             return held.job
 
         exchange.bell.ring(job_topic(await engines.holds.alone(lease, hand_back)), WORK)
-        return http.no_content()
+        return edge.no_content()
 
     @api.get(routes.JOB_MANIFEST)
     async def manifest(request: Request, job: str) -> Response:
@@ -217,7 +218,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
         if frame is None or all(item.job != job for item in live):
             raise NotFound("no such job of yours", why=job)
-        return http.answer(await exchange.store.aread(lambda c: _manifest(c, frame)))
+        return edge.answer(await exchange.store.aread(lambda c: _manifest(c, frame)))
 
 
 async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:

@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from stannary.errors import StannaryError
-from stannary.market import http, routes_admin, routes_buyer, routes_log, routes_node
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.http import edge, routes_admin, routes_buyer, routes_log, routes_node
 from stannary.market.intake import Intake
 from stannary.wire import routes
 
@@ -22,7 +22,7 @@ def build(exchange: Exchange, engines: Engines) -> ASGIApp:
     app.include_router(routes_buyer.router(exchange, engines, intake))
     app.include_router(routes_node.router(exchange, engines, intake))
     app.include_router(routes_admin.router(exchange))
-    app.add_exception_handler(StannaryError, http.refused)
-    app.add_exception_handler(HTTPException, http.unrouted)
-    app.add_exception_handler(Exception, http.broken)
-    return http.Edge(app, {("POST", routes.JOBS): routes_buyer.submitting(exchange, engines)}, exchange.rates)
+    app.add_exception_handler(StannaryError, edge.refused)
+    app.add_exception_handler(HTTPException, edge.unrouted)
+    app.add_exception_handler(Exception, edge.broken)
+    return edge.Edge(app, {("POST", routes.JOBS): routes_buyer.submitting(exchange, engines)}, exchange.rates)

@@ -14,9 +14,10 @@ from stannary.errors import FormatError, JobNotFinished, NotFound
 from stannary.formats import bounds
 from stannary.formats.digest import Digest
 from stannary.jobs.states import is_terminal
-from stannary.market import access, admission, http, views
+from stannary.market import admission
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.http import access, edge, views
 from stannary.market.intake import Intake
 from stannary.market.topics import job_topic, logs_topic, seen_topic
 from stannary.store import audits, events, jobs, loglines
@@ -40,18 +41,18 @@ def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
     return api
 
 
-def submitting(exchange: Exchange, engines: Engines) -> http.Endpoint:
+def submitting(exchange: Exchange, engines: Engines) -> edge.Endpoint:
     """Return what takes jobs: a plain endpoint, since nothing of the request is injected and this path is measured."""
 
     async def submit(request: Request) -> Response:
         buyer = await access.buyer(exchange, request)
         engines.check_room(buyer)
         key = request.headers.get(routes.IDEMPOTENCY_KEY, "")
-        signed = await http.read(request, wire.Submit, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        signed = await edge.read(request, wire.Submit, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
         accepted = await admission.submit(exchange, engines, buyer, key, signed)
         if accepted.view is not None:
-            return http.answer(accepted.view)
-        return http.answer(await exchange.store.aread(lambda c: _view(c, accepted.job, buyer)))
+            return edge.answer(accepted.view)
+        return edge.answer(await exchange.store.aread(lambda c: _view(c, accepted.job, buyer)))
 
     return submit
 
@@ -60,41 +61,41 @@ def _add_orders(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.QUOTES)
     async def quote(request: Request) -> Response:
         await access.buyer(exchange, request)
-        asked = await http.read(request, wire.QuoteRequest, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
-        return http.answer(await exchange.store.aread(lambda c: admission.quote(exchange, c, asked.spec)))
+        asked = await edge.read(request, wire.QuoteRequest, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        return edge.answer(await exchange.store.aread(lambda c: admission.quote(exchange, c, asked.spec)))
 
     @api.get(routes.OFFERS)
     async def offers(request: Request) -> Response:
         await access.buyer(exchange, request)
-        return http.answer(wire.Offers(offers=await exchange.store.aread(lambda c: admission.offers(exchange, c))))
+        return edge.answer(wire.Offers(offers=await exchange.store.aread(lambda c: admission.offers(exchange, c))))
 
     @api.get(routes.JOBS)
     async def listing(request: Request) -> Response:
         buyer = await access.buyer(exchange, request)
-        limit = http.integer(request.query_params, "limit", DEFAULT_PAGE, limits.MAX_PAGE_ITEMS)
+        limit = edge.integer(request.query_params, "limit", DEFAULT_PAGE, limits.MAX_PAGE_ITEMS)
         before = _cursor(request.query_params.get("cursor"))
-        return http.answer(await exchange.store.aread(lambda c: _page(c, buyer, max(limit, 1), before)))
+        return edge.answer(await exchange.store.aread(lambda c: _page(c, buyer, max(limit, 1), before)))
 
 
 def _add_watching(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.JOB)
     async def view(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
-        return http.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+        return edge.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
 
     @api.get(routes.JOB_EVENTS)
     async def read_events(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
         query = request.query_params
-        after = http.integer(query, "after", 0, MAX_SEQ)
-        limit = http.integer(query, "limit", events.MAX_PAGE, events.MAX_PAGE)
+        after = edge.integer(query, "after", 0, MAX_SEQ)
+        limit = edge.integer(query, "limit", events.MAX_PAGE, events.MAX_PAGE)
 
         def read(connection: Connection) -> list[events.Event]:
             _own(connection, job, buyer)
             return events.after(connection, job, after, limit=max(limit, 1))
 
         found = await _poll(exchange, request, _news(job), lambda: exchange.store.aread(read))
-        return http.answer(
+        return edge.answer(
             wire.EventPage(events=[views.event(item) for item in found], next=found[-1].seq if found else after)
         )
 
@@ -102,8 +103,8 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
     async def read_logs(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
         query = request.query_params
-        after = http.integer(query, "after", 0, MAX_SEQ)
-        tail = http.integer(query, "tail", 0, loglines.MAX_PAGE)
+        after = edge.integer(query, "after", 0, MAX_SEQ)
+        tail = edge.integer(query, "tail", 0, loglines.MAX_PAGE)
         since = query.get("since")
         since_ms = rfc3339.parse(since) * 1000 if since is not None else None
 
@@ -113,7 +114,7 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
             return loglines.after(connection, job, start, since_ms=since_ms)
 
         found = await _poll(exchange, request, (logs_topic(job),), lambda: exchange.store.aread(read))
-        return http.answer(
+        return edge.answer(
             wire.LogPage(lines=[views.line(item) for item in found], next=found[-1].seq if found else after)
         )
 
@@ -124,12 +125,12 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         buyer = await access.buyer(exchange, request)
         await exchange.store.aread(lambda c: _own(c, job, buyer))
         await engines.cancel(job)
-        return http.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+        return edge.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
 
     @api.get(routes.JOB_COST)
     async def cost(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
-        return http.answer(await exchange.store.aread(lambda c: views.cost(c, _own(c, job, buyer))))
+        return edge.answer(await exchange.store.aread(lambda c: views.cost(c, _own(c, job, buyer))))
 
     @api.get(routes.JOB_OUTPUTS)
     async def outputs(request: Request, job: str) -> Response:
@@ -139,7 +140,7 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             row = _own(connection, job, buyer)
             return views.outputs(connection, row)
 
-        return http.answer(wire.Outputs(outputs=await exchange.store.aread(read)))
+        return edge.answer(wire.Outputs(outputs=await exchange.store.aread(read)))
 
     @api.get(routes.JOB_RECEIPT)
     async def receipt(request: Request, job: str) -> Response:
@@ -150,7 +151,7 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             raise JobNotFinished("this job ended without a receipt", why=row.message, hint=hint)
         if row.receipt is None:
             raise JobNotFinished("the job has no receipt yet", why=f"it is {row.status}", hint=f"stannary wait {job}")
-        return Response(exchange.blobs.whole(Digest(row.receipt)), media_type=http.JSON)
+        return Response(exchange.blobs.whole(Digest(row.receipt)), media_type=edge.JSON)
 
 
 def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: Intake) -> None:
@@ -165,13 +166,13 @@ def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: In
         found = await _poll(
             exchange, request, _news(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.frames
         )
-        return http.answer(found[0]) if found else http.no_content()
+        return edge.answer(found[0]) if found else edge.no_content()
 
     @api.post(routes.JOB_BEACON)
     async def reveal(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
-        signed = await http.read(request, wire.RevealSubmit)
-        return http.answer(wire.Accepted(log_index=await intake.reveal(buyer, job, signed.envelope.open())))
+        signed = await edge.read(request, wire.RevealSubmit)
+        return edge.answer(wire.Accepted(log_index=await intake.reveal(buyer, job, signed.envelope.open())))
 
 
 async def _poll(
@@ -182,7 +183,7 @@ async def _poll(
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[T]:
     """Look until there is something, or the poll's time is over, or nothing can come any more."""
-    until = exchange.clock.steady() + http.wait_s(request.query_params)
+    until = exchange.clock.steady() + edge.wait_s(request.query_params)
     while True:
         mark = exchange.bell.mark()
         found = await look()

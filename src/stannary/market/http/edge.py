@@ -25,8 +25,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stannary.errors import AuthError, FormatError, LimitExceeded, NotFound, ServiceError, StannaryError, UsageError
-from stannary.market.gate import Gate, Visitor
-from stannary.market.rates import LARGE_BYTES, PARTY_RATE, STRANGER_RATE, Rates, body_units
+from stannary.market.http.gate import Gate, Visitor
+from stannary.market.http.rates import LARGE_BYTES, PARTY_RATE, STRANGER_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, routes
 

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from stannary.errors import EnvironmentProblem, NotFound, ServiceError, StannaryError
-from stannary.market.http import Edge, read_bytes
-from stannary.market.rates import BURST_S, PARTY_RATE, Rates, body_units
+from stannary.market.http.edge import Edge, read_bytes
+from stannary.market.http.rates import BURST_S, PARTY_RATE, Rates, body_units
 from stannary.wire import errors as wire_errors
 
 PATH = "/v1/jobs"
