@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stannary.run.variables import TRAINING_ENVIRONMENT
+from stannary.border.variables import TRAINING_ENVIRONMENT
 
 LANES = 4
 GOAL = 4.0

@@ -7,7 +7,7 @@ Rules:
 1. The lines are the buyer's and go to `/bin/sh -c`; lines that begin with `#!` are a program of their
    own and run by what they name (`#!/bin/bash`). The border around them is the sandbox, not quoting.
 2. The environment is fixed: the same names, paths and values on every node, so that nothing a command
-   prints tells one honest node from another (run/variables.py): the pinned variables, the installed
+   prints tells one honest node from another (border/variables.py): the pinned variables, the installed
    requirements on PATH and PYTHONPATH, `STANNARY_INPUT_<NAME>` for each input, the shard where
    `num_nodes` is above one, and the spec's `envs` over all.
 3. When the command's first process ends, whatever it left in the background is killed before an output
@@ -29,10 +29,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stannary.border import landlock
+from stannary.border.variables import command_environment
 from stannary.errors import LimitExceeded, UsageError
 from stannary.formats.jobspec import JobSpec
-from stannary.run.sandbox import landlock
-from stannary.run.variables import command_environment
 
 SHELL = "/bin/sh"
 STRAYS_TIMEOUT_S = 10.0  # a fork bomb of as many processes as the sandbox allows ends within one

@@ -27,7 +27,6 @@ from pathlib import Path
 from types import FrameType
 
 from stannary.agent import journal as journals
-from stannary.agent.blobs import CONTRIBUTED
 from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
@@ -38,6 +37,7 @@ from stannary.agent.meter import Meter, Phase
 from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
 from stannary.agent.work import Finding, Result, SandboxedWork, TaskInHand, Work
+from stannary.border.blobs import CONTRIBUTED
 from stannary.errors import (
     AuthError,
     ConflictError,

@@ -1,6 +1,6 @@
 """One worker in its sandbox: requests in, replies out, everything bounded.
 
-    worker REQUESTS_FD REPLIES_FD           over run/frames.py; what it answers: agent/worker.py
+    worker REQUESTS_FD REPLIES_FD           over border/frames.py; what it answers: agent/worker.py
 
 Rules:
 1. The worker is hostile: headers, bodies, their number and their sum are limited, names are paths of
@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import files
+from stannary.border import endings, frames
+from stannary.border.frames import FrameLimits
+from stannary.border.paths import PACKAGES
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError, StannaryError
 from stannary.formats import digest, workdir
 from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
-from stannary.run import endings, frames, logs
-from stannary.run.frames import FrameLimits
+from stannary.run import logs
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
-from stannary.run.sandbox.contract import PACKAGES, Command, Limits, Mount, Sandbox, own_path
+from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
 from stannary.run.sandbox.process import SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024

@@ -34,6 +34,7 @@ from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
 from stannary.agent.executor import DROPPED, Bench, TakeLine, TakeProgress, Worker, outbox_path
 from stannary.agent.settings import NodeSettings
+from stannary.border.variables import worker_environment
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, JobFailed, Refuted, StannaryError
 from stannary.formats import digest, dsse, ids, jobspec, statement
 from stannary.formats.bounds import MAX_OUTPUTS
@@ -44,7 +45,6 @@ from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Job
 from stannary.run.environment import Environments, Source, environment_digest
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits, Sandbox
-from stannary.run.variables import worker_environment
 
 MAX_WORKERS = 2
 PREPARE_WALL_S = 1200.0  # loading a recipe and running two of its steps three times

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import files
 from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
+from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
 from stannary.formats import bounds, digest, dsse, ids, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
 from stannary.run.sandbox import cgroup
 from stannary.run.sandbox.contract import own_path
-from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.wire import join_token, message, node, rfc3339, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo

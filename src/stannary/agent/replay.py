@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import workdir
-from stannary.agent.blobs import CONTRIBUTED, Blobs
 from stannary.agent.executor import Worker, outbox_path
 from stannary.agent.holdings import Holding, make_bench, prepare
 from stannary.agent.join import measure_engine_class
 from stannary.agent.work import Finding, SandboxedWork, TaskInHand
+from stannary.border.blobs import CONTRIBUTED, Blobs
 from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
 from stannary.formats.canonical import Json

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from stannary import heap
+from stannary.border import endings, frames
 from stannary.errors import FormatError, SpecError, StannaryError, UsageError
 from stannary.formats import jobspec, record, workdir
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Assignment, Output
-from stannary.run import endings, frames
 
 if TYPE_CHECKING:
-    from stannary.agent.blobs import Blobs
     from stannary.agent.collect import Collected
     from stannary.agent.command import Places
     from stannary.agent.tasks import Prepared, TaskRunner
+    from stannary.border.blobs import Blobs
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
 MAX_MESSAGE_CHARS = 2_000
@@ -81,8 +81,8 @@ class Service:
 
     def prepare(self, request: dict[str, Json]) -> dict[str, Json]:
         """Load the recipe, check that it gives the same bits twice, and describe this engine."""
-        from stannary.agent.blobs import Blobs
         from stannary.agent.tasks import Prepared, TaskRunner
+        from stannary.border.blobs import Blobs
         from stannary.train import engine, recipe
 
         engine.pin()
@@ -243,7 +243,7 @@ class Service:
         return self.runner, record.from_json(Assignment, request.get("assignment"), what="assignment")
 
     def _inputs(self, request: dict[str, Json]) -> dict[str, Path]:
-        from stannary.agent.blobs import Blobs
+        from stannary.border.blobs import Blobs
 
         listed = request.get("inputs", {})
         if not isinstance(listed, dict):

@@ -5,7 +5,7 @@
     DIR/credential.json   the market's envelope, as received
     DIR/journal/          open work (journal.py)      DIR/jobs/  DIR/outbox/  DIR/environments/   caches
 
-Environment variables of the agent never reach a job; what does is run/variables.py's to say.
+Environment variables of the agent never reach a job; what does is border/variables.py's to say.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
+from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT, job_environment
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, UsageError
 from stannary.formats import canonical, dsse, ids, record
 from stannary.formats.canonical import Json
 from stannary.formats.ids import NodeId
-from stannary.run.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT, job_environment
 
 __all__ = ["KERNEL_VARIABLES", "PINNED_ENVIRONMENT", "NodeSettings", "check_kernel", "create_key", "job_environment",
            "load", "load_key", "store"]  # fmt: skip

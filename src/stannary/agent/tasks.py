@@ -1,7 +1,7 @@
 """Tasks inside the sandbox: assignments joined to blobs, computed by train/, remembered for questions.
 
 Rules:
-1. Everything a task depends on is named in its assignment, by digest or root (blobs.py).
+1. Everything a task depends on is named in its assignment, by digest or root (border/blobs.py).
 2. States of the last tasks are kept within a memory cap to answer questions; what was dropped is
    computed again, since a task is a pure function of its assignment.
 3. Computing again takes no more memory than the task did, or who did the work could not answer for it.
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.agent.blobs import Blobs
 from stannary.audit import answer as answers
+from stannary.border.blobs import Blobs
 from stannary.errors import FormatError
 from stannary.formats import jobspec
 from stannary.formats.digest import Digest

@@ -36,11 +36,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from stannary.border import frames
+from stannary.border.frames import MAX_HEADER_BYTES, FrameLimits
 from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, ServiceError
 from stannary.formats import digest, requirements
 from stannary.formats.digest import Digest
-from stannary.run import frames, logs, unpack
-from stannary.run.frames import MAX_HEADER_BYTES, FrameLimits
+from stannary.run import logs, unpack
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
 

@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from stannary.border import frames
+from stannary.border.paths import INTERPRETER
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats.canonical import Json
 from stannary.formats.workdir import MAX_DEPTH, MAX_PATH_BYTES, MAX_SEGMENT_BYTES
-from stannary.run import frames
-from stannary.run.sandbox.contract import INTERPRETER
 
 MODE_FILE, MODE_EXECUTABLE = 0o644, 0o755
 MAX_ENTRY_POINTS_BYTES = 1024 * 1024

@@ -17,7 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from stannary.agent import settings as node_settings
-from stannary.agent.blobs import Blobs
 from stannary.agent.daemon import Agent
 from stannary.agent.executor import outbox_path
 from stannary.agent.holdings import Holding, Holdings
@@ -26,6 +25,7 @@ from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.agent.work import Finding, Result, TaskInHand
 from stannary.audit import answer as answers
 from stannary.audit import replay
+from stannary.border.blobs import Blobs
 from stannary.errors import AuthError, JobFailed
 from stannary.formats import digest
 from stannary.formats.ids import JobId, TaskKind

@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.integration.train.small_job import CORPUS, EXAMPLES, SMALL
 from tests.unit.verify.world import World
 
-from stannary.agent.blobs import Blobs
 from stannary.agent.tasks import Prepared, TaskRunner
+from stannary.border.blobs import Blobs
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.jobspec import Input, JobSpec, Recipe, Resources

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from stannary.run import frames
+from stannary.border import frames
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox

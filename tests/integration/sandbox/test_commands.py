@@ -14,6 +14,7 @@ import pytest
 from stannary import workdir
 from stannary.agent.executor import Bench, Reply, Worker, outbox_path
 from stannary.agent.holdings import Holding, make_bench
+from stannary.border import landlock
 from stannary.errors import JobFailed
 from stannary.formats import digest, ids, jobspec
 from stannary.formats.digest import PREFIX
@@ -21,7 +22,6 @@ from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import Entry
 from stannary.run import logs
-from stannary.run.sandbox import landlock
 from stannary.run.sandbox.contract import Sandbox
 
 MIB = 1024**2

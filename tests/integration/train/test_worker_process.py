@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from tests.integration.train.small_job import CORPUS, JOB, a_round, command_spec, lay_out, put, train_spec
 
+from stannary.border import frames
 from stannary.formats import digest, record
 from stannary.formats.digest import PREFIX
 from stannary.formats.ids import TaskKind, merge_task, round_task
 from stannary.formats.jobspec import Verification, to_canonical
 from stannary.formats.predicates import Admitted, Assignment, Output, result_root
-from stannary.run import frames
 
 SALT = bytes(range(32))
 

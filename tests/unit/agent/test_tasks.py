@@ -8,9 +8,9 @@ import pytest
 from tests.integration.train.small_job import train_spec
 from tests.unit.train.conftest import Tiny, a_merge, a_round
 
-from stannary.agent.blobs import Blobs
 from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.audit import answer as answers
+from stannary.border.blobs import Blobs
 from stannary.errors import FormatError, NotFound
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from tests.integration.train.small_job import command_spec, train_spec
 
+from stannary.border.variables import command_environment, worker_environment
 from stannary.errors import SpecError
 from stannary.formats import jobfile, jobspec
 from stannary.run.sandbox import cgroup
-from stannary.run.variables import command_environment, worker_environment
 
 FILE = {"kind": "train", "recipe": {"entry": "recipe.py:recipe", "rounds": 2}}
 SCRIPT = """
@@ -23,7 +23,7 @@ import io, json, sys
 from pathlib import Path
 from stannary.agent.service import Service
 from stannary.formats import canonical
-from stannary.run import frames
+from stannary.border import frames
 replies = io.BytesIO()
 service = Service(Path(sys.argv[1]), io.BytesIO(), replies)
 service.handle(json.loads(sys.argv[2]))

@@ -31,10 +31,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from stannary.border.paths import INTERPRETER
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import process, seccomp, unprivileged
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import INTERPRETER, PACKAGE, Command, Mount, Sandbox
+from stannary.run.sandbox.contract import PACKAGE, Command, Mount, Sandbox
 from stannary.run.sandbox.process import SandboxedProcess
 from stannary.run.sandbox.unprivileged import Stage
 

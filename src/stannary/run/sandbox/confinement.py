@@ -22,8 +22,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stannary.run.sandbox import inside, landlock
-from stannary.run.sandbox.contract import INTERPRETER
+from stannary.border import landlock
+from stannary.border.paths import INTERPRETER
+from stannary.run.sandbox import inside
 
 _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x02000000, 0x04000000, 0x08000000
 _NEW_NS, _NEW_USER, _NEW_PID, _NEW_NET = 0x00020000, 0x10000000, 0x20000000, 0x40000000

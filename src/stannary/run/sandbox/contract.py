@@ -17,11 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-# Paths inside, the same on every node: where what is mounted at paths of the host's own is found by name.
-INTERPRETER = "/python"  # a link to the interpreter's prefix
-PACKAGES = "/environment"  # the installed requirements, where a job has any
-JOB_PATH = f"{PACKAGES}/bin:{INTERPRETER}/bin:/usr/local/bin:/usr/bin:/bin"
-
 PACKAGE = Path(__file__).resolve().parents[2]  # this copy of ours
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.run.sandbox import landlock, process, unprivileged
+from stannary.border import landlock
+from stannary.run.sandbox import process, unprivileged
 from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_interpreter, works
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import Command, Mount, own_path

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from stannary.border.paths import JOB_PATH, PACKAGES
 from stannary.formats.canonical import Json
 from stannary.formats.jobspec import JobKind, JobSpec
-from stannary.run.sandbox.contract import JOB_PATH, PACKAGES
 
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
 ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)

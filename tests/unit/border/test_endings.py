@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stannary.run import endings
+from stannary.border import endings
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stannary.border import frames
+from stannary.border.frames import Frame, FrameLimits
 from stannary.errors import FormatError, LimitExceeded, ServiceError, StannaryError
-from stannary.run import frames
-from stannary.run.frames import Frame, FrameLimits
 
 
 def encode(header: dict, body: bytes = b"") -> bytes:

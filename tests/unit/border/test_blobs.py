@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stannary.agent.blobs import Blobs
+from stannary.border.blobs import Blobs
 from stannary.errors import FormatError, NotFound
 from stannary.formats.digest import PREFIX, Digest
 
@@ -51,7 +51,7 @@ def test_a_command_with_a_large_input_in_little_memory(tmp_path: Path) -> None:
         from stannary.agent.service import Service
         from stannary.formats import jobfile, jobspec
         from stannary.formats.jobspec import Input
-        from stannary.run import frames
+        from stannary.border import frames
         text = {{"run": "head -c 1000 $STANNARY_INPUT_BIG > out.bin", "outputs": ["out.bin"],
                  "inputs": {{"big": {{"path": "x"}}}}}}
         spec = jobfile.parse(text).resolve((), {{"big": Input("sha256:{name}", {SIZE_BYTES}, "file x")}})
