@@ -202,10 +202,10 @@ def test_what_a_command_leaves_running_ends_before_its_outputs_are_read(
             open('out.txt', 'a').write('x')
         """
     )
-    node.run(
-        "python d.py; while [ ! -e up ]; do :; done; echo done > out.txt", "out.txt", files={"d.py": text.encode()}
-    )
-    assert processes_with("d.py") == []
+    name = f"daemon{os.getpid()}.py"  # a name of this test's own
+    run = f"python {name}; while [ ! -e up ]; do :; done; echo done > out.txt"
+    node.run(run, "out.txt", files={name: text.encode()})
+    assert processes_with(name) == []
 
 
 BOMB = """
@@ -216,11 +216,12 @@ while True:
     except OSError:
         open("full", "w").close()
 """
+BOMB_FILE = f"bomb{os.getpid()}.py"  # a name of this test's own: another process of this machine is not taken for it
 ROUGH = {
     "closes its streams": "exec <&- >&- 2>&-; echo kept > out.txt",
     "fills its disk": "echo kept > out.txt; ! cat /dev/zero > big",
     "fills shared memory with files": "echo kept > out.txt; cd /dev/shm; seq 100000 | xargs touch 2> /dev/null; true",
-    "leaves a fork bomb": "echo kept > out.txt; python bomb.py & until [ -e full ]; do :; done",
+    "leaves a fork bomb": f"echo kept > out.txt; python {BOMB_FILE} & until [ -e full ]; do :; done",
 }
 
 
@@ -229,9 +230,9 @@ def test_a_rough_command_hands_in_what_it_made(
     node: Node, way: str, processes_with: Callable[[str], list[int]]
 ) -> None:
     """Whatever a command does to its own world, its output comes whole and nothing of it stays."""
-    reply = node.run(ROUGH[way], "out.txt", files={"bomb.py": BOMB.encode()})
+    reply = node.run(ROUGH[way], "out.txt", files={BOMB_FILE: BOMB.encode()})
     assert node.output(reply, "out.txt") == b"kept\n"
-    assert processes_with("bomb.py") == []
+    assert processes_with(BOMB_FILE) == []
 
 
 PRY = """
