@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import StannaryError
 from stannary.formats.digest import Digest
-from stannary.market.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
 from stannary.market.engine.leasing import manifest_digests
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.intake.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
 from stannary.store import blobs
 
 DOOM_S = 120.0  # longer than a submit lasts

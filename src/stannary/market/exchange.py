@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from stannary import __version__
 from stannary.market import terms
 from stannary.market.bell import Bell
-from stannary.market.blobkeeping import Blobkeeping
 from stannary.market.blobstore import BlobStore
-from stannary.market.challenges import Challenges
 from stannary.market.clock import RisingClock, now_ms
 from stannary.market.http.rates import Rates
 from stannary.market.identity import Identity
+from stannary.market.intake.blobkeeping import Blobkeeping
+from stannary.market.intake.challenges import Challenges
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster

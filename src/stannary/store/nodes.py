@@ -1,6 +1,6 @@
 """Nodes, their credentials, and how they prove who they are.
 
-A session begins with a challenge (market/challenges.py): a nonce that is spent by the first answer its
+A session begins with a challenge (market/intake/challenges.py): a nonce that is spent by the first answer its
 node signed, within its minute. So neither an old answer nor a second one opens a session. Sessions of a
 revoked node are worthless from the same transaction on.
 """

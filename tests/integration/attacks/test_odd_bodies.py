@@ -14,7 +14,7 @@ from tests.integration.market.fake_buyer import train_spec
 
 from stannary.formats import jobspec
 from stannary.market.http import routes_admin, routes_buyer, routes_log, routes_node
-from stannary.market.intake import Intake
+from stannary.market.intake.statements import Intake
 from stannary.wire import routes
 
 Headers = dict[str, str]

@@ -19,9 +19,9 @@ from stannary import errors
 from stannary.formats import digest
 from stannary.formats.predicates import Assignment
 from stannary.market import clearing
-from stannary.market.blobkeeping import BUYER_GRACE_S, DAY_S, NODE_GRACE_S, Blobkeeping
 from stannary.market.clock import RisingClock
 from stannary.market.engine import loop
+from stannary.market.intake.blobkeeping import BUYER_GRACE_S, DAY_S, NODE_GRACE_S, Blobkeeping
 from stannary.store.database import Store
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, node, routes

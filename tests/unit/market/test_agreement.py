@@ -18,9 +18,9 @@ ATTACKS = "tests/integration/attacks/test_messages.py"
 FUZZED = "tests/integration/market/test_fuzzed_statements.py"
 BUYERS = "tests/integration/attacks/test_buyer_messages.py"
 CLOCK = "tests/unit/market/test_clock.py"
-INTAKE = "src/stannary/market/intake.py"
-ADMISSION = "src/stannary/market/admission.py"
-JOINING = "src/stannary/market/joining.py"
+INTAKE = "src/stannary/market/intake/statements.py"
+ADMISSION = "src/stannary/market/intake/admission.py"
+JOINING = "src/stannary/market/intake/joining.py"
 
 # finding -> (where the door refuses what would raise it, a word that stands there, a test and a word of it)
 AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {

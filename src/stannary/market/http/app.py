@@ -10,7 +10,7 @@ from stannary.errors import StannaryError
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import edge, routes_admin, routes_buyer, routes_log, routes_node
-from stannary.market.intake import Intake
+from stannary.market.intake.statements import Intake
 from stannary.wire import routes
 
 

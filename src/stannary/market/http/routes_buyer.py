@@ -14,11 +14,11 @@ from stannary.errors import FormatError, JobNotFinished, NotFound
 from stannary.formats import bounds
 from stannary.formats.digest import Digest
 from stannary.jobs.states import is_terminal
-from stannary.market import admission
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge, views
-from stannary.market.intake import Intake
+from stannary.market.intake import admission
+from stannary.market.intake.statements import Intake
 from stannary.market.topics import job_topic, logs_topic, seen_topic
 from stannary.store import audits, events, jobs, loglines
 from stannary.store.jobs import JobRow

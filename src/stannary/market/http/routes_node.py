@@ -13,13 +13,13 @@ from starlette.responses import Response
 from stannary.errors import ConflictError, NotFound
 from stannary.formats import bounds, dsse
 from stannary.jobs.states import LeaseState
-from stannary.market import joining
 from stannary.market.engine import failing, leasing
 from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
-from stannary.market.intake import Intake
+from stannary.market.intake import joining
+from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.store import envelopes, leases, loglines
 from stannary.store.leases import LeaseRow

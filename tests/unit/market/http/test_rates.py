@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from stannary.errors import AuthError, ServiceError
-from stannary.market.challenges import Challenges
 from stannary.market.http.rates import BURST_S, PARTY_RATE, Rates, body_units
+from stannary.market.intake.challenges import Challenges
 from stannary.wire import errors as wire_errors
 
 

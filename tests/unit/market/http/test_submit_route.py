@@ -14,9 +14,9 @@ from tests.integration.market.fake_buyer import command_spec
 from tests.integration.market.world import World
 
 from stannary.errors import EnvironmentProblem
-from stannary.market import admission
 from stannary.market.http import app
 from stannary.market.http.edge import Edge
+from stannary.market.intake import admission
 from stannary.wire import buyer as wire
 from stannary.wire import limits, routes
 

@@ -18,8 +18,8 @@ from stannary.formats.ids import JobId, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Job, Verdict
 from stannary.jobs.states import JobStatus, LeaseState
-from stannary.market import admission
 from stannary.market.http import views
+from stannary.market.intake import admission
 from stannary.place.offers import Offer
 from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tasks
 from stannary.store.database import Store
