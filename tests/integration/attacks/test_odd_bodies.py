@@ -14,7 +14,6 @@ from tests.integration.market.fake_buyer import train_spec
 
 from stannary.formats import jobspec
 from stannary.market.http import routes_admin, routes_buyer, routes_log, routes_node
-from stannary.market.intake.statements import Intake
 from stannary.wire import routes
 
 Headers = dict[str, str]
@@ -94,8 +93,7 @@ def test_every_route_with_a_body_refuses_doubled_members(tmp_path: Path) -> None
             exchange, engines = world.inside
             lease, job = "{lease}", "{job}"  # as the templates have them: a body is read before what it is about
             targets = {**_of_nodes(lease, as_node), **_of_buyers(job, ada.headers), **_of_operators(as_admin)}
-            intake = Intake(exchange, engines)
-            made_of = [routes_buyer.router(exchange, engines, intake), routes_node.router(exchange, engines, intake)]
+            made_of = [routes_buyer.router(exchange, engines), routes_node.router(exchange, engines)]
             made_of += [routes_admin.router(exchange), routes_log.router(exchange)]
             given = [route for router in made_of for route in router.routes if isinstance(route, APIRoute)]
             offered = {route.path for route in given if "POST" in route.methods}

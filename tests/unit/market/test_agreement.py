@@ -19,6 +19,9 @@ FUZZED = "tests/integration/market/test_fuzzed_statements.py"
 BUYERS = "tests/integration/attacks/test_buyer_messages.py"
 CLOCK = "tests/unit/market/test_clock.py"
 INTAKE = "src/stannary/market/intake/statements.py"
+WORK = "src/stannary/market/intake/work.py"
+ANSWERS = "src/stannary/market/intake/answers.py"
+REVEALS = "src/stannary/market/intake/reveals.py"
 ADMISSION = "src/stannary/market/intake/admission.py"
 JOINING = "src/stannary/market/intake/joining.py"
 
@@ -26,21 +29,21 @@ JOINING = "src/stannary/market/intake/joining.py"
 AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
     "signature": (INTAKE, "statement.open_envelope", ATTACKS, "another's signature"),
     "receipt.malformed": (INTAKE, "bounds.check", FUZZED, "odd_payload"),
-    "contribution.assignment": (INTAKE, "task.assignment_digest", ATTACKS, "another assignment"),
-    "contribution.root": (INTAKE, "result_root(made.outputs) != made.root", ATTACKS, "another's output"),
-    "contribution.steps": (INTAKE, "task.num_steps", ATTACKS, "fewer steps"),
-    "contribution.engine-class": (INTAKE, "sent.node.engine_class", ATTACKS, "another class"),
-    "commitment.missing": (INTAKE, "nothing was committed to", ATTACKS, "contribution first"),
-    "commitment.order": (INTAKE, "nothing was committed to", ATTACKS, "contribution first"),
-    "commitment.opening": (INTAKE, "commitment_hash", ATTACKS, "another salt"),
-    "answer.commitment": (INTAKE, "committed is None", ATTACKS, "opened too early"),
-    "answer.order": (INTAKE, "LeaseType.REVEAL", ATTACKS, "opened too early"),
-    "answer.opening": (INTAKE, "answer_commitment_hash", ATTACKS, "another blind"),
-    "answer.root": (INTAKE, "result_root(made.outputs) != made.root", ATTACKS, "outputs of another root"),
-    "audit.auditor": (INTAKE, "_expect(sent, kind", ATTACKS, "another role"),
-    "audit.name": (INTAKE, "audit=made.audit", ATTACKS, "another audit"),
-    "audit.prover": (INTAKE, "_expect(sent, kind", ATTACKS, "a second answer"),
-    "audit.undrawn": (INTAKE, "_expect(sent, kind", ATTACKS, "another audit"),
+    "contribution.assignment": (WORK, "task.assignment_digest", ATTACKS, "another assignment"),
+    "contribution.root": (WORK, "result_root(made.outputs) != made.root", ATTACKS, "another's output"),
+    "contribution.steps": (WORK, "task.num_steps", ATTACKS, "fewer steps"),
+    "contribution.engine-class": (WORK, "sent.node.engine_class", ATTACKS, "another class"),
+    "commitment.missing": (WORK, "nothing was committed to", ATTACKS, "contribution first"),
+    "commitment.order": (WORK, "nothing was committed to", ATTACKS, "contribution first"),
+    "commitment.opening": (WORK, "commitment_hash", ATTACKS, "another salt"),
+    "answer.commitment": (ANSWERS, "committed is None", ATTACKS, "opened too early"),
+    "answer.order": (ANSWERS, "LeaseType.REVEAL", ATTACKS, "opened too early"),
+    "answer.opening": (ANSWERS, "answer_commitment_hash", ATTACKS, "another blind"),
+    "answer.root": (ANSWERS, "result_root(made.outputs) != made.root", ATTACKS, "outputs of another root"),
+    "audit.auditor": (ANSWERS, "expect(sent, kind", ATTACKS, "another role"),
+    "audit.name": (ANSWERS, "audit=made.audit", ATTACKS, "another audit"),
+    "audit.prover": (ANSWERS, "expect(sent, kind", ATTACKS, "a second answer"),
+    "audit.undrawn": (ANSWERS, "expect(sent, kind", ATTACKS, "another audit"),
     "time.future": (INTAKE, "check_signed_since", CLOCK, "301 s ahead"),
     "time.past": (INTAKE, "check_signed_since", CLOCK, "86,401 s behind"),
     "credential.expired": (INTAKE, "instants.is_within", FUZZED, "OFFSETS_S"),
@@ -52,11 +55,11 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
         "tests/integration/market/test_market_process.py",
         "def ",
     ),
-    "reveal.index": (INTAKE, "revealed before", BUYERS, "the same in other words"),
-    "reveal.chain": (INTAKE, "beacon.check", BUYERS, "another value"),
-    "reveal.checkpoint": (INTAKE, "owed.checkpoint_root", BUYERS, "another root"),
-    "reveal.candidates": (INTAKE, "made.candidates", BUYERS, "other candidates"),
-    "reveal.order": (INTAKE, "audits.get_draw", BUYERS, "a later index"),
+    "reveal.index": (REVEALS, "revealed before", BUYERS, "the same in other words"),
+    "reveal.chain": (REVEALS, "beacon.check", BUYERS, "another value"),
+    "reveal.checkpoint": (REVEALS, "owed.checkpoint_root", BUYERS, "another root"),
+    "reveal.candidates": (REVEALS, "made.candidates", BUYERS, "other candidates"),
+    "reveal.order": (REVEALS, "audits.get_draw", BUYERS, "a later index"),
 }
 # finding -> why no door can keep it out
 NO_DOOR = {

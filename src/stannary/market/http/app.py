@@ -10,17 +10,15 @@ from stannary.errors import StannaryError
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import edge, routes_admin, routes_buyer, routes_log, routes_node
-from stannary.market.intake.statements import Intake
 from stannary.wire import routes
 
 
 def build(exchange: Exchange, engines: Engines) -> ASGIApp:
     """Return the application of one market."""
     app = FastAPI(title="stannary market", docs_url=None, redoc_url=None, openapi_url=None)
-    intake = Intake(exchange, engines)
     app.include_router(routes_log.router(exchange))
-    app.include_router(routes_buyer.router(exchange, engines, intake))
-    app.include_router(routes_node.router(exchange, engines, intake))
+    app.include_router(routes_buyer.router(exchange, engines))
+    app.include_router(routes_node.router(exchange, engines))
     app.include_router(routes_admin.router(exchange))
     app.add_exception_handler(StannaryError, edge.refused)
     app.add_exception_handler(HTTPException, edge.unrouted)

@@ -17,7 +17,7 @@ from stannary.jobs.states import is_terminal
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge, views
-from stannary.market.intake import admission
+from stannary.market.intake import admission, reveals
 from stannary.market.intake.statements import Intake
 from stannary.market.topics import job_topic, logs_topic, seen_topic
 from stannary.store import audits, events, jobs, loglines
@@ -31,13 +31,13 @@ MAX_SEQ = 2**53 - 1
 T = TypeVar("T")
 
 
-def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
+def router(exchange: Exchange, engines: Engines) -> APIRouter:
     """Return the buyers' routes."""
     api = APIRouter()
     _add_orders(api, exchange)
     _add_watching(api, exchange)
     _add_results(api, exchange, engines)
-    _add_beacon(api, exchange, engines, intake)
+    _add_beacon(api, exchange, engines)
     return api
 
 
@@ -154,7 +154,9 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         return Response(exchange.blobs.whole(Digest(row.receipt)), media_type=edge.JSON)
 
 
-def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: Intake) -> None:
+def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
+    intake = Intake(exchange, engines)
+
     @api.get(routes.JOB_BEACON)
     async def owed(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
@@ -172,7 +174,7 @@ def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines, intake: In
     async def reveal(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
         signed = await edge.read(request, wire.RevealSubmit)
-        return edge.answer(wire.Accepted(log_index=await intake.reveal(buyer, job, signed.envelope.open())))
+        return edge.answer(wire.Accepted(log_index=await reveals.reveal(intake, buyer, job, signed.envelope.open())))
 
 
 async def _poll(

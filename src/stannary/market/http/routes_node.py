@@ -18,7 +18,7 @@ from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
-from stannary.market.intake import joining
+from stannary.market.intake import answers, joining, readings, work
 from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.store import envelopes, leases, loglines
@@ -34,39 +34,40 @@ MAX_PROOF_BYTES = 4096
 MAX_PRINTING = 10_000  # leases whose lines sent again are known for such: a retry comes within minutes
 PATIENCE_S = 5.0  # how often a waiting node is looked at when nothing rings
 
-Taker = Callable[[str, str, dsse.Envelope], Awaitable[int]]
+Taker = Callable[[Intake, str, str, dsse.Envelope], Awaitable[int]]
 
 
-def router(exchange: Exchange, engines: Engines, intake: Intake) -> APIRouter:
+def router(exchange: Exchange, engines: Engines) -> APIRouter:
     """Return the nodes' routes."""
     api = APIRouter()
+    intake = Intake(exchange, engines)
     _add_sessions(api, exchange)
     _add_leases(api, exchange, engines)
     _add_reports(api, exchange, engines)
     takers: dict[str, Taker] = {
-        routes.LEASE_COMMITMENT: intake.commitment,
-        routes.LEASE_CONTRIBUTION: intake.contribution,
-        routes.LEASE_ANSWER_COMMITMENT: intake.answer_commitment,
-        routes.LEASE_ANSWER: intake.answer,
+        routes.LEASE_COMMITMENT: work.commitment,
+        routes.LEASE_CONTRIBUTION: work.contribution,
+        routes.LEASE_ANSWER_COMMITMENT: answers.answer_commitment,
+        routes.LEASE_ANSWER: answers.answer,
     }
     for path, take in takers.items():
-        api.add_api_route(path, _statement_route(exchange, take), methods=["POST"])
+        api.add_api_route(path, _statement_route(intake, take), methods=["POST"])
 
     @api.post(routes.LEASE_READING)
     async def reading(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
         signed = await edge.read(request, node.ReadingSubmit)
-        await intake.reading(holder, lease, signed.envelope.open())
+        await readings.reading(intake, holder, lease, signed.envelope.open())
         return edge.no_content()
 
     return api
 
 
-def _statement_route(exchange: Exchange, take: Taker) -> Callable[[Request, str], Awaitable[Response]]:
+def _statement_route(intake: Intake, take: Taker) -> Callable[[Request, str], Awaitable[Response]]:
     async def handed_in(request: Request, lease: str) -> Response:
-        holder = await access.node(exchange, request)
+        holder = await access.node(intake.exchange, request)
         signed = await edge.read(request, message.Signed, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
-        index = await take(holder, lease, signed.envelope.open())
+        index = await take(intake, holder, lease, signed.envelope.open())
         return edge.answer(buyer_wire.Accepted(log_index=index))
 
     return handed_in

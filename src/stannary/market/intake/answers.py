@@ -1,0 +1,56 @@
+"""What prover and auditors say in an audit: a blinded answer first, then the answer that opens it."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import FormatError, Refuted
+from stannary.formats import dsse, predicates
+from stannary.formats.predicates import Answer, AnswerCommitment, Role
+from stannary.market.engine import recovery
+from stannary.market.intake.statements import Intake, check_live, expect, hex32
+from stannary.store import audits
+from stannary.store.leases import LeaseType
+
+
+async def answer_commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:
+    """Take a blinded answer; return its log index."""
+    sent, made = await intake.open(node, lease, envelope, ("answer-commitment", AnswerCommitment))
+    kind = LeaseType.QUESTION if made.role is Role.PROVER else LeaseType.AUDIT
+    expect(sent, kind, job=made.job, task=made.task, node=made.node, audit=made.audit)
+    hex32(made.commitment, "commitment")
+    return await intake.take(
+        sent,
+        "answer-commitment",
+        lambda c: check_live(c, sent),
+        lambda c, _: recovery.record_answer_commitment(c, made, sent.leaf, intake.exchange.now_ms),
+    )
+
+
+async def answer(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:
+    """Take an answer that opens its commitment; return its log index."""
+    sent, made = await intake.open(node, lease, envelope, ("answer", Answer))
+    intake.check_room(made.job, envelope)
+    expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
+    if sent.lease.body.get("role") != made.role.value:
+        raise FormatError("the answer is of another role", why=made.role.value)
+
+    def admit(connection: Connection) -> None:
+        check_live(connection, sent)
+        intake.check_time(connection, node, made.answered_at)
+        _check_opening(connection, made)
+
+    return await intake.take(
+        sent, "answer", admit, lambda c, _: recovery.record_answer(c, made, sent.leaf, intake.exchange.now_ms)
+    )
+
+
+def _check_opening(connection: Connection, made: Answer) -> None:
+    given = {(row.role, row.node): row for row in audits.answers_of(connection, made.audit)}
+    committed = given.get((made.role, made.node))
+    blind, answer = hex32(made.blind, "blind"), hex32(made.answer, "answer")
+    opened = predicates.answer_commitment_hash(made.node, blind, answer, made.root)
+    if committed is None or committed.commitment != opened:
+        raise Refuted("the answer does not open its commitment", why=made.audit)
+    if predicates.result_root(made.outputs) != made.root:
+        raise Refuted("the root is not that of the outputs", why=made.root)

@@ -1,0 +1,134 @@
+"""What a node hands in for its task: first a commitment, then the contribution that opens it.
+
+Every member must be what the task and its lease say, every output stored, and of a size the model can have; whether
+the numbers are right is for audits.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
+from stannary.formats import dsse, predicates
+from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import Commitment, Contribution
+from stannary.market.engine import recovery
+from stannary.market.engine import step as stepping
+from stannary.market.engine.frame import JobFrame, read_assignment
+from stannary.market.intake.statements import Intake, Sent, expect, hex32
+from stannary.market.topics import WORK
+from stannary.store import blobs, leases, tasks
+from stannary.store.leases import Fence, LeaseType
+from stannary.wire import errors as wire_errors
+
+NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
+SIZE_FACTOR = 2  # of what a task was given: the same tensors, in a wider type at most
+SIZE_SLACK_BYTES = 2**20  # names and metadata
+
+
+async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:
+    """Take a commitment; return its log index."""
+    sent, made = await intake.open(node, lease, envelope, ("commitment", Commitment))
+    fence = Fence(lease, node, made.epoch)
+    expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
+    hex32(made.commitment, "commitment")
+
+    def admit(connection: Connection) -> None:
+        leases.check(connection, fence)
+        known = tasks.get(connection, made.task).commitment
+        if known is not None and known != made.commitment:
+            raise ConflictError("another commitment was made in this epoch", why=made.task)
+
+    return await intake.take(
+        sent, "commitment", admit, lambda c, i: recovery.record_commitment(c, fence, made, i, intake.exchange.now_ms)
+    )
+
+
+async def contribution(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:
+    """Take a contribution whose outputs are stored; return its log index."""
+    sent, made = await intake.open(node, lease, envelope, ("contribution", Contribution))
+    intake.check_room(made.job, envelope)
+    fence = Fence(lease, node, made.epoch)
+    expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
+
+    def admit(connection: Connection) -> None:
+        leases.check(connection, fence)
+        intake.check_time(connection, node, made.finished_at)
+        _check_contribution(connection, sent, made)
+        _check_sizes(connection, intake.engines.frames.get(made.job), made)
+
+    index = await intake.take(
+        sent,
+        "contribution",
+        admit,
+        lambda c, i: _record(intake, c, fence, made, (sent.leaf, i)),
+    )
+    intake.exchange.bell.ring(WORK)
+    return index
+
+
+def _record(intake: Intake, connection: Connection, fence: Fence, made: Contribution, kept: tuple[str, int]) -> None:
+    recovery.record_contribution(connection, fence, made, kept, intake.exchange.now_ms)
+    members = {
+        name: value
+        for name, source in (("loss", "loss"), ("heldout", "heldout_bits_per_byte"))
+        if isinstance(value := made.metrics.get(source), str)
+    }
+    if members:
+        stepping.note_progress(connection, made.job, dict(members))
+
+
+def _check_contribution(connection: Connection, sent: Sent, made: Contribution) -> None:
+    task = tasks.get(connection, made.task)
+    observed = (made.assignment, made.num_steps, made.engine_class)
+    expected = (task.assignment_digest, task.num_steps, sent.node.engine_class)
+    if observed != expected:
+        raise FormatError("the contribution answers another assignment", why=f"{observed}, expected {expected}")
+    names = {item.name for item in made.outputs}
+    # Exactly those: a merge finds a contribution by the root over its one output, so a second one would stop it.
+    needed = NEEDED_OUTPUTS.get(task.kind, names)
+    if len(names) != len(made.outputs) or names != needed:
+        raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
+    if predicates.result_root(made.outputs) != made.root:
+        raise Refuted("the root is not that of the outputs", why=made.root)
+    if task.commitment is None:
+        raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
+    if predicates.commitment_hash(made.node, hex32(made.salt, "salt"), made.root) != task.commitment:
+        raise Refuted("the contribution does not open its commitment", why=made.task)
+    for item in made.outputs:
+        size = blobs.size_of(connection, item.digest)  # an output may be the bytes of an input: those count as well
+        if size != item.size_bytes or not blobs.may_node_have(connection, item.digest, made.node):
+            raise ConflictError(
+                "an output is not stored",
+                why=f"{item.name}: {item.digest}",
+                hint="PUT it before the contribution",
+                detail=wire_errors.BLOB_MISSING,
+            )
+
+
+def _check_sizes(connection: Connection, frame: JobFrame | None, made: Contribution) -> None:
+    """Refuse what is no delta, weights or outer state of the model a task was given, by its size; nodes judge exactly.
+
+    Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.
+    """
+    task = tasks.get(connection, made.task)
+    if frame is None or task.kind is TaskKind.COMMAND:
+        return
+    assignment = read_assignment(task.assignment)
+    given = [blobs.size_of(connection, name) for name in (assignment.theta, assignment.outer) if name is not None]
+    for item in assignment.admitted or ():
+        given += [cast("int", output["size_bytes"]) for output in tasks.get(connection, item.task).outputs or ()]
+    known = [size for size in given if size is not None]
+    is_last = task.kind is TaskKind.MERGE and task.round == frame.num_rounds - 1
+    for output in made.outputs:
+        # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
+        whole = frame.spec.output_bytes if is_last and output.name == "theta" else 0
+        most_bytes = max(whole, SIZE_FACTOR * max(known) + SIZE_SLACK_BYTES) if known else frame.spec.output_bytes
+        if output.size_bytes > most_bytes:
+            raise LimitExceeded(
+                f"the {output.name} is larger than any of this model",
+                why=f"{output.size_bytes:,} bytes, at most {most_bytes:,}",
+                hint="fail the task: this node computes something else",
+            )
