@@ -26,12 +26,12 @@ from safetensors.torch import save_file
 from stannary.errors import StannaryError
 from stannary.formats.digest import Digest
 from stannary.seal import codec, message, sealing, torch_tensors, wrap
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey, ReceivingKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.sealing import SealOptions
-from stannary.seal.source import envelope_name, head_name, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import envelope_name, head_name, object_name
 
 OWNER = OwnerKey(bytes(range(32)))
 NODE = ReceivingKey(bytes(range(96)))

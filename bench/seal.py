@@ -26,19 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import _seal_world as world
 
 from stannary.seal import sealing, torch_tensors
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.http import HttpSource
 from stannary.seal.keys import OwnerKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.sealing import CodecPolicy, SealOptions
-from stannary.seal.source import Source
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.http import HttpSource
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import Source
 
 OWNER = OwnerKey(bytes(range(32)))
 SERVER = """
 import sys
 from pathlib import Path
-from stannary.seal.server import MirrorServer
+from stannary.seal.stores.server import MirrorServer
 server = MirrorServer((sys.argv[2], int(sys.argv[3])), Path(sys.argv[1]))
 print(server.url, flush=True)
 server.serve_forever()
@@ -48,7 +48,7 @@ import sys, time
 from pathlib import Path
 from bench.seal import opened
 from stannary.seal import opening
-from stannary.seal.http import HttpSource
+from stannary.seal.stores.http import HttpSource
 began, marks = time.monotonic(), []
 artifact = opened(sys.argv[1], HttpSource(sys.argv[2]))
 done = lambda count: marks.append((time.monotonic(), count))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stannary.seal.keys import KeyRing, OwnerKey
     from stannary.seal.reader import SealedArtifact
     from stannary.seal.sealing import SealOptions, SealReport
-    from stannary.seal.source import Source
+    from stannary.seal.stores.source import Source
     from stannary.seal.torch_tensors import Arena
 
     Where = str | Path | Source | Iterable[str | Path | Source]
@@ -35,7 +35,8 @@ def seal(
 
     `owner` defaults to the key in the data folder, made on first use.
     """
-    from stannary.seal import keystore, locations, sealing
+    from stannary.seal import keystore, sealing
+    from stannary.seal.stores import locations
 
     key = owner if owner is not None else keystore.load_or_create()[0]
     return sealing.seal(Path(path), locations.connect_store(str(store)), key, options)
@@ -65,7 +66,7 @@ def open(digest: str, source: Where, *, keys: KeyRing | None = None) -> SealedAr
     """Open an artifact by digest; `keys` defaults to the owner's key in the data folder."""
     from stannary.formats import digest as digests
     from stannary.seal import keystore, reader
-    from stannary.seal.locations import connect
+    from stannary.seal.stores.locations import connect
 
     several = source if isinstance(source, Iterable) and not isinstance(source, str) else [source]
     sources = [connect(str(item)) if isinstance(item, str | Path) else item for item in several]

@@ -10,7 +10,7 @@ Rules:
    the head, and any disagreement is refused.
 
 The head shows sizes (padded to 64 KiB) and counts, no name, shape, key or plaintext hash. Where head,
-signature and shards lie in a store is in `source.py`.
+signature and shards lie in a store is in `stores/source.py`.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ from stannary.errors import AuthError, ConflictError, EnvironmentProblem, Format
 from stannary.formats import digest
 from stannary.seal import names, weight_index
 from stannary.seal.content import of_file
-from stannary.seal.directory import disk_problem
 from stannary.seal.manifest import FileKind, Layout
 from stannary.seal.reader import SealedArtifact, check_jobs, run_all
+from stannary.seal.stores.directory import disk_problem
 
 RECORD = struct.Struct(">I")
 DATA_FOLDER = "data"

@@ -27,8 +27,8 @@ from stannary.seal import message, tensors
 from stannary.seal.head import Head
 from stannary.seal.keys import KeyRing
 from stannary.seal.manifest import Base, Codec, Manifest, Shard
-from stannary.seal.mirrors import Mirrors
-from stannary.seal.source import Source
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import Source
 
 MAX_CHAIN = 16  # deltas upon deltas; the sealer writes a full artifact long before
 MAX_JOBS = 64

@@ -26,27 +26,15 @@ import blake3
 from stannary.errors import ConflictError, UsageError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
-from stannary.seal import (
-    admission,
-    codec,
-    content,
-    exclude,
-    head,
-    manifest,
-    message,
-    plan,
-    tensors,
-    tree,
-    weight_index,
-)
+from stannary.seal import admission, codec, content, exclude, head, manifest, message, plan, tensors, tree, weight_index
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
 from stannary.seal.lineage import Known, Lineage, ShardIndex
-from stannary.seal.link import LinkMeter
 from stannary.seal.manifest import Base, Codec, FileEntry, FileKind, KeyGroup, Manifest, Shard, TensorEntry
 from stannary.seal.plan import Cut
 from stannary.seal.reader import SealedArtifact, run_all
-from stannary.seal.source import Store, envelope_name, head_name, object_name
+from stannary.seal.stores.link import LinkMeter
+from stannary.seal.stores.source import Store, envelope_name, head_name, object_name
 
 LOCAL_JOBS = 2
 REMOTE_JOBS = 8  # connections; two shard buffers each stay below the memory promised (docs/seal-v1.md)

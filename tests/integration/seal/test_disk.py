@@ -11,10 +11,10 @@ import pytest
 
 from stannary.errors import EnvironmentProblem
 from stannary.seal import opening, sealing
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
 
 OWNER = OwnerKey(bytes(range(32)))
 

@@ -15,11 +15,11 @@ from tests.integration.seal.killing import kill_midway, random_shares
 from stannary.errors import AuthError
 from stannary.formats.digest import Digest
 from stannary.seal import blame, keystore, opening
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.s3 import S3Store
-from stannary.seal.source import SourceFailure, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.s3 import S3Store
+from stannary.seal.stores.source import SourceFailure, object_name
 
 SHARD_BYTES = 256 * 1024
 JOBS = 4

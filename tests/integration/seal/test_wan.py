@@ -60,7 +60,7 @@ def test_opens_through_one_per_cent_loss_after_two_kills(tmp_path: Path) -> None
 def _congestion_probe() -> list[str]:
     """Return a program that tells whether a sending socket of ours takes BBR where the kernel has it."""
     script = (
-        "import socket; from pathlib import Path; from stannary.seal.link import prefer_bbr\n"
+        "import socket; from pathlib import Path; from stannary.seal.stores.link import prefer_bbr\n"
         "have = 'bbr' in Path('/proc/sys/net/ipv4/tcp_available_congestion_control').read_text()\n"
         "print(prefer_bbr(socket.socket()) if have else 'unavailable')"
     )

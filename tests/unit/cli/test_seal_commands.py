@@ -261,8 +261,8 @@ def test_lists_that_are_empty_say_so(place: Path, capsys: Printed) -> None:
 
 def test_broken_open_says_what_is_kept(place: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the link is lost, the place of what came is told; the next run goes on there and takes it away."""
-    from stannary.seal.mirrors import Mirrors
-    from stannary.seal.source import SourceFailure
+    from stannary.seal.stores.mirrors import Mirrors
+    from stannary.seal.stores.source import SourceFailure
 
     digest = sealed(capsys)
     real, calls = Mirrors.open_shard, iter(range(10**6))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, small_model
 
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import SealOptions, seal
+from stannary.seal.stores.directory import DirectoryStore
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from tests.unit.seal.world import pattern, safetensors_bytes
 from stannary.errors import FormatError
 from stannary.seal import admission, archives, pickles, sealing
 from stannary.seal.content import of_bytes
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.manifest import FileKind
+from stannary.seal.stores.directory import DirectoryStore
 
 
 class Payload:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stannary.errors import FormatError, StannaryError
 from stannary.seal import codec
-from stannary.seal.link import LinkMeter, coding_pays
+from stannary.seal.stores.link import LinkMeter, coding_pays
 
 
 @given(st.binary(max_size=600).filter(lambda data: len(data) % 2 == 0))

@@ -19,8 +19,8 @@ from stannary.seal.index import PrivateIndex
 from stannary.seal.keys import KeyChain, OwnerKey, ReceivingKey
 from stannary.seal.lineage import Known
 from stannary.seal.manifest import Codec
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
+from stannary.seal.stores.mirrors import Mirrors
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

@@ -14,9 +14,9 @@ from tests.unit.seal.world import Sealed, safetensors_bytes
 from stannary.errors import ConflictError, FormatError, LimitExceeded, NotFound, UsageError
 from stannary.seal import exclude, opening, sealing, tree, weight_index
 from stannary.seal.content import of_bytes
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import SealOptions
+from stannary.seal.stores.directory import DirectoryStore
 
 WEIGHTS = safetensors_bytes({"w": ("U8", [4], b"abcd")})
 

@@ -12,10 +12,10 @@ from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
 from stannary.seal import opening, sealing
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import SourceFailure
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.source import SourceFailure
 
 
 def interrupted(artifact: SealedArtifact, path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:

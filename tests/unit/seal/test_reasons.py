@@ -19,13 +19,13 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.statement import Subject
 from stannary.seal import head, manifest, message, opening, reader, tensors, wrap
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey, ReceivingKey
 from stannary.seal.manifest import Base, Codec, FileEntry, FileKind, KeyGroup, Layout, Manifest, Shard, TensorEntry
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import head_name, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import head_name, object_name
 
 OWNER = OwnerKey(bytes(range(32)))
 PARENT = digest.digest(b"parent")
@@ -299,7 +299,7 @@ def test_liar_about_head_or_manifest_is_named(model: Sealed, tmp_path: Path, par
 
 def test_mirror_that_fails_is_asked_again_when_another_lacks_the_object(model: Sealed, tmp_path: Path) -> None:
     """An empty mirror does not end the search while another one may yet answer."""
-    from stannary.seal.source import SourceFailure
+    from stannary.seal.stores.source import SourceFailure
 
     (tmp_path / "empty").mkdir()
 

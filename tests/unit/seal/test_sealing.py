@@ -11,12 +11,12 @@ from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern, safetensor
 
 from stannary.errors import ConflictError, FormatError, NotFound, UsageError
 from stannary.seal import opening, sealing
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.index import PrivateIndex
 from stannary.seal.keys import OwnerKey
 from stannary.seal.manifest import Codec
 from stannary.seal.sealing import CodecPolicy, SealOptions
-from stannary.seal.source import envelope_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.source import envelope_name
 
 
 def reopened(sealed: Sealed, to: Path, *roots: Path) -> Path:

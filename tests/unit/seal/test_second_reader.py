@@ -18,9 +18,9 @@ from tests.unit.seal.second_reader import Reader, Refused
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, edit, small_model
 
 from stannary.seal import sealing
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import CodecPolicy, SealOptions
+from stannary.seal.stores.directory import DirectoryStore
 
 FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "seal"
 VECTORS = json.loads((FOLDER / "vectors.json").read_text())

@@ -14,11 +14,11 @@ from tests.unit.seal.world import Sealed, small_model
 from stannary.errors import NotFound, StannaryError
 from stannary.formats.digest import Digest
 from stannary.seal import opening
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import envelope_name, head_name, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import envelope_name, head_name, object_name
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 

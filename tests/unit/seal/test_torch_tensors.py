@@ -14,10 +14,10 @@ from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern, safetensor
 import stannary.seal
 from stannary.errors import FormatError, NotFound, Refuted, UnsupportedFormat, UsageError
 from stannary.seal import diff, opening, sealing, torch_tensors
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import SealOptions
-from stannary.seal.source import object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.source import object_name
 
 DTYPES = (
     torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn, torch.int16, torch.uint16,

@@ -12,10 +12,10 @@ import pytest
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound, StannaryError
 from stannary.seal import opening, sealing, tree
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
 
 
 def made(root: Path, *names: str) -> Path:

@@ -16,11 +16,11 @@ from tests.unit.seal.world import edit
 from stannary.errors import StannaryError
 from stannary.formats.digest import Digest
 from stannary.seal import opening, wrap
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey, ReceivingKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import object_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "seal"
 VECTORS = json.loads((FOLDER / "vectors.json").read_text())

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.formats.digest import Digest
-from stannary.seal.directory import DirectoryStore
 from stannary.seal.keys import OwnerKey
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.sealing import SealReport
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.mirrors import Mirrors
 
 SMALL_SHARD_BYTES = 64 * 1024
 Entries = dict[str, tuple[str, list[int], bytes]]

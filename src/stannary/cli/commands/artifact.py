@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stannary.formats.digest import Digest
     from stannary.seal.keys import OwnerKey
     from stannary.seal.reader import SealedArtifact
-    from stannary.seal.source import Source
+    from stannary.seal.stores.source import Source
 
 FROM = click.option("--from", "source", required=True, metavar="DIR|URL", help="Where it lies.")
 
@@ -33,8 +33,8 @@ def ls(out: Output, source: str) -> None:
     from stannary.errors import NotFound
     from stannary.formats import digest as digests
     from stannary.seal import keystore
-    from stannary.seal.directory import DirectoryStore
-    from stannary.seal.locations import connect
+    from stannary.seal.stores.directory import DirectoryStore
+    from stannary.seal.stores.locations import connect
 
     store = connect(source)
     if isinstance(store, DirectoryStore) and not store.root.is_dir():
@@ -57,8 +57,8 @@ def ls(out: Output, source: str) -> None:
 def _row(store: Source, wanted: Digest, owner: OwnerKey | None) -> dict[str, object]:
     """Return what can be told of one artifact of a store; a damaged one is a row, not an error."""
     from stannary.errors import AuthError, StannaryError
-    from stannary.seal.mirrors import Mirrors
     from stannary.seal.reader import SealedArtifact
+    from stannary.seal.stores.mirrors import Mirrors
 
     mirrors = Mirrors(wanted, (store,))
     row: dict[str, object] = {"digest": wanted, "state": "ok", "name": "", "sealed_bytes": 0, "shards": 0}
@@ -142,7 +142,7 @@ def diff(out: Output, old: str, new: str, source: str) -> None:
 def serve(out: Output, folder: Path, host: str, port: int) -> None:
     """Mirror a folder of sealed artifacts over HTTP until interrupted."""
     from stannary.errors import EnvironmentProblem
-    from stannary.seal.server import MirrorServer
+    from stannary.seal.stores.server import MirrorServer
 
     try:
         server = MirrorServer((host, port), folder)

@@ -13,8 +13,8 @@ from stannary.cli.output import Output
 
 if TYPE_CHECKING:
     from stannary.seal.keys import KeyRing
-    from stannary.seal.mirrors import Mirrors
     from stannary.seal.reader import SealedArtifact
+    from stannary.seal.stores.mirrors import Mirrors
 
 
 @command
@@ -40,8 +40,9 @@ def open_(
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
     from stannary.errors import NotFound, ServiceError
-    from stannary.seal import locations, opening, reader
-    from stannary.seal.mirrors import Mirrors
+    from stannary.seal import opening, reader
+    from stannary.seal.stores import locations
+    from stannary.seal.stores.mirrors import Mirrors
 
     wanted = artifact_digest(digest)
     keys = _keys(wanted, options)

@@ -12,7 +12,7 @@ from stannary.cli.output import Output
 
 if TYPE_CHECKING:
     from stannary.seal.sealing import SealReport
-    from stannary.seal.source import Store
+    from stannary.seal.stores.source import Store
     from stannary.seal.tree import Tree
 
 MAX_JOBS = 64  # stannary.seal.reader.MAX_JOBS, not imported for --help
@@ -58,9 +58,10 @@ def seal(
     from stannary.cli.digests import artifact_digest
     from stannary.cli.progress import ByteProgress
     from stannary.errors import UsageError
-    from stannary.seal import exclude, keystore, locations, sealing, tree
+    from stannary.seal import exclude, keystore, sealing, tree
     from stannary.seal import open as open_artifact
     from stannary.seal.index import PrivateIndex
+    from stannary.seal.stores import locations
 
     if not path:  # an unset shell variable: the current folder with everything in it was not meant
         raise UsageError("PATH is empty", hint="name a file or folder; the current one is .")
@@ -105,8 +106,8 @@ def seal(
 def _check_apart(scanned: Tree, target: Store) -> None:
     """Refuse a store inside PATH: the next run would seal the store as well, and the one after it both."""
     from stannary.errors import UsageError
-    from stannary.seal.directory import DirectoryStore
     from stannary.seal.manifest import Layout
+    from stannary.seal.stores.directory import DirectoryStore
 
     if isinstance(target, DirectoryStore) and scanned.layout is Layout.FOLDER:
         root, place = scanned.root.resolve(), target.root.resolve()

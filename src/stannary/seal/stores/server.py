@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from stannary.errors import NotFound, StannaryError
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.link import prefer_bbr
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.link import prefer_bbr
 
 IDLE_S = 30.0
 MAX_CLIENTS = 256

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stannary.errors import EnvironmentProblem, LimitExceeded, NotFound
 from stannary.seal.message import Buffer
-from stannary.seal.source import PIECE_BYTES, SourceFailure
+from stannary.seal.stores.source import PIECE_BYTES, SourceFailure
 
 TEMPORARY_PREFIX = ".incoming-"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -17,16 +17,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.unit.seal.test_server import serving
+from tests.unit.seal.stores.test_server import serving
 from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import UsageError
-from stannary.seal import proxy
-from stannary.seal.http import HttpSource
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.server import MirrorServer
-from stannary.seal.source import SourceFailure
+from stannary.seal.stores import proxy
+from stannary.seal.stores.http import HttpSource
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.server import MirrorServer
+from stannary.seal.stores.source import SourceFailure
 
 HOST = "mirror.test"  # no name server knows it: only a proxy can lead there
 

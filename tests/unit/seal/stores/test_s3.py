@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from stannary.errors import NotFound, StannaryError, UsageError
-from stannary.seal.patience import ATTEMPTS, PATIENCE_S
-from stannary.seal.s3 import S3Store
-from stannary.seal.source import Busy, SourceFailure
+from stannary.seal.stores.patience import ATTEMPTS, PATIENCE_S
+from stannary.seal.stores.s3 import S3Store
+from stannary.seal.stores.source import Busy, SourceFailure
 
 LISTING = b"""<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>models</Name><KeyCount>1</KeyCount>
 <IsTruncated>false</IsTruncated><Contents><Key>sealed/head/aa</Key><LastModified>2026-11-30T00:00:00.000Z</LastModified>
@@ -174,7 +174,7 @@ def test_refusal_is_final(bucket: Bucket, status: int, error: type[StannaryError
 
 def test_pool_is_made_once(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """One pool of connections serves all requests to a host: a TLS context each would cost more than they do."""
-    from stannary.seal import s3
+    from stannary.seal.stores import s3
 
     made: list[object] = []
     real = s3.ConnectionPool

@@ -30,11 +30,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
-from stannary.seal import proxy
-from stannary.seal.link import prefer_bbr
 from stannary.seal.message import Buffer
-from stannary.seal.patience import PAUSE_S, Patience, Pause, patiently
-from stannary.seal.source import MIN_BYTES_PER_S, STALL_S, Busy, SourceFailure
+from stannary.seal.stores import proxy
+from stannary.seal.stores.link import prefer_bbr
+from stannary.seal.stores.patience import PAUSE_S, Patience, Pause, patiently
+from stannary.seal.stores.source import MIN_BYTES_PER_S, STALL_S, Busy, SourceFailure
 from stannary.wire.retry_after import retry_after_s
 
 CONNECT_S = 10.0

@@ -6,14 +6,14 @@ import urllib.parse
 from pathlib import Path
 
 from stannary.errors import UsageError
-from stannary.seal.source import Source, Store
+from stannary.seal.stores.source import Source, Store
 
 
 def connect(location: str) -> Source:
     """Return the source behind a folder path, `http(s)://` or `s3://` URL."""
     scheme = urllib.parse.urlsplit(location).scheme
     if scheme in {"http", "https"}:
-        from stannary.seal.http import HttpSource
+        from stannary.seal.stores.http import HttpSource
 
         return HttpSource(location)
     return connect_store(location)
@@ -23,11 +23,11 @@ def connect_store(location: str) -> Store:
     """Return the store behind a folder path or `s3://` URL."""
     parts = urllib.parse.urlsplit(location)
     if parts.scheme == "s3":
-        from stannary.seal.s3 import S3Store
+        from stannary.seal.stores.s3 import S3Store
 
         return S3Store(location)
     if parts.scheme in {"", "file"}:
-        from stannary.seal.directory import DirectoryStore
+        from stannary.seal.stores.directory import DirectoryStore
 
         return DirectoryStore(Path(urllib.parse.unquote(parts.path)) if parts.scheme else Path(location))
     if parts.scheme in {"http", "https"}:

@@ -24,10 +24,10 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 
 from stannary.errors import NotFound, UsageError
-from stannary.seal.http import ConnectionPool, last_doubt
 from stannary.seal.message import Buffer
-from stannary.seal.patience import Patience, patiently
-from stannary.seal.source import STALL_S, Busy, SourceFailure
+from stannary.seal.stores.http import ConnectionPool, last_doubt
+from stannary.seal.stores.patience import Patience, patiently
+from stannary.seal.stores.source import STALL_S, Busy, SourceFailure
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig

@@ -9,14 +9,14 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.unit.seal.loopback import listening
+from tests.unit.seal.stores.loopback import listening
 from tests.unit.seal.world import Sealed
 
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.http import ConnectionPool, HttpSource
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import SourceFailure
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.http import ConnectionPool, HttpSource
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.source import SourceFailure
 
 STALL_S = 1.0
 SECONDS = 20.0  # what a test may take before it is called a hang
@@ -89,8 +89,8 @@ HOSTS: dict[str, Answer] = {
 @pytest.mark.parametrize("name", HOSTS)
 def test_host_that_drips_anywhere_is_given_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small objects and streams end in time wherever a host drips: no byte now and then holds a reader."""
-    monkeypatch.setattr("stannary.seal.http.GRACE_S", 0.2)
-    monkeypatch.setattr("stannary.seal.http.MIN_BYTES_PER_S", 10**9)
+    monkeypatch.setattr("stannary.seal.stores.http.GRACE_S", 0.2)
+    monkeypatch.setattr("stannary.seal.stores.http.MIN_BYTES_PER_S", 10**9)
     with host(HOSTS[name]) as url:
         source = HttpSource(url, stall_s=STALL_S)
         assert isinstance(ended(lambda: source.read(NAME, 10**6)), SourceFailure)

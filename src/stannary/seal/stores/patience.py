@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from stannary.seal.source import Busy, SourceFailure
+from stannary.seal.stores.source import Busy, SourceFailure
 
 ATTEMPTS = 4
 PATIENCE_S = 120.0  # S3 asks clients of a bucket that grows for some minutes of fewer requests, and scales meanwhile

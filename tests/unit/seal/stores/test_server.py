@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.seal.loopback import listening
+from tests.unit.seal.stores.loopback import listening
 from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import LimitExceeded, NotFound, Refuted, StannaryError
 from stannary.seal import blame, opening
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.http import HttpSource
-from stannary.seal.mirrors import Mirrors
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.server import MirrorServer
-from stannary.seal.source import Source, SourceFailure, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.http import HttpSource
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.server import MirrorServer
+from stannary.seal.stores.source import Source, SourceFailure, object_name
 
 
 @contextlib.contextmanager
@@ -148,8 +148,8 @@ def test_stalled_mirror_alone_ends_in_an_error(model: Sealed, tmp_path: Path) ->
 
 def test_host_that_drips_is_given_up(model: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that sends a byte now and then never trips the stall limit; the least rate ends it."""
-    monkeypatch.setattr("stannary.seal.http.GRACE_S", 0.0)
-    monkeypatch.setattr("stannary.seal.http.MIN_BYTES_PER_S", 10**12)
+    monkeypatch.setattr("stannary.seal.stores.http.GRACE_S", 0.0)
+    monkeypatch.setattr("stannary.seal.stores.http.MIN_BYTES_PER_S", 10**12)
 
     def drip(connection: socket.socket, request: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx")

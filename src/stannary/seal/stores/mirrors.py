@@ -27,8 +27,8 @@ from stannary.seal import head as head_format
 from stannary.seal.blame import Blame
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.message import BadBytes, ShardOpener, check_name
-from stannary.seal.patience import PAUSE_S, Patience, Pause
-from stannary.seal.source import Busy, Source, SourceFailure, envelope_name, head_name, object_name
+from stannary.seal.stores.patience import PAUSE_S, Patience, Pause
+from stannary.seal.stores.source import Busy, Source, SourceFailure, envelope_name, head_name, object_name
 
 LOCAL_JOBS = 4  # more threads than this wait for memory, not for cores
 REMOTE_JOBS = 12  # 8-16 connections fill a lossy link

@@ -13,17 +13,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.unit.seal.loopback import listening
+from tests.unit.seal.stores.loopback import listening
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern
 
 from stannary.errors import Refuted, StannaryError
 from stannary.seal import opening
-from stannary.seal.directory import DirectoryStore
-from stannary.seal.http import HttpSource
-from stannary.seal.mirrors import Mirrors
-from stannary.seal.patience import PATIENCE_S
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.source import Busy, object_name
+from stannary.seal.stores.directory import DirectoryStore
+from stannary.seal.stores.http import HttpSource
+from stannary.seal.stores.mirrors import Mirrors
+from stannary.seal.stores.patience import PATIENCE_S
+from stannary.seal.stores.source import Busy, object_name
 
 STALL_S = 0.2
 PAGE = b"<!doctype html><html><body>Please sign in to use this network</body></html>"
