@@ -48,7 +48,7 @@ from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.grade import transcript
 from stannary.certify.rules import Rules
 from stannary.formats import canonical, dsse
-from stannary.seal import content, tensors, weight_index
+from stannary.seal.content import file_bytes, tensors, weight_index
 
 _amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
 _vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
@@ -137,7 +137,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "tpm-response": _quote,
     "tpm-signature": tpm_structures.parse_signature,
     "tsm-table": tsm.read_table,
-    "weight-index": lambda data: weight_index.check("m.index.json", content.of_bytes(data), {"a"}),
+    "weight-index": lambda data: weight_index.check("m.index.json", file_bytes.of_bytes(data), {"a"}),
 }
 
 SEEDS: dict[str, bytes] = {

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stannary.seal.manifest import FileKind, TensorEntry
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.manifest import TensorEntry
 from stannary.seal.reader import SealedArtifact
 
 COMPARE_BYTES = 8 * 1024 * 1024

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stannary.errors import ConflictError
-from stannary.seal import tensors
+from stannary.seal.content import tensors
 from stannary.seal.head import SealedObject
 from stannary.seal.manifest import Base, Codec
 from stannary.seal.plan import Cut

@@ -2,8 +2,8 @@
 
 Rules, checked on every reading (the owner signed it, and is still not believed to be free of bugs):
 1. Shards tile every file exactly, in order; no gap, no overlap, no shard over MAX_SHARD_BYTES.
-2. Tensors tile the data area of their safetensors file; names, dtypes and lengths keep tensors.py.
-3. File paths keep names.py; a `file` layout has one file without a folder.
+2. Tensors tile the data area of their safetensors file; names, dtypes and lengths keep content/tensors.py.
+3. File paths keep content/names.py; a `file` layout has one file without a folder.
 4. `stored` is the exact length of what a codec left, `size` the exact length after decoding.
 5. The keys of a group are sealed under the group's key and bound to artifact, group id and count; who
    holds the manifest key alone reads the index and no content.
@@ -23,9 +23,11 @@ from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, dsse, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.seal import message, names, tensors
+from stannary.seal import message
+from stannary.seal.content import names, tensors
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.content.tensors import Tensor
 from stannary.seal.head import MAX_SHARDS, Head
-from stannary.seal.tensors import Tensor
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,15 +47,6 @@ class Layout(StrEnum):
 
     FILE = "file"
     FOLDER = "folder"
-
-
-class FileKind(StrEnum):
-    """The only kinds of content that are sealed. There is no pickle here and never will be."""
-
-    SAFETENSORS = "safetensors"
-    PARQUET = "parquet"
-    JSONL = "jsonl"
-    BIN = "bin"
 
 
 class Codec(StrEnum):

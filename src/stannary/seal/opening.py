@@ -29,9 +29,10 @@ import blake3
 from stannary import files
 from stannary.errors import AuthError, ConflictError, EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import digest
-from stannary.seal import names, weight_index
-from stannary.seal.content import of_file
-from stannary.seal.manifest import FileKind, Layout
+from stannary.seal.content import names, weight_index
+from stannary.seal.content.file_bytes import of_file
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.manifest import Layout
 from stannary.seal.reader import SealedArtifact, check_jobs, run_all
 from stannary.seal.stores.directory import disk_problem
 

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stannary.errors import UsageError
-from stannary.seal.manifest import MAX_SHARD_BYTES, FileKind
-from stannary.seal.tensors import Tensor
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.content.tensors import Tensor
+from stannary.seal.manifest import MAX_SHARD_BYTES
 
 SHARD_BYTES = 8 * 1024 * 1024  # the most a broken transfer fetches again; a request's own time is small beside it
 DATA_SHARD_BYTES = 1024 * 1024

@@ -23,7 +23,8 @@ from stannary.errors import FormatError, LimitExceeded, Refuted, UsageError
 from stannary.formats.digest import Digest
 from stannary.seal import codec as coder
 from stannary.seal import manifest as manifest_format
-from stannary.seal import message, tensors
+from stannary.seal import message
+from stannary.seal.content import tensors
 from stannary.seal.head import Head
 from stannary.seal.keys import KeyRing
 from stannary.seal.manifest import Base, Codec, Manifest, Shard

@@ -7,7 +7,7 @@ Rules:
    store still holds it: same plaintext, same ciphertext, nothing new to learn.
 3. The head's signature is written last. Before that there is no artifact, only nameless ciphertext.
    A killed run leaves its shards in the store and in the index, so the next run finds and keeps them.
-4. Content is admitted before its first byte is encrypted (admission.py, tensors.py, tree.py).
+4. Content is admitted before its first byte is encrypted (content/, tree.py).
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import blake3
 from stannary.errors import ConflictError, UsageError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
-from stannary.seal import admission, codec, content, exclude, head, manifest, message, plan, tensors, tree, weight_index
+from stannary.seal import codec, exclude, head, manifest, message, plan, tree
+from stannary.seal.content import admission, file_bytes, tensors, weight_index
+from stannary.seal.content.kinds import FileKind
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
 from stannary.seal.lineage import Known, Lineage, ShardIndex
-from stannary.seal.manifest import Base, Codec, FileEntry, FileKind, KeyGroup, Manifest, Shard, TensorEntry
+from stannary.seal.manifest import Base, Codec, FileEntry, KeyGroup, Manifest, Shard, TensorEntry
 from stannary.seal.plan import Cut
 from stannary.seal.reader import SealedArtifact, run_all
 from stannary.seal.stores.link import LinkMeter
@@ -158,7 +160,7 @@ class _Sealer:
                 self._lineage.map_file(number, leaf.path, listed)
             else:
                 header = 0
-                weight_index.check(leaf.path, content.of_file(descriptor, leaf.size), self._paths)
+                weight_index.check(leaf.path, file_bytes.of_file(descriptor, leaf.size), self._paths)
                 self._cuts += plan.cut_file(number, kind, leaf.size, self._options.shard_bytes)
             tree.check_unchanged(descriptor, leaf)
         finally:

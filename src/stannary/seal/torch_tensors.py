@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from stannary.errors import FormatError, NotFound, StannaryError, UnsupportedFormat, UsageError
-from stannary.seal import tensors as header_format
-from stannary.seal.manifest import FileKind, TensorEntry
+from stannary.seal.content import tensors as header_format
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.manifest import TensorEntry
 from stannary.seal.reader import SealedArtifact
 
 if TYPE_CHECKING:

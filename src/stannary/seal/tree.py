@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound
-from stannary.seal import names
+from stannary.seal.content import names
 from stannary.seal.exclude import Exclusion
 from stannary.seal.manifest import MAX_FILES, Layout
 from stannary.workdir import IGNORE_FILE

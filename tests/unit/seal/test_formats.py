@@ -15,8 +15,10 @@ from tests.unit.seal.world import Entries, Sealed, pattern, safetensors_bytes
 
 from stannary.errors import FormatError, LimitExceeded, StannaryError
 from stannary.formats import canonical
-from stannary.seal import head, manifest, names, plan, tensors
-from stannary.seal.manifest import Base, Codec, FileKind, KeyGroup, Manifest, Shard
+from stannary.seal import head, manifest, plan
+from stannary.seal.content import names, tensors
+from stannary.seal.content.kinds import FileKind
+from stannary.seal.manifest import Base, Codec, KeyGroup, Manifest, Shard
 
 ONE: Entries = {"a": ("F32", [2], pattern(8))}
 

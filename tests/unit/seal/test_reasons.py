@@ -18,10 +18,12 @@ from stannary.formats import canonical, digest, dsse, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.statement import Subject
-from stannary.seal import head, manifest, message, opening, reader, tensors, wrap
+from stannary.seal import head, manifest, message, opening, reader, wrap
+from stannary.seal.content import tensors
+from stannary.seal.content.kinds import FileKind
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey, ReceivingKey
-from stannary.seal.manifest import Base, Codec, FileEntry, FileKind, KeyGroup, Layout, Manifest, Shard, TensorEntry
+from stannary.seal.manifest import Base, Codec, FileEntry, KeyGroup, Layout, Manifest, Shard, TensorEntry
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.stores.directory import DirectoryStore
 from stannary.seal.stores.mirrors import Mirrors

@@ -19,9 +19,9 @@ import json
 from pathlib import PurePosixPath
 
 from stannary.errors import FormatError
-from stannary.seal import archives, pickles
-from stannary.seal.content import Content, of_file
-from stannary.seal.manifest import FileKind
+from stannary.seal.content import archives, pickles
+from stannary.seal.content.file_bytes import Content, of_file
+from stannary.seal.content.kinds import FileKind
 
 PICKLE_SUFFIXES = frozenset(
     {".ckpt", ".dill", ".joblib", ".mar", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pt2", ".ptc", ".pth"}

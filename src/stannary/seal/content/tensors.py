@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical
 from stannary.formats.canonical import Json
-from stannary.seal import names
+from stannary.seal.content import names
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit (MAX_HEADER_SIZE)

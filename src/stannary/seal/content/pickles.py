@@ -19,7 +19,7 @@ import io
 import pickletools
 import re
 
-from stannary.seal.content import Content
+from stannary.seal.content.file_bytes import Content
 
 WINDOW_BYTES = 256 * 1024
 MAX_LINE_BYTES = 64 * 1024  # longer ones are judged by their ends

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from tests.unit.seal.world import pattern, safetensors_bytes
 
 from stannary.errors import FormatError
-from stannary.seal import admission, archives, pickles, sealing
-from stannary.seal.content import of_bytes
+from stannary.seal import sealing
+from stannary.seal.content import admission, archives, pickles
+from stannary.seal.content.file_bytes import of_bytes
+from stannary.seal.content.kinds import FileKind
 from stannary.seal.keys import OwnerKey
-from stannary.seal.manifest import FileKind
 from stannary.seal.stores.directory import DirectoryStore
 
 

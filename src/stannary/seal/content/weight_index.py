@@ -15,8 +15,8 @@ from collections.abc import Container
 from pathlib import PurePosixPath
 
 from stannary.errors import FormatError, LimitExceeded
-from stannary.seal import names
-from stannary.seal.content import Content
+from stannary.seal.content import names
+from stannary.seal.content.file_bytes import Content
 
 _NAMED = re.compile(r"\.index(\.[^./]+)?\.json$", re.IGNORECASE)
 MAX_INDEX_BYTES = 64 * 1024 * 1024  # the largest public one, of 60,000 tensors, is about 6 MiB

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 
-from stannary.seal.content import Content
+from stannary.seal.content.file_bytes import Content
 
 MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\x03\x04", "zip"),
