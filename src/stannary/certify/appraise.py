@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
     from stannary.formats import dsse
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
 
 MAX_POLICY_BYTES = 256 * 1024
 _KEY = re.compile(r"[0-9a-fA-F]{64}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stannary.certify.appraise import Result
     from stannary.certify.folder import Entry, Folder
     from stannary.certify.policy import Policy
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
 
 
 @dataclass(frozen=True, slots=True)

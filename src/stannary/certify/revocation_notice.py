@@ -23,13 +23,13 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.certify.collateral import unhex
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Check, Examination, Qualifier, State, Step
 from stannary.certify.remedies import Code
+from stannary.certify.withdrawals import Reason, Withdrawal
 from stannary.errors import FormatError, Refuted
 from stannary.formats import canonical, record, statement
 
@@ -47,38 +47,6 @@ PACKAGED = "data/revocations.json"
 MAX_NOTICES = 64
 HOLD_CAP = 1
 _IDENTITY = re.compile(r"(ek|nvidia|pck|ppid|snp):[0-9a-f]{2,128}")
-
-
-class Reason(StrEnum):
-    """Why hardware is withdrawn, as CRLReason spells it; removeFromCRL lifts and has no place here."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "keyCompromise"
-    CA_COMPROMISE = "cACompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-    CERTIFICATE_HOLD = "certificateHold"
-    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
-    AA_COMPROMISE = "aACompromise"
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """One entry: which hardware, what was said, by which responder, when."""
-
-    identity: str
-    status: Reason
-    source: str
-    observed_at: str
-
-    def holds_at(self, now: datetime | None) -> bool:
-        """Whether it counts at `now` (rule 2); without an evaluation time it does."""
-        return now is None or parse_moment(self.observed_at) <= now
-
-    def words(self) -> str:
-        """Say it in one line."""
-        return f"{self.identity} {self.status}: {self.source}, observed {self.observed_at}"
 
 
 @dataclass(frozen=True, slots=True)

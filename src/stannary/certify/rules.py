@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from stannary.certify.certificates import Anchors
 
 if TYPE_CHECKING:
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
 
 
 class Generation(StrEnum):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
     from stannary.formats.canonical import Json
 
 MAX_FILE_BYTES = 11 * 1024 * 1024  # one MiB above the evidence limit, so that the limit itself is reached

@@ -23,10 +23,11 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again, exposed
-from stannary.certify.revocation_notice import Reason, RevocationNotice, Withdrawal
+from stannary.certify.revocation_notice import RevocationNotice
 from stannary.certify.revocation_notice import sign as sign_notice
 from stannary.certify.rules import Roots, Rules, SnpTcb
 from stannary.certify.tiers import Tier
+from stannary.certify.withdrawals import Reason, Withdrawal
 from stannary.errors import FormatError, LimitExceeded, Refuted, SpecError
 from stannary.formats import dsse
 

@@ -14,8 +14,8 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination, Step
 from stannary.certify.remedies import Code
-from stannary.certify.revocation_notice import Reason, Withdrawal
 from stannary.certify.rules import Rules
+from stannary.certify.withdrawals import Reason, Withdrawal
 from stannary.errors import UsageError
 
 H100, H200 = ("G520", "0202", "885"), ("G520", "0280", "895")

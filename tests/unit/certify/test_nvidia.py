@@ -15,8 +15,8 @@ from stannary.certify.evidence.spdm import SpdmReport
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import format_moment
-from stannary.certify.revocation_notice import Reason, Withdrawal
 from stannary.certify.rules import Rules
+from stannary.certify.withdrawals import Reason, Withdrawal
 
 NONCE = b"\x11" * 32
 

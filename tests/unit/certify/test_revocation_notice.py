@@ -22,8 +22,9 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.folder import Entry
 from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination
-from stannary.certify.revocation_notice import Reason, RevocationNotice, Withdrawal, believe, judge_identities
+from stannary.certify.revocation_notice import RevocationNotice, believe, judge_identities
 from stannary.certify.rules import Rules
+from stannary.certify.withdrawals import Reason, Withdrawal
 from stannary.cli import main as edge
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse, record

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stannary.certify.collateral_items import Item
     from stannary.certify.envelope import Evidence
     from stannary.certify.policy import Policy
-    from stannary.certify.revocation_notice import Withdrawal
+    from stannary.certify.withdrawals import Withdrawal
 
 PRIVATE_SUFFIX = ".private"
 MAX_LISTED = 12

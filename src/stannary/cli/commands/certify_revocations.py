@@ -79,12 +79,13 @@ def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
     """Sign that hardware IDENTITIES (nvidia:..., snp:..., ek:...) were withdrawn. Your newest notice counts, whole."""
     from stannary.certify import revocation_notice as notices
     from stannary.certify.moments import format_moment
+    from stannary.certify.withdrawals import Reason, Withdrawal
 
     try:
-        status = notices.Reason(options["status"])
+        status = Reason(options["status"])
     except ValueError as err:
         raise UsageError(
-            "no such status", why=f"{options['status']!r:.40}", hint=f"one of {', '.join(notices.Reason)}"
+            "no such status", why=f"{options['status']!r:.40}", hint=f"one of {', '.join(Reason)}"
         ) from err
     if identities and not options["source"]:
         raise UsageError("who said so is not said", why="an entry names its responder", hint="add --source TEXT")
@@ -93,7 +94,7 @@ def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
     made = notices.RevocationNotice(
         options["watcher"],
         issued,
-        tuple(notices.Withdrawal(item, status, options["source"], observed) for item in identities),
+        tuple(Withdrawal(item, status, options["source"], observed) for item in identities),
     )
     if options["earlier"] is not None:
         made = _continued(made, options["earlier"], {*identities, *options["dropped"]})
