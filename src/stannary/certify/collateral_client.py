@@ -27,8 +27,9 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from stannary import __version__
-from stannary.certify import collateral_items, revocation
+from stannary.certify import revocation
 from stannary.certify.collateral_items import Item
+from stannary.certify.collateral_join import end_of
 from stannary.certify.collateral_plan import Request, Service, needs
 from stannary.certify.moments import format_moment
 from stannary.errors import FormatError, LimitExceeded, ServiceError
@@ -136,7 +137,7 @@ def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Out
         try:
             answer = caller.ask(request, url)
             data, chain = _read(need, request, answer)
-            end = collateral_items.end_of(need, data, chain)
+            end = end_of(need, data, chain)
         except (ServiceError, FormatError) as err:
             why, hint = f"{url}: {err}", err.hint or "look at what the address answers; a mirror may be out of order"
             continue

@@ -16,7 +16,7 @@ from tests.unit.certify import world
 from tests.unit.certify.intel_world import Intel
 
 from stannary.certify import challenge as challenges
-from stannary.certify import collateral_items, collateral_names, collateral_plan
+from stannary.certify import collateral_items, collateral_join, collateral_names, collateral_plan
 from stannary.certify.collateral import Collateral, IntelCollateral, SignedJson, newest_of
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_plan import BASES, Service, part_needs
@@ -236,11 +236,11 @@ def test_items_of_another_machine_do_not_ride_in():
     vek = amd.vcek(LEVEL)
     part = Part("snp", amd.report(vek))
     stray = Item("amd-vcek", "00/11", other.vcek(LEVEL).certificate.raw)
-    assert collateral_items.joined(part, part.collateral(), {stray.key: stray}).certificates == ()
+    assert collateral_join.joined(part, part.collateral(), {stray.key: stray}).certificates == ()
     key = next(need.key for need in part_needs(part, {}) if need.kind == "amd-vcek")
     mine = Item(*key, vek.certificate.raw)
     both = {stray.key: stray, mine.key: mine}
-    assert collateral_items.joined(part, part.collateral(), both).certificates == (vek.certificate,)
+    assert collateral_join.joined(part, part.collateral(), both).certificates == (vek.certificate,)
 
 
 @pytest.mark.parametrize("kept", ["tcb-info", "qe-identity", "pck-crl", "root-crl"])
@@ -263,11 +263,11 @@ def test_one_item_we_hold_stands_against_a_carried_copy(kept):
     part = Part("tdx", now.quote())
     needs = {need.kind.rpartition("intel-")[2].removeprefix("tdx-"): need.key for need in part_needs(part, {})}
     item = Item(*needs[kept], data[kept], chain if "-crl" not in kept else b"")
-    joined = collateral_items.joined(part, Collateral(intel=old), {item.key: item}).intel
+    joined = collateral_join.joined(part, Collateral(intel=old), {item.key: item}).intel
     for name in ("tcb-info", "qe-identity", "pck-crl", "root-crl"):
         member = name.replace("-", "_")
         assert getattr(joined, member) == getattr(held if name == kept else old, member)
-    assert collateral_items.joined(part, Collateral(), {item.key: item}).intel is None
+    assert collateral_join.joined(part, Collateral(), {item.key: item}).intel is None
 
 
 def test_items_are_written_and_read_back():

@@ -10,8 +10,9 @@ import pytest
 from tests.integration.collateral.vendor_services import Reply, Services
 from tests.vectors.certify.evidence_vectors import case, needs_vectors
 
-from stannary.certify import collateral_client, collateral_items
+from stannary.certify import collateral_client
 from stannary.certify.collateral_client import Options, State
+from stannary.certify.collateral_join import joined
 from stannary.certify.collateral_plan import part_needs
 from stannary.certify.collateral_store import CollateralStore
 from stannary.certify.envelope import Evidence, Part
@@ -64,7 +65,7 @@ def test_a_quote_is_judged_by_what_was_fetched(name, hex_root, tmp_path, monkeyp
     evidence = Evidence("c", bytes(32), bytes(32), {"cpu": part})
 
     def outcome(items, at=now):
-        carried = collateral_items.joined(part, part.collateral(), items)
+        carried = joined(part, part.collateral(), items)
         verifier = IntelVerifier(kind)
         return examine(verifier, part.evidence, bound=None, collateral=carried, now=at, rules=Rules()).outcome
 
