@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
-from stannary.certify import certificates, revocation, vectors  # noqa: E402
+from stannary.certify import certificates, revocation  # noqa: E402
 from stannary.certify.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
@@ -31,6 +31,7 @@ from stannary.certify.evidence.tpm import TpmVerifier  # noqa: E402
 from stannary.certify.evidence.verifier import examine  # noqa: E402
 from stannary.certify.folder import Entry  # noqa: E402
 from stannary.certify.rules import Roots, Rules  # noqa: E402
+from stannary.certify.vectors import cases, runner  # noqa: E402
 from stannary.formats import canonical, record  # noqa: E402
 
 VECTORS = Path(os.environ.get("STANNARY_VECTORS", ROOT.parent / "shared" / "vectors"))
@@ -79,12 +80,12 @@ def kinds() -> None:
     wanted = ["snp-genoa-v5-live", "tdx-v4-uptodate", "sgx-sw-hardening", "tdx-ccel-replay",
               "gpu-sdk_hopperAttestationReport", "gpu-sdk_switchAttestationReport", "rim-NV_GPU_DRIVER_GH100_550",
               "nitro-prod", "az-snp-genuine", "tpm-swtpm-valid", "ear-rust-sample"]  # fmt: skip
-    cases = {item.members["id"]: item for item in vectors.load(VECTORS)}
+    known = {item.members["id"]: item for item in cases.load(VECTORS)}
     print(f"{'kind':<40}{'cold ms':>9}{'cached ms':>11}   (CPU, median of {REPEATS}, files read included)")
     for name in wanted:
-        case = cases[name]
-        cold = cpu_ms(lambda case=case: vectors.run_case(case), cold=True)
-        warm = cpu_ms(lambda case=case: vectors.run_case(case), cold=False)
+        case = known[name]
+        cold = cpu_ms(lambda case=case: runner.run_case(case), cold=True)
+        warm = cpu_ms(lambda case=case: runner.run_case(case), cold=False)
         print(f"{name:<40}{cold:>9.2f}{warm:>11.2f}")
 
 

@@ -12,7 +12,6 @@ from tests.unit.certify import world
 
 from stannary.certify import (
     activation,
-    boot_files,
     certificates,
     challenge,
     collateral,
@@ -47,6 +46,7 @@ from stannary.certify.evidence import (
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.grade import transcript
 from stannary.certify.rules import Rules
+from stannary.certify.vectors import boot_files
 from stannary.formats import canonical, dsse
 from stannary.seal.content import file_bytes, tensors, weight_index
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stannary.certify import vectors
-from stannary.certify.vectors import Case, CaseResult
+from stannary.certify.vectors import cases, runner
+from stannary.certify.vectors.cases import Case
+from stannary.certify.vectors.runner import CaseResult
 
 FOLDER = Path(os.environ.get("STANNARY_VECTORS", str(Path(__file__).parents[4] / "shared" / "vectors")))
 needs_vectors = pytest.mark.skipif(
@@ -20,7 +21,7 @@ needs_vectors = pytest.mark.skipif(
 
 def case(name: str) -> Case:
     """Return the manifest case `name`."""
-    return next(item for item in vectors.load(FOLDER) if item.members["id"] == name)
+    return next(item for item in cases.load(FOLDER) if item.members["id"] == name)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def result(name: str, blob: bytes | None = None, **members: object) -> CaseResul
     original = case(name)
     merged = {key: value for key, value in {**original.members, **members}.items() if value is not None}
     changed = Changed(original.folder, merged, original.evidence() if blob is None else blob)
-    return vectors.run_case(changed)
+    return runner.run_case(changed)
 
 
 def flip(blob: bytes, bit: int) -> bytes:

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from tests.vectors.certify.evidence_vectors import Changed, flip
 
-from stannary.certify import vectors
-from stannary.certify.boot_files import read_registers
 from stannary.certify.evidence import ccel, event_log, quote, spdm
 from stannary.certify.evidence.secure_boot import secure_boot
 from stannary.certify.evidence.tpm import check_log
 from stannary.certify.outcomes import Examination
+from stannary.certify.vectors import cases, runner
+from stannary.certify.vectors.boot_files import read_registers
 
 FOLDER = Path(os.environ.get("STANNARY_FIELD_VECTORS", str(Path(__file__).parents[4] / "shared" / "vectors-field")))
 pytestmark = pytest.mark.skipif(
@@ -34,8 +34,8 @@ NUM_VARIANTS = 40
 _NO_ACTION = event_log.EV_NO_ACTION
 
 
-def _cases() -> list[vectors.Case]:
-    return list(vectors.load(FOLDER)) if (FOLDER / "manifest.json").is_file() else []
+def _cases() -> list[cases.Case]:
+    return list(cases.load(FOLDER)) if (FOLDER / "manifest.json").is_file() else []
 
 
 def _named(kinds: set[str]) -> list[str]:
@@ -47,13 +47,13 @@ def _named(kinds: set[str]) -> list[str]:
     ]
 
 
-def _case(name: str) -> vectors.Case:
+def _case(name: str) -> cases.Case:
     return next(item for item in _cases() if item.members["id"] == name)
 
 
 def _outcome(name: str, blob: bytes) -> str:
     original = _case(name)
-    return vectors.run_case(Changed(original.folder, original.members, blob)).observed
+    return runner.run_case(Changed(original.folder, original.members, blob)).observed
 
 
 def _places(name: str, start: int, end: int) -> list[int]:
@@ -65,7 +65,7 @@ def _places(name: str, start: int, end: int) -> list[int]:
 @pytest.mark.parametrize("case", _cases(), ids=lambda case: str(case.members["id"]))
 def test_every_field_case_gives_its_expected_outcome(case):
     """Every case of the manifest gives the outcome it expects, and every check says whether it ran."""
-    result = vectors.run_case(case)
+    result = runner.run_case(case)
     assert result.observed == result.expected, result.detail
     assert result.appraisal is not None
     assert all(row.detail for row in result.appraisal.checks)
@@ -286,7 +286,7 @@ def test_a_changed_ccel_does_not_give_the_quoted_registers(name):
     assert len(spans) > 10
     for start in random.Random(name).sample(spans, 10):
         assert _outcome(name, flip(plain, 8 * start + 3)) == "refuse:replay-mismatch"
-    rows = {row.id: row for row in vectors.run_case(case).appraisal.checks}
+    rows = {row.id: row for row in runner.run_case(case).appraisal.checks}
     assert {rows[f"rtmr{index}"].state for index in range(3)} == {"checked"}
     assert rows["rtmr3"].state == ("waived" if "rtmr3" in name else "checked")
     parsed = quote.parse_quote(case.file(case.text("quote")))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.vectors.certify.evidence_vectors import FOLDER, flip, needs_vectors, outcome
 
-from stannary.certify import vectors
-from stannary.certify.vectors import Case
+from stannary.certify.vectors import cases, runner
+from stannary.certify.vectors.cases import Case
 
 pytestmark = needs_vectors
 CASES = json.loads((Path(__file__).parent / "unlisted.json").read_text())["cases"]
@@ -22,7 +22,7 @@ CASES = json.loads((Path(__file__).parent / "unlisted.json").read_text())["cases
 @pytest.mark.parametrize("members", CASES, ids=lambda members: members["id"])
 def test_unlisted_evidence_has_the_outcome_of_its_specification(members):
     """Every file beside the manifest gives the outcome that its format's specification and source say."""
-    result = vectors.run_case(Case(FOLDER, members))
+    result = runner.run_case(Case(FOLDER, members))
     assert result.observed == members["expect"], result.detail
 
 
@@ -42,8 +42,8 @@ def test_every_evidence_file_is_in_some_case():
 def test_ends_of_time_are_times_like_others(moment):
     """Before 1970 and at the last second of 9999 every case still has an outcome, and no certificate is valid then."""
     now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    for case in (*vectors.load(FOLDER), *(Case(FOLDER, members) for members in CASES)):
-        result = vectors.run_case(case, now)
+    for case in (*cases.load(FOLDER), *(Case(FOLDER, members) for members in CASES)):
+        result = runner.run_case(case, now)
         assert result.appraisal is not None, (result.id, result.observed)
         if result.kind in {"snp", "tdx", "sgx", "nvrim", "nitro", "azure-snp", "azure-tdx"}:
             assert result.observed.startswith("refuse:"), (result.id, result.observed)

@@ -305,10 +305,10 @@ def _layer_lines(result: Result) -> list[str]:
 @advised
 def vectors(out: Output, folder: Path, now: str | None, without_packaged: bool) -> int:
     """Run a manifest of evidence with expected outcomes; exit 1 on any mismatch."""
-    from stannary.certify import vectors as runner
+    from stannary.certify.vectors.cases import load
+    from stannary.certify.vectors.runner import run
 
-    cases = runner.load(folder)
-    results = list(runner.run(cases, None if now is None else moment(now), () if without_packaged else None))
+    results = list(run(load(folder), None if now is None else moment(now), () if without_packaged else None))
     matching = sum(item.matches for item in results)
     lines = []
     for item in results:

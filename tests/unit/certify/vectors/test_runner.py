@@ -7,9 +7,9 @@ import json
 import pytest
 from tests.unit.certify import rim_world, world
 
-from stannary.certify import vectors
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.rules import Generation, SnpTcb
+from stannary.certify.vectors import cases, runner
 from stannary.errors import FormatError, NotFound, UnsupportedFormat
 
 NOW = "2026-11-22T00:00:00Z"
@@ -61,8 +61,8 @@ RIM = {
 def _run(folder, members: dict[str, object], **changes: object) -> str:
     merged = {name: value for name, value in {**members, **changes}.items() if value is not None}
     (folder / "manifest.json").write_text(json.dumps({"version": 1, "cases": [merged]}))
-    (case,) = vectors.load(folder)
-    return vectors.run_case(case, withdrawals=()).observed
+    (case,) = cases.load(folder)
+    return runner.run_case(case, withdrawals=()).observed
 
 
 @pytest.mark.parametrize("members", [SNP, GPU, RIM], ids=["snp", "nvgpu", "nvrim-match"])
@@ -130,7 +130,7 @@ def test_links_inside_the_folder_are_followed(folder, tmp_path_factory):
 def test_case_without_its_names_still_has_a_line(folder):
     """A case that names neither itself nor its expectation is run, and matches nothing."""
     (folder / "manifest.json").write_text(json.dumps({"version": 1, "cases": [{"kind": "snp"}]}))
-    (result,) = vectors.run(vectors.load(folder))
+    (result,) = runner.run(cases.load(folder))
     assert not result.matches
     assert result.observed.startswith("could not check: ")
 
@@ -150,7 +150,7 @@ def test_manifest_that_does_not_read(folder, manifest, error):
     """Another version, no cases, or cases that are no objects end the run before it starts."""
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(error):
-        vectors.load(folder)
+        cases.load(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(NotFound):
-        vectors.load(folder)
+        cases.load(folder)

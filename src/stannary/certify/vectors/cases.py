@@ -1,10 +1,8 @@
-"""The vectors runner: a manifest of evidence with expected outcomes, one line a case.
+"""Vector cases as a manifest lists them, and the files they name.
 
 The manifest is `version` and `cases[]`, each `id kind evidence now expect` and members by kind; paths
-are relative to it and may not leave its folder. Evidence is appraised under `Rules()`: what is true
-of it without a policy, and what revocation notices say (the packaged one unless it is left out). A case
-that cannot run is a mismatch, never skipped: a file of it that does not read is malformed evidence, a fault
-of the manifest itself is `could not check`. What each kind reads is in `vector_kinds.py` and docs/certify.md.
+are relative to it and may not leave its folder. What each kind reads is in `kinds.py` and
+docs/certify.md.
 """
 
 from __future__ import annotations
@@ -15,38 +13,17 @@ from typing import TYPE_CHECKING
 
 from stannary.certify import certificates
 from stannary.certify.moments import parse_moment
-from stannary.certify.outcomes import Appraisal, unreadable
-from stannary.certify.revocation_notice import judge_identities, packaged
-from stannary.errors import FormatError, NotFound, SpecError, StannaryError, UnsupportedFormat
+from stannary.errors import FormatError, NotFound, SpecError, UnsupportedFormat
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
     from pathlib import Path
 
-    from stannary.certify.withdrawals import Withdrawal
     from stannary.formats.canonical import Json
 
 MAX_FILE_BYTES = 11 * 1024 * 1024  # one MiB above the evidence limit, so that the limit itself is reached
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class CaseResult:
-    """What a case gave beside what it should have given."""
-
-    id: str
-    kind: str
-    expected: str
-    observed: str
-    detail: str
-    appraisal: Appraisal | None
-
-    @property
-    def matches(self) -> bool:
-        """Whether the outcome is the expected one."""
-        return self.observed == self.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,38 +112,3 @@ def load(folder: Path) -> tuple[Case, ...]:
     if not all(isinstance(item, dict) for item in listed):
         raise FormatError("vectors manifest case is not an object")
     return tuple(Case(path.parent, item) for item in listed if isinstance(item, dict))
-
-
-def run(
-    cases: tuple[Case, ...], now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] | None = None
-) -> Iterator[CaseResult]:
-    """Run cases one by one; `withdrawals` default to the packaged notice's."""
-    for case in cases:
-        yield run_case(case, now, withdrawals)
-
-
-def run_case(case: Case, now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] | None = None) -> CaseResult:
-    """Appraise one case; what cannot run is reported as such, never as a pass."""
-    name, kind, expected = (str(case.members.get(member, "")) for member in ("id", "kind", "expect"))
-    try:
-        appraisal = appraise(case, now, packaged().entries if withdrawals is None else withdrawals)
-    except StannaryError as err:
-        return CaseResult(name, kind, expected, f"could not check: {err}", "", None)
-    refusal = appraisal.refusal
-    detail = "" if refusal is None else f"{refusal.id}: {refusal.observed}"
-    return CaseResult(name, kind, expected, appraisal.outcome, detail[:160], appraisal)
-
-
-def appraise(case: Case, now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] = ()) -> Appraisal:
-    """Appraise one case under the plain rules and what notices say."""
-    from stannary.certify.vector_kinds import KINDS  # the kinds read cases: only here does a case need them
-
-    kind = case.text("kind")
-    runner = KINDS.get(kind)
-    if runner is None:
-        raise SpecError("vectors kind is not known", why=f"{kind[:60]}, known: {', '.join(KINDS)}")
-    moment = case.now(now)
-    try:
-        return judge_identities(runner(case, moment), withdrawals, moment)
-    except FormatError as err:
-        return unreadable(kind, err)

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
-from stannary.certify import boot_files
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import event_log
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.tpm_structures import parse_public
 from stannary.certify.rules import Rules
+from stannary.certify.vectors import boot_files
 from stannary.errors import FormatError
 
 LOG = world.event_log([(0, 8, b"firmware"), (4, 0x80000003, b"loader")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify import boot_files, certificates, revocation
+from stannary.certify import certificates, revocation
 from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import Collateral, IntelCollateral, signed_member
 from stannary.certify.evidence import ccel, ear, event_log, quote, rim, tpm_forms
@@ -26,6 +26,7 @@ from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.remedies import Code
 from stannary.certify.rules import GoldenBoot, Roots, Rules
+from stannary.certify.vectors import boot_files
 from stannary.errors import FormatError, SpecError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stannary.certify.evidence.tpm_structures import Registers
-    from stannary.certify.vectors import Case
+    from stannary.certify.vectors.cases import Case
 
 _INTEL_PARTS = frozenset({"tcb_info", "qe_identity", "pck_crl", "root_crl", "tcb_chain", "qe_chain"})
 _BOOT_PARTS = ("signature", "ak", "ak_name", "pcrs", "log")

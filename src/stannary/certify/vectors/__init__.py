@@ -1,0 +1,1 @@
+"""Vectors: evidence with expected outcomes, run from a manifest."""
