@@ -19,6 +19,7 @@ from stannary.certify import certificates, policy
 from stannary.certify import challenge as challenges
 from stannary.certify.appraise import Context, appraise
 from stannary.certify.collect import node
+from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import event_log
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
 from stannary.certify.references import ReferenceBoot, reference_of
@@ -51,7 +52,7 @@ class Booted:
 
     def answer(self, challenge):
         """Collect evidence through the guest's relay."""
-        sources = node.Sources(
+        sources = Sources(
             tpm=f"127.0.0.1:{self.guest.port}", ek_chain=(self.tpm.issuers,), event_log=self.log_file, bench_s=0
         )
         evidence, absent, _ = node.check(challenge, sources)

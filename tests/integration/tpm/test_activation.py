@@ -24,6 +24,7 @@ from stannary.certify import activation, certificates
 from stannary.certify import challenge as challenges
 from stannary.certify.collect import certified, endorsement, node, tpm_client
 from stannary.certify.collect import tpm as collector
+from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import tpm_structures
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError, UsageError
@@ -144,8 +145,8 @@ def test_one_key_that_is_lost_leaves_the_other(tpm, monkeypatch):
         _evidence(tpm, challenges.issue(world.NOW)[0])
 
 
-def _sources(tpm, ek: str = "") -> node.Sources:
-    return node.Sources(tpm=tpm.address, ek=ek, ek_chain=(tpm.issuers,), bench_s=0)
+def _sources(tpm, ek: str = "") -> Sources:
+    return Sources(tpm=tpm.address, ek=ek, ek_chain=(tpm.issuers,), bench_s=0)
 
 
 def _evidence(tpm, challenge, ek=""):
@@ -220,7 +221,7 @@ def chain_in_memory(tpm):
 def test_issuers_are_read_from_the_tpm(tpm, chain_in_memory):
     """Where the maker put the issuers into the TPM, nobody has to name them; what has no place in the path stays."""
     challenge = challenges.issue(world.NOW)[0]
-    part = collector.gather(BOUND, challenge, node.Sources(tpm=tpm.address, bench_s=0))
+    part = collector.gather(BOUND, challenge, Sources(tpm=tpm.address, bench_s=0))
     chain = TpmVerifier().parse(part.evidence).ek_chain
     assert [item.common_name() for item in chain[1:]] == ["swtpm-localca", "swtpm-localca-rootca"]
     with _opened(tpm) as client:
@@ -253,7 +254,7 @@ def test_certificate_from_a_file_is_for_this_tpm_alone(tpm, tmp_path):
     challenge = challenges.issue(world.NOW)[0]
 
     def answer(name):
-        sources = node.Sources(tpm=tpm.address, ek="ecc-p256", ek_certificates=(tmp_path / name,), bench_s=0)
+        sources = Sources(tpm=tpm.address, ek="ecc-p256", ek_certificates=(tmp_path / name,), bench_s=0)
         return TpmVerifier().parse(collector.gather(BOUND, challenge, sources).evidence)
 
     assert answer("own.der").ek_chain[0].raw == own
@@ -299,7 +300,7 @@ def test_event_log_that_cannot_be_read_is_said(tpm, tmp_path, monkeypatch, numbe
         return honest(path, *rest)
 
     monkeypatch.setattr(Path, "open", refuse)
-    sources = node.Sources(tpm=tpm.address, event_log=place, bench_s=0)
+    sources = Sources(tpm=tpm.address, event_log=place, bench_s=0)
     evidence, absent, ran = node.check(challenges.issue(world.NOW)[0], sources)
     assert ran["tpm"] == tpm.address
     assert "tpm" in evidence.parts

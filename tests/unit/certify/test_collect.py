@@ -10,6 +10,7 @@ from tests.unit.certify import world
 
 from stannary.certify import challenge as challenges
 from stannary.certify.collect import host, node, nvml, tpm_client, tsm
+from stannary.certify.collect.sources import Sources
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError
 
 
@@ -152,7 +153,7 @@ def test_gpu_with_confidential_computing_off_is_listed_against_itself(monkeypatc
 
     monkeypatch.setattr(nvml, "Nvml", Driver)
     challenge = challenges.issue(world.NOW, nonce=b"\1" * 32)[0]
-    evidence, absent, _ = node.check(challenge, node.Sources(tpm="/nonexistent", bench_s=0))
+    evidence, absent, _ = node.check(challenge, Sources(tpm="/nonexistent", bench_s=0))
     assert evidence.host["gpus"][0]["cc"] is False
     assert "off" in absent["gpu"]
     assert set(absent) >= {"cpu", "tpm", "gpu", "bench"}

@@ -17,7 +17,8 @@ from tests.integration.tpm.paravisor import td_quote
 from tests.unit.certify import world
 
 from stannary.certify.collateral import Collateral
-from stannary.certify.collect import cpu, deadline, node, sev_guest, tsm
+from stannary.certify.collect import cpu, deadline, sev_guest, tsm
+from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import snp_report
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
@@ -386,8 +387,8 @@ def test_structures_are_the_kernels(tmp_path):
     ]
 
 
-def _sources(folder: Path) -> node.Sources:
-    return node.Sources(tpm=str(folder / "tpm"), tsm=folder / "tsm", sev_guest=folder / "sev-guest", nsm=folder / "nsm")
+def _sources(folder: Path) -> Sources:
+    return Sources(tpm=str(folder / "tpm"), tsm=folder / "tsm", sev_guest=folder / "sev-guest", nsm=folder / "nsm")
 
 
 def test_interfaces_are_tried_in_order_and_each_says_why(tmp_path, monkeypatch):

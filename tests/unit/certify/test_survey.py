@@ -12,7 +12,8 @@ import pytest
 from tests.unit.certify import world
 
 from stannary.certify import challenge as challenges
-from stannary.certify.collect import cpu, host, node, nscq, nvml, survey, tpm, tpm_client
+from stannary.certify.collect import cpu, host, node, nscq, nvml, sources, survey, tpm, tpm_client
+from stannary.certify.collect.sources import Sources
 from stannary.certify.envelope import Part
 from stannary.cli import main as edge
 from stannary.errors import EnvironmentProblem, ServiceError
@@ -28,7 +29,7 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(nvml, "Nvml", missing)
     monkeypatch.setattr(nscq, "Nscq", missing)
-    return node.Sources(
+    return Sources(
         tpm=str(tmp_path / "tpm"),
         tsm=tmp_path / "tsm",
         sev_guest=tmp_path / "sev-guest",
@@ -37,8 +38,8 @@ def machine(tmp_path, monkeypatch):
     )
 
 
-def _rows(sources):
-    return {row.name: row for row in survey.requirements(sources)}
+def _rows(looked):
+    return {row.name: row for row in survey.requirements(looked)}
 
 
 INTERFACES = ("configfs-tsm", "sev-guest device", "Nitro Secure Module", "Azure vTPM")
@@ -136,7 +137,7 @@ def test_azure_machines_tell_by_their_tag(tmp_path):
 
 def test_steps_are_printed_once_each(machine, monkeypatch, capsys):
     """Two rows with one cure are one line; rows that hold have none."""
-    monkeypatch.setattr(node, "Sources", lambda **_: machine)
+    monkeypatch.setattr(sources, "Sources", lambda **_: machine)
     assert edge.run(["node", "check"]) == 0
     told = capsys.readouterr()
     assert "configfs-tsm" in told.out
@@ -149,7 +150,7 @@ def test_answer_says_what_ran_and_what_did_not(machine, tmp_path, monkeypatch, c
     """With a challenge, each collector that gave nothing says why and what to do, and the file is written."""
     asked, evidence = tmp_path / "c.json", tmp_path / "e.json"
     asked.write_bytes(challenges.issue(world.NOW)[0].to_bytes())
-    monkeypatch.setattr(node, "Sources", lambda **_: machine)
+    monkeypatch.setattr(sources, "Sources", lambda **_: machine)
     assert edge.run(["node", "check", "--challenge", str(asked), "-o", str(evidence), "--json"]) == 0
     told = capsys.readouterr()
     result = json.loads(told.out)
@@ -166,8 +167,8 @@ def test_trust_domain_without_its_event_log_is_told(machine, monkeypatch, kind, 
     """A TD's quote without the CCEL shows registers and no software; an SNP guest has no such log."""
     part = Part(kind, b"quote")
     monkeypatch.setattr(cpu, "attempts", lambda *_: (cpu.Attempt("configfs-tsm", part),))
-    sources = replace(machine, ccel=machine.nsm.with_name("CCEL"))
-    evidence, absent, ran = node.check(challenges.issue(world.NOW)[0], sources)
+    elsewhere = replace(machine, ccel=machine.nsm.with_name("CCEL"))
+    evidence, absent, ran = node.check(challenges.issue(world.NOW)[0], elsewhere)
     assert evidence.parts["cpu"] == part
     assert ran["cpu"] == "configfs-tsm"
     assert ("CCEL event log" in absent) is missed

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stannary.certify.collect.metadata import Metadata
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
     from stannary.certify.evidence.azure import HclReport
     from stannary.formats.canonical import Json
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stannary.certify.certificates import Certificate
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
     from stannary.certify.collect.tpm_client import Loaded, TpmClient
 
 # EK Credential Profile 2.5, section 2.2.1.5.2: issuers, one series of DER over several indices.

@@ -18,7 +18,7 @@ from stannary.errors import StannaryError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
 
 INTERFACE_LIMIT_S = 90.0  # over the limits of single calls: many slow answers may not add up to a hang
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from stannary.certify import anchor as anchors
 from stannary.certify import envelope
-from stannary.certify.collect import cpu, devices, host, metadata, nitro, nscq, nvml, sev_guest, tpm, tpm_client, tsm
+from stannary.certify.collect import cpu, devices, host, nscq, nvml, tpm
 from stannary.certify.collect.deadline import within
 from stannary.certify.collect.tpm_transport import DEVICE
 from stannary.certify.envelope import Evidence, Part
@@ -24,30 +23,13 @@ from stannary.certify.moments import format_moment
 from stannary.errors import StannaryError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stannary.certify.challenge import Challenge
+    from stannary.certify.collect.sources import Sources
     from stannary.formats.canonical import Json
 
 TPM_LIMIT_S = 180.0  # three slow keys and a quote; over the limit of single commands
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Where to look; tests and unusual machines point elsewhere."""
-
-    tpm: str = ""
-    ek: str = ""  # name of the endorsement key to use; empty: the first that has a certificate
-    ek_certificates: tuple[Path, ...] = ()  # from the maker's site, where the TPM holds none
-    ek_chain: tuple[Path, ...] = ()  # issuers of the EK certificate, where the maker put none in the TPM
-    event_log: Path = tpm_client.EVENT_LOG
-    ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
-    tsm: Path = tsm.CONFIGFS
-    sev_guest: Path = sev_guest.DEVICE
-    nsm: Path = nitro.DEVICE
-    metadata: str = metadata.ADDRESS
-    bound_key: bytes = b""  # public key to bind; made here if empty
-    bench_s: float = 5.0  # 0: no power test
-    bench_n: int = 0  # 0: by device
-    bench_folder: Path | None = None
 
 
 @dataclass(slots=True)

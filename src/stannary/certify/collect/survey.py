@@ -19,7 +19,7 @@ from stannary.errors import StannaryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
 
 SURVEY_LIMIT_S = 60.0  # for one driver; a broken one may not keep the other rows from being printed
 ANY_INTERFACE = "one of four"

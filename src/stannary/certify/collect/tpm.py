@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stannary.certify.challenge import Challenge
     from stannary.certify.collect.certified import CertifiedKey
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
     from stannary.certify.collect.tpm_client import Loaded, TpmClient
     from stannary.formats.canonical import Json
 

@@ -14,7 +14,7 @@ from stannary.cli.output import Output, plain
 from stannary.errors import UsageError
 
 if TYPE_CHECKING:
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
 
 DEFAULT_BENCH_S = 5.0
 
@@ -38,7 +38,7 @@ DEFAULT_BENCH_S = 5.0
 @advised
 def check(out: Output, challenge_file: Path | None, output: Path | None, **options: Any) -> int | None:
     """Measure this machine. Alone: each requirement measured beside required. With a challenge: evidence."""
-    from stannary.certify.collect.node import Sources
+    from stannary.certify.collect.sources import Sources
 
     sources = Sources(
         tpm=options["tpm"],
