@@ -35,7 +35,6 @@ from stannary.formats.digest import digest
 from stannary.formats.ids import JobId
 from stannary.formats.predicates import Job
 
-CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
 SEED_FILE, JOB_FILE, MARKET_FILE = "seed", "job.json", "market"
 REVEALS_FILE, ENDED_FILE = "reveals", "ended"
 ACCOUNT_FILE, SERVING_FILE, UNKNOWN_FILE = "account", "serving", "unknown"

@@ -18,7 +18,7 @@ import hashlib
 
 from stannary.errors import FormatError, Refuted
 
-LENGTH = 4096  # a few reveals per round; long jobs take a longer chain (sdk/submit.py)
+LENGTH = 4096  # a few reveals per round; long jobs take a longer chain (rules/shape.py)
 MAX_LENGTH = 65_536  # a verifier hashes at most this often
 SEED_BYTES = 32
 

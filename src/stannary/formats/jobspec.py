@@ -113,6 +113,11 @@ class Recipe:
         """Return H of a round; the last listed value repeats."""
         return self.inner_steps[min(round_index, len(self.inner_steps) - 1)]
 
+    def first_step(self, round_index: int) -> int:
+        """Return the global index of a round's first inner step."""
+        listed = self.inner_steps[:round_index]
+        return sum(listed) + (round_index - len(listed)) * self.inner_steps[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:

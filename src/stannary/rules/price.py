@@ -9,21 +9,13 @@ sum of the same numbers that are paid. The market holds and pays by it, the veri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stannary.errors import FormatError, UsageError
+from stannary.errors import FormatError
+from stannary.rules.shape import Shape
 
 MS_PER_HOUR = 3_600_000
 AUDITS_IN_ESCROW = 2  # a first auditor, and a second one when they disagree
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One task as it is priced: steps it computes, and the agreed time of one."""
-
-    num_steps: int
-    step_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +42,7 @@ def price_of(num_steps: int, step_ms: int, ask_usd_micros_per_hour: int) -> int:
     return -(-num_steps * step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
 
 
-def worst_case(works: Iterable[Work], highest_ask_usd_micros_per_hour: int, *, verified: bool = True) -> WorstCase:
-    """Return the most that `works` can cost; no audits where the spec agreed to none."""
-    work = sum(price_of(item.num_steps, item.step_ms, highest_ask_usd_micros_per_hour) for item in works)
+def worst_case(shape: Shape, highest_ask_usd_micros_per_hour: int, *, verified: bool = True) -> WorstCase:
+    """Return the most that a job can cost; no audits where the spec agreed to none."""
+    work = sum(price_of(steps, shape.step_ms, highest_ask_usd_micros_per_hour) for steps in shape.all_steps())
     return WorstCase(work, work * AUDITS_IN_ESCROW if verified else 0)
-
-
-def lane_works(*, inner_steps: Iterable[int], num_rounds: int, num_lanes: int, step_ms: int) -> list[Work]:
-    """List the priced tasks of a training job: each lane of each round, and each merge.
-
-    Args:
-        inner_steps: steps of the first rounds; the last value repeats.
-        num_rounds: how many rounds.
-        num_lanes: how many lanes; a merge has one step for each.
-        step_ms: agreed time of one step.
-    """
-    steps = list(inner_steps)
-    if not steps:
-        raise UsageError("a training job needs inner steps", why="the list is empty")
-    works: list[Work] = []
-    for index in range(num_rounds):
-        works.extend([Work(steps[min(index, len(steps) - 1)], step_ms)] * num_lanes)
-        works.append(Work(num_lanes, step_ms))
-    return works

@@ -62,6 +62,7 @@ from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Job
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import Entry
+from stannary.rules.shape import shape_of
 from stannary.sdk import jobtext, lock, travel
 from stannary.sdk.client import Client, Progress
 from stannary.sdk.jobtext import JobText
@@ -190,8 +191,7 @@ def submit(client: Client, spec: JobSpec, profile: Profile, directory: Path, acc
         )
     key = buyer.load_key(directory)
     seed = buyer.fresh_seed()
-    rounds = spec.recipe.rounds if spec.recipe else 1
-    length = max(beacon.LENGTH, buyer.CHAIN_VALUES_PER_ROUND * rounds)
+    length = shape_of(spec).beacon_values
     members = jobspec.to_canonical(spec)
     job = Job(
         spec=members,

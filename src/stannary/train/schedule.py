@@ -1,10 +1,7 @@
-"""When and how fast: inner steps per round and learning rates, as public functions of the step.
+"""How fast: learning rates, as public functions of the step.
 
-Nothing here depends on a node, a clock or an optimizer's past, so the market can open a round, a
-node run it and an auditor replay it from the same few integers. Small H early is the cheapest gain
-of all: the first rounds follow `inner_steps`, the last value repeats.
-
-No torch: the market may import this.
+Nothing here depends on a node, a clock or an optimizer's past, so a node runs a round and an auditor
+replays it from the same few integers.
 """
 
 from __future__ import annotations
@@ -14,15 +11,9 @@ from stannary.formats.quantity import PPM
 from stannary.formats.training import Training
 
 
-def first_step(settings: jobspec.Recipe, round_index: int) -> int:
-    """Return the global index of a round's first inner step."""
-    listed = settings.inner_steps[:round_index]
-    return sum(listed) + (round_index - len(listed)) * settings.inner_steps[-1]
-
-
 def total_steps(settings: jobspec.Recipe) -> int:
     """Return the inner steps one lane takes in the whole job."""
-    return first_step(settings, settings.rounds)
+    return settings.first_step(settings.rounds)
 
 
 def lr_factor(training: Training, step: int, num_steps: int) -> float:

@@ -43,6 +43,7 @@ from stannary.formats.predicates import (
     Silence,
     TaskVerdict,
 )
+from stannary.rules.shape import Shape, shape_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -227,9 +228,10 @@ class Case:
         """Return whether a later attempt at the same unit was assigned."""
         return self.attempts[unit_of(self.assignments[task].predicate)][-1] != task
 
-    def step_ms(self) -> int:
-        """Return the agreed time of one step, for prices."""
-        return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
+    @property
+    def shape(self) -> Shape:
+        """The job's rounds, lanes and steps."""
+        return shape_of(self.spec)
 
     def _of(self, cls: type[P]) -> tuple[Logged[P], ...]:
         return tuple(cast("Logged[P]", item) for item in self._counting if isinstance(item.predicate, cls))

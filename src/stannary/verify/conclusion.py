@@ -177,7 +177,7 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
 
 def task_price(case: Case, assignment: Assignment, node: NodeId) -> int:
     """Return the price of a task for a node."""
-    return price_of(assignment.num_steps, case.step_ms(), case.credential(node).ask_usd_micros_per_hour)
+    return price_of(assignment.num_steps, case.shape.step_ms, case.credential(node).ask_usd_micros_per_hour)
 
 
 def _prover_answer(heard: Sequence[Logged[Answer]], contribution: Contribution) -> Answer | None:

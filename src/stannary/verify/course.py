@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Iterator, Sequence
 
 from stannary.errors import StannaryError
@@ -52,9 +51,8 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
             "statement.void", f"{late.kind} at log index {late.index}", "another of it counts, or a silence"
         )
     _check_job(case, findings)
-    first_steps = _first_steps(case)
     for item in case.assignments.values():
-        _check_assignment(case, item, first_steps, findings)
+        _check_assignment(case, item, findings)
     for task in case.contributions:
         _check_contribution(case, task, findings)
     for unit, tasks in case.attempts.items():
@@ -78,7 +76,7 @@ def _check_job(case: Case, findings: Findings) -> None:
     for item in case.placements:
         placement = item.predicate
         findings.expect("placement.order", "placement", item.index > case.job.index, True)
-        findings.expect("placement.lanes", "placement", len(placement.chosen), case.spec.num_nodes)
+        findings.expect("placement.lanes", "placement", len(placement.chosen), case.shape.num_lanes)
         total = placement.work_usd_micros + placement.audit_usd_micros
         findings.expect("placement.escrow", "placement", placement.escrow_usd_micros, total)
         if total > case.spec.budget_usd_micros:
@@ -89,17 +87,9 @@ def _check_job(case: Case, findings: Findings) -> None:
     findings.expect("job.buyer", "job", len(dsse.decode_base64(order.buyer, "buyer")), ed25519.PUBLIC_KEY_BYTES)
 
 
-def _first_steps(case: Case) -> list[int]:
-    """Return the global index of each round's first inner step; one empty round for a command."""
-    recipe = case.spec.recipe
-    if recipe is None:
-        return [0]
-    return [0, *itertools.accumulate(recipe.num_steps(index) for index in range(recipe.rounds - 1))]
-
-
-def _check_assignment(case: Case, item: Logged[Assignment], first_steps: Sequence[int], findings: Findings) -> None:
-    assignment = item.predicate
-    if not (0 <= assignment.round < len(first_steps) and 0 <= assignment.lane < case.spec.num_nodes):
+def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) -> None:
+    assignment, shape = item.predicate, case.shape
+    if not (0 <= assignment.round < shape.num_rounds and 0 <= assignment.lane < shape.num_lanes):
         place = f"round {assignment.round}, lane {assignment.lane}"
         findings.refute("assignment.range", assignment.task, place, "as the spec says")
         return
@@ -113,14 +103,14 @@ def _check_assignment(case: Case, item: Logged[Assignment], first_steps: Sequenc
     findings.expect("assignment.order", assignment.task, item.index > case.job.index, True)
     attempts = case.attempts[unit_of(assignment)]
     findings.expect("assignment.attempt", assignment.task, attempts.index(assignment.task), attempt)
-    recipe = case.spec.recipe
-    if recipe is None:
-        expected = (TaskKind.COMMAND, 1)
-    elif kind is TaskKind.MERGE:
+    expected = (
+        TaskKind.ROUND if shape.recipe is not None else TaskKind.COMMAND,
+        shape.num_steps(kind, assignment.round),
+    )
+    if shape.recipe is not None and kind is TaskKind.MERGE:
         expected = (kind, len(assignment.admitted or ()))
-    else:
-        expected = (TaskKind.ROUND, recipe.num_steps(assignment.round))
-        first = first_steps[assignment.round]
+    elif shape.recipe is not None:
+        first = shape.first_step(assignment.round)
         findings.expect("assignment.first-step", assignment.task, assignment.first_step, first)
     findings.expect("assignment.steps", assignment.task, (kind, assignment.num_steps), expected)
 

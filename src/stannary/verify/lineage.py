@@ -56,7 +56,7 @@ def merge_output(case: Case, task: TaskId, name: str) -> Digest | None:
 
 
 def _trace_train(case: Case) -> Lineage:
-    rounds = case.spec.recipe.rounds if case.spec.recipe is not None else 0
+    rounds = case.shape.num_rounds
     merges = case.attempts.get((TaskKind.MERGE.value, rounds - 1, 0), [])
     last = merges[-1] if merges else None
     theta = merge_output(case, last, THETA) if last is not None else None
@@ -79,7 +79,7 @@ def _trace_train(case: Case) -> Lineage:
 def _trace_command(case: Case) -> Lineage:
     tasks: set[TaskId] = set()
     subjects: list[Subject] = []
-    lanes = case.spec.num_nodes
+    lanes = case.shape.num_lanes
     for lane in range(lanes):
         attempts = case.attempts.get((TaskKind.COMMAND.value, 0, lane), [])
         contribution = case.contributions.get(attempts[-1]) if attempts else None

@@ -121,7 +121,7 @@ def _check_times(case: Case, item: Logged[Silence], drawn_at: int, witnessed: Wi
     asked, deadline, ended = (instants.parse(time) for time in (said.asked_at, said.deadline_at, said.ended_at))
     if not asked <= min(deadline, ended) or (said.reason is Absence.DEADLINE and ended < deadline):
         findings.refute("silence.time", name, f"{said.asked_at}, {said.deadline_at}, {said.ended_at}", "in order")
-    agreed_s = case.assignments[said.task].predicate.num_steps * case.step_ms() / 1000
+    agreed_s = case.assignments[said.task].predicate.num_steps * case.shape.step_ms / 1000
     if said.awaited is Awaited.COMMITMENT and deadline - asked + ROUNDING_S < agreed_s:
         findings.refute("silence.hasty", name, f"{deadline - asked} s", f"the task's agreed {agreed_s:.0f} s")
     earliest, latest = witnessed.after(drawn_at), witnessed.before(item.index)

@@ -15,7 +15,7 @@ import yaml
 from stannary.formats import digest, jobfile
 from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
 from stannary.formats.predicates import Admitted, Assignment
-from stannary.train import engine, merge, recipe, schedule
+from stannary.train import engine, merge, recipe
 from stannary.train.round import Recording, keep_none, run_round
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -77,7 +77,7 @@ def train(seed: int, corpus: Path) -> tuple[bytes, float]:
         deltas, admitted = {}, []
         for lane in range(settings.lanes):
             task = round_task(JOB, index, lane)
-            steps, first = settings.num_steps(index), schedule.first_step(settings, index)
+            steps, first = settings.num_steps(index), settings.first_step(index)
             assignment = Assignment(JOB, task, TaskKind.ROUND, index, lane, steps, first, 0)
             done = run_round(hello, assignment, settings, theta, Recording(keep=keep_none))
             deltas[task] = done.outputs["delta"]

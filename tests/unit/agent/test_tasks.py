@@ -15,7 +15,7 @@ from stannary.errors import FormatError, NotFound
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX
 from stannary.formats.predicates import Output, result_root
-from stannary.train import engine, schedule
+from stannary.train import engine
 
 
 @pytest.fixture(name="blobs")
@@ -44,7 +44,7 @@ def runner(blobs: Blobs, state_limit_bytes: int) -> TaskRunner:
 def rounds(made: TaskRunner, count: int):
     settings = dataclasses.replace(made.prepared.settings, rounds=9)
     return [
-        dataclasses.replace(a_round(settings, index, 0), first_step=schedule.first_step(settings, index))
+        dataclasses.replace(a_round(settings, index, 0), first_step=settings.first_step(index))
         for index in range(count)
     ]
 

@@ -84,7 +84,7 @@ class Hall(Engines):
     def _spawn(self, job: str) -> None:
         self.begun.append(job)
         self._loops[job] = cast("Any", None)
-        self._unplanned[job] = self.frames[job].num_lanes
+        self._unplanned[job] = self.frames[job].shape.num_lanes
 
     def order(self, job: str, spec: JobSpec | None = None, buyer: str = "buyer") -> None:
         """Queue a job."""

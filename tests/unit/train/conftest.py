@@ -16,7 +16,7 @@ from stannary.formats import jobspec
 from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.formats.training import Training
-from stannary.train import engine, schedule
+from stannary.train import engine
 
 JOB = JobId("j-0123456789ab")
 
@@ -75,7 +75,7 @@ def a_round(settings, round_index: int, lane: int, **changes) -> Assignment:
         "round": round_index,
         "lane": lane,
         "num_steps": settings.num_steps(round_index),
-        "first_step": schedule.first_step(settings, round_index),
+        "first_step": settings.first_step(round_index),
         "tokens": 0,
     }
     return Assignment(**{**members, **changes})

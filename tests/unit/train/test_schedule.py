@@ -18,7 +18,7 @@ SETTINGS = jobspec.Recipe("r.py:r", 6, 2, (3, 6, 10), 0, 10, {}, Training(warmup
 
 def test_inner_steps_are_small_early_and_add_up():
     """Listed H first, the last value repeats, and each round begins where the one before ended."""
-    starts = [schedule.first_step(SETTINGS, index) for index in range(7)]
+    starts = [SETTINGS.first_step(index) for index in range(7)]
     assert starts == [0, 3, 9, 19, 29, 39, 49]
     assert schedule.total_steps(SETTINGS) == 49
     assert [starts[i + 1] - starts[i] for i in range(6)] == [SETTINGS.num_steps(i) for i in range(6)]

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from stannary.formats import canonical, dsse, jobspec, note, predicates, record, statement
 from stannary.formats.digest import Digest
-from stannary.formats.ids import JobId, TaskKind
+from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Assignment
 from stannary.market.clock import passed_ms
 from stannary.market.settings import Settings
+from stannary.rules.shape import Shape, shape_of
 from stannary.store.jobs import JobRow
 from stannary.store.nodes import NodeRow
 from stannary.tlog.rising import Leap
@@ -35,42 +36,9 @@ class JobFrame:
         return self.spec.trust.verify
 
     @property
-    def num_rounds(self) -> int:
-        """Outer steps of a train job; a command has one."""
-        return self.spec.recipe.rounds if self.spec.recipe is not None else 1
-
-    @property
-    def num_lanes(self) -> int:
-        """Tasks beside one another."""
-        return self.spec.recipe.lanes if self.spec.recipe is not None else self.spec.num_nodes
-
-    def num_steps(self, kind: TaskKind, round_index: int) -> int:
-        """Return the inner steps of a round's tasks (merges: at most, all lanes admitted)."""
-        if kind is TaskKind.COMMAND or self.spec.recipe is None:
-            return 1
-        return self.num_lanes if kind is TaskKind.MERGE else self.spec.recipe.num_steps(round_index)
-
-    def first_step(self, round_index: int) -> int:
-        """Return the global index of a round's first inner step."""
-        if self.spec.recipe is None:
-            return 0
-        return sum(self.spec.recipe.num_steps(earlier) for earlier in range(round_index))
-
-    @property
-    def step_ms(self) -> int:
-        """The agreed reference time of one inner step; a command is one step of its wall limit."""
-        return self.spec.recipe.step_ms if self.spec.recipe is not None else self.spec.resources.wall_s * 1000
-
-    @property
-    def longest_steps(self) -> int:
-        """The most steps of any task."""
-        if self.spec.recipe is None:
-            return 1
-        return max(self.num_lanes, *map(self.spec.recipe.num_steps, range(self.num_rounds)))
-
-    def step_s(self, measured_s: float) -> float:
-        """Return the time to expect of a step: what was measured, from the agreed time up to the job's wall limit."""
-        return max(self.step_ms / 1000, min(measured_s, self.spec.resources.wall_s / self.longest_steps))
+    def shape(self) -> Shape:
+        """Its rounds, lanes and steps."""
+        return shape_of(self.spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ def _is_late(connection: Connection, frame: JobFrame, world: World, late: Latene
     ]
     if not times_s:
         return False
-    pace = Pace(frame.num_lanes, expected_s(frame, world, task))
+    pace = Pace(frame.shape.num_lanes, expected_s(frame, world, task))
     return world.waited_ms(lease.granted_at_ms) / 1000 > deadline_s(times_s, pace)
 
 

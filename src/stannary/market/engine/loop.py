@@ -262,7 +262,7 @@ class Engines:
             del self._open_of[buyer]
 
     def _spawn(self, job: str) -> None:
-        self._unplanned[job] = self.frames[job].num_lanes
+        self._unplanned[job] = self.frames[job].shape.num_lanes
         self._loops[job] = asyncio.create_task(self._run(job), name=f"engine {job}")
 
     def _recover(self, connection: Connection) -> None:
@@ -339,7 +339,9 @@ class Engines:
         elif pulse.deserted_since is None:
             pulse.deserted_since = now
         end: tuple[str, str] | None = None
-        longest_s = frame.longest_steps * frame.step_s(median_step_s(self.progress.get(frame.job, {}).values()))
+        longest_s = frame.shape.longest_steps * frame.shape.step_s(
+            median_step_s(self.progress.get(frame.job, {}).values())
+        )
         if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:
             end = (reasons.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
         elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:

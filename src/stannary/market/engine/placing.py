@@ -24,6 +24,7 @@ from stannary.market.topics import WORK
 from stannary.place import match, offers, requirement
 from stannary.rules import price
 from stannary.rules.price import AUDITS_IN_ESCROW, WorstCase
+from stannary.rules.shape import shape_of
 from stannary.store import blobs, jobs, nodes
 from stannary.store.transitions import Cause, move_job
 from stannary.wire import rfc3339
@@ -70,7 +71,7 @@ def priced(matched: match.Match, spec: JobSpec) -> Estimate:
     """Return a match with the worst case of its job."""
     verified = spec.trust.verify is not Verification.NONE
     ask = matched.highest_ask_usd_micros_per_hour
-    return Estimate(matched, price.worst_case(works(spec), ask, verified=verified))
+    return Estimate(matched, price.worst_case(shape_of(spec), ask, verified=verified))
 
 
 def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcome) -> None:
@@ -107,15 +108,3 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
 @functools.lru_cache(maxsize=65_536)  # of our own signing; read once a node, not once a submit
 def _credential(envelope: bytes) -> Credential:
     return statement.read(dsse.from_bytes(envelope).payload, "credential", Credential).predicate
-
-
-def works(spec: JobSpec) -> list[price.Work]:
-    """List the priced tasks of a job."""
-    if spec.recipe is None:
-        return [price.Work(1, spec.resources.wall_s * 1000)] * spec.num_nodes
-    return price.lane_works(
-        inner_steps=spec.recipe.inner_steps,
-        num_rounds=spec.recipe.rounds,
-        num_lanes=spec.recipe.lanes,
-        step_ms=spec.recipe.step_ms,
-    )

@@ -108,7 +108,7 @@ def plan_command(connection: Connection, frame: JobFrame, world: World, outcome:
     """Plan the tasks of a command job: one a lane; a lane whose result does not count is run again."""
     planner = _Planner(connection, frame, world, outcome)
     found = read_round(connection, frame.job, 0)
-    for lane in range(frame.num_lanes):
+    for lane in range(frame.shape.num_lanes):
         listed = found.lanes.get(lane, [])
         redo = listed and listed[-1].state in OUT and not _counts_unverified(frame, listed[-1])
         if redo and len(listed) >= MAX_LOST:
@@ -116,7 +116,7 @@ def plan_command(connection: Connection, frame: JobFrame, world: World, outcome:
         elif not listed or redo:
             planner.plan(planner.command(lane, len(listed)))
     rows = found.rows
-    done = len(found.lanes) == frame.num_lanes and all(
+    done = len(found.lanes) == frame.shape.num_lanes and all(
         row.state in {TaskState.PASSED, TaskState.VERIFIED} or _counts_unverified(frame, row) for row in found.newest
     )
     finished = done and not any(row.state in WAITING for row in rows)
@@ -129,7 +129,7 @@ def plan_train(connection: Connection, frame: JobFrame, world: World, outcome: O
     before = read_round(connection, frame.job, first_open - 1) if first_open else None
     base = planner.base_behind(before) if before is not None else Base()
     settled, current, closed_so_far = first_open, first_open, True
-    for index in range(first_open, frame.num_rounds):
+    for index in range(first_open, frame.shape.num_rounds):
         found = read_round(connection, frame.job, index)
         if base is None and not found.rows:
             break
@@ -145,8 +145,8 @@ def plan_train(connection: Connection, frame: JobFrame, world: World, outcome: O
         if closed_so_far:
             settled = index + 1
         before, base = found, following
-    finished = settled >= frame.num_rounds and not outcome.moved
-    return Plan(min(settled, frame.num_rounds - 1), current, finished, planner.failure)
+    finished = settled >= frame.shape.num_rounds and not outcome.moved
+    return Plan(min(settled, frame.shape.num_rounds - 1), current, finished, planner.failure)
 
 
 def _counts_unverified(frame: JobFrame, row: TaskRow) -> bool:
@@ -178,7 +178,7 @@ class _Planner:
 
     def reconcile_lanes(self, found: Round, base: Base | None) -> None:
         """Bring every lane's newest attempt onto the base."""
-        for lane in range(self._frame.num_lanes):
+        for lane in range(self._frame.shape.num_lanes):
             listed = found.lanes.setdefault(lane, [])
             for row in listed:
                 if base is None or read_assignment(row.assignment).theta != base.theta:
@@ -192,7 +192,7 @@ class _Planner:
             if min(row.attempt for row in found.newest) + 1 >= MAX_LOST:
                 self.failure = f"round {found.index} was tried {MAX_LOST} times, and nobody's work counts"
                 return
-            for lane in range(self._frame.num_lanes):  # nobody's work counts: the whole round again
+            for lane in range(self._frame.shape.num_lanes):  # nobody's work counts: the whole round again
                 self._again(found, lane, base)
         found.lanes = {lane: listed for lane, listed in found.lanes.items() if listed}
 
@@ -250,7 +250,7 @@ class _Planner:
         listed = found.lanes[lane]
         attempt = listed[-1].attempt + 1 if listed else 0
         task = ids.round_task(self._frame.job, found.index, lane, attempt)
-        num_steps = self._frame.num_steps(TaskKind.ROUND, found.index)
+        num_steps = self._frame.shape.num_steps(TaskKind.ROUND, found.index)
         assignment = Assignment(
             job=self._frame.job,
             task=task,
@@ -258,7 +258,7 @@ class _Planner:
             round=found.index,
             lane=lane,
             num_steps=num_steps,
-            first_step=self._frame.first_step(found.index),
+            first_step=self._frame.shape.first_step(found.index),
             tokens=0,
             theta=base.theta,
         )
@@ -280,7 +280,7 @@ class _Planner:
             round=found.index,
             lane=0,
             num_steps=len(admitted),
-            first_step=self._frame.first_step(found.index + 1),
+            first_step=self._frame.shape.first_step(found.index + 1),
             tokens=0,
             theta=base.theta,
             outer=base.outer,
@@ -296,14 +296,16 @@ class _Planner:
     def _closed(self, found: Round) -> bool:
         """Tell whether a round waits for no lane; late lanes are abandoned when its time is over."""
         pending = [row for row in found.newest if row.state in PENDING]
-        if len(found.lanes) < self._frame.num_lanes:
+        if len(found.lanes) < self._frame.shape.num_lanes:
             return False
         if not pending:
             return True
         opened_ms = min(row.planned_at_ms for row in found.newest)
         passed_ms = self._world.passed_ms
         arrivals = [passed_ms(opened_ms, row.contributed_at_ms) / 1000 for row in found.newest if row.contributed_at_ms]
-        pace = Pace(self._frame.num_lanes, PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0]))
+        pace = Pace(
+            self._frame.shape.num_lanes, PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0])
+        )
         closing = rounds.closing(arrivals, pace, self._world.waited_ms(opened_ms) / 1000)
         if not closing.closed:
             return False
@@ -336,4 +338,4 @@ def is_answering(connection: Connection, world: World, row: TaskRow) -> bool:
 
 def expected_s(frame: JobFrame, world: World, row: TaskRow) -> float:
     """Return how long a task should take, with start and link: at the agreed step time, or as was measured since."""
-    return row.num_steps * frame.step_s(world.step_s.get(frame.job, 0.0)) + world.settings.timing.start_link_s
+    return row.num_steps * frame.shape.step_s(world.step_s.get(frame.job, 0.0)) + world.settings.timing.start_link_s

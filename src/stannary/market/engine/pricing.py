@@ -15,7 +15,7 @@ from stannary.store import jobs, nodes
 
 def task_price(frame: JobFrame, num_steps: int, ask_usd_micros_per_hour: int) -> int:
     """Return the price of a task for a node that asks so much."""
-    return price_of(num_steps, frame.step_ms, ask_usd_micros_per_hour)
+    return price_of(num_steps, frame.shape.step_ms, ask_usd_micros_per_hour)
 
 
 def convicted(connection: Connection, job: str) -> frozenset[str]:

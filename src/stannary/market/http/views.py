@@ -23,6 +23,7 @@ from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
+from stannary.rules.shape import shape_of
 from stannary.settle.ledger import buyer_available
 from stannary.store import envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
 from stannary.store.jobs import JobRow, Submission
@@ -52,7 +53,7 @@ def _job(connection: Connection, row: JobRow) -> wire.JobView:
     if settled is not None:
         refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
     faults: list[str] = []
-    rounds = spec.recipe.rounds if spec.recipe is not None else 1
+    rounds = shape_of(spec).num_rounds
     done = _within(row.progress.get("round", 0), bounds.COUNT, 0, ("progress.round", faults))
     progress = wire.Progress(
         round=rounds if row.status is JobStatus.SUCCEEDED else min(done, rounds),
@@ -122,7 +123,7 @@ def submitted(item: Submission, spec: JobSpec) -> wire.JobView:
         settlement=Settlement.HELD.value,
         reason="",
         message="",
-        progress=wire.Progress(round=0, rounds=spec.recipe.rounds if spec.recipe is not None else 1),
+        progress=wire.Progress(round=0, rounds=shape_of(spec).num_rounds),
         escrow_usd_micros=item.escrow_usd_micros,
         paid_usd_micros=0,
         refunded_usd_micros=0,

@@ -30,6 +30,7 @@ from stannary.market.journal import leaf_of
 from stannary.market.presence import Presence
 from stannary.place.offers import Offer
 from stannary.rules.price import price_of
+from stannary.rules.shape import shape_of
 from stannary.store import blobs, envelopes, jobs
 from stannary.store.jobs import Submission, Submitted
 from stannary.verify import soundness
@@ -39,19 +40,18 @@ from stannary.wire.message import Signed
 
 MAX_KEY_CHARS = 255
 MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
-SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 
 
 def quote(exchange: Exchange, connection: Connection, members: dict[str, object]) -> wire.Quote:
     """Return what a spec would cost at worst, on which nodes, and why not on the others."""
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
-    _num_units(spec)
+    _check_length(spec)
     found = _offers(exchange, connection)
     made = placing.estimate(found, spec)
-    dearest = max(work.num_steps * work.step_ms for work in placing.works(spec))
-    price = price_of(1, dearest, made.match.highest_ask_usd_micros_per_hour)
+    shape = shape_of(spec)
+    dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
     bonds = [pricing.bond(connection, offer.node) for offer in made.match.chosen]
-    stake = min(soundness.stake_ppm(bond, price) for bond in bonds)
+    stake = min(soundness.stake_ppm(bond, dearest) for bond in bonds)
     return wire.Quote(
         chosen=[offer.node for offer in made.match.chosen],
         rejected=[wire.RejectedNode(node=item.node, reason=bounds.shown(item.reason)) for item in made.match.rejected],
@@ -172,29 +172,24 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
     if order.market != exchange.keyid:
         raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
     clock.check_signed_now(order.submitted_at, exchange.clock.now())
-    units = _num_units(spec)
-    if not min(units + SPARE_VALUES, beacon.LENGTH) <= order.beacon_length <= beacon.MAX_LENGTH:
+    _check_length(spec)
+    shape = shape_of(spec)
+    if not shape.least_beacon_values <= order.beacon_length <= beacon.MAX_LENGTH:
         raise FormatError(
-            "the beacon chain is too short or too long", why=f"{order.beacon_length} values, {units} tasks"
+            "the beacon chain is too short or too long", why=f"{order.beacon_length} values, {shape.num_units} tasks"
         )
 
 
-def _num_units(spec: JobSpec) -> int:
-    """Return the tasks of a job.
-
-    Raises:
-        UsageError: so many that its receipt would be none.
-    """
-    rounds = spec.recipe.rounds if spec.recipe is not None else 1
-    units = rounds * (spec.num_nodes + 1)
-    expected = receipt.num_statements(rounds, units, spec.trust.audit_ppm)
+def _check_length(spec: JobSpec) -> None:
+    """Refuse a job of so many tasks that its receipt would be none."""
+    shape = shape_of(spec)
+    units, expected = shape.num_units, receipt.num_statements(shape.num_rounds, shape.num_units, spec.trust.audit_ppm)
     if expected > receipt.MAX_EVIDENCE:
         raise UsageError(
             "the job's receipt would be longer than any verifier reads",
             why=f"about {expected:,} statements for {units:,} tasks, at most {receipt.MAX_EVIDENCE:,}",
             hint="make several jobs of it: fewer rounds, lanes or audits",
         )
-    return units
 
 
 async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> int:

@@ -121,7 +121,7 @@ def _check_sizes(connection: Connection, frame: JobFrame | None, made: Contribut
     for item in assignment.admitted or ():
         given += [cast("int", output["size_bytes"]) for output in tasks.get(connection, item.task).outputs or ()]
     known = [size for size in given if size is not None]
-    is_last = task.kind is TaskKind.MERGE and task.round == frame.num_rounds - 1
+    is_last = task.kind is TaskKind.MERGE and task.round == frame.shape.num_rounds - 1
     for output in made.outputs:
         # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
         whole = frame.spec.output_bytes if is_last and output.name == "theta" else 0

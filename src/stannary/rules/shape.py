@@ -1,0 +1,86 @@
+"""The shape of a job: how many rounds and lanes it has, the steps of each task, and the agreed time of a step.
+
+Rules:
+- All of it follows from the signed spec. The market plans and holds escrow by it, a node computes by it, the verifier
+  recomputes it: nobody is told.
+- A command is one round of lanes of one step each, which takes as long as the job may; it has no merges.
+- A round of training has `inner_steps` steps a lane (the last listed value repeats), and a merge of one step for each
+  contribution it admits, at most one a lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stannary.formats import beacon
+from stannary.formats.ids import TaskKind
+from stannary.formats.jobspec import JobSpec, Recipe
+
+SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
+CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One job's rounds, lanes and steps."""
+
+    recipe: Recipe | None  # None: a command
+    num_lanes: int  # tasks beside one another
+    wall_s: int  # the most any task may take
+
+    @property
+    def num_rounds(self) -> int:
+        """Outer steps of a train job; a command has one."""
+        return self.recipe.rounds if self.recipe is not None else 1
+
+    @property
+    def num_units(self) -> int:
+        """Tasks that limits reckon with: the lanes of each round and one more, its merge."""
+        return self.num_rounds * (self.num_lanes + 1)
+
+    @property
+    def step_ms(self) -> int:
+        """The agreed reference time of one inner step, which is paid; a command is one step of its wall limit."""
+        return self.recipe.step_ms if self.recipe is not None else self.wall_s * 1000
+
+    def num_steps(self, kind: TaskKind, round_index: int) -> int:
+        """Return the inner steps of a round's tasks (merges: at most, all lanes admitted)."""
+        if self.recipe is None:
+            return 1
+        return self.num_lanes if kind is TaskKind.MERGE else self.recipe.num_steps(round_index)
+
+    def first_step(self, round_index: int) -> int:
+        """Return the global index of a round's first inner step."""
+        return self.recipe.first_step(round_index) if self.recipe is not None else 0
+
+    def all_steps(self) -> Iterator[int]:
+        """Yield the steps of each task that is to be done, if nothing is done twice."""
+        for index in range(self.num_rounds):
+            yield from [self.num_steps(TaskKind.ROUND, index)] * self.num_lanes
+            if self.recipe is not None:
+                yield self.num_steps(TaskKind.MERGE, index)
+
+    @property
+    def longest_steps(self) -> int:
+        """The most steps of any task."""
+        return 1 if self.recipe is None else max(self.num_lanes, *self.recipe.inner_steps[: self.num_rounds])
+
+    def step_s(self, measured_s: float) -> float:
+        """Return the time to expect of a step: what was measured, from the agreed time up to the job's wall limit."""
+        return max(self.step_ms / 1000, min(measured_s, self.wall_s / self.longest_steps))
+
+    @property
+    def least_beacon_values(self) -> int:
+        """The shortest chain of beacon values a job is taken with: one for each task may be asked for."""
+        return min(self.num_units + SPARE_VALUES, beacon.LENGTH)
+
+    @property
+    def beacon_values(self) -> int:
+        """The length of the chain its buyer makes."""
+        return max(beacon.LENGTH, CHAIN_VALUES_PER_ROUND * self.num_rounds)
+
+
+def shape_of(spec: JobSpec) -> Shape:
+    """Return the shape of a job."""
+    return Shape(spec.recipe, spec.num_nodes, spec.resources.wall_s)
