@@ -1,6 +1,6 @@
 """One worker in its sandbox: requests in, replies out, everything bounded.
 
-    worker REQUESTS_FD REPLIES_FD           over border/frames.py; what it answers: agent/worker.py
+    worker REQUESTS_FD REPLIES_FD           over border/frames.py; what it answers: worker/__main__.py
 
 Rules:
 1. The worker is hostile: headers, bodies, their number and their sum are limited, names are paths of
@@ -101,7 +101,7 @@ class Worker:
         if bench.packages is not None:
             mounts.append(Mount(bench.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
-        argv = (sys.executable, "-P", "-m", "stannary.agent.worker", str(requests_in), str(replies_out))
+        argv = (sys.executable, "-P", "-m", "stannary.worker", str(requests_in), str(replies_out))
         environment = {**bench.environment, **own_path(bench.environment.get("PYTHONPATH", ""))}
         command = Command(argv, environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
         try:

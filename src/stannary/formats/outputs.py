@@ -11,7 +11,7 @@ Rules:
    stands alone between slashes.
 2. A pattern that matches a directory stands for every file below it. Names that begin with a dot are
    names like any other; letter case counts.
-3. Which bytes a matched file has, and whether its name may travel, is agent/command.py's to say.
+3. Which bytes a matched file has, and whether its name may travel, is worker/command.py's to say.
 
 The client checks with `parse` before anything is sent, the market and the node with the spec.
 """

@@ -5,8 +5,8 @@ Rules:
 2. Only wheels are installed and dependencies are not resolved: no code of anybody runs at installation,
    and what is installed is exactly what was signed.
 3. What is fetched and what is unpacked are each no more than the job's disk (`resources.disk`), and
-   MAX_FILES files and directories. Wheels are unpacked in a sandbox (unpack.py), whose files are counted as they come:
-   what a wheel claims of its size is nobody's promise.
+   MAX_FILES files and directories. Wheels are unpacked in a sandbox (worker/unpack.py), whose files are counted
+   as they come: what a wheel claims of its size is nobody's promise.
 4. At most KEPT_BYTES of environments that no job in hand uses stay (`prune`); the longest unused go first.
 5. Environments are kept by the digest of list and interpreter, and appear by rename: one is whole or
    absent, and two jobs with the same list share it. A job sees it read-only, and one that may not have
@@ -40,8 +40,10 @@ from stannary.border import frames
 from stannary.border.frames import MAX_HEADER_BYTES, FrameLimits
 from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, ServiceError
 from stannary.formats import digest, requirements
+from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.run import logs, unpack
+from stannary.formats.workdir import MAX_DEPTH, MAX_PATH_BYTES, MAX_SEGMENT_BYTES, MODE_EXECUTABLE, MODE_FILE
+from stannary.run import logs
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
 
@@ -153,7 +155,7 @@ class Environments:
         """Unpack wheels in a sandbox into `target` and return how many bytes they are."""
         sandbox = self.sandbox or choice.choose("private", tell)
         replies_in, replies_out = os.pipe()
-        argv = (sys.executable, "-P", "-m", "stannary.run.unpack", WHEELS, str(replies_out))
+        argv = (sys.executable, "-P", "-m", "stannary.worker.unpack", WHEELS, str(replies_out))
         mounts = (Mount(wheels, WHEELS),)
         command = Command(argv, own_path(), mounts, limits=UNPACK_LIMITS, inherited_fds=(replies_out,))
         with os.fdopen(replies_in, "rb") as replies:
@@ -188,7 +190,7 @@ def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
         if started is None:
             raise ServiceError("the unpacker ended", why=f"after {num_files:,} files")
         header, size_bytes = started
-        named = unpack.header(header)
+        named = file_of(header)
         if named is None:
             if header.get("ok") is not True:
                 raise FormatError("a wheel cannot be read", why=logs.printable(str(header.get("message")))[:500])
@@ -202,6 +204,28 @@ def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
                 file.write(piece)
         path.chmod(mode)
     raise LimitExceeded("too many files in the wheels", why=f"more than {MAX_FILES:,}")
+
+
+def file_of(header: dict[str, Json]) -> tuple[str, int] | None:
+    """Return the path and mode of a file's frame, None for the last frame.
+
+    Raises:
+        FormatError: it is neither, or its path is too long or leads out of the environment.
+    """
+    if "file" not in header:
+        return None
+    name, mode = header["file"], header.get("mode")
+    if not isinstance(name, str) or mode not in (MODE_FILE, MODE_EXECUTABLE) or type(mode) is not int:
+        raise FormatError("a wheel's file has no name or mode", why=f"{name!r:.120}")
+    segments = name.split("/")
+    too_long = len(os.fsencode(name)) > MAX_PATH_BYTES or any(
+        len(os.fsencode(segment)) > MAX_SEGMENT_BYTES for segment in segments
+    )
+    if too_long or len(segments) > MAX_DEPTH:
+        raise LimitExceeded("a wheel's file has too long a path", why=f"{name!r:.120}")
+    if "\0" in name or "\\" in name or any(segment in ("", ".", "..") for segment in segments):
+        raise FormatError("a wheel's file leads out of the environment", why=f"{name!r:.120}")
+    return name, mode
 
 
 def _make_directory(wanted: Path) -> int:

@@ -10,7 +10,7 @@ Rules:
 2. Weights are fp32, named by `named_parameters()`, tied ones once; only the last merge writes a tied weight under
    each of its names, so that the result loads with `strict=True`.
 3. Randomness comes from torch's, Python's or numpy's global generators. They are seeded before the recipe's file
-   is run, before a model is built and before each step, from public seeds; anything else is found by `determinism.py`.
+   is run, before a model is built and before each step, from public seeds; worker/determinism.py finds anything else.
 4. A recipe that lacks a member, or whose member gives something else than is promised, is refused before any lane
    works (`check`).
 

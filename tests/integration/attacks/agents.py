@@ -21,7 +21,6 @@ from stannary.agent.daemon import Agent
 from stannary.agent.executor import outbox_path
 from stannary.agent.holdings import Holding, Holdings
 from stannary.agent.join import Application, join
-from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.agent.work import Finding, Result, TaskInHand
 from stannary.audit import answer as answers
 from stannary.audit import replay
@@ -35,6 +34,7 @@ from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import RoundResult, ignore_progress
 from stannary.wire import errors as wire_errors
+from stannary.worker.tasks import Prepared, TaskRunner
 
 COMPUTING = threading.RLock()  # torch seeds are the process's: one task at a time
 RECIPES: dict[JobId, Recipe] = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.integration.train.small_job import CORPUS, EXAMPLES, SMALL
 from tests.unit.verify.world import World
 
-from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.border.blobs import Blobs
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX, Digest
@@ -20,6 +19,7 @@ from stannary.formats.jobspec import Input, JobSpec, Recipe, Resources
 from stannary.formats.predicates import Assignment, Output
 from stannary.formats.workdir import Entry
 from stannary.train import engine, recipe
+from stannary.worker.tasks import Prepared, TaskRunner
 
 RECIPE = (EXAMPLES / "hello/recipe.py").read_bytes()
 

@@ -43,7 +43,7 @@ def test_the_copy_that_starts_a_worker_is_the_one_inside(name: str, tmp_path: Pa
     copy = tmp_path / "copy"
     tmp_path.chmod(0o755)
     shutil.copytree(Path(stannary.__file__).parent, copy / "stannary", ignore=shutil.ignore_patterns("__pycache__"))
-    service = copy / "stannary/agent/service.py"
+    service = copy / "stannary/worker/service.py"
     service.write_text(service.read_text().replace("unknown operation", "unknown to the copy"))
     for needed in ("job", "outbox"):
         (tmp_path / needed).mkdir()

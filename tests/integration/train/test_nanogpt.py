@@ -13,8 +13,9 @@ import yaml
 from stannary.formats import jobfile
 from stannary.formats.ids import JobId, TaskKind, round_task
 from stannary.formats.predicates import Assignment
-from stannary.train import determinism, engine, recipe
+from stannary.train import engine, recipe
 from stannary.train.round import run_round
+from stannary.worker import determinism
 
 NANOGPT = Path(__file__).parents[3] / "examples/nanogpt"
 JOB = JobId("j-0123456789ab")

@@ -28,7 +28,7 @@ class Worker:
         ask_r, ask_w = os.pipe()
         tell_r, tell_w = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stannary.agent.worker", str(ask_r), str(tell_w), str(job)],
+            [sys.executable, "-m", "stannary.worker", str(ask_r), str(tell_w), str(job)],
             pass_fds=(ask_r, tell_w),
             env={"PATH": os.environ["PATH"], "TMPDIR": "/tmp", **(environment or {})},
             stdout=subprocess.DEVNULL,

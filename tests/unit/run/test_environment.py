@@ -20,7 +20,7 @@ from tests.unit.run.wheels import make_wheel
 
 from stannary.errors import EnvironmentProblem, FormatError, SpecError, StannaryError
 from stannary.formats import digest, requirements
-from stannary.run import environment, unpack
+from stannary.run import environment
 from stannary.run.environment import Environments, Source
 from stannary.sdk.processes import wait_until
 
@@ -208,14 +208,14 @@ def test_an_environment_that_is_here_is_no_way_round(tmp_path: Path) -> None:
 def test_names_that_lead_out(name: str) -> None:
     """The agent takes no path from an unpacker that leads out of the environment."""
     with pytest.raises(FormatError):
-        unpack.header({"file": name, "mode": 0o644})
+        environment.file_of({"file": name, "mode": 0o644})
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o777, "420", None, True])
 def test_modes(mode: str | int | None) -> None:
     """No set-user-id file comes out of a wheel."""
     with pytest.raises(FormatError):
-        unpack.header({"file": "a", "mode": mode})
+        environment.file_of({"file": "a", "mode": mode})
 
 
 def test_a_torn_wheel(tmp_path: Path) -> None:

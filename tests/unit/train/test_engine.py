@@ -11,7 +11,8 @@ PINNED = """
 import sys, tempfile
 from pathlib import Path
 import torch
-from stannary.train import determinism, engine, recipe
+from stannary.train import engine, recipe
+from stannary.worker import determinism
 from tests.integration.train import small_job
 engine.pin()
 engine.engine_class()

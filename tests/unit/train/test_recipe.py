@@ -15,9 +15,10 @@ from torch import nn
 
 from stannary.errors import SpecError
 from stannary.formats import training
-from stannary.train import checkpoint, determinism, recipe
+from stannary.train import checkpoint, recipe
 from stannary.train.merge import MergeInputs, run_merge
 from stannary.train.round import run_round
+from stannary.worker import determinism
 
 BODY = """
 import os, random, time, torch

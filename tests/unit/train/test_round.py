@@ -15,8 +15,9 @@ from tests.unit.train.conftest import a_round
 from torch import nn
 
 from stannary.errors import FormatError, SpecError
-from stannary.train import checkpoint, determinism, engine, recipe
+from stannary.train import checkpoint, engine, recipe
 from stannary.train.round import Recording, keep_none, run_round
+from stannary.worker import determinism
 
 # Recorded on the class below; a change that should not alter the maths leaves it alone.
 GOLDEN_CLASS = "cpu-fp32-torch2.13.0-t16.85cc13755ae5"

@@ -21,7 +21,7 @@ FILE = {"kind": "train", "recipe": {"entry": "recipe.py:recipe", "rounds": 2}}
 SCRIPT = """
 import io, json, sys
 from pathlib import Path
-from stannary.agent.service import Service
+from stannary.worker.service import Service
 from stannary.formats import canonical
 from stannary.border import frames
 replies = io.BytesIO()

@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> int:
         # Hash order is chosen before the first line of Python runs, so it takes a new interpreter; one
         # that reads the variables (no -I) and finds no module of ours in the work directory (-P).
         os.environ.update(fixed)
-        os.execv(sys.executable, [sys.executable, "-s", "-P", "-m", "stannary.agent.worker", *arguments])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-s", "-P", "-m", "stannary.worker", *arguments])  # noqa: S606
     _seclude()
     requests_fd, replies_fd = int(arguments[0]), int(arguments[1])
     job, scratch = (Path("/job"), SCRATCH) if len(arguments) < 3 else (Path(arguments[2]), None)
-    from stannary.agent.service import Service
+    from stannary.worker.service import Service
 
     for fd in (requests_fd, replies_fd):
         os.set_inheritable(fd, False)  # a command must not speak for its worker

@@ -1,4 +1,4 @@
-"""What the worker answers: each request of the agent, one handler (worker.py lists them).
+"""What the worker answers: each request of the agent, one handler (__main__.py lists them).
 
 The composition root of train/ and audit/ inside the sandbox. torch is imported with the first
 request that trains, so a command job starts without it.
@@ -26,10 +26,10 @@ from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Assignment, Output
 
 if TYPE_CHECKING:
-    from stannary.agent.collect import Collected
-    from stannary.agent.command import Places
-    from stannary.agent.tasks import Prepared, TaskRunner
     from stannary.border.blobs import Blobs
+    from stannary.worker.collect import Collected
+    from stannary.worker.command import Places
+    from stannary.worker.tasks import Prepared, TaskRunner
 
 PROGRESS_INTERVAL_S = 0.25  # the market shows progress; it does not need every step
 MAX_MESSAGE_CHARS = 2_000
@@ -81,9 +81,9 @@ class Service:
 
     def prepare(self, request: dict[str, Json]) -> dict[str, Json]:
         """Load the recipe, check that it gives the same bits twice, and describe this engine."""
-        from stannary.agent.tasks import Prepared, TaskRunner
         from stannary.border.blobs import Blobs
         from stannary.train import engine, recipe
+        from stannary.worker.tasks import Prepared, TaskRunner
 
         engine.pin()
         engine_class = engine.engine_class()
@@ -117,8 +117,8 @@ class Service:
 
     def _try(self, prepared: Prepared, blobs: Blobs, inputs: dict[str, Path]) -> tuple[TaskRunner, str]:
         """Return the runner of a recipe, and where two runs of it part (empty: nowhere)."""
-        from stannary.agent.tasks import TaskRunner
-        from stannary.train import determinism
+        from stannary.worker import determinism
+        from stannary.worker.tasks import TaskRunner
 
         try:  # before memory is taken
             elsewhere = determinism.probe_elsewhere(self.job, prepared.spec, inputs, self._progress())
@@ -175,7 +175,7 @@ class Service:
 
     def command(self, request: dict[str, Json]) -> dict[str, Json]:
         """Run a command job and hand in what it declared."""
-        from stannary.agent.command import Places
+        from stannary.worker.command import Places
 
         spec = jobspec.from_canonical(request["spec"])
         if self.scratch is not None:
@@ -184,8 +184,8 @@ class Service:
             return self._run_in(Places(Path(scratch)), spec, request)
 
     def _run_in(self, places: Places, spec: jobspec.JobSpec, request: dict[str, Json]) -> dict[str, Json]:
-        from stannary.agent import collect
-        from stannary.agent.command import Shard, run_command
+        from stannary.worker import collect
+        from stannary.worker.command import Shard, run_command
 
         shard = Shard(_number(request, "rank"), spec.num_nodes)
         started = time.monotonic()
@@ -210,7 +210,7 @@ class Service:
         return {"ok": True, "exit_code": 0, "compute_ms": compute_ms, "metrics": metrics}
 
     def _hand_in(self, found: Collected) -> None:
-        from stannary.agent import collect
+        from stannary.worker import collect
 
         if found.is_archived:
             size = collect.archive_bytes(found.files)

@@ -8,7 +8,6 @@ import pytest
 from tests.integration.train.small_job import train_spec
 from tests.unit.train.conftest import Tiny, a_merge, a_round
 
-from stannary.agent.tasks import Prepared, TaskRunner
 from stannary.audit import answer as answers
 from stannary.border.blobs import Blobs
 from stannary.errors import FormatError, NotFound
@@ -16,6 +15,7 @@ from stannary.formats import digest
 from stannary.formats.digest import PREFIX
 from stannary.formats.predicates import Output, result_root
 from stannary.train import engine
+from stannary.worker.tasks import Prepared, TaskRunner
 
 
 @pytest.fixture(name="blobs")

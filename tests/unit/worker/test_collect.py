@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stannary.agent import collect
-from stannary.agent.collect import Collected
 from stannary.errors import NotFound
+from stannary.worker import collect
+from stannary.worker.collect import Collected
 
 PLENTY = 1024**3
 

@@ -1,6 +1,6 @@
 """The check before pay: a recipe must give the same bits twice, here and in another process.
 
-    python -m stannary.train.determinism JOB_DIRECTORY REPORTS_FD      {"spec", "inputs"} on stdin, one JSON line each:
+    python -m stannary.worker.determinism JOB_DIRECTORY REPORTS_FD      {"spec", "inputs"} on stdin, one JSON line each:
                                                      {"step", "steps", "loss"}* then {"found": [...]} or {"failed": ""}
 
 Two steps from the same weights are run twice in the worker, and once in a process of its own with another number,
@@ -73,7 +73,7 @@ def probe_elsewhere(
         SpecError: it cannot be run there.
     """
     reports_in, reports_out = os.pipe()
-    argv = [sys.executable, "-s", "-P", "-m", "stannary.train.determinism", str(job), str(reports_out)]
+    argv = [sys.executable, "-s", "-P", "-m", "stannary.worker.determinism", str(job), str(reports_out)]
     told: dict[str, Json] = {
         "spec": jobspec.to_canonical(spec),
         "inputs": {name: str(path) for name, path in inputs.items()},

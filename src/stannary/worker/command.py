@@ -144,7 +144,7 @@ def _argv(lines: str, places: Places) -> list[str]:
 
 
 def _end_strays() -> None:
-    """Kill every descendant of this process, which adopts what a command orphans (worker.py)."""
+    """Kill every descendant of this process, which adopts what a command orphans (__main__.py)."""
     deadline = time.monotonic() + STRAYS_TIMEOUT_S
     while strays := list(_descendants(os.getpid())):
         if time.monotonic() > deadline:

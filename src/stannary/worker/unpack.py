@@ -1,6 +1,6 @@
 """Unpack wheels inside the sandbox and hand every file out as a frame.
 
-    python -m stannary.run.unpack WHEELS REPLIES_FD       frames: {"file": path, "mode": n} with bytes, {"ok": true}
+    python -m stannary.worker.unpack WHEELS REPLIES_FD       frames: {"file": path, "mode": n} with bytes, {"ok": true}
 
 What a wheel claims is a stranger's: sizes, names and compression are met here, without network and
 within a job's memory, and what reaches the node's disk is counted by environment.py before it does.
@@ -25,11 +25,9 @@ from typing import BinaryIO
 
 from stannary.border import frames
 from stannary.border.paths import INTERPRETER
-from stannary.errors import FormatError, LimitExceeded
-from stannary.formats.canonical import Json
-from stannary.formats.workdir import MAX_DEPTH, MAX_PATH_BYTES, MAX_SEGMENT_BYTES
+from stannary.errors import FormatError
+from stannary.formats.workdir import MODE_EXECUTABLE, MODE_FILE
 
-MODE_FILE, MODE_EXECUTABLE = 0o644, 0o755
 MAX_ENTRY_POINTS_BYTES = 1024 * 1024
 SHEBANG = f"#!{INTERPRETER}/bin/python\n".encode()
 
@@ -109,28 +107,6 @@ def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     if first:
         yield first
     yield from rest
-
-
-def header(file: dict[str, Json]) -> tuple[str, int] | None:
-    """Return the path and mode of a file's frame, None for the last frame.
-
-    Raises:
-        FormatError: it is neither, or its path is too long or leads out of the environment.
-    """
-    if "file" not in file:
-        return None
-    name, mode = file["file"], file.get("mode")
-    if not isinstance(name, str) or mode not in (MODE_FILE, MODE_EXECUTABLE) or type(mode) is not int:
-        raise FormatError("a wheel's file has no name or mode", why=f"{name!r:.120}")
-    segments = name.split("/")
-    too_long = len(os.fsencode(name)) > MAX_PATH_BYTES or any(
-        len(os.fsencode(segment)) > MAX_SEGMENT_BYTES for segment in segments
-    )
-    if too_long or len(segments) > MAX_DEPTH:
-        raise LimitExceeded("a wheel's file has too long a path", why=f"{name!r:.120}")
-    if "\0" in name or "\\" in name or any(segment in ("", ".", "..") for segment in segments):
-        raise FormatError("a wheel's file leads out of the environment", why=f"{name!r:.120}")
-    return name, mode
 
 
 if __name__ == "__main__":
