@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
-from stannary.certify import certificates, revocation  # noqa: E402
 from stannary.certify.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
 from stannary.certify.evidence.tpm import TpmVerifier  # noqa: E402
 from stannary.certify.evidence.verifier import examine  # noqa: E402
 from stannary.certify.folder import Entry  # noqa: E402
+from stannary.certify.pki import certificates, revocation  # noqa: E402
 from stannary.certify.rules import Roots, Rules  # noqa: E402
 from stannary.certify.vectors import cases, runner  # noqa: E402
 from stannary.formats import canonical, record  # noqa: E402

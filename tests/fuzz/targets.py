@@ -12,14 +12,12 @@ from tests.unit.certify import world
 
 from stannary.certify import (
     activation,
-    certificates,
     challenge,
     collateral,
     collateral_items,
     envelope,
     intel_collateral,
     policy,
-    revocation,
     revocation_notice,
 )
 from stannary.certify.collateral_plan import part_needs
@@ -45,6 +43,7 @@ from stannary.certify.evidence import (
 )
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.grade import transcript
+from stannary.certify.pki import certificates, revocation
 from stannary.certify.rules import Rules
 from stannary.certify.vectors import boot_files
 from stannary.formats import canonical, dsse

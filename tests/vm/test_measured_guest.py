@@ -15,13 +15,14 @@ import pytest
 from tests.integration.tpm.software_tpm import SoftwareTpm
 from tests.vm import measured_guest as guests
 
-from stannary.certify import certificates, policy
 from stannary.certify import challenge as challenges
+from stannary.certify import policy
 from stannary.certify.appraise import Context, appraise
 from stannary.certify.collect import node
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import event_log
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+from stannary.certify.pki import certificates
 from stannary.certify.references import ReferenceBoot, reference_of
 from stannary.certify.tiers import Tier
 

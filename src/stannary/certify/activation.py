@@ -32,8 +32,8 @@ from stannary.certify.evidence.cursor import Cursor
 from stannary.errors import UnsupportedFormat
 
 if TYPE_CHECKING:
-    from stannary.certify.certificates import Certificate
-    from stannary.certify.keys import PublicKey
+    from stannary.certify.pki.certificates import Certificate
+    from stannary.certify.pki.keys import PublicKey
 
 SECRET_BYTES = 32
 LABEL_IDENTITY, LABEL_STORAGE, LABEL_INTEGRITY = b"IDENTITY", b"STORAGE", b"INTEGRITY"

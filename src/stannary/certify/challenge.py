@@ -21,7 +21,7 @@ from stannary.errors import FormatError
 from stannary.formats import canonical, record
 
 if TYPE_CHECKING:
-    from stannary.certify.certificates import Certificate
+    from stannary.certify.pki.certificates import Certificate
 
 CHALLENGE_TTL_S = 60  # longer makes relays easier; a hand-carried challenge may ask for more
 MAX_TTL_S = 3600

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from stannary.certify.moments import parse_moment
-from stannary.certify.revocation import OcspResponse, RevocationList, parse_crl
+from stannary.certify.pki.revocation import OcspResponse, RevocationList, parse_crl
 from stannary.errors import FormatError
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.certificates import Certificate
+    from stannary.certify.pki.certificates import Certificate
 
 MAX_COLLATERAL_BYTES = 1 << 20
 _Rank = TypeVar("_Rank", "tuple[int, datetime]", "datetime")

@@ -27,11 +27,11 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from stannary import __version__
-from stannary.certify import revocation
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_join import end_of
 from stannary.certify.collateral_plan import Request, Service, needs
 from stannary.certify.moments import format_moment
+from stannary.certify.pki import revocation
 from stannary.errors import FormatError, LimitExceeded, ServiceError
 from stannary.formats import canonical
 from stannary.wire.retry_after import retry_after_s

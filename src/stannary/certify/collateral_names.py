@@ -18,15 +18,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from stannary.certify import der, revocation
 from stannary.certify.evidence import snp_report, spdm
+from stannary.certify.pki import der, revocation
 from stannary.certify.rules import Generation
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.snp_report import SnpReport
     from stannary.certify.evidence.spdm import SpdmReport
+    from stannary.certify.pki.certificates import Certificate
 
 CHIP_INFO = 35  # opaque field of Blackwell reports: the chip's name
 HOPPER = "GH100"

@@ -22,7 +22,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stannary.certify import certificates
 from stannary.certify.collateral_names import (
     driver_rim_id,
     fmspc,
@@ -39,17 +38,18 @@ from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.nvidia import DeviceVerifier, is_alias
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.pki import certificates
 from stannary.certify.rules import AMD_ROOTS, Generation
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.collateral_items import Item
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.evidence.quote import Quote
     from stannary.certify.evidence.snp_report import SnpReport
+    from stannary.certify.pki.certificates import Certificate
 
 
 class Service(StrEnum):

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stannary.certify import certificates, revocation
 from stannary.certify.anchor import KEY_HASH_BYTES, NONCE_BYTES
 from stannary.certify.collateral import Collateral, unhex
 from stannary.certify.evidence.verifier import MAX_EVIDENCE_BYTES
+from stannary.certify.pki import certificates, revocation
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, digest, dsse
 

@@ -7,9 +7,9 @@ other part there is no collateral.
 
 from __future__ import annotations
 
-from stannary.certify import certificates
 from stannary.certify.collateral import IntelCollateral, SignedJson, unhex
-from stannary.certify.revocation import crl_der
+from stannary.certify.pki import certificates
+from stannary.certify.pki.revocation import crl_der
 from stannary.errors import FormatError
 from stannary.formats import canonical
 

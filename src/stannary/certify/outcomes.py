@@ -24,7 +24,7 @@ from stannary.errors import UnsupportedFormat
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.certificates import Path
+    from stannary.certify.pki.certificates import Path
     from stannary.errors import FormatError
     from stannary.formats.canonical import Json
 

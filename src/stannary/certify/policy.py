@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from stannary.certify.certificates import Anchors
+from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import Generation, GoldenBoot, Roots, Rules, SnpTcb
 from stannary.certify.tiers import Tier
 from stannary.errors import FormatError, NotFound, SpecError

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from stannary.certify.certificates import Anchors
+from stannary.certify.pki.certificates import Anchors
 
 if TYPE_CHECKING:
     from stannary.certify.withdrawals import Withdrawal

@@ -15,11 +15,11 @@ from cryptography.x509 import ocsp as ocsp_format
 from tests.unit.certify import manifest_world, world
 
 from stannary.certify import anchor as anchors
-from stannary.certify.certificates import Anchors
 from stannary.certify.challenge import Challenge
 from stannary.certify.collateral_plan import Service
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.evidence.tcb import pem
+from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import Roots, SnpTcb
 
 LEVEL = SnpTcb(1, 2, 3, 4, 5)

@@ -20,13 +20,14 @@ from tests.integration.tpm import paravisor
 from tests.integration.tpm.software_tpm import SoftwareTpm, needs_swtpm
 from tests.unit.certify import world
 
-from stannary.certify import activation, certificates
+from stannary.certify import activation
 from stannary.certify import challenge as challenges
 from stannary.certify.collect import certified, endorsement, node, tpm_client
 from stannary.certify.collect import tpm as collector
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import tpm_structures
 from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+from stannary.certify.pki import certificates
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError, UsageError
 
 pytestmark = needs_swtpm

@@ -11,9 +11,9 @@ import json
 import pytest
 from tests.integration.tpm.software_tpm import needs_swtpm
 
-from stannary.certify import certificates
 from stannary.certify.activation import make_credential
 from stannary.certify.evidence import tpm_structures
+from stannary.certify.pki import certificates
 from stannary.cli import main as edge
 from stannary.errors import ServiceError
 

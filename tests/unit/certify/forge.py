@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from stannary.certify import certificates
-from stannary.certify.certificates import Certificate
+from stannary.certify.pki import certificates
+from stannary.certify.pki.certificates import Certificate
 
 UTF8, PRINTABLE, BMP = 0x0C, 0x13, 0x1E
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")

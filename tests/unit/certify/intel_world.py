@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.certify import forge, world
 
-from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import IntelCollateral, SignedJson
+from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import Roots
 
 FMSPC = bytes.fromhex("90c06f000000")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from lxml import etree
 from tests.unit.certify import world
 
-from stannary.certify.certificates import Anchors
+from stannary.certify.pki.certificates import Anchors
 
 SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 DSIG = "http://www.w3.org/2000/09/xmldsig#"

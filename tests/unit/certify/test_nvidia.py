@@ -7,7 +7,6 @@ import json
 
 from tests.unit.certify import world
 
-from stannary.certify import revocation
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
@@ -15,6 +14,7 @@ from stannary.certify.evidence.spdm import SpdmReport
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import format_moment
+from stannary.certify.pki import revocation
 from stannary.certify.rules import Rules
 from stannary.certify.withdrawals import Reason, Withdrawal
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify import policy as policies
-from stannary.certify import revocation, revocation_notice
+from stannary.certify import revocation_notice
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier
 from stannary.certify.evidence.snp import SnpVerifier
@@ -22,6 +22,7 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.folder import Entry
 from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination
+from stannary.certify.pki import revocation
 from stannary.certify.revocation_notice import RevocationNotice, believe, judge_identities
 from stannary.certify.rules import Rules
 from stannary.certify.withdrawals import Reason, Withdrawal

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.unit.certify import world
 
-from stannary.certify import anchor, revocation
+from stannary.certify import anchor
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.pki import revocation
 from stannary.certify.rules import Generation, Rules, SnpTcb
 
 LEVEL = SnpTcb(1, 2, 3, 4, 5)

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import forge, world
 
-from stannary.certify import certificates
-from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
+from stannary.certify.pki import certificates
+from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import GoldenBoot, Roots, Rules
 
 BOUND = b"\x44" * 48

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseBuilder
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from stannary.certify import certificates
-from stannary.certify.certificates import Anchors, Certificate
+from stannary.certify.pki import certificates
+from stannary.certify.pki.certificates import Anchors, Certificate
 from stannary.certify.rules import Generation, Roots, SnpTcb
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

@@ -121,7 +121,7 @@ def test_stranger_cannot_sign_a_manifest():
     """A manifest whose signer certificate is exchanged for another vendor's is refused."""
     name = "rim-NV_GPU_DRIVER_GH100_550"
     text = case(name).evidence().decode()
-    from stannary.certify import certificates
+    from stannary.certify.pki import certificates
 
     stranger = certificates.load_bundle(case(name).file("nitro/aws_nitro_root_g1.pem"))[0]
     start = text.index("X509Certificate>") + len("X509Certificate>")

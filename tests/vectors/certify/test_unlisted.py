@@ -95,9 +95,9 @@ def test_parts_of_two_machines_do_not_make_a_composite():
 
 def test_endorsement_keys_of_a_cloud_reach_its_root():
     """Google's endorsement and attestation certificates chain through its intermediate to its root, and no other."""
-    from stannary.certify import certificates
-    from stannary.certify.certificates import Anchors, find_path
     from stannary.certify.moments import parse_moment
+    from stannary.certify.pki import certificates
+    from stannary.certify.pki.certificates import Anchors, find_path
 
     def load(name: str):
         return certificates.load_bundle((FOLDER / "tpm" / f"gotpm_gcp_{name}").read_bytes())

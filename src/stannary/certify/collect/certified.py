@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from stannary.certify import activation, certificates
+from stannary.certify import activation
 from stannary.certify.collect import tpm_client
 from stannary.certify.collect.endorsement import PROFILES, RSA_2048, EkProfile
 from stannary.certify.evidence import tpm_structures
+from stannary.certify.pki import certificates
 from stannary.errors import EnvironmentProblem, FormatError, NotFound, ServiceError, StannaryError, UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.collect.sources import Sources
     from stannary.certify.collect.tpm_client import Loaded, TpmClient
+    from stannary.certify.pki.certificates import Certificate
 
 # EK Credential Profile 2.5, section 2.2.1.5.2: issuers, one series of DER over several indices.
 CHAIN_INDEX, MAX_CHAIN_INDICES, MAX_CHAIN_BYTES = 0x01C00100, 0x100, 64 * 1024

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from stannary.certify import anchor as anchors
-from stannary.certify import certificates
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
+from stannary.certify.pki import certificates
 from stannary.errors import EnvironmentProblem, ServiceError, StannaryError
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stannary.certify import certificates
 from stannary.certify.anchor import report_data
 from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import quote as dcap
@@ -29,6 +28,7 @@ from stannary.certify.evidence.quote import EnclaveBody, TdBody
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.snp_report import REPORT_BYTES, parse_report
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import canonical
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.quote import Quote
     from stannary.certify.evidence.snp_report import SnpReport
     from stannary.certify.evidence.tpm_structures import Attest, Signature
+    from stannary.certify.pki.certificates import Certificate
     from stannary.certify.rules import Rules
     from stannary.formats.canonical import Json
 

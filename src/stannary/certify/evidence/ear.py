@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from stannary.certify import keys
 from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import keys
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import canonical

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify import certificates, keys, revocation
 from stannary.certify.anchor import report_data
 from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson, evaluation_number
 from stannary.certify.evidence import quote
@@ -25,6 +24,7 @@ from stannary.certify.evidence.quote import EnclaveBody, Quote, TdBody
 from stannary.certify.evidence.tcb import TcbVerdict, judge
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates, keys, revocation
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError
 

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify import certificates, keys
 from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import cbor
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates, keys
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
-    from stannary.certify.certificates import Certificate
+    from stannary.certify.pki.certificates import Certificate
     from stannary.certify.rules import Rules
     from stannary.formats.canonical import Json
 

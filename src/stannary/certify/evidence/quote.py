@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stannary.certify import certificates
-from stannary.certify.certificates import Certificate
 from stannary.certify.collateral import unhex
 from stannary.certify.evidence.cursor import Cursor
+from stannary.certify.pki import certificates
+from stannary.certify.pki.certificates import Certificate
 from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import dsse
 

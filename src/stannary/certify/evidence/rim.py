@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify import certificates, keys, revocation
 from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import spdm
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates, keys, revocation
+from stannary.certify.pki.revocation import Status
 from stannary.certify.remedies import Code
-from stannary.certify.revocation import Status
 from stannary.errors import EnvironmentProblem, FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.spdm import SpdmReport
+    from stannary.certify.pki.certificates import Certificate
     from stannary.certify.rules import Rules
 
 MAX_MANIFEST_BYTES = 1 << 20

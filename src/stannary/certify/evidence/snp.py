@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify import certificates, der, keys
 from stannary.certify.anchor import report_data
 from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import snp_report
 from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
+from stannary.certify.pki import certificates, der, keys
 from stannary.certify.remedies import Code
 from stannary.certify.rules import AMD_ROOTS, Generation, Rules, SnpTcb
 from stannary.errors import FormatError
@@ -28,8 +28,8 @@ from stannary.errors import FormatError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.snp_report import SnpReport
+    from stannary.certify.pki.certificates import Certificate
     from stannary.formats.canonical import Json
 
 # VCEK and VLEK extensions (AMD 57230, table "VCEK certificate extensions").

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.collateral import IntelCollateral
+    from stannary.certify.pki.certificates import Certificate
 
 # First match wins; the library's wording is pinned by tests on real evidence.
 _CODES: tuple[tuple[str, Code], ...] = (

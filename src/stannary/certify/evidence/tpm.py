@@ -24,22 +24,22 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from stannary.certify import certificates, der
 from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
 from stannary.certify.evidence.secure_boot import NOT_MEASURED, doubt, secure_boot
 from stannary.certify.evidence.tpm_forms import TpmEvidence
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates, der
 from stannary.certify.remedies import Code
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.event_log import EventLog
     from stannary.certify.evidence.tpm_structures import Attest, PublicArea, Registers
+    from stannary.certify.pki.certificates import Certificate
     from stannary.certify.rules import GoldenBoot, Rules
     from stannary.formats.canonical import Json
 

@@ -17,17 +17,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stannary.certify import certificates, der, keys
 from stannary.certify.collateral import unhex
 from stannary.certify.evidence import event_log, protobuf
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.pki import certificates, der, keys
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse
 
 if TYPE_CHECKING:
-    from stannary.certify.certificates import Certificate
     from stannary.certify.evidence.event_log import EventLog
     from stannary.certify.evidence.tpm_structures import Attest, PublicArea, Registers, Signature
+    from stannary.certify.pki.certificates import Certificate
     from stannary.formats.canonical import Json
 
 MAX_QUOTES = 8

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from stannary.certify import keys
 from stannary.certify.evidence.cursor import Cursor
+from stannary.certify.pki import keys
 from stannary.errors import FormatError, UnsupportedFormat
 
 MAGIC = 0xFF544347  # TPM_GENERATED_VALUE: a restricted key signs nothing else that starts so

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from stannary.certify import certificates, keys
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.pki import certificates, keys
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse
 

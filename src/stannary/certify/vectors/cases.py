@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from stannary.certify import certificates
 from stannary.certify.moments import parse_moment
+from stannary.certify.pki import certificates
 from stannary.errors import FormatError, NotFound, SpecError, UnsupportedFormat
 from stannary.formats import canonical
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify import certificates, revocation
-from stannary.certify.certificates import Anchors
 from stannary.certify.collateral import Collateral, IntelCollateral, signed_member
 from stannary.certify.evidence import ccel, ear, event_log, quote, rim, tpm_forms
 from stannary.certify.evidence import tpm as tpm_evidence
@@ -24,6 +22,8 @@ from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine, limit
 from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.outcomes import Appraisal, Examination, Step
+from stannary.certify.pki import certificates, revocation
+from stannary.certify.pki.certificates import Anchors
 from stannary.certify.remedies import Code
 from stannary.certify.rules import GoldenBoot, Roots, Rules
 from stannary.certify.vectors import boot_files

@@ -191,7 +191,7 @@ def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], option
 
 def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     """Roots and lists named on the command line are part of the policy, and of its id."""
-    from stannary.certify import certificates
+    from stannary.certify.pki import certificates
 
     def pins(paths: tuple[Path, ...]) -> tuple[str, ...]:
         return tuple(item.key_pin for path in paths for item in read_as(path, certificates.load_bundle, MAKE_ROOT))

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from stannary.certify import certificates, der, keys
+from stannary.certify.pki import certificates, der, keys
 from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stannary.certify.certificates import Certificate
+    from stannary.certify.pki.certificates import Certificate
 
 MAX_OCSP_AGE = timedelta(days=7)  # for answers without nextUpdate (RFC 6960 leaves it open)
 MAX_RESPONDERS = 8  # certificates in one answer: each may cost two signature checks

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.certify import forge, world
 
-from stannary.certify import certificates
-from stannary.certify.certificates import Anchors, find_path
+from stannary.certify.pki import certificates
+from stannary.certify.pki.certificates import Anchors, find_path
 from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
 
@@ -318,7 +318,7 @@ def test_endorsement_key_with_oaep_parameters_is_an_rsa_key():
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    from stannary.certify import keys
+    from stannary.certify.pki import keys
 
     key = rsa.generate_private_key(65537, 2048).public_key()
     plain = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -24,7 +24,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stannary.certify import der, keys, names
+from stannary.certify.pki import der, keys, names
 from stannary.errors import FormatError, LimitExceeded, UnsupportedFormat
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import functools
 import unicodedata
 from typing import TypeAlias
 
-from stannary.certify import der
+from stannary.certify.pki import der
 from stannary.errors import FormatError
 
 Name: TypeAlias = tuple[frozenset[tuple[bytes, str | bytes]], ...]

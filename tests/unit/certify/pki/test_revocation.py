@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponderEncoding, OCSPResponseBuilder
 from tests.unit.certify import world
 
-from stannary.certify import revocation
-from stannary.certify.revocation import Status
+from stannary.certify.pki import revocation
+from stannary.certify.pki.revocation import Status
 from stannary.errors import LimitExceeded, UnsupportedFormat
 
 ROOT = world.issue("Root", ca=True)

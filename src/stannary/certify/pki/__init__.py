@@ -1,0 +1,1 @@
+"""Public keys and who vouches for them: DER, names, keys, certificates, revocation."""
