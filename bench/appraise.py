@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
-from stannary.certify.collateral import Collateral  # noqa: E402
+from stannary.certify.evidence.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
 from stannary.certify.evidence.tpm import TpmVerifier  # noqa: E402

@@ -10,16 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.certify import world
 
-from stannary.certify import (
-    activation,
-    challenge,
-    collateral,
-    collateral_items,
-    envelope,
-    intel_collateral,
-    policy,
-    revocation_notice,
-)
+from stannary.certify import activation, challenge, collateral_items, envelope, policy, revocation_notice
 from stannary.certify.collateral_plan import part_needs
 from stannary.certify.collect import azure as azure_collector
 from stannary.certify.collect import nitro as nitro_collector
@@ -29,8 +20,10 @@ from stannary.certify.evidence import (
     azure,
     cbor,
     ccel,
+    collateral,
     ear,
     event_log,
+    intel_collateral,
     nitro,
     nvidia,
     quote,

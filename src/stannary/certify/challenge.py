@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stannary.certify.anchor import NONCE_BYTES
-from stannary.certify.collateral import unhex
 from stannary.certify.evidence.tpm import Activation, BootSession
 from stannary.certify.moments import format_moment, parse_moment
+from stannary.certify.octets import unhex
 from stannary.errors import FormatError
 from stannary.formats import canonical, record
 

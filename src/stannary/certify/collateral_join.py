@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify.collateral import Collateral, IntelCollateral, newest_of, signed_member
 from stannary.certify.collateral_plan import part_needs
 from stannary.certify.evidence import rim
+from stannary.certify.evidence.collateral import Collateral, IntelCollateral, newest_of, signed_member
 from stannary.certify.moments import format_moment, parse_moment
 from stannary.certify.pki import certificates, revocation
 from stannary.errors import FormatError

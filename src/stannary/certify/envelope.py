@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stannary.certify.anchor import KEY_HASH_BYTES, NONCE_BYTES
-from stannary.certify.collateral import Collateral, unhex
+from stannary.certify.evidence.collateral import Collateral
+from stannary.certify.evidence.intel_collateral import read_intel_collateral
 from stannary.certify.evidence.verifier import MAX_EVIDENCE_BYTES
+from stannary.certify.octets import unhex
 from stannary.certify.pki import certificates, revocation
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import canonical, digest, dsse
@@ -48,8 +50,6 @@ class Part:
 
     def collateral(self) -> Collateral:
         """Parse what is carried."""
-        from stannary.certify.intel_collateral import read_intel_collateral
-
         return Collateral(
             certificates=tuple(item for data in self.certificates for item in certificates.load_bundle(data)),
             crls=tuple(revocation.parse_crl(item) for item in self.crls),

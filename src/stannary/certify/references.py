@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from stannary.certify.collateral import unhex
 from stannary.certify.evidence import event_log
 from stannary.certify.moments import parse_moment
+from stannary.certify.octets import unhex
 from stannary.certify.rules import GoldenBoot
 from stannary.errors import FormatError, Refuted
 from stannary.formats import dsse, statement

@@ -25,8 +25,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stannary.certify.collateral import unhex
 from stannary.certify.moments import parse_moment
+from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Check, Examination, Qualifier, State, Step
 from stannary.certify.remedies import Code
 from stannary.certify.withdrawals import Reason, Withdrawal

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.certify import forge, world
 
-from stannary.certify.collateral import IntelCollateral, SignedJson
+from stannary.certify.evidence.collateral import IntelCollateral, SignedJson
 from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import Roots
 

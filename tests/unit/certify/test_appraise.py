@@ -15,8 +15,8 @@ from stannary.certify import anchor as anchors
 from stannary.certify import challenge as challenges
 from stannary.certify import credential, envelope, policy, references
 from stannary.certify.appraise import Context, appraise
-from stannary.certify.collateral import Collateral
 from stannary.certify.envelope import Evidence, Part
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier, read_submods
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine

@@ -20,9 +20,9 @@ from tests.unit.certify.test_appraise import KEY_HASH, LEVEL, Machine, _challeng
 from stannary.certify import anchor as anchors
 from stannary.certify import policy
 from stannary.certify.appraise import appraise
-from stannary.certify.collateral import Collateral
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import cbor, event_log, nitro
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier
 from stannary.certify.evidence.nvidia import FleetVerifier
 from stannary.certify.evidence.snp import SnpVerifier

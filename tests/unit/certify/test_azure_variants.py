@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.unit.certify import intel_world, world
 from tests.unit.certify.test_tpm_forms import RSA_KEY, RSASSA, Key
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence.azure import AzureVerifier
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Generation, GoldenBoot, Rules, SnpTcb

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify.claims import Verdict, check_claims, compare, read_claims
-from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, certified_chip, check_collisions
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import format_moment

@@ -17,11 +17,11 @@ from tests.unit.certify.intel_world import Intel
 
 from stannary.certify import challenge as challenges
 from stannary.certify import collateral_items, collateral_join, collateral_names, collateral_plan
-from stannary.certify.collateral import Collateral, IntelCollateral, SignedJson, newest_of
 from stannary.certify.collateral_items import Item
 from stannary.certify.collateral_plan import BASES, Service, part_needs
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.collateral import Collateral, IntelCollateral, SignedJson, newest_of
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.rules import Generation
 from stannary.errors import FormatError

@@ -13,9 +13,9 @@ from tests.unit.certify import world
 from tests.unit.certify.drivers.compiled import Driver, build, needs_compiler
 
 from stannary.certify import anchor
-from stannary.certify.collateral import Collateral
 from stannary.certify.collect import devices, nscq, nvml
 from stannary.certify.evidence import nvidia, spdm
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.pki import certificates
 from stannary.certify.rules import Rules

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier, read_jwk
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules

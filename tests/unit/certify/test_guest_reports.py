@@ -16,10 +16,10 @@ import pytest
 from tests.integration.tpm.paravisor import td_quote
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.collect import cpu, deadline, sev_guest, tsm
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import snp_report
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules

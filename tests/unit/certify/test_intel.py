@@ -11,12 +11,12 @@ from datetime import timedelta
 import pytest
 from tests.unit.certify import intel_world, world
 
-from stannary.certify.collateral import Collateral, IntelCollateral
 from stannary.certify.evidence import quote
+from stannary.certify.evidence.collateral import Collateral, IntelCollateral
 from stannary.certify.evidence.intel import IntelVerifier
+from stannary.certify.evidence.intel_collateral import read_intel_collateral
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
-from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.pki import certificates, revocation
 from stannary.certify.rules import Rules
 from stannary.errors import FormatError

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import cbor
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.pki.certificates import Anchors

@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.collect import ioctl, nitro
 from stannary.certify.evidence import cbor
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Roots, Rules

@@ -7,8 +7,8 @@ import json
 
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.spdm import SpdmReport
 from stannary.certify.evidence.tcb import pem

@@ -15,7 +15,7 @@ from tests.unit.certify import world
 
 from stannary.certify import policy as policies
 from stannary.certify import revocation_notice
-from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.certify import rim_world, world
 from tests.unit.certify.rim_world import C14N11, DSIG, ENVELOPED, SWID, body, resource
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import rim, spdm
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.outcomes import Examination
 from stannary.certify.rules import Rules

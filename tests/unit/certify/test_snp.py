@@ -6,7 +6,7 @@ import pytest
 from tests.unit.certify import world
 
 from stannary.certify import anchor
-from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.pki import revocation

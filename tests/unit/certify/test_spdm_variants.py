@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine

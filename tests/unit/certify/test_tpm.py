@@ -8,8 +8,8 @@ import json
 import pytest
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import Activation, BootSession, TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.references import reference_of

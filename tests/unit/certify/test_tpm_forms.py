@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import forge, world
 
-from stannary.certify.collateral import Collateral
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.pki import certificates

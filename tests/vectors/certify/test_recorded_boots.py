@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from tests.vectors.certify.evidence_vectors import FOLDER, needs_vectors
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.tpm_structures import parse_public
 from stannary.certify.evidence.verifier import examine

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from stannary.certify.collateral import unhex
 from stannary.certify.collect import certified, ioctl, tpm_client
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import event_log, tpm_structures
+from stannary.certify.octets import unhex
 from stannary.errors import EnvironmentProblem, ServiceError
 from stannary.formats import canonical
 

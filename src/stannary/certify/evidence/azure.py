@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary.certify.anchor import report_data
-from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import quote as dcap
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
 from stannary.certify.evidence.cursor import Cursor
 from stannary.certify.evidence.intel import IntelVerifier, check_guest, check_signatures
 from stannary.certify.evidence.quote import EnclaveBody, TdBody
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.snp_report import REPORT_BYTES, parse_report
+from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates
 from stannary.certify.remedies import Code

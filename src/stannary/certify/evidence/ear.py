@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from stannary.certify.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import keys

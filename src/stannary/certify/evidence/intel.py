@@ -18,8 +18,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.anchor import report_data
-from stannary.certify.collateral import Collateral, CollateralKey, IntelCollateral, SignedJson, evaluation_number
 from stannary.certify.evidence import quote
+from stannary.certify.evidence.collateral import (
+    Collateral,
+    CollateralKey,
+    IntelCollateral,
+    SignedJson,
+    evaluation_number,
+)
 from stannary.certify.evidence.quote import EnclaveBody, Quote, TdBody
 from stannary.certify.evidence.tcb import TcbVerdict, judge
 from stannary.certify.moments import parse_moment

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import cbor
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, keys

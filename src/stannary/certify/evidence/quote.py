@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stannary.certify.collateral import unhex
 from stannary.certify.evidence.cursor import Cursor
+from stannary.certify.octets import unhex
 from stannary.certify.pki import certificates
 from stannary.certify.pki.certificates import Certificate
 from stannary.errors import FormatError, UnsupportedFormat

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify.collateral import Collateral, CollateralKey, unhex
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, keys, revocation
 from stannary.certify.pki.revocation import Status

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.anchor import report_data
-from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import snp_report
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
 from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
 from stannary.certify.pki import certificates, der, keys
 from stannary.certify.remedies import Code

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from stannary.certify.collateral import IntelCollateral
+    from stannary.certify.evidence.collateral import IntelCollateral
     from stannary.certify.pki.certificates import Certificate
 
 # First match wins; the library's wording is pinned by tests on real evidence.

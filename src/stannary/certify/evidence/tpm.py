@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from stannary.certify.collateral import Collateral, CollateralKey
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.evidence.collateral import Collateral, CollateralKey
 from stannary.certify.evidence.secure_boot import NOT_MEASURED, doubt, secure_boot
 from stannary.certify.evidence.tpm_forms import TpmEvidence
 from stannary.certify.outcomes import Appraisal, Examination, Step

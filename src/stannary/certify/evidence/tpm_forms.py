@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stannary.certify.collateral import unhex
 from stannary.certify.evidence import event_log, protobuf
 from stannary.certify.evidence import tpm_structures as tpm
+from stannary.certify.octets import unhex
 from stannary.certify.pki import certificates, der, keys
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse

@@ -11,7 +11,7 @@ from stannary.errors import FormatError, LimitExceeded
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stannary.certify.collateral import Collateral, CollateralKey
+    from stannary.certify.evidence.collateral import Collateral, CollateralKey
     from stannary.certify.outcomes import Appraisal
     from stannary.certify.rules import Rules
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from stannary.certify.collateral import unhex
 from stannary.certify.grade import matrix, merkle
 from stannary.certify.grade.draw import FILE_OPENED, GRINDING_BITS, MIN_OPENED, draw_rows, escape_probability
 from stannary.certify.grade.scu import Grade, Power
+from stannary.certify.octets import unhex
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify.collateral import Collateral, IntelCollateral, signed_member
 from stannary.certify.evidence import ccel, ear, event_log, quote, rim, tpm_forms
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence.azure import AzureVerifier
+from stannary.certify.evidence.collateral import Collateral, IntelCollateral, signed_member
 from stannary.certify.evidence.intel import IntelVerifier
+from stannary.certify.evidence.intel_collateral import read_intel_collateral
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine, limit
-from stannary.certify.intel_collateral import read_intel_collateral
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, revocation
 from stannary.certify.pki.certificates import Anchors

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
-from stannary.certify.collateral import Collateral
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.tpm_structures import parse_public
 from stannary.certify.rules import Rules

@@ -7,7 +7,8 @@ other part there is no collateral.
 
 from __future__ import annotations
 
-from stannary.certify.collateral import IntelCollateral, SignedJson, unhex
+from stannary.certify.evidence.collateral import IntelCollateral, SignedJson
+from stannary.certify.octets import unhex
 from stannary.certify.pki import certificates
 from stannary.certify.pki.revocation import crl_der
 from stannary.errors import FormatError

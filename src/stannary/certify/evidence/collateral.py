@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from stannary.certify.moments import parse_moment
+from stannary.certify.octets import unhex
 from stannary.certify.pki.revocation import OcspResponse, RevocationList, parse_crl
 from stannary.errors import FormatError
 from stannary.formats import canonical
@@ -142,13 +143,3 @@ def signed_member(document: bytes, member: str, chain: tuple[Certificate, ...]) 
         start += 1
     _, end = json.JSONDecoder().raw_decode(text, start)
     return SignedJson(text[start:end], unhex(signature, "signature"), chain)
-
-
-def unhex(text: object, what: str) -> bytes:
-    """Read lower or upper case hex without separators."""
-    try:
-        if not isinstance(text, str) or not text.isascii() or not text.isalnum():
-            raise FormatError(f"{what} is not hex", why=f"{text!r:.60}")
-        return bytes.fromhex(text)
-    except ValueError as err:
-        raise FormatError(f"{what} is not hex", why=str(err)) from err
