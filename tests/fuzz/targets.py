@@ -10,8 +10,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.certify import world
 
-from stannary.certify import activation, challenge, collateral_items, envelope, policy, revocation_notice
-from stannary.certify.collateral_plan import part_needs
+from stannary.certify import activation, challenge, envelope, policy, revocation_notice
+from stannary.certify.collateral import items as collateral_items
+from stannary.certify.collateral.plan import part_needs
 from stannary.certify.collect import azure as azure_collector
 from stannary.certify.collect import nitro as nitro_collector
 from stannary.certify.collect import sev_guest, tpm_client, tsm

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stannary.certify import references, revocation_notice
 from stannary.certify.anchor import anchor, device_nonce
 from stannary.certify.claims import check_claims, read_claims
-from stannary.certify.collateral_join import joined
+from stannary.certify.collateral.join import joined
 from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.intel import IntelVerifier
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stannary.certify.challenge import Challenge, Memory
-    from stannary.certify.collateral_items import Item
+    from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy

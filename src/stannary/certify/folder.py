@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stannary import files
-from stannary.certify import collateral_items
+from stannary.certify.collateral import items as collateral_items
 from stannary.errors import EnvironmentProblem, FormatError, NotFound
 from stannary.formats import canonical, digest, record
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
-    from stannary.certify.collateral_items import Item
+    from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence
 
 MAX_LINE_BYTES = 64 * 1024

@@ -15,10 +15,11 @@ from tests.integration.collateral.vendor_services import Machine, Reply, Service
 from tests.unit.certify import world
 
 from stannary.certify import challenge as challenges
-from stannary.certify import collateral_client, policy
+from stannary.certify import policy
 from stannary.certify.appraise import Context, appraise
-from stannary.certify.collateral_client import Options, State
-from stannary.certify.collateral_store import CollateralStore
+from stannary.certify.collateral import client
+from stannary.certify.collateral.client import Options, State
+from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again
@@ -41,7 +42,7 @@ class Site:
     def fetch(self, *, now=world.NOW, refresh=False):
         """Fetch everything that is missing."""
         options = Options(bases=self.services.bases, refresh=refresh, sleep=self.waits.append)
-        return list(collateral_client.fetch(self.evidence, CollateralStore(self.place), now, options))
+        return list(client.fetch(self.evidence, CollateralStore(self.place), now, options))
 
     def appraise(self, *, with_items=True, now=world.NOW + timedelta(seconds=5)):
         """Appraise with what was fetched."""
@@ -193,7 +194,7 @@ def test_a_silent_host_is_waited_for_once(site):
 
 def test_evidence_cannot_ask_for_any_amount(site, monkeypatch):
     """Requests are bounded: a stranger's evidence does not decide how much is asked."""
-    monkeypatch.setattr(collateral_client, "MAX_REQUESTS", 4)
+    monkeypatch.setattr(client, "MAX_REQUESTS", 4)
     with pytest.raises(LimitExceeded):
         site.fetch()
     assert len(CollateralStore(site.place).load()) == 4

@@ -16,7 +16,7 @@ from tests.unit.certify import manifest_world, world
 
 from stannary.certify import anchor as anchors
 from stannary.certify.challenge import Challenge
-from stannary.certify.collateral_plan import Service
+from stannary.certify.collateral.plan import Service
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.pki.certificates import Anchors

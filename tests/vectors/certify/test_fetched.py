@@ -10,11 +10,11 @@ import pytest
 from tests.integration.collateral.vendor_services import Reply, Services
 from tests.vectors.certify.evidence_vectors import case, needs_vectors
 
-from stannary.certify import collateral_client
-from stannary.certify.collateral_client import Options, State
-from stannary.certify.collateral_join import joined
-from stannary.certify.collateral_plan import part_needs
-from stannary.certify.collateral_store import CollateralStore
+from stannary.certify.collateral import client
+from stannary.certify.collateral.client import Options, State
+from stannary.certify.collateral.join import joined
+from stannary.certify.collateral.plan import part_needs
+from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.verifier import examine
@@ -73,7 +73,7 @@ def test_a_quote_is_judged_by_what_was_fetched(name, hex_root, tmp_path, monkeyp
     store = CollateralStore(tmp_path / "c.json")
     with Services(Recorded(json.loads(recorded.file(recorded.text("collateral"))), hex_root=hex_root)) as services:
         options = Options(bases=services.bases, sleep=lambda _: None)
-        found = list(collateral_client.fetch(evidence, store, now, options))
+        found = list(client.fetch(evidence, store, now, options))
         assert [item.state for item in found] == [State.FETCHED] * 4, found
         assert any(f"/{kind}/certification/v4/tcb?fmspc=" in path for path in services.asked)
     assert outcome(store.load()) == recorded.text("expect")

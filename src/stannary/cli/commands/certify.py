@@ -31,7 +31,7 @@ from stannary.errors import Refuted, UsageError
 if TYPE_CHECKING:
     from stannary.certify.appraise import Context, Result
     from stannary.certify.challenge import Challenge
-    from stannary.certify.collateral_items import Item
+    from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence
     from stannary.certify.policy import Policy
     from stannary.certify.withdrawals import Withdrawal
@@ -175,7 +175,7 @@ def _context(asked: Challenge, challenge_file: Path, options: dict[str, Any]) ->
 
 
 def _items(place: Path | None) -> dict[tuple[str, str], Item]:
-    from stannary.certify.collateral_store import CollateralStore
+    from stannary.certify.collateral.store import CollateralStore
 
     return {} if place is None else CollateralStore(place).load()
 

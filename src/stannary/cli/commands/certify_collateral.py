@@ -13,7 +13,7 @@ from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 
 if TYPE_CHECKING:
-    from stannary.certify.collateral_client import Outcome
+    from stannary.certify.collateral.client import Outcome
 
 EXIT_INCOMPLETE = 1
 path_type = click.Path(path_type=Path)
@@ -36,14 +36,15 @@ def collateral() -> None:
 @advised
 def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int:
     """Fetch the collateral EVIDENCE needs; exit 1 if something is missing. What came is kept: run it again."""
-    from stannary.certify import collateral_client, envelope
-    from stannary.certify.collateral_client import State
-    from stannary.certify.collateral_store import CollateralStore
+    from stannary.certify import envelope
+    from stannary.certify.collateral import client
+    from stannary.certify.collateral.client import State
+    from stannary.certify.collateral.store import CollateralStore
 
     evidence = read_as(evidence_file, envelope.parse, MAKE_EVIDENCE)
-    asked = collateral_client.Options(bases=_bases(options), refresh=options["refresh"], progress=out.say)
+    asked = client.Options(bases=_bases(options), refresh=options["refresh"], progress=out.say)
     found = []
-    for item in collateral_client.fetch(evidence, CollateralStore(output), moment(options["now"]), asked):
+    for item in client.fetch(evidence, CollateralStore(output), moment(options["now"]), asked):
         out.say(_line(item))
         found.append(item)
     missing = [item for item in found if item.state is State.MISSING]
@@ -62,7 +63,7 @@ def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int
 @advised
 def show(out: Output, place: Path, now: str | None) -> None:
     """List kept collateral and until when it stands."""
-    from stannary.certify.collateral_store import CollateralStore
+    from stannary.certify.collateral.store import CollateralStore
 
     items, at = CollateralStore(place).load().values(), moment(now)
     rows = [
@@ -84,7 +85,7 @@ def show(out: Output, place: Path, now: str | None) -> None:
 
 
 def _bases(options: dict[str, Any]) -> dict[Any, str]:
-    from stannary.certify.collateral_plan import Service
+    from stannary.certify.collateral.plan import Service
 
     named = {
         Service.AMD: options["amd_url"],

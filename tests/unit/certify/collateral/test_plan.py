@@ -16,9 +16,12 @@ from tests.unit.certify import world
 from tests.unit.certify.intel_world import Intel
 
 from stannary.certify import challenge as challenges
-from stannary.certify import collateral_items, collateral_join, collateral_names, collateral_plan
-from stannary.certify.collateral_items import Item
-from stannary.certify.collateral_plan import BASES, Service, part_needs
+from stannary.certify.collateral import items as collateral_items
+from stannary.certify.collateral import join as collateral_join
+from stannary.certify.collateral import names as collateral_names
+from stannary.certify.collateral import plan as collateral_plan
+from stannary.certify.collateral.items import Item
+from stannary.certify.collateral.plan import BASES, Service, part_needs
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral, SignedJson, newest_of

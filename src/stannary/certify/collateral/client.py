@@ -27,9 +27,9 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from stannary import __version__
-from stannary.certify.collateral_items import Item
-from stannary.certify.collateral_join import end_of
-from stannary.certify.collateral_plan import Request, Service, needs
+from stannary.certify.collateral.items import Item
+from stannary.certify.collateral.join import end_of
+from stannary.certify.collateral.plan import Request, Service, needs
 from stannary.certify.moments import format_moment
 from stannary.certify.pki import revocation
 from stannary.errors import FormatError, LimitExceeded, ServiceError
@@ -37,8 +37,8 @@ from stannary.formats import canonical
 from stannary.wire.retry_after import retry_after_s
 
 if TYPE_CHECKING:
-    from stannary.certify.collateral_plan import Need
-    from stannary.certify.collateral_store import CollateralStore
+    from stannary.certify.collateral.plan import Need
+    from stannary.certify.collateral.store import CollateralStore
     from stannary.certify.envelope import Evidence
 
 CONNECT_TIMEOUT_S = 10.0

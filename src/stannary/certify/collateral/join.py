@@ -1,6 +1,6 @@
 """How fetched items join what the evidence carries.
 
-Items are found by the needs of a part (`collateral_plan.py`), so that nothing rides into an appraisal that the
+Items are found by the needs of a part (`plan.py`), so that nothing rides into an appraisal that the
 evidence does not name.
 
 Rules: an item must read as what it is called, or an error page would be kept as an answer; whether it is
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify.collateral_plan import part_needs
+from stannary.certify.collateral.plan import part_needs
 from stannary.certify.evidence import rim
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral, newest_of, signed_member
 from stannary.certify.moments import format_moment, parse_moment
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from stannary.certify.collateral_items import Item
-    from stannary.certify.collateral_plan import Need
+    from stannary.certify.collateral.items import Item
+    from stannary.certify.collateral.plan import Need
     from stannary.certify.envelope import Part
 
 _INTEL_DOCUMENTS = (("tcb-info", "tcb_info", "tcbInfo"), ("qe-identity", "qe_identity", "enclaveIdentity"))

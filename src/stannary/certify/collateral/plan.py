@@ -5,12 +5,12 @@ that answers it. Some needs show only once another is met: the signers of a refe
 answers of their own. The same needs then say which stored items belong to a part of the evidence.
 
 Rules:
-1. What goes into a URL comes from evidence that nobody has checked yet (`collateral_names.py`).
+1. What goes into a URL comes from evidence that nobody has checked yet (`names.py`).
 2. What cannot be asked for says why, and what to do instead. What the evidence carries and never goes
    stale (an endorsement certificate, a manifest) is not asked for again.
 3. Nothing is trusted: items are collateral like carried ones, and the verifiers judge them.
 
-Sources: AMD 57230 (KDS), Intel PCS API v4, RFC 6960 appendix A. Pure; `collateral_client.py` does the asking.
+Sources: AMD 57230 (KDS), Intel PCS API v4, RFC 6960 appendix A. Pure; `client.py` does the asking.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stannary.certify.collateral_names import (
+from stannary.certify.collateral.names import (
     driver_rim_id,
     fmspc,
     ocsp_request,
@@ -45,7 +45,7 @@ from stannary.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from stannary.certify.collateral_items import Item
+    from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence, Part
     from stannary.certify.evidence.quote import Quote
     from stannary.certify.evidence.snp_report import SnpReport

@@ -13,14 +13,13 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from stannary import files
-from stannary.certify import collateral_items
-from stannary.certify.collateral_items import MAX_BUNDLE_BYTES, MAX_ITEMS
+from stannary.certify.collateral.items import MAX_BUNDLE_BYTES, MAX_ITEMS, parse, to_bytes
 from stannary.errors import FormatError, LimitExceeded, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stannary.certify.collateral_items import Item
+    from stannary.certify.collateral.items import Item
 
 
 class CollateralStore:
@@ -52,10 +51,10 @@ class CollateralStore:
         """Keep an item, in place of an older one of its name."""
         if self._is_file:
             items = {**self.load(must_exist=False), item.key: item}
-            files.replace(self._path, collateral_items.to_bytes(items.values()))
+            files.replace(self._path, to_bytes(items.values()))
         else:
             name = hashlib.sha256("\0".join(item.key).encode("utf-8")).hexdigest()
-            files.replace(self._path / f"{name}.json", collateral_items.to_bytes((item,)))
+            files.replace(self._path / f"{name}.json", to_bytes((item,)))
 
 
 def _read(place: Path) -> dict[tuple[str, str], Item]:
@@ -65,7 +64,7 @@ def _read(place: Path) -> dict[tuple[str, str], Item]:
     except OSError as err:
         raise NotFound("collateral cannot be read", why=f"{place}: {err.strerror}", hint="check the path") from err
     try:
-        return collateral_items.parse(data)
+        return parse(data)
     except FormatError as err:
         raise FormatError(
             "collateral does not read", why=f"{place}: {err}", hint=f"delete {place} and fetch it again"
