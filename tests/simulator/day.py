@@ -27,11 +27,11 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Role, Spent, Verdict
 from stannary.jobs import rounds
-from stannary.jobs.rounds import Pace, Unit
+from stannary.jobs.rounds import Unit
 from stannary.jobs.states import TaskState, advance
 from stannary.rules import draw, verdict
+from stannary.rules.pace import LOST_AFTER_S, Pace, closing
 from stannary.rules.price import price_of
-from stannary.wire.limits import LOST_AFTER_S
 
 DRAW_EVERY_S = 900.0
 LINK_S = 20.0  # between a commitment and its contribution
@@ -237,10 +237,10 @@ class Day(World):
         since = self.opened_s[index]
         arrivals = [task.arrived_s - since for task in lanes if task.log_index is not None]
         pace = Pace(self.lanes, self.settings.num_steps(index) * STEP_MS / 1000)
-        closing = rounds.closing(arrivals, pace, self.clock_s - since)
-        if not closing.closed:
-            if closing.check_again_s is not None:
-                self.after(max(1.0, since + closing.check_again_s - self.clock_s), self._advance)
+        ending = closing(arrivals, pace, self.clock_s - since)
+        if not ending.closed:
+            if ending.check_again_s is not None:
+                self.after(max(1.0, since + ending.check_again_s - self.clock_s), self._advance)
             return False
         for task in pending:
             self.say(f"late {task.assignment.task}")

@@ -54,7 +54,7 @@ SAID_EVERY_S = 60.0
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # a listing of 20,000 files
 
 Tell = Callable[[str], None]
-Moving = Callable[[], None]  # called as bytes move: the market waits for who says so (jobs/progress.py)
+Moving = Callable[[], None]  # called as bytes move: the market waits for who says so (rules/pace.py)
 
 
 class MarketClient:

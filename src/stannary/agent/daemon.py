@@ -59,6 +59,7 @@ from stannary.formats.predicates import (
     Output,
     Role,
 )
+from stannary.rules import pace
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.contract import Sandbox
 from stannary.tlog.seen import SeenLog
@@ -415,7 +416,7 @@ class Agent:
             if self.stop.is_set():
                 return None
             if not self.pulse.clock.is_fit:
-                self.stop.wait(limits.HEARTBEAT_INTERVAL_S)
+                self.stop.wait(pace.HEARTBEAT_INTERVAL_S)
                 return None
             found = self.client.next_lease(POLL_WAIT_S, self.desk.known())
             if found is not None:
@@ -429,7 +430,7 @@ class Agent:
             if self.stop.is_set() or isinstance(err, MarketUnreachable):
                 raise MarketUnreachable("the agent stops", why=str(err)) from err
             self.tell(f"the market's answer was not understood: {err}")
-            self.stop.wait(limits.HEARTBEAT_INTERVAL_S)
+            self.stop.wait(pace.HEARTBEAT_INTERVAL_S)
             return None
         finally:
             self._is_polling = False

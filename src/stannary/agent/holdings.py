@@ -43,11 +43,11 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Job
+from stannary.rules.pace import START_S
 from stannary.run.environment import Environments, Source, environment_digest
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits, Sandbox
 
 MAX_WORKERS = 2
-PREPARE_WALL_S = 1200.0  # loading a recipe and running two of its steps three times
 PIDS_PER_CPU = 4  # a thread counts as a process: libraries keep pools of their own, each of a job's threads
 IDLE_WORKER_S = 600.0  # as long as the longest start: an idle worker holds memory others could use
 
@@ -339,7 +339,7 @@ def prepare(
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
     request["tried"] = is_tried
-    header = worker.request(request, PREPARE_WALL_S, progress).header
+    header = worker.request(request, START_S, progress).header
     engine_class = header.get("engine_class")
     sizes = [size for name in ("delta_bytes", "theta_bytes") if type(size := header.get(name)) is int]
     if not isinstance(engine_class, str) or not engine_class or len(sizes) != 2:

@@ -23,6 +23,7 @@ from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
 from stannary.errors import ConflictError, FormatError, JobFailed, NotFound, Refuted, StannaryError
 from stannary.formats.ids import JobId, NodeId
+from stannary.rules import pace
 from stannary.wire import limits, rfc3339, routes
 from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
 
@@ -59,7 +60,7 @@ class Pulse:
     _shipping: threading.Lock = field(default_factory=threading.Lock)
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _unread: set[JobId] = field(default_factory=set)  # jobs whose meter chain the market refused
-    _beat_every_s: float = limits.HEARTBEAT_INTERVAL_S
+    _beat_every_s: float = pace.HEARTBEAT_INTERVAL_S
 
     def start(self) -> None:
         """Begin to beat."""
@@ -85,7 +86,7 @@ class Pulse:
         sent_s = time.time()
         answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
         heard_s = time.time()
-        self._beat_every_s = min(max(answer.interval_s, TICK_S), limits.SUSPECT_AFTER_S / 2)
+        self._beat_every_s = min(max(answer.interval_s, TICK_S), pace.SUSPECT_AFTER_S / 2)
         if self.is_draining and state in (NodeState.BUSY, NodeState.IDLE):
             self._due_s["beat"] = 0.0  # drained while this beat was on its way
         else:

@@ -33,7 +33,7 @@ class TaskInHand:
 
     @property
     def wall_s(self) -> float:
-        """How long the task may take: what the job asked for. A step takes what it takes (jobs/progress.py)."""
+        """How long the task may take: what the job asked for. A step takes what it takes (rules/pace.py)."""
         return float(self.holding.spec.resources.wall_s)
 
 

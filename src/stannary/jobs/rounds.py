@@ -1,15 +1,12 @@
 """Decisions about the rounds of a training job, as pure functions of plain records.
 
-    closing       when a round stops waiting (quorum, grace, deadline)
     assignable    which round or merge may be assigned (W = 1)
     admission     what a merge admits, in which order, and what it leaves out
     merge_stands  whether a merge still counts after a conviction or a late silence
 
 Rules (docs/rounds.md, docs/audits.md):
 - A round closes when every lane has contributed; or with a quorum, once the deadline has passed or
-  the grace after the quorum's arrival is over, whichever is later. It never closes without quorum.
-- Deadline = median + K x MAD of the arrivals, within a floor and a ceiling of the expected time, so
-  that one node can neither hurry the others by coming early nor hold them by coming late.
+  the grace after the quorum's arrival is over, whichever is later (rules/pace.py). It never closes without quorum.
 - W = 1: merge t+1 is not assigned before every audit of round t and of merge t is closed.
 - A merge admits in the order of log indexes: the order is evidence, not the market's choice.
 - A conviction makes void the merge that admitted the work and everything computed from it: whatever does not
@@ -21,71 +18,13 @@ The market executes these decisions; the simulator runs them under a virtual clo
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 from stannary.jobs.states import TaskState
 
-QUORUM_PPM = 666_667  # two thirds of the lanes
-MAD_FACTOR = 5.0  # of a normal spread, one honest arrival in a thousand lies behind
-FLOOR_FACTOR = 1.5  # of the expected time: below this no deadline falls, however quick the first are
-CEILING_FACTOR = 6.0  # nor above this, however slow
-GRACE_FACTOR = 0.25  # of the expected time, after the quorum is there
-LEAST_S = 5.0  # a deadline below a few heartbeats' pause would measure the link, not the work
 WINDOW = 1  # W
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long a round should take and how many lanes it has."""
-
-    num_lanes: int
-    expected_s: float  # assigned steps x agreed step time, with start and link
-
-    @property
-    def quorum(self) -> int:
-        """Return the least number of contributions a round can close with."""
-        return max(1, -(-self.num_lanes * QUORUM_PPM // 1_000_000))
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """Whether a round is closed at the time asked about, and when to ask again if it is not."""
-
-    closed: bool
-    reason: str  # complete | deadline | waiting
-    check_again_s: float | None = None
-
-
-def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:
-    """Return the time after the opening of a round at which late lanes are left out.
-
-    Args:
-        arrivals_s: when contributions came, counted from the opening.
-        pace: what was expected.
-    """
-    floor_s = max(LEAST_S, FLOOR_FACTOR * pace.expected_s)
-    ceiling_s = max(LEAST_S, CEILING_FACTOR * pace.expected_s)
-    if not arrivals_s:
-        return ceiling_s
-    median_s = statistics.median(arrivals_s)
-    mad_s = statistics.median(abs(arrival_s - median_s) for arrival_s in arrivals_s)
-    return min(max(median_s + MAD_FACTOR * mad_s, floor_s), ceiling_s)
-
-
-def closing(arrivals_s: Sequence[float], pace: Pace, elapsed_s: float) -> Closing:
-    """Tell whether a round that opened `elapsed_s` ago is closed."""
-    if len(arrivals_s) >= pace.num_lanes:
-        return Closing(closed=True, reason="complete")
-    if len(arrivals_s) < pace.quorum:
-        return Closing(closed=False, reason="waiting")
-    quorum_s = sorted(arrivals_s)[pace.quorum - 1]
-    end_s = max(deadline_s(arrivals_s, pace), quorum_s + GRACE_FACTOR * pace.expected_s)
-    if elapsed_s >= end_s:
-        return Closing(closed=True, reason="deadline")
-    return Closing(closed=False, reason="waiting", check_again_s=end_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stannary.errors import UsageError
+from stannary.rules import pace
 from stannary.wire import limits
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
@@ -29,9 +30,9 @@ class Timing:
     progress_s: float = 20.0  # a task that reported progress so lately is not taken away for being late
     answer_factor: float = 4.0  # an answer may take this many times the expected time of its task
     answer_floor_s: float = 60.0  # an audit may have to wait for the work its auditor holds
-    suspect_s: float = limits.SUSPECT_AFTER_S
-    lost_s: float = limits.LOST_AFTER_S
-    heartbeat_s: float = limits.HEARTBEAT_INTERVAL_S
+    suspect_s: float = pace.SUSPECT_AFTER_S
+    lost_s: float = pace.LOST_AFTER_S
+    heartbeat_s: float = pace.HEARTBEAT_INTERVAL_S
     placing_s: float = 600.0  # a queued job waits this long for capacity
     stall_s: float = (
         86_400.0  # a job of which nothing moved so long, beside its longest task, ends; its escrow comes back

@@ -30,6 +30,7 @@ from stannary.formats.predicates import Absence, Answer, AnswerCommitment, Await
 from stannary.formats.quantity import PPM
 from stannary.rules import verdict
 from stannary.rules.draw import Selection
+from stannary.rules.pace import agreed_s
 from stannary.tlog import proof
 from stannary.verify.case import Case, Logged
 from stannary.verify.course import Witnessed
@@ -121,9 +122,9 @@ def _check_times(case: Case, item: Logged[Silence], drawn_at: int, witnessed: Wi
     asked, deadline, ended = (instants.parse(time) for time in (said.asked_at, said.deadline_at, said.ended_at))
     if not asked <= min(deadline, ended) or (said.reason is Absence.DEADLINE and ended < deadline):
         findings.refute("silence.time", name, f"{said.asked_at}, {said.deadline_at}, {said.ended_at}", "in order")
-    agreed_s = case.assignments[said.task].predicate.num_steps * case.shape.step_ms / 1000
-    if said.awaited is Awaited.COMMITMENT and deadline - asked + ROUNDING_S < agreed_s:
-        findings.refute("silence.hasty", name, f"{deadline - asked} s", f"the task's agreed {agreed_s:.0f} s")
+    least_s = agreed_s(case.assignments[said.task].predicate.num_steps, case.shape.step_ms)
+    if said.awaited is Awaited.COMMITMENT and deadline - asked + ROUNDING_S < least_s:
+        findings.refute("silence.hasty", name, f"{deadline - asked} s", f"the task's agreed {least_s:.0f} s")
     earliest, latest = witnessed.after(drawn_at), witnessed.before(item.index)
     if earliest is not None and asked < earliest - CLOCK_SKEW_S:
         findings.refute("silence.time", name, f"asked at {said.asked_at}", f"after its draw, {earliest}")

@@ -22,7 +22,4 @@ MAX_JOBS_HELD = 64  # ids of jobs a node asks about in one beat; those that are 
 
 SESSION_CHALLENGE_TTL_S = 60
 SESSION_TTL_S = 600
-HEARTBEAT_INTERVAL_S = 10.0  # sent at +-20 %, so that a fleet does not beat in step
-SUSPECT_AFTER_S = 35.0  # no new work: three beats missed
-LOST_AFTER_S = 120.0  # leases go to another node, epoch + 1
 JOIN_TOKEN_TTL_S = 1800

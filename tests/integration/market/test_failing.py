@@ -14,7 +14,7 @@ from tests.integration.market.world import World
 
 from stannary.formats.jobspec import JobSpec, Resources, Verification
 from stannary.formats.predicates import Absence, Verdict
-from stannary.jobs.progress import UNMEASURED_S
+from stannary.rules.pace import UNMEASURED_S
 from stannary.store import nodes
 from stannary.verify.report import Report
 from stannary.wire import node, routes

@@ -65,7 +65,7 @@ class World:
     sign: Callable[..., dsse.Envelope]
     resumed_at_ms: int = 0  # when this process began to listen
     leaps: tuple[Leap, ...] = ()  # stretches of the market's time that never passed
-    step_s: Mapping[str, float] = field(default_factory=dict)  # job -> measured time of a step (jobs/progress.py)
+    step_s: Mapping[str, float] = field(default_factory=dict)  # job -> measured time of a step (rules/pace.py)
 
     def waited_ms(self, since_ms: int) -> int:
         """Return how long this market has listened since then: its own absence is nobody's silence."""

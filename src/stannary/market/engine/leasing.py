@@ -23,12 +23,11 @@ from stannary.formats import canonical, digest
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Role, Verdict
-from stannary.jobs.progress import Progress, limit_s
-from stannary.jobs.rounds import Pace, deadline_s
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
 from stannary.market.engine.frame import JobFrame, World, fits, read_assignment
 from stannary.market.engine.planning import expected_s
+from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR, Pace, Progress, deadline_s, limit_s
 from stannary.store import blobs, jobs, leases, nodes, tasks
 from stannary.store.audits import AuditRow
 from stannary.store.leases import Grant, LeaseRow, LeaseType
@@ -40,8 +39,6 @@ from stannary.wire import rfc3339
 
 ONE_PIECE = frozenset({LeaseType.WORK, LeaseType.AUDIT})
 FAILURES = "failures"  # progress member of a job: task -> operators who reported that it cannot run (failing.py)
-LAST_RESORT_FACTOR = 10.0  # of start and link: a node that was silent about a task gets it again if nobody else came
-CEILING_FACTOR = 6.0  # of the expected time: the latest deadline of a lease (jobs/rounds.py judges sooner)
 
 
 def grant_work(connection: Connection, frames: Mapping[str, JobFrame], world: World, node: str) -> LeaseRow | None:

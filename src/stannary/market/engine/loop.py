@@ -29,7 +29,6 @@ from sqlalchemy.engine import Connection
 from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, task_kind
-from stannary.jobs.progress import Progress, median_step_s
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
 from stannary.market.engine import aborting, concluding, leasing, placing, reasons, recovery
@@ -40,6 +39,7 @@ from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import Exchange
 from stannary.market.presence import Presence, keep, kept
 from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
+from stannary.rules.pace import LATEST_FACTOR, Progress, median_step_s
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.leases import LeaseRow
 from stannary.wire import errors as wire_errors
@@ -47,7 +47,6 @@ from stannary.wire import errors as wire_errors
 RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 MAX_FAULTS = 10  # 1 + 2 + 4 + ... + 60 s between them: a fault that passes has passed by then
-LATEST_FACTOR = 12.0  # of the longest task's time: two leases of it to their last deadline (leasing.CEILING_FACTOR)
 IDLE_FACTOR = 8
 MAX_OPEN_OF_BUYER = 100_000  # of one buyer, queued ones among them: about 1 KiB of memory each
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one

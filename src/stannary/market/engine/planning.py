@@ -1,6 +1,6 @@
 """Planning: which tasks a job needs now, and which of those it has are void.
 
-Rules (jobs/rounds.py decides when a round closes, what a merge admits, and when it may be assigned):
+Rules (rules/pace.py decides when a round closes, jobs/rounds.py what a merge admits and when it may be assigned):
 - One reconciliation, from the first round that is not settled for good: for each lane the newest attempt
   must stand on the round's base weights; the merge must admit exactly what still counts. What does
   not is superseded and planned again as the next attempt. A conviction is nothing special: it makes a
@@ -22,11 +22,12 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.jobs import rounds
-from stannary.jobs.rounds import Pace, Unit
+from stannary.jobs.rounds import Unit
 from stannary.jobs.states import OPEN_TASK, TaskState
 from stannary.market.engine.frame import JobFrame, Outcome, World, read_assignment, spell_assignment
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK, node_topic
+from stannary.rules import pace
 from stannary.store import leases, tasks
 from stannary.store.tasks import MERGE_LANE, NewTask, TaskRow
 from stannary.store.transitions import Cause
@@ -34,7 +35,6 @@ from stannary.store.transitions import Cause
 WEIGHT_PPM = 1_000_000  # lanes of one round have equal tokens; the merge divides by the sum
 MAX_ATTEMPTS = 100  # a lane that was redone so often never converges
 MAX_LOST = 4  # attempts of a whole round, or of one command, of which none counted
-PATIENCE_FACTOR = 3.0  # a late lane is given to another node before its round closes without it
 
 PENDING = frozenset({TaskState.PLANNED, TaskState.LEASED, TaskState.COMMITTED})
 WAITING = OPEN_TASK
@@ -303,10 +303,10 @@ class _Planner:
         opened_ms = min(row.planned_at_ms for row in found.newest)
         passed_ms = self._world.passed_ms
         arrivals = [passed_ms(opened_ms, row.contributed_at_ms) / 1000 for row in found.newest if row.contributed_at_ms]
-        pace = Pace(
-            self._frame.shape.num_lanes, PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0])
+        expected = pace.Pace(
+            self._frame.shape.num_lanes, pace.PATIENCE_FACTOR * expected_s(self._frame, self._world, found.newest[0])
         )
-        closing = rounds.closing(arrivals, pace, self._world.waited_ms(opened_ms) / 1000)
+        closing = pace.closing(arrivals, expected, self._world.waited_ms(opened_ms) / 1000)
         if not closing.closed:
             return False
         for row in pending:
@@ -338,4 +338,5 @@ def is_answering(connection: Connection, world: World, row: TaskRow) -> bool:
 
 def expected_s(frame: JobFrame, world: World, row: TaskRow) -> float:
     """Return how long a task should take, with start and link: at the agreed step time, or as was measured since."""
-    return row.num_steps * frame.shape.step_s(world.step_s.get(frame.job, 0.0)) + world.settings.timing.start_link_s
+    step_s = frame.shape.step_s(world.step_s.get(frame.job, 0.0))
+    return pace.expected_s(row.num_steps, step_s, world.settings.timing.start_link_s)

@@ -7,9 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stannary.formats.ids import JobId, TaskKind, command_task, merge_task, round_task, task_kind
-from stannary.jobs.progress import SLACK, START_S, UNMEASURED_S, Progress, limit_s, median_step_s
+from stannary.rules.pace import (
+    SLACK,
+    START_S,
+    UNMEASURED_S,
+    Pace,
+    Progress,
+    closing,
+    deadline_s,
+    limit_s,
+    median_step_s,
+)
 
 JOB = JobId("j-0123456789ab")
+ARRIVALS = st.lists(st.floats(0.1, 1e4), max_size=12)
 
 
 def lease(*reports: tuple[str, int, float], kind: TaskKind = TaskKind.ROUND) -> Progress:
@@ -110,3 +121,41 @@ def test_a_job_has_the_pace_of_the_middle_lane() -> None:
 def test_a_task_says_what_it_is(task: str, kind: TaskKind) -> None:
     """A name is enough to tell rounds, merges and commands apart."""
     assert task_kind(task) is kind
+
+
+def test_a_complete_round_closes_at_once() -> None:
+    """When every lane has contributed nobody waits for a clock."""
+    assert closing([1.0, 2.0, 900.0], Pace(3, 10.0), 0.0).closed
+
+
+@given(st.integers(1, 12), st.floats(0.1, 100), st.floats(0, 1e6), ARRIVALS)
+def test_no_round_closes_below_quorum(num_lanes: int, expected: float, elapsed: float, arrivals: list[float]) -> None:
+    """However late it is, fewer than two thirds of the lanes make no round."""
+    pace = Pace(num_lanes, expected)
+    verdict = closing(arrivals[: pace.quorum - 1], pace, elapsed)
+    assert not verdict.closed
+    assert verdict.check_again_s is None
+
+
+@given(st.integers(2, 12), st.floats(0.1, 100), ARRIVALS.filter(bool))
+def test_waiting_names_the_moment_it_ends(num_lanes: int, expected: float, arrivals: list[float]) -> None:
+    """A round with quorum says when to look again, and is closed then."""
+    pace = Pace(num_lanes, expected)
+    verdict = closing(arrivals[: num_lanes - 1], pace, 0.0)
+    if verdict.check_again_s is not None:
+        assert closing(arrivals[: num_lanes - 1], pace, verdict.check_again_s).closed
+        assert not closing(arrivals[: num_lanes - 1], pace, verdict.check_again_s - 1e-3).closed
+
+
+@given(ARRIVALS, st.floats(0.1, 1e3))
+def test_deadlines_lie_between_floor_and_ceiling(arrivals: list[float], expected: float) -> None:
+    """Neither hurry nor delay of any node moves the deadline out of its band."""
+    pace = Pace(4, expected)
+    assert max(5.0, 1.5 * expected) <= deadline_s(arrivals, pace) <= max(5.0, 6.0 * expected)
+
+
+def test_one_slow_node_does_not_move_the_deadline() -> None:
+    """Median and MAD ignore a single outlier, however far out."""
+    pace = Pace(5, 10.0)
+    near, far = ([30.0, 31.0, 32.0, 33.0, late] for late in (40.0, 4e6))
+    assert deadline_s(near, pace) == deadline_s(far, pace)
