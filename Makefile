@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal e2e-train fuzz vectors
+.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal e2e-train fuzz recorded vectors
 
 help:
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -72,6 +72,9 @@ e2e-train: install ## train a model of 538 MB with the default deadlines in 3 Gi
 
 fuzz: install ## fuzz every evidence parser for 10 minutes (with atheris: pip install '.[fuzz]')
 	$(BIN)/python -m tests.fuzz.fuzz 600
+
+recorded: install ## record the runs of tests/recorded anew; what differs is behaviour that changed
+	$(BIN)/python -m tests.recorded.write
 
 vectors: install ## write the test vectors anew; the tree must not change
 	@set -e; for script in tests/vectors/*/generate.py; do test ! -e "$$script" || $(BIN)/python "$$script"; done

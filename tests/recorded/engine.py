@@ -1,0 +1,115 @@
+"""The engine under recorded runs: the one file that knows how a job is moved.
+
+The stage calls `turn`, `sweep`, `next_lease`, `view`, `hear`, `fail`, `release` and `cancel`, and nothing else of the
+market's engine. Whoever changes the engine's shape changes this file; every recorded byte stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import StannaryError
+from stannary.jobs.states import LeaseState
+from stannary.market.clock import now_ms
+from stannary.market.engine import failing, leasing
+from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse, _telling
+from stannary.store import leases
+from stannary.store.leases import LeaseRow
+from stannary.store.transitions import Cause
+from stannary.wire import node as wire
+
+
+class Engine(Engines):
+    """The market's engine with its loops taken out: each is turned by hand, in order."""
+
+    def __init__(self, exchange: Any) -> None:
+        super().__init__(exchange)
+        self._pulses: dict[str, _Pulse] = {}
+        self._rests_until: dict[str, float] = {}  # jobs whose step failed
+
+    @property
+    def open_jobs(self) -> list[str]:
+        """Return the jobs that have not ended, oldest first."""
+        return list(self.frames)
+
+    async def turn(self) -> None:
+        """Begin what may begin, then take every job as far as it goes now."""
+        if self._queue:
+            await self._begin()
+        for job in list(self._pulses):
+            await self._turn_job(job)
+
+    async def sweep(self) -> None:
+        """Tell what became of silent nodes, and end what is overdue."""
+        exchange = self._exchange
+        for node, presence in exchange.roster.sweep(exchange.clock.steady()):
+            await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
+        await self._expire()
+
+    async def next_lease(self, node: str, have: frozenset[str]) -> LeaseRow | None:
+        """Return the oldest lease of a node that it does not know of, or a new piece of work."""
+        exchange, world = self._exchange, self.world()
+
+        def read(connection: Connection) -> tuple[LeaseRow | None, bool]:
+            live = leases.live_of_node(connection, node)
+            unknown = next((item for item in live if item.lease not in have), None)
+            if unknown is not None or any(item.type in leasing.ONE_PIECE for item in live):
+                return unknown, False
+            return None, leasing.is_wanted(connection, self.frames, world, node)
+
+        unknown, wanted = await exchange.store.aread(read)
+        if not wanted:
+            return unknown
+        return await exchange.store.awrite(lambda c: leasing.grant_work(c, self.frames, world, node))
+
+    async def view(self, lease: LeaseRow) -> wire.Lease:
+        """Return a lease as its node is told."""
+        return await self._exchange.store.aread(lambda c: leasing.view(c, lease))
+
+    async def fail(self, lease: str, reason: str, message: str) -> None:
+        """Take a node's report that it cannot do a lease."""
+        failure = wire.Failure(reason=reason, message=message, log_tail="")
+
+        async def give_up() -> None:
+            row = await self._exchange.store.aread(lambda c: leases.get(c, lease))
+            frame, world = self.frames.get(row.job), self.world()
+            await self._exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
+
+        await self.holds.alone(lease, give_up)
+
+    async def release(self, lease: str) -> None:
+        """Take a lease that its node hands back."""
+
+        async def hand_back() -> None:
+            row = await self._exchange.store.aread(lambda c: leases.get(c, lease))
+            cause = Cause(now_ms(self._exchange.clock), "released", f"{row.task} is handed back by {row.node}")
+            await self._exchange.store.awrite(lambda c: leases.end(c, lease, LeaseState.RELEASED, cause))
+
+        await self.holds.alone(lease, hand_back)
+
+    async def _turn_job(self, job: str) -> None:
+        steady_s, pulse = self._exchange.clock.steady(), self._pulses[job]
+        if steady_s < self._rests_until.get(job, 0.0):
+            return
+        frame = self.frames[job]
+        try:
+            ended = await self._step(frame, pulse)
+            pulse.num_faults = 0
+        except StannaryError as err:
+            pulse.num_faults += 1
+            ended = pulse.num_faults >= MAX_FAULTS and await self._abort(frame, err)
+            self._rests_until[job] = steady_s + min(RETRY_S * 2 ** (pulse.num_faults - 1), MAX_RETRY_S)
+        self._unplanned.pop(job, None)
+        if ended:
+            self._loops.pop(job)
+            self._pulses.pop(job)
+            self.progress.pop(job, None)
+            self._awaiting_log.discard(job)
+            self._let_go(job)
+
+    def _spawn(self, job: str) -> None:
+        self._unplanned[job] = self.frames[job].shape.num_lanes
+        self._loops[job] = None  # type: ignore[assignment]  # counted as under way; nobody runs it
+        self._pulses[job] = _Pulse(self._exchange.clock.steady())
