@@ -229,4 +229,4 @@ _FOREIGN = json.JSONDecoder(
     parse_int=_any_integer,
 )
 _MEMBERS = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=float)  # float: takes digits without end
-_ASCII_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
+_ASCII_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False, ensure_ascii=False)

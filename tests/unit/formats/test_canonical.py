@@ -26,6 +26,13 @@ def test_what_is_encoded_is_decoded_and_canonical(value):
     assert canonical.is_canonical(value, data)
 
 
+@pytest.mark.parametrize("text", ["\x7f", "a\x7fb"])
+def test_delete_is_a_character_like_any_other(text):
+    """DEL is ASCII and needs no escape (RFC 8785 section 3.2.2.2): plain, it is canonical."""
+    data = canonical.encode({text: text})
+    assert canonical.is_canonical(canonical.decode(data), data)
+
+
 @given(values)
 def test_white_space_and_order_are_not_canonical(value):
     """Another spelling of the same value decodes but is not canonical."""
