@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -85,9 +86,12 @@ def _unknown(call: str) -> list[str]:
         return []
     context = click.Context(cli)
     command, unknown = cli.get_command(context, words[0]) or cli, []
-    for word in words[1:]:
+    for before, word in itertools.pairwise(words):
         if word in {"--", "|", ">"}:
             break
+        valued = {option for item in command.params if not getattr(item, "is_flag", True) for option in item.opts}
+        if before in valued and isinstance(command, click.Group):  # an option of what is a command and a group
+            continue
         if word.startswith("-") and word != "-":
             known = {"-h", "--help"}.union(*(item.opts + item.secondary_opts for item in command.params))
             unknown += [word] if word not in known else []

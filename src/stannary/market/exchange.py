@@ -18,6 +18,7 @@ from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
+from stannary.market.topics import account_topic, node_topic
 from stannary.store.database import Store
 from stannary.tlog.log import Log
 from stannary.wire.market import MarketInfo
@@ -41,6 +42,8 @@ class Exchange:
     url: str = ""
     tls_fingerprint: str = ""
     buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer
+    token_uses: dict[str, int] = field(default_factory=dict)  # token hash -> last used (ms), since the last write of it
+    num_taken_back: int = 0  # tokens and sessions; what was read before the last of them is not remembered
     buyer_keys: dict[str, str] = field(default_factory=dict)  # buyer -> base64 public key, from his first job on
     buyer_blobs: set[tuple[str, str]] = field(default_factory=set)  # (buyer, digest) known to be his
     keyid: str = ""  # of the market's own statements, derived once
@@ -59,10 +62,18 @@ class Exchange:
         """Milliseconds since 1970 UTC."""
         return now_ms(self.clock)
 
+    def forget_token(self, hashed: str, buyer: str) -> None:
+        """Drop a revoked API token, and wake whoever waits with it."""
+        self.num_taken_back += 1
+        self.buyers.pop(hashed, None)
+        self.bell.ring(account_topic(buyer))
+
     def forget_nodes(self, revoked: Collection[str]) -> None:
-        """Drop the cached sessions of nodes that were revoked, and read the offers anew."""
+        """Drop the cached sessions of nodes that were revoked, wake who waits with one, and read the offers anew."""
+        self.num_taken_back += 1
         for hashed in [key for key, (holder, _) in self.sessions.items() if holder in revoked]:
             del self.sessions[hashed]
+        self.bell.ring(*map(node_topic, revoked))
         self.offers.forget()
 
     def info(self) -> MarketInfo:

@@ -23,6 +23,11 @@ def node_topic(node: str) -> str:
     return f"node:{node}"
 
 
+def account_topic(buyer: str) -> str:
+    """Name the topic that rings when a token of a buyer's account is revoked: who waits is told at once."""
+    return f"account:{buyer}"
+
+
 def logs_topic(job: str) -> str:
     """Name the topic that rings when a job has printed."""
     return f"logs:{job}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from stannary import files, workdir
 from stannary.errors import AuthError, EnvironmentProblem, FormatError, Refuted, ServiceError, UsageError
@@ -264,6 +265,16 @@ class Operator:
         """Open a buyer's account and return its token."""
         body = admin.ApiTokenRequest(name=name, deposit_usd_micros=deposit_usd_micros)
         return self._connection.post(routes.ADMIN_API_TOKENS, body, admin.ApiToken)
+
+    def api_tokens(self, account: str | None = None) -> admin.ApiTokenList:
+        """Return the API tokens of an account, or of all; the tokens themselves nobody has but their owners."""
+        params = {"account": account} if account is not None else None
+        return self._connection.get(routes.ADMIN_API_TOKENS, admin.ApiTokenList, params=params)
+
+    def revoke_api_token(self, token_id: str) -> admin.ApiTokenView:
+        """Make an API token worthless, at once."""
+        path = routes.api_token(routes.ADMIN_API_TOKEN_REVOKE, quote(token_id, safe=""))
+        return message.read(admin.ApiTokenView, self._connection.send("POST", path, content=b"{}").content)
 
     def join_token(self, request: admin.JoinTokenRequest) -> admin.JoinTokenAnswer:
         """Return a token that lets nodes in."""

@@ -7,14 +7,17 @@ holds only that. Lookup is by the hash, so no comparison of secrets takes place 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
-from stannary.errors import AuthError, ConflictError
+from stannary.errors import AuthError, ConflictError, NotFound
 from stannary.store.schema import api_tokens, buyers, join_tokens, operators
+
+ID_CHARS = 16  # of a token's hash: enough to name it, and nothing to log in with
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,52 @@ def add_api_token(connection: Connection, token: str, buyer: str, *, at_ms: int)
     connection.execute(sa.insert(api_tokens).values(token_hash=token_hash(token), buyer=buyer, created_at_ms=at_ms))
 
 
-def revoke_api_token(connection: Connection, token: str, *, at_ms: int) -> None:
-    """Make a token worthless."""
-    where = api_tokens.c.token_hash == token_hash(token)
-    connection.execute(sa.update(api_tokens).where(where).values(revoked_at_ms=at_ms))
+@dataclass(frozen=True, slots=True)
+class ApiTokenRow:
+    """An API token as its operator may see it."""
+
+    token_hash: str
+    buyer: str
+    created_at_ms: int
+    revoked_at_ms: int | None
+    last_used_at_ms: int | None  # to the minute
+
+    @property
+    def id(self) -> str:
+        """What names the token and opens nothing."""
+        return self.token_hash[:ID_CHARS]
+
+
+def newest_api_tokens(connection: Connection, buyer: str | None = None, *, limit: int) -> list[ApiTokenRow]:
+    """Return API tokens, of one buyer or all, the newest first."""
+    query = sa.select(api_tokens).order_by(api_tokens.c.created_at_ms.desc(), api_tokens.c.token_hash).limit(limit)
+    if buyer is not None:
+        query = query.where(api_tokens.c.buyer == buyer)
+    return [ApiTokenRow(**row) for row in connection.execute(query).mappings()]
+
+
+def revoke_api_token(connection: Connection, token_id: str, *, at_ms: int) -> ApiTokenRow:
+    """Make a token worthless; return it.
+
+    Raises:
+        NotFound: no token has this id.
+        ConflictError: it was revoked before.
+    """
+    named = sa.func.substr(api_tokens.c.token_hash, 1, ID_CHARS) == token_id
+    found = connection.execute(sa.select(api_tokens).where(named)).mappings().one_or_none()
+    if found is None:
+        raise NotFound("no such API token", why=token_id, hint="stannary market token ls")
+    if found["revoked_at_ms"] is not None:
+        raise ConflictError("this API token was revoked before", why=f"{token_id} of {found['buyer']}")
+    connection.execute(sa.update(api_tokens).where(named).values(revoked_at_ms=at_ms))
+    return ApiTokenRow(**{**found, "revoked_at_ms": at_ms})
+
+
+def note_uses(connection: Connection, uses: Mapping[str, int]) -> None:
+    """Note when each API token, named by its hash, was last used (ms)."""
+    for hashed, at_ms in uses.items():
+        named = api_tokens.c.token_hash == hashed
+        connection.execute(sa.update(api_tokens).where(named).values(last_used_at_ms=at_ms))
 
 
 def buyer_of(connection: Connection, token: str) -> str:
@@ -101,6 +146,12 @@ def add_join_token(connection: Connection, new: NewJoinToken) -> None:
             expires_at_ms=new.expires_at_ms,
         )
     )
+
+
+def forget_join_tokens(connection: Connection, *, now_ms: int) -> int:
+    """Delete join tokens that let nobody in any more; return how many."""
+    spent = (join_tokens.c.expires_at_ms <= now_ms) | (join_tokens.c.uses_left == 0)
+    return int(connection.execute(sa.delete(join_tokens).where(spent)).rowcount)
 
 
 def use_join_token(connection: Connection, token: str, *, now_ms: int) -> JoinGrant:

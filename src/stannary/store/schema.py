@@ -67,6 +67,7 @@ api_tokens = Table(
     Column("buyer", Text, ForeignKey("buyers.buyer"), nullable=False, index=True),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),  # to the minute
 )
 
 operators = Table(

@@ -38,6 +38,22 @@ class ApiToken(Message):
     account: Name
 
 
+class ApiTokenView(Message):
+    """An API token as the market's operator sees it; `id` names it and opens nothing."""
+
+    id: Word
+    account: AccountText
+    created_at: Instant
+    last_used_at: Instant | None = None  # to the minute
+    revoked_at: Instant | None = None
+
+
+class ApiTokenList(Message):
+    """GET /v1/admin/api-tokens: the newest first."""
+
+    tokens: list[ApiTokenView]
+
+
 class JoinTokenRequest(Message):
     """POST /v1/admin/join-tokens: let `uses` nodes of one operator in; the bond is per node."""
 

@@ -43,6 +43,7 @@ LEASE_FAIL = "/v1/leases/{lease}/fail"
 LEASE_RELEASE = "/v1/leases/{lease}/release"
 
 ADMIN_API_TOKENS = "/v1/admin/api-tokens"
+ADMIN_API_TOKEN_REVOKE = "/v1/admin/api-tokens/{token}/revoke"  # noqa: S105  a path
 ADMIN_JOIN_TOKENS = "/v1/admin/join-tokens"
 ADMIN_NODES = "/v1/admin/nodes"
 ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
@@ -72,6 +73,11 @@ def blob(digest: str) -> str:
 def node(template: str, node_id: str) -> str:
     """Fill a node's path."""
     return template.replace("{node}", node_id)
+
+
+def api_token(template: str, token_id: str) -> str:
+    """Fill an API token's path; its id is no secret."""
+    return template.replace("{token}", token_id)
 
 
 def log_proof(leaf_hex: str) -> str:

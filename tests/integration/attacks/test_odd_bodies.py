@@ -33,7 +33,12 @@ BODIES: list[bytes] = [
     b'{"name":"x.escrow\\n","deposit_usd_micros":1}', b'{"operator":"x","bond_usd_micros":9007199254740991}',
     b'{"operator":"\\u0430lice","bond_usd_micros":1}', b'{"operator":"x","bond_usd_micros":1,"ttl_s":0,"uses":-1}',
 ]  # fmt: skip
-BODILESS = {routes.LEASE_RELEASE, routes.JOB_CANCEL, routes.ADMIN_NODE_REVOKE}  # whatever comes is not read
+BODILESS = {
+    routes.LEASE_RELEASE,
+    routes.JOB_CANCEL,
+    routes.ADMIN_NODE_REVOKE,
+    routes.ADMIN_API_TOKEN_REVOKE,
+}  # whatever comes is not read
 ODD_SPEC_VALUES: list[Any] = [-1, 2**53, 10**400, 1.5, True, None, "\0", "\u202e", [], {}, "x" * 100_000]
 
 

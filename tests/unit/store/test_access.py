@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.unit.store import world
 
-from stannary.errors import AuthError, ConflictError, StannaryError
+from stannary.errors import AuthError, ConflictError, NotFound, StannaryError
 from stannary.jobs.states import LeaseState
 from stannary.store import accounts, blobs, leases, nodes
 from stannary.store.accounts import JoinGrant, NewJoinToken
@@ -27,7 +27,13 @@ def test_api_tokens_name_their_buyer_until_revoked(furnished: Store) -> None:
     do(furnished, lambda c: accounts.add_api_token(c, "secret", "buyer", at_ms=0))
     assert do(furnished, lambda c: accounts.buyer_of(c, "secret")) == "buyer"
     assert isinstance(do(furnished, lambda c: accounts.buyer_of(c, "Secret")), AuthError)
-    do(furnished, lambda c: accounts.revoke_api_token(c, "secret", at_ms=1))
+    do(furnished, lambda c: accounts.note_uses(c, {accounts.token_hash("secret"): 7, "unknown": 8}))
+    (listed,) = do(furnished, lambda c: accounts.newest_api_tokens(c, "buyer", limit=10))  # type: ignore[misc]  # rows
+    assert (listed.buyer, listed.last_used_at_ms, listed.revoked_at_ms) == ("buyer", 7, None)
+    assert do(furnished, lambda c: accounts.newest_api_tokens(c, "another", limit=10)) == []
+    assert do(furnished, lambda c: accounts.revoke_api_token(c, listed.id, at_ms=9)).revoked_at_ms == 9  # type: ignore[attr-defined]  # a row
+    assert isinstance(do(furnished, lambda c: accounts.revoke_api_token(c, listed.id, at_ms=9)), ConflictError)
+    assert isinstance(do(furnished, lambda c: accounts.revoke_api_token(c, "0" * 16, at_ms=9)), NotFound)
     assert isinstance(do(furnished, lambda c: accounts.buyer_of(c, "secret")), AuthError)
 
 
@@ -38,6 +44,9 @@ def test_a_join_token_is_used_as_often_as_it_says(store: Store) -> None:
     assert isinstance(do(store, lambda c: accounts.use_join_token(c, "t", now_ms=100)), AuthError)
     assert do(store, lambda c: accounts.use_join_token(c, "t", now_ms=50)) == JoinGrant("ann", 5)
     assert isinstance(do(store, lambda c: accounts.use_join_token(c, "t", now_ms=50)), AuthError)
+    do(store, lambda c: accounts.add_join_token(c, NewJoinToken("u", "ann", 5, 1, 0, 100)))
+    assert do(store, lambda c: accounts.forget_join_tokens(c, now_ms=99)) == 1  # used up
+    assert do(store, lambda c: accounts.forget_join_tokens(c, now_ms=100)) == 1  # expired
 
 
 def test_a_challenge_is_answered_once(furnished: Store) -> None:

@@ -1,4 +1,4 @@
-"""`stannary market`: run an exchange and give out its tokens. Which markets a buyer uses: market_profiles.py."""
+"""`stannary market`: run an exchange. Who may be on it: market_access.py; a buyer's markets: market_profiles.py."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.commands import market_profiles
+from stannary.cli.commands import market_access, market_profiles
+from stannary.cli.commands.market_access import card_of, directory_option, operator_of, start_command
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
-from stannary.errors import ConflictError, MarketUnreachable, StannaryError
+from stannary.errors import ConflictError, StannaryError
 from stannary.formats import quantity
 from stannary.sdk import brokers, local, processes
 from stannary.sdk import profile as profiles
-from stannary.sdk.client import Client, Operator
+from stannary.sdk.client import Client
 from stannary.sdk.local import LocalMarket
 from stannary.sdk.profile import Settings
-from stannary.wire.admin import JoinTokenRequest
-from stannary.wire.card import Card
-
-directory_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), help="The market's directory (default: the private one)."
-)
 
 
 @click.group(cls=LazyGroup)
@@ -63,7 +58,7 @@ def start(out: Output, directory: Path | None) -> None:
     else:
         owner = _owner(place.directory)
         place.ensure(profile=owner)
-        card = _card(place)
+        card = card_of(place)
     out.result({"url": card.url, "name": card.name, "pid": card.pid}, f"market {plain(card.name)} runs at {card.url}")
 
 
@@ -95,7 +90,7 @@ def stop(out: Output, directory: Path | None) -> None:
 @directory_option
 def card(out: Output, directory: Path | None) -> None:
     """Print the line by which a buyer adds this market: its address, key, witness and certificate. It is no secret."""
-    found = _card(LocalMarket((directory or local.root()).absolute()))
+    found = card_of(LocalMarket((directory or local.root()).absolute()))
     value = {
         "url": found.url,
         "name": found.name,
@@ -111,35 +106,9 @@ def card(out: Output, directory: Path | None) -> None:
 
 @command
 @directory_option
-@click.option("--name", default="buyer", show_default=True, help="The buyer's account.")
-@click.option("--deposit", default="100", show_default=True, metavar="DOLLARS", help="Money put into it.")
-def token(out: Output, directory: Path | None, name: str, deposit: str) -> None:
-    """Open a buyer's account and print its API token, once."""
-    with _operator(directory) as operator:
-        answer = operator.api_token(name, quantity.usd_micros(deposit, "--deposit"))
-    out.result(answer.model_dump(mode="json"), answer.token)
-
-
-@command
-@directory_option
-@click.option("--operator", "operator_name", required=True, help="Who owns the node.")
-@click.option("--bond", default="10", show_default=True, metavar="DOLLARS", help="Bond per node.")
-@click.option("--ttl", "ttl_s", default=1800, show_default=True, help="Seconds the token is good for.")
-@click.option("--uses", default=1, show_default=True, help="Nodes that may join with it.")
-def join_token(out: Output, directory: Path | None, operator_name: str, bond: str, ttl_s: int, uses: int) -> None:
-    """Print a token that lets a node in: stannary node join -, which reads it from standard input."""
-    bond_usd_micros = quantity.usd_micros(bond, "--bond")
-    request = JoinTokenRequest(operator=operator_name, bond_usd_micros=bond_usd_micros, ttl_s=ttl_s, uses=uses)
-    with _operator(directory) as operator:
-        answer = operator.join_token(request)
-    out.result(answer.model_dump(mode="json"), answer.token)
-
-
-@command
-@directory_option
 def faults(out: Output, directory: Path | None) -> None:
     """List jobs the market itself could not bring to their ends; each was refunded whole."""
-    with _operator(directory) as operator:
+    with operator_of(directory) as operator:
         found = operator.faults().faults
     if not found:
         out.say("no job failed by the market's fault")
@@ -187,7 +156,7 @@ def _of_directory(place: LocalMarket) -> tuple[dict[str, Any], list[str]]:
         "dir": str(place.directory),
         "processes": [{"name": item.name, "pid": item.pid} for item in running],
     }
-    first = f"{found.url}  {plain(found.name)}" if found else f"not running  (start it: {_start_command(place)})"
+    first = f"{found.url}  {plain(found.name)}" if found else f"not running  (start it: {start_command(place)})"
     return value, [f"market    {first}", *(f"{item.name:<10}pid {item.pid}" for item in running)]
 
 
@@ -222,28 +191,7 @@ def _owner(directory: Path) -> str:
     return profiles.LOCAL if directory == local.root().absolute() else ""
 
 
-def _start_command(place: LocalMarket) -> str:
-    if place.directory == local.root().absolute():
-        return "stannary market start"
-    return f"stannary market {'start' if place.directory.is_dir() else 'serve'} --dir {place.directory}"
-
-
-def _operator(directory: Path | None) -> Operator:
-    place = LocalMarket((directory or local.root()).absolute())
-    return place.operator(_card(place))
-
-
-def _card(place: LocalMarket) -> Card:
-    found = place.card
-    if found is None:
-        is_known = place.directory.is_dir()
-        why = f"nothing answers for {place.directory}" if is_known else f"{place.directory} does not exist"
-        hint = _start_command(place) if is_known else f"stannary market serve --dir {place.directory}"
-        raise MarketUnreachable("no market runs here", why=why, hint=hint)
-    return found
-
-
-for item in (serve, start, status, stop, card, token, join_token, faults, backup, restore):
+for item in (serve, start, status, stop, card, market_access.token, market_access.join_token, faults, backup, restore):
     market.add_command(item)
 for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):
     market.add_command(item)

@@ -53,7 +53,6 @@ BACKLOG = 8  # planned tasks that wait for each live node before more jobs are p
 MIN_BACKLOG = 16
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
 PRESENCE_FILE = "present"
-FORGET_MS = 60_000  # between looks for expired sessions and spent challenges
 
 log = logging.getLogger("stannary.market")
 
@@ -83,7 +82,6 @@ class Engines:
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._checkpoint = Checkpoint("", 0, Digest(""))
         self._resumed_at_ms = 0
-        self._forgot_at_ms = 0
         self._kept: frozenset[str] = frozenset()  # who is here, as written down last
 
     async def start(self) -> None:
@@ -163,7 +161,6 @@ class Engines:
                 for node, presence in exchange.roster.sweep(exchange.clock.steady()):
                     await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
                 await self._expire()
-                await self._forget()
                 here = frozenset(exchange.roster.here(exchange.clock.steady()))
                 if here != self._kept:
                     await asyncio.to_thread(keep, self._presence_file, here)
@@ -189,13 +186,6 @@ class Engines:
         for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, late)):
             log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
             exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
-
-    async def _forget(self) -> None:
-        """Delete what opens nothing any more, now and then."""
-        now_at_ms = now_ms(self._exchange.clock)
-        if now_at_ms - self._forgot_at_ms > FORGET_MS:
-            self._forgot_at_ms = now_at_ms
-            await self._exchange.store.awrite(lambda c: nodes.forget_expired(c, now_ms=now_at_ms))
 
     async def keep_queue(self) -> None:
         """Begin queued jobs, buyers in turn (queueing.py), as nodes come free for them, for ever.

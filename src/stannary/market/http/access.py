@@ -3,7 +3,8 @@
 Rules:
 - Tokens are looked up by hash (store/accounts.py); the admin token is compared in constant time.
 - Whoever has shown a valid token is charged for what he asks (rates.py), and his connection is no stranger's (gate.py).
-- Answers are cached in memory; a revoked node's sessions leave the cache in the same breath.
+- Answers are cached in memory; a revoked API token and a revoked node's sessions leave the cache in the same breath,
+  and what was read from the store before that does not come into it. Who waits (a poll) is asked again when it wakes.
 - A buyer's key is the one that signed his first accepted job; a job signed by another is refused, so
   a stolen API token alone orders nothing.
 """
@@ -28,25 +29,50 @@ CACHED_MS = 30_000  # a session taken back from the store is asked for again aft
 
 async def buyer(exchange: Exchange, request: Request) -> str:
     """Return the buyer behind a request."""
+    known = await still_buyer(exchange, request)
+    _admit(exchange, request, f"buyer:{known}")
+    return known
+
+
+async def still_buyer(exchange: Exchange, request: Request) -> str:
+    """Return the buyer behind a request that was charged for already.
+
+    Raises:
+        AuthError: his token was revoked meanwhile, or never was one.
+    """
     token = edge.bearer(request)
     hashed = accounts.token_hash(token)
     known = exchange.buyers.get(hashed)
     if known is None:
+        before = exchange.num_taken_back
         known = await exchange.store.aread(lambda c: accounts.buyer_of(c, token))
-        _bound(exchange.buyers)
-        exchange.buyers[hashed] = known
-    _admit(exchange, request, f"buyer:{known}")
+        if before == exchange.num_taken_back:
+            _bound(exchange.buyers)
+            exchange.buyers[hashed] = known
+    exchange.token_uses[hashed] = exchange.now_ms
     return known
 
 
 async def node(exchange: Exchange, request: Request) -> str:
     """Return the node behind a request; every request is a sign of life."""
+    known = await still_node(exchange, request)
+    _admit(exchange, request, f"node:{known}")
+    return known
+
+
+async def still_node(exchange: Exchange, request: Request) -> str:
+    """Return the node behind a request that was charged for already.
+
+    Raises:
+        AuthError: its session has ended, or never was one.
+    """
     token = edge.bearer(request)
     hashed = accounts.token_hash(token)
     known = exchange.sessions.get(hashed)
     if known is None or known[1] <= exchange.now_ms:  # opened before a restart, perhaps
+        before = exchange.num_taken_back
         known = await exchange.store.aread(lambda c: _session(c, token, exchange.now_ms))
-        if known is not None:
+        if known is not None and before == exchange.num_taken_back:
             _bound(exchange.sessions)
             exchange.sessions[hashed] = known
     if known is None or known[1] <= exchange.now_ms:
@@ -57,7 +83,6 @@ async def node(exchange: Exchange, request: Request) -> str:
             hint="prove the node's key again (POST /v1/sessions/challenge)",
             detail=wire_errors.SESSION_EXPIRED,
         )
-    _admit(exchange, request, f"node:{known[0]}")
     return known[0]
 
 

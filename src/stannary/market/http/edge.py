@@ -41,6 +41,7 @@ SERVER_ERROR = 500
 _REQUEST_ID = "stannary.request_id"
 _RATES = "stannary.rates"
 _PARTY = "stannary.party"
+_NOBODY = Visitor("", 0.0)  # of a request of this process
 
 log = logging.getLogger("stannary.market")
 
@@ -207,10 +208,13 @@ async def refused(request: Request, err: Exception) -> Response:
     """Answer with the error body of a StannaryError; what is the market's own trouble is logged with its trace."""
     assert isinstance(err, StannaryError)
     request_id, status = request.scope[_REQUEST_ID], wire_errors.status_of(err)
+    answered = _error(request_id, err)
+    if isinstance(err, AuthError) and request.scope.get("stannary.visitor", (None, _NOBODY))[1].party:
+        answered.headers["connection"] = "close"  # a token that is taken back must not keep a known party's place
     if status >= SERVER_ERROR:
         args = (request_id, request.method, request.url.path, status)
         log.error("request %s %s %s is answered %d", *args, exc_info=err)
-    return _error(request_id, err)
+    return answered
 
 
 async def unrouted(request: Request, err: Exception) -> Response:

@@ -21,10 +21,11 @@ from stannary.market.topics import DEADLINES
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
 from stannary.store import accounts, jobs, leases, ledger, nodes
-from stannary.store.accounts import NewJoinToken
+from stannary.store.accounts import ApiTokenRow, NewJoinToken
 from stannary.wire import admin, join_token, rfc3339, routes
 
 MAX_LEDGER_ENTRIES = 1000
+MAX_TOKENS = 4000  # of one answer; a view is 200 bytes, and an answer is read up to 1 MiB
 
 
 def router(exchange: Exchange) -> APIRouter:
@@ -47,6 +48,21 @@ def router(exchange: Exchange) -> APIRouter:
 
         await exchange.store.awrite(write)
         return edge.answer(admin.ApiToken(token=token, account=asked.name), 201)
+
+    @api.get(routes.ADMIN_API_TOKENS)
+    async def list_api_tokens(request: Request) -> Response:
+        access.admin(exchange, request)
+        account = request.query_params.get("account")
+        found = await exchange.store.aread(lambda c: accounts.newest_api_tokens(c, account, limit=MAX_TOKENS))
+        return edge.answer(admin.ApiTokenList(tokens=[_token(exchange, row) for row in found]))
+
+    @api.post(routes.ADMIN_API_TOKEN_REVOKE)
+    async def revoke_api_token(request: Request, token: str) -> Response:
+        access.admin(exchange, request)
+        at_ms = exchange.now_ms
+        row = await exchange.store.awrite(lambda c: accounts.revoke_api_token(c, token, at_ms=at_ms))
+        exchange.forget_token(row.token_hash, row.buyer)
+        return edge.answer(_token(exchange, row))
 
     @api.post(routes.ADMIN_JOIN_TOKENS)
     async def add_join_token(request: Request) -> Response:
@@ -103,6 +119,17 @@ def router(exchange: Exchange) -> APIRouter:
         return edge.answer(admin.FaultList(faults=await exchange.store.aread(_faults)))
 
     return api
+
+
+def _token(exchange: Exchange, row: ApiTokenRow) -> admin.ApiTokenView:
+    used_at_ms = exchange.token_uses.get(row.token_hash, row.last_used_at_ms)
+    return admin.ApiTokenView(
+        id=row.id,
+        account=bounds.shown(row.buyer),
+        created_at=rfc3339.spell(row.created_at_ms / 1000),
+        last_used_at=rfc3339.spell(used_at_ms / 1000) if used_at_ms is not None else None,
+        revoked_at=rfc3339.spell(row.revoked_at_ms / 1000) if row.revoked_at_ms is not None else None,
+    )
 
 
 def _faults(connection: Connection) -> list[admin.Fault]:

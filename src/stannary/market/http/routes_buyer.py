@@ -19,7 +19,7 @@ from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge, views
 from stannary.market.intake import admission, reveals
 from stannary.market.intake.statements import Intake
-from stannary.market.topics import job_topic, logs_topic, seen_topic
+from stannary.market.topics import account_topic, job_topic, logs_topic, seen_topic
 from stannary.store import audits, events, jobs, loglines
 from stannary.store.jobs import JobRow
 from stannary.wire import buyer as wire
@@ -184,7 +184,12 @@ async def _poll(
     look: Callable[[], Awaitable[list[T]]],
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[T]:
-    """Look until there is something, or the poll's time is over, or nothing can come any more."""
+    """Look until there is something, or the poll's time is over, or nothing can come any more.
+
+    Raises:
+        AuthError: the token it came with was revoked meanwhile.
+    """
+    account = account_topic(await access.still_buyer(exchange, request))
     until = exchange.clock.steady() + edge.wait_s(request.query_params)
     while True:
         mark = exchange.bell.mark()
@@ -192,7 +197,8 @@ async def _poll(
         left_s = until - exchange.clock.steady()
         if found or left_s <= 0 or not go_on() or await request.is_disconnected():
             return found
-        await exchange.bell.wait(mark, left_s, *topics)
+        await exchange.bell.wait(mark, left_s, account, *topics)
+        await access.still_buyer(exchange, request)
 
 
 def _news(job: str) -> tuple[str, ...]:

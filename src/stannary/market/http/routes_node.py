@@ -125,6 +125,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
                 return edge.no_content()
             # a lane's task becomes anybody's with time, which rings nothing: look again now and then
             await exchange.bell.wait(mark, min(left_s, PATIENCE_S), node_topic(holder), WORK)
+            await access.still_node(exchange, request)
 
 
 async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:

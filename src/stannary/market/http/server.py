@@ -24,7 +24,7 @@ import uvicorn
 from stannary import files
 from stannary.errors import EnvironmentProblem
 from stannary.formats import note
-from stannary.market import agreement, clearing, identity
+from stannary.market import agreement, clearing, forgetting, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import CLOCK_FILE, Clock, RisingClock, SystemClock
@@ -162,6 +162,7 @@ async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) ->
         asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
         asyncio.create_task(engines.keep_queue(), name="queue"),
         asyncio.create_task(clearing.keep(exchange, engines), name="blobs"),
+        asyncio.create_task(forgetting.keep(exchange), name="forgetting"),
     ]
     try:
         yield
