@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from typing import NewType
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,9 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary.errors import FormatError, LimitExceeded, Refuted
 from stannary.formats import canonical, ed25519
 from stannary.formats.canonical import Json
+from stannary.formats.ids import KeyId
 from stannary.formats.lean import dataclass
-
-KeyId = NewType("KeyId", str)
 
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024  # the largest statement is a receipt body of 10,000 units

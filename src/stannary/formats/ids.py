@@ -27,6 +27,7 @@ NodeId = NewType("NodeId", str)
 JobId = NewType("JobId", str)
 TaskId = NewType("TaskId", str)
 AuditId = NewType("AuditId", str)
+KeyId = NewType("KeyId", str)  # of a public key; how it follows from one: dsse.key_id
 
 AUDIT_TAG_BYTES = 8  # two auditors of one task share a name once in 2**64
 

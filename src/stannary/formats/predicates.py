@@ -30,8 +30,7 @@ from enum import StrEnum
 from stannary.formats import canonical, digest, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.dsse import KeyId
-from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+from stannary.formats.ids import AuditId, JobId, KeyId, NodeId, TaskId, TaskKind
 from stannary.formats.lean import dataclass
 
 

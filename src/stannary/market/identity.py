@@ -30,6 +30,7 @@ from cryptography.x509.oid import NameOID
 from stannary import files
 from stannary.errors import EnvironmentProblem, UsageError
 from stannary.formats import dsse, note
+from stannary.formats.ids import KeyId
 from stannary.tlog.log import PUBLISHED
 from stannary.wire.card import CARD_FILE, Card, read_card
 
@@ -62,7 +63,7 @@ class Identity:
         return dsse.public_bytes(self.key)
 
     @property
-    def keyid(self) -> dsse.KeyId:
+    def keyid(self) -> KeyId:
         """The key id statements are signed under."""
         return dsse.key_id(self.public)
 

@@ -22,7 +22,8 @@ from dataclasses import replace
 
 from stannary.errors import FormatError, LimitExceeded, UsageError
 from stannary.formats import note
-from stannary.formats.dsse import KeyId, key_id
+from stannary.formats.dsse import key_id
+from stannary.formats.ids import KeyId
 from stannary.formats.lean import dataclass
 from stannary.formats.note import KeyType
 

@@ -15,7 +15,7 @@ from stannary.border import frames
 from stannary.formats import digest, record
 from stannary.formats.digest import PREFIX
 from stannary.formats.ids import TaskKind, merge_task, round_task
-from stannary.formats.jobspec import Verification, to_canonical
+from stannary.formats.jobspec import JobKind, Verification, to_canonical
 from stannary.formats.predicates import Admitted, Assignment, Output, result_root
 
 SALT = bytes(range(32))
@@ -24,13 +24,13 @@ SALT = bytes(range(32))
 class Worker:
     """A worker process and both ends of its pipes."""
 
-    def __init__(self, job: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, job: Path, environment: dict[str, str]) -> None:
         ask_r, ask_w = os.pipe()
         tell_r, tell_w = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stannary.worker", str(ask_r), str(tell_w), str(job)],
             pass_fds=(ask_r, tell_w),
-            env={"PATH": os.environ["PATH"], "TMPDIR": "/tmp", **(environment or {})},
+            env={"PATH": os.environ["PATH"], "TMPDIR": "/tmp", **environment},
             stdout=subprocess.DEVNULL,
         )
         os.close(ask_r)
@@ -220,3 +220,28 @@ def test_a_recipe_that_was_tried_is_only_loaded(job, start, tmp_path):
     assert runs.read_text() == "xx"
     assert prepare(worker, tried=True)["ok"]
     assert runs.read_text() == "xxx"
+
+
+ROOMS = {"audit", "border", "errors", "formats", "heap", "rules", "train", "worker"}
+SIGNING = {"cryptography", "pyrage", *(f"stannary.formats.{name}" for name in ("dsse", "ed25519", "note", "statement"))}
+CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "obstore", "pydantic", "sqlalchemy", "fastapi", "uvicorn"}
+
+
+@pytest.mark.parametrize("kind", [JobKind.COMMAND, JobKind.TRAIN])
+def test_a_worker_holds_no_key_no_market_and_no_client(job, start, capfd, kind):
+    """Beside the buyer's code lies nothing that signs, asks a market or reads a database: only what computes."""
+    worker = start(job, PYTHONPROFILEIMPORTTIME="1")
+    if kind is JobKind.TRAIN:
+        assert prepare(worker)["ok"]
+        assert worker.ask(op="audit", assignment=assigned(0), step=1, salt=SALT.hex())[0]["ok"]
+    else:
+        spec = to_canonical(command_spec("echo hello > out.txt", ["out.txt"]))
+        assert worker.ask(op="command", spec=spec, inputs={})[1] == {"out.txt": b"hello\n"}
+    worker.close()
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in told}
+    assert {name.split(".")[1] for name in imported if name.startswith("stannary.")} <= ROOMS
+    assert "stannary.worker.service" in imported
+    assert imported & {*SIGNING, *CLIENTS} == set()
+    if kind is JobKind.COMMAND:  # torch brings the standard library's with it
+        assert imported & {"ssl", "http.client", "urllib.request", "socket"} == set()

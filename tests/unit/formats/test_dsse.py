@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stannary.errors import FormatError, LimitExceeded, Refuted, StannaryError
 from stannary.formats import digest, dsse
+from stannary.formats.ids import KeyId
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -44,7 +45,7 @@ def test_any_flipped_bit_is_refused(data):
     raw = bytearray(text[part])
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 6))
     text[part] = bytes(raw)
-    signature = dsse.Signature(dsse.KeyId(text["keyid"].decode()), text["sig"])
+    signature = dsse.Signature(KeyId(text["keyid"].decode()), text["sig"])
     with pytest.raises(Refuted):
         dsse.verify(dsse.Envelope(text["payload"], text["payload_type"].decode(), (signature,)), PUBLIC)
 

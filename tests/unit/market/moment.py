@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.integration.market.fake_buyer import train_spec
 
-from stannary.formats import digest, dsse, jobspec
-from stannary.formats.ids import JobId
+from stannary.formats import digest, jobspec
+from stannary.formats.ids import JobId, KeyId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
 from stannary.market.engine.frame import Checkpoint, JobFrame, World
@@ -23,7 +23,7 @@ ROOT = digest.digest(b"checkpoint")
 def frame(spec: JobSpec | None = None) -> JobFrame:
     """Return the job's frame; nobody looks at who signed it here."""
     spec = spec if spec is not None else train_spec()
-    order = Job(jobspec.to_canonical(spec), dsse.KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
+    order = Job(jobspec.to_canonical(spec), KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
     return JobFrame(JOB, digest.digest(b"job"), "leaf", "buyer", order, spec)
 
 
