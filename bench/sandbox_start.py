@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
-from stannary.run.sandbox.contract import Command, Sandbox
+from stannary.run.sandbox.contract import Command
+from stannary.run.sandbox.process import Sandbox
 
 RUNS = 30
 TRUE = "/usr/bin/true"

@@ -61,7 +61,7 @@ from stannary.formats.predicates import (
 )
 from stannary.rules import pace
 from stannary.run.logs import TaskLog
-from stannary.run.sandbox.contract import Sandbox
+from stannary.run.sandbox.process import Sandbox
 from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, rfc3339, routes

@@ -37,8 +37,8 @@ from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
 from stannary.run import logs
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
-from stannary.run.sandbox.process import SandboxedProcess
+from stannary.run.sandbox.contract import Command, Limits, Mount, own_path
+from stannary.run.sandbox.process import Sandbox, SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024
 MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one ten times

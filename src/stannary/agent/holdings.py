@@ -45,7 +45,8 @@ from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Job
 from stannary.rules.pace import START_S
 from stannary.run.environment import Environments, Source, environment_digest
-from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits, Sandbox
+from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
+from stannary.run.sandbox.process import Sandbox
 
 MAX_WORKERS = 2
 PIDS_PER_CPU = 4  # a thread counts as a process: libraries keep pools of their own, each of a job's threads

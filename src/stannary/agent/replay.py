@@ -38,7 +38,7 @@ from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.run.environment import Environments, environment_digest
 from stannary.run.sandbox import choice
-from stannary.run.sandbox.contract import Sandbox
+from stannary.run.sandbox.process import Sandbox
 from stannary.verify.recomputation import Found, Outcome, Plan, Unit
 
 PLAN_FILE = "plan.json"

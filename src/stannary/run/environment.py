@@ -45,7 +45,8 @@ from stannary.formats.digest import Digest
 from stannary.formats.workdir import MAX_DEPTH, MAX_PATH_BYTES, MAX_SEGMENT_BYTES, MODE_EXECUTABLE, MODE_FILE
 from stannary.run import logs
 from stannary.run.sandbox import choice
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox, own_path
+from stannary.run.sandbox.contract import Command, Limits, Mount, own_path
+from stannary.run.sandbox.process import Sandbox
 
 FETCH_TIMEOUT_S = 1800.0  # two gigabytes of wheels over a thin link
 UNPACK_TIMEOUT_S = 900.0  # eight gigabytes at the speed of a slow disk

@@ -15,7 +15,8 @@ import pytest
 
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.contract import Command, Limits, Mount
+from stannary.run.sandbox.process import Sandbox
 
 REPORT_TIMEOUT_S = 60.0
 DEFAULT_LIMITS = Limits()

@@ -19,7 +19,8 @@ import pytest
 from stannary.border import frames
 from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import Command, Limits, Mount, Sandbox
+from stannary.run.sandbox.contract import Command, Limits, Mount
+from stannary.run.sandbox.process import Sandbox
 
 from .conftest import Attempt
 

@@ -22,7 +22,7 @@ from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import Entry
 from stannary.run import logs
-from stannary.run.sandbox.contract import Sandbox
+from stannary.run.sandbox.process import Sandbox
 
 MIB = 1024**2
 WALL_S = 60.0

@@ -35,8 +35,8 @@ from stannary.border.paths import INTERPRETER
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import process, seccomp, unprivileged
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import PACKAGE, Command, Mount, Sandbox
-from stannary.run.sandbox.process import SandboxedProcess
+from stannary.run.sandbox.contract import PACKAGE, Command, Mount
+from stannary.run.sandbox.process import Sandbox, SandboxedProcess
 from stannary.run.sandbox.unprivileged import Stage
 
 JOB_UID = 65534

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
-from stannary.run.sandbox.contract import Sandbox
+from stannary.run.sandbox.process import Sandbox
 
 SHARED = "shared"
 ROOT_HINT = "run the agent as a user of its own, or allow unprivileged user namespaces"

@@ -15,12 +15,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 PACKAGE = Path(__file__).resolve().parents[2]  # this copy of ours
-
-if TYPE_CHECKING:
-    from stannary.run.sandbox.process import SandboxedProcess
 
 DEFAULT_MEMORY_BYTES = 1024**3
 MIN_MEMORY_BYTES = 64 * 1024**2  # below this no interpreter starts (torch alone needs 384 MiB)
@@ -69,18 +65,6 @@ class Usage:
     cpu_ms: int
     peak_memory_bytes: int
     num_oom_kills: int
-
-
-class Sandbox(Protocol):
-    """A way to confine a job."""
-
-    def describe(self) -> str:
-        """Name the parts in force, for the contribution: `bubblewrap-0.8.0+seccomp+cgroup1`."""
-        ...
-
-    def start(self, command: Command) -> SandboxedProcess:
-        """Start a command inside, its stdout and stderr as pipes."""
-        ...
 
 
 def own_path(*more: str) -> dict[str, str]:

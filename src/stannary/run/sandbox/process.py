@@ -16,7 +16,7 @@ import os
 import subprocess
 import threading
 from dataclasses import dataclass, field
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Protocol, cast
 
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox.cgroup import Group, Hierarchy
@@ -111,6 +111,18 @@ class SandboxedProcess:
         self.close()
         self.stdout.close()
         self.stderr.close()
+
+
+class Sandbox(Protocol):
+    """A way to confine a job."""
+
+    def describe(self) -> str:
+        """Name the parts in force, for the contribution: `bubblewrap-0.8.0+seccomp+cgroup1`."""
+        ...
+
+    def start(self, command: Command) -> SandboxedProcess:
+        """Start a command inside, its stdout and stderr as pipes."""
+        ...
 
 
 def start(argv: list[str], command: Command, hierarchy: Hierarchy | None, own_fds: tuple[int, ...]) -> SandboxedProcess:
