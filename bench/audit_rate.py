@@ -41,6 +41,7 @@ from stannary.formats.predicates import Answer, Assignment, Candidate, Contribut
 from stannary.formats.training import Training
 from stannary.rules import draw, verdict
 from stannary.rules.draw import Selection
+from stannary.rules.reasons import Reason
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import Recording, RoundResult, run_round
@@ -162,7 +163,7 @@ def hear(bench: Bench, work: Work, selection: Selection, outcome: Outcome) -> No
     prover = said(work, work.node, Role.PROVER, selection, work.made.outputs, work.states)
     heard: list[Answer] = []
     spent_s = 0.0
-    decision = verdict.Decision(predicates.Verdict.PENDING, verdict.Reason.AWAITED, need_auditor=True)
+    decision = verdict.Decision(predicates.Verdict.PENDING, Reason.AWAITED, need_auditor=True)
     for number, auditor in enumerate(selection.auditors):
         if not decision.need_auditor:
             break

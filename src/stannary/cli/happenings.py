@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stannary.cli.output import cell
 from stannary.formats.quantity import dollars
+from stannary.rules.reasons import Reason
 
 if TYPE_CHECKING:
     from stannary.wire.buyer import Event  # `verify` tells tasks in these words, and needs no schema library for it
@@ -21,25 +22,32 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 300
 # One word for machines, the same for people: why a lease ended, a task was dropped, a verdict is what it is.
 REASONS: Mapping[str, str] = {
-    "released": "it was asked to stop or drains",
-    "deadline": "its time was over",
-    "lost": "no sign of life of it",
-    "late": "it came too late for its round",
-    "superseded": "what it started from does not count any more",
-    "judged": "the verdict is reached already",
-    "node-convicted": "the node was convicted",
-    "outvoted": "two others agreed on something else than its answer",
-    "agreed": "others computed the same",
-    "two-recomputations-disagree": "two others computed it again and got the same, which is something else",
-    "mismatch": "another computed something else",
-    "no-two-agree": "no two recomputations agree",
-    "two-against-two": "two recomputations stand against two",
-    "prover-silent": "its node did not answer the audit",
-    "no-auditor-answered": "nobody who was asked computed it again",
-    "auditor-awaited": "an auditor is awaited",
-    "not-drawn": "it was not drawn for an audit",
-    "verification-none": "no verification was asked for",
-    "buyer-silent": "the buyer's broker did not reveal its value in time",
+    Reason.RELEASED: "it was asked to stop or drains",
+    Reason.DEADLINE: "its time was over",
+    Reason.NODE_LOST: "no sign of life of it",
+    Reason.NODE_REVOKED: "it may not work here any more",
+    Reason.NODE_CONVICTED: "the node was convicted",
+    Reason.LATE: "it came too late for its round",
+    Reason.SUPERSEDED: "what it started from does not count any more",
+    Reason.JUDGED: "the verdict is reached already",
+    Reason.OUTVOTED: "two others agreed on something else than its answer",
+    Reason.AGREED: "others computed the same",
+    Reason.CONTRADICTED: "two others computed it again and got the same, which is something else",
+    Reason.MISMATCH: "another computed something else",
+    Reason.NO_AGREEMENT: "no two recomputations agree",
+    Reason.CONTESTED: "two recomputations stand against two",
+    Reason.PROVER_SILENT: "its node did not answer the audit",
+    Reason.NO_AUDITOR: "nobody who was asked computed it again",
+    Reason.AWAITED: "an auditor is awaited",
+    Reason.NOT_DRAWN: "it was not drawn for an audit",
+    Reason.NOT_ASKED: "no verification was asked for",
+    Reason.BUYER_SILENT: "the buyer's broker did not reveal its value in time",
+    Reason.CANCELLED: "the job was cancelled",
+    Reason.NO_CAPACITY: "no node that could do it is there",
+    Reason.USELESS: "it was tried as often as may be",
+    Reason.EXHAUSTED: "the buyer's chain has no value left to draw with",
+    Reason.STALLED: "nothing of the job moved for long",
+    Reason.MARKET_FAULT: "the market could not go on with the job",
 }
 _TASK = re.compile(
     r"j-[0-9a-f]{12}/(?:r(?P<round>\d+)/(?:l(?P<lane>\d+)|merge)|run/l(?P<command>\d+))/a(?P<attempt>\d+)"
@@ -171,7 +179,7 @@ def round_merged(event: Event) -> int | None:
 
 
 def _is_orderly(event: Event) -> bool:
-    return event.data.get("reason") in ("released", None)
+    return event.data.get("reason") in (Reason.RELEASED, None)
 
 
 def _cost(event: Event) -> str:

@@ -19,6 +19,7 @@ from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
 from stannary.formats.quantity import dollars
+from stannary.rules.reasons import Reason
 from stannary.verify.report import Claims, Report
 
 MAX_SHOWN = 10  # inputs and results on the screen; --json has all
@@ -64,7 +65,7 @@ def convictions(claims: Claims) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for verdict in claims.convictions:
         for node in verdict.refuted:
-            reason = REASONS.get(verdict.reason if node == verdict.node else "outvoted", verdict.reason)
+            reason = REASONS.get(verdict.reason if node == verdict.node else Reason.OUTVOTED, verdict.reason)
             reasons.setdefault(node, f"{verdict.task.partition('/')[2]}, {reason}")
     return reasons
 

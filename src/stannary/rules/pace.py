@@ -62,11 +62,6 @@ def expected_s(num_steps: int, step_s: float, start_link_s: float) -> float:
     return num_steps * step_s + start_link_s
 
 
-def agreed_s(num_steps: int, step_ms: int) -> float:
-    """Return the time the signed spec agrees for a task: no party of an audit is given less."""
-    return num_steps * step_ms / 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How long a round should take and how many lanes it has."""

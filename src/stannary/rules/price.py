@@ -9,9 +9,8 @@ sum of the same numbers that are paid. The market holds and pays by it, the veri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stannary.errors import FormatError
+from stannary.formats.lean import dataclass
 from stannary.rules.shape import Shape
 
 MS_PER_HOUR = 3_600_000

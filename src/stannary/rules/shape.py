@@ -11,11 +11,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stannary.formats import beacon
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec, Recipe
+from stannary.formats.lean import dataclass
 
 SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
@@ -60,6 +60,10 @@ class Shape:
             yield from [self.num_steps(TaskKind.ROUND, index)] * self.num_lanes
             if self.recipe is not None:
                 yield self.num_steps(TaskKind.MERGE, index)
+
+    def agreed_s(self, num_steps: int) -> float:
+        """Return the time agreed for a task: no party of an audit is given less."""
+        return num_steps * self.step_ms / 1000
 
     @property
     def longest_steps(self) -> int:

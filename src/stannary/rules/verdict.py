@@ -21,29 +21,13 @@ A task that was not drawn is `verified` in the statistical sense only; verify/so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 
 from stannary.formats.ids import NodeId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Contribution, Verdict
+from stannary.rules.reasons import Reason
 
 Same = Callable[[Answer, Answer], bool]
-
-
-class Reason(StrEnum):
-    """Why a verdict is what it is; stands in every logged verdict."""
-
-    AGREED = "agreed"
-    CONTRADICTED = "two-recomputations-disagree"
-    MISMATCH = "mismatch"
-    NO_AGREEMENT = "no-two-agree"
-    CONTESTED = "two-against-two"
-    PROVER_SILENT = "prover-silent"
-    NO_AUDITOR = "no-auditor-answered"
-    AWAITED = "auditor-awaited"
-    NOT_DRAWN = "not-drawn"
-    NOT_ASKED = "verification-none"
-    BUYER_SILENT = "buyer-silent"
 
 
 @dataclass(frozen=True, slots=True)

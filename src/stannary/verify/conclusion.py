@@ -34,14 +34,14 @@ from stannary.formats.predicates import (
 from stannary.rules import draw, verdict
 from stannary.rules.draw import CANARY_PPM, Selection
 from stannary.rules.price import price_of
-from stannary.rules.verdict import Decision, Reason
+from stannary.rules.reasons import Reason
+from stannary.rules.verdict import Decision
 from stannary.verify import lineage, settlement, soundness
 from stannary.verify.case import Case, Logged
 from stannary.verify.lineage import Lineage
 from stannary.verify.settlement import AuditWork, Bond, Settlement, Work
 
 SUCCEEDED = "succeeded"
-BUYER_SILENT = "buyer-silent"  # the reason of a job whose buyer never revealed
 NOT_ATTESTED = "NOT hardware-attested"
 DECLARED = "declared"  # operators are what their join statements say; nothing here proves them independent
 
@@ -89,7 +89,7 @@ def conclude(case: Case, *, status: str, reason: str) -> Conclusion:
         selections=selections,
         decisions=decisions,
         lineage=result,
-        settlement=_settle(case, decisions, buyer_silent=reason == BUYER_SILENT),
+        settlement=_settle(case, decisions, buyer_silent=reason == Reason.BUYER_SILENT),
         soundness=figures,
         time_split=_split(case, decisions, result),
         verdict=_verdict(case, decisions, result, figures) if status == SUCCEEDED else Verdict.UNVERIFIED,

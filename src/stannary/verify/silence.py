@@ -30,7 +30,6 @@ from stannary.formats.predicates import Absence, Answer, AnswerCommitment, Await
 from stannary.formats.quantity import PPM
 from stannary.rules import verdict
 from stannary.rules.draw import Selection
-from stannary.rules.pace import agreed_s
 from stannary.tlog import proof
 from stannary.verify.case import Case, Logged
 from stannary.verify.course import Witnessed
@@ -122,7 +121,7 @@ def _check_times(case: Case, item: Logged[Silence], drawn_at: int, witnessed: Wi
     asked, deadline, ended = (instants.parse(time) for time in (said.asked_at, said.deadline_at, said.ended_at))
     if not asked <= min(deadline, ended) or (said.reason is Absence.DEADLINE and ended < deadline):
         findings.refute("silence.time", name, f"{said.asked_at}, {said.deadline_at}, {said.ended_at}", "in order")
-    least_s = agreed_s(case.assignments[said.task].predicate.num_steps, case.shape.step_ms)
+    least_s = case.shape.agreed_s(case.assignments[said.task].predicate.num_steps)
     if said.awaited is Awaited.COMMITMENT and deadline - asked + ROUNDING_S < least_s:
         findings.refute("silence.hasty", name, f"{deadline - asked} s", f"the task's agreed {least_s:.0f} s")
     earliest, latest = witnessed.after(drawn_at), witnessed.before(item.index)

@@ -7,7 +7,8 @@ import pytest
 from stannary.formats import digest
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.predicates import Answer, Contribution, Role, Spent, Verdict
-from stannary.rules.verdict import Reason, bitwise, judge, undrawn
+from stannary.rules.reasons import Reason
+from stannary.rules.verdict import bitwise, judge, undrawn
 
 TASK = TaskId("j-0123456789ab/r0/l0/a0")
 JOB = JobId("j-0123456789ab")

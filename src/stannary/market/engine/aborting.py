@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats.predicates import Verdict
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState, is_terminal
-from stannary.market.engine import reasons
 from stannary.market.engine.planning import PENDING
+from stannary.rules.reasons import Reason
 from stannary.settle.ledger import Entry, Posting, buyer_available, buyer_escrow
 from stannary.store import audits, jobs, leases, ledger, tasks
 from stannary.store.transitions import Cause, move_job, move_lease, move_settlement, move_task, move_verdict
@@ -26,7 +26,7 @@ def abort(connection: Connection, job: str, now_ms: int, what: str) -> None:
     row = jobs.get(connection, job)
     if is_terminal(row.status):
         return
-    cause = Cause(now_ms, reasons.MARKET_FAULT, f"the market could not bring this job to its end: {what}"[:1000])
+    cause = Cause(now_ms, Reason.MARKET_FAULT, f"the market could not bring this job to its end: {what}"[:1000])
     for lease in leases.live_of_job(connection, job):
         move_lease(connection, lease.lease, LeaseState.REVOKED, cause)
     for task in tasks.of_job(connection, job):

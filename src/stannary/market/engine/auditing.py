@@ -38,6 +38,7 @@ from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK, node_topic
 from stannary.rules import verdict
+from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
 from stannary.store import audits, envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.audits import AnswerRow, AuditRow
@@ -47,13 +48,12 @@ from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
 from stannary.wire import rfc3339
 
-_ABSENCES = {
-    "deadline": Absence.DEADLINE,
-    "node-lost": Absence.LOST,
-    "node-revoked": Absence.REVOKED,
-    "node-convicted": Absence.REVOKED,
+_ABSENCES: dict[str, Absence] = {
+    Reason.DEADLINE: Absence.DEADLINE,
+    Reason.NODE_LOST: Absence.LOST,
+    Reason.NODE_REVOKED: Absence.REVOKED,
+    Reason.NODE_CONVICTED: Absence.REVOKED,
 }  # by what ended the lease; whatever else did was the node's own word
-OUTVOTED = "outvoted"  # why an auditor is convicted; the verdict's own reason is about the prover's work
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ class _Hearing:
         for lease in leases.live_of_task(connection, task.task):
             if lease.lease in world.answering:
                 continue  # what is on its way into the log ends its lease itself
-            leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, "judged"))
+            leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(world.now_ms, Reason.JUDGED))
             self._outcome.rings.add(node_topic(lease.node))
         record = TaskVerdict(
             self._frame.job, TaskId(task.task), NodeId(self._prover), made.verdict, made.reason.value, made.refuted
@@ -261,7 +261,7 @@ class _Hearing:
         jobs.set_progress(connection, job, {**progress, "convicted": convicted})
         for node in made.refuted:
             nodes.convict(connection, node, at_ms=now_ms)
-            reason = made.reason.value if node == self._prover else OUTVOTED
+            reason = made.reason.value if node == self._prover else Reason.OUTVOTED
             bond = 0 if node in known else pricing.bond(connection, node)  # it is lost once
             said: dict[str, Json] = {"reason": reason, "bond_usd_micros": bond}
             happening = events.Happening(
@@ -270,5 +270,5 @@ class _Hearing:
             events.append(connection, job, happening)
             for lease in leases.live_of_node(connection, node):
                 if lease.type in leasing.ONE_PIECE and lease.lease not in self._world.answering:
-                    leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, "node-convicted"))
+                    leases.end(connection, lease.lease, LeaseState.REVOKED, Cause(now_ms, Reason.NODE_CONVICTED))
             self._outcome.rings.update({node_topic(node), WORK})

@@ -27,6 +27,7 @@ from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.frame import JobFrame, World
 from stannary.market.engine.outbox import post
 from stannary.market.engine.step import ENDING
+from stannary.rules.reasons import Reason
 from stannary.settle.escrow import cover
 from stannary.settle.ledger import (
     FEES,
@@ -88,7 +89,7 @@ def close(connection: Connection, frame: JobFrame, world: World) -> bool:
         leaf = "sha256:" + envelope.leaf().hex()
         envelopes.add(connection, Incoming(leaf, "reading", reading.envelope, world.now_ms, frame.job))
     if row.status in {JobStatus.RUNNING, JobStatus.RECOVERING}:
-        move_job(connection, frame.job, JobStatus.VERIFYING, Cause(world.now_ms, "complete", "all work is judged"))
+        move_job(connection, frame.job, JobStatus.VERIFYING, Cause(world.now_ms, Reason.COMPLETE, "all work is judged"))
     return all(item.log_index is not None for item in envelopes.of_job(connection, frame.job))
 
 
@@ -127,7 +128,7 @@ def settle(connection: Connection, frame: JobFrame, world: World, concluded: Con
     if entry is not None:
         ledger.post(connection, entry, at_ms=world.now_ms)
     to = Settlement.RELEASED if concluded.receipt.paid_usd_micros else Settlement.REFUNDED
-    cause = Cause(world.now_ms, "settled", f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
+    cause = Cause(world.now_ms, Reason.SETTLED, f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
     move_settlement(connection, frame.job, to, cause)
     refuted = sorted({node for item in concluded.conclusion.decisions.values() for node in item.refuted})
     for node in refuted:
@@ -170,7 +171,7 @@ def publish(connection: Connection, frame: JobFrame, world: World, name: Digest,
     blobs.add(connection, name, size_bytes, f"buyer:{frame.buyer}", at_ms=world.now_ms)
     jobs.set_receipt(connection, frame.job, name)
     if row.verdict is Verdict.PENDING:
-        cause = Cause(world.now_ms, "concluded", f"the job is {stated.verdict}")
+        cause = Cause(world.now_ms, Reason.CONCLUDED, f"the job is {stated.verdict}")
         move_verdict(connection, frame.job, stated.verdict, cause)
     ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
     message = str(ending.get("message", "")) or f"{stated.status}, {stated.verdict}"
@@ -179,7 +180,7 @@ def publish(connection: Connection, frame: JobFrame, world: World, name: Digest,
 
 def _ending(row: JobRow) -> tuple[str, str]:
     ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
-    return str(ending.get("status", conclusion.SUCCEEDED)), str(ending.get("reason", "complete"))
+    return str(ending.get("status", conclusion.SUCCEEDED)), str(ending.get("reason", Reason.COMPLETE))
 
 
 def _gather(connection: Connection, job: str) -> Evidence:

@@ -25,11 +25,12 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Candidate, Candidates, Draw, Drawable, Rejection, Verdict
 from stannary.jobs.states import TaskState
-from stannary.market.engine import pricing, reasons
+from stannary.market.engine import pricing
 from stannary.market.engine.frame import JobFrame, Outcome, World, fits
 from stannary.market.engine.outbox import post
 from stannary.market.topics import seen_topic
 from stannary.rules import draw
+from stannary.rules.reasons import Reason
 from stannary.store import audits, envelopes, jobs, nodes, tasks
 from stannary.store.audits import DrawRow, NewAudit, NewDraw
 from stannary.store.nodes import NodeRow
@@ -77,7 +78,7 @@ def pass_unasked(connection: Connection, world: World, rows: Iterable[TaskRow], 
     """Close handed-in work of a job whose buyer agreed to pay on completion."""
     for row in rows:
         if row.state is TaskState.CONTRIBUTED:
-            cause = Cause(world.now_ms, "verification-none", f"{row.task} is taken as it is")
+            cause = Cause(world.now_ms, Reason.NOT_ASKED, f"{row.task} is taken as it is")
             tasks.judge(connection, row.task, Verdict.UNVERIFIED, cause)
             outcome.moved = True
 
@@ -152,10 +153,10 @@ def _request(
 
 def _give_up_drawing(connection: Connection, world: World, rows: Iterable[TaskRow], outcome: Outcome) -> None:
     for row in rows:
-        cause = Cause(world.now_ms, reasons.EXHAUSTED, f"{row.task} cannot be drawn any more")
+        cause = Cause(world.now_ms, Reason.EXHAUSTED, f"{row.task} cannot be drawn any more")
         tasks.judge(connection, row.task, Verdict.UNVERIFIED, cause)
     outcome.moved = True
-    outcome.failure = (reasons.EXHAUSTED, "the buyer's beacon chain has no value left for another draw")
+    outcome.failure = (Reason.EXHAUSTED, "the buyer's beacon chain has no value left for another draw")
 
 
 def _taken_by(task: TaskRow, drawn: Sequence[DrawRow]) -> DrawRow | None:
@@ -194,7 +195,7 @@ def _apply(connection: Connection, frame: JobFrame, world: World, row: DrawRow, 
     selection = next((item for item in selections if item.task == task.task), None)
     if selection is None:  # committed after the draw's revelation was recorded, by an epoch before this one
         return
-    reason = "drawn" if selection.drawn else "not-drawn"
+    reason = Reason.DRAWN if selection.drawn else Reason.NOT_DRAWN
     cause = Cause(world.now_ms, reason, f"the beacon {'drew' if selection.drawn else 'passed over'} {task.task}")
     tasks.draw(connection, task.task, number=row.number, selected=selection.drawn, cause=cause)
     if selection.drawn:

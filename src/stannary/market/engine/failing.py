@@ -18,9 +18,10 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats.canonical import Json
 from stannary.jobs.states import JobStatus, LeaseState
-from stannary.market.engine import leasing, pricing, reasons
+from stannary.market.engine import leasing, pricing
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import JobFrame, World, fits
+from stannary.rules.reasons import OWN, Reason
 from stannary.store import jobs, leases, loglines, nodes
 from stannary.store.leases import LeaseRow, LeaseType
 from stannary.store.loglines import NewLine, Source
@@ -43,7 +44,7 @@ def fail(connection: Connection, frame: JobFrame | None, world: World, lease: st
     reported = _report(connection, row)
     if len(reported) >= _needed(connection, frame, world, reported):
         named = f"{message} (reported by {', '.join(reported)})"
-        reason = reasons.RUN_FAILED if failure.reason in reasons.OWN else failure.reason
+        reason = Reason.RUN_FAILED if failure.reason in OWN else failure.reason
         stepping.end(connection, row.job, world.now_ms, JobStatus.FAILED, reason, named)
     return row.job
 

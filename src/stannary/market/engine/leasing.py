@@ -28,6 +28,7 @@ from stannary.market.engine import pricing
 from stannary.market.engine.frame import JobFrame, World, fits, read_assignment
 from stannary.market.engine.planning import expected_s
 from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR, Pace, Progress, deadline_s, limit_s
+from stannary.rules.reasons import Reason
 from stannary.store import blobs, jobs, leases, nodes, tasks
 from stannary.store.audits import AuditRow
 from stannary.store.leases import Grant, LeaseRow, LeaseType
@@ -64,7 +65,7 @@ def grant_work(connection: Connection, frames: Mapping[str, JobFrame], world: Wo
         body={"blobs": _inputs(connection, task)},
     )
     _allow(connection, frame, grant)
-    return leases.grant(connection, grant, Cause(world.now_ms, "leased", f"{task.task} to {node}"))
+    return leases.grant(connection, grant, Cause(world.now_ms, Reason.LEASED, f"{task.task} to {node}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def ask(
         body=body,
     )
     _allow(connection, frame, grant)
-    return leases.grant(connection, grant, Cause(world.now_ms, "asked", f"{kind} about {task.task} to {node}"))
+    return leases.grant(connection, grant, Cause(world.now_ms, Reason.ASKED, f"{kind} about {task.task} to {node}"))
 
 
 def question_id(audit: str, kind: LeaseType, role: Role, node: str) -> str:
@@ -170,15 +171,15 @@ def end_overdue(connection: Connection, world: World, late: Lateness) -> list[Le
 
 def _lapse(connection: Connection, world: World, late: Lateness, lease: LeaseRow) -> str:
     if _is_over(connection, world, late, lease):
-        return "deadline"
+        return Reason.DEADLINE
     if lease.node in world.lost:
-        return "node-lost"
+        return Reason.NODE_LOST
     if nodes.get(connection, lease.node).revoked_at_ms is not None:
-        return "node-revoked"
+        return Reason.NODE_REVOKED
     frame = late.frames.get(lease.job)
     if frame is None or lease.type is not LeaseType.WORK:
         return ""
-    return "late" if _is_late(connection, frame, world, late, lease) else ""
+    return Reason.LATE if _is_late(connection, frame, world, late, lease) else ""
 
 
 def _is_over(connection: Connection, world: World, late: Lateness, lease: LeaseRow) -> bool:

@@ -31,7 +31,7 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, task_kind
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
-from stannary.market.engine import aborting, concluding, leasing, placing, reasons, recovery
+from stannary.market.engine import aborting, concluding, leasing, placing, recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
 from stannary.market.engine.holding import Holds
@@ -40,6 +40,7 @@ from stannary.market.exchange import Exchange
 from stannary.market.presence import Presence, keep, kept
 from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
 from stannary.rules.pace import LATEST_FACTOR, Progress, median_step_s
+from stannary.rules.reasons import Reason
 from stannary.store import envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.leases import LeaseRow
 from stannary.wire import errors as wire_errors
@@ -313,7 +314,7 @@ class Engines:
         except Exception:  # a process edge: the end is tried again; its escrow would be held for ever
             log.exception("job %s cannot be ended", frame.job)
             return False
-        log.error("job %s is ended as %s and refunded: %s", frame.job, reasons.MARKET_FAULT, what)
+        log.error("job %s is ended as %s and refunded: %s", frame.job, Reason.MARKET_FAULT, what)
         self._exchange.journal.wake()
         self._exchange.bell.ring(seen_topic(frame.job), job_topic(frame.job), WORK)
         return True
@@ -332,9 +333,9 @@ class Engines:
             median_step_s(self.progress.get(frame.job, {}).values())
         )
         if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:
-            end = (reasons.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
+            end = (Reason.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
         elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:
-            end = (reasons.NO_CAPACITY, "its work waits, and no node that could take it is there")
+            end = (Reason.NO_CAPACITY, "its work waits, and no node that could take it is there")
         if end is None or stepped.terminal or stepped.conclude:
             return False
         at_ms = now_ms(self._exchange.clock)
@@ -392,7 +393,7 @@ class Engines:
         at_ms = now_ms(self._exchange.clock)
         message = "cancelled by its buyer"
         await self._exchange.store.awrite(
-            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, reasons.CANCELLED, message)
+            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, Reason.CANCELLED, message)
         )
         if self._queue.remove(job):
             self._spawn(job)  # its end is made by its loop, whether there is room or not

@@ -17,13 +17,14 @@ from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Credential, Placement
 from stannary.jobs.states import JobStatus
 from stannary.market import terms
-from stannary.market.engine import leasing, reasons
+from stannary.market.engine import leasing
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK
 from stannary.place import match, offers, requirement
 from stannary.rules import price
 from stannary.rules.price import AUDITS_IN_ESCROW, WorstCase
+from stannary.rules.reasons import Reason
 from stannary.rules.shape import shape_of
 from stannary.store import blobs, jobs, nodes
 from stannary.store.transitions import Cause, move_job
@@ -82,7 +83,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
         matched = estimate(found, frame.spec).match
     except NoCapacity as err:
         if world.waited_ms(row.submitted_at_ms) > 1000 * world.settings.timing.placing_s:
-            outcome.failure = (reasons.NO_CAPACITY, str(err))
+            outcome.failure = (Reason.NO_CAPACITY, str(err))
         return
     verified = frame.verification is not Verification.NONE
     work = row.escrow_usd_micros // (1 + AUDITS_IN_ESCROW) if verified else row.escrow_usd_micros
@@ -100,7 +101,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
     blobs.grant(connection, leasing.manifest_digests(frame), frame.job)
     message = f"placed on {len(placement.chosen)} nodes of class {matched.engine_class}"
     for status in WAY:
-        move_job(connection, frame.job, status, Cause(world.now_ms, "placed", message))
+        move_job(connection, frame.job, status, Cause(world.now_ms, Reason.PLACED, message))
     outcome.moved = True
     outcome.rings.add(WORK)
 

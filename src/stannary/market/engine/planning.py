@@ -28,6 +28,7 @@ from stannary.market.engine.frame import JobFrame, Outcome, World, read_assignme
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK, node_topic
 from stannary.rules import pace
+from stannary.rules.reasons import Reason
 from stannary.store import leases, tasks
 from stannary.store.tasks import MERGE_LANE, NewTask, TaskRow
 from stannary.store.transitions import Cause
@@ -310,14 +311,14 @@ class _Planner:
         if not closing.closed:
             return False
         for row in pending:
-            self._drop(row, TaskState.ABANDONED, "late")
+            self._drop(row, TaskState.ABANDONED, Reason.LATE)
         return True
 
     def _void(self, row: TaskRow) -> None:
         """Supersede a task unless it must be judged first, or is for ever what it is."""
         judged = row.state in {TaskState.VERIFIED, TaskState.UNVERIFIED, TaskState.PASSED}
         if row.state in PENDING or judged:
-            self._drop(row, TaskState.SUPERSEDED, "superseded")
+            self._drop(row, TaskState.SUPERSEDED, Reason.SUPERSEDED)
 
     def _drop(self, row: TaskRow, to: TaskState, reason: str) -> None:
         holder = row.node

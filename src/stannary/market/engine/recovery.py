@@ -18,6 +18,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.predicates import Answer, AnswerCommitment, Commitment, Contribution, Reveal, Role
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.market.engine.leasing import question_id
+from stannary.rules.reasons import Reason
 from stannary.store import audits, blobs, envelopes, jobs, leases, tasks
 from stannary.store.envelopes import Kept
 from stannary.store.leases import Fence, LeaseType
@@ -37,7 +38,9 @@ def recover(connection: Connection, job: str, now_ms: int) -> int:
 
 def record_commitment(connection: Connection, fence: Fence, made: Commitment, index: int, now_ms: int) -> None:
     """Record a logged commitment."""
-    tasks.commit(connection, fence, made.commitment, index, Cause(now_ms, "committed", f"{made.task} is committed"))
+    tasks.commit(
+        connection, fence, made.commitment, index, Cause(now_ms, Reason.COMMITTED, f"{made.task} is committed")
+    )
 
 
 def record_contribution(
@@ -48,7 +51,7 @@ def record_contribution(
     outputs = [record.to_json(item) for item in made.outputs]
     # Only text: a stranger's figure is shown to the buyer as it is, whatever it is, and counted with by nobody.
     metrics: dict[str, Json] = {name: value for name, value in made.metrics.items() if isinstance(value, str)}
-    cause = Cause(now_ms, "contributed", f"{made.task} is handed in by {made.node}", {"metrics": metrics})
+    cause = Cause(now_ms, Reason.CONTRIBUTED, f"{made.task} is handed in by {made.node}", {"metrics": metrics})
     tasks.contribute(connection, fence, Contributed(leaf, index, made.root, outputs), cause)
     digests = [item.digest for item in made.outputs]
     for owner in (made.job, f"buyer:{jobs.get(connection, made.job).buyer}"):
@@ -62,7 +65,7 @@ def record_answer_commitment(connection: Connection, made: AnswerCommitment, lea
     )
     kind = LeaseType.QUESTION if made.role is Role.PROVER else LeaseType.AUDIT
     lease = question_id(made.audit, kind, made.role, made.node)
-    leases.end(connection, lease, LeaseState.COMPLETED, Cause(now_ms, "answered", "answer committed to"))
+    leases.end(connection, lease, LeaseState.COMPLETED, Cause(now_ms, Reason.ANSWERED, "answer committed to"))
 
 
 def record_answer(connection: Connection, made: Answer, leaf: str, now_ms: int) -> None:
@@ -71,7 +74,7 @@ def record_answer(connection: Connection, made: Answer, leaf: str, now_ms: int) 
     opened = audits.Opened(leaf, made.answer, made.root, outputs)
     audits.open_answer(connection, made.audit, made.role, made.node, opened, at_ms=now_ms)
     lease = question_id(made.audit, LeaseType.REVEAL, made.role, made.node)
-    leases.end(connection, lease, LeaseState.COMPLETED, Cause(now_ms, "answered", "answer opened"))
+    leases.end(connection, lease, LeaseState.COMPLETED, Cause(now_ms, Reason.ANSWERED, "answer opened"))
 
 
 def record_reveal(connection: Connection, made: Reveal, leaf: str, now_ms: int) -> None:

@@ -15,15 +15,15 @@ from sqlalchemy.engine import Connection
 from stannary.formats.canonical import Json
 from stannary.formats.jobspec import JobKind, Verification
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
-from stannary.market.engine import auditing, drawing, holding, leasing, placing, reasons
+from stannary.market.engine import auditing, drawing, holding, leasing, placing
 from stannary.market.engine.frame import JobFrame, Outcome, World
 from stannary.market.engine.planning import PENDING, WAITING, Plan, is_answering, plan_command, plan_train
+from stannary.rules.reasons import Reason
 from stannary.store import audits, jobs, leases, nodes, tasks
 from stannary.store.audits import DrawRow
 from stannary.store.jobs import JobRow
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause, move_job
-from stannary.verify.conclusion import BUYER_SILENT
 
 ENDING = "ending"  # progress member: {status, reason, message} of a job that is to fail or be cancelled
 FIRST_OPEN = "first_open"
@@ -95,7 +95,7 @@ def _advance(connection: Connection, frame: JobFrame, world: World, row: JobRow,
     if row.status is not JobStatus.CANCELLING:
         plan = _plan(connection, frame, world, row, outcome)
         if plan.failure:
-            outcome.failure = (reasons.USELESS, plan.failure)
+            outcome.failure = (Reason.USELESS, plan.failure)
     else:
         _abandon(connection, frame, world, row, outcome)
     window = _window(connection, frame, plan)
@@ -169,11 +169,11 @@ def _give_up_on_buyer(connection: Connection, frame: JobFrame, row: JobRow, outc
     """End a job whose buyer does not reveal: committed work is paid unseen (docs/threat-model.md)."""
     message = "the buyer's broker has not revealed its beacon value in time"
     if row.status is not JobStatus.CANCELLING:
-        outcome.failure = (BUYER_SILENT, message)
+        outcome.failure = (Reason.BUYER_SILENT, message)
         return False
     ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
-    if ending.get("reason") != BUYER_SILENT:
-        silent: dict[str, Json] = {**ending, "reason": BUYER_SILENT, "message": message}
+    if ending.get("reason") != Reason.BUYER_SILENT:
+        silent: dict[str, Json] = {**ending, "reason": Reason.BUYER_SILENT, "message": message}
         jobs.set_progress(connection, frame.job, {**row.progress, ENDING: silent})
         outcome.moved = True
     return not audits.of_job(connection, frame.job, only_open=True)

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from stannary.formats import bounds
 from stannary.jobs.states import Settlement
 from stannary.market import backup
-from stannary.market.engine import reasons
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
 from stannary.market.topics import DEADLINES
+from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
 from stannary.store import accounts, jobs, leases, ledger, nodes
@@ -141,7 +141,7 @@ def _faults(connection: Connection) -> list[admin.Fault]:
             at=rfc3339.spell((row.finished_at_ms or row.submitted_at_ms) / 1000),
             refunded_usd_micros=row.escrow_usd_micros if row.settlement is Settlement.REFUNDED else 0,
         )
-        for row in jobs.ended_for(connection, reasons.MARKET_FAULT)
+        for row in jobs.ended_for(connection, Reason.MARKET_FAULT)
     ]
 
 

@@ -21,6 +21,7 @@ from stannary.market.http import access, edge
 from stannary.market.intake import answers, joining, readings, work
 from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
+from stannary.rules.reasons import Reason
 from stannary.store import envelopes, leases, loglines
 from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
@@ -206,7 +207,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
 
         async def hand_back() -> str:
             held = await _held(exchange, holder, lease)
-            cause = Cause(exchange.now_ms, "released", f"{held.task} is handed back by {holder}")
+            cause = Cause(exchange.now_ms, Reason.RELEASED, f"{held.task} is handed back by {holder}")
             await exchange.store.awrite(lambda c: leases.end(c, lease, LeaseState.RELEASED, cause))
             return held.job
 
