@@ -80,7 +80,6 @@ class Closing:
     """Whether a round is closed at the time asked about, and when to ask again if it is not."""
 
     closed: bool
-    reason: str  # complete | deadline | waiting
     check_again_s: float | None = None
 
 
@@ -103,14 +102,14 @@ def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:
 def closing(arrivals_s: Sequence[float], pace: Pace, elapsed_s: float) -> Closing:
     """Tell whether a round that opened `elapsed_s` ago is closed."""
     if len(arrivals_s) >= pace.num_lanes:
-        return Closing(closed=True, reason="complete")
+        return Closing(closed=True)
     if len(arrivals_s) < pace.quorum:
-        return Closing(closed=False, reason="waiting")
+        return Closing(closed=False)
     quorum_s = sorted(arrivals_s)[pace.quorum - 1]
     end_s = max(deadline_s(arrivals_s, pace), quorum_s + GRACE_FACTOR * pace.expected_s)
     if elapsed_s >= end_s:
-        return Closing(closed=True, reason="deadline")
-    return Closing(closed=False, reason="waiting", check_again_s=end_s)
+        return Closing(closed=True)
+    return Closing(closed=False, check_again_s=end_s)
 
 
 @dataclass(slots=True)
