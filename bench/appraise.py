@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
+from stannary.certify.evidence.basis import Basis  # noqa: E402
 from stannary.certify.evidence.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
@@ -145,9 +146,11 @@ def _made_node() -> Callable[[], None]:
     parts = [(nvidia.report(item, nonce), Collateral(certificates=nvidia.chain(item))) for item in devices]
 
     def work() -> None:
-        assert examine(SnpVerifier(), report, bound=None, collateral=chips, now=world.NOW, rules=rules).valid
+        assert examine(SnpVerifier(), report, Basis(bound=None, collateral=chips, now=world.NOW, rules=rules)).valid
         for blob, carried in parts:
-            assert examine(DeviceVerifier(), blob, bound=nonce, collateral=carried, now=world.NOW, rules=rules).valid
+            assert examine(
+                DeviceVerifier(), blob, Basis(bound=nonce, collateral=carried, now=world.NOW, rules=rules)
+            ).valid
 
     return work
 
@@ -167,7 +170,9 @@ def tpm_rate() -> None:
         blob, rules, verifier = json.dumps({**members, **extra}).encode(), Rules(), TpmVerifier()
 
         def work(blob: bytes = blob, rules: Rules = rules, verifier: TpmVerifier = verifier) -> None:
-            assert examine(verifier, blob, bound=b"x" * 48, collateral=Collateral(), now=world.NOW, rules=rules).valid
+            assert examine(
+                verifier, blob, Basis(bound=b"x" * 48, collateral=Collateral(), now=world.NOW, rules=rules)
+            ).valid
 
         work()
         start, runs = time.process_time(), 0

@@ -36,6 +36,7 @@ from stannary.certify.evidence import (
     tpm_structures,
 )
 from stannary.certify.evidence import tpm as tpm_evidence
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.grade import transcript
 from stannary.certify.pki import certificates, revocation
 from stannary.certify.rules import Rules
@@ -82,11 +83,11 @@ def _log(data: bytes) -> None:
 
 
 def _keys(data: bytes) -> None:
-    verifier = ear.EarVerifier(canonical.decode_object(data))
+    verifier, jwk = ear.EarVerifier(), canonical.decode_object(data)
     token = verifier.parse(
         b"eyJhbGciOiJFUzI1NiJ9.eyJlYXRfcHJvZmlsZSI6InAiLCJzdWJtb2RzIjp7ImEiOnsiZWFyX3N0YXR1cyI6MH19fQ.AAAA"
     )
-    verifier.appraise(token, bound=None, collateral=collateral.EMPTY, now=None, rules=Rules())
+    verifier.appraise(token, Basis(bound=None, collateral=collateral.Collateral(jwk=jwk), now=None, rules=Rules()))
 
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {

@@ -21,7 +21,8 @@ from stannary.certify.appraise import Context, appraise
 from stannary.certify.collect import node
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import event_log
-from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+from stannary.certify.evidence.basis import BootSession
+from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.pki import certificates
 from stannary.certify.references import ReferenceBoot, reference_of
 from stannary.certify.tiers import Tier

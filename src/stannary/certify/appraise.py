@@ -14,7 +14,7 @@ Pure: challenge, time, policy, references and registry are arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stannary.certify import references, revocation_notice
@@ -22,12 +22,8 @@ from stannary.certify.anchor import anchor, device_nonce
 from stannary.certify.claims import check_claims, read_claims
 from stannary.certify.collateral.join import joined
 from stannary.certify.evidence import ccel, rim
-from stannary.certify.evidence.azure import AzureVerifier
-from stannary.certify.evidence.intel import IntelVerifier
-from stannary.certify.evidence.nitro import NitroVerifier
-from stannary.certify.evidence.nvidia import DeviceVerifier
-from stannary.certify.evidence.snp import SnpVerifier
-from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.evidence.basis import Basis
+from stannary.certify.evidence.kinds import VERIFIERS
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
@@ -36,14 +32,16 @@ from stannary.certify.tiers import Decision, Tier, decide
 from stannary.errors import FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from stannary.certify.challenge import Challenge, Memory
     from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence, Part
+    from stannary.certify.evidence.verifier import EvidenceVerifier
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
+    from stannary.certify.rules import Rules
     from stannary.certify.withdrawals import Withdrawal
     from stannary.formats import dsse
 
@@ -90,7 +88,7 @@ def appraise(evidence: Evidence, challenge: Challenge, context: Context) -> Resu
         "revocations": believed.appraisal,
     }
     for name, part in evidence.parts.items():
-        parts[name] = _layer(name, part, expected, (context, rules))
+        parts[name] = _layer(name, part, expected, context, rules)
     for name in _expected_layers(context):
         if not any(key == name or key.startswith(f"{name}/") for key in evidence.parts):
             parts[name] = missing(name, f"{name} evidence")
@@ -129,48 +127,41 @@ def _challenge(evidence: Evidence, challenge: Challenge, context: Context) -> Ap
     return exam.close()
 
 
-def _layer(name: str, part: Part, expected: bytes, context: tuple[Context, Any]) -> Appraisal:
-    outer, rules = context
+def _layer(name: str, part: Part, expected: bytes, context: Context, rules: Rules) -> Appraisal:
+    ueid = name.partition("/")[2]
     try:
-        verifier, bound = _verifier(name, part, expected, outer)
-        carried = part.collateral()
+        verifier = _verifier(name, part)
+        basis = Basis(
+            bound=device_nonce(expected, ueid) if ueid else expected,
+            collateral=part.collateral(),
+            now=context.now,
+            rules=rules,
+            activation=context.memory.activation() if context.memory else None,
+            session=context.memory.session() if context.memory else None,
+        )
     except FormatError as err:
         return unreadable(part.kind, err)
     try:
-        collateral = joined(part, carried, outer.items)
+        basis = replace(basis, collateral=joined(part, basis.collateral, context.items))
     except FormatError as err:
         exam = Examination(part.kind)
         exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=err)
         return exam.close()
-    appraisal = examine(verifier, part.evidence, bound=bound, collateral=collateral, now=outer.now, rules=rules)
+    appraisal = examine(verifier, part.evidence, basis)
     if part.kind == "nvgpu":
-        return _with_manifests(name, appraisal, part, (collateral, outer, rules))
+        return _with_manifests(name, appraisal, part, basis)
     return _with_log(appraisal, part) if part.kind == "tdx" else appraisal
 
 
-def _verifier(name: str, part: Part, expected: bytes, context: Context) -> tuple[Any, bytes]:
-    place, _, ueid = name.partition("/")
-    memory = context.memory
-    made: dict[tuple[str, str], Callable[[], Any]] = {
-        ("tpm", "tpm"): lambda: TpmVerifier(memory.activation(), memory.session()) if memory else TpmVerifier(),
-        ("cpu", "snp"): SnpVerifier,
-        ("cpu", "nitro"): NitroVerifier,
-        ("cpu", "tdx"): lambda: IntelVerifier("tdx"),
-        ("cpu", "sgx"): lambda: IntelVerifier("sgx"),
-        ("cpu", "azure-snp"): lambda: AzureVerifier("azure-snp"),
-        ("cpu", "azure-tdx"): lambda: AzureVerifier("azure-tdx"),
-        ("gpu", "nvgpu"): DeviceVerifier,
-        ("nvswitch", "nvgpu"): DeviceVerifier,
-    }
-    maker = made.get((place, part.kind))
-    if maker is None:
+def _verifier(name: str, part: Part) -> EvidenceVerifier[Any]:
+    verifier = VERIFIERS.get(part.kind)
+    if verifier is None or name.partition("/")[0] not in verifier.places:
         raise UnsupportedFormat("submodule does not hold this kind of evidence", why=f"{part.kind[:40]} in {name}")
-    return maker(), device_nonce(expected, ueid) if ueid else expected
+    return verifier
 
 
-def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[Any, Context, Any]) -> Appraisal:
+def _with_manifests(name: str, appraisal: Appraisal, part: Part, basis: Basis) -> Appraisal:
     """Compare a device with the reference manifests carried for it."""
-    collateral, outer, rules = context
     exam = Examination.reopen(appraisal)
     ueid = appraisal.claims.get("ueid")
     exam.require(
@@ -189,18 +180,18 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, context: tuple[
         Code.BINDING_MISMATCH,
         observed=f"{appraisal.claims.get('device')} in {name.partition('/')[0]}",
     )
-    if not collateral.rims:
+    if not basis.collateral.rims:
         exam.waive("golden", "no reference manifests carried")
         return exam.close()
-    report = DeviceVerifier().parse(part.evidence)
+    report = VERIFIERS["nvgpu"].parse(part.evidence)
     versions: set[str] = set()
-    for number, data in enumerate(collateral.rims):
+    for number, data in enumerate(basis.collateral.rims):
         try:
             manifest = rim.parse_manifest(data)
         except FormatError as err:
             exam.refuse(f"rim{number}", Step.PARSE, Code.MALFORMED, observed=err)
             continue
-        rim.check_signed(exam, manifest, (collateral, outer.now, rules))
+        rim.check_signed(exam, manifest, basis)
         rim.check_match(exam, manifest, report)
         versions.add(manifest.version.upper())
     # One of the two matching says nothing of the other: a changed VBIOS would pass beside a good driver.
@@ -219,7 +210,7 @@ def _with_log(appraisal: Appraisal, part: Part) -> Appraisal:
         exam.waive("rtmr", "no CCEL event log carried")
         return exam.close()
     try:
-        ccel.check_replay(exam, ccel.parse_ccel(part.log), IntelVerifier("tdx").parse(part.evidence))
+        ccel.check_replay(exam, ccel.parse_ccel(part.log), VERIFIERS["tdx"].parse(part.evidence))
     except FormatError as err:
         exam.refuse("rtmr", Step.REPLAY, Code.MALFORMED, observed=err)
     return exam.close()

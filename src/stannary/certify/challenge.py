@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stannary.certify.anchor import NONCE_BYTES
-from stannary.certify.evidence.tpm import Activation, BootSession
+from stannary.certify.evidence.basis import Activation, BootSession
 from stannary.certify.moments import format_moment, parse_moment
 from stannary.certify.octets import unhex
 from stannary.errors import FormatError

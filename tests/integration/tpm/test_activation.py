@@ -26,7 +26,8 @@ from stannary.certify.collect import certified, endorsement, node, tpm_client
 from stannary.certify.collect import tpm as collector
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import tpm_structures
-from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+from stannary.certify.evidence.basis import BootSession
+from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.pki import certificates
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError, UsageError
 

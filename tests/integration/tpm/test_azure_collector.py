@@ -17,6 +17,7 @@ from stannary.certify import anchor
 from stannary.certify.collect import azure, metadata
 from stannary.certify.evidence import azure as evidence
 from stannary.certify.evidence.azure import AzureVerifier
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
 from stannary.errors import EnvironmentProblem, FormatError, ServiceError, StannaryError
@@ -40,7 +41,7 @@ def tdx(client):
 def _appraise(part, rules):
     collateral = part.collateral()
     return examine(
-        AzureVerifier(part.kind), part.evidence, bound=BOUND, collateral=collateral, now=world.NOW, rules=rules
+        AzureVerifier(part.kind), part.evidence, Basis(bound=BOUND, collateral=collateral, now=world.NOW, rules=rules)
     )
 
 

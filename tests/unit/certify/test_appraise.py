@@ -16,6 +16,7 @@ from stannary.certify import challenge as challenges
 from stannary.certify import credential, envelope, policy, references
 from stannary.certify.appraise import Context, appraise
 from stannary.certify.envelope import Evidence, Part
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier, read_submods
 from stannary.certify.evidence.tcb import pem
@@ -212,15 +213,14 @@ def test_credential_is_an_ear_that_others_can_read(machine):
     result = appraise(evidence, challenge, context)
     token = credential.issue(result, evidence, challenge, context.policy, key, now=context.now).encode()
     x = base64.urlsafe_b64encode(dsse.public_bytes(key)).rstrip(b"=").decode()
-    arguments = {"bound": challenge.nonce_bytes, "collateral": Collateral(), "now": context.now, "rules": Rules()}
-    good = examine(EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x}), token, **arguments)
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": x}
+    basis = Basis(bound=challenge.nonce_bytes, collateral=Collateral(jwk=jwk), now=context.now, rules=Rules())
+    good = examine(EarVerifier(), token, basis)
     assert good.outcome == "valid", good.findings
-    other = EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x[::-1]})
-    assert examine(other, token, **arguments).outcome in {"refuse:signature-invalid", "refuse:collateral-invalid"}
-    late = {**arguments, "now": context.now + timedelta(hours=1)}
-    assert (
-        examine(EarVerifier({"kty": "OKP", "crv": "Ed25519", "x": x}), token, **late).outcome == "refuse:chain-invalid"
-    )
+    other = replace(basis, collateral=Collateral(jwk={**jwk, "x": x[::-1]}))
+    assert examine(EarVerifier(), token, other).outcome in {"refuse:signature-invalid", "refuse:collateral-invalid"}
+    late = replace(basis, now=context.now + timedelta(hours=1))
+    assert examine(EarVerifier(), token, late).outcome == "refuse:chain-invalid"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from stannary.certify import policy
 from stannary.certify.appraise import appraise
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import cbor, event_log, nitro
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier
 from stannary.certify.evidence.nvidia import FleetVerifier
@@ -66,7 +67,7 @@ def _tpm(key, log, *, quoted, listed=None, **members):
 
 def _appraise_tpm(blob, rules=None, *, bound=BOUND):
     return examine(
-        TpmVerifier(), blob, bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules()
+        TpmVerifier(), blob, Basis(bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules())
     )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def test_vcek_of_another_chip_of_the_model_vouches_for_nothing():
     amd = world.Amd()
     mine, swapped = amd.vcek(LEVEL), amd.vcek(LEVEL, hwid=b"\x77" * 8)
     carried = Collateral(certificates=(swapped.certificate, amd.ask.certificate, amd.ark.certificate))
-    found = examine(SnpVerifier(), amd.report(mine), bound=None, collateral=carried, now=world.NOW, rules=Rules(roots=amd.roots))  # fmt: skip  # noqa: E501
+    found = examine(SnpVerifier(), amd.report(mine), Basis(bound=None, collateral=carried, now=world.NOW, rules=Rules(roots=amd.roots)))  # fmt: skip  # noqa: E501
     assert found.outcome == "refuse:signature-invalid"
     assert {"signature", "chip-id"} <= {item.id for item in found.findings}
 
@@ -90,7 +91,9 @@ def test_report_signed_by_a_chip_but_naming_another_is_refused():
     vek = amd.vcek(LEVEL)
     carried = Collateral(certificates=(vek.certificate, amd.ask.certificate, amd.ark.certificate))
     lying = amd.report(vek, chip=b"\x77" * 8)
-    found = examine(SnpVerifier(), lying, bound=None, collateral=carried, now=world.NOW, rules=Rules(roots=amd.roots))
+    found = examine(
+        SnpVerifier(), lying, Basis(bound=None, collateral=carried, now=world.NOW, rules=Rules(roots=amd.roots))
+    )
     assert found.outcome == "refuse:binding-mismatch"
 
 
@@ -155,9 +158,9 @@ def test_nonce_beside_the_evidence_makes_nothing_fresh():
     listed = [{"certificate": base64.b64encode(pem(vendor.chain(device)).encode()).decode(), "nonce": "11" * 32,
                "evidence": base64.b64encode(vendor.report(device, b"\x11" * 32)).decode()}]  # fmt: skip
     arguments = {"collateral": Collateral(), "now": world.NOW, "rules": Rules(roots=vendor.roots)}
-    unasked = examine(FleetVerifier(), json.dumps(listed).encode(), bound=None, **arguments)
+    unasked = examine(FleetVerifier(), json.dumps(listed).encode(), Basis(bound=None, **arguments))
     assert [row.state for row in unasked.checks if row.id.endswith(".nonce")] == ["waived"]
-    other = examine(FleetVerifier(), json.dumps(listed).encode(), bound=b"\x12" * 32, **arguments)
+    other = examine(FleetVerifier(), json.dumps(listed).encode(), Basis(bound=b"\x12" * 32, **arguments))
     assert other.outcome == "refuse:nonce-mismatch"
 
 
@@ -309,7 +312,7 @@ def test_ear_without_signature_or_by_another_key_affirms_nothing():
     carried = base64.urlsafe_b64encode(stranger.public_key().public_bytes_raw()).rstrip(b"=").decode()
     jwk = {"kty": "OKP", "crv": "Ed25519", "x": base64.urlsafe_b64encode(raw).rstrip(b"=").decode()}
     claims = {"eat_profile": "p", "submods": {"cpu": {"ear_status": "affirming"}}}
-    arguments = {"bound": None, "collateral": Collateral(), "now": world.NOW, "rules": Rules()}
+    basis = Basis(bound=None, collateral=Collateral(jwk=jwk), now=world.NOW, rules=Rules())
     tokens = {
         "none": _token({"alg": "none"}, claims, lambda _: b"x"),
         "hmac": _token({"alg": "HS256"}, claims, lambda data: hmac.new(raw, data, hashlib.sha256).digest()),
@@ -317,12 +320,12 @@ def test_ear_without_signature_or_by_another_key_affirms_nothing():
         "other": _token({"alg": "EdDSA"}, claims, stranger.sign),
         "confused": _token({"alg": "ES256"}, claims, key.sign),
     }
-    outcomes = {name: examine(EarVerifier(jwk), token, **arguments).outcome for name, token in tokens.items()}
+    outcomes = {name: examine(EarVerifier(), token, basis).outcome for name, token in tokens.items()}
     assert outcomes == {
         "none": "refuse:unsupported", "hmac": "refuse:unsupported", "carried": "refuse:signature-invalid",
         "other": "refuse:signature-invalid", "confused": "refuse:signature-invalid",
     }  # fmt: skip
-    assert examine(EarVerifier(jwk), _token({"alg": "EdDSA"}, claims, key.sign), **arguments).outcome == "valid"
+    assert examine(EarVerifier(), _token({"alg": "EdDSA"}, claims, key.sign), basis).outcome == "valid"
 
 
 def test_policy_with_an_unknown_or_doubled_member_is_refused():

@@ -15,6 +15,7 @@ from tests.unit.certify import intel_world, world
 from tests.unit.certify.test_tpm_forms import RSA_KEY, RSASSA, Key
 
 from stannary.certify.evidence.azure import AzureVerifier
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.evidence.verifier import examine
@@ -114,7 +115,7 @@ def _outcome(members: object, *, bound=NONCE, is_tdx=False, collateral=None, rul
     found = examine(
         AzureVerifier("azure-tdx" if is_tdx else "azure-snp"),
         members if isinstance(members, bytes) else json.dumps(members).encode(),
-        bound=bound, collateral=carried, now=world.NOW, rules=rules or Rules(roots=roots),
+        Basis(bound=bound, collateral=carried, now=world.NOW, rules=rules or Rules(roots=roots)),
     )  # fmt: skip
     return found.outcome
 

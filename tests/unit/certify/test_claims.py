@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify.claims import Verdict, check_claims, compare, read_claims
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, certified_chip, check_collisions
 from stannary.certify.evidence.verifier import examine
@@ -30,7 +31,7 @@ def devices(*made, place="gpu"):
         report = vendor.report(device, NONCE, board=board)
         carried = Collateral(certificates=vendor.chain(device))
         rules = Rules(roots=vendor.roots)
-        part = examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules)
+        part = examine(DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=world.NOW, rules=rules))
         parts[f"{place}/{part.claims['ueid']}"] = part
     return parts
 
@@ -167,7 +168,7 @@ def test_new_firmware_does_not_make_a_new_device():
         chain = tuple(item.certificate for item in (alias, own, vendor.issuer, vendor.root))
         carried, rules = Collateral(certificates=chain), Rules(roots=vendor.roots, withdrawals=(held,))
         report = vendor.report(alias, NONCE, board=H200)
-        part = examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules)
+        part = examine(DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=world.NOW, rules=rules))
         assert part.outcome == "valid-offline-only"
         parts[f"gpu/{part.claims['ueid']}"] = part
     names = [item for part in parts.values() for item in part.identities]

@@ -15,6 +15,7 @@ from tests.unit.certify.drivers.compiled import Driver, build, needs_compiler
 from stannary.certify import anchor
 from stannary.certify.collect import devices, nscq, nvml
 from stannary.certify.evidence import nvidia, spdm
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.pki import certificates
@@ -92,8 +93,8 @@ def test_each_device_gives_a_report_that_appraises(kind, gpus, switches, vendor)
         bound = anchor.device_nonce(BOUND, name.partition("/")[2])
         for rules, refused in ((Rules(roots=vendor[0].roots), False), (Rules(), True)):
             appraisal = examine(
-                nvidia.DeviceVerifier(), part.evidence, bound=bound, collateral=part.collateral(), now=world.NOW,
-                rules=rules,
+                nvidia.DeviceVerifier(), part.evidence, Basis(bound=bound, collateral=part.collateral(), now=world.NOW,
+                rules=rules),
             )  # fmt: skip
             assert appraisal.outcome.startswith("refuse:chain-invalid") is refused
         assert appraisal.claims["switch"] is (kind == "nvswitch")
@@ -352,7 +353,9 @@ def test_recorded_reports_pass_through_unchanged(kind, report, chain, gpus, swit
         switch_session.close()
     assert (got, certified) == (raw, issuers)
     collateral = Collateral(certificates=certificates.load_bundle(certified))
-    appraisal = examine(nvidia.DeviceVerifier(), got, bound=nonce, collateral=collateral, now=world.NOW, rules=Rules())
+    appraisal = examine(
+        nvidia.DeviceVerifier(), got, Basis(bound=nonce, collateral=collateral, now=world.NOW, rules=Rules())
+    )
     assert appraisal.valid
     assert appraisal.claims["switch"] is (kind == "nvswitch")
 

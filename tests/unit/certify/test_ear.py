@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.ear import EarVerifier, read_jwk
 from stannary.certify.evidence.verifier import examine
@@ -71,7 +72,9 @@ EDDSA, ES256 = Signer("EdDSA"), Signer("ES256")
 
 
 def _outcome(token: bytes, jwk: dict[str, object] | None, *, bound=None, now=world.NOW) -> str:
-    return examine(EarVerifier(jwk), token, bound=bound, collateral=Collateral(), now=now, rules=Rules()).outcome
+    return examine(
+        EarVerifier(), token, Basis(bound=bound, collateral=Collateral(jwk=jwk), now=now, rules=Rules())
+    ).outcome
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "ES384", "ES512", "EdDSA"])

@@ -19,6 +19,7 @@ from tests.unit.certify import world
 from stannary.certify.collect import cpu, deadline, sev_guest, tsm
 from stannary.certify.collect.sources import Sources
 from stannary.certify.evidence import snp_report
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
@@ -131,7 +132,9 @@ def test_report_and_certificates_are_read(tmp_path):
     assert not list(tmp_path.iterdir())
     carried = Collateral(certificates=tuple(world.certificates.parse(item) for item in found.certificates))
     for rules, outcome in ((Rules(roots=AMD.roots), "valid"), (Rules(), "refuse:chain-invalid")):
-        appraisal = examine(SnpVerifier(), found.blob, bound=DATA, collateral=carried, now=world.NOW, rules=rules)
+        appraisal = examine(
+            SnpVerifier(), found.blob, Basis(bound=DATA, collateral=carried, now=world.NOW, rules=rules)
+        )
         assert appraisal.outcome == outcome
 
 

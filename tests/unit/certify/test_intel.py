@@ -12,6 +12,7 @@ import pytest
 from tests.unit.certify import intel_world, world
 
 from stannary.certify.evidence import quote
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.intel_collateral import read_intel_collateral
@@ -31,10 +32,7 @@ def _appraise(raw, *, kind="tdx", collateral=None, bound=None, now=world.NOW, ru
     return examine(
         IntelVerifier(kind),
         raw,
-        bound=bound,
-        collateral=Collateral(intel=carried),
-        now=now,
-        rules=rules or Rules(roots=VENDOR.roots),
+        Basis(bound=bound, collateral=Collateral(intel=carried), now=now, rules=rules or Rules(roots=VENDOR.roots)),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify.evidence import cbor
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
@@ -81,7 +82,7 @@ def _document(
 
 
 def _outcome(document: bytes, *, bound=None, now=world.NOW, rules=RULES) -> str:
-    return examine(NitroVerifier(), document, bound=bound, collateral=Collateral(), now=now, rules=rules).outcome
+    return examine(NitroVerifier(), document, Basis(bound=bound, collateral=Collateral(), now=now, rules=rules)).outcome
 
 
 @pytest.mark.parametrize("tag", [b"", b"\xd2"])

@@ -15,6 +15,7 @@ from tests.unit.certify import world
 
 from stannary.certify.collect import ioctl, nitro
 from stannary.certify.evidence import cbor
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nitro import NitroVerifier
 from stannary.certify.evidence.verifier import examine
@@ -100,7 +101,9 @@ def test_document_passes_under_its_own_root_only(module):
     for roots, outcome in ((Roots(nitro=world.certificates.Anchors((module.root.certificate,))), "valid"),
                            (Rules().roots, "refuse:chain-invalid")):  # fmt: skip
         appraisal = examine(
-            NitroVerifier(), document, bound=ANCHOR, collateral=Collateral(), now=world.NOW, rules=Rules(roots=roots)
+            NitroVerifier(),
+            document,
+            Basis(bound=ANCHOR, collateral=Collateral(), now=world.NOW, rules=Rules(roots=roots)),
         )
         assert appraisal.outcome == outcome
 

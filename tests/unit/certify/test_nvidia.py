@@ -8,6 +8,7 @@ import json
 from tests.unit.certify import world
 
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.spdm import SpdmReport
@@ -24,7 +25,7 @@ NONCE = b"\x11" * 32
 def _one(vendor, device, report, *, bound=NONCE, ocsp=(), rules=None, now=world.NOW):
     collateral = Collateral(certificates=vendor.chain(device), ocsp=tuple(revocation.parse_ocsp(item) for item in ocsp))
     rules = rules or Rules(roots=vendor.roots)
-    return examine(DeviceVerifier(), report, bound=bound, collateral=collateral, now=now, rules=rules)
+    return examine(DeviceVerifier(), report, Basis(bound=bound, collateral=collateral, now=now, rules=rules))
 
 
 def _fleet(vendor, devices, reports):
@@ -39,9 +40,8 @@ def _fleet(vendor, devices, reports):
     ]
     rules = Rules(roots=vendor.roots)
     blob = json.dumps(listed).encode()
-    return examine(
-        FleetVerifier(believes_nonce=True), blob, bound=None, collateral=Collateral(), now=world.NOW, rules=rules
-    )
+    basis = Basis(bound=None, collateral=Collateral(), now=world.NOW, rules=rules, believes_nonce=True)
+    return examine(FleetVerifier(), blob, basis)
 
 
 def test_device_report_is_valid_and_capped_without_ocsp():

@@ -15,6 +15,7 @@ from tests.unit.certify import world
 
 from stannary.certify import policy as policies
 from stannary.certify import revocation_notice
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier
 from stannary.certify.evidence.snp import SnpVerifier
@@ -58,7 +59,7 @@ def chip(entries, *, now=world.NOW):
     vek = amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
     carried = Collateral(certificates=(vek.certificate, amd.ask.certificate, amd.ark.certificate))
     rules = Rules(roots=amd.roots, withdrawals=tuple(entries))
-    return examine(SnpVerifier(), amd.report(vek), bound=None, collateral=carried, now=now, rules=rules)
+    return examine(SnpVerifier(), amd.report(vek), Basis(bound=None, collateral=carried, now=now, rules=rules))
 
 
 def card(entries, *, good_at=None, status_now=world.NOW):
@@ -72,7 +73,7 @@ def card(entries, *, good_at=None, status_now=world.NOW):
     carried = Collateral(certificates=vendor.chain(device), ocsp=tuple(revocation.parse_ocsp(item) for item in answers))
     rules = Rules(roots=vendor.roots, withdrawals=tuple(made))
     report = vendor.report(device, NONCE)
-    return examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=status_now, rules=rules)
+    return examine(DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=status_now, rules=rules))
 
 
 def test_every_status_but_a_hold_refuses():
@@ -127,7 +128,9 @@ def test_the_devices_own_answer_lifts_its_hold():
         carried = Collateral(certificates=chain, ocsp=tuple(revocation.parse_ocsp(item) for item in answers))
         rules = Rules(roots=vendor.roots, withdrawals=held)
         report = vendor.report(alias, NONCE)
-        return examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules).outcome
+        return examine(
+            DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=world.NOW, rules=rules)
+        ).outcome
 
     assert judged(world.NOW - DAY, world.NOW - 4 * DAY) == "valid"
     assert judged(world.NOW - 4 * DAY, world.NOW - DAY) == "valid-offline-only"
@@ -239,7 +242,7 @@ def test_alias_of_a_device_needs_no_answer_of_its_own():
             certificates=vendor.chain(device), ocsp=tuple(revocation.parse_ocsp(item) for item in answers)
         )
         rules = Rules(roots=vendor.roots)
-        return examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=rules)
+        return examine(DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=world.NOW, rules=rules))
 
     above = world.ocsp(vendor.issuer, vendor.root)
     assert judged(above).findings == ()

@@ -8,6 +8,7 @@ from tests.unit.certify import rim_world, world
 from tests.unit.certify.rim_world import C14N11, DSIG, ENVELOPED, SWID, body, resource
 
 from stannary.certify.evidence import rim, spdm
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.outcomes import Examination
@@ -20,7 +21,9 @@ PLAIN = body(resource(0, A), resource(7, B, A), resource(9, ZERO, active="False"
 
 
 def _outcome(blob: bytes, *, rules: Rules = RULES) -> str:
-    return examine(rim.RimVerifier(), blob, bound=None, collateral=Collateral(), now=world.NOW, rules=rules).outcome
+    return examine(
+        rim.RimVerifier(), blob, Basis(bound=None, collateral=Collateral(), now=world.NOW, rules=rules)
+    ).outcome
 
 
 def test_plain_manifest_is_valid_under_its_root():

@@ -6,6 +6,7 @@ import pytest
 from tests.unit.certify import world
 
 from stannary.certify import anchor
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
@@ -21,7 +22,7 @@ def _outcome(amd, report, vek, *, bound=None, rules=None, now=world.NOW, crls=()
         crls=tuple(revocation.parse_crl(item) for item in crls),
     )
     rules = rules or Rules(roots=amd.roots)
-    return examine(SnpVerifier(), report, bound=bound, collateral=collateral, now=now, rules=rules)
+    return examine(SnpVerifier(), report, Basis(bound=bound, collateral=collateral, now=now, rules=rules))
 
 
 def test_turin_report_with_its_own_layout_is_valid():
@@ -150,6 +151,6 @@ def test_no_endorsement_is_missing_collateral():
     amd = world.Amd()
     vek = amd.vcek(LEVEL)
     appraisal = examine(
-        SnpVerifier(), amd.report(vek), bound=None, collateral=Collateral(), now=world.NOW, rules=Rules()
+        SnpVerifier(), amd.report(vek), Basis(bound=None, collateral=Collateral(), now=world.NOW, rules=Rules())
     )
     assert appraisal.outcome == "refuse:collateral-missing"

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from tests.unit.certify import world
 
 from stannary.certify.evidence import spdm
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
 from stannary.certify.evidence.tcb import pem
@@ -53,7 +54,7 @@ def _report(
 
 def _appraise(report: bytes, *, device=DEVICE, chain=None):
     carried = Collateral(certificates=VENDOR.chain(device) if chain is None else chain)
-    return examine(DeviceVerifier(), report, bound=NONCE, collateral=carried, now=world.NOW, rules=RULES)
+    return examine(DeviceVerifier(), report, Basis(bound=NONCE, collateral=carried, now=world.NOW, rules=RULES))
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 63, 64, 255])
@@ -202,8 +203,8 @@ def _member(report: bytes, device=DEVICE, **changes: object) -> dict[str, object
 
 def _fleet(listed: object) -> str:
     blob = listed if isinstance(listed, bytes) else json.dumps(listed).encode()
-    arguments = {"bound": None, "collateral": Collateral(), "now": world.NOW, "rules": RULES}
-    return examine(FleetVerifier(believes_nonce=True), blob, **arguments).outcome
+    basis = Basis(bound=None, collateral=Collateral(), now=world.NOW, rules=RULES, believes_nonce=True)
+    return examine(FleetVerifier(), blob, basis).outcome
 
 
 def test_fleets_of_gpus_and_switches():

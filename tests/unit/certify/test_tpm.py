@@ -9,8 +9,9 @@ import pytest
 from tests.unit.certify import world
 
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.basis import Activation, Basis, BootSession
 from stannary.certify.evidence.collateral import Collateral
-from stannary.certify.evidence.tpm import Activation, BootSession, TpmVerifier
+from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.references import reference_of
 from stannary.certify.rules import Rules
@@ -46,9 +47,9 @@ def _evidence(key, *, extra=BOUND, events=EVENTS, log=None, reset=7, **members):
     ).encode()
 
 
-def _appraise(blob, *, rules=None, bound=BOUND, verifier=None):
-    verifier = verifier or TpmVerifier()
-    return examine(verifier, blob, bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules())
+def _appraise(blob, *, rules=None, bound=BOUND, **known):
+    basis = Basis(bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules(), **known)
+    return examine(TpmVerifier(), blob, basis)
 
 
 @pytest.fixture
@@ -100,15 +101,15 @@ def test_empty_binding_and_other_nonce_have_their_codes(key):
 
 def test_reboot_ends_what_was_said_before(key):
     """Another resetCount than the appraisal being renewed is refused."""
-    verifier = TpmVerifier(session=BootSession(7, 0))
-    assert _appraise(_evidence(key), verifier=verifier).valid
-    assert _appraise(_evidence(key, reset=8), verifier=verifier).outcome == "refuse:binding-mismatch"
+    session = BootSession(7, 0)
+    assert _appraise(_evidence(key), session=session).valid
+    assert _appraise(_evidence(key, reset=8), session=session).outcome == "refuse:binding-mismatch"
 
 
 def test_activation_needs_the_secret_and_the_same_keys(key):
     """Another secret than the one sent is refused, as are other keys than it was made for."""
-    verifier = TpmVerifier(Activation(b"\x00\x0b" + bytes(32), "aa", b"s" * 32))
-    assert _appraise(_evidence(key), verifier=verifier).outcome == "refuse:binding-mismatch"
+    activation = Activation(b"\x00\x0b" + bytes(32), "aa", b"s" * 32)
+    assert _appraise(_evidence(key), activation=activation).outcome == "refuse:binding-mismatch"
 
 
 def test_nonce_in_the_evidence_is_never_believed(key):

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import forge, world
 
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
@@ -123,7 +124,9 @@ def _members(key: Key, banks: dict[str, dict[int, bytes]], **changes: object) ->
 
 def _outcome(members: dict[str, object] | bytes, *, bound: bytes | None = BOUND, rules: Rules | None = None) -> str:
     blob = members if isinstance(members, bytes) else json.dumps(members).encode()
-    found = examine(TpmVerifier(), blob, bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules())
+    found = examine(
+        TpmVerifier(), blob, Basis(bound=bound, collateral=Collateral(), now=world.NOW, rules=rules or Rules())
+    )
     return found.outcome
 
 
@@ -371,6 +374,8 @@ def test_certificate_of_the_quoting_key_is_followed_and_compared():
     assert _outcome(stranger, rules=rules) == "refuse:binding-mismatch"
     assert _outcome({**members, "ak_chain": [issuer.hex()] * 9}, rules=rules) == "refuse:malformed"
     found = examine(
-        TpmVerifier(), json.dumps(members).encode(), bound=BOUND, collateral=Collateral(), now=world.NOW, rules=rules
+        TpmVerifier(),
+        json.dumps(members).encode(),
+        Basis(bound=BOUND, collateral=Collateral(), now=world.NOW, rules=rules),
     )
     assert {item.cap for item in found.findings} == {0}

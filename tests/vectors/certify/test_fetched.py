@@ -16,6 +16,7 @@ from stannary.certify.collateral.join import joined
 from stannary.certify.collateral.plan import part_needs
 from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.envelope import Evidence, Part
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.intel import IntelVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.rules import Rules
@@ -67,7 +68,7 @@ def test_a_quote_is_judged_by_what_was_fetched(name, hex_root, tmp_path, monkeyp
     def outcome(items, at=now):
         carried = joined(part, part.collateral(), items)
         verifier = IntelVerifier(kind)
-        return examine(verifier, part.evidence, bound=None, collateral=carried, now=at, rules=Rules()).outcome
+        return examine(verifier, part.evidence, Basis(bound=None, collateral=carried, now=at, rules=Rules())).outcome
 
     assert outcome({}) == "refuse:collateral-missing"
     store = CollateralStore(tmp_path / "c.json")

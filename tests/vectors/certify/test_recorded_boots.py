@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from tests.vectors.certify.evidence_vectors import FOLDER, needs_vectors
 
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.tpm_structures import parse_public
@@ -83,7 +84,7 @@ def test_log_replays_every_register_it_covers(boot):
 def test_recorded_quote_matches_its_own_reference():
     """The recorded boot is valid under its own golden values; its TPM is a test's, and said to be."""
     appraisal = examine(
-        TpmVerifier(), _evidence("ec"), bound=None, collateral=Collateral(), now=NOW, rules=_rules(_golden("ec"))
+        TpmVerifier(), _evidence("ec"), Basis(bound=None, collateral=Collateral(), now=NOW, rules=_rules(_golden("ec")))
     )
     assert appraisal.outcome == "valid", appraisal.findings
     assert appraisal.claims["reference"] == "ec"
@@ -93,7 +94,9 @@ def test_recorded_quote_matches_its_own_reference():
 def test_other_machine_type_differs_in_its_firmware_register_only():
     """Another QEMU CPU model changes PCR 0 by one firmware blob, and the finding names it."""
     appraisal = examine(
-        TpmVerifier(), _evidence("en1"), bound=None, collateral=Collateral(), now=NOW, rules=_rules(_golden("ec"))
+        TpmVerifier(),
+        _evidence("en1"),
+        Basis(bound=None, collateral=Collateral(), now=NOW, rules=_rules(_golden("ec"))),
     )
     assert appraisal.outcome == "refuse:reference-mismatch"
     (found,) = [item for item in appraisal.findings if item.id == "reference"]

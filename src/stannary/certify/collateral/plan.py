@@ -32,12 +32,8 @@ from stannary.certify.collateral.names import (
     vcek_path,
 )
 from stannary.certify.evidence import rim, snp_report
-from stannary.certify.evidence.azure import AzureVerifier
-from stannary.certify.evidence.intel import IntelVerifier
-from stannary.certify.evidence.nitro import NitroVerifier
-from stannary.certify.evidence.nvidia import DeviceVerifier, is_alias
-from stannary.certify.evidence.snp import SnpVerifier
-from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.evidence.kinds import VERIFIERS
+from stannary.certify.evidence.nvidia import is_alias
 from stannary.certify.pki import certificates
 from stannary.certify.rules import AMD_ROOTS, Generation
 from stannary.errors import FormatError
@@ -124,11 +120,10 @@ def needs(evidence: Evidence, items: Mapping[tuple[str, str], Item]) -> tuple[Ne
 
 def part_needs(part: Part, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
     """Return what one part needs, given what is there already; one that does not read is told as such."""
-    maker = _VERIFIERS.get(part.kind)
-    if maker is None:
+    verifier = VERIFIERS.get(part.kind)
+    if verifier is None or not verifier.places:
         return ()
     try:
-        verifier = maker(part.kind)
         parsed = verifier.parse(part.evidence)
         carried = tuple(item for data in part.certificates for item in certificates.load_bundle(data))
         carried = certificates.order(carried) if part.kind == "nvgpu" and carried else carried
@@ -328,16 +323,6 @@ def _settled(look: _Look) -> tuple[Generation, ...]:
     return ()
 
 
-_VERIFIERS: dict[str, Callable[[str], Any]] = {
-    "snp": lambda _: SnpVerifier(),
-    "tdx": IntelVerifier,
-    "sgx": IntelVerifier,
-    "azure-snp": AzureVerifier,
-    "azure-tdx": AzureVerifier,
-    "nitro": lambda _: NitroVerifier(),
-    "nvgpu": lambda _: DeviceVerifier(),
-    "tpm": lambda _: TpmVerifier(),
-}
 _NEEDS: dict[str, Callable[[str, _Look], Iterator[Need]]] = {
     "amd-vcek": _vcek,
     "amd-vlek": _vlek,

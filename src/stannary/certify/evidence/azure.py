@@ -14,14 +14,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stannary.certify.anchor import report_data
 from stannary.certify.evidence import quote as dcap
 from stannary.certify.evidence import tpm as tpm_evidence
 from stannary.certify.evidence import tpm_structures as tpm
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.evidence.cursor import Cursor
 from stannary.certify.evidence.intel import IntelVerifier, check_guest, check_signatures
 from stannary.certify.evidence.quote import EnclaveBody, TdBody
@@ -35,15 +35,13 @@ from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import canonical
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cryptography.hazmat.primitives.asymmetric import rsa
 
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.evidence.quote import Quote
     from stannary.certify.evidence.snp_report import SnpReport
     from stannary.certify.evidence.tpm_structures import Attest, Signature
     from stannary.certify.pki.certificates import Certificate
-    from stannary.certify.rules import Rules
     from stannary.formats.canonical import Json
 
 MAX_EVIDENCE_BYTES = 1 << 20
@@ -98,7 +96,7 @@ class AzureEvidence:
 class AzureVerifier:
     """Verifier of `azure-snp` or `azure-tdx` evidence."""
 
-    media_types = frozenset({"application/vnd.stannary.azure+json"})
+    places = frozenset({"cpu"})
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -113,19 +111,17 @@ class AzureVerifier:
             return SnpVerifier().collateral_keys(parsed.snp)
         return () if parsed.td_quote is None else IntelVerifier("tdx").collateral_keys(parsed.td_quote)
 
-    def appraise(
-        self, parsed: AzureEvidence, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: AzureEvidence, basis: Basis) -> Appraisal:
         """Check hardware report, binding and quote."""
         exam = Examination(self.kind)
         if parsed.snp is not None:
-            carried = collateral.with_certificates(*parsed.endorsement)
-            layer = SnpVerifier().appraise(parsed.snp, bound=None, collateral=carried, now=now, rules=rules)
+            carried = basis.collateral.with_certificates(*parsed.endorsement)
+            layer = SnpVerifier().appraise(parsed.snp, replace(basis, bound=None, collateral=carried))
             exam.claims["snp"] = layer.claims
             exam.absorb(layer, "snp")
             self._check_binding(exam, parsed, parsed.snp.report_data)
         elif parsed.td_quote is not None:
-            _check_td(exam, parsed.td_quote, (collateral, now, rules))
+            _check_td(exam, parsed.td_quote, basis)
             self._check_binding(exam, parsed, parsed.td_quote.body.report_data)
             exam.require(
                 "td-report",
@@ -134,10 +130,10 @@ class AzureVerifier:
                 Code.BINDING_MISMATCH,
                 observed="HCL report and TD quote are of two different reports",
             )
-        self._check_quote(exam, parsed, bound)
-        if rules.golden_boots:
+        self._check_quote(exam, parsed, basis.bound)
+        if basis.rules.golden_boots:
             quoted = parsed.attest.covered({"sha256": parsed.pcrs})
-            tpm_evidence.check_golden(exam, None, quoted.get("sha256", {}), rules)
+            tpm_evidence.check_golden(exam, None, quoted.get("sha256", {}), basis.rules)
         else:  # the launch measurement is the paravisor's: any system may run above it
             exam.waive("guest.measurement", "no reference boot given for the registers of the guest's vTPM")
         return exam.close()
@@ -190,16 +186,15 @@ def _is_quoted(report: bytes, body: TdBody | EnclaveBody) -> bool:
     )
 
 
-def _check_td(exam: Examination, parsed: Quote, context: tuple[Collateral, datetime | None, Rules]) -> None:
-    collateral, now, rules = context
-    if collateral.intel is not None:
-        layer = IntelVerifier("tdx").appraise(parsed, bound=None, collateral=collateral, now=now, rules=rules)
+def _check_td(exam: Examination, parsed: Quote, basis: Basis) -> None:
+    if basis.collateral.intel is not None:
+        layer = IntelVerifier("tdx").appraise(parsed, replace(basis, bound=None))
         exam.claims["tdx"] = layer.claims
         exam.tcb_status = layer.tcb_status
         exam.absorb(layer, "tdx")
         return
     part = Examination("tdx")
-    check_signatures(part, parsed, now, rules)
+    check_signatures(part, parsed, basis)
     check_guest(part, parsed)
     part.waive("tcb", "could not check: no Intel collateral carried")
     part.cap(

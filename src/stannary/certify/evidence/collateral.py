@@ -72,6 +72,7 @@ class Collateral:
     ocsp: tuple[OcspResponse, ...] = ()
     intel: IntelCollateral | None = None
     rims: tuple[bytes, ...] = ()
+    jwk: dict[str, canonical.Json] | None = None  # key of another verifier, whose results are read
 
     def with_certificates(self, *more: Certificate) -> Collateral:
         """Return a copy that carries `more` certificates too."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import keys
@@ -30,7 +30,7 @@ from stannary.formats import canonical
 from stannary.formats.ed25519 import load as load_ed25519
 
 if TYPE_CHECKING:
-    from stannary.certify.rules import Rules
+    from stannary.certify.evidence.basis import Basis
     from stannary.formats.canonical import Json
 
 MAX_TOKEN_BYTES = 1 << 20
@@ -79,13 +79,10 @@ class EarToken:
 
 
 class EarVerifier:
-    """Verifier of `ear` tokens under a JWK that the caller trusts."""
+    """Verifier of `ear` tokens under a JWK that the caller trusts: it comes as collateral."""
 
     kind = "ear"
-    media_types = frozenset({"application/eat+jwt", "application/eat-jwt"})
-
-    def __init__(self, jwk: dict[str, Json] | None = None) -> None:
-        self._jwk = jwk
+    places = frozenset[str]()
 
     def parse(self, blob: bytes) -> EarToken:
         """Read a compact JWT."""
@@ -95,16 +92,14 @@ class EarVerifier:
         """Name the verifier's key."""
         return (CollateralKey("ear-jwk", str(parsed.claims.get("iss", ""))),)
 
-    def appraise(
-        self, parsed: EarToken, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: EarToken, basis: Basis) -> Appraisal:
         """Check signature, time and nonce of a token."""
         exam = Examination(self.kind)
         exam.claims["submods"] = {name: status.value for name, status in parsed.submods.items()}
         exam.claims["eat_profile"] = parsed.claims.get("eat_profile", "")
-        _check_signature(exam, parsed, self._jwk)
-        _check_time(exam, parsed, now)
-        _check_nonce(exam, parsed, bound)
+        _check_signature(exam, parsed, basis.collateral.jwk)
+        _check_time(exam, parsed, basis.now)
+        _check_nonce(exam, parsed, basis.bound)
         return exam.close()
 
 

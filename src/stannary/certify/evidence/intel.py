@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stannary.certify.anchor import report_data
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.collateral import (
-    Collateral,
     CollateralKey,
     IntelCollateral,
     SignedJson,
@@ -37,6 +36,7 @@ from stannary.errors import FormatError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.rules import Rules
     from stannary.formats.canonical import Json
 
@@ -66,7 +66,7 @@ _STEP_OF = {
 class IntelVerifier:
     """Verifier of `tdx` or `sgx` evidence."""
 
-    media_types = frozenset({"application/vnd.stannary.dcap-quote"})
+    places = frozenset({"cpu"})
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -89,33 +89,30 @@ class IntelVerifier:
             CollateralKey("intel-root-crl", ""),
         )
 
-    def appraise(
-        self, parsed: Quote, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: Quote, basis: Basis) -> Appraisal:
         """Check a quote and the standing of its platform."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        root = check_signatures(exam, parsed, now, rules)
-        if collateral.intel is None:
+        rules, intel, now = basis.rules, basis.collateral.intel, basis.now
+        root = check_signatures(exam, parsed, basis)
+        if intel is None:
             exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_MISSING, observed="no Intel collateral carried")
         elif now is None:
             exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_INVALID, observed="no evaluation time given")
         else:
-            _check_collateral(exam, parsed, collateral.intel, (now, rules))
-            _check_tcb(exam, parsed, collateral.intel, (now, rules, root))
-        _check_nonce(exam, parsed, bound)
+            _check_collateral(exam, parsed, intel, now, rules)
+            _check_tcb(exam, judge(parsed.raw, intel, parsed.pck_chain, now, root), rules)
+        _check_nonce(exam, parsed, basis.bound)
         check_guest(exam, parsed)
         _check_measurement(exam, parsed, rules)
         return exam.close()
 
 
-def check_signatures(
-    exam: Examination, parsed: Quote, now: datetime | None, rules: Rules
-) -> certificates.Certificate | None:
+def check_signatures(exam: Examination, parsed: Quote, basis: Basis) -> certificates.Certificate | None:
     """Check PCK chain, QE report, and the quote's own signature; return the root the chain reaches."""
     leaf = parsed.pck_chain[0]
-    path = certificates.find_path(leaf, parsed.pck_chain[1:], rules.roots.intel, now)
-    if now is None:
+    path = certificates.find_path(leaf, parsed.pck_chain[1:], basis.rules.roots.intel, basis.now)
+    if basis.now is None:
         exam.waive("chain-time", "no evaluation time given")
     exam.require_path("chain", path)
     code, step = Code.SIGNATURE_INVALID, Step.SIGNATURE
@@ -267,10 +264,7 @@ def _check_measurement(exam: Examination, parsed: Quote, rules: Rules) -> None:
         exam.waive("kernel.measurement", "only MRTD, the firmware, is named: RTMR 1 and 2 were not compared")
 
 
-def _check_collateral(
-    exam: Examination, parsed: Quote, carried: IntelCollateral, context: tuple[datetime, Rules]
-) -> None:
-    now, rules = context
+def _check_collateral(exam: Examination, parsed: Quote, carried: IntelCollateral, now: datetime, rules: Rules) -> None:
     for name, document in (("tcb-info", carried.tcb_info), ("qe-identity", carried.qe_identity)):
         problem = _document_problem(document, name, now, rules)
         if exam.require(name, not problem, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=problem):
@@ -278,7 +272,7 @@ def _check_collateral(
     pool = (*parsed.pck_chain, *carried.pck_crl_chain, *carried.tcb_info.chain, *carried.qe_identity.chain)
     lists = {"pck-crl": (carried.pck_crl, parsed.pck_chain[0]), "root-crl": (carried.root_crl, None)}
     for name, (data, leaf) in lists.items():
-        problem, withdrawn = _crl_problem(data, pool, leaf, context)
+        problem, withdrawn = _crl_problem(data, pool, leaf, now, rules)
         exam.require(name, not problem, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=problem)
         if not problem:
             exam.require(f"{name}-clean", not withdrawn, Step.COLLATERAL, Code.REVOKED, observed=", ".join(withdrawn))
@@ -308,10 +302,10 @@ def _crl_problem(
     data: bytes,
     pool: tuple[certificates.Certificate, ...],
     leaf: certificates.Certificate | None,
-    context: tuple[datetime, Rules],
+    now: datetime,
+    rules: Rules,
 ) -> tuple[str, list[str]]:
     """Return why a list is unusable, and which certificates of the pool it withdraws."""
-    now, rules = context
     try:
         listed = revocation.parse_crl(data)
     except FormatError as err:
@@ -329,14 +323,7 @@ def _crl_problem(
     return problem, sorted(set(withdrawn))
 
 
-def _check_tcb(
-    exam: Examination,
-    parsed: Quote,
-    carried: IntelCollateral,
-    context: tuple[datetime, Rules, certificates.Certificate | None],
-) -> None:
-    now, rules, root = context
-    verdict = judge(parsed.raw, carried, parsed.pck_chain, now, root)
+def _check_tcb(exam: Examination, verdict: TcbVerdict, rules: Rules) -> None:
     if verdict.code is not None:
         known = any(item.code is not None for item in exam.findings)
         # The library stops at its first objection; ours are finer where we have one already.

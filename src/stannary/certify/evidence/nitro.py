@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import cbor
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.evidence.verifier import limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, keys
@@ -26,6 +26,7 @@ from stannary.certify.remedies import Code
 from stannary.errors import FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.pki.certificates import Certificate
     from stannary.certify.rules import Rules
     from stannary.formats.canonical import Json
@@ -60,7 +61,7 @@ class NitroVerifier:
     """Verifier of `nitro` evidence."""
 
     kind = "nitro"
-    media_types = frozenset({"application/vnd.stannary.nitro-document"})
+    places = frozenset({"cpu"})
 
     def parse(self, blob: bytes) -> NitroDocument:
         """Read a document, binary or base64 text."""
@@ -70,14 +71,13 @@ class NitroVerifier:
         """Nothing: the chain is inside and the root is pinned."""
         return ()
 
-    def appraise(
-        self, parsed: NitroDocument, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: NitroDocument, basis: Basis) -> Appraisal:
         """Check a document."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        roots = rules.roots.nitro
-        path = certificates.find_path(parsed.certificate, (*parsed.bundle, *collateral.certificates), roots, now)
+        now, roots = basis.now, basis.rules.roots.nitro
+        pool = (*parsed.bundle, *basis.collateral.certificates)
+        path = certificates.find_path(parsed.certificate, pool, roots, now)
         exam.require_path("chain", path)
         signed = _signed(parsed)
         exam.require("signature", signed, Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not by its certificate")
@@ -92,8 +92,8 @@ class NitroVerifier:
                 observed=f"document is of {parsed.timestamp:%Y-%m-%d %H:%M:%S}",
                 expected=f"at most {now:%Y-%m-%d %H:%M:%S}",
             )
-        _check_nonce(exam, parsed, bound)
-        _check_pcrs(exam, parsed, rules)
+        _check_nonce(exam, parsed, basis.bound)
+        _check_pcrs(exam, parsed, basis.rules)
         exam.cap(
             "identity",
             Step.BINDING,

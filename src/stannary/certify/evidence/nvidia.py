@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import spdm
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, keys, revocation
@@ -35,9 +35,9 @@ from stannary.formats import canonical, dsse
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.evidence.spdm import SpdmReport
     from stannary.certify.pki.certificates import Certificate
-    from stannary.certify.rules import Rules
 
 MAX_DEVICES = 32  # 8 GPUs and 4 switches a node; NVL72 trays report 4 GPUs each
 _DICE_TCB_INFO = "2.23.133.5.4.1"
@@ -64,7 +64,7 @@ class DeviceVerifier:
     """Verifier of `nvgpu` evidence: one hex or binary report, its chain as collateral."""
 
     kind = "nvgpu"
-    media_types = frozenset({"application/vnd.stannary.nvidia-report"})
+    places = frozenset({"gpu", "nvswitch"})
 
     def parse(self, blob: bytes) -> SpdmReport:
         """Read one report, binary or hex text."""
@@ -79,32 +79,22 @@ class DeviceVerifier:
             CollateralKey("nvidia-ocsp", ""),
         )
 
-    def appraise(
-        self, parsed: SpdmReport, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: SpdmReport, basis: Basis) -> Appraisal:
         """Check one device."""
         exam = Examination(self.kind)
-        if not collateral.certificates:
+        if not basis.collateral.certificates:
             exam.refuse("chain", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no device certificates carried")
             return exam.close()
-        device = Device(parsed, certificates.order(collateral.certificates), "", None)
-        check_device(exam, device, bound, (collateral, now, rules))
+        device = Device(parsed, certificates.order(basis.collateral.certificates), "", None)
+        check_device(exam, device, basis)
         return exam.close()
 
 
 class FleetVerifier:
-    """Verifier of `nvgpu-json` evidence: JSON of devices with report, chain and nonce, in any form of `_listed`.
-
-    Args:
-        believes_nonce: take each device's nonce from the evidence where no challenge is given. For recorded
-            vectors only; anywhere else it would admit any old report.
-    """
+    """Verifier of `nvgpu-json` evidence: JSON of devices with report, chain and nonce, in any form of `_listed`."""
 
     kind = "nvgpu-json"
-    media_types = frozenset({"application/vnd.stannary.nvidia-fleet+json"})
-
-    def __init__(self, *, believes_nonce: bool = False) -> None:
-        self._believes_nonce = believes_nonce
+    places = frozenset[str]()
 
     def parse(self, blob: bytes) -> tuple[Device, ...]:
         """Read the devices."""
@@ -122,22 +112,14 @@ class FleetVerifier:
             keys_.append(CollateralKey("nvidia-ocsp", device.ueid))
         return tuple(dict.fromkeys(keys_))
 
-    def appraise(
-        self,
-        parsed: tuple[Device, ...],
-        *,
-        bound: bytes | None,
-        collateral: Collateral,
-        now: datetime | None,
-        rules: Rules,
-    ) -> Appraisal:
+    def appraise(self, parsed: tuple[Device, ...], basis: Basis) -> Appraisal:
         """Check every device, and that no two are one."""
         exam = Examination(self.kind)
         reports: list[canonical.Json] = []
         for index, device in enumerate(parsed):
             part = Examination("nvgpu")
-            asked = device.claimed_nonce if bound is None and self._believes_nonce else bound
-            check_device(part, device, asked, (collateral, now, rules))
+            believed = basis.bound is None and basis.believes_nonce
+            check_device(part, device, replace(basis, bound=device.claimed_nonce) if believed else basis)
             closed = part.close()
             exam.absorb(closed, f"device{index}")
             exam.qualifiers |= part.qualifiers
@@ -155,16 +137,10 @@ def check_collisions(exam: Examination) -> None:
     )
 
 
-def check_device(
-    exam: Examination,
-    device: Device,
-    bound: bytes | None,
-    context: tuple[Collateral, datetime | None, Rules],
-) -> None:
+def check_device(exam: Examination, device: Device, basis: Basis) -> None:
     """Check one device's chain, signature, nonce, firmware id, revocation and mode."""
-    collateral, now, rules = context
-    report, leaf = device.report, device.chain[0]
-    path = certificates.find_chain(device.chain, rules.roots.nvidia_device, now)
+    report, leaf, bound = device.report, device.chain[0], basis.bound
+    path = certificates.find_chain(device.chain, basis.rules.roots.nvidia_device, basis.now)
     shown = path.certificates if path.root is not None else (leaf,)
     chip = certified_chip(shown)
     names = dict.fromkeys((f"nvidia:{device.ueid}", f"nvidia:{certified_device(shown).serial:x}"))  # rule 2
@@ -201,9 +177,9 @@ def check_device(
             expected=bound.hex(),
         )
     if path.root is not None:
-        _check_ocsp(exam, device, path.certificates, (collateral, now, rules))
+        _check_ocsp(exam, device, path.certificates, basis)
     _check_mode(exam, report, is_switch=is_switch)
-    if {device.ueid, *names} & rules.denied:
+    if {device.ueid, *names} & basis.rules.denied:
         exam.refuse("denied", Step.TCB, Code.REVOKED, observed=f"device {device.ueid} is on the deny list")
     exam.identities.extend(names)
 
@@ -250,18 +226,12 @@ def _check_firmware_id(exam: Examination, report: SpdmReport, leaf: Certificate)
     )
 
 
-def _check_ocsp(
-    exam: Examination,
-    device: Device,
-    path: tuple[Certificate, ...],
-    context: tuple[Collateral, datetime | None, Rules],
-) -> None:
+def _check_ocsp(exam: Examination, device: Device, path: tuple[Certificate, ...], basis: Basis) -> None:
     """Rule 3; an answer that withdraws the alias counts all the same."""
-    collateral, now, _ = context
     unknown: list[str] = []
     since: dict[str, datetime] = {}
     for subject, issuer in pairwise(path):
-        told = revocation.ocsp_status(subject, issuer, collateral.ocsp, now)
+        told = revocation.ocsp_status(subject, issuer, basis.collateral.ocsp, basis.now)
         name = subject.common_name()
         if told.status is Status.REVOKED:
             exam.require("ocsp", False, Step.COLLATERAL, Code.REVOKED, observed=f"{name}: {told.detail}")

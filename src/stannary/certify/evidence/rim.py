@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import spdm
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, keys, revocation
@@ -34,11 +34,9 @@ from stannary.certify.remedies import Code
 from stannary.errors import EnvironmentProblem, FormatError, UnsupportedFormat
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.evidence.spdm import SpdmReport
     from stannary.certify.pki.certificates import Certificate
-    from stannary.certify.rules import Rules
 
 MAX_MANIFEST_BYTES = 1 << 20
 _DSIG = "{http://www.w3.org/2000/09/xmldsig#}"
@@ -86,7 +84,7 @@ class RimVerifier:
     """Verifier of `nvrim` evidence."""
 
     kind = "nvrim"
-    media_types = frozenset({"application/swid+xml"})
+    places = frozenset[str]()
 
     def parse(self, blob: bytes) -> Manifest:
         """Read a manifest."""
@@ -96,14 +94,12 @@ class RimVerifier:
         """Name the signer's OCSP answers."""
         return tuple(CollateralKey("nvidia-ocsp", f"{item.serial:x}") for item in parsed.chain[:-1])
 
-    def appraise(
-        self, parsed: Manifest, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: Manifest, basis: Basis) -> Appraisal:
         """Check who signed a manifest; it binds no challenge."""
         exam = Examination(self.kind)
         exam.claims.update({"name": parsed.name, "version": parsed.version, "num_active": len(parsed.golden)})
         exam.not_applicable("nonce", "a manifest is not fresh evidence")
-        check_signed(exam, parsed, (collateral, now, rules))
+        check_signed(exam, parsed, basis)
         return exam.close()
 
 
@@ -139,12 +135,11 @@ def parse_manifest(data: bytes) -> Manifest:
     )
 
 
-def check_signed(exam: Examination, manifest: Manifest, context: tuple[Collateral, datetime | None, Rules]) -> None:
+def check_signed(exam: Examination, manifest: Manifest, basis: Basis) -> None:
     """Check chain, signature and revocation of a manifest's signer."""
-    collateral, now, rules = context
-    if now is None:
+    if basis.now is None:
         exam.waive("rim-chain-time", "no evaluation time given")
-    path = certificates.find_chain(manifest.chain, rules.roots.nvidia_rim, now)
+    path = certificates.find_chain(manifest.chain, basis.rules.roots.nvidia_rim, basis.now)
     exam.require_path("rim-chain", path)
     exam.require(
         "rim-signature",
@@ -156,7 +151,7 @@ def check_signed(exam: Examination, manifest: Manifest, context: tuple[Collatera
     if path.root is None:
         return
     states = [
-        revocation.ocsp_status(item, issuer, collateral.ocsp, now).status
+        revocation.ocsp_status(item, issuer, basis.collateral.ocsp, basis.now).status
         for item, issuer in pairwise(path.certificates)
     ]
     if Status.REVOKED in states:

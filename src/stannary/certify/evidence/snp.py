@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.anchor import report_data
 from stannary.certify.evidence import snp_report
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
 from stannary.certify.pki import certificates, der, keys
 from stannary.certify.remedies import Code
@@ -26,8 +26,8 @@ from stannary.certify.rules import AMD_ROOTS, Generation, Rules, SnpTcb
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from stannary.certify.evidence.basis import Basis
+    from stannary.certify.evidence.collateral import Collateral
     from stannary.certify.evidence.snp_report import SnpReport
     from stannary.certify.pki.certificates import Certificate
     from stannary.formats.canonical import Json
@@ -53,7 +53,7 @@ class SnpVerifier:
     """Verifier of `snp` evidence: the 1184-byte report; VEK and chain come as collateral."""
 
     kind = "snp"
-    media_types = frozenset({"application/vnd.stannary.snp-report"})
+    places = frozenset({"cpu"})
 
     def parse(self, blob: bytes) -> SnpReport:
         """Read a report."""
@@ -65,17 +65,16 @@ class SnpVerifier:
         name = f"{parsed.chip_id.hex()}/{parsed.reported_tcb.hex()}"
         return (CollateralKey(vek, name), CollateralKey("amd-chain", ""), CollateralKey("amd-crl", ""))
 
-    def appraise(
-        self, parsed: SnpReport, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: SnpReport, basis: Basis) -> Appraisal:
         """Check a report against its endorsement."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        vek = _find_vek(collateral)
+        bound, rules = basis.bound, basis.rules
+        vek = _find_vek(basis.collateral)
         if vek is None:
             exam.refuse("vek", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no VCEK or VLEK carried")
         else:
-            _check_endorsed(exam, parsed, vek, (collateral, now, rules))
+            _check_endorsed(exam, parsed, vek, basis)
         if bound is None:
             exam.waive("nonce", "no challenge given; freshness is not shown")
         else:
@@ -120,31 +119,28 @@ def _find_vek(collateral: Collateral) -> Certificate | None:
     return leaves[0] if leaves else None
 
 
-def _check_endorsed(
-    exam: Examination, report: SnpReport, vek: Certificate, context: tuple[Collateral, datetime | None, Rules]
-) -> None:
-    collateral, now, rules = context
-    path = certificates.find_path(vek, collateral.certificates, rules.roots.amd, now)
-    if now is None:
+def _check_endorsed(exam: Examination, report: SnpReport, vek: Certificate, basis: Basis) -> None:
+    path = certificates.find_path(vek, basis.collateral.certificates, basis.rules.roots.amd, basis.now)
+    if basis.now is None:
         exam.waive("chain-time", "no evaluation time given")
     exam.require_path("chain", path)
     exam.require(
         "signature", _signed(report, vek), Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not made by this VEK"
     )
     if path.root is not None:
-        _check_crl(exam, path.certificates, collateral, (now, rules))
+        _check_crl(exam, path.certificates, basis)
     generation = _generation(report, vek, path.root)
     if generation is None:
         exam.refuse("generation", Step.BINDING, Code.UNSUPPORTED, observed=f"CPUID {report.cpuid}")
         return
-    _check_generation(exam, report, path.root, (generation, rules))
+    _check_generation(exam, report, path.root, generation, basis.rules)
     try:
         endorsement = read_endorsement(vek)
     except FormatError as err:
         exam.refuse("endorsement", Step.CHAIN, Code.CHAIN_INVALID, observed=err)
         return
     _check_names(exam, report, endorsement, generation)
-    _check_floors(exam, report, generation, rules)
+    _check_floors(exam, report, generation, basis.rules)
 
 
 def _signed(report: SnpReport, vek: Certificate) -> bool:
@@ -170,9 +166,8 @@ def _generation(report: SnpReport, vek: Certificate, root: Certificate | None) -
 
 
 def _check_generation(
-    exam: Examination, report: SnpReport, root: Certificate | None, context: tuple[Generation, Rules]
+    exam: Examination, report: SnpReport, root: Certificate | None, generation: Generation, rules: Rules
 ) -> None:
-    generation, rules = context
     exam.claims["generation"] = generation.value
     if report.cpuid is None:
         exam.not_applicable("cpuid", "report version 2 carries no CPUID")
@@ -286,24 +281,18 @@ def _check_names(exam: Examination, report: SnpReport, endorsement: Endorsement,
     exam.identities.append(f"snp:{hwid.hex()}")
 
 
-def _check_crl(
-    exam: Examination,
-    path: tuple[Certificate, ...],
-    collateral: Collateral,
-    context: tuple[datetime | None, Rules],
-) -> None:
+def _check_crl(exam: Examination, path: tuple[Certificate, ...], basis: Basis) -> None:
     """AMD's CRL is issued by the ARK and may withdraw the ASK or ASVK; VCEKs are never listed."""
-    now, rules = context
     root, below = path[-1], path[1:-1]
-    listed = [item for item in collateral.crls if item.issuer == root.subject]
+    listed = [item for item in basis.collateral.crls if item.issuer == root.subject]
     if not listed:
-        if rules.require_revocation:
+        if basis.rules.require_revocation:
             exam.refuse("crl", Step.COLLATERAL, Code.COLLATERAL_MISSING, observed="no AMD revocation list carried")
         else:
             exam.waive("crl", "no AMD revocation list carried")
         return
     newest = max(listed, key=lambda item: item.this_update)
-    problem = newest.problem(root, now)
+    problem = newest.problem(root, basis.now)
     if not exam.require("crl", not problem, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=problem):
         return
     revoked = [item.common_name() for item in below if item.serial in newest.serials]

@@ -19,14 +19,14 @@ Rules:
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from stannary.certify.evidence import event_log, tpm_forms
 from stannary.certify.evidence import tpm_structures as tpm
-from stannary.certify.evidence.collateral import Collateral, CollateralKey
+from stannary.certify.evidence.basis import Activation, BootSession
+from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.evidence.secure_boot import NOT_MEASURED, doubt, secure_boot
 from stannary.certify.evidence.tpm_forms import TpmEvidence
 from stannary.certify.outcomes import Appraisal, Examination, Step
@@ -35,8 +35,7 @@ from stannary.certify.remedies import Code
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from stannary.certify.evidence.basis import Basis
     from stannary.certify.evidence.event_log import EventLog
     from stannary.certify.evidence.tpm_structures import Attest, PublicArea, Registers
     from stannary.certify.pki.certificates import Certificate
@@ -49,46 +48,11 @@ NUM_FIRMWARE_PCRS = 8  # those that firmware measures: its log is whole for them
 STRONG_BANKS = ("sha256", "sha384", "sha512")  # a SHA-1 log can be made to fit: NIST SP 800-131A ended it
 
 
-@dataclass(frozen=True, slots=True)
-class BootSession:
-    """The counters that change with every reset, restart or clear."""
-
-    reset_count: int
-    restart_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """What a verifier remembers of the credential it made: for which keys, and the secret inside."""
-
-    ak_name: bytes
-    ek_certificate: str  # fingerprint
-    secret: bytes
-
-
 class TpmVerifier:
-    """Verifier of `tpm` evidence.
-
-    Args:
-        activation: the credential made for this node, if one was.
-        session: the boot session of the appraisal this one renews.
-        believes_nonce: take the nonce from the evidence where no challenge is given. For recorded
-            vectors only; anywhere else it would admit any old quote.
-    """
+    """Verifier of `tpm` evidence."""
 
     kind = "tpm"
-    media_types = frozenset({"application/vnd.stannary.tpm+json"})
-
-    def __init__(
-        self,
-        activation: Activation | None = None,
-        session: BootSession | None = None,
-        *,
-        believes_nonce: bool = False,
-    ) -> None:
-        self._activation = activation
-        self._session = session
-        self._believes_nonce = believes_nonce
+    places = frozenset({"tpm"})
 
     def parse(self, blob: bytes) -> TpmEvidence:
         """Read evidence in our form or another tool's."""
@@ -98,31 +62,25 @@ class TpmVerifier:
         """Name the EK certificate's issuers."""
         return tuple(CollateralKey("tpm-ek-chain", item.fingerprint) for item in parsed.ek_chain[:1])
 
-    def appraise(
-        self, parsed: TpmEvidence, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: TpmEvidence, basis: Basis) -> Appraisal:
         """Check a quote and everything it stands on."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        check_endorsement(exam, parsed, collateral, (now, rules))
+        check_endorsement(exam, parsed, basis)
         _check_key(exam, parsed)
-        _check_certified(exam, parsed, (now, rules))
-        if bound is None and self._believes_nonce:
-            bound = parsed.claimed_nonce
-        check_quote(exam, parsed, bound)
-        _check_activation(exam, parsed, self._activation)
-        _check_session(exam, parsed, self._session)
+        _check_certified(exam, parsed, basis)
+        believed = basis.bound is None and basis.believes_nonce
+        check_quote(exam, parsed, parsed.claimed_nonce if believed else basis.bound)
+        _check_activation(exam, parsed, basis.activation)
+        _check_session(exam, parsed, basis.session)
         quoted = parsed.attest.covered(parsed.banks)
         check_log(exam, parsed.log, quoted)
-        check_golden(exam, parsed.log, quoted.get("sha256", {}), rules)
+        check_golden(exam, parsed.log, quoted.get("sha256", {}), basis.rules)
         return exam.close()
 
 
-def check_endorsement(
-    exam: Examination, parsed: TpmEvidence, collateral: Collateral, context: tuple[datetime | None, Rules]
-) -> None:
+def check_endorsement(exam: Examination, parsed: TpmEvidence, basis: Basis) -> None:
     """Check the EK certificate (rule 2)."""
-    now, rules = context
     if not parsed.ek_chain:
         exam.waive("ek-chain", "could not check: no EK certificate carried")
         exam.cap(
@@ -135,7 +93,7 @@ def check_endorsement(
         )
         return
     leaf = parsed.ek_chain[0]
-    _check_chain(exam, parsed.ek_chain, collateral, (now, rules))
+    _check_chain(exam, parsed.ek_chain, basis)
     exam.require(
         "ek-usage", _names_ek(leaf), Step.CHAIN, Code.CHAIN_INVALID, observed="certificate is not for a TPM's EK"
     )
@@ -149,12 +107,9 @@ def check_endorsement(
         )
 
 
-def _check_chain(
-    exam: Examination, chain: tuple[Certificate, ...], collateral: Collateral, context: tuple[datetime | None, Rules]
-) -> None:
+def _check_chain(exam: Examination, chain: tuple[Certificate, ...], basis: Basis) -> None:
     """Follow the EK certificate to a root that the rules name; without one, it names no identity either."""
-    now, rules = context
-    leaf, pool, roots = chain[0], (*chain[1:], *collateral.certificates), rules.roots
+    leaf, pool, roots = chain[0], (*chain[1:], *basis.collateral.certificates), basis.rules.roots
     if not any((roots.tpm.certificates, roots.tpm.key_pins, roots.tpm_test.certificates, roots.tpm_test.key_pins)):
         exam.waive("ek-chain", "could not check: the rules name no root of a TPM maker")
         exam.cap(
@@ -166,9 +121,9 @@ def _check_chain(
             remedy="name the maker's root: [tpm] roots in the policy, or --tpm-root FILE",
         )
         return
-    path = certificates.find_path(leaf, pool, roots.tpm, now)
+    path = certificates.find_path(leaf, pool, roots.tpm, basis.now)
     if path.root is None:
-        tested = certificates.find_path(leaf, pool, roots.tpm_test, now)
+        tested = certificates.find_path(leaf, pool, roots.tpm_test, basis.now)
         if tested.root is not None:
             path = tested
             _software(exam)
@@ -227,19 +182,18 @@ def _check_key(exam: Examination, parsed: TpmEvidence) -> None:
         )
 
 
-def _check_certified(exam: Examination, parsed: TpmEvidence, context: tuple[datetime | None, Rules]) -> None:
+def _check_certified(exam: Examination, parsed: TpmEvidence, basis: Basis) -> None:
     """Check the certificate that a cloud issues to its virtual TPM's quoting key.
 
     It names a machine of that cloud and shows no TPM of hardware: no cap is lifted by it, and where nobody carried
     its issuer or named a root, it could not be checked and convicts nobody.
     """
-    now, rules = context
     if not parsed.ak_chain:
         exam.not_applicable("ak-chain", "the quoting key carries no certificate of its own")
         return
     leaf = parsed.ak_chain[0]
-    path = certificates.find_path(leaf, parsed.ak_chain[1:], rules.roots.tpm_ak, now)
-    if path.is_open and not rules.roots.tpm_ak.certificates:
+    path = certificates.find_path(leaf, parsed.ak_chain[1:], basis.rules.roots.tpm_ak, basis.now)
+    if path.is_open and not basis.rules.roots.tpm_ak.certificates:
         exam.waive("ak-chain", f"could not check: {path.problem}")
     else:
         exam.require_path("ak-chain", path)

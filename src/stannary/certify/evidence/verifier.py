@@ -9,11 +9,9 @@ from stannary.certify.revocation_notice import judge_identities
 from stannary.errors import FormatError, LimitExceeded
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from stannary.certify.evidence.collateral import Collateral, CollateralKey
+    from stannary.certify.evidence.basis import Basis
+    from stannary.certify.evidence.collateral import CollateralKey
     from stannary.certify.outcomes import Appraisal
-    from stannary.certify.rules import Rules
 
 MAX_EVIDENCE_BYTES = 10 * 1024 * 1024  # CVM Attestation v1; the largest real log is below 100 KiB
 
@@ -21,14 +19,10 @@ Parsed = TypeVar("Parsed")
 
 
 class EvidenceVerifier(Protocol[Parsed]):
-    """What each kind of evidence implements.
-
-    `bound` is what the evidence must bind: the anchor, or the nonce derived from it for a device.
-    None says that the caller has no challenge; the check is then waived and the tier capped.
-    """
+    """What each kind of evidence implements. It keeps nothing between two calls."""
 
     kind: str
-    media_types: frozenset[str]
+    places: frozenset[str]  # submodules of a node's evidence that may hold it
 
     def parse(self, blob: bytes) -> Parsed:
         """Read the bytes, trusting nothing; raise FormatError for anything malformed."""
@@ -38,30 +32,19 @@ class EvidenceVerifier(Protocol[Parsed]):
         """Name the collateral an appraisal will need."""
         ...
 
-    def appraise(
-        self, parsed: Parsed, *, bound: bytes | None, collateral: Collateral, now: datetime | None, rules: Rules
-    ) -> Appraisal:
+    def appraise(self, parsed: Parsed, basis: Basis) -> Appraisal:
         """Check everything, collect all findings."""
         ...
 
 
-def examine(
-    verifier: EvidenceVerifier[Any],
-    blob: bytes,
-    *,
-    bound: bytes | None,
-    collateral: Collateral,
-    now: datetime | None,
-    rules: Rules,
-) -> Appraisal:
+def examine(verifier: EvidenceVerifier[Any], blob: bytes, basis: Basis) -> Appraisal:
     """Parse and appraise in one step; what does not parse becomes an appraisal too.
 
     Revocation notices are judged here, once for every kind: they name hardware, not evidence.
     """
     try:
         parsed = verifier.parse(limit(blob, f"{verifier.kind} evidence"))
-        appraisal = verifier.appraise(parsed, bound=bound, collateral=collateral, now=now, rules=rules)
-        return judge_identities(appraisal, rules.withdrawals, now)
+        return judge_identities(verifier.appraise(parsed, basis), basis.rules.withdrawals, basis.now)
     except FormatError as err:
         return unreadable(verifier.kind, err)
 

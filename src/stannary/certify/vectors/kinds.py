@@ -8,18 +8,15 @@ does not read raises SpecError: without it nothing was checked.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stannary.certify.evidence import ccel, ear, event_log, quote, rim, tpm_forms
+from stannary.certify.evidence import ccel, event_log, quote, rim, tpm_forms
 from stannary.certify.evidence import tpm as tpm_evidence
-from stannary.certify.evidence.azure import AzureVerifier
-from stannary.certify.evidence.collateral import Collateral, IntelCollateral, signed_member
-from stannary.certify.evidence.intel import IntelVerifier
+from stannary.certify.evidence.basis import Basis
+from stannary.certify.evidence.collateral import EMPTY, Collateral, IntelCollateral, signed_member
+from stannary.certify.evidence.ear import read_jwk
 from stannary.certify.evidence.intel_collateral import read_intel_collateral
-from stannary.certify.evidence.nitro import NitroVerifier
-from stannary.certify.evidence.nvidia import DeviceVerifier, FleetVerifier
-from stannary.certify.evidence.snp import SnpVerifier
-from stannary.certify.evidence.tpm import TpmVerifier
+from stannary.certify.evidence.kinds import VERIFIERS
 from stannary.certify.evidence.verifier import examine, limit
 from stannary.certify.outcomes import Appraisal, Examination, Step
 from stannary.certify.pki import certificates, revocation
@@ -40,52 +37,53 @@ _INTEL_PARTS = frozenset({"tcb_info", "qe_identity", "pck_crl", "root_crl", "tcb
 _BOOT_PARTS = ("signature", "ak", "ak_name", "pcrs", "log")
 
 
-def _with_root(case: Case, *names: str) -> Rules:
-    """Return plain rules with the case's root in place of the pinned ones it stands for."""
-    if "root" not in case.members:
-        return Rules()
+def appraise(case: Case, now: datetime | None) -> Appraisal:
+    """Appraise a case by its kind.
+
+    Raises:
+        FormatError: evidence, certificate, manifest or log does not parse.
+        SpecError: the manifest is at fault, not the evidence.
+    """
+    kind = case.text("kind")
+    if kind not in _ROOTS:
+        raise SpecError("vectors kind is not known", why=f"{kind[:60]}, known: {', '.join(_ROOTS)}")
     try:
-        anchors = Anchors(certificates=case.bundle("root"))
+        carried = _carried(case)
     except FormatError as err:
-        raise SpecError("manifest case's root does not read", why=str(err)) from err
-    return Rules(roots=replace(Roots(), **dict.fromkeys(names, anchors)))
-
-
-def _appraise(
-    verifier: Any, case: Case, now: datetime | None, *, collateral: Collateral | None = None, rules: Rules | None = None
-) -> Appraisal:
-    return examine(
-        verifier,
-        case.evidence(),
+        exam = Examination(kind)
+        exam.require("collateral", False, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=err)
+        return exam.close()
+    basis = Basis(
         bound=case.bound(),
-        collateral=collateral or Collateral(),
+        collateral=replace(carried, certificates=case.bundle("vek", "chain")),
         now=now,
-        rules=rules or Rules(),
+        rules=_rules(case, _ROOTS[kind]),
+        believes_nonce=True,
     )
+    own = _OWN_WAY.get(kind)
+    return examine(VERIFIERS[kind], case.evidence(), basis) if own is None else own(case, basis)
 
 
-def _broken_collateral(case: Case, err: FormatError) -> Appraisal:
-    exam = Examination(case.text("kind"))
-    exam.require("collateral", False, Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=err)
-    return exam.close()
+def _rules(case: Case, names: tuple[str, ...]) -> Rules:
+    """Return plain rules with the case's root in place of the pinned ones it stands for, and its reference boot."""
+    roots = Roots()
+    if "root" in case.members:
+        try:
+            anchors = Anchors(certificates=case.bundle("root"))
+        except FormatError as err:
+            raise SpecError("manifest case's root does not read", why=str(err)) from err
+        roots = replace(roots, **dict.fromkeys(names, anchors))
+    return Rules(roots=roots, golden_boots=_golden(case))
 
 
-def _snp(case: Case, now: datetime | None) -> Appraisal:
-    try:
-        crls = tuple(revocation.parse_crl(case.file(path)) for path in case.paths("crl"))
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    carried = Collateral(certificates=case.bundle("vek", "chain"), crls=crls)
-    return _appraise(SnpVerifier(), case, now, collateral=carried, rules=_with_root(case, "amd"))
-
-
-def _intel(case: Case, now: datetime | None) -> Appraisal:
-    rules = _with_root(case, "intel")
-    try:
-        collateral = Collateral(intel=_intel_collateral(case))
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    return _appraise(IntelVerifier(case.text("kind")), case, now, collateral=collateral, rules=rules)
+def _carried(case: Case) -> Collateral:
+    jwk = case.part("jwk")
+    return Collateral(
+        crls=tuple(revocation.parse_crl(case.file(path)) for path in case.paths("crl")),
+        ocsp=tuple(revocation.parse_ocsp(case.file(path)) for path in case.paths("ocsp")),
+        intel=_intel_collateral(case),
+        jwk=None if jwk is None else read_jwk(jwk),
+    )
 
 
 def _intel_collateral(case: Case) -> IntelCollateral | None:
@@ -107,7 +105,7 @@ def _intel_collateral(case: Case) -> IntelCollateral | None:
     )
 
 
-def _event_log(case: Case, _now: datetime | None) -> Appraisal:
+def _event_log(case: Case, _: Basis) -> Appraisal:
     """Replay a log against a TD's quote, or against a TPM's quoted registers."""
     exam = Examination("eventlog")
     log = ccel.parse_ccel(limit(case.evidence(), "event log"))
@@ -132,107 +130,58 @@ def _check_registers(exam: Examination, log: event_log.EventLog, registers: Regi
         exam.refuse("registers", Step.REPLAY, Code.EVIDENCE_MISSING, observed="no register of this log is given")
 
 
-def _nvgpu(case: Case, now: datetime | None) -> Appraisal:
-    try:
-        answers = _ocsp(case)
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    carried = Collateral(certificates=case.bundle("chain"), ocsp=answers)
-    return _appraise(DeviceVerifier(), case, now, collateral=carried, rules=_with_root(case, "nvidia_device"))
-
-
-def _nvgpu_json(case: Case, now: datetime | None) -> Appraisal:
-    try:
-        carried = Collateral(ocsp=_ocsp(case))
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    verifier = FleetVerifier(believes_nonce=True)
-    return _appraise(verifier, case, now, collateral=carried, rules=_with_root(case, "nvidia_device"))
-
-
-def _ocsp(case: Case) -> tuple[revocation.OcspResponse, ...]:
-    return tuple(revocation.parse_ocsp(case.file(path)) for path in case.paths("ocsp"))
-
-
-def _nvrim(case: Case, now: datetime | None) -> Appraisal:
-    try:
-        carried = Collateral(ocsp=_ocsp(case))
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    return _appraise(rim.RimVerifier(), case, now, collateral=carried, rules=_with_root(case, "nvidia_rim"))
-
-
-def _nvrim_match(case: Case, now: datetime | None) -> Appraisal:
+def _nvrim_match(case: Case, basis: Basis) -> Appraisal:
     exam = Examination("nvrim-match")
-    report = DeviceVerifier().parse(limit(case.evidence(), "device report"))
+    report = VERIFIERS["nvgpu"].parse(limit(case.evidence(), "device report"))
     for path in case.paths("rim"):
         manifest = rim.parse_manifest(case.file(path))
-        rim.check_signed(exam, manifest, (Collateral(), now, _with_root(case, "nvidia_rim")))
+        rim.check_signed(exam, manifest, basis)
         rim.check_match(exam, manifest, report)
     if not exam.checks:
         exam.require("rim", False, Step.REFERENCE, Code.EVIDENCE_MISSING, observed="absent", expected="a manifest")
     return exam.close()
 
 
-def _nitro(case: Case, now: datetime | None) -> Appraisal:
-    return _appraise(NitroVerifier(), case, now, rules=_with_root(case, "nitro"))
-
-
-def _azure(case: Case, now: datetime | None) -> Appraisal:
-    """The binding is the case here: the generation cap and a masked chip are matters of tier."""
-    rules = _with_root(case, "amd", "intel")
-    try:
-        intel = _intel_collateral(case)
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    carried = Collateral(certificates=case.bundle("vek", "chain"), intel=intel)
-    return _appraise(AzureVerifier(case.text("kind")), case, now, collateral=carried, rules=rules)
-
-
-def _tpm(case: Case, now: datetime | None) -> Appraisal:
-    rules = _golden(case, _with_root(case, "tpm", "tpm_ak"))
-    verifier = TpmVerifier(believes_nonce=True)
+def _tpm(case: Case, basis: Basis) -> Appraisal:
+    """Our form and other tools', and the files of `tpm2_quote`, which carry their certificates themselves."""
     blob = case.evidence()
     if not boot_files.is_quote(blob):
-        carried = Collateral(certificates=case.bundle("chain"))
-        return examine(verifier, blob, bound=case.bound(), collateral=carried, now=now, rules=rules)
+        return examine(VERIFIERS["tpm"], blob, basis)
     parts = {name: case.file(case.text(name)) for name in _BOOT_PARTS if name in case.members}
     endorsed = tuple(case.file(path) for name in ("ek_certificate", "chain") for path in case.paths(name))
     parsed = boot_files.read_boot(blob, parts, endorsed if "ek_certificate" in case.members else ())
-    return verifier.appraise(parsed, bound=case.bound(), collateral=Collateral(), now=now, rules=rules)
+    return VERIFIERS["tpm"].appraise(parsed, replace(basis, collateral=EMPTY))
 
 
-def _golden(case: Case, rules: Rules) -> Rules:
-    """Add the registers of a reference boot: those that firmware, loader and kernel are measured into."""
+def _golden(case: Case) -> tuple[GoldenBoot, ...]:
+    """The registers of a reference boot: those that firmware, loader and kernel are measured into."""
     listed = case.part("reference_pcrs")
     if listed is None:
-        return rules
+        return ()
     registers = boot_files.read_registers(listed).get("sha256", {})
     wanted = {index: value for index, value in registers.items() if index < tpm_evidence.NUM_LOGGED_PCRS}
-    return replace(rules, golden_boots=(GoldenBoot(case.text("reference_pcrs"), wanted),))
+    return (GoldenBoot(case.text("reference_pcrs"), wanted),)
 
 
-def _ear(case: Case, now: datetime | None) -> Appraisal:
-    key = case.part("jwk")
-    try:
-        jwk = None if key is None else ear.read_jwk(key)
-    except FormatError as err:
-        return _broken_collateral(case, err)
-    return _appraise(ear.EarVerifier(jwk), case, now)
-
-
-KINDS: dict[str, Callable[[Case, datetime | None], Appraisal]] = {
-    "snp": _snp,
-    "tdx": _intel,
-    "sgx": _intel,
+# Which pinned roots a case's own root stands for.
+_ROOTS: dict[str, tuple[str, ...]] = {
+    "snp": ("amd",),
+    "tdx": ("intel",),
+    "sgx": ("intel",),
+    "eventlog": (),
+    "nvgpu": ("nvidia_device",),
+    "nvgpu-json": ("nvidia_device",),
+    "nvrim": ("nvidia_rim",),
+    "nvrim-match": ("nvidia_rim",),
+    "nitro": ("nitro",),
+    "azure-snp": ("amd", "intel"),
+    "azure-tdx": ("amd", "intel"),
+    "tpm": ("tpm", "tpm_ak"),
+    "ear": (),
+}
+# Kinds that are more than one piece of evidence and its collateral.
+_OWN_WAY: dict[str, Callable[[Case, Basis], Appraisal]] = {
     "eventlog": _event_log,
-    "nvgpu": _nvgpu,
-    "nvgpu-json": _nvgpu_json,
-    "nvrim": _nvrim,
     "nvrim-match": _nvrim_match,
-    "nitro": _nitro,
-    "azure-snp": _azure,
-    "azure-tdx": _azure,
     "tpm": _tpm,
-    "ear": _ear,
 }

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from stannary.certify.outcomes import Appraisal, unreadable
 from stannary.certify.revocation_notice import judge_identities, packaged
-from stannary.certify.vectors.kinds import KINDS
-from stannary.errors import FormatError, SpecError, StannaryError
+from stannary.certify.vectors import kinds
+from stannary.errors import FormatError, StannaryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,12 +62,8 @@ def run_case(case: Case, now: datetime | None = None, withdrawals: tuple[Withdra
 
 def appraise(case: Case, now: datetime | None = None, withdrawals: tuple[Withdrawal, ...] = ()) -> Appraisal:
     """Appraise one case under the plain rules and what notices say."""
-    kind = case.text("kind")
-    runner = KINDS.get(kind)
-    if runner is None:
-        raise SpecError("vectors kind is not known", why=f"{kind[:60]}, known: {', '.join(KINDS)}")
     moment = case.now(now)
     try:
-        return judge_identities(runner(case, moment), withdrawals, moment)
+        return judge_identities(kinds.appraise(case, moment), withdrawals, moment)
     except FormatError as err:
-        return unreadable(kind, err)
+        return unreadable(case.text("kind"), err)

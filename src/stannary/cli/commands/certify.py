@@ -87,7 +87,8 @@ def challenge(out: Output, output: Path, earlier: Path | None, ttl_s: int) -> No
 def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
     from stannary.certify import challenge as challenges
     from stannary.certify import envelope
-    from stannary.certify.evidence.tpm import BootSession, TpmVerifier
+    from stannary.certify.evidence.basis import BootSession
+    from stannary.certify.evidence.tpm import TpmVerifier
 
     part = read_as(earlier, envelope.parse, MAKE_EVIDENCE).parts.get("tpm")
     if part is None:

@@ -25,6 +25,7 @@ from stannary.certify.collateral.plan import BASES, Service, part_needs
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral, SignedJson, newest_of
+from stannary.certify.evidence.kinds import VERIFIERS
 from stannary.certify.evidence.tcb import pem
 from stannary.certify.rules import Generation
 from stannary.errors import FormatError
@@ -307,7 +308,6 @@ def test_every_kind_a_verifier_names_has_a_way():
     machine = Machine()
     parts = {**machine.evidence(CHALLENGE).parts}
     for part in parts.values():
-        for key in collateral_plan._VERIFIERS[part.kind](part.kind).collateral_keys(
-            collateral_plan._VERIFIERS[part.kind](part.kind).parse(part.evidence)
-        ):
+        verifier = VERIFIERS[part.kind]
+        for key in verifier.collateral_keys(verifier.parse(part.evidence)):
             assert key.kind in collateral_plan._NEEDS

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.certify import world
 
 from stannary.certify.evidence import event_log
+from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.tpm_structures import parse_public
@@ -48,7 +49,9 @@ def _outcome(**changes: bytes) -> str:
 
 def _judged(attest: bytes, parts: dict[str, bytes]) -> str:
     parsed = boot_files.read_boot(attest, {name: data for name, data in parts.items() if data})
-    return TpmVerifier().appraise(parsed, bound=None, collateral=Collateral(), now=world.NOW, rules=Rules()).outcome
+    return (
+        TpmVerifier().appraise(parsed, Basis(bound=None, collateral=Collateral(), now=world.NOW, rules=Rules())).outcome
+    )
 
 
 def test_parts_of_one_boot_fit():
