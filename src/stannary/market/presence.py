@@ -43,6 +43,7 @@ class Roster:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._seen: dict[str, _Seen] = {}
+        self._drained: set[str] = set()  # by the market's operator
         self._names: dict[str, str] = {}  # of nodes that were heard from, as they call themselves
         self.version = 0  # grows whenever a presence or state changes: what was derived from them is old then
 
@@ -57,7 +58,13 @@ class Roster:
 
     def touch(self, node: str, now: float) -> None:
         """Record a sign of life that says nothing of the node's state (a poll)."""
-        self.beat(node, self.state(node), now)
+        seen = self._seen.get(node)
+        self.beat(node, seen.state if seen is not None else "idle", now)
+
+    def drain(self, node: str, *, draining: bool = True) -> None:
+        """Give a node no new work, or some again, whatever it says of itself."""
+        self.version += 1
+        (self._drained.add if draining else self._drained.discard)(node)
 
     def assume(self, node: str, now: float, *, was_here: bool = True) -> None:
         """Count `node` as seen now, or as lost, unless it was seen already (restart)."""
@@ -92,7 +99,9 @@ class Roster:
         return Presence.SUSPECT if now - seen.at >= self._timing.suspect_s else Presence.LIVE
 
     def state(self, node: str) -> str:
-        """Return what the node last said of itself (idle, busy, draining)."""
+        """Return what the node last said of itself (idle, busy, draining); draining if the operator said so."""
+        if node in self._drained:
+            return "draining"
         seen = self._seen.get(node)
         return seen.state if seen is not None else "idle"
 

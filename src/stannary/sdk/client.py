@@ -290,7 +290,14 @@ class Operator:
 
     def revoke(self, node: str) -> None:
         """Take a node's credential back."""
-        self._connection.send("POST", routes.node(routes.ADMIN_NODE_REVOKE, node), content=b"{}")
+        path = routes.node(routes.ADMIN_NODE_REVOKE, quote(node, safe=""))
+        self._connection.send("POST", path, content=b"{}")
+
+    def drain(self, node: str, *, draining: bool = True) -> None:
+        """Give a node no new work from now on, or some again."""
+        body = admin.DrainRequest(draining=draining).to_bytes()
+        path = routes.node(routes.ADMIN_NODE_DRAIN, quote(node, safe=""))
+        self._connection.send("POST", path, content=body, headers={"Content-Type": "application/json"})
 
 
 def seen_of(vkey: str) -> SeenLog:

@@ -74,6 +74,7 @@ def add(connection: Connection, node: NodeRow) -> None:
     if known["operator"] != node.operator or known["key"] != node.key:
         # One machine under two operators could audit itself.
         raise ConflictError("this node belongs to another operator", why=node.node)
+    del values["draining"]  # its market's word, which a new join does not undo
     connection.execute(sa.update(nodes).where(nodes.c.node == node.node).values(**values))
 
 
@@ -94,6 +95,17 @@ def credentialed(connection: Connection, *, now_ms: int) -> list[tuple[str, bool
     """Return node, whether it drains, and its newest credential, of every node that may work; oldest first."""
     rows = connection.exec_driver_sql(_CREDENTIALED, (now_ms,))
     return [(node, bool(draining), envelope) for node, draining, envelope in rows]
+
+
+def drain(connection: Connection, node: str, *, draining: bool) -> None:
+    """Note whether a node is given new work; NotFound if it never joined."""
+    if connection.execute(sa.update(nodes).where(nodes.c.node == node).values(draining=int(draining))).rowcount != 1:
+        raise NotFound("no such node", why=node, hint="stannary market node ls")
+
+
+def drained(connection: Connection) -> list[str]:
+    """Return the nodes that are given no new work."""
+    return list(connection.execute(sa.select(nodes.c.node).where(nodes.c.draining == 1)).scalars())
 
 
 def convict(connection: Connection, node: str, *, at_ms: int) -> None:

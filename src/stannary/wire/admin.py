@@ -80,11 +80,18 @@ class NodeView(Message):
     state: Word
     revoked: bool
     convicted: bool
+    draining: bool = False  # by its own word, or the operator's
     last_seen_at: Instant | None = None
     leases: Count
     bond_usd_micros: UsdMicros
     ask_usd_micros_per_hour: UsdMicros
     name: Annotated[str, Field(max_length=64)] = ""
+
+
+class DrainRequest(Message):
+    """POST /v1/admin/nodes/{node}/drain: give it no new work from now on, or some again."""
+
+    draining: bool
 
 
 class NodeList(Message):

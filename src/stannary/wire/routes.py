@@ -47,6 +47,7 @@ ADMIN_API_TOKEN_REVOKE = "/v1/admin/api-tokens/{token}/revoke"  # noqa: S105  a 
 ADMIN_JOIN_TOKENS = "/v1/admin/join-tokens"
 ADMIN_NODES = "/v1/admin/nodes"
 ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
+ADMIN_NODE_DRAIN = "/v1/admin/nodes/{node}/drain"
 ADMIN_LEDGER = "/v1/admin/ledger"
 ADMIN_FAULTS = "/v1/admin/faults"
 ADMIN_BACKUP = "/v1/admin/backup"

@@ -33,12 +33,8 @@ BODIES: list[bytes] = [
     b'{"name":"x.escrow\\n","deposit_usd_micros":1}', b'{"operator":"x","bond_usd_micros":9007199254740991}',
     b'{"operator":"\\u0430lice","bond_usd_micros":1}', b'{"operator":"x","bond_usd_micros":1,"ttl_s":0,"uses":-1}',
 ]  # fmt: skip
-BODILESS = {
-    routes.LEASE_RELEASE,
-    routes.JOB_CANCEL,
-    routes.ADMIN_NODE_REVOKE,
-    routes.ADMIN_API_TOKEN_REVOKE,
-}  # whatever comes is not read
+# whatever comes is not read
+BODILESS = {routes.LEASE_RELEASE, routes.JOB_CANCEL, routes.ADMIN_NODE_REVOKE, routes.ADMIN_API_TOKEN_REVOKE}
 ODD_SPEC_VALUES: list[Any] = [-1, 2**53, 10**400, 1.5, True, None, "\0", "\u202e", [], {}, "x" * 100_000]
 
 
@@ -85,7 +81,8 @@ def _of_buyers(job: str, headers: Headers) -> dict[str, Headers]:
 
 
 def _of_operators(headers: Headers) -> dict[str, Headers]:
-    return dict.fromkeys((routes.ADMIN_API_TOKENS, routes.ADMIN_JOIN_TOKENS, routes.ADMIN_BACKUP), headers)
+    paths = (routes.ADMIN_API_TOKENS, routes.ADMIN_JOIN_TOKENS, routes.ADMIN_NODE_DRAIN, routes.ADMIN_BACKUP)
+    return dict.fromkeys(paths, headers)
 
 
 def test_every_route_with_a_body_refuses_doubled_members(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import FakeBuyer, command_spec
+from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.world import Process, World
 
 from stannary import errors
@@ -34,6 +35,11 @@ async def tokens_of(world: World, account: str = "") -> list[admin.ApiTokenView]
     """List API tokens, as their operator."""
     path = f"{routes.ADMIN_API_TOKENS}?account={account}" if account else routes.ADMIN_API_TOKENS
     return message.read(admin.ApiTokenList, (await world.admin("GET", path)).content).tokens
+
+
+async def nodes_of(world: World) -> list[admin.NodeView]:
+    """List nodes, as their operator."""
+    return message.read(admin.NodeList, (await world.admin("GET", routes.ADMIN_NODES)).content).nodes
 
 
 def test_a_revoked_token_is_refused_at_once(tmp_path: Path) -> None:
@@ -190,5 +196,70 @@ def test_an_operator_lists_and_revokes_tokens(tmp_path: Path) -> None:
         assert listed["last_used_at"] is not None
         misplaced = run("market", "token", *where, "ls")
         assert "market token ls --dir" in misplaced["error"]["hint"]
+    finally:
+        market.stop()
+
+
+def test_a_drained_node_gets_no_new_work(tmp_path: Path) -> None:
+    """A drained node keeps its session and gets nothing new, whatever it says, also after a new join or a restart."""
+
+    async def drain(world: World, node: str, *, draining: bool) -> None:
+        path = routes.node(routes.ADMIN_NODE_DRAIN, node)
+        await world.admin("POST", path, admin.DrainRequest(draining=draining))
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made = await world.node("north", run=False, ask_usd_micros_per_hour=1)  # the cheaper: the job's own
+            await world.node("south", run=False)
+            await (await world.buyer()).submit(command_spec())
+            lease = await made.next_lease()
+            assert lease is not None
+            await drain(world, made.id, draining=True)
+            await made.call(routes.lease(routes.LEASE_RELEASE, lease.lease_id))
+            await made.beat()  # idle, it says
+            assert await made.next_lease() is None
+            await made.join(await world.join_token("north"))
+            assert await made.next_lease() is None
+        async with worlds.inside(tmp_path, witness=False) as world:
+            again = FakeNode(world.url, "north", transport=world.transport, clock=world.clock, key=made.key)
+            again.market = made.market
+            world.nodes.append(again)
+            await again.open_session()
+            (seen,) = [item for item in await nodes_of(world) if item.node == made.id]
+            assert seen.draining
+            assert await again.next_lease() is None
+            await drain(world, made.id, draining=False)
+            assert await again.next_lease() is not None
+            with pytest.raises(errors.NotFound):
+                await drain(world, "n-0", draining=True)
+
+    asyncio.run(scenario())
+
+
+def test_an_operator_rules_his_nodes(tmp_path: Path) -> None:
+    """`market node ls` shows nodes, `drain` and `revoke` say so; nothing is revoked unasked."""
+    market = Process(tmp_path)
+    world = market.start()
+    where = ("--dir", str(tmp_path))
+    try:
+
+        async def join() -> str:
+            made = await world.node("north", run=False)
+            await made.client.aclose()
+            return made.id
+
+        name = asyncio.run(join())
+        shown = [run("market", "node", "ls", *where)["nodes"][0]]
+        assert run("market", "node", "drain", *where, name) == {"node": name, "draining": True}
+        shown += run("market", "node", "ls", *where)["nodes"]
+        assert run("market", "node", "revoke", *where, name)["error"]["code"] == "E-CONFIRM"
+        run("market", "node", "revoke", *where, name, "--yes")
+        shown += run("market", "node", "ls", *where)["nodes"]
+        assert [(item["operator"], item["draining"], item["revoked"]) for item in shown] == [
+            ("north", False, False),
+            ("north", True, False),
+            ("north", True, True),
+        ]
+        assert run("market", "node", "drain", *where, "../x")["error"]["code"] == "E-NOT-FOUND"
     finally:
         market.stop()

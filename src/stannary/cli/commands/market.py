@@ -11,7 +11,7 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.commands import market_access, market_profiles
+from stannary.cli.commands import market_access, market_nodes, market_profiles
 from stannary.cli.commands.market_access import card_of, directory_option, operator_of, start_command
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
@@ -191,7 +191,9 @@ def _owner(directory: Path) -> str:
     return profiles.LOCAL if directory == local.root().absolute() else ""
 
 
-for item in (serve, start, status, stop, card, market_access.token, market_access.join_token, faults, backup, restore):
+for item in (serve, start, status, stop, card, faults, backup, restore):
+    market.add_command(item)
+for item in (market_access.token, market_access.join_token, market_nodes.node):
     market.add_command(item)
 for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):
     market.add_command(item)

@@ -16,7 +16,7 @@ from stannary.jobs.states import Settlement
 from stannary.market import backup
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
-from stannary.market.topics import DEADLINES
+from stannary.market.topics import DEADLINES, QUEUE, WORK
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
@@ -31,8 +31,13 @@ MAX_TOKENS = 4000  # of one answer; a view is 200 bytes, and an answer is read u
 def router(exchange: Exchange) -> APIRouter:
     """Return the operator's routes."""
     api = APIRouter()
-    backing_up = asyncio.Lock()
+    _add_tokens(api, exchange)
+    _add_nodes(api, exchange)
+    _add_looking_after(api, exchange)
+    return api
 
+
+def _add_tokens(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.ADMIN_API_TOKENS)
     async def add_api_token(request: Request) -> Response:
         access.admin(exchange, request)
@@ -83,6 +88,8 @@ def router(exchange: Exchange) -> APIRouter:
         expires_at = rfc3339.spell(expires_at_ms / 1000)
         return edge.answer(admin.JoinTokenAnswer(token=word, expires_at=expires_at), 201)
 
+
+def _add_nodes(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.ADMIN_NODES)
     async def list_nodes(request: Request) -> Response:
         access.admin(exchange, request)
@@ -95,6 +102,20 @@ def router(exchange: Exchange) -> APIRouter:
         exchange.forget_nodes([node])
         exchange.bell.ring(DEADLINES)
         return edge.no_content()
+
+    @api.post(routes.ADMIN_NODE_DRAIN)
+    async def drain_node(request: Request, node: str) -> Response:
+        access.admin(exchange, request)
+        asked = await edge.read(request, admin.DrainRequest)
+        await exchange.store.awrite(lambda c: nodes.drain(c, node, draining=asked.draining))
+        exchange.roster.drain(node, draining=asked.draining)
+        exchange.offers.forget()
+        exchange.bell.ring(WORK, QUEUE)
+        return edge.no_content()
+
+
+def _add_looking_after(api: APIRouter, exchange: Exchange) -> None:
+    backing_up = asyncio.Lock()
 
     @api.get(routes.ADMIN_LEDGER)
     async def read_ledger(request: Request) -> Response:
@@ -117,8 +138,6 @@ def router(exchange: Exchange) -> APIRouter:
     async def list_faults(request: Request) -> Response:
         access.admin(exchange, request)
         return edge.answer(admin.FaultList(faults=await exchange.store.aread(_faults)))
-
-    return api
 
 
 def _token(exchange: Exchange, row: ApiTokenRow) -> admin.ApiTokenView:
@@ -160,6 +179,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 state=exchange.roster.presence(row.node, steady_s).value,
                 revoked=row.revoked_at_ms is not None,
                 convicted=row.convicted_at_ms is not None,
+                draining=exchange.roster.state(row.node) == "draining",
                 last_seen_at=rfc3339.spell(now_s - silent_s) if silent_s is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),

@@ -37,6 +37,7 @@ from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
 from stannary.market.witness import WitnessProcess
+from stannary.store import nodes
 from stannary.store.database import Store
 from stannary.tlog.log import Log
 from stannary.wire.card import Card
@@ -70,6 +71,8 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
         roster = Roster(settings.timing)
+        for node in await store.aread(nodes.drained):
+            roster.drain(node)
         exchange = Exchange(
             settings=settings,
             clock=moment,
