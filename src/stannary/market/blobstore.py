@@ -17,6 +17,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from stannary.formats.digest import Digest
 from stannary.wire import errors as wire_errors
 from stannary.wire.limits import BLOB_CHUNK_BYTES, MAX_BLOB_BYTES
 
+_NAME = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _WHOLE_READ_BYTES = 64 * 1024 * 1024  # receipts and manifests; larger objects are only streamed
 
@@ -112,6 +114,13 @@ class BlobStore:
     def remove(self, name: Digest) -> None:
         """Delete a blob's file, if it is here."""
         self.path(name).unlink(missing_ok=True)
+
+    def folders(self) -> Iterator[tuple[str, list[Digest]]]:
+        """Yield what lies here: each first byte, as two hex digits, and the digests that begin with it."""
+        for first in (f"{number:02x}" for number in range(256)):
+            if (self._root / first).is_dir():
+                names = (path.name for path in (self._root / first).iterdir() if _NAME.fullmatch(path.name))
+                yield first, [Digest(digest.PREFIX + name) for name in names]
 
     def whole(self, name: Digest) -> bytes:
         """Return a small blob's bytes."""

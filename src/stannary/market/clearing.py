@@ -1,4 +1,4 @@
-"""Blobs nobody claims are deleted after a time of grace.
+"""Blobs nobody claims are deleted after a time of grace, and rights to blobs when they open nothing any more.
 
 Rules:
 - A blob is claimed by a job that is placed or was handed it, by an open job whose order names it, and by the job whose
@@ -8,21 +8,28 @@ Rules:
 - What is about to be deleted is doomed first: orders that name it are told that it is missing, uploads of it to come
   again; DOOM_S later, when everybody who looked before has ended, what is still unclaimed is deleted. What is being
   uploaded is not doomed.
+- A file the database does not know (a kill or a full disk came between the two) is deleted at the next start, before
+  anything is stored.
+- The right of a node to read a job's manifest goes with the job's end: it lasts as long as a lease of it is held.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from sqlalchemy.engine import Connection
 
 from stannary.errors import StannaryError
+from stannary.formats import digest
 from stannary.formats.digest import Digest
+from stannary.market.blobstore import BlobStore
 from stannary.market.engine.leasing import manifest_digests
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.intake.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
 from stannary.store import blobs
+from stannary.store.database import Store
 
 DOOM_S = 120.0  # longer than a submit lasts
 INTERVAL_S = 3600.0
@@ -37,11 +44,32 @@ async def keep(exchange: Exchange, engines: Engines) -> None:
         try:
             while await clear(exchange, engines) == BATCH:
                 continue
+            await clear_readers(exchange)
         except StannaryError as err:
             log.warning("unclaimed blobs stay for now: %s", err)
         except Exception:  # a process edge: one batch that cannot go must not keep all later ones
             log.exception("unclaimed blobs stay for now")
         await exchange.clock.sleep(INTERVAL_S)
+
+
+async def clear_strays(store: Store, files: BlobStore) -> None:
+    """Delete the files of blobs that the database does not know; nobody may be storing any."""
+    num_strays = 0
+    for first, found in files.folders():
+        low, high = f"{digest.PREFIX}{first}", f"{digest.PREFIX}{first}g"  # behind all hex digits
+        known = await store.aread(partial(blobs.stored, low=low, high=high))
+        strays = [name for name in found if name not in known]
+        num_strays += len(strays)
+        for name in strays:
+            files.remove(name)
+    if num_strays:
+        log.warning("%d files of blobs the database does not know are deleted", num_strays)
+
+
+async def clear_readers(exchange: Exchange) -> None:
+    """Drop the rights to read manifests of jobs that have ended."""
+    while owners := await exchange.store.aread(lambda c: blobs.readers_of_ended(c, limit=BATCH)):
+        await exchange.store.awrite(partial(blobs.drop_owners, owners=owners))
 
 
 async def clear(exchange: Exchange, engines: Engines) -> int:

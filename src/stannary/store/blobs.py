@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
 from stannary.formats.canonical import Json
+from stannary.jobs.states import OPEN_JOB
 from stannary.store import leases
 from stannary.store.leases import LeaseRow
 from stannary.store.schema import blob_owners, blobs, jobs
@@ -70,6 +71,26 @@ def collectable(connection: Connection, *, node_before_ms: int, buyer_before_ms:
         blobs.c.stored_at_ms < max(node_before_ms, buyer_before_ms), is_old, ~claimed, blobs.c.digest.not_in(receipts)
     )
     return list(connection.execute(query).scalars())
+
+
+def stored(connection: Connection, low: str, high: str) -> set[str]:
+    """Return the digests from `low` to below `high` that the market knows."""
+    query = sa.select(blobs.c.digest).where(blobs.c.digest >= low, blobs.c.digest < high)
+    return set(connection.execute(query).scalars())
+
+
+def readers_of_ended(connection: Connection, *, limit: int) -> list[str]:
+    """Return owners `<job>@<node>` of jobs that have ended: no lease of them is held ever again."""
+    job = sa.func.substr(blob_owners.c.owner, 1, sa.func.instr(blob_owners.c.owner, "@") - 1)
+    ended = sa.select(jobs.c.job).where(jobs.c.status.not_in([state.value for state in OPEN_JOB]))
+    query = sa.select(blob_owners.c.owner).distinct().where(blob_owners.c.owner.like("j-%@%"), job.in_(ended))
+    return list(connection.execute(query.limit(limit)).scalars())
+
+
+def drop_owners(connection: Connection, owners: Sequence[str]) -> None:
+    """Take these owners' rights to all blobs."""
+    for owner in owners:
+        connection.execute(sa.delete(blob_owners).where(blob_owners.c.owner == owner))
 
 
 def forget(connection: Connection, digests: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import PROGRAM, FakeBuyer, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode
@@ -22,6 +23,7 @@ from stannary.market import clearing
 from stannary.market.clock import RisingClock
 from stannary.market.engine import loop
 from stannary.market.intake.blobkeeping import BUYER_GRACE_S, DAY_S, NODE_GRACE_S, Blobkeeping
+from stannary.store import schema
 from stannary.store.database import Store
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, node, routes
@@ -126,6 +128,46 @@ def test_an_upload_under_way_is_not_cleared(tmp_path: Path) -> None:
             assert await Later(world).clear(0) == 1
             assert world.clock.now() - began >= clearing.DOOM_S
             assert not lies(world, b"again")
+
+    asyncio.run(scenario())
+
+
+def test_a_file_nobody_noted_goes_at_the_next_start(tmp_path: Path) -> None:
+    """What a kill left between file and row is deleted when the market starts; what the database knows stays."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada = await world.buyer()
+            await ada.put_blob(b"known")
+            exchange, _ = world.inside
+            exchange.blobs.put(b"stray")  # and no row
+            exchange.blobs.path(digest.digest(b"known")).with_name("notes").write_bytes(b"not of ours")
+        async with worlds.inside(tmp_path, witness=False) as world:
+            assert not lies(world, b"stray")
+            assert lies(world, b"known")
+
+    asyncio.run(scenario())
+
+
+def test_rights_to_a_manifest_end_with_the_job(tmp_path: Path) -> None:
+    """A node's right to read an open job's manifest stays, that of an ended job goes; buyer and receipt keep theirs."""
+
+    async def readers(world: World) -> set[str]:
+        exchange, _ = world.inside
+        query = sa.select(schema.blob_owners.c.owner).where(schema.blob_owners.c.owner.like("%@%"))
+        return set(await exchange.store.aread(lambda c: c.execute(query).scalars().all()))
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada, job, _ = await ended(world)
+            exchange, _ = world.inside
+            late = (await ada.submit(command_spec())).id  # its broker does not answer: it stays open
+            while not any(owner.startswith(late) for owner in await readers(world)):
+                await world.clock.sleep(worlds.QUICK.sweep_s)
+            assert any(owner.startswith(job) for owner in await readers(world))
+            await clearing.clear_readers(exchange)
+            assert {owner.partition("@")[0] for owner in await readers(world)} == {late}
+            assert (await ada.call("GET", routes.blob(digest.digest(PROGRAM)))).content == PROGRAM
 
     asyncio.run(scenario())
 

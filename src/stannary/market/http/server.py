@@ -68,6 +68,8 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         await store.aread(lambda c: agreement.check(c, tlog))
         if witness is not None:
             await asyncio.to_thread(agreement.check_witness, tlog, witness.vkey)
+        files_of_blobs = BlobStore(settings.directory / "blobs")
+        await clearing.clear_strays(store, files_of_blobs)
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
         roster = Roster(settings.timing)
@@ -82,7 +84,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             journal=Journal(owner, store, tlog, bell, moment),
             bell=bell,
             roster=roster,
-            blobs=BlobStore(settings.directory / "blobs"),
+            blobs=files_of_blobs,
             offers=OfferBook(store, roster, moment),
             witness_vkeys=(witness.vkey,) if witness is not None else (),
         )
