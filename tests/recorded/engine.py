@@ -15,6 +15,7 @@ from stannary.jobs.states import LeaseState
 from stannary.market.clock import now_ms
 from stannary.market.engine import failing, leasing
 from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse, _telling
+from stannary.market.presence import keep
 from stannary.store import leases
 from stannary.store.leases import LeaseRow
 from stannary.store.transitions import Cause
@@ -47,6 +48,12 @@ class Engine(Engines):
         for node, presence in exchange.roster.sweep(exchange.clock.steady()):
             await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
         await self._expire()
+        keep(self._presence_file, exchange.roster.here(exchange.clock.steady()))
+
+    async def stop(self) -> None:
+        """Leave off; what was under way is in the store."""
+        self._loops.clear()
+        await super().stop()
 
     async def next_lease(self, node: str, have: frozenset[str]) -> LeaseRow | None:
         """Return the oldest lease of a node that it does not know of, or a new piece of work."""

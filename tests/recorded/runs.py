@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.recorded.cast import ENGINE_CLASS, Node, spec, train
-from tests.recorded.stage import Order, Run
+from tests.recorded.stage import CHAIN, Order, Run
 
 OTHER_CLASS = ENGINE_CLASS.replace("toy1.0", "toy2.0")
 THREE = (Node("n1"), Node("n2", ask=110_000), Node("n3", ask=120_000))
-FIVE = (*THREE, Node("n4", ask=130_000), Node("n5", ask=140_000))
+FOUR = (*THREE, Node("n4", ask=130_000))
+FIVE = (*FOUR, Node("n5", ask=140_000))
 
 
 def among(cast: tuple[Node, ...], **manners: str) -> tuple[Node, ...]:
@@ -24,12 +25,14 @@ def _manner(text: str) -> tuple[tuple[str, str], ...]:
 
 def command(name: str, about: str, nodes: tuple[Node, ...], *happens: tuple[object, ...], **more: object) -> Run:
     """Return a run of one command."""
-    return Run(name, about, nodes, (Order("job", spec()),), happens, **more)  # type: ignore[arg-type]
+    order = Order("job", spec(wall_s=more.pop("wall_s", 60)), chain=more.pop("chain", CHAIN))  # type: ignore[arg-type]
+    return Run(name, about, nodes, (order,), happens, **more)  # type: ignore[arg-type]
 
 
 def training(name: str, about: str, nodes: tuple[Node, ...], *happens: tuple[object, ...], **more: object) -> Run:
-    """Return a run of one training of two rounds and three lanes."""
-    return Run(name, about, nodes, (Order("job", train(rounds=2)),), happens, **more)  # type: ignore[arg-type]
+    """Return a run of one training of two rounds and two lanes."""
+    shape = {"rounds": 2, "lanes": 2, **more.pop("shape", {})}  # type: ignore[dict-item]
+    return Run(name, about, nodes, (Order("job", train(**shape)),), happens, **more)  # type: ignore[arg-type]
 
 
 HONEST = (
@@ -56,14 +59,14 @@ HONEST = (
         "train-partly-drawn",
         "two of five tasks are drawn, the others are passed over",
         FIVE,
-        (Order("job", train(audit_ppm=400_000)),),
+        (Order("job", train(rounds=2, audit_ppm=400_000)),),
     ),
 )
 
 LIARS = (
-    training("liar-in-lane", "a lane's result is made up: two auditors convict it", among(FIVE, n1="work r0/* lies")),
+    training("liar-in-lane", "a lane's result is made up: two auditors convict it", among(FOUR, n1="work r0/* lies")),
     training(
-        "liar-in-merge", "a merge is made up: what stands on it is done again", among(FIVE, n1="work */merge/* lies")
+        "liar-in-merge", "a merge is made up: what stands on it is done again", among(FOUR, n1="work */merge/* lies")
     ),
     command(
         "liar-outvotes-nobody", "an auditor lies about honest work and is convicted", among(FIVE, n2="audit * lies")
@@ -76,4 +79,314 @@ LIARS = (
     ),
 )
 
-RUNS: tuple[Run, ...] = (*HONEST, *LIARS)
+SILENT = (
+    command(
+        "prover-silent",
+        "a prover commits to no answer; its auditor agrees: unverified, and another node does it again",
+        among(FIVE, n1="question * silent"),
+    ),
+    command(
+        "prover-silent-at-reveal",
+        "a prover commits to its answer and does not open it",
+        among(FIVE, n1="reveal * silent"),
+    ),
+    command(
+        "silent-liar",
+        "a prover who lied falls silent when drawn: two auditors convict it all the same",
+        among(FIVE, n1="work * lies, question * silent"),
+    ),
+    command(
+        "silent-liar-of-few",
+        "the same where there is no second auditor: unverified",
+        among(THREE[:2], n1="work * lies, question * silent"),
+        timing={"stall_s": 3000.0},
+    ),
+    command(
+        "auditors-silent",
+        "the first two auditors in rank commit to nothing or open nothing: the next is asked",
+        among(FIVE, n2="audit * silent", n3="reveal * silent", n4="audit * silent", n5="reveal * silent"),
+    ),
+    command(
+        "no-auditor-left",
+        "the only other operator's node does not audit: unverified, until nobody's work counts",
+        among(THREE[:2], n1="audit * silent", n2="audit * silent"),
+    ),
+    training(
+        "silent-in-lanes",
+        "one node of a training answers for none of its work: its lanes are left out of their merges",
+        among(FOUR, n2="question * silent"),
+    ),
+    command(
+        "buyer-silent",
+        "a buyer reveals nothing: what was committed to is paid unseen",
+        THREE,
+        (2, "falls-silent", "ada"),
+    ),
+    command(
+        "buyer-late",
+        "a buyer's value is on its way into the log when his time is over: no silence",
+        THREE,
+        broker=(("reveal 0", "crawls:70"),),
+    ),
+    training(
+        "buyer-silent-in-the-middle",
+        "a buyer falls silent in the second round, and is cancelled beside it",
+        FOUR,
+        (12, "falls-silent", "ada"),
+        (20, "cancels", "job"),
+    ),
+    command(
+        "beacon-exhausted",
+        "the only beacon value is spent, and another attempt would need one",
+        among(FIVE, n1="question * silent"),
+        chain=1,
+        spare_values=-1,
+    ),
+)
+
+LEASES = (
+    command(
+        "node-lost", "a node dies in mid-lease: another does its task in the next epoch", among(THREE, n1="work * dies")
+    ),
+    command(
+        "node-revoked",
+        "the operator revokes a node in mid-lease",
+        among(THREE, n1="work * slow:50"),
+        (20, "is-revoked", "n1"),
+    ),
+    command(
+        "node-leaves",
+        "a node that is stopped says so: its lease goes on at once",
+        among(THREE, n1="work * slow:50"),
+        (20, "leaves", "n1"),
+    ),
+    command("handed-back", "a node hands its lease back", among(THREE, n1="work * back")),
+    command(
+        "node-drains",
+        "a node that drains gets no work and audits nothing",
+        FIVE,
+        (3, "drains", "n2"),
+        (3, "drains", "n3"),
+    ),
+    training(
+        "lease-over",
+        "a task is not done by its deadline, and is when it is too late",
+        tuple(reversed(among(FOUR, n1="work r0/l0/* slow:70"))),
+    ),
+    training(
+        "lease-prolonged",
+        "a task takes longer and says so: its lease goes on",
+        among(FOUR, n1="work r0/l0/* talking:70"),
+    ),
+    training(
+        "lane-late",
+        "a lane nobody does in time is left out of its merge",
+        among(FOUR, **{f"n{i}": "work r0/l3/* silent" for i in range(1, 6)}),
+        shape={"rounds": 1, "lanes": 4},
+    ),
+    training(
+        "mute", "a node commits to its work and never opens it, over and over", among(FOUR, n2="work r0/l1/* mute")
+    ),
+    training(
+        "clock-set",
+        "the market's clock is set forth an hour in mid-round: nobody is late",
+        FOUR,
+        (4, "clock-is-set", 3600),
+    ),
+)
+
+FAILURES = (
+    command(
+        "three-say-so",
+        "three operators report that a command cannot run: it has failed",
+        among(FIVE, n1="work * fails:exit-code", n2="work * fails:exit-code", n3="work * fails:exit-code"),
+        timing={"stall_s": 3000.0},
+    ),
+    command(
+        "one-says-so", "one operator reports a failure, another does the work", among(FIVE, n1="work * fails:exit-code")
+    ),
+    command(
+        "two-of-two-say-so",
+        "two operators report a failure and nobody else could try",
+        among(THREE[:2], n1="work * fails:exit-code", n2="work * fails:exit-code"),
+        timing={"stall_s": 3000.0},
+    ),
+    command(
+        "words-of-the-market",
+        "a node reports a reason that is the market's to say",
+        among(THREE[:2], n1="work * fails:buyer-silent", n2="work * fails:cancelled"),
+        timing={"stall_s": 3000.0},
+    ),
+)
+
+ENDS = (
+    command(
+        "cancelled-in-the-queue",
+        "a job is cancelled before there was room for it",
+        THREE,
+        (1, "leaves", "n1"),
+        (1, "leaves", "n2"),
+        (1, "leaves", "n3"),
+        (5, "cancels", "job"),
+    ),
+    training("cancelled-in-a-round", "a job is cancelled while its lanes are worked on", FOUR, (4, "cancels", "job")),
+    training(
+        "cancelled-in-audits",
+        "a job is cancelled while audits are open: they go to their end",
+        FOUR,
+        (9.5, "cancels", "job"),
+    ),
+    command(
+        "no-capacity",
+        "a job that finds no node in its time ends",
+        THREE,
+        (1, "leaves", "n1"),
+        (1, "leaves", "n2"),
+        (1, "leaves", "n3"),
+    ),
+    command(
+        "placed-later",
+        "a queued job is placed when nodes join",
+        (*THREE, Node("n4", ask=90_000)),
+        (1, "leaves", "n1"),
+        (1, "leaves", "n2"),
+        (1, "leaves", "n3"),
+        (20, "returns", "n3"),
+        (25, "joins", "n4"),
+    ),
+    command(
+        "deserted",
+        "its nodes are gone and nobody takes its work",
+        THREE,
+        (2, "vanishes", "n1"),
+        (2, "vanishes", "n2"),
+        (2, "vanishes", "n3"),
+    ),
+    command(
+        "stalled",
+        "every node sits on its leases",
+        among(THREE, n1="work * silent", n2="work * silent", n3="work * silent"),
+        timing={"stall_s": 10.0},
+        wall_s=1,
+    ),
+    command(
+        "stalled-twice",
+        "a job stalls, and its end does too: it is concluded from what is there",
+        THREE,
+        (2, "falls-silent", "ada"),
+        timing={"stall_s": 20.0, "reveal_s": 100_000.0},
+        wall_s=1,
+    ),
+    command(
+        "useless",
+        "a command whose every attempt is unverified ends",
+        among(FIVE, **{f"n{i}": "question * silent" for i in range(1, 6)}),
+    ),
+    command(
+        "receipt-unmade",
+        "the market cannot read a statement of a job: it is the market's fault, all is refunded",
+        THREE,
+        (3, "is-damaged", "job", "placement"),
+    ),
+    command(
+        "order-unreadable",
+        "the market cannot read an order when it starts again",
+        THREE,
+        (3, "is-damaged", "job", "job"),
+        (4, "restarts"),
+    ),
+)
+
+CROSSINGS = (
+    command(
+        "killed",
+        "the market is killed between the log and the record of every kind of statement",
+        among(
+            THREE,
+            n1="commitment * killed, contribution * killed, answer-commitment * killed, answer * killed",
+            n2="answer-commitment * killed, answer * killed",
+        ),
+        broker=(("reveal *", "killed"),),
+    ),
+    training(
+        "restarted",
+        "the market is restarted in the middle of a round and of its audits",
+        FOUR,
+        (4, "restarts"),
+        (9.5, "restarts"),
+        (15, "restarts"),
+    ),
+    training(
+        "down-for-long",
+        "the market is down for ten minutes: its own absence is nobody's silence",
+        FOUR,
+        (9.5, "goes-down"),
+        (610, "comes-back"),
+    ),
+    training(
+        "answering",
+        "a contribution is in the log and not recorded when its round is made void: it is taken and judged",
+        among(FOUR, n1="work r0/l0/* lies", n2="contribution r1/l1/a0* crawls:15"),
+    ),
+    training(
+        "answering-at-the-deadline",
+        "a commitment is in the log and not recorded when its lease is over",
+        among(FOUR, n2="work r0/l1/* slow:58, commitment r0/l1/* crawls:20"),
+    ),
+    training(
+        "answering-at-the-end",
+        "a commitment is in the log and not recorded when its job is cancelled",
+        among(FOUR, n2="commitment r0/l1/* crawls:5"),
+        (8, "cancels", "job"),
+    ),
+)
+
+COMPANY = (
+    Run(
+        "two-jobs",
+        "two trainings of two buyers share their nodes",
+        FIVE,
+        (Order("one", train(rounds=2, lanes=2)), Order("two", train(rounds=2, lanes=2), at_s=2, buyer="bob")),
+    ),
+    Run(
+        "bond-once",
+        "a node lies in two jobs at once: its bond is lost once",
+        among(FIVE, n1="work run/* lies"),
+        (Order("one", spec()), Order("two", spec(), at_s=6.5, buyer="bob")),
+    ),
+    Run(
+        "bonds-too-small",
+        "a convicted node's bond does not cover what its lie cost",
+        among((replace(FIVE[0], bond=100), *FIVE[1:]), n1="work r0/* lies"),
+        (Order("job", train(rounds=2, lanes=2)),),
+    ),
+    Run(
+        "masks",
+        "nodes of another class, operator, region or price are not asked",
+        (
+            *FIVE,
+            Node("n6", engine_class=OTHER_CLASS),
+            Node("n7", jurisdiction="elsewhere"),
+            Node("n8", operator="op-out"),
+            Node("n9", ask=900_000),
+        ),
+        (Order("job", spec(nodes=2, regions=("none",), exclude_operators=("op-out",))),),
+    ),
+    Run(
+        "one-operator",
+        "nodes of one operator audit nobody of their own",
+        (Node("n1", operator="op-a"), Node("n2", operator="op-a"), Node("n3", operator="op-b", ask=150_000)),
+        (Order("job", spec()),),
+    ),
+    Run(
+        "one-after-another",
+        "more jobs than there is room for: buyers in turn",
+        THREE,
+        tuple(
+            Order(f"j{i}", spec(nodes=3 if i % 2 else 2), at_s=1 + i / 10, buyer="ada" if i < 3 else "bob")
+            for i in range(5)
+        ),
+    ),
+)
+
+RUNS: tuple[Run, ...] = (*HONEST, *LIARS, *SILENT, *LEASES, *FAILURES, *ENDS, *CROSSINGS, *COMPANY)
