@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 
 from stannary.errors import FormatError, Refuted
+from stannary.formats import digest
 
 LENGTH = 4096  # a few reveals per round; long jobs take a longer chain (rules/shape.py)
 MAX_LENGTH = 65_536  # a verifier hashes at most this often
@@ -39,10 +40,10 @@ def check(previous: str, revealed: str) -> None:
     """Check that `revealed` hashes to its predecessor (the tip for index 0); both hex.
 
     Raises:
-        FormatError: not 32 bytes of hex.
+        FormatError: not 32 bytes of lower-case hex.
         Refuted: another value.
     """
-    if hashlib.sha256(_raw(revealed)).digest() != _raw(previous):
+    if hashlib.sha256(digest.unhex(revealed)).digest() != digest.unhex(previous):
         raise Refuted(
             "beacon value does not belong to the chain", why=f"{revealed[:16]}... does not hash to {previous[:16]}..."
         )
@@ -58,13 +59,3 @@ def _checked(seed: bytes, length: int) -> bytes:
     if len(seed) != SEED_BYTES or not 1 <= length <= MAX_LENGTH:
         raise FormatError("not a beacon chain", why=f"seed of {len(seed)} bytes, length {length}")
     return seed
-
-
-def _raw(text: str) -> bytes:
-    try:
-        data = bytes.fromhex(text)
-    except ValueError as err:
-        raise FormatError("not a beacon value", why=f"{text!r:.80}") from err
-    if len(data) != SEED_BYTES or data.hex() != text:
-        raise FormatError("not a beacon value", why=f"{text!r:.80}, expected 64 lower-case hex digits")
-    return data

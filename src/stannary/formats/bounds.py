@@ -26,7 +26,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from stannary.errors import FormatError, StannaryError
-from stannary.formats import canonical, instants, workdir
+from stannary.formats import canonical, ids, instants, workdir
 from stannary.formats.lean import dataclass
 from stannary.formats.quantity import show
 
@@ -154,7 +154,7 @@ class Decimals:
 
 NODE = Words("n-[0-9a-f]{12}", 14, "a node id")
 JOB = Words("j-[0-9a-f]{12}", 14, "a job id")
-TASK = Words("j-[0-9a-f]{12}/(?:r[0-9]{1,6}/(?:l[0-9]{1,5}|merge)|run/l[0-9]{1,5})/a[0-9]{1,4}", 64, "a task id")
+TASK = Words(ids.TASK_PATTERN, 64, "a task id")
 AUDIT = Words(f"{TASK.pattern}/q[0-9a-f]{{16}}", 96, "an audit id")
 DIGEST = Words("sha256:[0-9a-f]{64}", 71, "a digest")
 HEX32 = Words("[0-9a-f]{64}", 64, "32 bytes of lower-case hex")

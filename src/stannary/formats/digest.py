@@ -18,6 +18,7 @@ Digest = NewType("Digest", str)
 PREFIX = "sha256:"
 SIZE_BYTES = 32
 _PATTERN = re.compile(r"sha256:[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def digest(data: bytes) -> Digest:
@@ -42,6 +43,13 @@ def parse(text: object) -> Digest:
 def raw(value: Digest) -> bytes:
     """Return the 32 bytes behind a spelled digest."""
     return bytes.fromhex(parse(value)[len(PREFIX) :])
+
+
+def unhex(text: str) -> bytes:
+    """Return the 32 bytes that 64 lower-case hex digits spell; raise FormatError for any other spelling."""
+    if _HEX.fullmatch(text) is None:
+        raise FormatError("not 32 bytes of lower-case hex", why=f"{text!r:.80}")
+    return bytes.fromhex(text)
 
 
 def hash_parts(label: str, *parts: bytes) -> bytes:

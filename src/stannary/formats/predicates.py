@@ -457,7 +457,7 @@ def assignment_digest(assignment: Assignment) -> Digest:
 
 def commitment_hash(node: NodeId, salt: str, root: Digest) -> str:
     """Return H(node, salt, root) in hex; the node id keeps another from handing it in as his own."""
-    return digest.hash_parts("stannary commitment v1", node.encode(), bytes.fromhex(salt), digest.raw(root)).hex()
+    return digest.hash_parts("stannary commitment v1", node.encode(), digest.unhex(salt), digest.raw(root)).hex()
 
 
 def answer_hash(audit_salt: bytes, state: bytes) -> str:
@@ -475,5 +475,5 @@ def answer_before(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
 def answer_commitment_hash(node: NodeId, blind: str, answer: str, root: Digest) -> str:
     """Return the blinded commitment of an answer in hex."""
     return digest.hash_parts(
-        "stannary answer commitment v1", node.encode(), bytes.fromhex(blind), bytes.fromhex(answer), digest.raw(root)
+        "stannary answer commitment v1", node.encode(), digest.unhex(blind), digest.unhex(answer), digest.raw(root)
     ).hex()

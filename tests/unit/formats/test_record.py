@@ -151,7 +151,15 @@ def test_ids_follow_from_keys_and_digests():
         audit = ids.audit_id(task, bytes(range(32)))
         assert audit == f"{task}/q0001020304050607"
         assert ids.task_of(audit) == task
-    for wrong in ("", "j-1/r0/l0/a0", f"{job}/r0/l0", f"{job}/r0/l0/a0/q1", f"{job}/r0/l0/a0\n", f"{job}/r-1/l0/a0"):
+    for wrong in (
+        "",
+        "j-1/r0/l0/a0",
+        f"{job}/r0/l0",
+        f"{job}/r0/l0/a0/q1",
+        f"{job}/r0/l0/a0\n",
+        f"{job}/r-1/l0/a0",
+        f"{job}/r\u0663/l0/a0",
+    ):
         with pytest.raises(FormatError):
             ids.parse_task(wrong)
 
@@ -161,17 +169,28 @@ def test_commitments_bind_node_salt_and_root():
     one, two = ids.NodeId("n-1"), ids.NodeId("n-2")
     root, other = digest.digest(b"r"), digest.digest(b"s")
     hashes = {
-        predicates.commitment_hash(one, "00", root),
-        predicates.commitment_hash(two, "00", root),
-        predicates.commitment_hash(one, "01", root),
-        predicates.commitment_hash(one, "00", other),
-        predicates.answer_commitment_hash(one, "00", "00", root),
-        predicates.answer_commitment_hash(two, "00", "00", root),
-        predicates.answer_commitment_hash(one, "00", "01", root),
+        predicates.commitment_hash(one, "00" * 32, root),
+        predicates.commitment_hash(two, "00" * 32, root),
+        predicates.commitment_hash(one, "01" * 32, root),
+        predicates.commitment_hash(one, "00" * 32, other),
+        predicates.answer_commitment_hash(one, "00" * 32, "00" * 32, root),
+        predicates.answer_commitment_hash(two, "00" * 32, "00" * 32, root),
+        predicates.answer_commitment_hash(one, "00" * 32, "01" * 32, root),
         predicates.answer_hash(b"a", b"bc"),
         predicates.answer_hash(b"ab", b"c"),
     }
     assert len(hashes) == 9
+
+
+@pytest.mark.parametrize("text", ["AA" * 32, "aa" * 31 + " aa", "aa" * 31, "\u0661" * 64, ""])
+def test_a_secret_has_one_spelling(text):
+    """A salt, blind or answer that is not 64 lower-case hex digits opens nothing, though Python would read it."""
+    node, root = ids.NodeId("n-1"), digest.digest(b"r")
+    with pytest.raises(FormatError):
+        predicates.commitment_hash(node, text, root)
+    for blind, answer in ((text, "aa" * 32), ("aa" * 32, text)):
+        with pytest.raises(FormatError):
+            predicates.answer_commitment_hash(node, blind, answer, root)
 
 
 def test_a_result_root_covers_names_digests_and_sizes():

@@ -8,7 +8,7 @@ from stannary.errors import FormatError, Refuted
 from stannary.formats import dsse, predicates
 from stannary.formats.predicates import Answer, AnswerCommitment, Role
 from stannary.market.engine import recovery
-from stannary.market.intake.statements import Intake, check_live, expect, hex32
+from stannary.market.intake.statements import Intake, check_live, expect
 from stannary.store import audits
 from stannary.store.leases import LeaseType
 
@@ -18,7 +18,6 @@ async def answer_commitment(intake: Intake, node: str, lease: str, envelope: dss
     sent, made = await intake.open(node, lease, envelope, ("answer-commitment", AnswerCommitment))
     kind = LeaseType.QUESTION if made.role is Role.PROVER else LeaseType.AUDIT
     expect(sent, kind, job=made.job, task=made.task, node=made.node, audit=made.audit)
-    hex32(made.commitment, "commitment")
     return await intake.take(
         sent,
         "answer-commitment",
@@ -48,8 +47,7 @@ async def answer(intake: Intake, node: str, lease: str, envelope: dsse.Envelope)
 def _check_opening(connection: Connection, made: Answer) -> None:
     given = {(row.role, row.node): row for row in audits.answers_of(connection, made.audit)}
     committed = given.get((made.role, made.node))
-    blind, answer = hex32(made.blind, "blind"), hex32(made.answer, "answer")
-    opened = predicates.answer_commitment_hash(made.node, blind, answer, made.root)
+    opened = predicates.answer_commitment_hash(made.node, made.blind, made.answer, made.root)
     if committed is None or committed.commitment != opened:
         raise Refuted("the answer does not open its commitment", why=made.audit)
     if predicates.result_root(made.outputs) != made.root:

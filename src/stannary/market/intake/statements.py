@@ -153,17 +153,6 @@ def check_live(connection: Connection, sent: Sent) -> None:
     leases.check(connection, Fence(sent.lease.lease, sent.node.node, sent.lease.epoch))
 
 
-def hex32(text: str, name: str) -> str:
-    """Return 32 bytes of lower-case hex, unchanged."""
-    try:
-        raw = bytes.fromhex(text)
-    except ValueError as err:
-        raise FormatError(f"{name} is not hex", why=f"{text!r:.80}") from err
-    if len(raw) != 32 or raw.hex() != text:
-        raise FormatError(f"{name} is not 32 bytes of lower-case hex", why=f"{text!r:.80}")
-    return text
-
-
 def _taken_before(connection: Connection, sent: Sent) -> int | None:
     """Return the log index of a statement that was taken already, None of a new one."""
     lease = leases.get(connection, sent.lease.lease)

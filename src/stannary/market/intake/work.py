@@ -17,7 +17,7 @@ from stannary.formats.predicates import Commitment, Contribution
 from stannary.market.engine import recovery
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import JobFrame, read_assignment
-from stannary.market.intake.statements import Intake, Sent, expect, hex32
+from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
 from stannary.store import blobs, leases, tasks
 from stannary.store.leases import Fence, LeaseType
@@ -33,7 +33,6 @@ async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envel
     sent, made = await intake.open(node, lease, envelope, ("commitment", Commitment))
     fence = Fence(lease, node, made.epoch)
     expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
-    hex32(made.commitment, "commitment")
 
     def admit(connection: Connection) -> None:
         leases.check(connection, fence)
@@ -95,7 +94,7 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
         raise Refuted("the root is not that of the outputs", why=made.root)
     if task.commitment is None:
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
-    if predicates.commitment_hash(made.node, hex32(made.salt, "salt"), made.root) != task.commitment:
+    if predicates.commitment_hash(made.node, made.salt, made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
     for item in made.outputs:
         size = blobs.size_of(connection, item.digest)  # an output may be the bytes of an input: those count as well
