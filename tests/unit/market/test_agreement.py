@@ -48,7 +48,6 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
     "time.past": (INTAKE, "check_signed_since", CLOCK, "86,401 s behind"),
     "credential.expired": (INTAKE, "instants.is_within", FUZZED, "OFFSETS_S"),
     "credential.node": (JOINING, "ids.node_id(key)", FUZZED, '"key"'),
-    "job.buyer": (ADMISSION, "bounds.check(order", BUYERS, "a key of small order"),
     "job.market": (
         ADMISSION,
         "order.market != exchange.keyid",
