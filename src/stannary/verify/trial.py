@@ -46,7 +46,7 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
     waiting = _Waiting(case)
     for number, item in enumerate(case.draws):
         findings.expect("draw.number", f"draw {item.predicate.index}", item.predicate.index, number)
-        _check_draw(case, item, reveals.get(item.predicate.reveal), waiting, findings)
+        _check_draw(case, item, reveals[item.predicate.reveal], waiting, findings)  # or there were no selections
     for task, answers in case.answers_of.items():
         selection = selections.get(task)
         if selection is None or not selection.drawn:
@@ -101,14 +101,9 @@ class _Waiting:
             self._next += 1
 
 
-def _check_draw(
-    case: Case, item: Logged[Draw], reveal: Logged[Reveal] | None, waiting: _Waiting, findings: Findings
-) -> None:
+def _check_draw(case: Case, item: Logged[Draw], reveal: Logged[Reveal], waiting: _Waiting, findings: Findings) -> None:
     draw = item.predicate
     name = f"draw {draw.index}"
-    if reveal is None:
-        findings.refute("draw.reveal", name, draw.reveal, "a reveal in evidence")
-        return
     observed = (draw.index, draw.checkpoint_size, draw.checkpoint_root)
     expected = (reveal.predicate.index, reveal.predicate.checkpoint_size, reveal.predicate.checkpoint_root)
     findings.expect("draw.checkpoint", name, observed, expected)
