@@ -16,6 +16,7 @@ from tests.recorded import stage
 from tests.recorded.cast import short
 from tests.recorded.runs import RUNS
 from tests.recorded.stage import START_S, Played, Run
+from tests.second_verifier import comparison
 
 from stannary.errors import StannaryError
 from stannary.formats import canonical, digest, dsse
@@ -24,7 +25,6 @@ from stannary.formats.digest import Digest
 from stannary.market.blobstore import BlobStore
 from stannary.store import jobs, ledger
 from stannary.store.database import Store
-from stannary.verify import receipt as verifier
 from stannary.verify.report import Report
 from stannary.verify.trust import TrustStore, pin
 
@@ -90,9 +90,9 @@ def receipts(played: Played) -> dict[str, bytes]:
 
 
 def verified(played: Played, data: bytes) -> Report:
-    """Verify a receipt as a buyer would who pinned this market and its witness."""
+    """Verify a receipt, with both verifiers, as a buyer would who pinned this market and its witness."""
     trust = TrustStore(()).with_market(pin(played.vkey, (played.witness_vkey,)))
-    return verifier.verify_receipt(data, trust, played.now_s)
+    return comparison.verify_both(data, trust, played.now_s)
 
 
 def path_of(name: str) -> Path:

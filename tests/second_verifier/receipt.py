@@ -1,0 +1,339 @@
+"""Result, money, soundness and the receipt itself: sections R13 to R17."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tests.second_verifier import rules
+from tests.second_verifier.evidence import (
+    BELOW_POLICY,
+    NOTICE,
+    REFUTED,
+    Case,
+    Ended,
+    File,
+    Findings,
+    Pins,
+    Said,
+    check_signatures,
+    output,
+    unit_of,
+)
+from tests.second_verifier.rules import Decision, Selection
+from tests.second_verifier.values import MAX_INT, Malformed, NotJson, read_json, time
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_MS = 316_224_000_000
+NOT_INDEPENDENT = "local, not independent"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """R17.4, and what was computed."""
+
+    findings: frozenset[tuple[str, str]]
+    verdict: str
+    exit_code: int
+    computed: dict[str, Any] | None
+
+
+def verify(
+    data: bytes,
+    pins: Iterable[Pins],
+    now: int,
+    *,
+    job_digest: str | None = None,
+    allow_unverified: bool = False,
+) -> Outcome:
+    """R17."""
+    if len(data) > MAX_BYTES:
+        raise NotJson("too large")
+    value = read_json(data)
+    findings = Findings()
+    verdict, computed = "unverified", None
+    try:
+        file = File(value, pins, now, findings)
+        stated, subjects = file.open_receipt(findings)
+        statements = file.open_evidence()
+        findings.say("evidence.list", [item.leaf for item in statements] == stated["evidence"])
+        case = Case(statements)
+        check_signatures(file, case, findings)
+        findings.say("receipt.job", (stated["job"], stated["job_digest"]) == (case.job_id, case.job_digest))
+        verdict = stated["verdict"]
+        if not findings.refuted:  # R17.2
+            computed = _judge(file, case, stated, subjects, findings)
+            _ask(stated, findings, job_digest, allow_unverified=allow_unverified)
+    except Ended:
+        pass
+    except Malformed:
+        findings.say("receipt.malformed", False)
+    weights = {weight for _, weight in findings.found}
+    exit_code = 3 if REFUTED in weights else 4 if BELOW_POLICY in weights else 0
+    return Outcome(frozenset(findings.found), "refuted" if exit_code == 3 else verdict, exit_code, computed)
+
+
+def _judge(
+    file: File, case: Case, stated: dict[str, Any], subjects: list[tuple[str, str]], findings: Findings
+) -> dict[str, Any]:
+    """R8 to R16.4."""
+    selections = rules.select(case)
+    decisions = {task: rules.decide(case, task, selections.get(task)) for task in case.contributions}
+    result, is_complete, expected = _result(case)
+    rules.check_course(case, file, result, findings)
+    rules.check_draws(case, file, findings)
+    rules.check_audits(case, selections, findings)
+    rules.check_verdicts(case, selections, findings)
+    rules.check_silences(case, file, selections, findings)
+    used = {item["checkpoint_size"] for item in case.of["reveal"]}
+    findings.say("checkpoint.unused", all(made.size in used for made, _ in file.checkpoints))  # R5.13
+    computed = _compute(file, case, stated, selections, decisions, (result, is_complete))
+    for name, said in computed.items():
+        findings.say(f"receipt.{name}", stated[name] == said)
+    succeeded = stated["status"] == "succeeded"
+    findings.say("receipt.subject", subjects == (expected if succeeded else []))
+    findings.say("receipt.status", is_complete or not succeeded)
+    submitted, started = time(case.job["submitted_at"]), time(stated["started_at"])
+    finished = time(stated["finished_at"])
+    findings.say("receipt.span", submitted - 300 <= started <= finished)  # R16.4
+    findings.say("receipt.span", file.time is None or finished <= file.time + 300)
+    return computed
+
+
+def _ask(stated: dict[str, Any], findings: Findings, job_digest: str | None, *, allow_unverified: bool) -> None:
+    """R16.5 and R16.6."""
+    findings.say("receipt.other-job", job_digest in (None, stated["job_digest"]))
+    findings.say("witness.local", stated["witness"] not in ("", NOT_INDEPENDENT), NOTICE)
+    if not findings.refuted:
+        findings.say("receipt.verdict", stated["verdict"] != "refuted")
+        is_enough = stated["verdict"] in ("verified", "refuted") or allow_unverified
+        findings.say("receipt.unverified", is_enough, BELOW_POLICY)
+
+
+def _result(case: Case) -> tuple[set[str], bool, list[tuple[str, str]]]:
+    """R13: tasks, whether they are complete, subjects."""
+    if case.spec["kind"] == "command":
+        lanes = case.spec["num_nodes"]
+        last = [case.units.get(("command", lane), [None])[-1] for lane in range(lanes)]
+        found: set[str] = set()
+        subjects: list[tuple[str, str]] = []
+        for lane, task in enumerate(last):
+            if task is None or task not in case.contributions:
+                continue
+            found.add(task)
+            prefix = f"l{lane}/" if lanes > 1 else ""
+            listed = sorted(case.contributions[task]["outputs"], key=lambda item: item["name"])
+            subjects += [(prefix + item["name"], item["digest"]) for item in listed]
+        is_complete = len(found) == lanes
+        return found, is_complete, subjects if is_complete else []
+    at = case.spec["recipe"]["rounds"] - 1
+    merge: str | None = (case.units.get(("merge", at)) or [None])[-1]
+    theta = output(case.contributions.get(merge), "theta") if merge is not None else None
+    if theta is None:
+        return set(), False, []
+    tasks: set[str] = set()
+    while True:
+        if merge is None or merge not in case.contributions:
+            return tasks, False, []
+        assignment = case.assignments[merge]
+        tasks |= {merge, *(item["task"] for item in assignment.p.get("admitted", []))}
+        if at == 0:
+            break
+        at -= 1
+        merge = rules.merge_behind(case, at, assignment.p.get("theta"))
+    return tasks, tasks <= set(case.contributions), [("model.safetensors", theta)]
+
+
+def _compute(
+    file: File,
+    case: Case,
+    stated: dict[str, Any],
+    selections: dict[str, Selection],
+    decisions: dict[str, Decision],
+    result: tuple[set[str], bool],
+) -> dict[str, Any]:
+    """R16.1 and R16.2."""
+    tasks, is_complete = result
+    figures = _soundness(case, selections, decisions)
+    lines, escrow, refund = _settle(case, decisions, stated["reason"])
+    trust = case.spec["trust"]
+    verdict = "unverified"
+    if stated["status"] == "succeeded" and trust["verify"] != "none" and is_complete:
+        all_closed = all(decisions[task].reason == "not-drawn" or case.verdicts(task) for task in tasks)
+        if any(decisions[task].verdict == "refuted" for task in tasks):
+            verdict = "refuted"
+        elif all(decisions[task].verdict == "verified" for task in tasks) and all_closed:
+            verdict = "verified" if figures["audit_ppm"] >= figures["required_ppm"] else "unverified"
+    kinds = {held[-1]["attestation"] for held in case.credentials.values()}
+    names = sorted(key.name for key in file.witnesses if key.name in file.pins.independent)
+    return {
+        "job": case.job_id,
+        "job_digest": case.job_digest,
+        "verdict": verdict,
+        "verification": trust["verify"],
+        "settlement": lines,
+        "escrow_usd_micros": escrow,
+        "paid_usd_micros": escrow - refund,
+        "refunded_usd_micros": refund,
+        "soundness": figures,
+        "time_split": _time_split(case, decisions, tasks),
+        "engine_classes": sorted({item["engine_class"] for item in case.contributions.values()}),
+        "witness": ", ".join(names) or NOT_INDEPENDENT,
+        "attestation": "NOT hardware-attested" if not kinds or "software" in kinds else ", ".join(sorted(kinds)),
+    }
+
+
+# --- R14 ---
+
+
+def _price(case: Case, task: str, node: str) -> int:
+    """R14.2."""
+    steps, ask = case.assignments[task]["num_steps"], case.credential(node)["ask_usd_micros_per_hour"]
+    if steps < 0 or ask < 0:
+        raise Malformed("a negative price")
+    return int(-(-steps * case.step_ms * ask // 3_600_000))
+
+
+class _Books:
+    """R14.5."""
+
+    def __init__(self, escrow: int, bonds: dict[str, int]) -> None:
+        if escrow < 0 or any(bond < 0 for bond in bonds.values()):
+            raise Malformed("negative money")
+        self.left, self.bonds, self.lines = escrow, dict(bonds), list[dict[str, Any]]()
+
+    def line(self, account: str, task: str, reason: str, amount: int) -> None:
+        self.lines.append({"account": account, "task": task, "reason": reason, "usd_micros": amount})
+
+    def pay(self, operator: str, task: str, reason: str, price: int, bond: str | None = None) -> None:
+        from_bond = min(self.bonds.get(bond, 0) if bond is not None else 0, price)
+        if bond is not None and bond in self.bonds:
+            self.bonds[bond] -= from_bond
+        from_escrow = min(self.left, price - from_bond)
+        self.left -= from_escrow
+        self.line(f"operator:{operator}", task, reason, from_bond + from_escrow)
+
+
+def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[list[dict[str, Any]], int, int]:
+    """R14: lines, escrow, refund."""
+    if len(case.of["placement"]) > 1:
+        raise Malformed("placed twice")
+    escrow = case.of["placement"][0]["escrow_usd_micros"] if case.of["placement"] else 0
+    convicted = sorted({node for decision in decisions.values() for node in decision.convicted})
+    bonds = {node: case.credential(node)["bond_usd_micros"] for node in convicted}
+    books = _Books(escrow, bonds)
+    for superseded in (False, True):
+        for item in case.contributions.values():
+            _pay_work(case, books, item, decisions, reason, superseded=superseded)
+    for item in case.of["answer"]:
+        if item["role"] == "auditor":
+            decision, operator = decisions[item["task"]], case.operator(item["node"])
+            if item["node"] in decision.convicted:
+                books.line(f"operator:{operator}", item["audit"], "withheld", 0)
+            else:
+                price = _price(case, item["task"], item["node"])
+                books.pay(operator, item["audit"], "audit", price, next(iter(decision.convicted), None))
+    for node, bond in bonds.items():
+        books.line(f"bond:{case.operator(node)}", node, "forfeit", -bond)
+        if books.bonds[node]:
+            books.line("insurance", node, "forfeit", books.bonds[node])
+    books.line("buyer", "", "refund", books.left)
+    return books.lines, escrow, books.left
+
+
+def _pay_work(
+    case: Case, books: _Books, item: Said, decisions: dict[str, Decision], reason: str, *, superseded: bool
+) -> None:
+    """R14.3 and the first two of R14.5."""
+    task, node = item["task"], item["node"]
+    decision, assignment = decisions[task], case.assignments[task]
+    price, operator = _price(case, task, node), case.operator(node)
+    payable = decision.verdict == "verified" or (
+        decision.verdict == "unverified"
+        and (decision.reason == "verification-none" or (decision.reason, reason) == ("auditor-awaited", "buyer-silent"))
+    )
+    is_superseded = case.units[unit_of(assignment)][-1] != task
+    if not payable:
+        if not superseded:
+            books.line(f"operator:{operator}", task, "withheld", 0)
+    elif is_superseded and superseded:
+        books.pay(operator, task, "redo", price, _cause(case, decisions, task))
+    elif not is_superseded and not superseded:
+        books.pay(operator, task, "merge" if assignment["kind"] == "merge" else "work", price)
+
+
+def _cause(case: Case, decisions: dict[str, Decision], task: str) -> str | None:
+    """R14.6."""
+    current: str | None = task
+    while current is not None:
+        assignment = case.assignments[current]
+        for item in assignment.p.get("admitted", []):
+            if item["task"] in decisions and decisions[item["task"]].verdict == "refuted":
+                return str(case.contributions[item["task"]]["node"])
+        at = assignment["round"]
+        current = rules.merge_behind(case, at - 1, assignment.p.get("theta")) if at else None
+        if current is not None and decisions[current].verdict == "refuted":
+            return str(case.contributions[current]["node"])
+    return None
+
+
+# --- R15 ---
+
+
+def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str, Decision]) -> dict[str, Any]:
+    """R15.1 to R15.3."""
+    trust = case.spec["trust"]
+    dearest: Counter[str] = Counter()
+    for task, item in case.contributions.items():
+        dearest[item["node"]] = max(dearest[item["node"]], _price(case, task, item["node"]))
+    stakes = [
+        min(case.credential(node)["bond_usd_micros"] * 10**6 // max(price, 1), MAX_INT)
+        for node, price in dearest.items()
+    ]
+    stake = min(stakes, default=0)
+    audit_ppm = 0 if trust["verify"] == "none" else trust["audit_ppm"]
+    drawn = [task for task, selection in selections.items() if selection.drawn]
+    gain, detection = trust["gain_ppm"], trust["detection_ppm"]
+    return {
+        "units": len(case.contributions),
+        "drawn": len(drawn),
+        "audited": sum(decisions[task].verdict in ("verified", "refuted") for task in drawn),
+        "audit_ppm": audit_ppm,
+        "required_ppm": gain * 10**12 // (detection * (stake + 10**6)) + 1,
+        "gain_ppm": gain,
+        "detection_ppm": detection,
+        "stake_ppm": stake,
+        "escape": f"{Decimal(10**6 - audit_ppm) / 10**6:.6f}",
+        "independence": "declared",
+    }
+
+
+def _time_split(case: Case, decisions: dict[str, Decision], tasks: set[str]) -> dict[str, int]:
+    """R15.5 and R15.6."""
+
+    def ms(value: int) -> int:
+        return min(max(value, 0), MAX_MS)
+
+    useful: Counter[str] = Counter()
+    for task in tasks:
+        made = case.contributions.get(task)
+        if made is not None and decisions[task].verdict != "refuted":
+            useful[made["node"]] += ms(made["spent"]["compute_ms"])
+    last: dict[str, Said] = {}
+    for item in case.of["reading"]:
+        if item["node"] not in last or item["seq"] > last[item["node"]]["seq"]:
+            last[item["node"]] = item
+    parts = {"useful": sum(useful.values())}
+    for name in ("start", "link", "idle", "audit"):
+        parts[name] = sum(ms(item["spent"][f"{name}_ms"]) for item in last.values())
+    parts["churn"] = sum(max(ms(item["spent"]["compute_ms"]) - useful[node], 0) for node, item in last.items())
+    total = sum(parts.values())
+    if total == 0:
+        return {name: 10_000 if name == "idle" else 0 for name in parts}
+    shares = {name: part * 10_000 // total for name, part in parts.items()}
+    for name in sorted(parts, key=lambda name: -(parts[name] * 10_000 % total))[: 10_000 - sum(shares.values())]:
+        shares[name] += 1
+    return shares

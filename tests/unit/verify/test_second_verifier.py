@@ -1,0 +1,189 @@
+"""The second verifier, written from docs/receipt.md alone, says of honest and of bent receipts what ours says."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import second_verifier
+from tests.second_verifier import shapes
+from tests.second_verifier.comparison import second
+from tests.second_verifier.values import Malformed
+
+from stannary.errors import StannaryError
+from stannary.formats import digest, jobspec, predicates, record
+from stannary.formats.jobspec import JobKind, Verification
+from stannary.verify.case import KINDS
+from stannary.verify.receipt import verify_receipt
+
+from .world import World
+
+SIGNED = {**KINDS, "receipt": predicates.Receipt}
+WORDS = ("T1", "site", "prover", "auditor", "refuted", "merge", "answer", "lost", "else")
+TIME = "2031-01-01T00:00:00Z"
+CHANGES = 2  # of each member: to a neighbour, to something else
+WORLDS: dict[str, Callable[[], World]] = {
+    "train": lambda: World(rounds=2, lanes=2),
+    "partly drawn": lambda: World(rounds=2, audit_ppm=500_000, seed=3),
+    "liar": lambda: World(rounds=1, liars={"n3"}),
+    "false accuser": lambda: World(rounds=1, false_accusers={"n2"}),
+    "silent prover": lambda: World(rounds=1, silent={"n3"}),
+    "command": lambda: World(kind=JobKind.COMMAND, lanes=2),
+    "unasked": lambda: World(kind=JobKind.COMMAND, lanes=2, verify=Verification.NONE),
+}
+
+
+def all_kinds() -> World:
+    """Return a small world in which every kind of statement is made."""
+    return World(rounds=1, lanes=2, silent={"n2"})
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, list[dict[str, Any]]]:
+    """What an honest market, buyer and nodes sign there, kind by kind."""
+    world = all_kinds()
+    heard: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SIGNED}
+    for kind in SIGNED:
+        world.bend[kind] = lambda made, kind=kind: (heard[kind].append(record.to_json(made)), made)[1]
+    world.play().receipt()
+    return heard
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_it_computes_what_an_honest_receipt_states(name):
+    """Draws, verdicts, prices and totals, computed from the page, are those the market signed."""
+    world = WORLDS[name]().play()
+    data = world.receipt()
+    report, outcome = verify_receipt(data, world.trust(), world.now), second(data, world.trust(), world.now)
+    stated = record.to_json(report.claims.receipt)
+    assert {"settlement", "soundness", "verdict", "time_split", "paid_usd_micros"} <= set(outcome.computed)
+    assert outcome.computed == {member: stated[member] for member in outcome.computed}
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+def test_it_refutes_what_ours_refutes(kind, said):
+    """Each member of each kind of statement, changed by who signs it, brings the same findings from both verifiers."""
+    nth = len(said[kind]) // 2
+    honest = said[kind][nth]
+    refuted = set()
+    for member, value in honest.items():
+        read = [bent for changed in changes(value) if (bent := as_record(kind, {**honest, member: changed}))]
+        for bent in read[:CHANGES]:
+            world = all_kinds()
+            world.bend[kind] = replace_nth(nth, bent)
+            report = verify_receipt(played(world, said), world.trust(), world.now)  # conftest.py verifies it twice
+            refuted |= {member} if report.exit_code == 3 else set()
+    assert refuted, f"no member of a {kind} matters to anybody"
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+def test_it_reads_the_same_shapes(kind, said):
+    """What is missing, unknown, null or of another type in a statement is malformed to both, wherever it stands."""
+    outcomes = set()
+    for bent in misshapen(said[kind][0]):
+        read = reads(record.from_json, SIGNED[kind], bent)
+        assert read == reads(shapes.check, bent, shapes.KINDS[kind]), bent
+        outcomes.add(read)
+    assert outcomes == {True, False} or kind == "commitment"
+
+
+def test_it_reads_the_same_specs(said):
+    """So it is with a job's spec, and with values in it outside their limits."""
+    outcomes = set()
+    command = jobspec.to_canonical(World(kind=JobKind.COMMAND).spec())
+    for honest in (said["job"][0]["spec"], command):
+        for bent in (*misshapen(honest), *outside(honest)):
+            read = reads(jobspec.from_canonical, bent)
+            assert read == reads(shapes.check_spec, bent), bent
+            outcomes.add(read)
+    assert outcomes == {True, False}
+
+
+def test_nothing_of_ours_is_in_it():
+    """But for the module that compares, no module of the second verifier imports stannary."""
+    for path in Path(second_verifier.__path__[0]).glob("*.py"):
+        imported = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        assert ("stannary" in {str(node.module).partition(".")[0] for node in imported}) == (
+            path.name == "comparison.py"
+        )
+
+
+def changes(value: Any) -> Iterator[Any]:
+    """Yield other values of the same type; the first that a reader takes is used."""
+    if isinstance(value, int):
+        yield value + 1
+    elif isinstance(value, str):
+        yield TIME if value.endswith("Z") else value[:-1] + ("0" if value[-1:] != "0" else "1")
+        yield from (word for word in WORDS if word != value)
+    elif isinstance(value, list):
+        yield from ([value[:-1]] if value else [["n-000000000000"]])
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from ({**value, name: changed} for changed in changes(item))
+
+
+def as_record(kind: str, members: dict[str, Any]) -> Any:
+    """Return the predicate these members make, None where they are of another shape: of that below."""
+    try:
+        return record.from_json(SIGNED[kind], members)
+    except StannaryError:
+        return None
+
+
+def played(world: World, said: dict[str, list[dict[str, Any]]]) -> bytes:
+    """Return the receipt of a world; where nothing can be concluded from it, what its market might have said."""
+    world.play()
+    try:
+        return world.receipt()
+    except StannaryError:
+        honest = record.from_json(predicates.Receipt, said["receipt"][0])
+        leaves = tuple(digest.from_raw(envelope.leaf()) for _, envelope in world.entries)
+        return world.assemble(replace(honest, job=world.job_id, evidence=leaves), ())
+
+
+def replace_nth(nth: int, bent: Any) -> Callable[[Any], Any]:
+    """Return what replaces the nth statement it is given."""
+    given = iter(range(1_000_000))
+    return lambda made: bent if next(given) == nth else made
+
+
+def misshapen(value: Any) -> Iterator[Any]:
+    """Yield a value with one thing in it that is missing, unknown, null, or of another type."""
+    yield from (item for item in (None, True, 1, "x", [], {}, ["x"], {"x": 1}) if item != value)
+    if isinstance(value, dict):
+        yield {**value, "unknown": "x"}
+        for name, item in value.items():
+            yield {other: kept for other, kept in value.items() if other != name}
+            yield from ({**value, name: bent} for bent in misshapen(item))
+    elif isinstance(value, list) and value:
+        yield from ([bent, *value[1:]] for bent in misshapen(value[0]))
+
+
+def outside(value: Any) -> Iterator[Any]:
+    """Yield a spec with one text or number in it that may be outside its limits."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from ({**value, name: bent} for bent in outside(item))
+    elif isinstance(value, list):
+        yield [*value, *value]
+        for at, item in enumerate(value):
+            yield from ([*value[:at], bent, *value[at + 1 :]] for bent in outside(item))
+    elif isinstance(value, int):
+        yield from (0, -1, 1, 2, value + 1, value * 1000, 2**53 - 1)
+    else:
+        yield from ("", " ", ".", "../x", "/x", "a/./b", "a//b", "x\0", "e\u0301", "\\", "**", "a/**/b", "x" * 70)
+        yield from ("x" * 32_769, "~", "${x}", "{a,b}", "m.pkl", "sha256:" + "0" * 64, "0.5", "1e-3", "1001", "-1")
+        yield from ("nan", "inf", "muon", "adamw", "train", "replay", "none", "recipe.py:recipe", "a.py:b", "T2")
+
+
+def reads(read: Callable[..., object], *value: Any) -> bool:
+    """Return whether something is read without complaint."""
+    try:
+        read(*value)
+    except (StannaryError, Malformed):
+        return False
+    return True
