@@ -7,7 +7,8 @@
 3. Each `stannary <command>` that a document names is a command, and has the subcommands and options it is shown with.
 4. docs/guide/provider.md quotes the terms that nodes sign, whole.
 5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
-6. docs/verify.md lists exactly the findings of `stannary verify`, each with its weight.
+6. docs/verify.md lists exactly the findings of `stannary verify`, each with its weight; docs/receipt.md names the same
+   ones (but those of what a reader asks beyond the receipt) and weighs them alike.
 7. Each document a comment or docstring of the code cites is in this tree.
 """
 
@@ -42,6 +43,8 @@ _CODE_ROW = re.compile(r"^\| (E-[A-Z-]+) \| (\d+) \|", re.MULTILINE)
 _FINDING_ROW = re.compile(r"^\| ((?:`[a-z.*-]+`(?:, )?)+) \| (refuted|below policy|notice) \|", re.MULTILINE)
 _WEIGHTS = {"refute": "refuted", "expect": "refuted", "below_policy": "below policy", "notice": "notice"}
 _SEVERITIES = {"REFUTED": "refuted", "POLICY": "below policy", "NOTICE": "notice"}
+_NAMED = re.compile(r"\[`([a-z.-]+)`(?:, (below policy|notice))?[^\]]*\]")  # in docs/receipt.md
+_BEYOND = re.compile(r"result\.(?!malformed)|policy\.|replay\.")  # asked by options: files, floors, replays
 _PROSE = {"run", "is", "does", "uses", "knows"}  # words that follow the product's name in a sentence
 
 
@@ -50,6 +53,9 @@ def main() -> int:
     mistakes = [mistake for path in DOCUMENTS for mistake in _check(path)]
     mistakes += _check_codes((ROOT / "docs" / "errors.md").read_text("utf-8"))
     mistakes += _check_findings((ROOT / "docs" / "verify.md").read_text("utf-8"))
+    mistakes += _check_specification(
+        *((ROOT / "docs" / name).read_text("utf-8") for name in ("verify.md", "receipt.md"))
+    )
     mistakes += _check_reference()
     mistakes += [mistake for path in CODE for mistake in _check_citations(path)]
     mistakes += _check_terms((ROOT / "docs" / "guide" / "provider.md").read_text("utf-8"))
@@ -126,6 +132,18 @@ def _check_findings(text: str) -> list[str]:
     return [
         *(f"docs/verify.md: lacks finding {name} ({weight})" for name, weight in sorted(given - listed)),
         *(f"docs/verify.md: no finding {name} ({weight})" for name, weight in sorted(listed - given)),
+    ]
+
+
+def _check_specification(listed: str, specified: str) -> list[str]:
+    known = {(name, weight) for row, weight in _FINDING_ROW.findall(listed) for name in re.findall(r"`(.*?)`", row)}
+    families = tuple(name.rstrip("*") for name, _ in known if name.endswith("*"))  # `receipt.` and a member, and so on
+    known = {(name, weight) for name, weight in known if not _BEYOND.match(name) and not name.endswith("*")}
+    named = {(name, weight or "refuted") for name, weight in _NAMED.findall(specified)}
+    named = {item for item in named if item in known or not item[0].startswith(families)}
+    return [
+        *(f"docs/receipt.md: no rule brings {name} ({weight})" for name, weight in sorted(known - named)),
+        *(f"docs/receipt.md: {name} ({weight}) is no finding" for name, weight in sorted(named - known)),
     ]
 
 
