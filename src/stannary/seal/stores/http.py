@@ -4,7 +4,7 @@ Every receive has the stall limit, and every request a time by which it must hav
 together: a host that drips below MIN_BYTES_PER_S is given up wherever it drips. Uploads go out in pieces,
 each with the stall limit, so that a slow link is no stall. Redirects are not followed and nothing is
 decompressed: an object is the bytes of its name or it is refused by the reader. Proxies are those of the
-environment (proxy.py).
+environment (wire/proxy.py).
 
 Between us and a host stand log-in pages, caches that compress and servers of errors. What says so in an
 answer's head (type, coding, range) is kept as `doubt` for the reader: the right bytes are right whatever
@@ -31,10 +31,10 @@ from typing import Any, TypeAlias
 
 from stannary.errors import LimitExceeded, NotFound, UsageError
 from stannary.seal.message import Buffer
-from stannary.seal.stores import proxy
 from stannary.seal.stores.link import prefer_bbr
 from stannary.seal.stores.patience import PAUSE_S, Patience, Pause, patiently
 from stannary.seal.stores.source import MIN_BYTES_PER_S, STALL_S, Busy, SourceFailure
+from stannary.wire import proxy
 from stannary.wire.retry_after import retry_after_s
 
 CONNECT_S = 10.0

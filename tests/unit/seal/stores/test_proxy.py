@@ -1,4 +1,4 @@
-"""Proxies: which host goes through which, and real transfers through one that is watched."""
+"""Transfers of sealed objects through a proxy that is watched."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from cryptography.x509.oid import NameOID
 from tests.unit.seal.stores.test_server import serving
 from tests.unit.seal.world import Sealed, small_model
 
-from stannary.errors import UsageError
 from stannary.seal.reader import SealedArtifact
-from stannary.seal.stores import proxy
 from stannary.seal.stores.http import HttpSource
 from stannary.seal.stores.mirrors import Mirrors
 from stannary.seal.stores.server import MirrorServer
@@ -153,28 +151,6 @@ def test_name_and_password_of_a_proxy(model, monkeypatch):
         monkeypatch.setenv("http_proxy", running.url)
         with pytest.raises(SourceFailure, match="asks for a name and password"):
             HttpSource(f"http://{HOST}").read("head/x", 100)
-
-
-def test_loopback_and_exempted_hosts_go_straight(monkeypatch):
-    """Loopback never goes through a proxy, nor what no_proxy names."""
-    monkeypatch.setenv("http_proxy", "http://proxy.test:3128")
-    monkeypatch.setenv("no_proxy", "inside.test")
-    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "a.localhost", "inside.test", "b.inside.test"):
-        assert proxy.find("http", host) is None, host
-    assert proxy.find("http", "outside.test") == proxy.Proxy("proxy.test", 3128)
-    assert proxy.find("https", "outside.test") is None
-
-
-@pytest.mark.parametrize("bad", ["socks5://h:1", "https://h:1", "http://h:port", "http://:1", "ftp://h"])
-def test_proxy_of_another_kind_is_refused(bad):
-    """What is no HTTP proxy is named, never passed over and gone around."""
-    with pytest.raises(UsageError, match="proxy address"):
-        proxy.parse(bad)
-
-
-def test_password_is_not_shown():
-    """A proxy's representation keeps its password."""
-    assert "dTpw" not in repr(proxy.parse("http://u:p@h:1"))
 
 
 @contextlib.contextmanager
