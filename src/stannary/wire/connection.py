@@ -22,11 +22,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import httpcore2
 import httpx2
 
 from stannary import files
 from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, UsageError
-from stannary.wire import errors, limits, message, proof, routes
+from stannary.wire import errors, http, limits, message, proof, routes
 from stannary.wire.message import Message
 
 M = TypeVar("M", bound=Message)
@@ -58,15 +59,13 @@ class Connection:
         self.url = url.rstrip("/")
         self._sleep = sleep
         headers = {"Authorization": f"Bearer {token.value}"} if token else {}
+        tls = _trust(self.url, tls_fingerprint)
         self._http = httpx2.Client(
             base_url=self.url,
-            headers=headers,
+            headers=http.HEADERS | headers,
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            verify=_trust(self.url, tls_fingerprint),
-            trust_env=False,  # a proxy of the environment would see API tokens sent to loopback
-            transport=self._transport(token, vkey),
+            transport=http.Transport(tls=tls, backend=self._proving(token, vkey)),  # no proxy: it would see tokens
         )
-        self._http.headers["Accept-Encoding"] = "identity"  # a few bytes that unpack into gigabytes are never asked for
         self._http.event_hooks = {"response": [_bound]}
 
     def __enter__(self) -> Connection:
@@ -168,7 +167,7 @@ class Connection:
             self._sleep(delay_s)
         raise AssertionError("unreachable: the last delay is None")
 
-    def _transport(self, token: files.Secret | None, vkey: str) -> httpx2.HTTPTransport | None:
+    def _proving(self, token: files.Secret | None, vkey: str) -> proof.Proving | None:
         """Return what proves the market on plain HTTP, None where TLS does or nothing secret is said."""
         if not self.url.startswith("http://"):
             return None
@@ -178,7 +177,7 @@ class Connection:
                 why=f"{self.url} is plain HTTP: a token is shown only to a market that proves its key",
                 hint="stannary market add URL --key KEY",
             )
-        return proof.transport(vkey) if vkey else None
+        return proof.Proving(vkey) if vkey else None
 
     def _raise_for(self, answer: httpx2.Response, accepted: tuple[int, ...] = ()) -> None:
         if 300 <= answer.status_code < 400:  # never followed: a token is for the address that was pinned
@@ -240,7 +239,7 @@ def _query(params: Params | None) -> dict[str, str] | None:
     return {name: str(value) for name, value in params.items()} if params else None
 
 
-def _trust(url: str, fingerprint: str) -> ssl.SSLContext | bool:
+def _trust(url: str, fingerprint: str) -> ssl.SSLContext | None:
     """Return how to know the server: by pin, by the system's roots, or (loopback) not at all."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -252,9 +251,9 @@ def _trust(url: str, fingerprint: str) -> ssl.SSLContext | bool:
                 why=f"{url} would show API tokens to the network",
                 hint="use the https:// address and pin of the market",
             )
-        return True
+        return None
     if not fingerprint:
-        return ssl.create_default_context()
+        return httpcore2.default_ssl_context()
     return _pinned(parts.hostname, parts.port or 443, fingerprint)
 
 

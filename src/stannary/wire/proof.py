@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import h11
 import httpcore2
-import httpx2
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -40,7 +39,6 @@ NONCE_CHARS = 64
 PATIENCE_S = 10.0
 MAX_ANSWER_BYTES = 16 * 1024
 SERVER_ERROR = 500
-MAX_CONNECTIONS, KEEP_ALIVE_S = 100, 5.0  # httpx2's own
 BUSY = frozenset({408, 429})
 
 End = tuple[str, int]
@@ -63,17 +61,7 @@ def verify(proof: Proof, vkey: str, nonce: str, client: End, server: End) -> Non
     public.verify(base64.b64decode(proof.signature), _signed(vkey, nonce, client, server))
 
 
-def transport(vkey: str) -> httpx2.HTTPTransport:
-    """Return a transport for plain HTTP whose every connection is proved before it is used."""
-    made = httpx2.HTTPTransport(trust_env=False)
-    # httpx2 takes no network backend of its own, and httpcore2 does: the pool is the same but for that.
-    made._pool = httpcore2.ConnectionPool(
-        max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_S, network_backend=_Proving(vkey)
-    )
-    return made
-
-
-class _Proving(httpcore2.SyncBackend):
+class Proving(httpcore2.SyncBackend):
     """Opens TCP connections and hands over those whose other end has proved its key."""
 
     def __init__(self, vkey: str) -> None:

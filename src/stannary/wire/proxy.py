@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from stannary.errors import UsageError
 
-DEFAULT_PORT = 80
+PORTS = {"http": 80, "https": 443}
 HINT = "http_proxy=http://HOST:PORT, or no_proxy=HOST to go without"
 
 
@@ -29,39 +29,40 @@ class Proxy:
     host: str
     port: int
     authorization: str = field(default="", repr=False)
+    scheme: str = "http"
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[str, str]]:
         """Return the headers that a proxy asks for."""
-        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
+        return [("Proxy-Authorization", self.authorization)] if self.authorization else []
 
 
-def find(scheme: str, host: str) -> Proxy | None:
+def find(scheme: str, host: str, *, schemes: tuple[str, ...] = ("http",)) -> Proxy | None:
     """Return the proxy for a host, None to go straight.
 
     Raises:
-        UsageError: a variable names something that is no HTTP proxy.
+        UsageError: a variable names something that is no proxy of `schemes`.
     """
     configured = urllib.request.getproxies_environment()
     address = configured.get(scheme) or configured.get("all")
     if not address or _is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
-    return parse(address)
+    return parse(address, schemes)
 
 
-def parse(address: str) -> Proxy:
+def parse(address: str, schemes: tuple[str, ...] = ("http",)) -> Proxy:
     """Read a proxy's address: `http://[user:password@]host[:port]`, the scheme may be left out."""
     parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
     try:
-        port = parts.port or DEFAULT_PORT
+        port = parts.port or PORTS.get(parts.scheme, 0)
     except ValueError as err:
         raise UsageError("proxy address does not read", why="its port is no number", hint=HINT) from err
-    if parts.scheme != "http" or not parts.hostname:
+    if parts.scheme not in schemes or not parts.hostname:
         raise UsageError("proxy address refused", why=f"{parts.scheme}: only HTTP proxies are known", hint=HINT)
     authorization = ""
     if parts.username is not None:
         user, password = urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
         authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-    return Proxy(parts.hostname, port, authorization)
+    return Proxy(parts.hostname, port, authorization, parts.scheme)
 
 
 def _is_loopback(host: str) -> bool:

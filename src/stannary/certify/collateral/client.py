@@ -3,8 +3,7 @@
 Rules:
 1. Nothing is trusted and nothing judged: an answer has to read as what was asked for, no more. It is signed
    by its vendor or worthless, so a mirror may serve plain HTTP; certificates of HTTPS are checked always.
-2. No redirect is followed: a responder could send the verifier to an address inside its network. Bodies
-   have a size, answers a time limit, and no content coding is accepted (a small body may unpack to a big one).
+2. No redirect is followed, bodies have a size, answers a time limit, and nothing is unpacked (wire/http.py).
 3. 429 and 5xx are asked again, later each time, as long as the server says or KDS asks for (one chip
    certificate about every ten seconds); then the item is left out and said so, with what to do next. A host
    that gave no answer to all tries is asked once for each further item, without waiting.
@@ -24,9 +23,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import httpx2
-
-from stannary import __version__
 from stannary.certify.collateral.items import Item
 from stannary.certify.collateral.join import end_of
 from stannary.certify.collateral.plan import Request, Service, needs
@@ -34,6 +30,7 @@ from stannary.certify.moments import format_moment
 from stannary.certify.pki import revocation
 from stannary.errors import FormatError, LimitExceeded, ServiceError
 from stannary.formats import canonical
+from stannary.wire.http import Answer, Asker, NoAnswer
 from stannary.wire.retry_after import retry_after_s
 
 if TYPE_CHECKING:
@@ -41,8 +38,7 @@ if TYPE_CHECKING:
     from stannary.certify.collateral.store import CollateralStore
     from stannary.certify.envelope import Evidence
 
-CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 20.0  # between two pieces of a body
+STALL_S = 20.0  # between two pieces of an answer
 MAX_ANSWER_S = 60.0  # for one whole answer, so that a trickle ends too
 MAX_ANSWER_BYTES = 1 << 20  # Intel's PCK list is below 100 KiB, a manifest in base64 below 50 KiB
 MAX_CHAIN_BYTES = 64 * 1024
@@ -73,14 +69,6 @@ class Outcome:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A body and the headers beside it."""
-
-    body: bytes
-    headers: httpx2.Headers
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to ask: mirrors by service, whether fresh items are asked for again, and how to wait."""
@@ -98,8 +86,8 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
         LimitExceeded: the evidence names more than MAX_REQUESTS artifacts.
     """
     items, settled = store.load(must_exist=False), set[tuple[str, str]]()
-    with _http() as http:
-        caller = Caller(http, options)
+    with Asker(MAX_ANSWER_S, MAX_ANSWER_BYTES, stall_s=STALL_S, proxied=True) as asker:
+        caller = Caller(asker, options)
         while pending := [need for need in needs(evidence, items) if need.key not in settled]:
             need = pending[0]  # one at a time: what is met may show further needs
             settled.add(need.key)
@@ -114,14 +102,6 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
                 store.put(outcome.item)
                 items[need.key] = outcome.item
             yield outcome
-
-
-def _http() -> httpx2.Client:
-    return httpx2.Client(
-        timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-        follow_redirects=False,
-        headers={"User-Agent": f"stannary/{__version__}", "Accept-Encoding": "identity"},
-    )
 
 
 def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Outcome:
@@ -150,7 +130,7 @@ def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Out
 class Caller:
     """Asks servers, and remembers which of them did not answer."""
 
-    http: httpx2.Client
+    asker: Asker
     options: Options
     silent: set[str] = field(default_factory=set)
 
@@ -163,7 +143,7 @@ class Caller:
         host, tries = urlsplit(url).netloc, 0
         while True:
             try:
-                return _send(self.http, request, url)
+                return _send(self.asker, request, url)
             except _Again as err:
                 busy = DELAYS_S.get(request.service, OTHER_DELAYS_S) if err.is_busy else OTHER_DELAYS_S
                 delays_s = () if host in self.silent else busy
@@ -184,24 +164,21 @@ class _Again(ServiceError):
         self.after_s, self.is_busy = after_s, is_busy
 
 
-def _send(http: httpx2.Client, request: Request, url: str) -> Answer:
+def _send(asker: Asker, request: Request, url: str) -> Answer:
     headers = {"Accept": "*/*"}
     if request.body:  # RFC 6960 appendix A.1
         headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
-    method = "POST" if request.body else "GET"
     try:
-        with http.stream(method, url, content=request.body or None, headers=headers) as answer:
-            _check_status(answer)
-            return Answer(_body(answer), answer.headers)
-    except httpx2.TransportError as err:
+        answer = asker.ask("POST" if request.body else "GET", url, request.body, headers)
+    except NoAnswer as err:
         hint = "check the network and the address; what was fetched is kept, so run the command again"
-        raise _Again(f"{type(err).__name__}: {err}"[:200], hint) from err
-    except httpx2.InvalidURL as err:
-        raise ServiceError("address cannot be asked", why=f"{url!r:.120}: {err}", hint="check the base URL") from err
+        raise _Again(err.why, hint) from err
+    _check_status(answer)
+    return answer
 
 
-def _check_status(answer: httpx2.Response) -> None:
-    status = answer.status_code
+def _check_status(answer: Answer) -> None:
+    status = answer.status
     if status in RETRIED:
         hint = "wait a minute and run the command again: what was fetched is kept"
         after_s = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
@@ -217,24 +194,6 @@ def _check_status(answer: httpx2.Response) -> None:
         raise ServiceError(
             "refused by the server", why=f"HTTP {status}", hint="check the base URL and its access rules"
         )
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        hint = "let the mirror serve bodies as they are"
-        raise ServiceError("answer is packed", why=answer.headers["content-encoding"][:40], hint=hint)
-
-
-def _body(answer: httpx2.Response) -> bytes:
-    started, body = time.monotonic(), bytearray()
-    for piece in answer.iter_raw():
-        body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ServiceError(
-                "answer too large",
-                why=f"more than {MAX_ANSWER_BYTES:,} bytes",
-                hint="check the base URL: this is no vendor's",
-            )
-        if time.monotonic() - started > MAX_ANSWER_S:
-            raise _Again(f"answer takes more than {MAX_ANSWER_S:.0f} s", "try again, or use a mirror nearby")
-    return bytes(body)
 
 
 def _read(need: Need, request: Request, answer: Answer) -> tuple[bytes, bytes]:

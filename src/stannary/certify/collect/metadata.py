@@ -6,10 +6,9 @@ whole exchange has one limit, whatever pace the service answers at.
 
 from __future__ import annotations
 
-import http.client
+from http import HTTPStatus
 from typing import Protocol
 
-from stannary.certify.collect.deadline import within
 from stannary.errors import ServiceError
 
 ADDRESS = "169.254.169.254"
@@ -33,21 +32,14 @@ class MetadataService:
 
     def __call__(self, path: str, body: bytes = b"") -> bytes:
         """Exchange one request within the limit."""
-        return within(lambda: self._exchange(path, body), "the instance metadata service", self._limit_s)
+        from stannary.wire.http import Asker, NoAnswer
 
-    def _exchange(self, path: str, body: bytes) -> bytes:
-        connection = http.client.HTTPConnection(self._address, timeout=self._limit_s)
         headers = {"Metadata": "true", **({"Content-Type": "application/json"} if body else {})}
         try:
-            connection.request("POST" if body else "GET", path, body or None, headers)
-            with connection.getresponse() as answer:
-                data = answer.read(MAX_ANSWER_BYTES + 1)
-        except (OSError, http.client.HTTPException) as err:
-            raise ServiceError("the instance metadata service did not answer", why=f"{path}: {err!r:.160}") from err
-        finally:
-            connection.close()
-        if answer.status != http.client.OK:
+            with Asker(self._limit_s, MAX_ANSWER_BYTES) as asker:
+                answer = asker.ask("POST" if body else "GET", f"http://{self._address}{path}", body, headers)
+        except NoAnswer as err:
+            raise ServiceError("the instance metadata service did not answer", why=f"{path}: {err.why}") from err
+        if answer.status != HTTPStatus.OK:
             raise ServiceError("the instance metadata service refused", why=f"{path}: status {answer.status}")
-        if len(data) > MAX_ANSWER_BYTES:
-            raise ServiceError("the instance metadata service sent too much", why=f"{path}: over {MAX_ANSWER_BYTES:,}")
-        return data
+        return answer.body

@@ -201,7 +201,7 @@ class ConnectionPool:
         """Send on a kept connection; the host may have closed it meanwhile, then on a fresh one."""
         if self._proxy is not None and self._tls is None:  # asked of the proxy, by whole address
             target = f"http://{self._parts.netloc}{target}"
-            headers = {**headers, **self._proxy.headers()}
+            headers = headers | dict(self._proxy.headers())
         while self._idle:
             connection = self._idle.pop()
             try:
@@ -223,7 +223,7 @@ class ConnectionPool:
         if self._tls is not None:
             connection = http.client.HTTPSConnection(first, first_port, timeout=CONNECT_S, context=self._tls)
             if via is not None:
-                connection.set_tunnel(host, port or http.client.HTTPS_PORT, headers=via.headers())
+                connection.set_tunnel(host, port or http.client.HTTPS_PORT, headers=dict(via.headers()))
         else:
             connection = http.client.HTTPConnection(first, first_port, timeout=CONNECT_S)
         connection.connect()

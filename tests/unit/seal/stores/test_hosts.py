@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.unit.seal.stores.loopback import listening
+from tests.loopback import listening
 from tests.unit.seal.world import SMALL_SHARD_BYTES, Sealed, pattern
 
 from stannary.errors import Refuted, StannaryError

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.unit.seal.stores.loopback import listening
+from tests.loopback import listening
 from tests.unit.seal.world import Sealed
 
 from stannary.seal.reader import SealedArtifact

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.seal.stores.loopback import listening
+from tests.loopback import listening
 from tests.unit.seal.world import Sealed, small_model
 
 from stannary.errors import LimitExceeded, NotFound, Refuted, StannaryError
