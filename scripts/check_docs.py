@@ -9,7 +9,8 @@
 5. docs/guide/job-file.md is what scripts/job_file_reference.py writes.
 6. docs/verify.md lists exactly the findings of `stannary verify`, each with its weight; docs/receipt.md names the same
    ones (but those of what a reader asks beyond the receipt) and weighs them alike.
-7. Each document a comment or docstring of the code cites is in this tree.
+7. Each document a comment or docstring of the code cites is in this tree, by its path, and has the section cited.
+8. Each paragraph cited (`R8.9`) is one of docs/receipt.md, where they are numbered without gap.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ from stannary.market import terms
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
 CODE = [path for room in ("src", "scripts", "bench", "examples") for path in sorted((ROOT / room).rglob("*.py"))]
-_CITED = re.compile(r"(?<![\w/.])(?:[\w-]+/)+[\w-]+\.md\b")
+_CITED = re.compile(r"(?<![\w/.-])(?:[\w-]+/)*[\w-]+\.md\b(?:,? section ([0-9]+))?")
+_FOREIGN = {"protocol.md"}  # of DSSE, a standard that has no other name
 _TICKET = re.compile(r"\bissue [0-9]+")  # nobody can look it up here
+_PARAGRAPH = re.compile(r"^\*\*(R[0-9]+\.[0-9]+)\*\*", re.MULTILINE)
+_REFERENCE = re.compile(r"\bR[0-9]+\.[0-9]+\b")
+_WHOLE = re.compile(r"docs/receipt\.md (R[0-9]+)\b(?!\.)")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 _PATH = re.compile(r"`((?:src|docs|tests|examples|bench|scripts)/[\w./-]*\w(?:\.\w+|/)?)`")
 _COMMAND = re.compile(r"(?:^|[`$ ])stannary ([a-z][a-z-]*)", re.MULTILINE)
@@ -56,6 +61,7 @@ def main() -> int:
     mistakes += _check_specification(
         *((ROOT / "docs" / name).read_text("utf-8") for name in ("verify.md", "receipt.md"))
     )
+    mistakes += _check_paragraphs((ROOT / "docs" / "receipt.md").read_text("utf-8"))
     mistakes += _check_reference()
     mistakes += [mistake for path in CODE for mistake in _check_citations(path)]
     mistakes += _check_terms((ROOT / "docs" / "guide" / "provider.md").read_text("utf-8"))
@@ -80,9 +86,40 @@ def _check(path: Path) -> list[str]:
 
 
 def _check_citations(path: Path) -> list[str]:
-    name, text = path.relative_to(ROOT), path.read_text("utf-8")
-    missing = [found for found in _CITED.findall(text) if not (ROOT / found).exists()]
-    return [f"{name}: cites {item}, which is not here" for item in [*missing, *_TICKET.findall(text)]]
+    return [f"{path.relative_to(ROOT)}: {item}" for item in _uncited(path.read_text("utf-8"))]
+
+
+def _uncited(text: str) -> list[str]:
+    missing = []
+    for found in _CITED.finditer(text):
+        document = found[0].partition(".md")[0] + ".md"
+        if "/" not in document and (document in _FOREIGN or f'"{document}"' in text):
+            continue  # a file's name, not a citation
+        if not (ROOT / document).exists() or (found[1] and not _has_section(ROOT / document, found[1])):
+            missing.append(found[0])
+    return [f"cites {item}, which is not here" for item in [*missing, *_TICKET.findall(text)]]
+
+
+def _has_section(path: Path, number: str) -> bool:
+    return re.search(rf"^#+ {number}\.", path.read_text("utf-8"), re.MULTILINE) is not None
+
+
+def _check_paragraphs(text: str) -> list[str]:
+    numbered, mistakes, at = _PARAGRAPH.findall(text), [], (0, 0)
+    for name in numbered:
+        section, paragraph = map(int, name[1:].split("."))
+        if (section, paragraph) not in {(at[0], at[1] + 1), (at[0] + 1, 1)}:
+            mistakes.append(f"docs/receipt.md: {name} does not follow R{at[0]}.{at[1]}")
+        at = (section, paragraph)
+    known = {*numbered, *(name.partition(".")[0] for name in numbered)}
+    for path in [*CODE, *DOCUMENTS, *sorted((ROOT / "tests").rglob("*.py"))]:
+        mistakes += [f"{path.relative_to(ROOT)}: {item}" for item in _unnumbered(path.read_text("utf-8"), known)]
+    return mistakes
+
+
+def _unnumbered(text: str, known: set[str]) -> list[str]:
+    cited = {*_REFERENCE.findall(text), *_WHOLE.findall(text)}
+    return [f"cites {name}, which docs/receipt.md lacks" for name in sorted(cited - known)]
 
 
 def _unknown(call: str) -> list[str]:

@@ -3,7 +3,7 @@
     value(i) = SHA-256 applied (length - 1 - i) times to the seed,   i = 0 .. length - 1
     SHA-256(value(0)) = tip,   SHA-256(value(i)) = value(i - 1)
 
-Rules:
+Rules (docs/receipt.md R8.1, R8.2):
 1. Values come in order, and each proves itself by hashing to its predecessor: the buyer chose all of
    them before he saw any commitment, so he cannot choose what is audited either.
 2. The randomness of a draw is H(value, checkpoint): the market could not know the value before it
@@ -25,19 +25,19 @@ SEED_BYTES = 32
 
 
 def tip(seed: bytes, length: int) -> str:
-    """Return the hex tip of the chain, signed in the job."""
+    """Return the hex tip of the chain, signed in the job (R8.1)."""
     return _hash(_checked(seed, length), length).hex()
 
 
 def value(seed: bytes, length: int, index: int) -> str:
-    """Return the `index`-th value in hex."""
+    """Return the `index`-th value in hex (R8.1)."""
     if not 0 <= index < length:
         raise FormatError("beacon index outside the chain", why=f"{index}, the chain has {length} values")
     return _hash(_checked(seed, length), length - 1 - index).hex()
 
 
 def check(previous: str, revealed: str) -> None:
-    """Check that `revealed` hashes to its predecessor (the tip for index 0); both hex.
+    """Check that `revealed` hashes to its predecessor (the tip for index 0); both hex (R8.2).
 
     Raises:
         FormatError: not 32 bytes of lower-case hex.

@@ -11,7 +11,7 @@ with take their bounds from here and say none of their own.
                 before this table took such statements and their receipts hold
     views       what a store holds is shown whatever it is: `shown` makes a harmless word of anything
 
-Rules:
+Rules (docs/receipt.md R6.3):
 1. A field's name says what it is wherever it stands: one name, one bound (`Output.name` overrides `name`).
 2. Words are ASCII of a stated grammar: no two of them look alike, none repaints a screen, every database keeps them.
 3. Patterns are of both `re` and the Rust regex of pydantic: no look-around, no `\\d` (it takes digits of any script).

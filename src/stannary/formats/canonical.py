@@ -1,6 +1,6 @@
 """Canonical JSON: the JSON Canonicalization Scheme (JCS, RFC 8785), and a strict reader.
 
-Rules:
+Rules (docs/receipt.md R1.1, R1.2):
 1. What we sign holds objects, arrays, strings, booleans, null and integers within +-(2**53 - 1)
    (RFC 8785 section 3.2.2.3 keeps to I-JSON). Fractions travel as decimal strings, so that no two
    languages print one number in two ways: a float is refused on the way out and on the way in.

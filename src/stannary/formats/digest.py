@@ -1,4 +1,4 @@
-"""SHA-256 digests in the one spelling used everywhere: `sha256:<64 hex digits>`.
+"""SHA-256 digests in the one spelling used everywhere: `sha256:<64 hex digits>` (docs/receipt.md R1.4).
 
 Raw 32-byte values appear only inside trees and hash chains; at every border (JSON, file names,
 HTTP paths) the spelled form is used, so that a digest can never be mistaken for another string.
@@ -46,14 +46,14 @@ def raw(value: Digest) -> bytes:
 
 
 def unhex(text: str) -> bytes:
-    """Return the 32 bytes that 64 lower-case hex digits spell; raise FormatError for any other spelling."""
+    """Return the 32 bytes that 64 lower-case hex digits spell; raise FormatError for any other spelling (R1.4)."""
     if _HEX.fullmatch(text) is None:
         raise FormatError("not 32 bytes of lower-case hex", why=f"{text!r:.80}")
     return bytes.fromhex(text)
 
 
 def hash_parts(label: str, *parts: bytes) -> bytes:
-    """Hash length-prefixed `parts` under a domain `label`, so that no two part lists collide.
+    """Hash length-prefixed `parts` under a domain `label`, so that no two part lists collide (R1.5).
 
     Returns the raw 32 bytes of SHA-256(len(label) ‖ label ‖ len(p1) ‖ p1 ‖ ...), lengths as
     8-byte big-endian integers.

@@ -1,6 +1,6 @@
 """DSSE envelopes (Dead Simple Signing Envelope v1.0.2) with Ed25519 keys.
 
-Rules:
+Rules (docs/receipt.md R2):
 1. The payload is signed byte for byte: PAE("DSSEv1" SP len(type) SP type SP len(body) SP body).
    Nothing is re-serialised at verification.
 2. `keyid` is `ed25519:<hex SHA-256 of the raw 32-byte public key>`; it is not covered by the

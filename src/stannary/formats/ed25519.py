@@ -1,6 +1,6 @@
 """Ed25519 public keys that may stand for somebody: nodes, buyers, markets' logs, witnesses, verifiers.
 
-Rules:
+Rules (docs/receipt.md R1.9):
 1. Under a key of small order one signature holds for many messages, and anybody can make it: such a key proves
    nothing about its holder. All eight points are refused (RFC 8032 leaves it open; the list is that of libsodium's
    `ge25519_has_small_order`).

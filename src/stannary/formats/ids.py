@@ -1,4 +1,4 @@
-"""Names of things: nodes, jobs, tasks, audits. Derived from keys and digests, never chosen.
+"""Names of things: nodes, jobs, tasks, audits. Derived from keys and digests, never chosen (docs/receipt.md R1.10).
 
     node     n-<12 hex of SHA-256 of its public key>
     job      j-<12 hex of the job digest>

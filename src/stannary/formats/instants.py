@@ -1,6 +1,6 @@
 """Times as they are spelled in every message and statement, and how far two clocks may lie apart.
 
-Rules:
+Rules (docs/receipt.md R1.7, R12.12, R12.13):
 1. A time is RFC 3339 in UTC with whole seconds and `Z`; digits are ASCII, the year has four of them.
 2. Inside a process times are seconds since 1970; this module is the only place where they become text and back.
 3. A node's time is its own word. It is held between two moments of the log: at most CLOCK_SKEW_S after the later

@@ -1,6 +1,6 @@
 """The job spec: what a buyer asks for, in the form that is signed.
 
-Rules:
+Rules (docs/receipt.md R7):
 1. Every default is explicit, money is micro-dollars, sizes are bytes, shares are parts per million.
    Two specs that mean the same have the same bytes.
 2. The work directory is a listing (formats/workdir.py): no archive, no link, no device.

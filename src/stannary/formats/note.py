@@ -2,7 +2,7 @@
 
 Formats: C2SP signed-note, tlog-checkpoint and tlog-cosignature (Ed25519, `cosignature/v1`).
 
-Rules:
+Rules (docs/receipt.md R3.3 to R3.7):
 1. A note is its text, an empty line, and signature lines `— <name> <base64(key hash ‖ signature)>`.
    Keys are spelled `name+<8 hex of key hash>+<base64(type ‖ public key)>`; the key hash is
    SHA-256(name ‖ LF ‖ type ‖ public key), first four bytes. Type 0x01 signs as the log, type 0x04 as

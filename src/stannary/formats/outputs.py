@@ -4,7 +4,7 @@
     *.json        `*`, `?` and `[ab]` within    **/*.csv               at any depth, the top included
                   one name                      ** or .                everything
 
-Rules:
+Rules (docs/receipt.md R7.7):
 1. A pattern is relative to the work directory. A leading `./` and a trailing `/` mean nothing; `..`, a
    leading `/`, an empty segment, a backslash and control characters are refused, as in any path
    (formats/workdir.py rule 1); so is what only a shell would expand (`~`, `$NAME`, `{a,b}`). `**`

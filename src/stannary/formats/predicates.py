@@ -1,4 +1,4 @@
-"""Every predicate that is signed, one frozen record each, in the order a job meets them.
+"""Every predicate that is signed, one frozen record each, in the order a job meets them (docs/receipt.md R6).
 
     kind                signed by   logged   says
     join                node        yes      I am this key, of this operator, under these terms
@@ -445,7 +445,7 @@ class Receipt:
 
 
 def result_root(outputs: tuple[Output, ...]) -> Digest:
-    """Return the root of a result: the digest of its outputs (name, digest, size) in name order."""
+    """Return the root of a result: the digest of its outputs (name, digest, size) in name order (R9.1)."""
     listed = sorted(outputs, key=lambda item: item.name)
     return digest.digest(canonical.encode([record.to_json(item) for item in listed]))
 
@@ -456,12 +456,12 @@ def assignment_digest(assignment: Assignment) -> Digest:
 
 
 def commitment_hash(node: NodeId, salt: str, root: Digest) -> str:
-    """Return H(node, salt, root) in hex; the node id keeps another from handing it in as his own."""
+    """Return H(node, salt, root) in hex; the node id keeps another from handing it in as his own (R9.2)."""
     return digest.hash_parts("stannary commitment v1", node.encode(), digest.unhex(salt), digest.raw(root)).hex()
 
 
 def answer_hash(audit_salt: bytes, state: bytes) -> str:
-    """Return H(audit salt, state bytes at the drawn inner step) in hex."""
+    """Return H(audit salt, state bytes at the drawn inner step) in hex (R9.4)."""
     hashed = answer_before(audit_salt, len(state))
     hashed.update(state)
     return hashed.hexdigest()
@@ -473,7 +473,7 @@ def answer_before(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
 
 
 def answer_commitment_hash(node: NodeId, blind: str, answer: str, root: Digest) -> str:
-    """Return the blinded commitment of an answer in hex."""
+    """Return the blinded commitment of an answer in hex (R9.5)."""
     return digest.hash_parts(
         "stannary answer commitment v1", node.encode(), digest.unhex(blind), digest.unhex(answer), digest.raw(root)
     ).hex()

@@ -7,7 +7,7 @@
                   in log order: {envelope, index, path}, paths lead to the final checkpoint
     checkpoints   those that draws were made for, smallest first: {note, consistency}, proofs lead to the final one
 
-Rules:
+Rules (docs/receipt.md R5.1):
 1. Everything is covered or absent: unknown members are refused at every level, indexes and sizes must rise strictly
    (no order of the file is free), base64 must be canonical.
 2. White space and member order carry no meaning: a file that was re-serialised is the same receipt.

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to canonical JSON and back, strictly.
+"""Frozen dataclasses to canonical JSON and back, strictly (docs/receipt.md R6.2).
 
 Every signed predicate is a frozen dataclass whose annotations are its schema. Reading refuses
 unknown members, missing members and wrong types, so that whatever a signature covers is also

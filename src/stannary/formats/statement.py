@@ -1,4 +1,4 @@
-"""in-toto Statements v1: the frame around every predicate we sign.
+"""in-toto Statements v1: the frame around every predicate we sign (docs/receipt.md R2.5).
 
 A statement names its subjects by digest and carries one predicate of a known type. The bytes that
 are signed are the canonical JSON of the statement; they are parsed again from those very bytes at

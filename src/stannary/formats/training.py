@@ -1,4 +1,4 @@
-"""The optimizer and data settings of a training job, as the buyer signs them.
+"""The optimizer and data settings of a training job, as the buyer signs them (docs/receipt.md R7.3).
 
 Everything a round depends on besides weights, data and the recipe's own code is here or beside it in
 `jobspec.Recipe`, every default explicit, so that prover, auditor and whoever holds the receipt

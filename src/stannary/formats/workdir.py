@@ -1,6 +1,6 @@
 """The listing of a work directory: (path, mode, digest, size) of every file, and nothing else.
 
-Rules (a listing that breaks one is refused, wherever it comes from):
+Rules (a listing that breaks one is refused, wherever it comes from; docs/receipt.md R7.5, R7.6):
 1. A path is relative POSIX in UTF-8, NFC: no empty, `.` or `..` segment, no leading or trailing
    slash, no backslash, no control character, within the length limits. It names the same file on
    every system, and never one outside the directory.

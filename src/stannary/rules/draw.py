@@ -1,6 +1,6 @@
 """The draw: which work is audited, at which inner step, and by whom.
 
-Rules:
+Rules (docs/receipt.md R8):
 1. beacon = H(value, checkpoint root), where `value` is the next link of the buyer's hash chain and the checkpoint
    covers the commitments it judges. The market knows the commitments but not the value; the buyer knows the value
    but cannot change it; the node committed before either was joined: nobody steers.
@@ -47,7 +47,7 @@ class Selection:
 
 
 def beacon(value: str, checkpoint_root: Digest) -> bytes:
-    """Return the randomness that `value`, revealed for this checkpoint, makes (rule 1)."""
+    """Return the randomness that `value`, revealed for this checkpoint, makes (R8.8)."""
     raw_value = digest.raw(Digest(digest.PREFIX + value))
     return digest.hash_parts("stannary beacon v1", raw_value, digest.raw(checkpoint_root))
 
@@ -59,7 +59,7 @@ def select(
     audit_ppm: int,
     canary_ppm: int = CANARY_PPM,
 ) -> tuple[Selection, ...]:
-    """Return what `randomness` (the beacon) selects among the draw's tasks, in their order.
+    """Return what `randomness` (the beacon) selects among the draw's tasks, in their order (R8.9).
 
     Args:
         draw: the tasks.
@@ -74,12 +74,12 @@ def select(
 
 
 def audit_name(randomness: bytes, task: TaskId, auditor: str = "") -> AuditId:
-    """Return the name of the audit that `auditor` makes of a task (rule 6); without one, of nobody's."""
+    """Return the name of the audit that `auditor` makes of a task (rule 6); without one, of nobody's (R8.9)."""
     return ids.audit_id(task, _hash("audit name", randomness, task, auditor.encode()))
 
 
 def rank(task: Drawable, candidates: Iterable[Candidate], randomness: bytes) -> tuple[Candidate, ...]:
-    """Return those who may audit `task`, in the order they are asked (rule 4)."""
+    """Return those who may audit `task`, in the order they are asked (R8.9)."""
     eligible = [
         item for item in candidates if item.operator != task.operator and item.engine_class == task.engine_class
     ]
@@ -111,7 +111,7 @@ def _select(
 
 
 def _chosen(value: bytes, ppm: int) -> bool:
-    """Return whether the value, read as a fraction of 2**256, lies below ppm / 1,000,000 (exact integers)."""
+    """Return whether the value, read as a fraction of 2**256, lies below ppm / 1,000,000 (exact integers; R8.9)."""
     return int.from_bytes(value, "big") * PPM < ppm << (8 * SIZE_BYTES)
 
 

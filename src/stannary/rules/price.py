@@ -1,4 +1,4 @@
-"""What a task costs, and a job at most, in whole micro-dollars.
+"""What a task costs, and a job at most, in whole micro-dollars (docs/receipt.md R14.2).
 
     price = ceil(num_steps x step_ms x ask per hour / 3,600,000)
 

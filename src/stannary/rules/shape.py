@@ -1,6 +1,6 @@
 """The shape of a job: how many rounds and lanes it has, the steps of each task, and the agreed time of a step.
 
-Rules:
+Rules (docs/receipt.md R7, R12.4):
 - All of it follows from the signed spec. The market plans and holds escrow by it, a node computes by it, the verifier
   recomputes it: nobody is told.
 - A command is one round of lanes of one step each, which takes as long as the job may; it has no merges.

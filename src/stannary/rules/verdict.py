@@ -1,4 +1,4 @@
-"""Verdicts: what the answers prove about one task (docs/audits.md).
+"""Verdicts: what the answers prove about one task (docs/audits.md; docs/receipt.md R10).
 
 Statistics accuse, exact recomputation convicts:
 1. A *recomputation* is the same result root and the same answer for the drawn inner step. The prover's answer must
@@ -54,7 +54,7 @@ def judge(
     exhausted: bool = False,
     same: Same = bitwise,
 ) -> Decision:
-    """Judge one drawn task from the opened answers.
+    """Judge one drawn task from the opened answers (R10.1, R10.2).
 
     Args:
         contribution: the work that was handed in.
@@ -105,7 +105,7 @@ def _open(heard: Sequence[Answer], *, exhausted: bool) -> Decision:
     return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
 
 
-def _independent(auditors: Sequence[Answer], prover: str, operators: Mapping[NodeId, str]) -> list[Answer]:
+def _independent(auditors: Sequence[Answer], prover: str, operators: Mapping[NodeId, str]) -> list[Answer]:  # R10.1
     first_of: dict[str, Answer] = {}
     for item in auditors:
         operator = operators[item.node]
@@ -115,7 +115,7 @@ def _independent(auditors: Sequence[Answer], prover: str, operators: Mapping[Nod
 
 
 def _largest_camp(answers: Sequence[Answer], same: Same) -> list[Answer]:
-    """Return the largest set of answers that agree with one of their number (the first such set on a tie)."""
+    """Return the largest set of answers that agree with one of their number (the first such set on a tie; R10.1)."""
     camps = [[other for other in answers if same(item, other)] for item in answers]
     return max(camps, key=len, default=[])
 

@@ -1,6 +1,6 @@
 """The meter: a hash chain of cumulative readings, one chain for each node in a job.
 
-Rules:
+Rules (docs/receipt.md R6.18):
 - Readings are numbered from 0 without gaps; each names the digest of the one before, the first the
   digest that `origin` gives (so a chain cannot be moved to another job or node).
 - Every part of `Spent` is cumulative and never falls. `read_at` may: it is the node's own word, which is held to the
@@ -29,12 +29,12 @@ NOTHING = Spent(start_ms=0, compute_ms=0, link_ms=0, idle_ms=0, audit_ms=0)
 
 
 def origin(job: JobId, node: NodeId) -> Digest:
-    """Return what the first reading of a node in a job names as its previous one."""
+    """Return what the first reading of a node in a job names as its previous one (R6.18)."""
     return digest.from_raw(digest.hash_parts("stannary meter v1", job.encode(), node.encode()))
 
 
 def reading_digest(reading: Reading) -> Digest:
-    """Return the digest by which the next reading names this one."""
+    """Return the digest by which the next reading names this one (R6.18)."""
     return digest.digest(canonical.encode(record.to_json(reading)))
 
 

@@ -1,4 +1,4 @@
-"""C2SP tlog-proof: one text that shows, offline, that a leaf is in a log.
+"""C2SP tlog-proof: one text that shows, offline, that a leaf is in a log (docs/receipt.md R3.8).
 
     c2sp.org/tlog-proof@v1
     index <n>

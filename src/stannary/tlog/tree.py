@@ -1,6 +1,6 @@
 """The Merkle tree of RFC 6962 section 2.1 (RFC 9162 section 2.1): append, root, proofs and their checks.
 
-Rules:
+Rules (docs/receipt.md R3.1, R3.2):
 1. Leaf hash = SHA-256(0x00 ‖ leaf), node hash = SHA-256(0x01 ‖ left ‖ right): a leaf never passes for a node.
 2. The tree keeps every complete node, level by level, so that an append costs two hashes on average and
    any root or proof of any earlier size is a walk over stored nodes.

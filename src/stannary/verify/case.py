@@ -1,6 +1,6 @@
 """The case: all logged statements of one job, typed and indexed, so that they can be judged together.
 
-Rules:
+Rules (docs/receipt.md R6.20 to R6.24):
 1. A case is made of statements and their log indexes alone; whether their signatures and proofs hold is
    checked before (receipt.py) or known (the market reads its own log).
 2. One job, one placement; per task one assignment; per draw one list of candidates; per audit and party one silence. A
@@ -225,7 +225,7 @@ class Case:
         return {unit: sorted(tasks, key=attempt_of) for unit, tasks in listed.items()}
 
     def is_superseded(self, task: TaskId) -> bool:
-        """Return whether a later attempt at the same unit was assigned."""
+        """Return whether a later attempt at the same unit was assigned (R14.3)."""
         return self.attempts[unit_of(self.assignments[task].predicate)][-1] != task
 
     @property
@@ -236,7 +236,7 @@ class Case:
     def _of(self, cls: type[P]) -> tuple[Logged[P], ...]:
         return tuple(cast("Logged[P]", item) for item in self._counting if isinstance(item.predicate, cls))
 
-    def _by_party(self, kind: str, cls: type[P]) -> dict[tuple[AuditId, NodeId, Role], Logged[P]]:
+    def _by_party(self, kind: str, cls: type[P]) -> dict[tuple[AuditId, NodeId, Role], Logged[P]]:  # R6.21
         found: dict[tuple[AuditId, NodeId, Role], Logged[P]] = {}
         for item in self._of(cls):
             said = cast("Answer | AnswerCommitment | Silence", item.predicate)
@@ -246,14 +246,14 @@ class Case:
             found[key] = item
         return found
 
-    def _by_draw(self) -> dict[Digest, Logged[Candidates]]:
+    def _by_draw(self) -> dict[Digest, Logged[Candidates]]:  # R6.21
         of_draw: dict[int, Logged[Candidates]] = {}
         for item in self._of(Candidates):
             if of_draw.setdefault(item.predicate.index, item) is not item:
                 raise Refuted("two lists of candidates for one draw", why=f"draw {item.predicate.index}")
         return {item.leaf: item for item in of_draw.values()}
 
-    def _check_one_job(self) -> None:
+    def _check_one_job(self) -> None:  # R6.20
         for item in self.statements:
             if item.kind not in OF_NO_JOB and item is not self.job and _job_of(item.predicate) != self.job_id:
                 raise Refuted("a statement of another job", why=f"{item.kind} at log index {item.index}")
@@ -262,7 +262,7 @@ class Case:
         return (item.predicate for item in self.answer_commitments.values())
 
     def _check_known(self) -> None:
-        """Refuse what names a task, an audit or a node this case knows nothing about."""
+        """Refuse what names a task, an audit or a node this case knows nothing about (R6.23)."""
         for task, item in self.contributions.items():
             if task not in self.assignments:
                 raise Refuted("a contribution without its assignment", why=task)
@@ -281,7 +281,7 @@ class Case:
 
 
 def unit_of(assignment: Assignment) -> tuple[str, int, int]:
-    """Return what a task is an attempt at."""
+    """Return what a task is an attempt at (R12.2)."""
     if assignment.kind is TaskKind.MERGE:
         return assignment.kind.value, assignment.round, 0
     if assignment.kind is TaskKind.COMMAND:
@@ -307,7 +307,7 @@ def _is_audit(said: Answer | AnswerCommitment | Silence) -> bool:
 
 
 def _void(statements: Iterable[Logged[DataclassInstance]]) -> tuple[Logged[DataclassInstance], ...]:
-    """Return the statements of nodes that came too late to count, in log order (rule 3)."""
+    """Return the statements of nodes that came too late to count, in log order (R6.22)."""
     said: set[tuple[object, ...]] = set()
     void = []
     for item in statements:

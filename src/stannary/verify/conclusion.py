@@ -1,4 +1,4 @@
-"""The conclusion: everything a receipt states, computed from the case alone.
+"""The conclusion: everything a receipt states, computed from the case alone (docs/receipt.md R13 to R16).
 
 The market composes its receipts with `conclude`, the verifier computes the same again and compares: what
 is stated and what follows from the evidence cannot drift apart.
@@ -98,7 +98,7 @@ def conclude(case: Case, *, status: str, reason: str) -> Conclusion:
 
 
 def compose(case: Case, conclusion: Conclusion, ending: Ending, evidence: Sequence[Digest]) -> Receipt:
-    """Return the receipt predicate of a concluded case; `evidence` are the leaves of the file, in log order."""
+    """Return the receipt predicate of a concluded case; `evidence` are the leaves of the file, in log order (R16.1)."""
     settled = conclusion.settlement
     return Receipt(
         job=case.job_id,
@@ -123,20 +123,20 @@ def compose(case: Case, conclusion: Conclusion, ending: Ending, evidence: Sequen
 
 
 def escrow_of(case: Case) -> int:
-    """Return what the buyer paid in; nothing where no node was ever found."""
+    """Return what the buyer paid in; nothing where no node was ever found (R14.1)."""
     if len(case.placements) > 1:
         raise Refuted("a job is placed once", why=f"{len(case.placements)} placements")
     return case.placements[0].predicate.escrow_usd_micros if case.placements else 0
 
 
 def attestation_of(case: Case) -> str:
-    """Return what stands behind the credentials, the weakest of them."""
+    """Return what stands behind the credentials, the weakest of them (R16.1)."""
     kinds = {held[-1].predicate.attestation for held in case.credentials.values()}
     return NOT_ATTESTED if not kinds or Attestation.SOFTWARE in kinds else ", ".join(sorted(kinds))
 
 
 def selections_of(case: Case) -> dict[TaskId, Selection]:
-    """Return what the beacons selected, for every contribution a draw covers.
+    """Return what the beacons selected, for every contribution a draw covers (R8.8 to R8.10).
 
     Raises:
         Refuted: a draw whose reveal or candidates are not in evidence.
@@ -161,7 +161,7 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
 
 
 def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int | None = None) -> Decision:
-    """Judge one contribution from what was logged (`before` a log index, if given)."""
+    """Judge one contribution from what was logged (`before` a log index, if given; R10.4)."""
     contribution = case.contributions[task].predicate
     if case.spec.trust.verify is Verification.NONE:
         return Decision(Verdict.UNVERIFIED, Reason.NOT_ASKED)
@@ -176,7 +176,7 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
 
 
 def task_price(case: Case, assignment: Assignment, node: NodeId) -> int:
-    """Return the price of a task for a node."""
+    """Return the price of a task for a node (R14.2)."""
     return price_of(assignment.num_steps, case.shape.step_ms, case.credential(node).ask_usd_micros_per_hour)
 
 
@@ -187,7 +187,7 @@ def _prover_answer(heard: Sequence[Logged[Answer]], contribution: Contribution) 
     return None
 
 
-def _verdict(case: Case, decisions: dict[TaskId, Decision], result: Lineage, figures: Soundness) -> Verdict:
+def _verdict(case: Case, decisions: dict[TaskId, Decision], result: Lineage, figures: Soundness) -> Verdict:  # R16.2
     if case.spec.trust.verify is Verification.NONE or not result.complete:
         return Verdict.UNVERIFIED
     if any(decisions[task].verdict is Verdict.REFUTED for task in result.tasks):
@@ -204,7 +204,7 @@ def is_drawn(decision: Decision) -> bool:
     return decision.reason is not Reason.NOT_DRAWN
 
 
-def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool) -> Settlement:
+def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool) -> Settlement:  # R14.5
     ordered = sorted(case.contributions.items(), key=lambda item: item[1].index)
     work = [_work(case, decisions, task, buyer_silent=buyer_silent) for task, _ in ordered]
     audits = [
@@ -215,7 +215,7 @@ def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool
     return settlement.settle(escrow_of(case), work, audits, _bonds(case, decisions))
 
 
-def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_silent: bool) -> Work:
+def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_silent: bool) -> Work:  # R14.3
     contribution, assignment = case.contributions[task].predicate, case.assignments[task].predicate
     decision = decisions[task]
     redone = case.is_superseded(task)
@@ -233,7 +233,7 @@ def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_
     )
 
 
-def _audit_work(case: Case, decisions: dict[TaskId, Decision], item: Logged[Answer]) -> AuditWork:
+def _audit_work(case: Case, decisions: dict[TaskId, Decision], item: Logged[Answer]) -> AuditWork:  # R14.5
     answer = item.predicate
     decision, assignment = decisions[answer.task], case.assignments[answer.task].predicate
     others = [node for node in decision.refuted if node != answer.node]
@@ -247,7 +247,7 @@ def _audit_work(case: Case, decisions: dict[TaskId, Decision], item: Logged[Answ
     )
 
 
-def _bonds(case: Case, decisions: dict[TaskId, Decision]) -> list[Bond]:
+def _bonds(case: Case, decisions: dict[TaskId, Decision]) -> list[Bond]:  # R14.4
     convicted: dict[NodeId, Bond] = {}
     for decision in decisions.values():
         for node in decision.refuted:
@@ -257,7 +257,7 @@ def _bonds(case: Case, decisions: dict[TaskId, Decision]) -> list[Bond]:
 
 
 def _cause(case: Case, decisions: dict[TaskId, Decision], task: TaskId) -> NodeId | None:
-    """Return the convicted node upstream of a superseded task: walk back merge by merge until one is found."""
+    """Return the convicted node upstream of a superseded task: walk back merge by merge until one is found (R14.6)."""
     current: TaskId | None = task
     while current is not None:
         assignment = case.assignments[current].predicate
@@ -295,7 +295,7 @@ def _soundness(case: Case, selections: dict[TaskId, Selection], decisions: dict[
     )
 
 
-def _split(case: Case, decisions: dict[TaskId, Decision], result: Lineage) -> TimeSplit:
+def _split(case: Case, decisions: dict[TaskId, Decision], result: Lineage) -> TimeSplit:  # R15.5
     useful: Counter[NodeId] = Counter()
     for task in result.tasks:
         contribution = case.contributions.get(task)

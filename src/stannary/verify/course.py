@@ -1,6 +1,6 @@
 """The course of a job: whether each task was what the signed spec asks for, done by whom it may be.
 
-Rules:
+Rules (docs/receipt.md R12):
 1. A task id names its job, kind, round, lane and attempt; steps follow from the spec's schedule.
 2. A commitment is logged after the assignment, the contribution after its commitment; the contribution opens exactly
    that commitment (node, salt, root), answers exactly that assignment, and its root is that of its outputs.
@@ -28,7 +28,7 @@ from stannary.verify.report import Findings
 
 @dataclass(frozen=True, slots=True)
 class Witnessed:
-    """Checkpoint sizes and the time by which every pinned witness had seen each, both rising."""
+    """Checkpoint sizes and the time by which every pinned witness had seen each, both rising (R5.8)."""
 
     sizes: Sequence[int]
     times: Sequence[int]
@@ -69,7 +69,7 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
         _check_time(case, said, time, (witnessed.after(since), witnessed.before(said.index)), findings)
 
 
-def _check_job(case: Case, findings: Findings) -> None:
+def _check_job(case: Case, findings: Findings) -> None:  # R12.1
     if len(case.placements) > 1:
         findings.refute("placement.twice", case.job_id, f"{len(case.placements)} placements", "one")
     for item in case.placements:
@@ -85,7 +85,7 @@ def _check_job(case: Case, findings: Findings) -> None:
                 findings.refute("credential.missing", node, "chosen without a credential")
 
 
-def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) -> None:
+def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) -> None:  # R12.2 to R12.4
     assignment, shape = item.predicate, case.shape
     if not (0 <= assignment.round < shape.num_rounds and 0 <= assignment.lane < shape.num_lanes):
         place = f"round {assignment.round}, lane {assignment.lane}"
@@ -113,7 +113,7 @@ def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) 
     findings.expect("assignment.steps", assignment.task, (kind, assignment.num_steps), expected)
 
 
-def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:
+def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:  # R12.5, R12.6
     item, assigned = case.contributions[task], case.assignments[task]
     contribution, assignment = item.predicate, assigned.predicate
     named = predicates.assignment_digest(assignment)
@@ -141,7 +141,7 @@ def _opening(contribution: Contribution) -> str:
         return f"cannot be opened: {err}"
 
 
-def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:
+def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:  # R12.7
     item = case.assignments[task]
     assignment = item.predicate
     admitted = assignment.admitted or ()
@@ -167,7 +167,7 @@ def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:
 
 
 def _check_base(case: Case, assignment: Assignment, findings: Findings) -> None:
-    """Check that a merge continues a merge of the round before: its weights and its outer state."""
+    """Check that a merge continues a merge of the round before: its weights and its outer state (R12.8)."""
     if assignment.round == 0:
         return
     before = lineage.merge_behind(case, assignment.round - 1, assignment.theta)
@@ -184,7 +184,7 @@ def _convicted_before(case: Case, task: TaskId, index: int) -> bool:
 
 
 def _check_order_of_merges(case: Case, findings: Findings) -> None:
-    """Check rule 3's W = 1 on the merges that are in the result."""
+    """Check rule 3's W = 1 on the merges that are in the result (R12.9)."""
     assigned = [case.assignments[task].predicate for task in lineage.trace(case).tasks if task in case.assignments]
     for assignment in assigned:
         if assignment.kind is not TaskKind.MERGE or assignment.round == 0:
@@ -202,7 +202,7 @@ def _check_order_of_merges(case: Case, findings: Findings) -> None:
 
 def _check_credentials(
     case: Case, node: NodeId, held: Sequence[Logged[Credential]], worked: bool, findings: Findings
-) -> None:
+) -> None:  # R12.10
     trust = case.spec.trust
     following = [*(later.index for later in held[1:]), case.job.index + 1]
     for item, replaced_at in zip(held, following, strict=True):
@@ -223,7 +223,7 @@ def _check_credentials(
                 findings.refute(f"placement.{name}", node, observed, "a node the spec allows")
 
 
-def _check_joins(case: Case, findings: Findings) -> None:
+def _check_joins(case: Case, findings: Findings) -> None:  # R12.11
     named = {item.predicate.join for held in case.credentials.values() for item in held}
     for join in case.joins:
         if join.leaf not in named:
@@ -234,7 +234,7 @@ Timed = Logged[Contribution] | Logged[Answer] | Logged[Reading]
 
 
 def _signed_times(case: Case) -> Iterator[tuple[Timed, int, str]]:
-    """Yield each statement with a node's time, the log index that time may not lie far before, and the time.
+    """Yield each statement with a node's time, the log index that time may not lie far before, and the time (R12.12).
 
     A reading is kept by the market and logged when the job ends, however long after it was made.
     """

@@ -1,4 +1,4 @@
-"""The lineage: which contributions are in the result.
+"""The lineage: which contributions are in the result (docs/receipt.md R13).
 
 For a train job the result is the weights of the last round's last merge. Each merge names the weights it started
 from and the contributions it admitted; walking back through the weights' digests gives every task whose work is in
@@ -36,7 +36,7 @@ def trace(case: Case) -> Lineage:
 
 
 def merge_behind(case: Case, round_index: int, theta: Digest | None) -> TaskId | None:
-    """Return the newest contributed merge of `round_index` whose output weights are `theta`.
+    """Return the newest contributed merge of `round_index` whose output weights are `theta` (R12.8).
 
     A merge whose node fell silent is made again by another node, with the same bytes: the newest is the one that
     stands in the result.
@@ -55,7 +55,7 @@ def merge_output(case: Case, task: TaskId, name: str) -> Digest | None:
     return found.digest if found is not None else None
 
 
-def _trace_train(case: Case) -> Lineage:
+def _trace_train(case: Case) -> Lineage:  # R13.2
     rounds = case.shape.num_rounds
     merges = case.attempts.get((TaskKind.MERGE.value, rounds - 1, 0), [])
     last = merges[-1] if merges else None
@@ -76,7 +76,7 @@ def _trace_train(case: Case) -> Lineage:
     return Lineage(frozenset(tasks), complete=whole, subjects=(Subject(MODEL, theta),))
 
 
-def _trace_command(case: Case) -> Lineage:
+def _trace_command(case: Case) -> Lineage:  # R13.1
     tasks: set[TaskId] = set()
     subjects: list[Subject] = []
     lanes = case.shape.num_lanes

@@ -1,6 +1,6 @@
 """Verifying a receipt: bytes in, report out, with keys from the pinned store and from nowhere else.
 
-The order of trust:
+The order of trust (docs/receipt.md R5, R16, R17):
 1. The final checkpoint must be signed by a pinned log key and cosigned by every witness pinned with it. A log that is
    not pinned ends the verification: `unknown log`, exit 4. Nothing in the file can vouch for the file.
 2. The receipt statement and every statement in evidence must stand in that log (inclusion), each by the key its kind
@@ -143,7 +143,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
 # --- the log (rules 1 and 3) ---
 
 
-def _find_market(file: ReceiptFile, trust: TrustStore, findings: Findings) -> TrustedMarket | None:
+def _find_market(file: ReceiptFile, trust: TrustStore, findings: Findings) -> TrustedMarket | None:  # R5.3
     signed = note.parse(proof.parse(file.proof).note)
     first = signed.signatures[0]
     market = trust.market(first.name, first.key_hash)
@@ -158,7 +158,7 @@ def _find_market(file: ReceiptFile, trust: TrustStore, findings: Findings) -> Tr
     return market
 
 
-def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Findings) -> _Opened:
+def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Findings) -> _Opened:  # R5.4 to R5.7
     final_note = proof.parse(file.proof).note
     final = note.verify_checkpoint(final_note, market.vkey)
     witnessed_at = _witnessed_at(final_note, market, "final checkpoint", findings)
@@ -217,7 +217,7 @@ def _witnessed_at(text: str, market: TrustedMarket, name: str, findings: Finding
 # --- statements (rule 2) ---
 
 
-def _open_receipt(opened: _Opened, findings: Findings) -> Statement[Receipt]:
+def _open_receipt(opened: _Opened, findings: Findings) -> Statement[Receipt]:  # R5.9
     envelope = opened.file.receipt
     market = opened.market
     proof.verify(opened.file.proof, envelope.leaf(), market.vkey)
@@ -228,7 +228,7 @@ def _open_receipt(opened: _Opened, findings: Findings) -> Statement[Receipt]:
     return said
 
 
-def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:
+def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:  # R5.10 to R5.12
     file, final = opened.file, opened.final
     leaves = [item.envelope.leaf() for item in file.evidence]
     listed = tuple(digest.from_raw(leaf) for leaf in leaves)
@@ -253,7 +253,7 @@ def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case:
 
 
 def _signer(case: Case, read: Logged[DataclassInstance], market: TrustedMarket) -> bytes:
-    """Return the only key that may have signed this statement."""
+    """Return the only key that may have signed this statement (R5.11)."""
     if read.kind in BY_MARKET:
         return market.public_key
     if read.kind in BY_BUYER:
@@ -265,7 +265,7 @@ def _signer(case: Case, read: Logged[DataclassInstance], market: TrustedMarket) 
 # --- comparison (rules 3 and 5) ---
 
 
-def _check_checkpoints_used(case: Case, opened: _Opened, findings: Findings) -> None:
+def _check_checkpoints_used(case: Case, opened: _Opened, findings: Findings) -> None:  # R5.13
     used = {item.predicate.checkpoint_size for item in case.reveals}
     for size in opened.roots:
         if size not in used:
@@ -273,7 +273,7 @@ def _check_checkpoints_used(case: Case, opened: _Opened, findings: Findings) -> 
 
 
 def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Findings) -> None:
-    """Compute the receipt again and compare every member."""
+    """Compute the receipt again and compare every member (R16.1, R16.3)."""
     stated = said.predicate
     concluded = conclusion.conclude(case, status=stated.status, reason=stated.reason)
     ending = Ending(stated.status, stated.reason, opened.market.witness_words, stated.started_at, stated.finished_at)
@@ -290,7 +290,7 @@ def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Fi
     _check_span(case, stated, opened, findings)
 
 
-def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings) -> None:
+def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings) -> None:  # R16.4
     submitted = instants.parse(case.job.predicate.submitted_at)
     started, finished = instants.parse(stated.started_at), instants.parse(stated.finished_at)
     if not submitted - CLOCK_SKEW_S <= started <= finished:
@@ -300,7 +300,7 @@ def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings
         findings.refute("receipt.span", "receipt", stated.finished_at, "not after its witness saw it")
 
 
-def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:
+def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:  # R16.5, R16.6
     if policy.job_digest is not None and stated.job_digest != policy.job_digest:
         findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
     if not stated.witness or stated.witness == "local, not independent":

@@ -1,4 +1,4 @@
-"""What a verification says: findings and claims, never a bare yes or no.
+"""What a verification says: findings and claims, never a bare yes or no (docs/receipt.md R17.4).
 
 A failed check is data. All findings are collected, so that one look tells everything that is wrong; the exit code
 follows from the worst of them:

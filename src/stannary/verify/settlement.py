@@ -1,6 +1,6 @@
 """Money: prices, who is paid for what, and where every paid second went.
 
-Rules (micro-dollars throughout):
+Rules (micro-dollars throughout; docs/receipt.md R14, R15):
 1. A price is that of rules/price.py.
 2. Work is paid when its verdict is `verified` (or, where the signed spec says so, on completion). Verified work that
    a conviction made useless is paid as `redo`. Honest auditors are always paid. Refuted and unverified work gets
@@ -80,7 +80,7 @@ def settle(
     audits: Sequence[AuditWork],
     forfeited: Iterable[Bond] = (),
 ) -> Settlement:
-    """Divide escrow and forfeited bonds by the rules above.
+    """Divide escrow and forfeited bonds by the rules above (R14.5).
 
     Args:
         escrow_usd_micros: what the buyer paid in.
@@ -106,7 +106,7 @@ def settle(
 
 
 def time_split(useful_ms: Mapping[NodeId, int], readings: Iterable[Reading]) -> TimeSplit:
-    """Return where every paid second went, six disjoint parts that sum to exactly 10,000.
+    """Return where every paid second went, six disjoint parts that sum to exactly 10,000 (R15.5).
 
     Args:
         useful_ms: for each node, the compute of its verified contributions that are in the result, merges included.
@@ -178,13 +178,13 @@ class _Books:
         return Settlement(lines, self._escrow - self._left, self._left)
 
 
-def _is_payable(item: Work) -> bool:
+def _is_payable(item: Work) -> bool:  # R14.3
     if item.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
         return True
     return item.verdict is Verdict.UNVERIFIED and item.on_completion
 
 
-def _largest_remainder(parts: Mapping[str, int]) -> dict[str, int]:
+def _largest_remainder(parts: Mapping[str, int]) -> dict[str, int]:  # R15.6
     total = sum(parts.values())
     if total == 0:
         return {name: WHOLE if name == "idle" else 0 for name in parts}

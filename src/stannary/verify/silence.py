@@ -1,6 +1,6 @@
 """Silence: whether those who were passed over were asked, had their time, and by whose word they did not answer.
 
-Rules:
+Rules (docs/receipt.md R11):
 1. A rank is passed over by a signed and logged `silence` of it before the next auditor commits, or because its node
    was convicted in this job before. The same holds for every rank left when a question closes with nobody to ask, for
    the auditor of a canary who is not heard, and for a prover without an answer. A skip without a word refutes.
@@ -61,7 +61,7 @@ class Proven:
 
 
 def disprove(market: TrustedMarket, said: Proven, own: Proven, node_key: bytes) -> Finding | None:
-    """Return the finding that a silence is false, None where `own` does not contradict it.
+    """Return the finding that a silence is false, None where `own` does not contradict it (R11.5).
 
     Args:
         market: whose log both statements stand in.
@@ -90,7 +90,7 @@ def disprove(market: TrustedMarket, said: Proven, own: Proven, node_key: bytes) 
 
 def _check_statement(
     case: Case, item: Logged[Silence], selection: Selection | None, witnessed: Witnessed, findings: Findings
-) -> None:
+) -> None:  # R11.2, R11.4
     said = item.predicate
     name = f"silence of {said.node} in {said.audit}"
     if selection is None or not selection.drawn:
@@ -132,7 +132,7 @@ def _check_times(case: Case, item: Logged[Silence], drawn_at: int, witnessed: Wi
 
 
 class _Passing:
-    """Who was asked about one task, and who was passed over."""
+    """Who was asked about one task, and who was passed over (R11.6 to R11.8)."""
 
     def __init__(self, case: Case, task: TaskId, selection: Selection, findings: Findings) -> None:
         self._case = case
@@ -169,7 +169,7 @@ class _Passing:
             self._check_canary(judged_at)
 
     def _check_canary(self, judged_at: int) -> None:
-        """Check that somebody was asked once more after the first agreement."""
+        """Check that somebody was asked once more after the first agreement (R11.8)."""
         agreed = next((rank for rank in sorted(self._heard) if self._is_agreed(rank)), None)
         if agreed is None or max(self._heard) > agreed:
             return
@@ -192,7 +192,7 @@ class _Passing:
         own = self._case.answer_commitments.get((answer.audit, answer.node, answer.role))
         return own.index if own is not None else self._heard[rank].index
 
-    def _expect_word(self, rank: int, before: int) -> None:
+    def _expect_word(self, rank: int, before: int) -> None:  # R11.6
         node, audit = self._selection.auditors[rank].node, self._selection.audits[rank]
         said = self._case.silences.get((audit, node, Role.AUDITOR))
         if said is not None and said.index < before:
@@ -201,7 +201,7 @@ class _Passing:
             expected = "a signed silence, or a conviction, before the next was asked"
             self._findings.refute("audit.skipped", audit, f"{node} was passed over without a word", expected)
 
-    def _expect_prover_silence(self, before: int) -> None:
+    def _expect_prover_silence(self, before: int) -> None:  # R11.8
         node: NodeId = self._contribution.node
         said = (
             item
@@ -216,7 +216,7 @@ class _Passing:
         return any(item.index < before and node in item.predicate.refuted for item in self._case.verdicts)
 
 
-def _count(case: Case, findings: Findings) -> None:
+def _count(case: Case, findings: Findings) -> None:  # R11.9
     silent = [item.predicate for item in case.silences.values() if item.predicate.role is Role.AUDITOR]
     heard = sum(item.predicate.role is Role.AUDITOR for item in case.answers.values())
     num_asked = len(silent) + heard

@@ -1,4 +1,4 @@
-"""How much the audits of a job are worth (docs/audits.md, How much is enough).
+"""How much the audits of a job are worth (docs/audits.md, How much is enough; docs/receipt.md R15).
 
 Cheating saves the fraction g of a task's price, is audited with probability p, found with probability d when audited,
 and then costs S task prices. It loses money exactly when p > g / (d·(S + 1)). Below that p the verdict of a job is
@@ -20,7 +20,7 @@ _PLACES = Decimal("0.000001")
 
 
 def required_ppm(gain_ppm: int, detection_ppm: int, stake_ppm: int) -> int:
-    """Return the smallest audit probability at which cheating loses money, in ppm.
+    """Return the smallest audit probability at which cheating loses money, in ppm (R15.2).
 
     Args:
         gain_ppm: g, what cheating saves of one task's price.
@@ -33,7 +33,7 @@ def required_ppm(gain_ppm: int, detection_ppm: int, stake_ppm: int) -> int:
 
 
 def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
-    """Return S·10^6 of one prover: its forfeitable bond in prices of its dearest task.
+    """Return S·10^6 of one prover: its forfeitable bond in prices of its dearest task (R15.1).
 
     It is signed, so it ends at the largest integer that can be: there no audit is too rare for it.
     """
@@ -41,12 +41,12 @@ def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
 
 
 def escape(audit_ppm: int) -> str:
-    """Return the probability that one cheated unit is never audited, as a decimal string."""
+    """Return the probability that one cheated unit is never audited, as a decimal string (R15.3)."""
     return _decimal(Decimal(PPM - audit_ppm) / PPM)
 
 
 def escape_of_share(figures: Soundness, share_ppm: int) -> str:
-    """Return the probability that cheating a share of the units is never found, (1 - p·d)^n, rounded up.
+    """Return the probability that cheating a share of the units is never found, (1 - p·d)^n, rounded up (R15.4).
 
     n is the share of the units, at least one; p the smaller of the signed audit rate and the share that was really
     recomputed, since silent auditors find nothing. A job without units shows nothing: 1.

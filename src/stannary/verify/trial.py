@@ -1,6 +1,6 @@
 """The trial of a job's work: whether draws, audits and verdicts followed the rules (docs/audits.md).
 
-Rules:
+Rules (docs/receipt.md R8 to R10):
 1. Each reveal is the next value of the buyer's chain, logged after the checkpoint it names; each draw uses one
    reveal, its checkpoint and its candidates, and is logged after the reveal.
 2. A draw takes *every* commitment the checkpoint covers that no earlier draw took (one whose node never opened it
@@ -58,7 +58,7 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
     _check_verdicts(case, selections, findings)
 
 
-def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> None:
+def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> None:  # R8.2, R8.3
     order = case.job.predicate
     previous = order.beacon_tip
     for number, item in enumerate(case.reveals):
@@ -86,7 +86,7 @@ def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> 
 
 
 class _Waiting:
-    """The commitments no draw has taken yet, as checkpoints come to cover them."""
+    """The commitments no draw has taken yet, as checkpoints come to cover them (R8.7)."""
 
     def __init__(self, case: Case) -> None:
         self._commitments = case.commitments  # in log order
@@ -125,7 +125,7 @@ def _check_draw(case: Case, item: Logged[Draw], reveal: Logged[Reveal], waiting:
     waiting.held.clear()
 
 
-def _drawable(case: Case, made: Logged[Commitment]) -> Drawable:
+def _drawable(case: Case, made: Logged[Commitment]) -> Drawable:  # R8.6
     commitment = made.predicate
     held = case.credential(commitment.node)
     assignment = case.assignments.get(commitment.task)
@@ -141,7 +141,7 @@ def _is_opened(case: Case, commitment: Commitment) -> bool:
     return (opened.node, opened.epoch) == (commitment.node, commitment.epoch)
 
 
-def _check_candidates(case: Case, findings: Findings) -> None:
+def _check_candidates(case: Case, findings: Findings) -> None:  # R8.4
     known = {node for item in case.placements for node in item.predicate.chosen}
     made = sorted(case.contributions.values(), key=lambda item: item.index, reverse=True)
     for number, item in enumerate(sorted(case.candidates.values(), key=lambda item: item.index)):
@@ -157,7 +157,7 @@ def _check_candidates(case: Case, findings: Findings) -> None:
             findings.refute("candidates.unlisted", name, ", ".join(unlisted), "listed, or left out for a reason")
 
 
-def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -> None:
+def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -> None:  # R8.4
     nodes = [item.node for item in said.candidates]
     left_out = [item.node for item in said.left_out]
     if nodes != sorted(set(nodes)) or left_out != sorted(set(left_out) - set(nodes)):
@@ -173,7 +173,7 @@ def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -
 def _check_audits(
     case: Case, task: TaskId, selection: Selection, answers: Sequence[Logged[Answer]], findings: Findings
 ) -> None:
-    """Check who answered: the prover once, auditors in rank order, each under the name of its own audit."""
+    """Check who answered: the prover once, auditors in rank order, each under the name of its own audit (R9.7)."""
     prover = case.contributions[task].predicate.node
     ranked: list[NodeId] = [item.node for item in selection.auditors]
     expected_rank = 0
@@ -196,7 +196,7 @@ def _check_audits(
         findings.refute("audit.prover", task, f"{num_provers} answers of its prover", "one")
 
 
-def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Findings) -> None:
+def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Findings) -> None:  # R9.8, R9.9
     answer = item.predicate
     own = case.answer_commitments.get((answer.audit, answer.node, answer.role))
     if own is None:
@@ -216,7 +216,7 @@ def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Fin
         findings.expect("answer.root", answer.audit, answer.root, predicates.result_root(answer.outputs))
 
 
-def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: Findings) -> None:
+def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: Findings) -> None:  # R10.5, R10.6
     for item in case.verdicts:
         said = item.predicate
         contribution = case.contributions[said.task]

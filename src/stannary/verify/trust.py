@@ -6,7 +6,7 @@
     witnesses = ["local.witness+9f2c2ae5+BPeD..."]
     independent = []             # names of witnesses that are not run by the market
 
-Rules:
+Rules (docs/receipt.md R4.1):
 1. A market is found by name *and* key; a log of the same name with another key is unknown.
 2. Every witness pinned with a market must have cosigned what its log claims.
 3. Unknown members are refused: a misspelled pin must not silently trust less, or more, than was meant.
