@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.certify import world  # noqa: E402
 
+from stannary.certify.evidence import rim  # noqa: E402
 from stannary.certify.evidence.basis import Basis  # noqa: E402
 from stannary.certify.evidence.collateral import Collateral  # noqa: E402
 from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
@@ -70,6 +71,7 @@ def cpu_ms(work: Callable[[], Any], *, cold: bool, repeats: int = REPEATS) -> fl
         if cold:
             certificates.forget_validated()
             revocation.forget_validated()
+            rim.parse_manifest.cache_clear()
         start = time.process_time()
         work()
         times.append((time.process_time() - start) * 1000)

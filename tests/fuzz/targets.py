@@ -10,9 +10,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.certify import world
 
-from stannary.certify import activation, challenge, envelope, policy, revocation_notice
+from stannary.certify import activation, challenge, envelope, layers, policy, revocation_notice
 from stannary.certify.collateral import items as collateral_items
-from stannary.certify.collateral.plan import part_needs
+from stannary.certify.collateral.plan import layer_needs
 from stannary.certify.collect import azure as azure_collector
 from stannary.certify.collect import nitro as nitro_collector
 from stannary.certify.collect import sev_guest, tpm_client, tsm
@@ -101,7 +101,9 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "certificates": certificates.load_bundle,
     "challenge": challenge.parse,
     "collateral-items": collateral_items.parse,
-    "collateral-plan": lambda data: part_needs(Part("nvgpu", _report, certificates=(data,), rims=(data,)), {}),
+    "collateral-plan": lambda data: layer_needs(
+        layers.read("gpu/1", Part("nvgpu", _report, certificates=(data,), rims=(data,))), {}
+    ),
     "credential": lambda data: activation.is_for(data, _device.key.public_key()),
     "crl": revocation.parse_crl,
     "ear": ear.parse_token,

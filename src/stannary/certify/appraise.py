@@ -14,22 +14,22 @@ Pure: challenge, time, policy, references and registry are arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from stannary.certify import references, revocation_notice
+from stannary.certify import layers, references, revocation_notice
 from stannary.certify.anchor import anchor, device_nonce
 from stannary.certify.claims import check_claims, read_claims
 from stannary.certify.collateral.join import joined
 from stannary.certify.evidence import ccel, rim
 from stannary.certify.evidence.basis import Basis
-from stannary.certify.evidence.kinds import VERIFIERS
-from stannary.certify.evidence.verifier import examine
+from stannary.certify.evidence.verifier import examine_parsed
+from stannary.certify.layers import Layer, Unread
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
 from stannary.certify.remedies import Code, remedy
 from stannary.certify.tiers import Decision, Tier, decide
-from stannary.errors import FormatError, UnsupportedFormat
+from stannary.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from stannary.certify.challenge import Challenge, Memory
     from stannary.certify.collateral.items import Item
     from stannary.certify.envelope import Evidence, Part
-    from stannary.certify.evidence.verifier import EvidenceVerifier
     from stannary.certify.grade.scu import Grade
     from stannary.certify.policy import Policy
     from stannary.certify.rules import Rules
@@ -128,39 +127,31 @@ def _challenge(evidence: Evidence, challenge: Challenge, context: Context) -> Ap
 
 
 def _layer(name: str, part: Part, expected: bytes, context: Context, rules: Rules) -> Appraisal:
-    ueid = name.partition("/")[2]
+    layer = layers.read(name, part)
+    if isinstance(layer, Unread):
+        return unreadable(part.kind, layer.problem)
     try:
-        verifier = _verifier(name, part)
-        basis = Basis(
-            bound=device_nonce(expected, ueid) if ueid else expected,
-            collateral=part.collateral(),
-            now=context.now,
-            rules=rules,
-            activation=context.memory.activation() if context.memory else None,
-            session=context.memory.session() if context.memory else None,
-        )
-    except FormatError as err:
-        return unreadable(part.kind, err)
-    try:
-        basis = replace(basis, collateral=joined(part, basis.collateral, context.items))
+        collateral = joined(layer, context.items)
     except FormatError as err:
         exam = Examination(part.kind)
         exam.refuse("collateral", Step.COLLATERAL, Code.COLLATERAL_INVALID, observed=err)
         return exam.close()
-    appraisal = examine(verifier, part.evidence, basis)
+    ueid = name.partition("/")[2]
+    basis = Basis(
+        bound=device_nonce(expected, ueid) if ueid else expected,
+        collateral=collateral,
+        now=context.now,
+        rules=rules,
+        activation=context.memory.activation() if context.memory else None,
+        session=context.memory.session() if context.memory else None,
+    )
+    appraisal = examine_parsed(layer.verifier, layer.parsed, basis)
     if part.kind == "nvgpu":
-        return _with_manifests(name, appraisal, part, basis)
-    return _with_log(appraisal, part) if part.kind == "tdx" else appraisal
+        return _with_manifests(name, appraisal, layer, basis)
+    return _with_log(appraisal, layer) if part.kind == "tdx" else appraisal
 
 
-def _verifier(name: str, part: Part) -> EvidenceVerifier[Any]:
-    verifier = VERIFIERS.get(part.kind)
-    if verifier is None or name.partition("/")[0] not in verifier.places:
-        raise UnsupportedFormat("submodule does not hold this kind of evidence", why=f"{part.kind[:40]} in {name}")
-    return verifier
-
-
-def _with_manifests(name: str, appraisal: Appraisal, part: Part, basis: Basis) -> Appraisal:
+def _with_manifests(name: str, appraisal: Appraisal, layer: Layer, basis: Basis) -> Appraisal:
     """Compare a device with the reference manifests carried for it."""
     exam = Examination.reopen(appraisal)
     ueid = appraisal.claims.get("ueid")
@@ -183,7 +174,6 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, basis: Basis) -
     if not basis.collateral.rims:
         exam.waive("golden", "no reference manifests carried")
         return exam.close()
-    report = VERIFIERS["nvgpu"].parse(part.evidence)
     versions: set[str] = set()
     for number, data in enumerate(basis.collateral.rims):
         try:
@@ -192,7 +182,7 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, basis: Basis) -
             exam.refuse(f"rim{number}", Step.PARSE, Code.MALFORMED, observed=err)
             continue
         rim.check_signed(exam, manifest, basis)
-        rim.check_match(exam, manifest, report)
+        rim.check_match(exam, manifest, layer.parsed)
         versions.add(manifest.version.upper())
     # One of the two matching says nothing of the other: a changed VBIOS would pass beside a good driver.
     wanted = ("vbios",) if appraisal.claims.get("switch") else ("driver", "vbios")
@@ -203,14 +193,14 @@ def _with_manifests(name: str, appraisal: Appraisal, part: Part, basis: Basis) -
     return exam.close()
 
 
-def _with_log(appraisal: Appraisal, part: Part) -> Appraisal:
+def _with_log(appraisal: Appraisal, layer: Layer) -> Appraisal:
     """Replay a TD's event log to the runtime registers of its quote."""
     exam = Examination.reopen(appraisal)
-    if not part.log:
+    if not layer.part.log:
         exam.waive("rtmr", "no CCEL event log carried")
         return exam.close()
     try:
-        ccel.check_replay(exam, ccel.parse_ccel(part.log), VERIFIERS["tdx"].parse(part.evidence))
+        ccel.check_replay(exam, ccel.parse_ccel(layer.part.log), layer.parsed)
     except FormatError as err:
         exam.refuse("rtmr", Step.REPLAY, Code.MALFORMED, observed=err)
     return exam.close()

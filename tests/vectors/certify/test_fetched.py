@@ -10,10 +10,11 @@ import pytest
 from tests.integration.collateral.vendor_services import Reply, Services
 from tests.vectors.certify.evidence_vectors import case, needs_vectors
 
+from stannary.certify import layers
 from stannary.certify.collateral import client
 from stannary.certify.collateral.client import Options, State
 from stannary.certify.collateral.join import joined
-from stannary.certify.collateral.plan import part_needs
+from stannary.certify.collateral.plan import layer_needs
 from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.evidence.basis import Basis
@@ -66,7 +67,7 @@ def test_a_quote_is_judged_by_what_was_fetched(name, hex_root, tmp_path, monkeyp
     evidence = Evidence("c", bytes(32), bytes(32), {"cpu": part})
 
     def outcome(items, at=now):
-        carried = joined(part, part.collateral(), items)
+        carried = joined(layers.read("cpu", part), items)
         verifier = IntelVerifier(kind)
         return examine(verifier, part.evidence, Basis(bound=None, collateral=carried, now=at, rules=Rules())).outcome
 
@@ -87,11 +88,13 @@ def test_real_evidence_names_what_its_vendors_published():
     """Ids read from real reports are those of the manifests and certificates recorded beside them."""
     report = case("gpu-sdk_hopperAttestationReport")
     chain = tuple(report.file(path) for path in report.members["chain"])
-    gpu = {need.kind: need.name for need in part_needs(Part("nvgpu", report.evidence(), certificates=chain), {})}
+    device = layers.read("gpu/1", Part("nvgpu", report.evidence(), certificates=chain))
+    gpu = {need.kind: need.name for need in layer_needs(device, {})}
     assert gpu["nvidia-vbios-rim"] == "NV_GPU_VBIOS_1010_0200_882_96005E0001"
     switch = case("gpu-sdk_switchAttestationReport")
     chain = tuple(switch.file(path) for path in switch.members["chain"])
-    needs = part_needs(Part("nvgpu", switch.evidence(), certificates=chain), {})
+    device = layers.read("nvswitch/1", Part("nvgpu", switch.evidence(), certificates=chain))
+    needs = layer_needs(device, {})
     assert {need.name for need in needs if need.kind.endswith("-rim")} == {"NV_SWITCH_BIOS_5612_0002_890_9610550001"}
     asked = [need for need in needs if need.kind == "nvidia-ocsp"]
     assert [need.certificates[0].common_name() for need in asked] == [
@@ -100,6 +103,8 @@ def test_real_evidence_names_what_its_vendors_published():
         "NVIDIA GH100 Identity",
     ]
     snp = case("snp-genoa-v5-live")
-    vcek = next(need for need in part_needs(Part("snp", snp.evidence()), {}) if need.kind == "amd-vcek")
+    vcek = next(
+        need for need in layer_needs(layers.read("cpu", Part("snp", snp.evidence())), {}) if need.kind == "amd-vcek"
+    )
     assert vcek.requests[0].path.startswith("vcek/v1/Genoa/b5f9a4c8280e63c9")
     assert vcek.requests[0].path.endswith("?blSPL=10&teeSPL=00&snpSPL=27&ucodeSPL=27")

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from stannary.certify.collateral.items import Item
 from stannary.certify.collateral.join import end_of
 from stannary.certify.collateral.plan import Request, Service, needs
+from stannary.certify.layers import read_all
 from stannary.certify.moments import format_moment
 from stannary.certify.pki import revocation
 from stannary.errors import FormatError, LimitExceeded, ServiceError
@@ -86,9 +87,10 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
         LimitExceeded: the evidence names more than MAX_REQUESTS artifacts.
     """
     items, settled = store.load(must_exist=False), set[tuple[str, str]]()
+    layers = read_all(evidence)
     with Asker(MAX_ANSWER_S, MAX_ANSWER_BYTES, stall_s=STALL_S, proxied=True) as asker:
         caller = Caller(asker, options)
-        while pending := [need for need in needs(evidence, items) if need.key not in settled]:
+        while pending := [need for need in needs(layers, items) if need.key not in settled]:
             need = pending[0]  # one at a time: what is met may show further needs
             settled.add(need.key)
             if len(settled) > MAX_REQUESTS:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.certify.collateral.plan import part_needs
+from stannary.certify.collateral.plan import layer_needs
 from stannary.certify.evidence import rim
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral, newest_of, signed_member
 from stannary.certify.moments import format_moment, parse_moment
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stannary.certify.collateral.items import Item
     from stannary.certify.collateral.plan import Need
-    from stannary.certify.envelope import Part
+    from stannary.certify.layers import Layer
 
 _INTEL_DOCUMENTS = (("tcb-info", "tcb_info", "tcbInfo"), ("qe-identity", "qe_identity", "enclaveIdentity"))
 
@@ -69,15 +69,16 @@ def _text(moment: datetime | None) -> str:
     return "" if moment is None else format_moment(moment)
 
 
-def joined(part: Part, carried: Collateral, items: Mapping[tuple[str, str], Item]) -> Collateral:
-    """Return what a part carries together with the items it needs.
+def joined(layer: Layer, items: Mapping[tuple[str, str], Item]) -> Collateral:
+    """Return what a layer carries together with the items it needs.
 
     Raises:
         FormatError: an item does not read as what it is called.
     """
+    carried = layer.carried
     if not items:
         return carried
-    found = [items[need.key] for need in part_needs(part, items) if need.key in items]
+    found = [items[need.key] for need in layer_needs(layer, items) if need.key in items]
 
     def of(suffix: str) -> list[Item]:
         return [item for item in found if item.kind.endswith(suffix)]

@@ -32,19 +32,20 @@ from stannary.certify.collateral.names import (
     vcek_path,
 )
 from stannary.certify.evidence import rim, snp_report
-from stannary.certify.evidence.kinds import VERIFIERS
 from stannary.certify.evidence.nvidia import is_alias
+from stannary.certify.layers import Unread
 from stannary.certify.pki import certificates
 from stannary.certify.rules import AMD_ROOTS, Generation
 from stannary.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from stannary.certify.collateral.items import Item
-    from stannary.certify.envelope import Evidence, Part
+    from stannary.certify.envelope import Part
     from stannary.certify.evidence.quote import Quote
     from stannary.certify.evidence.snp_report import SnpReport
+    from stannary.certify.layers import Layer
     from stannary.certify.pki.certificates import Certificate
 
 
@@ -109,30 +110,29 @@ class Need:
         return self.kind, self.name
 
 
-def needs(evidence: Evidence, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
-    """Return what the parts of the evidence need, each artifact once."""
+def needs(layers: Iterable[Layer | Unread], items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
+    """Return what the layers of the evidence need, each artifact once; one that does not read is told as such."""
     found: dict[tuple[str, str], Need] = {}
-    for part in evidence.parts.values():
-        for need in part_needs(part, items):
+    for layer in layers:
+        for need in layer_needs(layer, items):
             found.setdefault(need.key, need)
     return tuple(found.values())
 
 
-def part_needs(part: Part, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
-    """Return what one part needs, given what is there already; one that does not read is told as such."""
-    verifier = VERIFIERS.get(part.kind)
-    if verifier is None or not verifier.places:
-        return ()
+def layer_needs(layer: Layer | Unread, items: Mapping[tuple[str, str], Item]) -> tuple[Need, ...]:
+    """Return what one layer needs, given what is there already."""
+    if isinstance(layer, Unread):
+        return (_unread(layer.part, layer.problem),)
+    look = _Look(layer.part, layer.parsed, certificates.order(layer.carried.certificates), items)
     try:
-        parsed = verifier.parse(part.evidence)
-        carried = tuple(item for data in part.certificates for item in certificates.load_bundle(data))
-        carried = certificates.order(carried) if part.kind == "nvgpu" and carried else carried
-        found: list[Need] = []
-        for key in verifier.collateral_keys(parsed):
-            found.extend(_NEEDS[key.kind](key.name, _Look(part, parsed, carried, items)))
+        keys = layer.verifier.collateral_keys(layer.parsed)
+        return tuple(need for key in keys for need in _NEEDS[key.kind](key.name, look))
     except FormatError as err:
-        return (Need(part.kind, "", reason=f"the evidence does not read: {err}", hint="collect the evidence again"),)
-    return tuple(found)
+        return (_unread(layer.part, err),)
+
+
+def _unread(part: Part, problem: FormatError) -> Need:
+    return Need(part.kind, "", reason=f"the evidence does not read: {problem}", hint="collect the evidence again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ def _manifest(kind: str, identifier: str, look: _Look) -> Iterator[Need]:
         yield from _ocsp_needs(() if found is None else found.chain)
 
 
-@functools.lru_cache(maxsize=64)  # devices of one kind share their manifests, and needs are asked for again and again
+@functools.lru_cache(maxsize=64)  # one that does not read is not read again for each need
 def _read_manifest(data: bytes) -> rim.Manifest | None:
     try:
         return rim.parse_manifest(data)

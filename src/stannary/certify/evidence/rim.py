@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class RimVerifier:
         return exam.close()
 
 
+@functools.lru_cache(maxsize=64)  # devices of one kind share their manifests
 def parse_manifest(data: bytes) -> Manifest:
     """Read a SWID tag with one enveloped signature."""
     root = _tree(data)

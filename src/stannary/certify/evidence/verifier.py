@@ -38,12 +38,20 @@ class EvidenceVerifier(Protocol[Parsed]):
 
 
 def examine(verifier: EvidenceVerifier[Any], blob: bytes, basis: Basis) -> Appraisal:
-    """Parse and appraise in one step; what does not parse becomes an appraisal too.
+    """Parse and appraise in one step; what does not parse becomes an appraisal too."""
+    try:
+        parsed = verifier.parse(limit(blob, f"{verifier.kind} evidence"))
+    except FormatError as err:
+        return unreadable(verifier.kind, err)
+    return examine_parsed(verifier, parsed, basis)
+
+
+def examine_parsed(verifier: EvidenceVerifier[Parsed], parsed: Parsed, basis: Basis) -> Appraisal:
+    """Appraise what was read.
 
     Revocation notices are judged here, once for every kind: they name hardware, not evidence.
     """
     try:
-        parsed = verifier.parse(limit(blob, f"{verifier.kind} evidence"))
         return judge_identities(verifier.appraise(parsed, basis), basis.rules.withdrawals, basis.now)
     except FormatError as err:
         return unreadable(verifier.kind, err)

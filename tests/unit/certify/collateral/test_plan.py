@@ -16,12 +16,13 @@ from tests.unit.certify import world
 from tests.unit.certify.intel_world import Intel
 
 from stannary.certify import challenge as challenges
+from stannary.certify import layers
 from stannary.certify.collateral import items as collateral_items
 from stannary.certify.collateral import join as collateral_join
 from stannary.certify.collateral import names as collateral_names
 from stannary.certify.collateral import plan as collateral_plan
 from stannary.certify.collateral.items import Item
-from stannary.certify.collateral.plan import BASES, Service, part_needs
+from stannary.certify.collateral.plan import BASES, Service, layer_needs
 from stannary.certify.envelope import Part
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.collateral import Collateral, IntelCollateral, SignedJson, newest_of
@@ -31,6 +32,15 @@ from stannary.certify.rules import Generation
 from stannary.errors import FormatError
 
 CHALLENGE = challenges.issue(world.NOW, nonce=b"\x01" * 32)[0]
+
+
+def _read(part):
+    return layers.read(min(VERIFIERS[part.kind].places), part)
+
+
+def part_needs(part, items):
+    """What a part needs, where a node has it."""
+    return layer_needs(_read(part), items)
 
 
 def _snp(generation, **changes):
@@ -240,11 +250,11 @@ def test_items_of_another_machine_do_not_ride_in():
     vek = amd.vcek(LEVEL)
     part = Part("snp", amd.report(vek))
     stray = Item("amd-vcek", "00/11", other.vcek(LEVEL).certificate.raw)
-    assert collateral_join.joined(part, part.collateral(), {stray.key: stray}).certificates == ()
+    assert collateral_join.joined(_read(part), {stray.key: stray}).certificates == ()
     key = next(need.key for need in part_needs(part, {}) if need.kind == "amd-vcek")
     mine = Item(*key, vek.certificate.raw)
     both = {stray.key: stray, mine.key: mine}
-    assert collateral_join.joined(part, part.collateral(), both).certificates == (vek.certificate,)
+    assert collateral_join.joined(_read(part), both).certificates == (vek.certificate,)
 
 
 @pytest.mark.parametrize("kept", ["tcb-info", "qe-identity", "pck-crl", "root-crl"])
@@ -267,11 +277,11 @@ def test_one_item_we_hold_stands_against_a_carried_copy(kept):
     part = Part("tdx", now.quote())
     needs = {need.kind.rpartition("intel-")[2].removeprefix("tdx-"): need.key for need in part_needs(part, {})}
     item = Item(*needs[kept], data[kept], chain if "-crl" not in kept else b"")
-    joined = collateral_join.joined(part, Collateral(intel=old), {item.key: item}).intel
+    joined = collateral_join.joined(replace(_read(part), carried=Collateral(intel=old)), {item.key: item}).intel
     for name in ("tcb-info", "qe-identity", "pck-crl", "root-crl"):
         member = name.replace("-", "_")
         assert getattr(joined, member) == getattr(held if name == kept else old, member)
-    assert collateral_join.joined(part, Collateral(), {item.key: item}).intel is None
+    assert collateral_join.joined(_read(part), {item.key: item}).intel is None
 
 
 def test_items_are_written_and_read_back():
