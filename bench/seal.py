@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -136,14 +136,14 @@ def throughput(folder: Path, model: Path, size: int, ceilings: dict[str, float])
     return digest
 
 
-def http_cpu_s(root: Path, digest: str) -> float:
+def http_cpu_s(root: Path, digest: str, connect: Callable[[str], Source] = HttpSource) -> float:
     """Return the client's CPU seconds of a load over HTTP from a server process of ours."""
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(root), "127.0.0.1", "0"], stdout=subprocess.PIPE)
     assert server.stdout is not None
     url = server.stdout.readline().decode().strip()
     arena = torch_tensors.Arena()
     try:
-        return world.cpu_s(lambda: torch_tensors.load(opened(digest, HttpSource(url)), arena=arena, jobs=4), 4)
+        return world.cpu_s(lambda: torch_tensors.load(opened(digest, connect(url)), arena=arena, jobs=4), 4)
     finally:
         server.kill()
         server.wait()
