@@ -171,6 +171,7 @@ def _check_candidates(case: Case, findings: Findings) -> None:
             said = (entry["operator"], entry["engine_class"])
             is_known = held is not None and said == (held[-1]["operator"], held[-1]["engine_class"])
             findings.say("candidates.unknown", is_known)
+            findings.say("candidates.ineligible", held is None or _may(case, entry["node"], item.index, item.index))
         heard = {made["node"] for made in case.contributions.values() if made.index < item.index}
         findings.say("candidates.unlisted", chosen | heard <= {*inside, *outside})
 
@@ -501,21 +502,39 @@ def _check_merge(case: Case, item: Said, in_result: bool, findings: Findings) ->
 
 def _check_credentials(case: Case, findings: Findings) -> None:
     """R12.10 and R12.11."""
-    trust, say = case.spec["trust"], findings.say
-    worked = {item["node"] for item in case.contributions.values()}
-    worked |= {node for item in case.of["placement"] for node in item["chosen"]}
+    say = findings.say
     for node, held in case.credentials.items():
-        for at, item in enumerate(held):
-            if at + 1 < len(held) and held[at + 1].index < case.job.index:
-                continue
+        for item in held:
             say("credential.node", node == "n-" + digest(from_base64(item["key"]))[7:19])
-            if node in worked:
-                say("placement.tier", item["tier"] >= trust["tier"])
-                say("placement.operator", item["operator"] not in trust["exclude_operators"])
-                say("placement.region", not trust["regions"] or item["jurisdiction"] in trust["regions"])
-                say("placement.price", item["ask_usd_micros_per_hour"] <= trust["max_price_usd_micros_per_hour"])
+    for item in case.of["placement"]:
+        for node in item["chosen"]:
+            say("placement.ineligible", _may(case, node, item.index, item.index))
+    for task, made in case.contributions.items():
+        say("placement.ineligible", _may(case, made["node"], case.assignments[task].index, made.index))
     named = {item["join"] for item in case.of["credential"]}
     say("credential.join", all(item.leaf in named for item in case.of["join"]))
+
+
+def _may(case: Case, node: str, since: int, until: int) -> bool:
+    """R12.10: whether a node may work or judge from one index to another."""
+    held = case.credentials.get(node, [])
+    ends = [*(item.index for item in held[1:]), until]
+    return any(
+        item.index < until and end >= since and _is_allowed(case.spec, item, held[-1]["ask_usd_micros_per_hour"])
+        for item, end in zip(held, ends, strict=False)
+    )
+
+
+def _is_allowed(spec: dict[str, Any], item: Said, ask: int) -> bool:
+    trust, resources = spec["trust"], spec["resources"]
+    return (
+        item["tier"] >= trust["tier"]
+        and item["operator"] not in trust["exclude_operators"]
+        and (not trust["regions"] or item["jurisdiction"] in trust["regions"])
+        and item["cpus"] >= resources["cpus"]
+        and item["memory_bytes"] >= resources["memory_bytes"]
+        and ask <= trust["max_price_usd_micros_per_hour"]
+    )
 
 
 def _check_time(case: Case, file: File, item: Said, findings: Findings) -> None:

@@ -16,11 +16,12 @@ from stannary.errors import NoCapacity
 from stannary.formats.jobspec import JobSpec
 from stannary.market.clock import Clock, now_ms
 from stannary.market.engine import placing
+from stannary.market.engine.frame import asked
 from stannary.market.engine.placing import Estimate
 from stannary.market.presence import Presence, Roster
 from stannary.place import match
 from stannary.place.offers import Offer
-from stannary.place.requirement import Requirement
+from stannary.rules.masks import Requirement
 from stannary.store.database import Store
 
 FRESH_S = 1.0
@@ -53,7 +54,7 @@ class OfferBook:
             NoCapacity: no engine class can hold it.
         """
         await self.refresh()
-        return placing.priced(self._matched(placing.asked(spec)), spec)
+        return placing.priced(self._matched(asked(spec)), spec)
 
     def fits(self, wanted: Requirement) -> bool:
         """Tell whether the offers of the last refresh hold a job of these masks."""

@@ -22,12 +22,10 @@ from dataclasses import dataclass
 
 from stannary.errors import NoCapacity
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Rejection, Tier
+from stannary.formats.predicates import Rejection
 from stannary.formats.quantity import dollars
 from stannary.place.offers import Offer
-from stannary.place.requirement import Requirement
-
-_RANK = {tier: rank for rank, tier in enumerate(Tier)}
+from stannary.rules.masks import Requirement, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +38,6 @@ class Match:
     highest_ask_usd_micros_per_hour: int  # of any eligible node of the class: what escrow reckons with
 
 
-def eligible(offer: Offer, requirement: Requirement) -> str:
-    """Return why a node may not hold a lane of the job, empty if it may."""
-    return _trust_mask(offer, requirement) or _power_mask(offer, requirement)
-
-
-def _trust_mask(offer: Offer, requirement: Requirement) -> str:
-    if _RANK[offer.tier] < _RANK[requirement.tier]:
-        return f"tier {offer.tier}, {requirement.tier} is required"
-    if offer.operator in requirement.exclude_operators:
-        return f"operator {offer.operator} is excluded"
-    if requirement.terms and offer.terms not in requirement.terms:
-        return "its terms are not accepted"
-    if requirement.regions and offer.jurisdiction not in requirement.regions:
-        return f"region {offer.jurisdiction}, {', '.join(sorted(requirement.regions))} is required"
-    return ""
-
-
-def _power_mask(offer: Offer, requirement: Requirement) -> str:
-    ceiling = requirement.max_ask_usd_micros_per_hour
-    if offer.cpus < requirement.cpus:
-        return f"{offer.cpus} cpus, {requirement.cpus} are required"
-    if offer.memory_bytes < requirement.memory_bytes:
-        return f"{offer.memory_bytes:,} bytes of memory, {requirement.memory_bytes:,} are required"
-    if offer.ask_usd_micros_per_hour > ceiling:
-        return f"asks {dollars(offer.ask_usd_micros_per_hour)}/h, at most {dollars(ceiling)}/h is allowed"
-    return ""
-
-
 def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
     """Choose the nodes of a job.
 
@@ -77,7 +47,7 @@ def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
     rejected: dict[NodeId, str] = {}
     classes: dict[str, list[Offer]] = {}
     for offer in offers:
-        reason = eligible(offer, requirement)
+        reason = why_not(offer, requirement)
         if reason:
             rejected[offer.node] = reason
         else:

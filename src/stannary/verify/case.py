@@ -14,6 +14,7 @@ Rules (docs/receipt.md R6.20 to R6.24):
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -43,6 +44,7 @@ from stannary.formats.predicates import (
     Silence,
     TaskVerdict,
 )
+from stannary.rules import masks
 from stannary.rules.shape import Shape, shape_of
 
 if TYPE_CHECKING:
@@ -215,6 +217,24 @@ class Case:
         if not held:
             raise Refuted("a node without a credential", why=node)
         return held[-1].predicate
+
+    def why_unfit(self, node: NodeId, since: int, until: int) -> str:
+        """Return the mask that barred a node at every moment between two log indexes; empty if at some none did."""
+        known = [(index, reason) for index, reason in self._refusals.get(node, ()) if index < until]
+        first = max((at for at, (index, _) in enumerate(known) if index < since), default=0)
+        reasons = [reason for _, reason in known[first:]]
+        return "" if "" in reasons else reasons[-1] if reasons else "no credential"
+
+    @cached_property
+    def _refusals(self) -> dict[NodeId, list[tuple[int, str]]]:
+        """Return log index and failed mask of each node's credentials; what it is paid by is the ask of the last."""
+        wanted = masks.required_by(self.spec)
+        refused: dict[NodeId, list[tuple[int, str]]] = {}
+        for node, held in self.credentials.items():
+            ask = held[-1].predicate.ask_usd_micros_per_hour
+            offered = [(item.index, replace(item.predicate, ask_usd_micros_per_hour=ask)) for item in held]
+            refused[node] = [(index, masks.why_not(offer, wanted)) for index, offer in offered]
+        return refused
 
     @cached_property
     def attempts(self) -> dict[tuple[str, int, int], list[TaskId]]:

@@ -7,8 +7,9 @@ Rules (docs/receipt.md R12):
 3. A merge starts from the weights its contributions started from, admits contributions of its round in log order with
    the roots they were logged with, and nobody who was convicted before it was assigned. Round t's audits close
    before merge t + 1 is assigned (W = 1), so a conviction never comes too late to be undone.
-4. A node worked only while a credential of it was valid, for a tier, place, operator and price the spec allows. Times
-   are the node's own, held between the witness times of the checkpoints around the statement.
+4. A node worked only while a credential of it was valid, and was chosen and worked only where that credential passed
+   the spec's masks (rules/masks.py). Times are the node's own, held between the witness times of the checkpoints around
+   the statement.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from collections.abc import Iterator, Sequence
 
 from stannary.errors import StannaryError
 from stannary.formats import dsse, ids, instants, predicates
-from stannary.formats.ids import NodeId, TaskId, TaskKind
+from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Answer, Assignment, Contribution, Credential, Reading, Verdict
+from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
 from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, attempt_of, unit_of
 from stannary.verify.report import Findings
@@ -60,10 +61,11 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
             for task in tasks:
                 _check_merge(case, task, findings)
     _check_order_of_merges(case, findings)
-    worked = {item.predicate.node for item in case.contributions.values()}
-    worked.update(*(item.predicate.chosen for item in case.placements))
-    for node, held in case.credentials.items():
-        _check_credentials(case, node, held, node in worked, findings)
+    _check_eligible(case, findings)
+    for node, credentials in case.credentials.items():
+        for held in credentials:
+            key = dsse.decode_base64(held.predicate.key, "credential key")
+            findings.expect("credential.node", node, ids.node_id(key), node)
     _check_joins(case, findings)
     for said, since, time in _signed_times(case):
         _check_time(case, said, time, (witnessed.after(since), witnessed.before(said.index)), findings)
@@ -200,27 +202,14 @@ def _check_order_of_merges(case: Case, findings: Findings) -> None:
                 findings.refute("merge.window", task, f"{name} was still being audited", "audits closed before (W = 1)")
 
 
-def _check_credentials(
-    case: Case, node: NodeId, held: Sequence[Logged[Credential]], worked: bool, findings: Findings
-) -> None:  # R12.10
-    trust = case.spec.trust
-    following = [*(later.index for later in held[1:]), case.job.index + 1]
-    for item, replaced_at in zip(held, following, strict=True):
-        if replaced_at < case.job.index:  # renewed before the job: what it said binds nobody here
-            continue
-        credential = item.predicate
-        key = dsse.decode_base64(credential.key, "credential key")
-        findings.expect("credential.node", node, ids.node_id(key), node)
-        refusals = {
-            "tier": credential.tier < trust.tier,  # T0 < T1 < ... as text
-            "operator": credential.operator in trust.exclude_operators,
-            "region": bool(trust.regions) and credential.jurisdiction not in trust.regions,
-            "price": credential.ask_usd_micros_per_hour > trust.max_price_usd_micros_per_hour,
-        }
-        for name, refused in refusals.items():
-            if refused and worked:
-                observed = f"{credential.operator}, {credential.tier}, {credential.jurisdiction}"
-                findings.refute(f"placement.{name}", node, observed, "a node the spec allows")
+def _check_eligible(case: Case, findings: Findings) -> None:
+    """Check that whoever was chosen or worked passed the masks then; each node once (R12.10)."""
+    held = [(node, item.index, item.index) for item in case.placements for node in item.predicate.chosen]
+    for task, made in case.contributions.items():
+        held.append((made.predicate.node, case.assignments[task].index, made.index))
+    refused = {node: reason for node, since, until in held if (reason := case.why_unfit(node, since, until))}
+    for node, reason in refused.items():
+        findings.refute("placement.ineligible", node, reason, "a node the spec allows")
 
 
 def _check_joins(case: Case, findings: Findings) -> None:  # R12.11

@@ -7,8 +7,8 @@ Rules (docs/receipt.md R8 to R10):
    may be missing): a task held back for a luckier beacon is a task not audited. Its figures are those in evidence.
 3. The candidates of a draw stand in the log before the checkpoint its beacon is made of, by the buyer's own word in
    the reveal: a market that knows the beacon can add, drop and reorder nobody. They stand in node order, each with a
-   credential that says the same, so nobody is ranked twice or invented; whoever the job has placed or heard work of
-   is listed or left out for a stated reason.
+   credential that says the same and passes the job's masks, so nobody is ranked twice, invented or let in; whoever
+   the job has placed or heard work of is listed or left out for a stated reason.
 4. Only ranked auditors answer, in rank order, each under the name of its own audit. Who was passed over is judged in
    silence.py.
 5. Commitments of an audit are logged before any of its answers is opened, after the draw; each answer opens its own.
@@ -148,7 +148,7 @@ def _check_candidates(case: Case, findings: Findings) -> None:  # R8.4
         said = item.predicate
         name = f"candidates of draw {said.index}"
         findings.expect("candidates.index", name, said.index, number)
-        _check_listed(case, name, said, findings)
+        _check_listed(case, name, item, findings)
         while made and made[-1].index < item.index:
             known.add(made.pop().predicate.node)
         listed = {*(entry.node for entry in said.candidates), *(entry.node for entry in said.left_out)}
@@ -157,7 +157,8 @@ def _check_candidates(case: Case, findings: Findings) -> None:  # R8.4
             findings.refute("candidates.unlisted", name, ", ".join(unlisted), "listed, or left out for a reason")
 
 
-def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -> None:  # R8.4
+def _check_listed(case: Case, name: str, made: Logged[Candidates], findings: Findings) -> None:  # R8.4
+    said = made.predicate
     nodes = [item.node for item in said.candidates]
     left_out = [item.node for item in said.left_out]
     if nodes != sorted(set(nodes)) or left_out != sorted(set(left_out) - set(nodes)):
@@ -168,6 +169,9 @@ def _check_listed(case: Case, name: str, said: Candidates, findings: Findings) -
             continue
         held = case.credential(item.node)
         findings.expect("candidates.unknown", name, item, Candidate(item.node, held.operator, held.engine_class))
+        reason = case.why_unfit(item.node, made.index, made.index)
+        if reason:
+            findings.refute("candidates.ineligible", name, f"{item.node}: {reason}", "a node the spec allows")
 
 
 def _check_audits(

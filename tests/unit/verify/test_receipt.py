@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import digest, dsse
 from stannary.formats.jobspec import JobKind, Verification
-from stannary.formats.predicates import Verdict
+from stannary.formats.predicates import Tier, Verdict
 from stannary.formats.receipt import LoggedEnvelope
 from stannary.verify.receipt import Policy, verify_receipt
 from stannary.verify.report import Severity
@@ -637,7 +637,7 @@ def test_excluded_operators_may_not_work():
     world = World(rounds=1, lanes=2)
     spec = world.spec()
     world.spec = lambda: replace(spec, trust=replace(spec.trust, exclude_operators=("elm",)))
-    assert "placement.operator" in found(judged(world.play()))
+    assert "placement.ineligible" in found(judged(world.play()))
 
 
 def test_a_statement_signed_by_another_key_is_refused():
@@ -751,7 +751,59 @@ def test_a_credential_renewed_before_the_job_binds_nobody():
     honest, node.ask = node.ask, 900_000
     world._credential(node)
     node.ask = honest
-    assert "placement.price" not in found(judged(world.play()))
+    assert "placement.ineligible" not in found(judged(world.play()))
+
+
+def demanding(small: str = "") -> World:
+    """Return a job that asks T2, 64 cores and 64 GiB, and whose nodes have them, but for one."""
+    world = World(rounds=1, lanes=2)
+    spec = world.spec()
+    trust, resources = replace(spec.trust, tier=Tier.T2), replace(spec.resources, cpus=64, memory_bytes=64 * 2**30)
+    world.spec = lambda: replace(spec, trust=trust, resources=resources)
+
+    def grow(held):
+        weak = small and held.node == world.nodes[small].id
+        return held if weak else replace(held, tier=Tier.T2, cpus=64, memory_bytes=64 * 2**30)
+
+    world.bend["credential"] = grow
+    return world
+
+
+def test_a_demanding_job_on_nodes_that_fit_verifies():
+    """The masks refute nobody who passes them."""
+    assert judged(demanding().play()).verdict is Verdict.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("small", "expected"),
+    [
+        ("n1", {"placement.ineligible", "candidates.ineligible"}),  # a lane
+        ("n4", {"placement.ineligible", "candidates.ineligible"}),  # the merge
+        ("n5", {"candidates.ineligible"}),  # who might have been drawn
+    ],
+)
+def test_a_node_below_the_masks_may_neither_work_nor_judge(small, expected):
+    """A T0 node with one core is refuted in a job that asks T2, 64 cores and 64 GiB, whatever it was to do."""
+    report = judged(demanding(small).play())
+    assert found(report) == expected
+    said = {item.observed.rpartition(": ")[2] for item in report.findings if item.id in expected}
+    assert said == {"tier T0, T2 is required"}
+
+
+@pytest.mark.parametrize("change", [{"cpus": 1}, {"memory_bytes": 1}, {"ask_usd_micros_per_hour": 600_000}])
+def test_what_a_node_offers_when_its_work_is_done_does_not_undo_it(change):
+    """It may shrink after its work; but it is paid by its last ask, which must be one the spec allows."""
+    world = World(rounds=1, lanes=2)
+    world.open()
+    world.run_lanes(0)
+    world.audit()
+    world.merge(0)
+    world.audit()
+    world.bend["credential"] = lambda held: replace(held, **change)
+    world._credential(world.nodes["n1"])
+    world.close()
+    ineligible = {item for item in found(judged(world)) if item.endswith(".ineligible")}
+    assert ineligible == ({"placement.ineligible", "candidates.ineligible"} if "ask" in next(iter(change)) else set())
 
 
 @pytest.mark.parametrize("compute_ms", [-1, -(2**53 - 1), 2**53 - 1])

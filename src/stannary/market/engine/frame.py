@@ -11,8 +11,10 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Assignment
+from stannary.market import terms
 from stannary.market.clock import passed_ms
 from stannary.market.settings import Settings
+from stannary.rules.masks import Requirement, required_by, why_not
 from stannary.rules.shape import Shape, shape_of
 from stannary.store.jobs import JobRow
 from stannary.store.nodes import NodeRow
@@ -112,15 +114,15 @@ def read_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(text, body.size, Digest("sha256:" + body.root.hex()))
 
 
+def asked(spec: JobSpec) -> Requirement:
+    """Return what a spec asks of its nodes on this market."""
+    return required_by(spec, terms=frozenset({terms.DIGEST}))
+
+
 def fits(node: NodeRow, frame: JobFrame) -> str:
-    """Return why `node` may not serve the job at all, empty if it may (placement adds price and presence)."""
-    trust = frame.spec.trust
+    """Return why `node` may not serve the job, empty if it may: what placement asks, but for presence."""
     if node.revoked_at_ms is not None:
         return "revoked"
     if node.convicted_at_ms is not None:  # in whatever job: who lied to one buyer works for none
         return "convicted"
-    if node.operator in trust.exclude_operators:
-        return f"operator {node.operator} is excluded by the job"
-    if trust.regions and node.jurisdiction not in trust.regions:
-        return f"jurisdiction {node.jurisdiction} is not among {', '.join(trust.regions)}"
-    return ""
+    return why_not(node, asked(frame.spec))

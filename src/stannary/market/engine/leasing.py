@@ -259,11 +259,9 @@ def is_barred(connection: Connection, frame: JobFrame, node: NodeRow) -> bool:
     """Tell whether a node may not do a job's work, whatever the task."""
     placed = jobs.placed(connection, frame.job)
     classes = {nodes.get(connection, name).engine_class for name in placed[:1]}
-    price = frame.spec.trust.max_price_usd_micros_per_hour
     return (
         bool(fits(node, frame))
         or node.engine_class not in classes
-        or node.ask_usd_micros_per_hour > price
         or node.node in pricing.convicted(connection, frame.job)
     )
 

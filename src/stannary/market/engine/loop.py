@@ -31,9 +31,9 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, task_kind
 from stannary.jobs.states import JobStatus
 from stannary.market.clock import now_ms
-from stannary.market.engine import aborting, concluding, leasing, placing, recovery
+from stannary.market.engine import aborting, concluding, leasing, recovery
 from stannary.market.engine import step as stepping
-from stannary.market.engine.frame import Checkpoint, JobFrame, World, frame_of, read_checkpoint
+from stannary.market.engine.frame import Checkpoint, JobFrame, World, asked, frame_of, read_checkpoint
 from stannary.market.engine.holding import Holds
 from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import Exchange
@@ -113,7 +113,7 @@ class Engines:
     def add(self, job: str, frame: JobFrame) -> None:
         """Take a job that was just accepted into the queue."""
         self._take_in(job, frame)
-        self._queue.add(job, frame.buyer, Queued(placing.asked(frame.spec), self._exchange.now_ms))
+        self._queue.add(job, frame.buyer, Queued(asked(frame.spec), self._exchange.now_ms))
         if len(self._queue) == 1:  # who comes behind others waits with them
             self._exchange.bell.ring(QUEUE)
 
@@ -266,7 +266,7 @@ class Engines:
                 continue
             self._take_in(row.job, frame)
             if row.status is JobStatus.QUEUED:
-                self._queue.add(row.job, frame.buyer, Queued(placing.asked(frame.spec), row.submitted_at_ms))
+                self._queue.add(row.job, frame.buyer, Queued(asked(frame.spec), row.submitted_at_ms))
             recovery.recover(connection, row.job, at_ms)
 
     async def _run(self, job: str) -> None:

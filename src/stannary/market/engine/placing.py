@@ -16,12 +16,11 @@ from stannary.formats import dsse, statement
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Credential, Placement
 from stannary.jobs.states import JobStatus
-from stannary.market import terms
 from stannary.market.engine import leasing
-from stannary.market.engine.frame import JobFrame, Outcome, World
+from stannary.market.engine.frame import JobFrame, Outcome, World, asked
 from stannary.market.engine.outbox import post
 from stannary.market.topics import WORK
-from stannary.place import match, offers, requirement
+from stannary.place import match, offers
 from stannary.rules import price
 from stannary.rules.price import AUDITS_IN_ESCROW, WorstCase
 from stannary.rules.reasons import Reason
@@ -61,11 +60,6 @@ def estimate(found: list[offers.Offer], spec: JobSpec) -> Estimate:
         NoCapacity: no engine class can hold it.
     """
     return priced(match.match(found, asked(spec)), spec)
-
-
-def asked(spec: JobSpec) -> requirement.Requirement:
-    """Return what a spec asks of its nodes on this market."""
-    return requirement.requirement(spec, terms=frozenset({terms.DIGEST}))
 
 
 def priced(matched: match.Match, spec: JobSpec) -> Estimate:

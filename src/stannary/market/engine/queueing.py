@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from stannary.place.requirement import Requirement
+from stannary.rules.masks import Requirement
 
 MAX_ACTIVE = 256  # jobs moved at a time; later ones stay queued
 SHARE = 2  # of the slots: one buyer has at most this part of them

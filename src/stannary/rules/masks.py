@@ -1,0 +1,127 @@
+"""Who may hold a job's work, and audit it: the hard masks of its spec, and why a node fails one.
+
+Rules:
+1. One function says it, `why_not`: where a job is placed, where a lost lane or a merge is leased again, where the
+   candidates of a draw are fixed, where it is asked whether anybody else could try, and where a verifier reads who
+   was chosen, who worked and who might have been drawn. A node that may not hold a lane may not judge one either.
+2. A mask is never weighed against a price or against another mask.
+3. What changes by the minute is no mask: presence, other work, a conviction, a revocation (market/engine/frame.py).
+   Nor is what holds between nodes: one engine class, auditors of other operators, an operator's share of the lanes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.lean import dataclass
+from stannary.formats.predicates import Tier
+from stannary.formats.quantity import dollars
+
+OPERATOR_SHARE_PPM = 500_000  # half: no operator alone makes a quorum of two thirds
+
+_RANK = {tier: rank for rank, tier in enumerate(Tier)}
+
+
+class Offered(Protocol):
+    """What a node offers: its credential, or the row or offer made of it."""
+
+    @property
+    def operator(self) -> str:
+        """Who owns it."""
+        ...
+
+    @property
+    def jurisdiction(self) -> str:
+        """Where it stands."""
+        ...
+
+    @property
+    def terms(self) -> str:
+        """Digest of the terms it signed."""
+        ...
+
+    @property
+    def tier(self) -> Tier:
+        """What its evidence proves."""
+        ...
+
+    @property
+    def cpus(self) -> int:
+        """Cores."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory."""
+        ...
+
+    @property
+    def ask_usd_micros_per_hour(self) -> int:
+        """Price."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """The hard masks of one job."""
+
+    num_nodes: int
+    tier: Tier
+    cpus: int
+    memory_bytes: int
+    regions: frozenset[str]  # jurisdictions; empty: any
+    exclude_operators: frozenset[str]
+    max_ask_usd_micros_per_hour: int
+    verified: bool  # somebody of another operator must be able to recompute
+    terms: frozenset[str] = frozenset()  # accepted terms digests; empty: any
+
+    @property
+    def max_lanes_per_operator(self) -> int:
+        """Return how many lanes one operator may hold; unverified work has no share to guard."""
+        if not self.verified:
+            return self.num_nodes
+        return max(1, self.num_nodes * OPERATOR_SHARE_PPM // 1_000_000)
+
+
+def required_by(spec: JobSpec, *, terms: frozenset[str] = frozenset()) -> Requirement:
+    """Return the masks of a spec; `terms` are the digests of those a market accepts, which no spec names."""
+    return Requirement(
+        num_nodes=spec.num_nodes,
+        tier=spec.trust.tier,
+        cpus=spec.resources.cpus,
+        memory_bytes=spec.resources.memory_bytes,
+        regions=frozenset(spec.trust.regions),
+        exclude_operators=frozenset(spec.trust.exclude_operators),
+        max_ask_usd_micros_per_hour=spec.trust.max_price_usd_micros_per_hour,
+        verified=spec.trust.verify is not Verification.NONE,
+        terms=terms,
+    )
+
+
+def why_not(offered: Offered, wanted: Requirement) -> str:
+    """Return the first mask a node fails, with what it offers and what is required; empty if it fails none."""
+    return _trust_mask(offered, wanted) or _power_mask(offered, wanted)
+
+
+def _trust_mask(offered: Offered, wanted: Requirement) -> str:
+    if _RANK[offered.tier] < _RANK[wanted.tier]:
+        return f"tier {offered.tier}, {wanted.tier} is required"
+    if offered.operator in wanted.exclude_operators:
+        return f"operator {offered.operator} is excluded"
+    if wanted.terms and offered.terms not in wanted.terms:
+        return "its terms are not accepted"
+    if wanted.regions and offered.jurisdiction not in wanted.regions:
+        return f"region {offered.jurisdiction}, {', '.join(sorted(wanted.regions))} is required"
+    return ""
+
+
+def _power_mask(offered: Offered, wanted: Requirement) -> str:
+    ask, ceiling = offered.ask_usd_micros_per_hour, wanted.max_ask_usd_micros_per_hour
+    if offered.cpus < wanted.cpus:
+        return f"{offered.cpus} cpus, {wanted.cpus} are required"
+    if offered.memory_bytes < wanted.memory_bytes:
+        return f"{offered.memory_bytes:,} bytes of memory, {wanted.memory_bytes:,} are required"
+    if ask > ceiling:
+        return f"asks {dollars(ask)}/h, at most {dollars(ceiling)}/h is allowed"
+    return ""
