@@ -174,4 +174,8 @@ class KeyChain:
         for release in self.releases:
             if release.artifact == observed:
                 return release
-        raise AuthError("no keys of this artifact are held", why=observed)
+        raise AuthError(
+            "no keys of this artifact are held",
+            why=observed,
+            hint="a difference needs the keys of the versions before it too: --wrap FILE for each",
+        )

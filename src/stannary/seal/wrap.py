@@ -95,8 +95,8 @@ def wrap(
     return canonical.encode(members)
 
 
-def unwrap(data: bytes, key: ReceivingKey, *, artifact: Digest, audience: str, now: datetime) -> Release:
-    """Open a wrap that must be for `artifact` and `audience` and not expired at `now`.
+def unwrap(data: bytes, key: ReceivingKey, *, artifact: Digest | None, audience: str, now: datetime) -> Release:
+    """Open a wrap that must be for `artifact` (None: whichever it states) and `audience` and not expired at `now`.
 
     Raises:
         FormatError: not a wrap.
@@ -108,17 +108,22 @@ def unwrap(data: bytes, key: ReceivingKey, *, artifact: Digest, audience: str, n
         raise FormatError("wrap has missing or unknown members", why=", ".join(sorted(members))[:200])
     if members["format"] != FORMAT or canonical.encode(members) != data:
         raise FormatError("not a seal/v1 wrap", why=f"format {members['format']!r:.40}")
-    groups, expires_at = members["groups"], members["expires_at"]
-    if not isinstance(groups, list) or not isinstance(expires_at, str) or _TIME.fullmatch(expires_at) is None:
+    groups, expires_at, stated = members["groups"], members["expires_at"], members["artifact"]
+    if (
+        not isinstance(groups, list)
+        or not isinstance(stated, str)
+        or not isinstance(expires_at, str)
+        or _TIME.fullmatch(expires_at) is None
+    ):
         raise FormatError("wrap member of the wrong type")
     listed = tuple(item for item in groups if isinstance(item, str))
     if listed != tuple(groups):
         raise FormatError("wrap groups are not names")
-    terms = Terms(digest.parse(artifact), listed, audience, expires_at)
-    if (members["artifact"], members["audience"]) != (terms.artifact, terms.audience):
+    terms = Terms(digest.parse(artifact or stated), listed, audience, expires_at)
+    if (stated, members["audience"]) != (terms.artifact, terms.audience):
         raise Refuted(
             "the wrap is for something else",
-            why=f"{members['audience']!r:.60}, {members['artifact']!r:.80}",
+            why=f"{members['audience']!r:.60}, {stated!r:.80}",
             hint="name the digest and audience it was made for, or ask the owner for another",
         )
     _check_life(expires_at, now)

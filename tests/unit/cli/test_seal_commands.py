@@ -161,6 +161,34 @@ def test_wrap_for_another_user(place: Path, capsys: Printed, monkeypatch: pytest
     assert (place / "mine").read_bytes() == small_model()
 
 
+def test_a_difference_opens_with_the_wraps_of_its_versions(
+    place: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was given a version and the one before it opens the newer; with one of the two he is told what to add."""
+    versions = [sealed(capsys)]
+    changed = bytearray(small_model())
+    changed[len(changed) // 2] ^= 1
+    (place / "model.safetensors").write_bytes(changed)
+    versions.append(sealed(capsys, "--parent", versions[0]))
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(place / "other"))
+    assert run(["artifact", "key", "new", "--json"]) == 0
+    receiving = json.loads(capsys.readouterr().out)["receiving"]
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(place / "data"))
+    for number, digest in enumerate(versions):
+        terms = ["--to", receiving, "--audience", "job-1", "-o", f"wrap{number}"]
+        assert run(["artifact", "wrap", digest, "--from", "store", *terms]) == 0
+    monkeypatch.setenv("STANNARY_DATA_DIR", str(place / "other"))
+    opening = ["open", versions[1], "--from", "store", "--audience", "job-1", "-o", "mine"]
+    capsys.readouterr()
+    for lacking in (["--wrap", "wrap1"], ["--wrap", "wrap0", "--wrap", "wrap0"]):
+        assert run([*opening, *lacking]) == 6
+        assert "--wrap FILE for each" in capsys.readouterr().err
+    assert run([*opening, "--wrap", "wrap0"]) == 3
+    assert not (place / "mine").exists()
+    assert run([*opening, "--wrap", "wrap0", "--wrap", "wrap1"]) == 0
+    assert (place / "mine").read_bytes() == changed
+
+
 def test_key_export_import_and_backup(place: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key survives an export and an age backup; both open the artifact on another machine."""
     digest = sealed(capsys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from stannary.cli.commands.seal import MAX_JOBS
 from stannary.cli.output import Output
 
 if TYPE_CHECKING:
+    from stannary.formats.digest import Digest
     from stannary.seal.keys import KeyRing
     from stannary.seal.reader import SealedArtifact
     from stannary.seal.stores.mirrors import Mirrors
@@ -26,11 +27,17 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(1, MAX_JOBS), help="Connections at once (default: 12 remote, one a core local)."
 )
-@click.option("--wrap", type=click.Path(path_type=Path, exists=True), help="Keys that were wrapped to you.")
+@click.option(
+    "--wrap",
+    "wraps",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Keys that were wrapped to you; for a difference give those of the versions before it too.",
+)
 @click.option("--audience", help="What the wrap was made for (with --wrap).")
 @click.option("--blame", type=click.Path(path_type=Path), help="Append signed records of lying mirrors to this file.")
 def open_(
-    out: Output, digest: str, sources: tuple[str, ...], path: Path, jobs: int | None, **options: Path | str | None
+    out: Output, digest: str, sources: tuple[str, ...], path: Path, jobs: int | None, **options: Any
 ) -> int | None:
     """Open the artifact DIGEST to the new file or folder PATH.
 
@@ -45,7 +52,7 @@ def open_(
     from stannary.seal.stores.mirrors import Mirrors
 
     wanted = artifact_digest(digest)
-    keys = _keys(wanted, options)
+    keys = _keys(wanted, options["wraps"], options["audience"])
     mirrors = Mirrors(wanted, tuple(locations.connect(item) for item in sources))
     artifact: SealedArtifact | None = None
     try:
@@ -74,24 +81,26 @@ def open_(
     return None
 
 
-def _keys(wanted: str, options: dict[str, Path | str | None]) -> KeyRing:
+def _keys(wanted: Digest, wraps: tuple[Path, ...], audience: str | None) -> KeyRing:
     from datetime import UTC, datetime
 
     from stannary.cli.commands.artifact_keys import read_small
     from stannary.errors import UsageError
-    from stannary.formats import digest as digests
     from stannary.seal import keystore, wrap
+    from stannary.seal.keys import KeyChain
 
     owner = keystore.load()
-    given, audience = options.get("wrap"), options.get("audience")
-    if not isinstance(given, Path):
+    if not wraps:
         if audience is not None:
             raise UsageError("--audience needs --wrap", hint="--wrap FILE, the keys that were wrapped to you")
         return owner
-    if not isinstance(audience, str):
+    if audience is None:
         raise UsageError("--wrap needs --audience", hint="--audience NAME, as the wrap was made for")
-    data = read_small(given, wrap.MAX_WRAP_BYTES)
-    return wrap.unwrap(data, owner.receiving, artifact=digests.parse(wanted), audience=audience, now=datetime.now(UTC))
+    only, now = wanted if len(wraps) == 1 else None, datetime.now(UTC)
+    given = [read_small(path, wrap.MAX_WRAP_BYTES) for path in wraps]
+    return KeyChain(
+        tuple(wrap.unwrap(data, owner.receiving, artifact=only, audience=audience, now=now) for data in given)
+    )
 
 
 def _write_signature(out: Output, bundle: str | None, path: Path) -> Path | None:
