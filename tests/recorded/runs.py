@@ -79,6 +79,27 @@ LIARS = (
     ),
 )
 
+CANARIES = (
+    Run(
+        "canary",
+        "one more auditor is asked where two agreed already, and agrees",
+        FIVE,
+        (Order("canary-4", spec(nodes=3)),),
+    ),
+    Run(
+        "canary-silent",
+        "the auditor of a canary does not answer: the agreement stands",
+        among(FIVE, n5="audit * silent"),
+        (Order("canary-4", spec(nodes=3)),),
+    ),
+    Run(
+        "canary-lied-to",
+        "the auditor of a canary lies: it is outvoted and convicted",
+        among(FIVE, n5="audit * lies"),
+        (Order("canary-4", spec(nodes=3)),),
+    ),
+)
+
 SILENT = (
     command(
         "prover-silent",
@@ -110,6 +131,32 @@ SILENT = (
         "no-auditor-left",
         "the only other operator's node does not audit: unverified, until nobody's work counts",
         among(THREE[:2], n1="audit * silent", n2="audit * silent"),
+    ),
+    command(
+        "both-silent",
+        "neither the prover nor the only auditor answers",
+        among(THREE[:2], n1="question * silent", n2="audit * silent"),
+        timing={"stall_s": 3000.0},
+    ),
+    command(
+        "silent-but-for-one",
+        "the prover is silent, and the first auditor, too, at the opening of its answer",
+        among(FIVE, n1="question * silent", n2="reveal * silent", n3="reveal * silent", n4="reveal * silent"),
+    ),
+    command("auditor-hands-back", "an auditor hands its question back", among(THREE, n2="audit * back")),
+    command("prover-hands-back", "a prover hands its question back", among(THREE, n1="question * back")),
+    command(
+        "auditor-fails", "an auditor reports that it cannot recompute", among(THREE, n2="audit * fails:out-of-memory")
+    ),
+    command("auditor-lost", "an auditor dies with its question", among(THREE, n2="audit * dies")),
+    command("prover-lost", "a prover dies with its question", among(THREE, n1="question * dies")),
+    command("auditor-revoked", "an auditor is revoked while it computes", THREE, (10, "is-revoked", "n2")),
+    training(
+        "round-useless",
+        "nobody answers for any lane: the whole round is done again, four times",
+        among(THREE, **{f"n{i}": "question * silent" for i in range(1, 4)}),
+        shape={"rounds": 1},
+        timing={"stall_s": 3000.0},
     ),
     training(
         "silent-in-lanes",
@@ -144,7 +191,7 @@ SILENT = (
     ),
 )
 
-LEASES = (
+LEASES: tuple[Run, ...] = (
     command(
         "node-lost", "a node dies in mid-lease: another does its task in the next epoch", among(THREE, n1="work * dies")
     ),
@@ -192,6 +239,34 @@ LEASES = (
         "the market's clock is set forth an hour in mid-round: nobody is late",
         FOUR,
         (4, "clock-is-set", 3600),
+    ),
+)
+
+MORE_LEASES = (
+    training(
+        "convicted-at-work",
+        "a node is convicted while it holds another lease: that one is revoked",
+        among(FOUR, n1="work r0/* lies, work r1/* slow:30"),
+    ),
+    command(
+        "lease-at-its-limit",
+        "a node says for ever that it is busy: its lease ends all the same",
+        among(THREE, n1="work * talking:1400"),
+        timing={"stall_s": 9000.0, "sweep_s": 60.0},
+        wall_s=1,
+    ),
+    command(
+        "credentials-over",
+        "the nodes' credentials end in mid-lease: nothing more is taken of them",
+        THREE,
+        (3, "clock-is-set", 91 * 86_400),
+    ),
+    command(
+        "lease-lost-on-the-way",
+        "a node commits, vanishes, and comes back with its result too late",
+        among(THREE, n1="work * e1 mute"),
+        (6.5, "vanishes", "n1"),
+        (200, "returns", "n1"),
     ),
 )
 
@@ -289,6 +364,13 @@ ENDS = (
         (3, "is-damaged", "job", "placement"),
     ),
     command(
+        "order-unreadable-in-audits",
+        "the same while an audit is open",
+        THREE,
+        (9, "is-damaged", "job", "job"),
+        (10, "restarts"),
+    ),
+    command(
         "order-unreadable",
         "the market cannot read an order when it starts again",
         THREE,
@@ -307,6 +389,12 @@ CROSSINGS = (
             n2="answer-commitment * killed, answer * killed",
         ),
         broker=(("reveal *", "killed"),),
+    ),
+    command(
+        "killed-at-the-receipt",
+        "the market is killed when the receipt is signed and the money moved, and the file is not there",
+        THREE,
+        (9, "will-be-killed-at", "receipt"),
     ),
     training(
         "restarted",
@@ -389,4 +477,15 @@ COMPANY = (
     ),
 )
 
-RUNS: tuple[Run, ...] = (*HONEST, *LIARS, *SILENT, *LEASES, *FAILURES, *ENDS, *CROSSINGS, *COMPANY)
+RUNS: tuple[Run, ...] = (
+    *HONEST,
+    *LIARS,
+    *CANARIES,
+    *SILENT,
+    *LEASES,
+    *MORE_LEASES,
+    *FAILURES,
+    *ENDS,
+    *CROSSINGS,
+    *COMPANY,
+)

@@ -166,10 +166,13 @@ class _HandJournal(Journal):
     """The market's journal, which logs when it is asked to; `then` comes between the log and the record."""
 
     then: Callable[[], Awaitable[None]] | None = None
+    killed_at = ""  # the kind of a statement of the market's own that it is killed behind, once
 
     async def logged(self, leaf: str) -> int:
         """Log all the outbox holds; return the leaf's index."""
         await self.drain()
+        if self.killed_at and (await self._store.aread(lambda c: envelopes.get(c, leaf))).kind == self.killed_at:
+            raise Killed
         then, self.then = self.then, None
         if then is not None:
             await then()
@@ -274,7 +277,12 @@ class _Stage:
             return
         for _ in range(MAX_TURNS):
             size, open_jobs = self._log.size, self._engine.open_jobs
-            await self._engine.turn()
+            try:
+                await self._engine.turn()
+            except Killed:
+                self._say("the market is killed")
+                await self._restart()
+                continue
             await self._exchange.journal.drain()
             if (self._log.size, self._engine.open_jobs) != (size, open_jobs):
                 continue
@@ -386,7 +394,7 @@ class _Stage:
         key, seed = self._keys[order.buyer], derived("seed", name)
         made = Job(
             spec=jobspec.to_canonical(order.spec),
-            market=dsse.KeyId(self._exchange.keyid),
+            market=ids.KeyId(self._exchange.keyid),
             buyer=base64.b64encode(dsse.public_bytes(key)).decode(),
             beacon_tip=beacon.tip(seed, order.chain),
             beacon_length=order.chain,
@@ -437,6 +445,11 @@ class _Stage:
 
     async def _on_clock_is_set(self, by_s: float) -> None:
         self._clock.set_by_ms += round(1000 * by_s)
+
+    async def _on_will_be_killed_at(self, kind: str) -> None:
+        journal = self._exchange.journal
+        assert isinstance(journal, _HandJournal)
+        journal.killed_at = kind
 
     async def _on_goes_down(self) -> None:
         self._is_down = True
