@@ -153,7 +153,10 @@ def beginnings() -> None:
         ("begin: import http.client", "import http.client"),
         ("begin: import httpx2", "import httpx2"),
         ("begin: and make its client", "import httpx2; httpx2.Client()"),
-        ("begin: and make ours for loopback", "from stannary.wire.http import *; httpx2.Client(transport=Transport())"),
+        (
+            "begin: and make ours for loopback",
+            "from stannary.wire.http import *; httpx2.Client(transport=PoolTransport())",
+        ),
     )
     for name, code in cases:
         row(name, min(cpu_ms([sys.executable, "-c", code]) for _ in range(5)), "ms CPU", "best of 5")

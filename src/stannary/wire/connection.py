@@ -64,7 +64,7 @@ class Connection:
             base_url=self.url,
             headers=http.HEADERS | headers,
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            transport=http.Transport(tls=tls, backend=self._proving(token, vkey)),  # no proxy: it would see tokens
+            transport=http.PoolTransport(tls=tls, backend=self._proving(token, vkey)),  # no proxy: it would see tokens
         )
         self._http.event_hooks = {"response": [_bound]}
 

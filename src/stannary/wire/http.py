@@ -37,7 +37,7 @@ class NoAnswer(ServiceError):
     """Nobody answered, or not to the end in time; asked again they may."""
 
 
-class Transport(httpx2.HTTPTransport):
+class PoolTransport(httpx2.HTTPTransport):
     """Connections of a client, opened by a backend of ours where one is given.
 
     httpx2 takes no backend and httpcore2 does; and httpx2 reads every root certificate of the system, which takes
@@ -62,7 +62,7 @@ class Transport(httpx2.HTTPTransport):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came back, whole; of a body that goes with another status than 2xx perhaps the beginning only."""
 
     status: int
@@ -98,7 +98,7 @@ class Asker:
         for client in self._clients.values():
             client.close()
 
-    def ask(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:
         """Send one request and return the answer, whatever its status.
 
         Raises:
@@ -108,7 +108,7 @@ class Asker:
         self._backend.until = time.monotonic() + self._limit_s
         try:
             with self._client(url).stream(method, url, content=body or None, headers=headers) as answer:
-                return Answer(answer.status_code, answer.headers, self._body(answer))
+                return Response(answer.status_code, answer.headers, self._body(answer))
         except httpx2.TransportError as err:
             raise NoAnswer("no answer", why=f"{type(err).__name__}: {err}"[:200]) from err
         except (httpx2.InvalidURL, ValueError) as err:
@@ -121,7 +121,7 @@ class Asker:
             if parts.scheme == "https" and self._tls is None:
                 self._tls = httpcore2.default_ssl_context()
             via = proxy.find(*place, schemes=("http", "https")) if self._proxied else None
-            transport = Transport(tls=self._tls, backend=self._backend, via=via)
+            transport = PoolTransport(tls=self._tls, backend=self._backend, via=via)
             self._clients[place] = httpx2.Client(transport=transport, timeout=self._timeout, headers=HEADERS)
         return self._clients[place]
 

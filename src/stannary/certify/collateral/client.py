@@ -31,7 +31,7 @@ from stannary.certify.moments import format_moment
 from stannary.certify.pki import revocation
 from stannary.errors import FormatError, LimitExceeded, ServiceError
 from stannary.formats import canonical
-from stannary.wire.http import Answer, Asker, NoAnswer
+from stannary.wire.http import Asker, NoAnswer, Response
 from stannary.wire.retry_after import retry_after_s
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Caller:
     options: Options
     silent: set[str] = field(default_factory=set)
 
-    def ask(self, request: Request, url: str) -> Answer:
+    def ask(self, request: Request, url: str) -> Response:
         """Send one request, again where that may help (rule 3).
 
         Raises:
@@ -166,7 +166,7 @@ class _Again(ServiceError):
         self.after_s, self.is_busy = after_s, is_busy
 
 
-def _send(asker: Asker, request: Request, url: str) -> Answer:
+def _send(asker: Asker, request: Request, url: str) -> Response:
     headers = {"Accept": "*/*"}
     if request.body:  # RFC 6960 appendix A.1
         headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
@@ -179,7 +179,7 @@ def _send(asker: Asker, request: Request, url: str) -> Answer:
     return answer
 
 
-def _check_status(answer: Answer) -> None:
+def _check_status(answer: Response) -> None:
     status = answer.status
     if status in RETRIED:
         hint = "wait a minute and run the command again: what was fetched is kept"
@@ -198,7 +198,7 @@ def _check_status(answer: Answer) -> None:
         )
 
 
-def _read(need: Need, request: Request, answer: Answer) -> tuple[bytes, bytes]:
+def _read(need: Need, request: Request, answer: Response) -> tuple[bytes, bytes]:
     """Return the artifact inside an answer, and its signer's chain."""
     body, chain = answer.body, b""
     if request.chain_header:
