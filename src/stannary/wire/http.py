@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,15 +147,8 @@ class _Until(httpcore2.SyncBackend):
 
     until = 0.0
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
-        return _Timed(super().connect_tcp(host, port, timeout, local_address, socket_options), self)
+    def connect_tcp(self, *place: Any, **named: Any) -> httpcore2.NetworkStream:
+        return _Timed(super().connect_tcp(*place, **named), self)
 
 
 class _Timed(httpcore2.NetworkStream):

@@ -18,7 +18,6 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -67,15 +66,8 @@ class Proving(httpcore2.SyncBackend):
     def __init__(self, vkey: str) -> None:
         self._vkey = vkey
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
-        stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
+    def connect_tcp(self, *place: Any, **named: Any) -> httpcore2.NetworkStream:
+        stream = super().connect_tcp(*place, **named)
         with contextlib.ExitStack() as undo:  # an interrupt too leaves no socket open
             undo.callback(stream.close)
             _prove(stream, self._vkey)
