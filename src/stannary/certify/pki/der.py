@@ -3,7 +3,7 @@
 Why not the certificate parser of a library: AMD's endorsement keys carry serial number 0 and
 NVIDIA's carry names no profile allows; libraries warn about both today and will raise tomorrow.
 Evidence must not change its outcome with a library release. Keys and signatures stay with
-`cryptography`.
+`cryptography`; why its generic reader of ASN.1 does not take this one's place is in docs/adr/0010-own-der-reader.md.
 
 Rules: definite lengths in their shortest form (section 10.1), low tag numbers, no trailing bytes
 inside a structure. Anything else raises FormatError. Nothing recurses: a level is read when its reader asks.
