@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.integration.market.fake_buyer import PROGRAM, command_spec
 from tests.integration.market.fake_node import FakeNode
 
-from stannary.formats import beacon, digest, dsse, jobspec, note, statement
+from stannary.formats import beacon, digest, dsse, instants, jobspec, note, statement
 from stannary.formats.predicates import Job
-from stannary.wire import admin, buyer, message, rfc3339, routes
+from stannary.wire import admin, buyer, message, routes
 
 BEACON_VALUES = 64
 
@@ -43,7 +43,7 @@ def signed_jobs(count: int, vkey: str) -> list[bytes]:
     key, market = Ed25519PrivateKey.generate(), dsse.key_id(note.parse_vkey(vkey).public)
     spec = jobspec.to_canonical(command_spec())
     public = base64.b64encode(dsse.public_bytes(key)).decode()
-    now, tip = rfc3339.spell(time.time()), beacon.tip(secrets.token_bytes(32), BEACON_VALUES)
+    now, tip = instants.spell(time.time()), beacon.tip(secrets.token_bytes(32), BEACON_VALUES)
     bodies = []
     for _ in range(count):
         order = Job(spec, market, public, tip, BEACON_VALUES, secrets.token_hex(16), now)

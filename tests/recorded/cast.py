@@ -29,7 +29,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
-from stannary.formats import digest, dsse, ids, predicates, record, statement
+from stannary.formats import digest, dsse, ids, instants, predicates, record, statement
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
 from stannary.formats.predicates import (
     Answer,
@@ -48,7 +48,7 @@ from stannary.formats.predicates import (
 from stannary.formats.workdir import Entry
 from stannary.market import terms
 from stannary.settle import meter
-from stannary.wire import join_token, node, rfc3339
+from stannary.wire import join_token, node
 
 ENGINE_CLASS = "cpu-fp32-toy1.0-000000000000"
 ENVIRONMENT = digest.digest(b"toy environment")
@@ -189,7 +189,7 @@ class Player:
             memory_bytes=2**32,
             ask_usd_micros_per_hour=self.cast.ask,
             token=join_token.token_digest(token),
-            joined_at=rfc3339.spell(now_s),
+            joined_at=instants.spell(now_s),
         )
         return statement.sign("join", claim, (), self.key)
 
@@ -228,7 +228,7 @@ class Player:
             num_steps=assignment.num_steps,
             spent=Spent(1, 10, 1, 0, 0),
             metrics={"loss": "1.25"},
-            finished_at=rfc3339.spell(now_s),
+            finished_at=instants.spell(now_s),
         )
         return statement.sign("contribution", made, (), self.key)
 
@@ -236,7 +236,7 @@ class Player:
         """Sign the next reading of the meter."""
         seq, previous = self.readings.get(job, (0, meter.origin(ids.JobId(job), self.id)))
         spent = Spent(seq + 1, 10 * (seq + 1), seq + 1, 0, 0)
-        made = Reading(ids.JobId(job), self.id, seq, previous, spent, rfc3339.spell(now_s))
+        made = Reading(ids.JobId(job), self.id, seq, previous, spent, instants.spell(now_s))
         self.readings[job] = (seq + 1, meter.reading_digest(made))
         return statement.sign("reading", made, (), self.key)
 
@@ -288,7 +288,7 @@ class Player:
             root=predicates.result_root(opening.outputs),
             outputs=opening.outputs,
             spent=Spent(0, 0, 1, 0, 10),
-            answered_at=rfc3339.spell(now_s),
+            answered_at=instants.spell(now_s),
         )
         return statement.sign("answer", made, (), self.key)
 

@@ -35,7 +35,8 @@ from tests.recorded.cast import Node, Player, derived, short
 from tests.recorded.engine import Engine
 
 from stannary.errors import StannaryError
-from stannary.formats import beacon, digest, dsse, ids, jobspec, note, statement
+from stannary.formats import beacon, digest, dsse, ids, instants, jobspec, note, statement
+from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Reveal
 from stannary.jobs.states import LeaseState
@@ -60,7 +61,6 @@ from stannary.tlog.log import Log
 from stannary.tlog.witness import Witness, format_request
 from stannary.wire import buyer as buyer_wire
 from stannary.wire import node as wire
-from stannary.wire import rfc3339
 from stannary.wire.message import EnvelopeBody
 
 T = TypeVar("T")
@@ -399,7 +399,7 @@ class _Stage:
             beacon_tip=beacon.tip(seed, order.chain),
             beacon_length=order.chain,
             nonce=derived("nonce", name).hex()[:32],
-            submitted_at=rfc3339.spell(self._clock.now()),
+            submitted_at=instants.spell(self._clock.now()),
         )
         envelope = statement.sign("job", made, (), key)
         self._jobs[name] = ids.job_id(digest.digest(envelope.payload))
@@ -521,12 +521,12 @@ class _Stage:
     def _take(self, name: str, lease: wire.Lease) -> None:
         """Begin what a lease asks for."""
         doing = f"{lease.type.value} {short(lease.task)}"
-        if lease.type is wire.LeaseType.WORK:
+        if lease.type is LeaseType.WORK:
             doing += f" e{lease.epoch}"
         player = self._players[name]
         deed, word = player.cast.deed(doing)
         self._say(f"{name} takes {doing}{f' and {deed} {word}'.rstrip() if deed else ''}")
-        quick = {wire.LeaseType.QUESTION: cast.ANSWER_S, wire.LeaseType.REVEAL: cast.LINK_S}
+        quick = {LeaseType.QUESTION: cast.ANSWER_S, LeaseType.REVEAL: cast.LINK_S}
         takes_s = quick.get(lease.type, cast.WORK_S)
         if deed in {"slow", "talking"}:
             takes_s = float(word)
@@ -540,10 +540,10 @@ class _Stage:
             self._at(cast.LINK_S, lambda: self._fail(name, lease, word))
         elif deed != "silent":
             serve = {
-                wire.LeaseType.WORK: self._work,
-                wire.LeaseType.AUDIT: self._answer_blindly,
-                wire.LeaseType.QUESTION: self._answer_blindly,
-                wire.LeaseType.REVEAL: self._answer,
+                LeaseType.WORK: self._work,
+                LeaseType.AUDIT: self._answer_blindly,
+                LeaseType.QUESTION: self._answer_blindly,
+                LeaseType.REVEAL: self._answer,
             }[lease.type]
             self._at(takes_s, lambda: serve(name, lease, (deed, word)))
 

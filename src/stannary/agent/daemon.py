@@ -47,9 +47,9 @@ from stannary.errors import (
     NotFound,
     StannaryError,
 )
-from stannary.formats import bounds, digest, dsse, predicates, record, statement
+from stannary.formats import bounds, digest, dsse, instants, predicates, record, statement
 from stannary.formats.canonical import Json
-from stannary.formats.ids import AuditId, JobId, TaskId
+from stannary.formats.ids import AuditId, JobId, LeaseType, TaskId
 from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,
@@ -64,8 +64,8 @@ from stannary.run.logs import TaskLog
 from stannary.run.sandbox.process import Sandbox
 from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
-from stannary.wire import limits, rfc3339, routes
-from stannary.wire.node import AuditRef, Failure, Lease, LeaseType, ProgressReport
+from stannary.wire import limits, routes
+from stannary.wire.node import AuditRef, Failure, Lease, ProgressReport
 
 SEEN_FILE = "log-seen.json"  # the market's log as this node saw it last
 POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
@@ -241,7 +241,7 @@ class Agent:
             num_steps=result.num_steps,
             spent=self.meter.claim(assignment.job),
             metrics=dict(result.metrics),
-            finished_at=rfc3339.spell(time.time()),
+            finished_at=instants.spell(time.time()),
         )
         claim: dict[str, Json] = {
             "commitment": self._sign("commitment", commitment).to_json(),
@@ -302,7 +302,7 @@ class Agent:
             root=finding.root,
             outputs=tuple(sorted(finding.outputs, key=lambda item: item.name)),
             spent=self.meter.claim(job),
-            answered_at=rfc3339.spell(time.time()),
+            answered_at=instants.spell(time.time()),
         )
         entry: dict[str, Json] = {
             "commitment": self._sign("answer-commitment", commitment).to_json(),

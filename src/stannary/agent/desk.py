@@ -10,8 +10,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
+from stannary.formats.ids import LeaseType
 from stannary.run.logs import TaskLog
-from stannary.wire.node import Lease, LeaseType, ProgressReport
+from stannary.wire.node import Lease, ProgressReport
 
 REMEMBERED = 64  # the market hands out again what it is not told of (wire/limits.py MAX_LEASES_HELD)
 _ORDER = {LeaseType.REVEAL: 0, LeaseType.QUESTION: 1, LeaseType.AUDIT: 2, LeaseType.WORK: 3}

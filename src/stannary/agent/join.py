@@ -25,11 +25,11 @@ from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
 from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
-from stannary.formats import bounds, digest, dsse, ids, note, statement
+from stannary.formats import bounds, digest, dsse, ids, instants, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
 from stannary.run.sandbox import cgroup
 from stannary.run.sandbox.contract import own_path
-from stannary.wire import join_token, message, node, rfc3339, routes
+from stannary.wire import join_token, message, node, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
@@ -181,7 +181,7 @@ def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo,
         memory_bytes=application.memory_bytes or cgroup.usable_memory_bytes(),
         ask_usd_micros_per_hour=application.ask_usd_micros_per_hour,
         token=join_token.token_digest(application.token),
-        joined_at=rfc3339.spell(time.time()),
+        joined_at=instants.spell(time.time()),
     )
 
 

@@ -22,10 +22,11 @@ from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
 from stannary.agent.meter import Meter
 from stannary.errors import ConflictError, FormatError, JobFailed, NotFound, Refuted, StannaryError
-from stannary.formats.ids import JobId, NodeId
+from stannary.formats import instants
+from stannary.formats.ids import JobId, LeaseType, NodeId
 from stannary.rules import pace
-from stannary.wire import limits, rfc3339, routes
-from stannary.wire.node import Lease, LeaseType, LogUpload, LogUploadLine, NodeState
+from stannary.wire import limits, routes
+from stannary.wire.node import Lease, LogUpload, LogUploadLine, NodeState
 
 TICK_S = 0.5
 READING_EVERY_S = 5.0
@@ -112,7 +113,7 @@ class Pulse:
         with self._reading:  # both threads read; a number must not overtake the one before
             if job in self._unread:
                 return
-            envelope = self.meter.reading(job, self.node, self.key, rfc3339.spell(time.time()))
+            envelope = self.meter.reading(job, self.node, self.key, instants.spell(time.time()))
             try:
                 self.client.submit_once(routes.LEASE_READING, lease.lease_id, envelope)
             except (Refuted, FormatError) as err:
@@ -134,7 +135,7 @@ class Pulse:
             upload = LogUpload(
                 first_seq=first_seq,
                 lines=[
-                    LogUploadLine(at=rfc3339.spell(line.at_s), stream=line.stream, text=line.text) for line in lines
+                    LogUploadLine(at=instants.spell(line.at_s), stream=line.stream, text=line.text) for line in lines
                 ],
             )
             self.client.upload_logs(lease.lease_id, upload)

@@ -27,7 +27,8 @@ from stannary import buyer, files
 from stannary.broker.ledger import Ledger
 from stannary.broker.reveal import Anchors, Revealer
 from stannary.errors import FormatError, MarketUnreachable, NotFound, Refuted, ServiceError, StannaryError
-from stannary.wire import rfc3339, routes
+from stannary.formats import instants
+from stannary.wire import routes
 from stannary.wire.buyer import Accepted, BeaconRequest, JobView, RevealSubmit
 from stannary.wire.connection import Connection
 
@@ -164,7 +165,7 @@ def serve_order(
         clock: seconds that nobody sets. An order given up too soon would be paid unseen.
     """
     path = routes.job(routes.JOB_BEACON, order.job)
-    signed_s = clock() - max(0.0, time.time() - rfc3339.parse(order.statement.submitted_at))  # on that clock
+    signed_s = clock() - max(0.0, time.time() - instants.parse(order.statement.submitted_at))  # on that clock
     waiting = Waiting(order.job, clock)
     while not stop.is_set():
         try:

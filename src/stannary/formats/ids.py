@@ -44,6 +44,15 @@ class TaskKind(StrEnum):
     COMMAND = "command"
 
 
+class LeaseType(StrEnum):
+    """What a lease asks its node for: to do a task, to compute another's again, to answer about its own, to open."""
+
+    WORK = "work"
+    AUDIT = "audit"
+    QUESTION = "question"
+    REVEAL = "reveal"
+
+
 def node_id(public_key: bytes) -> NodeId:
     """Return the id of the node that holds this raw Ed25519 public key."""
     return NodeId("n-" + hashlib.sha256(public_key).hexdigest()[:12])

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from stannary import files
 from stannary.errors import AuthError, EnvironmentProblem, NotFound, StannaryError
-from stannary.formats import canonical, dsse, statement
+from stannary.formats import canonical, dsse, instants, statement
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Credential
 from stannary.sdk import brokers, processes, trustfile
@@ -36,7 +36,7 @@ from stannary.sdk.client import Client, Operator
 from stannary.sdk.processes import Register, Started, wait_until
 from stannary.sdk.profile import Profile, Settings
 from stannary.verify import trust
-from stannary.wire import message, rfc3339, routes
+from stannary.wire import message, routes
 from stannary.wire.admin import JoinTokenRequest
 from stannary.wire.card import CARD_FILE, Card, read_card
 from stannary.wire.connection import Connection
@@ -379,6 +379,6 @@ def _has_expired(place: Path) -> bool:
     """Tell whether the credential in a node's directory is over; one that cannot be read is."""
     try:
         payload = dsse.from_bytes((place / CREDENTIAL_FILE).read_bytes()).payload
-        return rfc3339.parse(statement.read(payload, "credential", Credential).predicate.expires_at) <= time.time()
+        return instants.parse(statement.read(payload, "credential", Credential).predicate.expires_at) <= time.time()
     except (OSError, StannaryError):
         return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,21 +18,13 @@ from sqlalchemy.exc import IntegrityError
 
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
+from stannary.formats.ids import LeaseType
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import events
 from stannary.store.schema import leases, tasks
 from stannary.store.transitions import Cause, move_lease, move_task
 
 STALE_EPOCH = "stale-epoch"
-
-
-class LeaseType(StrEnum):
-    """What a node is asked to do under a lease."""
-
-    WORK = "work"
-    AUDIT = "audit"
-    QUESTION = "question"
-    REVEAL = "reveal"
 
 
 @dataclass(frozen=True, slots=True)

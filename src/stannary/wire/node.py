@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints
 
 from stannary.formats import bounds
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Role
 from stannary.wire import limits
 from stannary.wire.market import MarketInfo
@@ -111,15 +111,6 @@ class HeartbeatAnswer(Message):
     interval_s: float
     ended: list[JobText] = Field(default_factory=list)
     now: Instant | None = None  # the market's, for the node to compare its clock with
-
-
-class LeaseType(StrEnum):
-    """What a lease asks for."""
-
-    WORK = "work"
-    AUDIT = "audit"
-    QUESTION = "question"
-    REVEAL = "reveal"
 
 
 class NextLease(Message):

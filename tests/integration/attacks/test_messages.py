@@ -18,6 +18,7 @@ from tests.integration.market.fake_node import FakeNode, Opening
 
 from stannary import errors
 from stannary.formats import digest, dsse, ids, predicates, record, statement
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Answer, AnswerCommitment, Assignment, Commitment, Contribution, Role
 from stannary.verify import receipt as verifier
 from stannary.verify.trust import TrustStore, pin
@@ -169,7 +170,7 @@ class Victim(FakeNode):
 
     async def serve(self, lease: node.Lease) -> None:
         """Serve, and be watched."""
-        if self.watcher is not None and lease.type is node.LeaseType.WORK:
+        if self.watcher is not None and lease.type is LeaseType.WORK:
             self.watcher.victims[:] = [lease]
         await super().serve(lease)
 

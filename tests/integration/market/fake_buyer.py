@@ -12,12 +12,12 @@ import httpx2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import errors
-from stannary.formats import beacon, canonical, digest, dsse, ids, jobspec, note, statement
+from stannary.formats import beacon, canonical, digest, dsse, ids, instants, jobspec, note, statement
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
 from stannary.formats.predicates import Job, Reveal, Tier
 from stannary.formats.workdir import Entry
 from stannary.market.clock import Clock, SystemClock
-from stannary.wire import buyer, message, rfc3339, routes
+from stannary.wire import buyer, message, routes
 from stannary.wire import errors as wire_errors
 from stannary.wire.market import MarketInfo
 
@@ -104,7 +104,7 @@ class FakeBuyer:
             "beacon_tip": beacon.tip(seed, LENGTH),
             "beacon_length": LENGTH,
             "nonce": secrets.token_hex(16),
-            "submitted_at": rfc3339.spell(self.clock.now()),
+            "submitted_at": instants.spell(self.clock.now()),
         }
         envelope = statement.sign("job", Job(**{**fields, **changes}), (), self.key)
         self.seeds[ids.job_id(digest.digest(envelope.payload))] = seed

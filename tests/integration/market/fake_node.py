@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
 from stannary import errors
-from stannary.formats import canonical, digest, dsse, ids, predicates, record, statement
+from stannary.formats import canonical, digest, dsse, ids, instants, predicates, record, statement
+from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobKind, JobSpec, from_canonical
 from stannary.formats.predicates import (
     Answer,
@@ -37,7 +38,7 @@ from stannary.market.clock import Clock, SystemClock
 from stannary.settle import meter
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token as tokens
-from stannary.wire import message, node, rfc3339, routes
+from stannary.wire import message, node, routes
 from stannary.wire.market import MarketInfo
 
 ENGINE_CLASS = "cpu-fp32-toy1.0-000000000000"
@@ -133,7 +134,7 @@ class FakeNode:
             memory_bytes=2**32,
             ask_usd_micros_per_hour=self.ask_usd_micros_per_hour,
             token=tokens.token_digest(token),
-            joined_at=rfc3339.spell(self.clock.now()),
+            joined_at=instants.spell(self.clock.now()),
         )
         body = node.JoinRequest(
             token=token, envelope=message.EnvelopeBody.of(statement.sign("join", claim, (), self.key))
@@ -193,10 +194,10 @@ class FakeNode:
         """Do what a lease asks for."""
         self.served.append(f"{lease.type.value} {lease.task}")
         serve = {
-            node.LeaseType.WORK: self.work,
-            node.LeaseType.AUDIT: self.audit,
-            node.LeaseType.QUESTION: self.question,
-            node.LeaseType.REVEAL: self.reveal,
+            LeaseType.WORK: self.work,
+            LeaseType.AUDIT: self.audit,
+            LeaseType.QUESTION: self.question,
+            LeaseType.REVEAL: self.reveal,
         }[lease.type]
         try:
             await serve(lease)
@@ -254,7 +255,7 @@ class FakeNode:
             num_steps=assignment.num_steps,
             spent=Spent(1, 10, 1, 0, 0),
             metrics={"loss": "1.25"},
-            finished_at=rfc3339.spell(self.clock.now()),
+            finished_at=instants.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_CONTRIBUTION, lease, "contribution", made)
 
@@ -268,7 +269,7 @@ class FakeNode:
             seq,
             previous,
             Spent(seq + 1, 10 * (seq + 1), seq + 1, 0, 0),
-            rfc3339.spell(self.clock.now()),
+            instants.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_READING, lease, "reading", made)
         self.readings[lease.job] = (seq + 1, meter.reading_digest(made))
@@ -328,7 +329,7 @@ class FakeNode:
             root=opening.root,
             outputs=opening.outputs,
             spent=Spent(0, 0, 1, 0, 10),
-            answered_at=rfc3339.spell(self.clock.now()),
+            answered_at=instants.spell(self.clock.now()),
         )
         await self._post(routes.LEASE_ANSWER, lease, "answer", made)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from stannary.agent.desk import Desk
 from stannary.agent.pulse import Pulse
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import LeaseType, TaskKind
 from stannary.run.logs import TaskLog
-from stannary.wire.node import Lease, LeaseType, LogUpload, ProgressReport
+from stannary.wire.node import Lease, LogUpload, ProgressReport
 
 
 def lease(name: str) -> Lease:

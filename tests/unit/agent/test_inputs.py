@@ -16,9 +16,9 @@ from stannary.agent.settings import NodeSettings
 from stannary.errors import JobFailed
 from stannary.formats import dsse, note
 from stannary.formats.digest import Digest, digest
-from stannary.formats.ids import JobId, NodeId, TaskId, TaskKind, round_task
+from stannary.formats.ids import JobId, LeaseType, NodeId, TaskId, TaskKind, round_task
 from stannary.formats.predicates import Output
-from stannary.wire.node import BlobRef, Lease, LeaseType
+from stannary.wire.node import BlobRef, Lease
 
 JOB = JobId("j-0123456789ab")
 DELTA_BYTES = 1_000

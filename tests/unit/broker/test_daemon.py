@@ -11,9 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import buyer
 from stannary.broker import daemon
 from stannary.errors import FormatError, MarketUnreachable, NotFound, Refuted
-from stannary.formats import beacon, dsse, note, statement
+from stannary.formats import beacon, dsse, instants, note, statement
 from stannary.formats.predicates import Job
-from stannary.wire import rfc3339
 from stannary.wire.buyer import BeaconRequest
 
 MARKET_KEY = Ed25519PrivateKey.from_private_bytes(b"m" * 32)
@@ -112,7 +111,7 @@ def test_trouble_is_waited_out(tmp_path, monkeypatch, trouble):
 @pytest.mark.parametrize(("age_s", "is_given_up"), [(0, False), (3600, True)])
 def test_an_order_the_market_never_got(tmp_path, age_s, is_given_up):
     """A market that does not know an order is asked again while it could still accept it, and not for ever after."""
-    envelope = signed_order(tmp_path, submitted_at=rfc3339.spell(time.time() - age_s))
+    envelope = signed_order(tmp_path, submitted_at=instants.spell(time.time() - age_s))
     order = buyer.store_order(tmp_path, envelope, SEED, VKEY, "work")
     stop = threading.Event()
     daemon.serve_order(order, ScriptedRevealer(MARKET_KEY), ScriptedMarket([NotFound("no such job")] * 2, stop), stop)
@@ -123,7 +122,7 @@ def test_an_order_the_market_never_got(tmp_path, age_s, is_given_up):
 @pytest.mark.parametrize(("passed_s", "is_given_up"), [(60.0, False), (1000.0, True)])
 def test_an_order_is_not_given_up_for_a_clock_that_is_set(tmp_path, monkeypatch, passed_s, is_given_up):
     """A clock set a day forth between signing and sending makes no order old; the time that passed does."""
-    order = buyer.store_order(tmp_path, signed_order(tmp_path, rfc3339.spell(time.time())), SEED, VKEY, "work")
+    order = buyer.store_order(tmp_path, signed_order(tmp_path, instants.spell(time.time())), SEED, VKEY, "work")
     stop, wall_s, steady_s = threading.Event(), [time.time()], [0.0]
     monkeypatch.setattr(daemon.time, "time", lambda: wall_s[0])
 

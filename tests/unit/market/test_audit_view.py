@@ -15,14 +15,13 @@ from tests.unit.market.moment import JOB, ROOT, frame, world
 from tests.unit.store import world as stored
 
 from stannary.formats import canonical, digest, ids, predicates, record
-from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.ids import LeaseType, TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Role
 from stannary.market.engine import drawing, leasing
 from stannary.rules import draw
 from stannary.store import audits, blobs, nodes, tasks
 from stannary.store.audits import NewDraw
 from stannary.store.database import Store
-from stannary.store.leases import LeaseType
 from stannary.wire import node as wire
 
 TASK = ids.round_task(JOB, 0, 0)

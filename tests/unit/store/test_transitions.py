@@ -9,11 +9,12 @@ from tests.unit.store import world
 from tests.unit.store.world import JOB, TASK, cause, fence, work
 
 from stannary.errors import ConflictError, NotFound
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Verdict
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState
 from stannary.store import events, jobs, leases, tasks
 from stannary.store.database import Store
-from stannary.store.leases import Fence, Grant, LeaseRow, LeaseType
+from stannary.store.leases import Fence, Grant, LeaseRow
 from stannary.store.schema import ledger_postings, settlement_lines
 from stannary.store.tasks import Contributed
 from stannary.store.transitions import move_job, move_settlement, move_verdict

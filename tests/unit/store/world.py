@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import NodeKind, Tier
 from stannary.settle import escrow
 from stannary.store import accounts, jobs, ledger, nodes, tasks
-from stannary.store.leases import Fence, Grant, LeaseRow, LeaseType
+from stannary.store.leases import Fence, Grant, LeaseRow
 from stannary.store.transitions import Cause
 
 JOB = "j-000000000001"

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 
 from stannary import errors
-from stannary.formats import dsse
-from stannary.wire import admin, buyer, join_token, limits, message, node, rfc3339, routes
+from stannary.formats import dsse, instants
+from stannary.wire import admin, buyer, join_token, limits, message, node, routes
 from stannary.wire import errors as wire_errors
 
 
@@ -115,10 +115,10 @@ def test_join_token_refuses(text: str) -> None:
 
 def test_times() -> None:
     """Times round down to seconds, and only one spelling is read."""
-    assert rfc3339.parse(rfc3339.spell(1_700_000_000.9)) == 1_700_000_000
+    assert instants.parse(instants.spell(1_700_000_000.9)) == 1_700_000_000
     for text in ("2026-01-01T00:00:00+00:00", "2026-13-01T00:00:00Z", "2026-01-01 00:00:00Z", ""):
         with pytest.raises(errors.FormatError):
-            rfc3339.parse(text)
+            instants.parse(text)
 
 
 def test_routes_fill() -> None:

@@ -13,8 +13,8 @@ from stannary.cli.command import command
 from stannary.cli.follow import Patience
 from stannary.cli.output import Output
 from stannary.errors import ServiceError, UsageError
+from stannary.formats import instants
 from stannary.sdk.client import Client
-from stannary.wire import rfc3339
 from stannary.wire.buyer import LogLine
 
 FOLLOW_WAIT_S = 5.0
@@ -83,7 +83,7 @@ def _since(text: str) -> str:
     match = _AGO.fullmatch(text)
     if match is None:
         try:
-            return rfc3339.spell(rfc3339.parse(text))
+            return instants.spell(instants.parse(text))
         except ValueError as err:  # FormatError is not one: it passes with its own words
             raise UsageError("not a time", why=f"{text!r:.60}", hint="--since 2h") from err
     ago = timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, instants, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.ids import AuditId, NodeId, TaskId
+from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId
 from stannary.formats.predicates import (
     Absence,
     Answer,
@@ -43,10 +43,8 @@ from stannary.rules.verdict import Decision
 from stannary.store import audits, envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.audits import AnswerRow, AuditRow
 from stannary.store.audits import Outcome as AuditOutcome
-from stannary.store.leases import LeaseType
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
-from stannary.wire import rfc3339
 
 _ABSENCES: dict[str, Absence] = {
     Reason.DEADLINE: Absence.DEADLINE,
@@ -175,9 +173,9 @@ class _Hearing:
             draw=Digest(row.draw or ""),
             awaited=Awaited.COMMITMENT if given is None else Awaited.ANSWER,
             reason=_ABSENCES.get(lease.reason, Absence.HANDED_BACK),
-            asked_at=rfc3339.spell(lease.granted_at_ms / 1000),
-            deadline_at=rfc3339.spell(lease.deadline_at_ms / 1000),
-            ended_at=rfc3339.spell((lease.ended_at_ms or self._world.now_ms) / 1000),
+            asked_at=instants.spell(lease.granted_at_ms / 1000),
+            deadline_at=instants.spell(lease.deadline_at_ms / 1000),
+            ended_at=instants.spell((lease.ended_at_ms or self._world.now_ms) / 1000),
         )
         post(self._connection, self._world, "silence", said, self._frame.job)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats import dsse, note, receipt, statement
+from stannary.formats import dsse, instants, note, receipt, statement
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
@@ -47,7 +47,6 @@ from stannary.store.transitions import Cause, move_job, move_settlement, move_ve
 from stannary.verify import case, conclusion
 from stannary.verify.case import Case
 from stannary.verify.conclusion import Conclusion, Ending
-from stannary.wire import rfc3339
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -109,8 +108,8 @@ def conclude(connection: Connection, frame: JobFrame, now_ms: int, witness: str)
         status=status,
         reason=reason,
         witness=witness,
-        started_at=rfc3339.spell((row.started_at_ms or row.submitted_at_ms) / 1000),
-        finished_at=rfc3339.spell(now_ms / 1000),
+        started_at=instants.spell((row.started_at_ms or row.submitted_at_ms) / 1000),
+        finished_at=instants.spell(now_ms / 1000),
     )
     return Concluded(gathered, made, conclusion.compose(gathered.case, made, ending, gathered.leaves))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, instants, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Candidate, Candidates, Draw, Drawable, Rejection, Verdict
@@ -36,7 +36,6 @@ from stannary.store.audits import DrawRow, NewAudit, NewDraw
 from stannary.store.nodes import NodeRow
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
-from stannary.wire import rfc3339
 
 FIRST_INDEX = 0  # formats/beacon.py
 
@@ -111,7 +110,7 @@ def _fix_candidates(connection: Connection, frame: JobFrame, world: World, numbe
             listed.append(Candidate(NodeId(node.node), node.operator, node.engine_class))
         elif node.node in worked or (node.engine_class in engine_classes and node.revoked_at_ms is None):
             left_out.append(Rejection(NodeId(node.node), reason or "another engine class"))
-    fixed_at = rfc3339.spell(world.now_ms / 1000)
+    fixed_at = instants.spell(world.now_ms / 1000)
     made = Candidates(frame.job, number, tuple(listed), tuple(left_out), fixed_at)
     audits.fix_candidates(connection, frame.job, number, post(connection, world, "candidates", made, frame.job))
     outcome.moved = True

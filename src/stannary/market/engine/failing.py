@@ -17,13 +17,14 @@ from typing import cast
 from sqlalchemy.engine import Connection
 
 from stannary.formats.canonical import Json
+from stannary.formats.ids import LeaseType
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.engine import leasing, pricing
 from stannary.market.engine import step as stepping
 from stannary.market.engine.frame import JobFrame, World, fits
 from stannary.rules.reasons import OWN, Reason
 from stannary.store import jobs, leases, loglines, nodes
-from stannary.store.leases import LeaseRow, LeaseType
+from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire

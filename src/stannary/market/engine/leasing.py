@@ -19,9 +19,9 @@ from typing import cast
 from sqlalchemy.engine import Connection
 
 from stannary.errors import NotFound
-from stannary.formats import canonical, digest
+from stannary.formats import canonical, digest, instants
 from stannary.formats.canonical import Json
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Role, Verdict
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
@@ -31,12 +31,11 @@ from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR, Pace, Progre
 from stannary.rules.reasons import Reason
 from stannary.store import blobs, jobs, leases, nodes, tasks
 from stannary.store.audits import AuditRow
-from stannary.store.leases import Grant, LeaseRow, LeaseType
+from stannary.store.leases import Grant, LeaseRow
 from stannary.store.nodes import NodeRow
 from stannary.store.tasks import TaskRow
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
-from stannary.wire import rfc3339
 
 ONE_PIECE = frozenset({LeaseType.WORK, LeaseType.AUDIT})
 FAILURES = "failures"  # progress member of a job: task -> operators who reported that it cannot run (failing.py)
@@ -127,12 +126,12 @@ def view(connection: Connection, lease: LeaseRow) -> wire.Lease:
     reveal = lease.type is LeaseType.REVEAL
     return wire.Lease(
         lease_id=lease.lease,
-        type=wire.LeaseType(lease.type.value),
+        type=lease.type,
         epoch=lease.epoch,
         job=lease.job,
         task=lease.task,
         kind=task.kind,
-        deadline_at=rfc3339.spell(lease.deadline_at_ms / 1000),
+        deadline_at=instants.spell(lease.deadline_at_ms / 1000),
         assignment=None if reveal else canonical.decode_object(task.assignment.encode()),
         audit=audit,
         salt=cast("str | None", members.get("salt")),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.engine import Connection
 
 from stannary.errors import NoCapacity
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, instants, statement
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Credential, Placement
 from stannary.jobs.states import JobStatus
@@ -27,7 +27,6 @@ from stannary.rules.reasons import Reason
 from stannary.rules.shape import shape_of
 from stannary.store import blobs, jobs, nodes
 from stannary.store.transitions import Cause, move_job
-from stannary.wire import rfc3339
 
 WAY = (JobStatus.PLACING, JobStatus.ATTESTING, JobStatus.STARTING, JobStatus.RUNNING)
 
@@ -88,7 +87,7 @@ def place(connection: Connection, frame: JobFrame, world: World, outcome: Outcom
         escrow_usd_micros=row.escrow_usd_micros,
         work_usd_micros=work,
         audit_usd_micros=row.escrow_usd_micros - work,
-        placed_at=rfc3339.spell(world.now_ms / 1000),
+        placed_at=instants.spell(world.now_ms / 1000),
     )
     post(connection, world, "placement", placement, frame.job)
     jobs.place(connection, frame.job, placement.chosen)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stannary.formats import bounds
+from stannary.formats import bounds, instants
 from stannary.jobs.states import Settlement
 from stannary.market import backup
 from stannary.market.exchange import Exchange
@@ -22,7 +22,7 @@ from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
 from stannary.store import accounts, jobs, leases, ledger, nodes
 from stannary.store.accounts import ApiTokenRow, NewJoinToken
-from stannary.wire import admin, join_token, rfc3339, routes
+from stannary.wire import admin, join_token, routes
 
 MAX_LEDGER_ENTRIES = 1000
 MAX_TOKENS = 4000  # of one answer; a view is 200 bytes, and an answer is read up to 1 MiB
@@ -85,7 +85,7 @@ def _add_tokens(api: APIRouter, exchange: Exchange) -> None:
         expires_at_ms = now_ms + asked.ttl_s * 1000
         new = NewJoinToken(word, asked.operator, asked.bond_usd_micros, asked.uses, now_ms, expires_at_ms)
         await exchange.store.awrite(lambda c: accounts.add_join_token(c, new))
-        expires_at = rfc3339.spell(expires_at_ms / 1000)
+        expires_at = instants.spell(expires_at_ms / 1000)
         return edge.answer(admin.JoinTokenAnswer(token=word, expires_at=expires_at), 201)
 
 
@@ -145,9 +145,9 @@ def _token(exchange: Exchange, row: ApiTokenRow) -> admin.ApiTokenView:
     return admin.ApiTokenView(
         id=row.id,
         account=bounds.shown(row.buyer),
-        created_at=rfc3339.spell(row.created_at_ms / 1000),
-        last_used_at=rfc3339.spell(used_at_ms / 1000) if used_at_ms is not None else None,
-        revoked_at=rfc3339.spell(row.revoked_at_ms / 1000) if row.revoked_at_ms is not None else None,
+        created_at=instants.spell(row.created_at_ms / 1000),
+        last_used_at=instants.spell(used_at_ms / 1000) if used_at_ms is not None else None,
+        revoked_at=instants.spell(row.revoked_at_ms / 1000) if row.revoked_at_ms is not None else None,
     )
 
 
@@ -157,7 +157,7 @@ def _faults(connection: Connection) -> list[admin.Fault]:
             job=row.job,
             buyer=row.buyer,
             message=row.message,
-            at=rfc3339.spell((row.finished_at_ms or row.submitted_at_ms) / 1000),
+            at=instants.spell((row.finished_at_ms or row.submitted_at_ms) / 1000),
             refunded_usd_micros=row.escrow_usd_micros if row.settlement is Settlement.REFUNDED else 0,
         )
         for row in jobs.ended_for(connection, Reason.MARKET_FAULT)
@@ -180,7 +180,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 revoked=row.revoked_at_ms is not None,
                 convicted=row.convicted_at_ms is not None,
                 draining=exchange.roster.state(row.node) == "draining",
-                last_seen_at=rfc3339.spell(now_s - silent_s) if silent_s is not None else None,
+                last_seen_at=instants.spell(now_s - silent_s) if silent_s is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),
                 ask_usd_micros_per_hour=bounds.COUNT.clamp(row.ask_usd_micros_per_hour),

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stannary.errors import FormatError, JobNotFinished, NotFound
-from stannary.formats import bounds
+from stannary.formats import bounds, instants
 from stannary.formats.digest import Digest
 from stannary.jobs.states import is_terminal
 from stannary.market.engine.loop import Engines
@@ -23,7 +23,7 @@ from stannary.market.topics import account_topic, job_topic, logs_topic, seen_to
 from stannary.store import audits, events, jobs, loglines
 from stannary.store.jobs import JobRow
 from stannary.wire import buyer as wire
-from stannary.wire import limits, rfc3339, routes
+from stannary.wire import limits, routes
 
 DEFAULT_PAGE = 50
 MAX_SEQ = 2**53 - 1
@@ -106,7 +106,7 @@ def _add_watching(api: APIRouter, exchange: Exchange) -> None:
         after = edge.integer(query, "after", 0, MAX_SEQ)
         tail = edge.integer(query, "tail", 0, loglines.MAX_PAGE)
         since = query.get("since")
-        since_ms = rfc3339.parse(since) * 1000 if since is not None else None
+        since_ms = instants.parse(since) * 1000 if since is not None else None
 
         def read(connection: Connection) -> list[loglines.Line]:
             _own(connection, job, buyer)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stannary.errors import ConflictError, NotFound
-from stannary.formats import bounds, dsse
+from stannary.formats import bounds, dsse, instants
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import failing, leasing
 from stannary.market.engine.frame import JobFrame
@@ -28,7 +28,7 @@ from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import buyer as buyer_wire
 from stannary.wire import errors as wire_errors
-from stannary.wire import limits, message, node, rfc3339, routes
+from stannary.wire import limits, message, node, routes
 
 MAX_JOIN_BYTES = 64 * 1024  # of who is not known yet: a site of hundreds of members fits
 MAX_PROOF_BYTES = 4096
@@ -108,7 +108,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         drop = [item for item in beat.leases if item not in held]
         ended = [job for job in beat.jobs if job not in engines.frames]
         interval_s = exchange.settings.timing.heartbeat_s
-        now = rfc3339.spell(exchange.clock.now())
+        now = instants.spell(exchange.clock.now())
         return edge.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
 
     @api.post(routes.LEASE_NEXT)
@@ -168,7 +168,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             held.granted_at_ms, max(exchange.now_ms, held.granted_at_ms)
         )  # of the lease: node's clocks vary
         fresh = [
-            NewLine(span.clamp(rfc3339.parse(line.at) * 1000), line.stream, line.text) for line in upload.lines[known:]
+            NewLine(span.clamp(instants.parse(line.at) * 1000), line.stream, line.text) for line in upload.lines[known:]
         ]
         if fresh:
             source = Source(held.job, held.task, holder)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.engine import Connection
 
 from stannary.errors import StannaryError
-from stannary.formats import bounds, dsse, jobspec, statement
+from stannary.formats import bounds, dsse, instants, jobspec, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Receipt, Verdict
@@ -28,7 +28,6 @@ from stannary.settle.ledger import buyer_available
 from stannary.store import envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
 from stannary.store.jobs import JobRow, Submission
 from stannary.wire import buyer as wire
-from stannary.wire import rfc3339
 
 MODEL = "model.safetensors"  # the name of a train job's final weights, as in the receipt's subject
 MAX_TEXT_CHARS, MAX_LINE_CHARS = 4096, 16 * 1024  # of wire.message.Text, and of a log line
@@ -90,8 +89,8 @@ def _own_members(row: JobRow, faults: list[str]) -> dict[str, Any]:
         "reason": _text(row.reason),
         "message": _text(row.message),
         "escrow_usd_micros": row.escrow_usd_micros,
-        "submitted_at": rfc3339.spell(row.submitted_at_ms / 1000),
-        "finished_at": rfc3339.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
+        "submitted_at": instants.spell(row.submitted_at_ms / 1000),
+        "finished_at": instants.spell(row.finished_at_ms / 1000) if row.finished_at_ms is not None else None,
         "faults": [_text(item) for item in faults] or None,
     }
 
@@ -128,7 +127,7 @@ def submitted(item: Submission, spec: JobSpec) -> wire.JobView:
         paid_usd_micros=0,
         refunded_usd_micros=0,
         nodes=[],
-        submitted_at=rfc3339.spell(item.submitted_at_ms / 1000),
+        submitted_at=instants.spell(item.submitted_at_ms / 1000),
     )
 
 
@@ -136,7 +135,7 @@ def event(row: events.Event) -> wire.Event:
     """Return one event."""
     return wire.Event(
         seq=row.seq,
-        at=rfc3339.spell(row.at_ms / 1000),
+        at=instants.spell(row.at_ms / 1000),
         type=bounds.shown(row.type),
         task=_known(row.task, bounds.TASK),
         node=_known(row.node, bounds.NODE),
@@ -150,7 +149,7 @@ def line(row: loglines.Line) -> wire.LogLine:
     """Return one log line."""
     return wire.LogLine(
         seq=row.seq,
-        at=rfc3339.spell(row.at_ms / 1000),
+        at=instants.spell(row.at_ms / 1000),
         node=_known(row.node, bounds.NODE),
         task=_known(row.task, bounds.TASK),
         stream=_known(row.stream, bounds.WORD) or "unknown",

@@ -6,11 +6,11 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import FormatError, Refuted
 from stannary.formats import dsse, predicates
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Answer, AnswerCommitment, Role
 from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake, check_live, expect
 from stannary.store import audits
-from stannary.store.leases import LeaseType
 
 
 async def answer_commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, BelowPolicy, ConflictError, FormatError, NotFound
-from stannary.formats import bounds, dsse, ed25519, ids, predicates, statement
+from stannary.formats import bounds, dsse, ed25519, ids, instants, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Attestation, Credential, Join, Tier
 from stannary.market import clock, terms
@@ -32,7 +32,7 @@ from stannary.settle import escrow
 from stannary.store import accounts, envelopes, ledger, nodes
 from stannary.store.nodes import CredentialRow, NodeRow
 from stannary.wire import errors as wire_errors
-from stannary.wire import join_token, rfc3339
+from stannary.wire import join_token
 from stannary.wire import node as wire
 from stannary.wire.limits import SESSION_TTL_S
 from stannary.wire.message import EnvelopeBody
@@ -93,7 +93,7 @@ async def challenge(exchange: Exchange, node: str) -> wire.Challenge:
             detail=wire_errors.NODE_UNKNOWN,
         ) from err
     nonce, expires_at_ms = exchange.challenges.give(node, exchange.now_ms)
-    return wire.Challenge(nonce=nonce, expires_at=rfc3339.spell(expires_at_ms / 1000))
+    return wire.Challenge(nonce=nonce, expires_at=instants.spell(expires_at_ms / 1000))
 
 
 async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.Session:
@@ -129,7 +129,7 @@ async def open_session(exchange: Exchange, asked: wire.SessionRequest) -> wire.S
     await exchange.store.awrite(write)
     access.remember_session(exchange, token, asked.node, ends_at_ms)
     exchange.roster.beat(asked.node, "idle", exchange.clock.steady())
-    return wire.Session(token=token, expires_at=rfc3339.spell(ends_at_ms / 1000))
+    return wire.Session(token=token, expires_at=instants.spell(ends_at_ms / 1000))
 
 
 def _read(exchange: Exchange, envelope: dsse.Envelope, token: str) -> Join:
@@ -189,8 +189,8 @@ def _admit(
         ask_usd_micros_per_hour=made.ask_usd_micros_per_hour,
         bond_usd_micros=bond_usd_micros,
         join=leaf,
-        issued_at=rfc3339.spell(now_ms / 1000),
-        expires_at=rfc3339.spell(expires_at_ms / 1000),
+        issued_at=instants.spell(now_ms / 1000),
+        expires_at=instants.spell(expires_at_ms / 1000),
     )
     signed = exchange.journal.sign("credential", credential)
     issued = leaf_of(signed)

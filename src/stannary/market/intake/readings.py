@@ -5,14 +5,13 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from stannary.errors import FormatError
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, instants, statement
 from stannary.formats.predicates import Reading
 from stannary.market import clock
 from stannary.market.intake.statements import Intake
 from stannary.settle import meter
 from stannary.store import jobs, readings
 from stannary.store.readings import ReadingRow
-from stannary.wire import rfc3339
 
 
 async def reading(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> None:
@@ -31,7 +30,7 @@ async def reading(intake: Intake, node: str, lease: str, envelope: dsse.Envelope
         before = _reading(last) if last is not None else None
         meter.check_next(before, made, elapsed_ms=elapsed_ms)
         spent = {name: getattr(made.spent, name) for name in made.spent.__dataclass_fields__}
-        read_at_ms = rfc3339.parse(made.read_at) * 1000
+        read_at_ms = instants.parse(made.read_at) * 1000
         row = ReadingRow(made.job, node, made.seq, made.previous, digest, spent, read_at_ms, envelope.to_bytes())
         readings.add(connection, row)
 

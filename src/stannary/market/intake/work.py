@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
 from stannary.formats import dsse, predicates
-from stannary.formats.ids import TaskKind
+from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Commitment, Contribution
 from stannary.market.engine import recovery
 from stannary.market.engine import step as stepping
@@ -20,7 +20,7 @@ from stannary.market.engine.frame import JobFrame, read_assignment
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
 from stannary.store import blobs, leases, tasks
-from stannary.store.leases import Fence, LeaseType
+from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
 
 NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own

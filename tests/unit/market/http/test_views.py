@@ -14,7 +14,7 @@ from tests.integration.market.fake_buyer import command_spec, train_spec
 from tests.unit.store import world as stored
 
 from stannary.formats import canonical, digest, dsse, ids, jobspec, predicates, record, statement
-from stannary.formats.ids import JobId, TaskId, TaskKind
+from stannary.formats.ids import JobId, LeaseType, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Job, Verdict
 from stannary.jobs.states import JobStatus, LeaseState
@@ -24,7 +24,7 @@ from stannary.place.offers import Offer
 from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tasks
 from stannary.store.database import Store
 from stannary.store.envelopes import Incoming
-from stannary.store.leases import Fence, Grant, LeaseType
+from stannary.store.leases import Fence, Grant
 from stannary.store.loglines import NewLine, Source
 from stannary.store.tasks import Contributed, NewTask
 from stannary.store.transitions import move_job
