@@ -1,6 +1,6 @@
 """A node that cheats: from its second round on it does one inner step and claims them all.
 
-It is an agent like any other, with its own idea of work (agent/work.py `Work`); nothing in stannary
+It is an agent like any other, with its own idea of work (run/work.py `Work`); nothing in stannary
 knows of it. Everything it sends is well signed and arrives in time.
 
     python examples/demo/liar.py join TOKEN ...     as `python -m stannary.agent join`
@@ -19,11 +19,11 @@ import click
 from stannary.agent import settings as node_settings
 from stannary.agent.__main__ import main as honest
 from stannary.agent.daemon import Agent, install_signals
-from stannary.agent.work import Finding, Result, SandboxedWork, TaskInHand
 from stannary.errors import StannaryError
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Output
 from stannary.run.sandbox import choice
+from stannary.run.work import Finding, Result, SandboxedWork, TaskInHand
 
 FIRST_LIE_ROUND = 1
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from stannary.agent import settings as node_settings
 from stannary.agent.daemon import Agent, install_signals
-from stannary.agent.executor import DROPPED, outbox_path
-from stannary.agent.work import Result, SandboxedWork, TaskInHand
 from stannary.errors import JobFailed
 from stannary.formats import digest
 from stannary.formats.predicates import Output
 from stannary.run.sandbox import choice
+from stannary.run.work import Result, SandboxedWork, TaskInHand
+from stannary.run.worker_process import DROPPED, outbox_path
 from stannary.wire.node import Lease
 
 OVERSIZED_BYTES = 64 * 1024**2

@@ -30,13 +30,11 @@ from stannary.agent import journal as journals
 from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
-from stannary.agent.executor import DROPPED, outbox_path
-from stannary.agent.holdings import Holding, Holdings
+from stannary.agent.holdings import Holdings
 from stannary.agent.journal import Entry
 from stannary.agent.meter import Meter, Phase
 from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
-from stannary.agent.work import Finding, Result, SandboxedWork, TaskInHand, Work
 from stannary.border.blobs import CONTRIBUTED
 from stannary.errors import (
     AuthError,
@@ -60,8 +58,11 @@ from stannary.formats.predicates import (
     Role,
 )
 from stannary.rules import pace
+from stannary.run.holding import Holding
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.work import Finding, Result, SandboxedWork, TaskInHand, Work
+from stannary.run.worker_process import DROPPED, outbox_path
 from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, routes

@@ -11,8 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,17 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import files
 from stannary.agent import settings as node_settings
 from stannary.agent.settings import NODE_FILE, NodeSettings
-from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
-from stannary.errors import ConflictError, EnvironmentProblem, Refuted, UsageError
+from stannary.errors import ConflictError, Refuted, UsageError
 from stannary.formats import bounds, digest, dsse, ids, instants, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
+from stannary.run.engine_class import measure_engine_class
 from stannary.run.sandbox import cgroup
-from stannary.run.sandbox.contract import own_path
 from stannary.wire import join_token, message, node, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
-
-ENGINE_TIMEOUT_S = 300.0
 
 Tell = Callable[[str], None]
 
@@ -127,26 +122,6 @@ def _check_share(application: Application) -> None:
             why=f"{application.memory_bytes:,} bytes offered, {usable_bytes:,} usable here (control group counted)",
             hint=f"--memory-bytes {usable_bytes}, or leave it out",
         )
-
-
-def measure_engine_class(kernel: dict[str, str]) -> str:
-    """Return the engine class of this machine under a kernel choice, measured in a process of its own."""
-    chosen = {name: kernel[name] for name in KERNEL_VARIABLES if name in kernel}
-    environment = {**PINNED_ENVIRONMENT, **own_path(), **chosen}
-    argv = [sys.executable, "-P", "-m", "stannary.train.engine"]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            argv, env=environment, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as err:
-        raise EnvironmentProblem("the engine class cannot be measured", why=str(err)) from err
-    measured = done.stdout.strip()
-    if done.returncode != 0 or not measured:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise EnvironmentProblem(
-            "the engine class cannot be measured", why=last[:300], hint="pip install 'stannary[agent,train]'"
-        )
-    return measured
 
 
 def check_credential(envelope: dsse.Envelope, claim: Join, market_vkey: str) -> Credential:

@@ -8,7 +8,7 @@ Rules:
    digest; bytes that are not those of their name count as missing.
 2. A blob that cannot be had leaves its units unchecked and stops nothing else.
 3. Computing needs torch and runs the buyer's code: it is a process of its own with a sandbox
-   (`python -m stannary.agent.replay`), never this one.
+   (`python -m stannary.replay`), never this one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1024 * 1024
 LOG_TAIL_BYTES = 2_000
-MODULE = "stannary.agent.replay"
+MODULE = "stannary.replay"
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ Rules:
 4. A drawn unit must also give the logged answer for the drawn inner step.
 
 `Plan` and `Found` are what the two processes say to one another: the one that asks (sdk) and the one that computes,
-with torch and a sandbox (`python -m stannary.agent.replay`). This module needs neither.
+with torch and a sandbox (`python -m stannary.replay`). This module needs neither.
 """
 
 from __future__ import annotations

@@ -18,10 +18,8 @@ import torch
 
 from stannary.agent import settings as node_settings
 from stannary.agent.daemon import Agent
-from stannary.agent.executor import outbox_path
-from stannary.agent.holdings import Holding, Holdings
+from stannary.agent.holdings import Holdings
 from stannary.agent.join import Application, join
-from stannary.agent.work import Finding, Result, TaskInHand
 from stannary.audit import answer as answers
 from stannary.audit import replay
 from stannary.border.blobs import Blobs
@@ -29,7 +27,10 @@ from stannary.errors import AuthError, JobFailed
 from stannary.formats import digest
 from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.predicates import Assignment, Output
+from stannary.run.holding import Holding
 from stannary.run.sandbox.contract import Command
+from stannary.run.work import Finding, Result, TaskInHand
+from stannary.run.worker_process import outbox_path
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import RoundResult, ignore_progress

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from stannary import workdir
-from stannary.agent.executor import Bench, Reply, Worker, outbox_path
-from stannary.agent.holdings import Holding, make_bench
 from stannary.border import landlock
 from stannary.errors import JobFailed
 from stannary.formats import digest, ids, jobspec
@@ -22,7 +20,9 @@ from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import Entry
 from stannary.run import logs
+from stannary.run.holding import Holding, make_bench
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.worker_process import Bench, Reply, Worker, outbox_path
 
 MIB = 1024**2
 WALL_S = 60.0

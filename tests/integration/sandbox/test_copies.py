@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import stannary
-from stannary.agent.join import measure_engine_class
+from stannary.run.engine_class import measure_engine_class
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import own_path
 
 ASKED = """\
 import sys
 from pathlib import Path
-from stannary.agent.executor import Bench, Worker
+from stannary.run.worker_process import Bench, Worker
 from stannary.errors import JobFailed
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import Limits

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.integration.train import small_job
 
-from stannary.agent import holdings
-from stannary.agent.executor import WALL_LIMIT, Bench, Worker
 from stannary.errors import JobFailed
+from stannary.run import holding
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.contract import Limits
+from stannary.run.worker_process import WALL_LIMIT, Bench, Worker
 
 LIMIT_S = 12.0  # the interpreter and torch start within a few on a busy machine
 
@@ -57,7 +57,7 @@ def test_a_prepare_that_does_not_end(
         sandbox = choice.choose("private", lambda _: None)
     except choice.EnvironmentProblem as err:
         pytest.skip(f"no sandbox works here: {err}")
-    monkeypatch.setattr(holdings, "PREPARE_WALL_S", LIMIT_S if reason == WALL_LIMIT else 280.0)
+    monkeypatch.setattr(holding, "START_S", LIMIT_S if reason == WALL_LIMIT else 280.0)
     small_job.lay_out(tmp_path / "job")
     (tmp_path / "job/workdir/recipe.py").write_text(at_import + "\n")
     (tmp_path / "outbox").mkdir()
@@ -71,7 +71,7 @@ def test_a_prepare_that_does_not_end(
     )
     try:
         with pytest.raises(JobFailed) as caught:
-            holdings.prepare(worker, small_job.train_spec())
+            holding.prepare(worker, small_job.train_spec())
     finally:
         worker.close()
     assert caught.value.detail == reason

@@ -7,11 +7,11 @@ import hashlib
 import pytest
 from tests.integration.train import small_job
 
-from stannary.agent.executor import Bench, Worker, outbox_path
 from stannary.formats import digest, record
 from stannary.formats.jobspec import to_canonical
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import Limits
+from stannary.run.worker_process import Bench, Worker, outbox_path
 from stannary.train import engine, recipe
 from stannary.train.round import run_round
 

@@ -12,12 +12,13 @@ import pytest
 from tests.integration.train.small_job import train_spec
 
 from stannary.agent import holdings as module
-from stannary.agent.executor import Bench, Reply
-from stannary.agent.holdings import IDLE_WORKER_S, Holding, Holdings
+from stannary.agent.holdings import IDLE_WORKER_S, Holdings
 from stannary.agent.settings import NodeSettings
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, JobFailed
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId, NodeId
+from stannary.run.holding import Holding
+from stannary.run.worker_process import Bench, Reply
 
 JOB = JobId("j-0123456789ab")
 

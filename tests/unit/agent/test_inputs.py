@@ -11,13 +11,13 @@ from tests.integration.train.small_job import train_spec
 
 from stannary.agent import settings as node_settings
 from stannary.agent.daemon import Agent
-from stannary.agent.holdings import Holding, Prepared
 from stannary.agent.settings import NodeSettings
 from stannary.errors import JobFailed
 from stannary.formats import dsse, note
 from stannary.formats.digest import Digest, digest
 from stannary.formats.ids import JobId, LeaseType, NodeId, TaskId, TaskKind, round_task
 from stannary.formats.predicates import Output
+from stannary.run.holding import Holding, Prepared
 from stannary.wire.node import BlobRef, Lease
 
 JOB = JobId("j-0123456789ab")

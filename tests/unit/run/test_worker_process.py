@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from stannary.agent.executor import Bench, Worker
 from stannary.agent.settings import PINNED_ENVIRONMENT, check_kernel, job_environment
 from stannary.border import frames
 from stannary.errors import JobFailed, UsageError
 from stannary.formats import digest
 from stannary.run.sandbox.contract import Limits, Usage
+from stannary.run.worker_process import Bench, Worker
 
 
 @dataclass

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stannary.agent.executor import Reply, TakeProgress
-from stannary.agent.holdings import Holding, worker_of
 from stannary.errors import FormatError
 from stannary.formats import bounds, canonical, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Output
+from stannary.run.holding import Holding, worker_of
+from stannary.run.worker_process import Reply, TakeProgress
 
 MAX_LEFT_OUT_LINES = 8  # a worker may report anything; the log says so much of it
 

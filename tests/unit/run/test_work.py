@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from stannary.agent import work
-from stannary.agent.executor import Reply
-from stannary.agent.work import SandboxedWork, TaskInHand
 from stannary.formats import bounds
 from stannary.formats.canonical import Json
+from stannary.run import work
+from stannary.run.work import SandboxedWork, TaskInHand
+from stannary.run.worker_process import Reply
 
 
 def done(monkeypatch: pytest.MonkeyPatch, metrics: Json) -> work.Result:

@@ -1,4 +1,4 @@
-"""`python -m stannary.agent.replay DIRECTORY`: compute units of a verified receipt again, in a sandbox.
+"""`python -m stannary.replay DIRECTORY`: compute units of a verified receipt again, in a sandbox.
 
     DIRECTORY/plan.json    verify/recomputation.py's Plan, written by whoever verified the receipt
     DIRECTORY/blobs/       what the units are computed from and what they gave, one file per digest
@@ -25,10 +25,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import workdir
-from stannary.agent.executor import Worker, outbox_path
-from stannary.agent.holdings import Holding, make_bench, prepare
-from stannary.agent.join import measure_engine_class
-from stannary.agent.work import Finding, SandboxedWork, TaskInHand
 from stannary.border.blobs import CONTRIBUTED, Blobs
 from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
@@ -36,9 +32,13 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec
+from stannary.run.engine_class import measure_engine_class
 from stannary.run.environment import Environments, environment_digest
+from stannary.run.holding import Holding, make_bench, prepare
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.work import Finding, SandboxedWork, TaskInHand
+from stannary.run.worker_process import Worker, outbox_path
 from stannary.verify.recomputation import Found, Outcome, Plan, Unit
 
 PLAN_FILE = "plan.json"
