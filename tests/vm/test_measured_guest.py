@@ -25,7 +25,7 @@ from stannary.certify.evidence.basis import BootSession
 from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.pki import certificates
 from stannary.certify.references import ReferenceBoot, reference_of
-from stannary.certify.tiers import Tier
+from stannary.formats.predicates import Tier
 
 pytestmark = [
     pytest.mark.vm,

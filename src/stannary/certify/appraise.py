@@ -28,8 +28,9 @@ from stannary.certify.layers import Layer, Unread
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
 from stannary.certify.remedies import Code, remedy
-from stannary.certify.tiers import Decision, Tier, decide
+from stannary.certify.tiers import Decision, decide
 from stannary.errors import FormatError
+from stannary.formats.predicates import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import __version__
 from stannary.certify.evidence.ear import EarStatus, EarToken, parse_token
-from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+from stannary.certify.tiers import NAMES, RESIDUAL
 from stannary.errors import FormatError, Refuted
 from stannary.formats import canonical, dsse, ed25519
+from stannary.formats.predicates import Tier
 
 if TYPE_CHECKING:
     from stannary.certify.appraise import Result

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, cast
 
 from stannary.certify.pki.certificates import Anchors
 from stannary.certify.rules import Generation, GoldenBoot, Roots, Rules, SnpTcb
-from stannary.certify.tiers import Tier
 from stannary.errors import FormatError, NotFound, SpecError
 from stannary.formats import canonical, record
 from stannary.formats.canonical import Json
+from stannary.formats.predicates import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

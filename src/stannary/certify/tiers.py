@@ -13,23 +13,13 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from stannary.certify.outcomes import Severity, State
+from stannary.formats.predicates import Tier
 
 if TYPE_CHECKING:
     from stannary.certify.outcomes import Appraisal
-
-
-class Tier(IntEnum):
-    """How much a machine may be trusted with."""
-
-    T0 = 0
-    T1 = 1
-    T2 = 2
-    T3 = 3
-    T4 = 4
 
 
 NAMES: dict[Tier, str] = {
@@ -85,7 +75,7 @@ def decide(
     limits = [limit for name, appraisal in parts.items() for limit in layer_limits(name, appraisal)]
     if not any(appraisal.kind in _CONFIDENTIAL and appraisal.valid for appraisal in parts.values()):
         tier = Tier.T1 if "tpm" in {item.kind for item in parts.values()} else Tier.T0
-        reason = "no confidential CPU evidence" if tier else "no hardware evidence at all"
+        reason = "no confidential CPU evidence" if tier > Tier.T0 else "no hardware evidence at all"
         limits.append(Limit(tier, "cpu", reason, "run in an SEV-SNP (EPYC 9004 or later) or TDX guest"))
     if not any(appraisal.identities for appraisal in parts.values()):
         limits.append(Limit(Tier.T0, "machine", "no hardware identity shown", "send TPM, SNP or TDX evidence"))
@@ -110,7 +100,7 @@ def layer_limits(name: str, appraisal: Appraisal) -> list[Limit]:
             reason = f"{finding.code}: {finding.observed}" if finding.observed else str(finding.code)
             limits.append(Limit(Tier.T0, name, reason, finding.remedy, refuses=True))
         elif finding.severity is Severity.CAP and finding.cap is not None:
-            limits.append(Limit(Tier(finding.cap), name, finding.observed, finding.remedy))
+            limits.append(Limit(Tier(f"T{finding.cap}"), name, finding.observed, finding.remedy))
     ceiling = _CEILINGS.get(appraisal.kind)
     if ceiling is not None:
         limits.append(Limit(ceiling, name, f"{appraisal.kind} evidence shows no more", "run in a confidential guest"))

@@ -22,8 +22,9 @@ from importlib import resources
 from typing import Any
 
 from stannary.certify.grade.scu import REFERENCE
-from stannary.certify.tiers import NAMES, Tier, verdict
+from stannary.certify.tiers import NAMES, verdict
 from stannary.cli.output import plain
+from stannary.formats.predicates import Tier
 
 MARKS = {"checked": ("✓", "ok"), "waived": ("?", "open"), "not-applicable": ("·", "na")}
 MAX_TEXT = 400

@@ -35,7 +35,7 @@ from stannary.formats.lean import dataclass
 
 
 class Tier(StrEnum):
-    """How well a node is known (docs/tiers.md); a site's tier is the minimum over its members."""
+    """How well a node is known, ordered as its text is (docs/tiers.md); a site's is the least of its members'."""
 
     T0 = "T0"
     T1 = "T1"

@@ -20,8 +20,6 @@ from stannary.formats.quantity import dollars
 
 OPERATOR_SHARE_PPM = 500_000  # half: no operator alone makes a quorum of two thirds
 
-_RANK = {tier: rank for rank, tier in enumerate(Tier)}
-
 
 class Offered(Protocol):
     """What a node offers: its credential, or the row or offer made of it."""
@@ -105,7 +103,7 @@ def why_not(offered: Offered, wanted: Requirement) -> str:
 
 
 def _trust_mask(offered: Offered, wanted: Requirement) -> str:
-    if _RANK[offered.tier] < _RANK[wanted.tier]:
+    if offered.tier < wanted.tier:
         return f"tier {offered.tier}, {wanted.tier} is required"
     if offered.operator in wanted.exclude_operators:
         return f"operator {offered.operator} is excluded"

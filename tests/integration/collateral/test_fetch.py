@@ -23,9 +23,9 @@ from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
 from stannary.certify.reappraise import again
-from stannary.certify.tiers import Tier
 from stannary.cli import main as edge
 from stannary.errors import LimitExceeded
+from stannary.formats.predicates import Tier
 
 KINDS = {"amd-vcek", "amd-chain", "amd-crl", "nvidia-driver-rim", "nvidia-vbios-rim", "nvidia-ocsp"}
 

@@ -27,10 +27,10 @@ from stannary.certify.reappraise import again, exposed
 from stannary.certify.revocation_notice import RevocationNotice
 from stannary.certify.revocation_notice import sign as sign_notice
 from stannary.certify.rules import Roots, Rules, SnpTcb
-from stannary.certify.tiers import Tier
 from stannary.certify.withdrawals import Reason, Withdrawal
 from stannary.errors import FormatError, LimitExceeded, Refuted, SpecError
 from stannary.formats import dsse
+from stannary.formats.predicates import Tier
 
 LEVEL = SnpTcb(1, 2, 3, 4, 5)
 KEY_HASH = b"\x09" * 32

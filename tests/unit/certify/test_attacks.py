@@ -32,8 +32,8 @@ from stannary.certify.evidence.tpm import TpmVerifier
 from stannary.certify.evidence.verifier import examine
 from stannary.certify.grade import draw, matrix, prover, transcript
 from stannary.certify.rules import GoldenBoot, Roots, Rules
-from stannary.certify.tiers import Tier
 from stannary.errors import FormatError, SpecError
+from stannary.formats.predicates import Tier
 
 BOUND = b"\x51" * 48
 ANCHOR, OTHER_ANCHOR, N = b"\x61" * 48, b"\x62" * 48, 512

@@ -11,9 +11,10 @@ from tests.unit.certify import world
 from stannary.certify import references
 from stannary.certify.envelope import Evidence, Part
 from stannary.certify.remedies import REMEDIES, Code
-from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+from stannary.certify.tiers import NAMES, RESIDUAL
 from stannary.cli import main as edge
 from stannary.formats import dsse, statement
+from stannary.formats.predicates import Tier
 
 ROOT = Path(__file__).parents[3]
 

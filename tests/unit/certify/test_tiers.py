@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from stannary.certify.outcomes import Appraisal, Examination, Severity, Step, missing
 from stannary.certify.remedies import Code
-from stannary.certify.tiers import Tier, decide
+from stannary.certify.tiers import decide
+from stannary.formats.predicates import Tier
 
 
 def _layer(kind: str, *, caps: tuple[int, ...] = (), refused: bool = False) -> Appraisal:
@@ -24,7 +25,7 @@ def test_tier_is_the_minimum_over_all_caps(cpu, gpu):
     """No combination of layers is above its lowest cap, and adding a cap never raises."""
     parts = {"cpu": _layer("snp", caps=tuple(cpu)), "gpu/1": _layer("nvgpu", caps=tuple(gpu))}
     decision = decide(parts, num_vouchers=2, named=True)
-    assert decision.tier == min([*cpu, *gpu, 4])
+    assert decision.tier == Tier(f"T{min([*cpu, *gpu, 4])}")
     assert decision.limiting.tier == decision.tier
 
 

@@ -207,7 +207,8 @@ def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
 
 
 def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context, str], page_file: Path | None) -> None:
-    from stannary.certify.tiers import NAMES, RESIDUAL, Tier
+    from stannary.certify.tiers import NAMES, RESIDUAL
+    from stannary.formats.predicates import Tier
 
     evidence, context, name = asked
     value = _value(result, asked)
@@ -232,7 +233,8 @@ def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context, s
 
 def _value(result: Result, asked: tuple[Evidence, Context, str]) -> dict[str, Any]:
     from stannary.certify.moments import format_moment
-    from stannary.certify.tiers import NAMES, RESIDUAL, Tier, verdict
+    from stannary.certify.tiers import NAMES, RESIDUAL, verdict
+    from stannary.formats.predicates import Tier
 
     evidence, context, name = asked
     tier, limit = Tier.T0 if result.decision.refused else result.decision.tier, result.decision.limiting
