@@ -14,6 +14,7 @@ Remedies are in `remedies.py`; what an outcome means for a tier is in `tiers.py`
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
@@ -211,6 +212,15 @@ class Examination:
         return self.require(
             check, holds, Step.CHAIN, Code.CHAIN_INVALID, observed=path.problem, expected="a pinned root"
         )
+
+    def require_nonce(self, carried: bytes, wanted: bytes | None) -> None:
+        """Record whether the evidence carries the challenge; without one, freshness is not shown."""
+        if wanted is None:
+            self.waive("nonce", "no challenge given; freshness is not shown")
+            return
+        holds = hmac.compare_digest(carried, wanted)
+        observed, expected = carried.hex() or "none", wanted.hex()
+        self.require("nonce", holds, Step.NONCE, Code.NONCE_MISMATCH, observed=observed, expected=expected)
 
     def refuse(self, check: str, step: Step, code: Code, *, observed: object, expected: object = "") -> None:
         """Add a refusing finding."""

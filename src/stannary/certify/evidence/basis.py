@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stannary.certify.anchor import report_data
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -46,3 +48,8 @@ class Basis:
     activation: Activation | None = None  # of the credential made for this node's TPM, if one was
     session: BootSession | None = None  # of the appraisal this one renews
     believes_nonce: bool = False
+
+    @property
+    def report_data(self) -> bytes | None:
+        """What a guest's report must carry in its 64 bytes of data."""
+        return None if self.bound is None else report_data(self.bound)

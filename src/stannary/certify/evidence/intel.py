@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify.anchor import report_data
 from stannary.certify.evidence import quote
 from stannary.certify.evidence.collateral import (
     CollateralKey,
@@ -102,7 +101,7 @@ class IntelVerifier:
         else:
             _check_collateral(exam, parsed, intel, now, rules)
             _check_tcb(exam, judge(parsed.raw, intel, parsed.pck_chain, now, root), rules)
-        _check_nonce(exam, parsed, basis.bound)
+        exam.require_nonce(parsed.body.report_data, basis.report_data)
         check_guest(exam, parsed)
         _check_measurement(exam, parsed, rules)
         return exam.close()
@@ -118,7 +117,7 @@ def check_signatures(exam: Examination, parsed: Quote, basis: Basis) -> certific
     code, step = Code.SIGNATURE_INVALID, Step.SIGNATURE
     exam.require(
         "qe-signature",
-        _verify(leaf, parsed.qe_signature, parsed.qe_report),
+        keys.is_signed_raw(leaf.spki, parsed.qe_signature, parsed.qe_report, hashes.SHA256(), "secp256r1"),
         step,
         code,
         observed="quoting enclave's report is not signed by the PCK",
@@ -212,36 +211,12 @@ def _claims(parsed: Quote) -> dict[str, Json]:
     }
 
 
-def _verify(leaf: certificates.Certificate, signature: bytes, message: bytes) -> bool:
-    try:
-        key = leaf.public_key()
-    except FormatError:
-        return False
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        return False
-    return keys.verify_ecdsa_raw(key, signature[:32], signature[32:], message, hashes.SHA256())
-
-
 def _verify_point(parsed: Quote) -> bool:
     try:
         key = keys.from_point(ec.SECP256R1(), parsed.attestation_key[:32], parsed.attestation_key[32:])
     except FormatError:
         return False
     return keys.verify_ecdsa_raw(key, parsed.signature[:32], parsed.signature[32:], parsed.signed, hashes.SHA256())
-
-
-def _check_nonce(exam: Examination, parsed: Quote, bound: bytes | None) -> None:
-    if bound is None:
-        exam.waive("nonce", "no challenge given; freshness is not shown")
-        return
-    exam.require(
-        "nonce",
-        parsed.body.report_data == report_data(bound),
-        Step.NONCE,
-        Code.NONCE_MISMATCH,
-        observed=parsed.body.report_data.hex(),
-        expected=report_data(bound).hex(),
-    )
 
 
 def _check_measurement(exam: Examination, parsed: Quote, rules: Rules) -> None:
@@ -285,7 +260,8 @@ def _document_problem(document: SignedJson, name: str, now: datetime, rules: Rul
     path = certificates.find_path(leaf, document.chain[1:], rules.roots.intel, now)
     if path.root is None or leaf.common_name() != TCB_SIGNER:
         return f"{name} signer: {path.problem or leaf.common_name()}"
-    if len(document.signature) != 64 or not _verify(leaf, document.signature, document.text.encode("utf-8")):
+    text = document.text.encode("utf-8")
+    if not keys.is_signed_raw(leaf.spki, document.signature, text, hashes.SHA256(), "secp256r1"):
         return f"{name} is not signed by its signer"
     try:
         members = document.members(name)

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import cbor
 from stannary.certify.evidence.collateral import CollateralKey
@@ -79,7 +78,8 @@ class NitroVerifier:
         pool = (*parsed.bundle, *basis.collateral.certificates)
         path = certificates.find_path(parsed.certificate, pool, roots, now)
         exam.require_path("chain", path)
-        signed = _signed(parsed)
+        spki, message = parsed.certificate.spki, parsed.to_be_signed
+        signed = keys.is_signed_raw(spki, parsed.signature, message, hashes.SHA384(), "secp384r1")
         exam.require("signature", signed, Step.SIGNATURE, Code.SIGNATURE_INVALID, observed="not by its certificate")
         if now is None:
             exam.waive("timestamp", "no evaluation time given")
@@ -92,7 +92,7 @@ class NitroVerifier:
                 observed=f"document is of {parsed.timestamp:%Y-%m-%d %H:%M:%S}",
                 expected=f"at most {now:%Y-%m-%d %H:%M:%S}",
             )
-        _check_nonce(exam, parsed, basis.bound)
+        exam.require_nonce(parsed.nonce, basis.bound)
         _check_pcrs(exam, parsed, basis.rules)
         exam.cap(
             "identity",
@@ -189,31 +189,6 @@ def _claims(parsed: NitroDocument) -> dict[str, Json]:
         "pcrs": {str(index): value.hex() for index, value in sorted(parsed.pcrs.items()) if any(value)},
         "user_data": parsed.user_data.hex()[:2048],
     }
-
-
-def _signed(parsed: NitroDocument) -> bool:
-    try:
-        key = parsed.certificate.public_key()
-    except FormatError:
-        return False
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1" or len(parsed.signature) != 96:
-        return False
-    r, s = parsed.signature[:48], parsed.signature[48:]
-    return keys.verify_ecdsa_raw(key, r, s, parsed.to_be_signed, hashes.SHA384())
-
-
-def _check_nonce(exam: Examination, parsed: NitroDocument, bound: bytes | None) -> None:
-    if bound is None:
-        exam.waive("nonce", "no challenge given; freshness is not shown")
-        return
-    exam.require(
-        "nonce",
-        parsed.nonce == bound,
-        Step.NONCE,
-        Code.NONCE_MISMATCH,
-        observed=parsed.nonce.hex() or "none",
-        expected=bound.hex(),
-    )
 
 
 def _check_pcrs(exam: Examination, parsed: NitroDocument, rules: Rules) -> None:

@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.collateral import CollateralKey
@@ -139,7 +138,7 @@ def check_collisions(exam: Examination) -> None:
 
 def check_device(exam: Examination, device: Device, basis: Basis) -> None:
     """Check one device's chain, signature, nonce, firmware id, revocation and mode."""
-    report, leaf, bound = device.report, device.chain[0], basis.bound
+    report, leaf = device.report, device.chain[0]
     path = certificates.find_chain(device.chain, basis.rules.roots.nvidia_device, basis.now)
     shown = path.certificates if path.root is not None else (leaf,)
     chip = certified_chip(shown)
@@ -159,23 +158,13 @@ def check_device(exam: Examination, device: Device, basis: Basis) -> None:
     exam.require_path("chain", path)
     exam.require(
         "signature",
-        _signed(report, leaf),
+        keys.is_signed_raw(leaf.spki, report.signature, report.signed, hashes.SHA384(), "secp384r1"),
         Step.SIGNATURE,
         Code.SIGNATURE_INVALID,
         observed="report is not signed by this device",
     )
     _check_firmware_id(exam, report, leaf)
-    if bound is None:
-        exam.waive("nonce", "no challenge given; freshness is not shown")
-    else:
-        exam.require(
-            "nonce",
-            report.nonce == bound,
-            Step.NONCE,
-            Code.NONCE_MISMATCH,
-            observed=report.nonce.hex(),
-            expected=bound.hex(),
-        )
+    exam.require_nonce(report.nonce, basis.bound)
     if path.root is not None:
         _check_ocsp(exam, device, path.certificates, basis)
     _check_mode(exam, report, is_switch=is_switch)
@@ -198,16 +187,6 @@ def certified_chip(path: tuple[Certificate, ...]) -> str:
 def _chip_named(certificate: Certificate) -> str:
     name = certificate.common_name().split(" ")[0].replace("_", "")
     return name if _CHIP.fullmatch(name) else ""
-
-
-def _signed(report: SpdmReport, leaf: Certificate) -> bool:
-    try:
-        key = leaf.public_key()
-    except FormatError:
-        return False
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        return False
-    return keys.verify_ecdsa_raw(key, report.signature[:48], report.signature[48:], report.signed, hashes.SHA384())
 
 
 def _check_firmware_id(exam: Examination, report: SpdmReport, leaf: Certificate) -> None:

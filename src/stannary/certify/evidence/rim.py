@@ -23,7 +23,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stannary.certify.evidence import spdm
 from stannary.certify.evidence.collateral import CollateralKey
@@ -143,9 +142,10 @@ def check_signed(exam: Examination, manifest: Manifest, basis: Basis) -> None:
         exam.waive("rim-chain-time", "no evaluation time given")
     path = certificates.find_chain(manifest.chain, basis.rules.roots.nvidia_rim, basis.now)
     exam.require_path("rim-chain", path)
+    signed = keys.is_signed_raw(manifest.chain[0].spki, manifest.signature, manifest.signed_info, hashes.SHA384())
     exam.require(
         "rim-signature",
-        manifest.digest_ok and _signed(manifest),
+        manifest.digest_ok and signed,
         Step.SIGNATURE,
         Code.SIGNATURE_INVALID,
         observed="signature does not cover this manifest" if not manifest.digest_ok else "not signed by this key",
@@ -293,18 +293,6 @@ def _golden(root: Any) -> tuple[Golden, ...]:
             raise FormatError("manifest resource has no value or appears twice", why=index)
         found.append(Golden(int(index), str(item.get("name", "")), tuple(values)))
     return tuple(found)
-
-
-def _signed(manifest: Manifest) -> bool:
-    try:
-        key = manifest.chain[0].public_key()
-    except FormatError:
-        return False
-    if not isinstance(key, ec.EllipticCurvePublicKey) or len(manifest.signature) != 2 * ((key.key_size + 7) // 8):
-        return False
-    half = len(manifest.signature) // 2
-    r, s = manifest.signature[:half], manifest.signature[half:]
-    return keys.verify_ecdsa_raw(key, r, s, manifest.signed_info, hashes.SHA384())
 
 
 def _base64(text: str | None, what: str) -> bytes:

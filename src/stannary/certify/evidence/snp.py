@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stannary.certify.anchor import report_data
 from stannary.certify.evidence import snp_report
 from stannary.certify.evidence.collateral import CollateralKey
 from stannary.certify.outcomes import Appraisal, Examination, Qualifier, Step
@@ -69,23 +68,13 @@ class SnpVerifier:
         """Check a report against its endorsement."""
         exam = Examination(self.kind)
         exam.claims.update(_claims(parsed))
-        bound, rules = basis.bound, basis.rules
+        rules = basis.rules
         vek = _find_vek(basis.collateral)
         if vek is None:
             exam.refuse("vek", Step.CHAIN, Code.COLLATERAL_MISSING, observed="no VCEK or VLEK carried")
         else:
             _check_endorsed(exam, parsed, vek, basis)
-        if bound is None:
-            exam.waive("nonce", "no challenge given; freshness is not shown")
-        else:
-            exam.require(
-                "nonce",
-                parsed.report_data == report_data(bound),
-                Step.NONCE,
-                Code.NONCE_MISMATCH,
-                observed=parsed.report_data.hex(),
-                expected=report_data(bound).hex(),
-            )
+        exam.require_nonce(parsed.report_data, basis.report_data)
         _check_guest(exam, parsed, rules)
         if rules.measurements:
             exam.require(

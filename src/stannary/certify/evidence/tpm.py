@@ -238,17 +238,7 @@ def check_challenge(exam: Examination, attest: Attest, bound: bytes | None) -> N
         Code.BINDING_MISMATCH,
         observed="extraData is empty: the quote binds no nonce and no key",
     )
-    if bound is None:
-        exam.waive("nonce", "no challenge given; freshness is not shown")
-        return
-    exam.require(
-        "nonce",
-        hmac.compare_digest(attest.extra_data, bound),
-        Step.NONCE,
-        Code.NONCE_MISMATCH,
-        observed=attest.extra_data.hex(),
-        expected=bound.hex(),
-    )
+    exam.require_nonce(attest.extra_data, bound)
 
 
 def check_registers(exam: Examination, attest: Attest, banks: Registers, digest: str) -> None:

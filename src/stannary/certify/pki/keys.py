@@ -120,6 +120,25 @@ def verify_ecdsa_raw(
     return verify_ecdsa(key, encoded, message, algorithm)
 
 
+def is_signed_raw(
+    spki: bytes, signature: bytes, message: bytes, algorithm: hashes.HashAlgorithm, curve: str = ""
+) -> bool:
+    """Whether a certified key made a signature given as two integers of its size, one after the other.
+
+    A key that does not load, or is not of the curve asked for, signed nothing.
+    """
+    try:
+        key = load(spki)
+    except FormatError:
+        return False
+    if not isinstance(key, ec.EllipticCurvePublicKey) or curve not in {"", key.curve.name}:
+        return False
+    half = (key.key_size + 7) // 8
+    if len(signature) != 2 * half:
+        return False
+    return verify_ecdsa_raw(key, signature[:half], signature[half:], message, algorithm)
+
+
 def verify_rsa(
     key: rsa.RSAPublicKey,
     signature: bytes,
