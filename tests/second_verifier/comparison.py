@@ -37,6 +37,7 @@ def second(data: bytes, trust: TrustStore, now: int, policy: Policy | None = Non
         now,
         job_digest=wishes.job_digest,
         allow_unverified=wishes.accepts_unverified,
+        has_floors=wishes.requirements is not None,
     )
 
 

@@ -65,7 +65,7 @@ class Ended(Exception):
 class File:
     """R5.1 to R5.9."""
 
-    def __init__(self, value: Any, pins: Iterable[Pins], now: int, findings: Findings) -> None:
+    def __init__(self, value: Any, pins: Iterable[Pins], now: int, findings: Findings, *, has_floors: bool) -> None:
         members(value, "format", "receipt", "proof", "evidence", "checkpoints")
         if value["format"] == "stannary.receipt/v1":
             findings.say("receipt.version", False, BELOW_POLICY)
@@ -80,6 +80,7 @@ class File:
         self.receipt = Envelope(value["receipt"])
         self.index, self.path, self.note = log.tlog_proof(value["proof"])
         self._find_market(pins, findings)
+        self._has_floors = has_floors
         self._open_log(earlier, now, findings)
 
     def _logged(self, item: Any) -> tuple[Envelope, int, list[bytes]]:
@@ -111,6 +112,10 @@ class File:
         self.final = log.note(self.note)
         log.check_log(self.final, self.market)
         self.time = self._witness_time(self.final, findings)
+        self.cosigned = {key.name for key in self.witnesses if key in self._came(self.final)}
+        for key in self.witnesses:
+            is_short = key.name in self.pins.independent and not self._has_floors
+            findings.say("witness.missing", key.name in self.cosigned, BELOW_POLICY if is_short else NOTICE)
         findings.say("witness.future", self.time is None or self.time <= now + 300, BELOW_POLICY)
         self.checkpoints: list[tuple[log.Note, int | None]] = []
         for text, path in earlier:
@@ -129,7 +134,14 @@ class File:
         """R5.5."""
         known = {(key.name, key.tag) for key in (self.market, *self.witnesses)}
         findings.say("witness.unknown", all(line[:2] in known for line in made.lines), BELOW_POLICY)
-        return max((log.witnessed(made, key) for key in self.witnesses), default=None)
+        came = self._came(made)
+        if self.witnesses and not came:
+            raise Malformed("no pinned witness has signed")
+        return max((log.witnessed(made, key) for key in came), default=None)
+
+    def _came(self, made: log.Note) -> list[log.Key]:
+        lines = {line[:2] for line in made.lines[1:]}
+        return [key for key in self.witnesses if (key.name, key.tag) in lines]
 
     def seen(self, index: int) -> int | None:
         """R5.8."""

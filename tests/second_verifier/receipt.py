@@ -48,6 +48,7 @@ def verify(
     *,
     job_digest: str | None = None,
     allow_unverified: bool = False,
+    has_floors: bool = False,
 ) -> Outcome:
     """R17."""
     if len(data) > MAX_BYTES:
@@ -56,7 +57,7 @@ def verify(
     findings = Findings()
     verdict, computed = "unverified", None
     try:
-        file = File(value, pins, now, findings)
+        file = File(value, pins, now, findings, has_floors=has_floors)
         stated, subjects = file.open_receipt(findings)
         statements = file.open_evidence()
         findings.say("evidence.list", [item.leaf for item in statements] == stated["evidence"])
@@ -66,7 +67,7 @@ def verify(
         verdict = stated["verdict"]
         if not findings.refuted:  # R17.2
             computed = _judge(file, case, stated, subjects, findings)
-            _ask(stated, findings, job_digest, allow_unverified=allow_unverified)
+            _ask(file, stated, findings, job_digest, allow_unverified=allow_unverified)
     except Ended:
         pass
     except Malformed:
@@ -103,10 +104,15 @@ def _judge(
     return computed
 
 
-def _ask(stated: dict[str, Any], findings: Findings, job_digest: str | None, *, allow_unverified: bool) -> None:
+def _ask(
+    file: File, stated: dict[str, Any], findings: Findings, job_digest: str | None, *, allow_unverified: bool
+) -> None:
     """R16.5 and R16.6."""
     findings.say("receipt.other-job", job_digest in (None, stated["job_digest"]))
-    findings.say("witness.local", stated["witness"] not in ("", NOT_INDEPENDENT), NOTICE)
+    named = [] if stated["witness"] == NOT_INDEPENDENT else stated["witness"].split(", ")
+    known = {line[0] for line in file.final.lines} | {key.name for key in file.witnesses}
+    findings.say("witness.missing", known.issuperset(named), BELOW_POLICY)
+    findings.say("witness.local", bool(file.cosigned & set(file.pins.independent)), NOTICE)
     if not findings.refuted:
         findings.say("receipt.verdict", stated["verdict"] != "refuted")
         is_enough = stated["verdict"] in ("verified", "refuted") or allow_unverified
@@ -168,7 +174,6 @@ def _compute(
         elif all(decisions[task].verdict == "verified" for task in tasks) and all_closed:
             verdict = "verified" if figures["audit_ppm"] >= figures["required_ppm"] else "unverified"
     kinds = {held[-1]["attestation"] for held in case.credentials.values()}
-    names = sorted(key.name for key in file.witnesses if key.name in file.pins.independent)
     return {
         "job": case.job_id,
         "job_digest": case.job_digest,
@@ -181,7 +186,6 @@ def _compute(
         "soundness": figures,
         "time_split": _time_split(case, decisions, tasks),
         "engine_classes": sorted({item["engine_class"] for item in case.contributions.values()}),
-        "witness": ", ".join(names) or NOT_INDEPENDENT,
         "attestation": "NOT hardware-attested" if not kinds or "software" in kinds else ", ".join(sorted(kinds)),
     }
 

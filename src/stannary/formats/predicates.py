@@ -438,7 +438,7 @@ class Receipt:
     soundness: Soundness
     time_split: TimeSplit
     engine_classes: tuple[str, ...]
-    witness: str  # "local, not independent" or the names of independent witnesses
+    witness: str  # "local, not independent", or the names of witnesses the market asks beside its own
     attestation: str  # "NOT hardware-attested" for software credentials
     started_at: str
     finished_at: str

@@ -50,6 +50,7 @@ def _serve(options: argparse.Namespace) -> int:
             advertise=options.advertise,
             profile=options.profile,
             witness=not options.no_witness,
+            witnesses=tuple(options.witness),
             timing=_timing(options.timing),
         )
         settings.check()
@@ -124,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=0, help="0: that of the last start, any free one the first time")
     serve.add_argument("--name", default="", help="the market's name and the log's origin (default: one of its own)")
     serve.add_argument("--profile", type=_profile, default=Profile.LOCAL, help="who may join; only `local` so far")
+    serve.add_argument(
+        "--witness", action="append", default=[], metavar="KEY@URL[#SHA256]",
+        help="a witness somebody else runs, to be asked as well (repeatable); SHA256 pins its certificate",
+    )  # fmt: skip
     serve.add_argument("--no-witness", action="store_true", help="start no witness process beside the market")
     serve.add_argument(
         "--timing", action="append", default=[], metavar="NAME=SECONDS", help="a deadline of market/settings.py"

@@ -50,13 +50,14 @@ def check(connection: Connection, log: Log) -> None:
         )
 
 
-def check_witness(log: Log, witness_vkey: str) -> None:
-    """Ask the witness about the log's newest checkpoint.
+def check_witnesses(log: Log, own_vkey: str | None) -> None:
+    """Ask the witnesses about the log's newest checkpoint; `own_vkey` is the key of the one beside the market.
 
     Raises:
-        EnvironmentProblem: it is another witness, or has cosigned another history, or a longer one.
+        EnvironmentProblem: it is another witness, or one has cosigned another history, or a longer one.
     """
-    if note.unchecked_signatures(log.checkpoint(), [log.key, witness_vkey]):
+    unchecked = note.unchecked_signatures(log.checkpoint(), [log.key, own_vkey]) if own_vkey is not None else ()
+    if own_vkey is not None and note.parse_vkey(own_vkey).name in unchecked:
         raise EnvironmentProblem(
             "the market's witness has another key than the one its buyers pinned",
             why="the log's newest checkpoint is cosigned by a key that the folder `witness` does not hold",
@@ -66,7 +67,7 @@ def check_witness(log: Log, witness_vkey: str) -> None:
         log.confirm()
     except ServiceError as err:
         if err.detail == REFUSED:
-            why = f"the witness refuses the log's newest checkpoint, {err.why}"
+            why = f"a witness refuses the log's newest checkpoint, {err.why}"
             raise EnvironmentProblem(
                 "the market's log is older than its witness, or another's", why=why, hint=HINT
             ) from err

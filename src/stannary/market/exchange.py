@@ -21,6 +21,7 @@ from stannary.market.settings import Settings
 from stannary.market.topics import account_topic, node_topic
 from stannary.store.database import Store
 from stannary.tlog.log import Log
+from stannary.verify.trust import LOCAL_WITNESS
 from stannary.wire.market import MarketInfo
 
 
@@ -41,6 +42,7 @@ class Exchange:
     witness_vkeys: tuple[str, ...]
     url: str = ""
     tls_fingerprint: str = ""
+    witness_words: str = LOCAL_WITNESS  # how receipts name the witnesses that are asked
     buyers: dict[str, str] = field(default_factory=dict)  # token hash -> buyer
     token_uses: dict[str, int] = field(default_factory=dict)  # token hash -> last used (ms), since the last write of it
     num_taken_back: int = 0  # tokens and sessions; what was read before the last of them is not remembered

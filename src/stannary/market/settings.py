@@ -51,6 +51,7 @@ class Settings:
     advertise: str = ""  # the address others dial where it is not `host`: behind NAT, or listening on all of them
     profile: Profile = Profile.LOCAL
     witness: bool = True  # start a witness process beside the market
+    witnesses: tuple[str, ...] = ()  # others to ask, each KEY@URL or KEY@URL#SHA256 (tlog/witness_client.py)
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end
     node_quota_bytes: int = 4 * limits.MAX_BLOB_BYTES  # of what a node stores in a day and no contribution claims
     node_quota_blobs: int = 200_000  # the same by number: two tasks of the most files an output may have

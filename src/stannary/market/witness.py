@@ -1,8 +1,8 @@
 """The witness beside the market: a child process that cosigns checkpoints, started again when it dies.
 
-It is local and not independent, and receipts say so; its use is that a market whose log file was rolled
-back or forked cannot get the next checkpoint cosigned. The address may change with every start, the key
-never does (it lies in the witness's own directory).
+It is local and not independent, and receipts say so where no other is asked; its use is that a market whose log file
+was rolled back or forked cannot get the next checkpoint cosigned. The address may change with every start, the key
+never does (it lies in the witness's own directory). Others, which somebody else runs: tlog/witnesses.py.
 """
 
 from __future__ import annotations

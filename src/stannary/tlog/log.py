@@ -212,7 +212,7 @@ class Log:
         size = self._signed_size
         if self._cosigner is not None and size:
             signed = note.sign_checkpoint(self.key.name, size, self._tree.root(size), self._signer)
-            self._cosigner(signed, size, lambda old: self._tree.consistency(old, size))
+            self._cosigner(signed, size, lambda old: self._consistency_of_signed(old, size))
 
     def close(self) -> None:
         """Commit what is queued, stop the writer, and let the directory go."""
@@ -352,13 +352,17 @@ class Log:
         deadline = time.monotonic() + self._cosign_patience_s
         while True:
             try:
-                return self._cosigner(signed, size, lambda old: self._tree.consistency(old, size))
+                return self._cosigner(signed, size, lambda old: self._consistency_of_signed(old, size))
             except StannaryError:
                 with self._wake:
                     remaining = deadline - time.monotonic()
                     if remaining <= 0 or self._closing:
                         raise
                     self._wake.wait_for(lambda: self._closing, timeout=min(COSIGN_RETRY_S, remaining))
+
+    def _consistency_of_signed(self, old: int, size: int) -> list[bytes]:
+        with self._state:  # a witness that is late may ask while the next commit is made
+            return self._tree.consistency(old, size)
 
 
 def _lock(directory: Path) -> int:

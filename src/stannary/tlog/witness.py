@@ -9,7 +9,8 @@ Rules:
 5. Only logs whose keys were pinned at the start are known (404); their signature must hold (403).
 
 A witness on the market's own machine proves order and protects against a careless operator, not against a
-dishonest one: receipts call it `local, not independent`. HTTP is left to witness_server.py.
+dishonest one: a receipt of a market that asks no other says `local, not independent`. HTTP is left to
+witness_server.py.
 """
 
 from __future__ import annotations

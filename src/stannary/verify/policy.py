@@ -24,6 +24,7 @@ Which evidence makes a tier is certify/policy.py's business.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -38,7 +39,6 @@ from stannary.formats.quantity import PPM
 from stannary.verify import soundness
 from stannary.verify.case import Case
 from stannary.verify.report import Findings
-from stannary.verify.trust import TrustedMarket
 
 if TYPE_CHECKING:
     from stannary.formats.canonical import Json
@@ -101,16 +101,14 @@ def built_in(name: str) -> Requirements:
     return parse(resources.files("stannary.verify").joinpath(f"policies/{name}.toml").read_bytes())
 
 
-def apply(wanted: Requirements, case: Case, stated: Receipt, market: TrustedMarket, findings: Findings) -> None:
-    """Add a finding for everything the receipt falls short of."""
+def apply(wanted: Requirements, case: Case, stated: Receipt, witnesses: Sequence[str], findings: Findings) -> None:
+    """Add a finding for everything the receipt falls short of; `witnesses` are the independent ones that cosigned."""
     _check_tiers(wanted, case, findings)
     _check_audits(wanted, stated, findings)
     independence = stated.soundness.independence
     if STRENGTH.index(Independence(independence)) < STRENGTH.index(wanted.independence):
         asked = f"at least {wanted.independence}"
         findings.below_policy("policy.independence", "auditors", f"independence {independence}", asked)
-    # every pinned witness has cosigned, or the checkpoint would have been refused
-    witnesses = market.independent
     if len(witnesses) < wanted.independent_witnesses:
         observed = f"{len(witnesses)} independent witnesses ({', '.join(witnesses) or stated.witness})"
         asked = f"at least {wanted.independent_witnesses}"

@@ -1,7 +1,7 @@
 """Verifying a receipt: bytes in, report out, with keys from the pinned store and from nowhere else.
 
 The order of trust (docs/receipt.md R5, R16, R17):
-1. The final checkpoint must be signed by a pinned log key and cosigned by every witness pinned with it. A log that is
+1. The final checkpoint must be signed by a pinned log key and cosigned by a witness pinned with it. A log that is
    not pinned ends the verification: `unknown log`, exit 4. Nothing in the file can vouch for the file.
 2. The receipt statement and every statement in evidence must stand in that log (inclusion), each by the key its kind
    demands: market statements by the log's key; the buyer's by the key in the job statement, whose digest the receipt
@@ -38,7 +38,7 @@ from stannary.verify.case import read as read_statement
 from stannary.verify.conclusion import Ending
 from stannary.verify.course import Witnessed
 from stannary.verify.report import Claims, Findings, Report
-from stannary.verify.trust import TrustedMarket, TrustStore
+from stannary.verify.trust import TrustedMarket, TrustStore, names_in
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -72,8 +72,14 @@ class _Opened:
     market: TrustedMarket
     final: Checkpoint
     witnessed_at: int
+    witnesses: frozenset[str]  # the pinned ones that have cosigned the final checkpoint
     roots: dict[int, Digest]
     witnessed: Witnessed
+
+    @property
+    def independent(self) -> tuple[str, ...]:
+        """Return who has cosigned of those the reader pinned as not run by the market."""
+        return tuple(name for name in self.market.independent if name in self.witnesses)
 
 
 def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | None = None) -> Report:
@@ -108,7 +114,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
     market = _find_market(file, trust, findings)
     if market is None:
         return Report(Verdict.UNVERIFIED, tuple(findings.items), None)
-    opened = _open_log(file, market, now, findings)
+    opened = _open_log(file, market, now, findings, decides=policy.requirements is not None)
     said = _open_receipt(opened, findings)
     case = _open_evidence(opened, said.predicate, findings)
     if findings.refuted:  # what is not in the log, or not signed, is not worth judging further
@@ -119,11 +125,12 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, find
     silence.check(case, selections, opened.witnessed, findings)
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
+    _check_witnesses(said.predicate, opened, findings)
     _apply_policy(said.predicate, policy, findings)
     if policy.requirements is not None and not findings.refuted:
         from stannary.verify import policy as policies
 
-        policies.apply(policy.requirements, case, said.predicate, market, findings)
+        policies.apply(policy.requirements, case, said.predicate, opened.independent, findings)
     claims = Claims(
         market=market.name,
         log_size=opened.final.size,
@@ -158,10 +165,13 @@ def _find_market(file: ReceiptFile, trust: TrustStore, findings: Findings) -> Tr
     return market
 
 
-def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Findings) -> _Opened:  # R5.4 to R5.7
+def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Findings, *, decides: bool) -> _Opened:
+    """Open the log's checkpoints (R5.4 to R5.7); with `decides` a policy says how many witnesses are enough."""
     final_note = proof.parse(file.proof).note
     final = note.verify_checkpoint(final_note, market.vkey)
-    witnessed_at = _witnessed_at(final_note, market, "final checkpoint", findings)
+    witnesses, witnessed_at = _witnessed_by(final_note, market, "final checkpoint", findings)
+    for name in sorted({note.parse_vkey(vkey).name for vkey in market.witnesses} - witnesses):
+        _say_missing(name, "pinned here", findings, is_short=not decides and name in market.independent)
     if witnessed_at is not None and witnessed_at > now + CLOCK_SKEW_S:
         _say_clock_behind(witnessed_at, now, findings)
     seen: list[tuple[Checkpoint, int]] = []
@@ -169,7 +179,7 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
         checkpoint = note.verify_checkpoint(item.note, market.vkey)
         name = f"checkpoint {checkpoint.size}"
         tree.verify_consistency(checkpoint.size, checkpoint.root, final.size, final.root, item.consistency)
-        time = _witnessed_at(item.note, market, name, findings)
+        _, time = _witnessed_by(item.note, market, name, findings)
         if seen and checkpoint.size <= seen[-1][0].size:
             findings.refute("checkpoint.order", name, checkpoint.size, f"more than {seen[-1][0].size}")
         if seen and time is not None and time < seen[-1][1]:
@@ -184,7 +194,7 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
     if market.witnesses:  # without a witness nothing bounds the nodes' own times
         sizes = [checkpoint.size for checkpoint, _ in seen] + [final.size]
         witnessed = Witnessed(sizes, [time for _, time in seen] + [witnessed_at or 0])
-    return _Opened(file, market, final, witnessed_at or 0, roots, witnessed)
+    return _Opened(file, market, final, witnessed_at or 0, witnesses, roots, witnessed)
 
 
 def _say_clock_behind(witnessed_at: int, now: int, findings: Findings) -> None:
@@ -198,8 +208,22 @@ def _say_clock_behind(witnessed_at: int, now: int, findings: Findings) -> None:
     )
 
 
-def _witnessed_at(text: str, market: TrustedMarket, name: str, findings: Findings) -> int | None:
-    """Return when the last pinned witness had cosigned; refuse signature lines nobody here can check (rule 3)."""
+def _say_missing(name: str, known: str, findings: Findings, *, is_short: bool) -> None:
+    what = f"witness {name}, {known}, has not cosigned it"
+    if is_short:
+        findings.below_policy("witness.missing", "final checkpoint", what, "all of them", "ask the market's operator")
+    else:
+        findings.notice("witness.missing", "final checkpoint", what)
+
+
+def _witnessed_by(text: str, market: TrustedMarket, name: str, findings: Findings) -> tuple[frozenset[str], int | None]:
+    """Return which pinned witnesses have cosigned, and when the last of them had.
+
+    Signature lines nobody here can check are refused (rule 3).
+
+    Raises:
+        Refuted: none of them has, or a cosignature does not hold.
+    """
     for stray in note.unchecked_signatures(text, [market.vkey, *market.witnesses]):
         if any(item.id == "witness.unknown" and item.subject == stray for item in findings.items):
             continue  # said once, whichever checkpoints it stands under
@@ -211,7 +235,11 @@ def _witnessed_at(text: str, market: TrustedMarket, name: str, findings: Finding
             f"get it from the operator of {market.name}, as you got the market's key, then: "
             f"stannary trust add {market.vkey} --witness KEY",
         )
-    return max((note.verify_cosignature(text, witness) for witness in market.witnesses), default=None)
+    signed = {(line.name, line.key_hash) for line in note.parse(text).signatures}
+    keys = [note.parse_vkey(item) for item in market.witnesses]
+    came = [key for key in keys if (key.name, key.key_hash) in signed]
+    times = [note.verify_cosignature(text, key) for key in came or keys]  # where nobody came, the first says so
+    return frozenset(key.name for key in came), max(times, default=None)
 
 
 # --- statements (rule 2) ---
@@ -276,7 +304,8 @@ def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Fi
     """Compute the receipt again and compare every member (R16.1, R16.3)."""
     stated = said.predicate
     concluded = conclusion.conclude(case, status=stated.status, reason=stated.reason)
-    ending = Ending(stated.status, stated.reason, opened.market.witness_words, stated.started_at, stated.finished_at)
+    # Whom a market asks is its own word: what stands under the checkpoint is checked instead (_check_witnesses).
+    ending = Ending(stated.status, stated.reason, stated.witness, stated.started_at, stated.finished_at)
     computed = conclusion.compose(case, concluded, ending, stated.evidence)
     for field in fields(Receipt):
         observed, expected = getattr(stated, field.name), getattr(computed, field.name)
@@ -300,11 +329,25 @@ def _check_span(case: Case, stated: Receipt, opened: _Opened, findings: Findings
         findings.refute("receipt.span", "receipt", stated.finished_at, "not after its witness saw it")
 
 
+def _check_witnesses(stated: Receipt, opened: _Opened, findings: Findings) -> None:
+    """Compare the witnesses a receipt names with those under its checkpoint, and say whether one is independent."""
+    named = names_in(stated.witness)
+    signed = {line.name for line in note.parse(proof.parse(opened.file.proof).note).signatures}
+    pinned = {note.parse_vkey(vkey).name for vkey in opened.market.witnesses}
+    for name in sorted(set(named) - signed - pinned):
+        _say_missing(name, "named by the receipt", findings, is_short=True)
+    if opened.independent:
+        return
+    if not named:
+        findings.notice("witness.local", "final checkpoint", "the only witness is the market's own machine")
+    else:
+        what = "no witness has cosigned that is pinned here as one the market does not run"
+        findings.notice("witness.local", "final checkpoint", what)
+
+
 def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:  # R16.5, R16.6
     if policy.job_digest is not None and stated.job_digest != policy.job_digest:
         findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
-    if not stated.witness or stated.witness == "local, not independent":
-        findings.notice("witness.local", "final checkpoint", "the only witness is the market's own machine")
     if stated.verdict is Verdict.VERIFIED or findings.refuted:
         return
     if stated.verdict is Verdict.REFUTED:

@@ -8,7 +8,8 @@
 
 Rules (docs/receipt.md R4.1):
 1. A market is found by name *and* key; a log of the same name with another key is unknown.
-2. Every witness pinned with a market must have cosigned what its log claims.
+2. A witness pinned with a market must have cosigned what its log claims, and each that is pinned as independent, unless
+   a policy says how many are enough. Who has not is named.
 3. Unknown members are refused: a misspelled pin must not silently trust less, or more, than was meant.
 
 Reading and writing the file is left to the caller (cli, sdk).
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 
 from stannary.errors import FormatError, LimitExceeded, UsageError
@@ -28,6 +30,7 @@ from stannary.formats.lean import dataclass
 from stannary.formats.note import KeyType
 
 MAX_TRUST_BYTES = 1024 * 1024
+LOCAL_WITNESS = "local, not independent"  # what a receipt says where nobody but the market's own witness is asked
 _MEMBERS = {"name", "vkey", "witnesses", "independent"}
 
 
@@ -52,10 +55,8 @@ class TrustedMarket:
 
     @property
     def witness_words(self) -> str:
-        """Return how a receipt must describe its witnesses."""
-        independent = [note.parse_vkey(item).name for item in self.witnesses]
-        independent = sorted(name for name in independent if name in self.independent)
-        return ", ".join(independent) or "local, not independent"
+        """Return what the reader's own pins say of the witnesses."""
+        return words_of(self.independent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,16 @@ class TrustStore:
     def without(self, name: str) -> TrustStore:
         """Return the store without the market of this name."""
         return replace(self, markets=tuple(item for item in self.markets if item.name != name))
+
+
+def words_of(names: Iterable[str]) -> str:
+    """Return how a receipt names the witnesses that are asked beside the market's own."""
+    return ", ".join(sorted(names)) or LOCAL_WITNESS
+
+
+def names_in(words: str) -> tuple[str, ...]:
+    """Return the witnesses a receipt names (`words_of`)."""
+    return tuple(words.split(", ")) if words != LOCAL_WITNESS else ()
 
 
 def pin(vkey: str, witnesses: tuple[str, ...] = (), independent: tuple[str, ...] = ()) -> TrustedMarket:

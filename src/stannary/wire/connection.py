@@ -14,7 +14,6 @@ What is asked is left to sdk/client.py and broker/.
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ import httpx2
 
 from stannary import files
 from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, UsageError
-from stannary.wire import errors, http, limits, message, proof, routes
+from stannary.wire import errors, http, limits, message, proof, routes, tls
 from stannary.wire.message import Message
 
 M = TypeVar("M", bound=Message)
@@ -254,25 +253,10 @@ def _trust(url: str, fingerprint: str) -> ssl.SSLContext | None:
         return None
     if not fingerprint:
         return httpcore2.default_ssl_context()
-    return _pinned(parts.hostname, parts.port or 443, fingerprint)
-
-
-def _pinned(host: str, port: int, fingerprint: str) -> ssl.SSLContext:
-    """Return a context whose only trust anchor is the certificate with this SHA-256 (hex)."""
+    host, port = parts.hostname, parts.port or 443
     try:
-        pem = ssl.get_server_certificate((host, port), timeout=CONNECT_TIMEOUT_S)
+        return tls.pinned(host, port, fingerprint, whose="the market's", timeout_s=CONNECT_TIMEOUT_S)
     except OSError as err:
         raise MarketUnreachable(
             f"no answer from the market at {host}:{port}", why=str(err), hint="stannary market status"
         ) from err
-    seen = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
-    if seen != fingerprint:
-        raise AuthError(
-            "the market's certificate is not the pinned one", why=f"sha256 {seen}, pinned {fingerprint}",
-            hint="ask the market's operator; somebody may be between you",
-        )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the pin names one certificate; its host name adds nothing
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=pem)
-    return context

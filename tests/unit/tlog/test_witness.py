@@ -2,18 +2,26 @@
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from stannary.errors import EnvironmentProblem, Refuted, ServiceError
+from stannary.errors import EnvironmentProblem, Refuted, ServiceError, UsageError
 from stannary.formats import note
 from stannary.formats.dsse import public_bytes
+from stannary.tlog import witness_server
 from stannary.tlog.log import Log
 from stannary.tlog.tree import Tree
 from stannary.tlog.witness import Witness, format_request, load_key
@@ -199,3 +207,69 @@ def test_nobody_there_is_a_service_error():
     client = WitnessClient("http://127.0.0.1:9", note.format_vkey("w", public_bytes(KEY), note.KeyType.WITNESS))
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
         client("note", 1, lambda old: [])
+
+
+@pytest.fixture
+def over_tls(tmp_path):
+    """A witness of its own name that speaks TLS, and its certificate's file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "witness.example")])
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).add_extension(host, critical=False)
+    made = made.not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2120, 1, 1)).sign(key, hashes.SHA256())
+    (tmp_path / "cert.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    command = [sys.executable, "-m", "stannary.tlog.witness_server", "--dir", str(tmp_path / "w"), "--log-vkey", VKEY]
+    command += ["--name", "witness.example", "--tls-cert", str(tmp_path / "cert.pem")]
+    command += ["--tls-key", str(tmp_path / "key.pem")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    yield json.loads(process.stdout.readline()), tmp_path / "cert.pem"
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_a_witness_is_asked_over_tls(over_tls, grown, monkeypatch):
+    """Its certificate is the pinned one, or one the roots vouch for; any other is no answer, and so is plain HTTP."""
+    card, cert = over_tls
+    signed = note.sign_checkpoint(ORIGIN, 5, grown.root(5), KEY)
+
+    def asked(text):
+        return WitnessClient.parse(text)(signed, 5, lambda old: grown.consistency(old, 5))
+
+    where = f"{card['vkey']}@{card['url']}"
+    assert card["url"].startswith("https://127.0.0.1:")
+    assert "witness.example" in asked(f"{where}#{card['tls_pin']}")[0]
+    with pytest.raises(ServiceError, match="not the pinned one"):
+        asked(f"{where}#{'0' * 64}")
+    with pytest.raises(ServiceError, match="certificate"):
+        asked(where)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # as an administrator adds a root of his own
+    assert "witness.example" in asked(where)[0]
+    with pytest.raises(ServiceError, match="does not answer"):
+        asked(where.replace("https://", "http://"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{VKEY}@https://w.example",
+        "{witness}@http://w.example",
+        "{witness}@ftp://w.example",
+        "{witness}@https://w.example#00",
+        "{witness}",
+    ],
+)
+def test_a_witness_that_could_not_be_asked_is_no_witness(text):
+    """A log's key, plain HTTP to another machine, and a pin that is none are refused before anything is asked."""
+    witness = note.format_vkey("w", public_bytes(WITNESS_KEY), note.KeyType.WITNESS)
+    with pytest.raises(UsageError):
+        WitnessClient.parse(text.replace("{witness}", witness))
+
+
+def test_a_witness_on_a_network_speaks_tls(tmp_path, capsys):
+    """On any other address than loopback it does not start without a certificate."""
+    arguments = ["--dir", str(tmp_path / "w"), "--log-vkey", VKEY, "--host", "0.0.0.0"]
+    assert witness_server.main(arguments) == 2
+    assert "--tls-cert" in capsys.readouterr().err

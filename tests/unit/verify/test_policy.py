@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 
 from stannary.errors import SpecError
+from stannary.formats import dsse, note
+from stannary.formats.note import KeyType
 from stannary.formats.predicates import Tier
 from stannary.verify import policy, soundness
 from stannary.verify.policy import BUILT_IN, Independence
 from stannary.verify.receipt import Policy, verify_receipt
 from stannary.verify.trust import TrustStore, pin
 
-from .world import World
+from .world import World, key_of
 
 LOCAL = policy.built_in("local")
 
@@ -79,6 +81,33 @@ def test_an_independent_witness_counts_when_pinned_as_such():
     world.trust = lambda: pinned
     world.play()
     assert judged(world, world.receipt(), replace(LOCAL, independent_witnesses=1), pinned).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "exit_code", "weight"),
+    [
+        (None, 4, "below policy"),  # it is pinned as independent
+        (LOCAL, 0, "notice"),
+        (replace(LOCAL, independent_witnesses=1), 0, "notice"),
+        (replace(LOCAL, independent_witnesses=2), 4, "notice"),
+    ],
+)
+def test_of_several_witnesses_the_policy_says_how_many_are_enough(wanted, exit_code, weight):
+    """Who was away is always said; without a policy all independent ones must have come, else as many as it asks."""
+    world = World()
+    away = note.format_vkey("away.example", dsse.public_bytes(key_of("away")), KeyType.WITNESS)
+    independent = ("local.witness", "away.example")
+    pinned = TrustStore().with_market(pin(world.vkey, (world.witness_vkey, away), independent))
+    world.trust = lambda: pinned
+    world.play()
+    report = judged(world, world.receipt(), wanted, pinned)
+    (said,) = [item for item in report.findings if item.id == "witness.missing"]
+    assert ("away.example" in said.observed, said.severity) == (True, "policy" if weight != "notice" else "notice")
+    assert report.exit_code == exit_code
+    known = TrustStore().with_market(pin(world.vkey, (world.witness_vkey, away)))
+    assert wanted is not None or judged(world, world.receipt(), wanted, known).exit_code == 0
+    short = [item.observed for item in report.findings if item.id == "policy.witness"]
+    assert short == (["1 independent witnesses (local.witness)"] if wanted is not None and exit_code else [])
 
 
 def test_unverified_work_needs_the_policys_word():

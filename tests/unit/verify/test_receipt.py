@@ -404,7 +404,6 @@ LIES = {
     "independence": lambda said: replace(said, soundness=replace(said.soundness, independence="certified")),
     "split": lambda said: replace(said, time_split=replace(said.time_split, useful=9_999)),
     "class": lambda said: replace(said, engine_classes=("gpu",)),
-    "witness": lambda said: replace(said, witness="independent.example"),
     "attestation": lambda said: replace(said, attestation="hardware"),
     "verdict": lambda said: replace(said, verdict=Verdict.ATTESTED),
     "verification": lambda said: replace(said, verification="none"),
@@ -420,6 +419,14 @@ def test_what_the_market_states_is_recomputed(lie):
     """Every figure of the receipt is recomputed; a market that states another is refuted, whoever signed it."""
     world = bent("receipt", LIES[lie], rounds=1, lanes=2).play()
     assert judged(world).exit_code == 3
+
+
+def test_a_witness_that_is_named_and_did_not_sign_is_missed():
+    """A market may name whom it asks; who has not cosigned is said, and whoever asks for more than truth is told no."""
+    report = judged(bent("receipt", lambda said: replace(said, witness="w.example"), rounds=1, lanes=2).play())
+    assert report.exit_code == 4
+    (said,) = [item for item in report.findings if item.id == "witness.missing"]
+    assert "w.example" in said.observed
 
 
 def test_the_result_must_be_the_last_merge():

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RECEIPT = "receipt"
-LOCAL_WITNESS = "local, not independent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -373,7 +373,7 @@ class Engines:
             return False  # the journal rings when more is logged
         kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
         if kept is None:
-            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, concluding.LOCAL_WITNESS))
+            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, exchange.witness_words))
             exchange.forget_nodes(await store.awrite(lambda c: concluding.settle(c, frame, world, made)))
             exchange.journal.wake()
             kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))

@@ -22,7 +22,7 @@ from pathlib import Path
 import uvicorn
 
 from stannary import files
-from stannary.errors import EnvironmentProblem
+from stannary.errors import EnvironmentProblem, UsageError
 from stannary.formats import note
 from stannary.market import agreement, clearing, forgetting, identity
 from stannary.market.bell import Bell
@@ -40,6 +40,9 @@ from stannary.market.witness import WitnessProcess
 from stannary.store import nodes
 from stannary.store.database import Store
 from stannary.tlog.log import Log
+from stannary.tlog.witness_client import WitnessClient
+from stannary.tlog.witnesses import Witnesses
+from stannary.verify import trust
 from stannary.wire.card import Card
 
 DATABASE = "market.db"
@@ -60,14 +63,16 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
     store = Store.open(settings.directory / DATABASE)
     with contextlib.ExitStack() as closing:
         closing.callback(store.close)
+        others = [WitnessClient.parse(text) for text in settings.witnesses]
         witness = WitnessProcess(settings.directory / "witness", owner.vkey) if settings.witness else None
         if witness is not None:
             closing.callback(witness.stop)
-        tlog = Log.open(settings.directory / "log", settings.name, owner.key, witness)
+        witness_vkeys = _named_once([*([witness.vkey] if witness is not None else []), *(w.vkey for w in others)])
+        cosigner = Witnesses(witness, others) if others else witness
+        tlog = Log.open(settings.directory / "log", settings.name, owner.key, cosigner)
         closing.callback(tlog.close)
         await store.aread(lambda c: agreement.check(c, tlog))
-        if witness is not None:
-            await asyncio.to_thread(agreement.check_witness, tlog, witness.vkey)
+        await asyncio.to_thread(agreement.check_witnesses, tlog, witness.vkey if witness is not None else None)
         files_of_blobs = BlobStore(settings.directory / "blobs")
         await clearing.clear_strays(store, files_of_blobs)
         moment.lift(note.stamped_at(tlog.checkpoint()))
@@ -86,7 +91,8 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             roster=roster,
             blobs=files_of_blobs,
             offers=OfferBook(store, roster, moment),
-            witness_vkeys=(witness.vkey,) if witness is not None else (),
+            witness_vkeys=witness_vkeys,
+            witness_words=trust.words_of(w.name for w in others),
         )
         engines = Engines(exchange)
         async with _working(exchange, engines, moment):
@@ -176,6 +182,16 @@ async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) ->
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+
+def _named_once(vkeys: list[str]) -> tuple[str, ...]:
+    """Return the witnesses' keys; two of one name would replace one another under a checkpoint."""
+    names = [note.parse_vkey(vkey).name for vkey in vkeys]
+    if len(set(names)) != len(names):
+        raise UsageError(
+            "two witnesses have one name", why=", ".join(names), hint="each is started with a --name of its own"
+        )
+    return tuple(vkeys)
 
 
 def _bracketed(host: str) -> str:
