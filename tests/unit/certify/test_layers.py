@@ -114,6 +114,20 @@ def test_a_fetch_reads_each_layer_once(tmp_path, monkeypatch):
     assert {name: count for (name, _), count in seen.items() if count > 1} == {}
 
 
+@pytest.mark.parametrize("cpu", [_snp, _tdx])
+def test_a_damaged_layer_is_refused_and_the_others_judged(cpu):
+    """A report that ends early is one refused layer, with manifests or a log beside it too, and ends no appraisal."""
+    evidence = _evidence(cpu())
+    context = Context(now=world.NOW + timedelta(seconds=5), policy=policy.built_in("local"))
+    for name, part in evidence.parts.items():
+        damaged = {**evidence.parts, name: replace(part, evidence=part.evidence[:-100])}
+        result = appraise(replace(evidence, parts=damaged), CHALLENGE, context)
+        assert result.parts[name].outcome == "refuse:malformed"
+        assert len(result.parts[name].findings) == 1
+        others = [item for other, item in result.parts.items() if other in damaged and other != name]
+        assert "refuse:malformed" not in {item.outcome for item in others}
+
+
 def test_a_layer_that_does_not_read_says_so():
     """Evidence of a kind nobody knows, in a place that does not hold it, or damaged is told apart from what reads."""
     assert isinstance(read("cpu", _snp()), Layer)
