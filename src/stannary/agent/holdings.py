@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import time
 from collections import OrderedDict
@@ -33,7 +32,7 @@ from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
 from stannary.agent.settings import NodeSettings
 from stannary.errors import ConflictError, EnvironmentProblem, Refuted, StannaryError
-from stannary.formats import digest, dsse, ids, jobspec, statement
+from stannary.formats import bounds, digest, dsse, ids, jobspec, statement
 from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
@@ -47,7 +46,6 @@ from stannary.run.worker_process import DROPPED, TakeLine, TakeProgress, Worker,
 MAX_WORKERS = 2
 IDLE_WORKER_S = 600.0  # as long as the longest start: an idle worker holds memory others could use
 
-_JOB = re.compile(r"j-[0-9a-f]{12}")
 
 Tell = Callable[[str], None]
 
@@ -149,12 +147,12 @@ class Holdings:
     def jobs(self) -> list[str]:
         """Return the jobs of which anything is here, also after a kill."""
         found = {*list(self._held), *(path.name for path in self.root.glob("jobs/*"))} - self._over
-        return sorted(job for job in found if _JOB.fullmatch(job) is not None)
+        return sorted(job for job in found if bounds.JOB.fits(job))
 
     def end_jobs(self, jobs: Iterable[str]) -> None:
         """Hear that jobs are over; from any thread. Their workers end at once, the rest with `tidy`."""
         for job in jobs:
-            if _JOB.fullmatch(job) is not None:  # the name of a directory from here on
+            if bounds.JOB.fits(job):  # the name of a directory from here on
                 self._over.add(job)
                 self.kill_worker(JobId(job), DROPPED)
 

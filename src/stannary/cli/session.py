@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from stannary.cli.command import output, profile_flag
 from stannary.errors import StannaryError, UsageError
+from stannary.formats import bounds
 from stannary.sdk import brokers, local, profile
 from stannary.sdk.brokers import Keeper
 from stannary.sdk.client import Client
 from stannary.sdk.profile import Settings
-
-_JOB = re.compile(r"j-[0-9a-f]{12}")
 
 
 def settings() -> Settings:
@@ -61,6 +59,6 @@ def way_back(err: StannaryError, flag: str | None) -> str:
 
 def job_id(text: str) -> str:
     """Return a job id; what is none would otherwise become part of a path."""
-    if _JOB.fullmatch(text) is None:
+    if not bounds.JOB.fits(text):
         raise UsageError("not a job id", why=f"{text!r:.60}, expected j- and 12 hex digits", hint="stannary ls")
     return text

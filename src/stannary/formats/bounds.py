@@ -185,6 +185,7 @@ MS = Range(0, MAX_MS)
 EPOCH = Range(0, 2**31 - 1)
 STEPS = Range(0, 2**31 - 1)
 CPUS = Range(1, 2**20)
+MEMORY_BYTES = Range(1, MAX_INTEGER)
 SIZE_BYTES = COUNT
 ASK = Range(1, MAX_ASK_USD_MICROS)
 MONEY = Range(0, MAX_LEDGER_USD_MICROS)
@@ -199,7 +200,7 @@ TABLE: Mapping[str, Bound] = {
     "commitment": HEX32, "salt": HEX32, "blind": HEX32, "answer": HEX32, "beacon_tip": HEX32, "value": HEX32,
     "nonce": NONCE,
     "joined_at": TIME, "submitted_at": TIME, "finished_at": TIME, "answered_at": TIME, "read_at": TIME,
-    "cpus": CPUS, "memory_bytes": Range(1, MAX_INTEGER), "ask_usd_micros_per_hour": ASK,
+    "cpus": CPUS, "memory_bytes": MEMORY_BYTES, "ask_usd_micros_per_hour": ASK, "bond_usd_micros": MONEY,
     "epoch": EPOCH, "num_steps": STEPS, "seq": EPOCH, "index": EPOCH, "beacon_length": EPOCH,
     "checkpoint_size": COUNT, "size_bytes": SIZE_BYTES,
     "start_ms": MS, "compute_ms": MS, "link_ms": MS, "idle_ms": MS, "audit_ms": MS,
@@ -244,8 +245,11 @@ def shown(value: object) -> str:
     """Return what anybody may have written as one harmless line of bounded length."""
     if not isinstance(value, str):
         return show(value)
-    cut = value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 3] + "..."
-    return printable(cut) if cut.strip() else "(empty)"
+    begun = value[: MAX_SHOWN_CHARS + 1]
+    spelled = "".join(char if char.isprintable() else _spelled(char) for char in begun)
+    if len(spelled) > MAX_SHOWN_CHARS:
+        spelled = spelled[: MAX_SHOWN_CHARS - 3] + "..."
+    return spelled if begun.strip() else "(empty)"
 
 
 def printable(text: str) -> str:

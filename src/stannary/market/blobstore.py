@@ -17,19 +17,17 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, NotFound
-from stannary.formats import digest
+from stannary.formats import bounds, digest
 from stannary.formats.digest import Digest
 from stannary.wire import errors as wire_errors
 from stannary.wire.limits import BLOB_CHUNK_BYTES, MAX_BLOB_BYTES
 
-_NAME = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _WHOLE_READ_BYTES = 64 * 1024 * 1024  # receipts and manifests; larger objects are only streamed
 
@@ -119,7 +117,7 @@ class BlobStore:
         """Yield what lies here: each first byte, as two hex digits, and the digests that begin with it."""
         for first in (f"{number:02x}" for number in range(256)):
             if (self._root / first).is_dir():
-                names = (path.name for path in (self._root / first).iterdir() if _NAME.fullmatch(path.name))
+                names = (path.name for path in (self._root / first).iterdir() if bounds.HEX32.fits(path.name))
                 yield first, [Digest(digest.PREFIX + name) for name in names]
 
     def whole(self, name: Digest) -> bytes:

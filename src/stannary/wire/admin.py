@@ -9,13 +9,18 @@ from pydantic import Field
 from stannary.wire import limits
 from stannary.wire.message import (
     AccountText,
+    Ask,
     Count,
     Instant,
+    JobText,
+    LongText,
     Message,
     Money,
     Name,
+    NodeName,
     NodeText,
     OperatorText,
+    Shown,
     UsdMicros,
     Word,
 )
@@ -35,14 +40,14 @@ class ApiToken(Message):
     """The token, shown once; the market keeps its hash."""
 
     token: Name
-    account: Name
+    account: AccountText
 
 
 class ApiTokenView(Message):
     """An API token as the market's operator sees it; `id` names it and opens nothing."""
 
     id: Word
-    account: AccountText
+    account: Shown
     created_at: Instant
     last_used_at: Instant | None = None  # to the minute
     revoked_at: Instant | None = None
@@ -74,18 +79,18 @@ class NodeView(Message):
     """A node as the market's operator sees it."""
 
     node: NodeText
-    operator: Name
+    operator: Shown
     tier: Name
-    engine_class: Name
+    engine_class: Shown
     state: Word
     revoked: bool
     convicted: bool
     draining: bool = False  # by its own word, or the operator's
     last_seen_at: Instant | None = None
     leases: Count
-    bond_usd_micros: UsdMicros
-    ask_usd_micros_per_hour: UsdMicros
-    name: Annotated[str, Field(max_length=64)] = ""
+    bond_usd_micros: Money
+    ask_usd_micros_per_hour: Ask
+    name: NodeName = ""
 
 
 class DrainRequest(Message):
@@ -109,7 +114,7 @@ class LedgerLine(Message):
     credit: Name
     usd_micros: UsdMicros
     reason: Name
-    job: Name | None = None
+    job: JobText | None = None
 
 
 class Ledger(Message):
@@ -122,9 +127,9 @@ class Ledger(Message):
 class Fault(Message):
     """A job the market itself could not bring to its end; its buyer has his escrow back."""
 
-    job: Name
-    buyer: Name
-    message: str
+    job: JobText
+    buyer: Shown
+    message: LongText
     at: Instant
     refunded_usd_micros: UsdMicros
 

@@ -6,20 +6,27 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from stannary.formats.jobspec import MAX_LANES
 from stannary.wire import limits
 from stannary.wire.message import (
+    Ask,
     Count,
+    Cpus,
     Decimal,
     DigestText,
+    Epoch,
     Hex32,
     Instant,
     JobText,
     LongText,
+    MemoryBytes,
     Message,
     Name,
+    NodeName,
     NodeText,
     OutputText,
     PathText,
+    Shown,
     Signed,
     TaskText,
     Text,
@@ -30,6 +37,7 @@ from stannary.wire.message import (
 MAX_CHECKPOINT_CHARS = 16 * 1024  # a signed note with 16 witnesses stays below 4 KiB
 MAX_CONSISTENCY_HASHES = 64  # RFC 6962 section 2.1.2: at most ceil(log2(n)) + 1
 
+Lane = Annotated[int, Field(ge=0, lt=MAX_LANES)]
 Page = Annotated[int, Field(ge=1, le=limits.MAX_PAGE_ITEMS)]
 
 
@@ -43,16 +51,16 @@ class Offer(Message):
     """What one node sells."""
 
     node: NodeText
-    operator: Name
-    jurisdiction: Name
+    operator: Shown
+    jurisdiction: Shown
     tier: Name
     attestation: Name
-    engine_class: Name
-    cpus: Count
-    memory_bytes: Count
-    ask_usd_micros_per_hour: UsdMicros
+    engine_class: Shown
+    cpus: Cpus
+    memory_bytes: MemoryBytes
+    ask_usd_micros_per_hour: Ask
     state: Word  # idle | busy | draining | suspect | lost | left
-    name: Annotated[str, Field(max_length=64)] = ""  # what the node calls itself; nothing rests on it
+    name: NodeName = ""  # what the node calls itself; nothing rests on it
 
 
 class Offers(Message):
@@ -99,8 +107,8 @@ class JobNode(Message):
     """A node of a job."""
 
     node: NodeText
-    operator: Name
-    lane: int
+    operator: Shown
+    lane: Lane
     state: Word
     task: TaskText | None = None
 
@@ -141,8 +149,8 @@ class Event(Message):
     type: Name
     task: TaskText | None = None
     node: NodeText | None = None
-    operator: Name | None = None  # the node's
-    message: Text
+    operator: Shown | None = None  # the node's
+    message: LongText
     data: dict[str, Any]
 
 
@@ -226,7 +234,7 @@ class BeaconRequest(Message):
     moves to another checkpoint, nor to other candidates.
     """
 
-    index: Count
+    index: Epoch
     checkpoint: Annotated[str, Field(max_length=MAX_CHECKPOINT_CHARS)]
     old_size: Count
     consistency: Annotated[list[Hex32], Field(max_length=MAX_CONSISTENCY_HASHES)]

@@ -17,12 +17,12 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from stannary.errors import AuthError, FormatError, Refuted
-from stannary.formats import digest
+from stannary.formats import bounds, digest
 from stannary.formats.digest import Digest
 from stannary.wire import message, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
-from stannary.wire.message import Message, Name, UsdMicros
+from stannary.wire.message import Message, Money, Name
 
 PREFIX = "snt_"
 MAX_TOKEN_CHARS = 2048
@@ -33,10 +33,10 @@ class JoinToken(Message):
 
     url: Name
     vkey: Name
-    tls: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    tls: Annotated[str, StringConstraints(pattern=f"^(?:{bounds.HEX32.pattern})?$")]
     secret: Annotated[str, StringConstraints(min_length=16, max_length=128)]
-    operator: Annotated[str, StringConstraints(max_length=200)] = ""  # empty in tokens of earlier releases
-    bond_usd_micros: UsdMicros = 0
+    operator: Annotated[str, StringConstraints(pattern=f"^(?:{bounds.OPERATOR.pattern})?$")] = ""  # empty in old tokens
+    bond_usd_micros: Money = 0
 
     def spell(self) -> str:
         """Return the token as one word."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from stannary.wire.message import DigestText, LongText, Message, Name, Word
+from stannary.wire.message import DigestText, Hex32, LongText, Message, Name, Word
 
 MAX_TERMS_CHARS = 32_768  # some ten pages
 
@@ -27,4 +27,4 @@ class LogState(Message):
     """GET /v1/log/state?old=SIZE: who has seen SIZE statements checks that they still are there (tlog/seen.py)."""
 
     checkpoint: LongText
-    consistency: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=64)]
+    consistency: Annotated[list[Hex32], Field(max_length=64)]

@@ -1,8 +1,9 @@
 """What every HTTP body has in common: a frozen, strict pydantic model and the types of its members.
 
 Rules:
-1. Unknown members are refused, types are exact (`"1"` is no integer), every string, list and
-   number is bounded; what is also signed has its bound from formats/bounds.py.
+1. Unknown members are refused, types are exact (`"1"` is no integer), every string and number is bounded, and every
+   list a client sends; a list in an answer ends where the answer does. What is also signed has its bound from
+   formats/bounds.py: one name, one bound (tests/unit/wire/test_bounds.py names what only shares a name).
 2. Bodies are read with `read` from the bytes received, after the size limit; what does not fit, or names a
    member twice, is one FormatError naming the member, whatever the bytes are.
 3. Signed things travel as DSSE envelopes inside bodies (`EnvelopeBody`); the bytes that were signed
@@ -24,9 +25,19 @@ M = TypeVar("M", bound="Message")
 
 MAX_LANE_PREFIX = len("l99999/")  # before an output's name where several lanes have outputs
 
+
+def _day(text: str) -> str:
+    """Refuse a day no calendar has."""
+    if not bounds.TIME.fits(text):
+        raise ValueError(f"expected {bounds.TIME.expected}")
+    return text
+
+
 Word = Annotated[str, StringConstraints(pattern=bounds.WORD.anchored)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Shown = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_SHOWN_CHARS)]  # by `bounds.shown`
 OperatorText = Annotated[str, StringConstraints(pattern=bounds.OPERATOR.anchored)]
+NodeName = Annotated[str, StringConstraints(pattern=f"^(?:{bounds.NAME.pattern})?$")]  # its operator's, for people
 AccountText = Annotated[str, StringConstraints(pattern=bounds.ACCOUNT.anchored)]
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=bounds.PATH_CHARS)]
 OutputText = Annotated[str, StringConstraints(min_length=1, max_length=bounds.PATH_CHARS + MAX_LANE_PREFIX)]
@@ -43,12 +54,16 @@ JobText = Annotated[str, StringConstraints(pattern=bounds.JOB.anchored)]
 TaskText = Annotated[str, StringConstraints(pattern=bounds.TASK.anchored)]
 AuditText = Annotated[str, StringConstraints(pattern=bounds.AUDIT.anchored)]
 LeaseText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Instant = Annotated[str, StringConstraints(pattern=bounds.INSTANT.anchored)]
+Instant = Annotated[str, StringConstraints(pattern=bounds.INSTANT.anchored), AfterValidator(_day)]
 UsdMicros = Annotated[int, Field(ge=-bounds.MAX_INTEGER, le=bounds.MAX_INTEGER)]
 Money = Annotated[int, Field(ge=bounds.MONEY.low, le=bounds.MONEY.high)]  # of one movement
 Count = Annotated[int, Field(ge=bounds.COUNT.low, le=bounds.COUNT.high)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 WaitS = Annotated[float, Field(ge=0, le=limits.MAX_WAIT_S)]
+Ask = Annotated[int, Field(ge=bounds.ASK.low, le=bounds.ASK.high)]
+Cpus = Annotated[int, Field(ge=bounds.CPUS.low, le=bounds.CPUS.high)]
+MemoryBytes = Annotated[int, Field(ge=bounds.MEMORY_BYTES.low, le=bounds.MEMORY_BYTES.high)]
+Epoch = Annotated[int, Field(ge=bounds.EPOCH.low, le=bounds.EPOCH.high)]
 
 
 class Message(BaseModel):

@@ -19,6 +19,7 @@ from stannary.wire.message import (
     Decimal,
     DigestText,
     EnvelopeBody,
+    Epoch,
     Hex32,
     Instant,
     JobText,
@@ -26,8 +27,10 @@ from stannary.wire.message import (
     LongSaid,
     Message,
     Name,
+    NodeName,
     NodeText,
     Said,
+    Seconds,
     Signed,
     TaskText,
     WaitS,
@@ -101,14 +104,14 @@ class Heartbeat(Message):
     leases: HeldLeases
     version: Name
     jobs: Annotated[list[JobText], Field(max_length=limits.MAX_JOBS_HELD)] = Field(default_factory=list)
-    name: Annotated[str, StringConstraints(pattern=f"^(?:{bounds.NAME.pattern})?$")] = ""  # its operator's, for people
+    name: NodeName = ""
 
 
 class HeartbeatAnswer(Message):
     """Leases that are no longer the node's, jobs of which nothing need be kept, and when to beat again (+-20 %)."""
 
     drop: list[LeaseText]
-    interval_s: float
+    interval_s: Seconds
     ended: list[JobText] = Field(default_factory=list)
     now: Instant | None = None  # the market's, for the node to compare its clock with
 
@@ -150,7 +153,7 @@ class Lease(Message):
 
     lease_id: LeaseText
     type: LeaseType
-    epoch: Count
+    epoch: Epoch
     job: JobText
     task: TaskText
     kind: TaskKind

@@ -155,7 +155,7 @@ def _faults(connection: Connection) -> list[admin.Fault]:
     return [
         admin.Fault(
             job=row.job,
-            buyer=row.buyer,
+            buyer=bounds.shown(row.buyer),
             message=row.message,
             at=instants.spell((row.finished_at_ms or row.submitted_at_ms) / 1000),
             refunded_usd_micros=row.escrow_usd_micros if row.settlement is Settlement.REFUNDED else 0,
@@ -182,8 +182,8 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 draining=exchange.roster.state(row.node) == "draining",
                 last_seen_at=instants.spell(now_s - silent_s) if silent_s is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
-                bond_usd_micros=bounds.COUNT.clamp(bonds.get(operator_bond(row.operator), 0)),
-                ask_usd_micros_per_hour=bounds.COUNT.clamp(row.ask_usd_micros_per_hour),
+                bond_usd_micros=bounds.MONEY.clamp(bonds.get(operator_bond(row.operator), 0)),
+                ask_usd_micros_per_hour=bounds.ASK.clamp(row.ask_usd_micros_per_hour),
                 name=exchange.roster.name(row.node),
             )
         )

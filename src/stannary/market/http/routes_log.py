@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from stannary.errors import ConflictError, FormatError, NotFound
-from stannary.formats import digest, note
+from stannary.formats import bounds, digest, note
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
 from stannary.store import blobs
@@ -25,8 +25,6 @@ from stannary.wire import routes
 from stannary.wire.market import LogState
 
 _TILE = re.compile(r"(entries|\d{1,2})/(x\d{3}/){0,5}\d{3}(\.p/\d{1,3})?")
-_LEAF = re.compile(r"[0-9a-f]{64}")
-_NONCE = re.compile(r"[0-9a-f]{64}")
 BYTES = "application/octet-stream"
 MAX_SIZE = 2**53 - 1
 
@@ -49,7 +47,7 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.MARKET_PROOF)
     async def prove(request: Request) -> Response:
         nonce, client, server = request.query_params.get("nonce", ""), request.client, request.scope.get("server")
-        if _NONCE.fullmatch(nonce) is None or client is None or server is None:
+        if not bounds.HEX32.fits(nonce) or client is None or server is None:
             raise FormatError("not a question for a proof", why=f"nonce {nonce!r:.80}, expected 64 hex digits")
         owner = exchange.identity
         return edge.answer(proofs.sign(owner.key, owner.vkey, nonce, (client.host, client.port), tuple(server)))
@@ -74,7 +72,7 @@ def _add_log(api: APIRouter, exchange: Exchange) -> None:
 
     @api.get(routes.LOG_PROOF)
     async def proof(leaf_hex: str) -> Response:
-        if _LEAF.fullmatch(leaf_hex) is None:
+        if not bounds.HEX32.fits(leaf_hex):
             raise FormatError("not a leaf", why=f"{leaf_hex!r:.80}, expected 64 lower-case hex digits")
         index = exchange.log.index_of(bytes.fromhex(leaf_hex))
         if index is None:

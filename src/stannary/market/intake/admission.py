@@ -74,9 +74,9 @@ def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
         tier=offer.tier.value,
         attestation="software",
         engine_class=bounds.shown(offer.engine_class),
-        cpus=bounds.COUNT.clamp(offer.cpus),
-        memory_bytes=bounds.COUNT.clamp(offer.memory_bytes),
-        ask_usd_micros_per_hour=bounds.COUNT.clamp(offer.ask_usd_micros_per_hour),
+        cpus=bounds.CPUS.clamp(offer.cpus),
+        memory_bytes=bounds.MEMORY_BYTES.clamp(offer.memory_bytes),
+        ask_usd_micros_per_hour=bounds.ASK.clamp(offer.ask_usd_micros_per_hour),
         state=state,
         name=exchange.roster.name(offer.node),
     )

@@ -312,4 +312,4 @@ def test_an_offer_of_an_older_market_is_shown(odd: str) -> None:
     shown = admission.offer_view(exchange, offer)
     assert shown.to_bytes().decode().isprintable()
     assert shown.engine_class
-    assert (shown.cpus, shown.memory_bytes, shown.ask_usd_micros_per_hour) == (0, 2**53 - 1, 0)
+    assert (shown.cpus, shown.memory_bytes, shown.ask_usd_micros_per_hour) == (1, 2**53 - 1, 1)
