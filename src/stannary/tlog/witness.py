@@ -51,7 +51,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What goes back over HTTP: status, body, content type."""
 
     status: HTTPStatus
@@ -93,38 +93,38 @@ class Witness:
         """Return the last state cosigned for a log."""
         return self._held[origin]
 
-    def add_checkpoint(self, request: bytes) -> Answer:
+    def add_checkpoint(self, request: bytes) -> Reply:
         """Judge one add-checkpoint request and answer as the protocol says."""
         try:
             old, proof, signed = parse_request(request)
             origin = note.parse_checkpoint(note.parse(signed).text).origin
         except FormatError as err:
-            return Answer(HTTPStatus.BAD_REQUEST, f"{err}\n")
+            return Reply(HTTPStatus.BAD_REQUEST, f"{err}\n")
         if origin not in self._logs:
-            return Answer(HTTPStatus.NOT_FOUND, "unknown log\n")
+            return Reply(HTTPStatus.NOT_FOUND, "unknown log\n")
         try:
             checkpoint = note.verify_checkpoint(signed, self._logs[origin])
         except StannaryError as err:
-            return Answer(HTTPStatus.FORBIDDEN, f"{err}\n")
+            return Reply(HTTPStatus.FORBIDDEN, f"{err}\n")
         with self._lock:
             return self._extend(old, proof, checkpoint, signed)
 
-    def _extend(self, old: int, proof: Sequence[bytes], checkpoint: Checkpoint, signed: str) -> Answer:
+    def _extend(self, old: int, proof: Sequence[bytes], checkpoint: Checkpoint, signed: str) -> Reply:
         if old > checkpoint.size:
-            return Answer(HTTPStatus.BAD_REQUEST, "old size is beyond the checkpoint\n")
+            return Reply(HTTPStatus.BAD_REQUEST, "old size is beyond the checkpoint\n")
         held = self._held[checkpoint.origin]
         # rule 1: the same size must mean the same root, else the log shows two histories
         if old != held.size or (checkpoint.size == held.size and held.size and checkpoint.root != held.root):
-            return Answer(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
+            return Reply(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
         try:
             tree.verify_consistency(old, held.root, checkpoint.size, checkpoint.root, proof)
         except Refuted as err:
-            return Answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
+            return Reply(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
         stamp = int(self._clock.now())
         state = Held(checkpoint.size, checkpoint.root, stamp)
         self._store(checkpoint.origin, state)  # rule 3: before the signature exists
         self._held[checkpoint.origin] = state
-        return Answer(HTTPStatus.OK, note.cosign(signed, self._name, self._key, stamp))
+        return Reply(HTTPStatus.OK, note.cosign(signed, self._name, self._key, stamp))
 
     def _load(self, origin: str) -> Held:
         data = self._files.read(_state_name(origin))

@@ -46,7 +46,7 @@ class Collected:
         self.absent[name] = str(err) + (f" (next: {err.hint})" if err.hint else "")
 
 
-class Answer(NamedTuple):
+class Answered(NamedTuple):
     """A node's answer to a challenge."""
 
     evidence: Evidence
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     ran: dict[str, str]  # which collector gave each layer
 
 
-def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> Answer:
+def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -> Answered:
     """Answer a challenge; say what could not be collected, and why."""
     public = sources.bound_key or X25519PrivateKey.generate().public_key().public_bytes_raw()
     key_hash = hashlib.sha256(public).digest()
@@ -74,7 +74,7 @@ def check(challenge: Challenge, sources: Sources, now: datetime | None = None) -
         collected_at=format_moment(now or datetime.now(UTC)),
     )
     envelope.parse(evidence.to_bytes())  # what we send, we could read
-    return Answer(evidence, found.absent, found.ran)
+    return Answered(evidence, found.absent, found.ran)
 
 
 def _cpu(found: Collected, bound: bytes, sources: Sources) -> None:

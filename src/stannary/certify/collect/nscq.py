@@ -78,7 +78,7 @@ _ON_REPORT = ctypes.CFUNCTYPE(None, ctypes.POINTER(Uuid), ctypes.c_int8, Attesta
 _ON_CERTIFICATE = ctypes.CFUNCTYPE(None, ctypes.POINTER(Uuid), ctypes.c_int8, AttestationCertificate, ctypes.c_void_p)
 
 
-class Answer(NamedTuple):
+class Callback(NamedTuple):
     """What one callback brought: its code, the size it claims, the bytes of its field."""
 
     code: int
@@ -148,20 +148,20 @@ class Nscq:
         )
         if code < 0:
             raise _refusal("nscq_session_set_input", code)
-        answers: list[Answer] = []
+        answers: list[Callback] = []
 
         def on_report(_device: Any, code: int, report: Any, _data: int | None) -> None:
-            answers.append(Answer(code, report.size, bytes(report.report)))
+            answers.append(Callback(code, report.size, bytes(report.report)))
 
         self._observe(_path(switch, _REPORT), _ON_REPORT(on_report))
         return _only(answers, "report")
 
     def chain(self, switch: Switch) -> bytes:
         """Return a switch's attestation certificate chain, PEM."""
-        answers: list[Answer] = []
+        answers: list[Callback] = []
 
         def on_certificate(_device: Any, code: int, found: Any, _data: int | None) -> None:
-            answers.append(Answer(code, found.size, bytes(found.chain)))
+            answers.append(Callback(code, found.size, bytes(found.chain)))
 
         self._observe(_path(switch, _CERTIFICATE), _ON_CERTIFICATE(on_certificate))
         return _only(answers, "certificate chain")
@@ -211,7 +211,7 @@ def _path(switch: Switch, leaf: bytes) -> bytes:
     return b"/" + switch.label.encode("ascii") + leaf
 
 
-def _only(answers: list[Answer], what: str) -> bytes:
+def _only(answers: list[Callback], what: str) -> bytes:
     """Return the one answer's bytes; a size beyond its field is refused, never clipped."""
     if len(answers) != 1:
         raise ServiceError(f"the NVSwitch library gave {len(answers)} answers for one {what}")

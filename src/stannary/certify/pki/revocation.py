@@ -99,7 +99,7 @@ class RevocationList:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SingleResponse:
     """One certificate's status inside an OCSP response."""
 
     hash_oid: str
@@ -128,7 +128,7 @@ class OcspResponse:
     """A parsed basic OCSP response."""
 
     tbs: bytes
-    answers: tuple[Answer, ...]
+    answers: tuple[SingleResponse, ...]
     algorithm: bytes
     signature: bytes
     certificates: tuple[Certificate, ...]
@@ -242,7 +242,7 @@ def ocsp_status(
 ) -> Standing:
     """Return what the carried responses say about `subject` (rule 4), with the reason if that is nothing."""
     reason = "no OCSP answer carried for it"
-    usable: list[Answer] = []
+    usable: list[SingleResponse] = []
     for response in responses:
         for answer in response.answers:
             if answer.serial != subject.serial or not is_about(answer, issuer):
@@ -263,7 +263,7 @@ def ocsp_status(
     return Standing(told.status, detail, told.this_update if told.status is Status.GOOD else None)
 
 
-def is_about(answer: Answer, issuer: Certificate) -> bool:
+def is_about(answer: SingleResponse, issuer: Certificate) -> bool:
     """Whether an answer names this issuer."""
     algorithm = _NAME_HASHES.get(answer.hash_oid)
     if algorithm is None:
@@ -320,7 +320,7 @@ def _may_answer(signer: Certificate, issuer: Certificate, now: datetime | None) 
     return any(item.oid("extended key usage") == _OCSP_SIGNING for item in listed)
 
 
-def _answer(element: der.Element) -> Answer:
+def _answer(element: der.Element) -> SingleResponse:
     fields = element.expect(der.SEQUENCE, "OCSP answer").children()
     if len(fields) < 3:
         raise FormatError("OCSP answer is not complete")
@@ -334,7 +334,7 @@ def _answer(element: der.Element) -> Answer:
         if item.tag == 0xA0:
             (moment,) = _exactly(item.children(), 1, "nextUpdate")
             next_update = moment.time("nextUpdate")
-    return Answer(
+    return SingleResponse(
         hash_oid=oids[0].oid("OCSP hash"),
         name_hash=name_hash.body,
         key_hash=key_hash.body,
