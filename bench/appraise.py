@@ -30,7 +30,7 @@ from stannary.certify.evidence.nvidia import DeviceVerifier  # noqa: E402
 from stannary.certify.evidence.snp import SnpVerifier  # noqa: E402
 from stannary.certify.evidence.tpm import TpmVerifier  # noqa: E402
 from stannary.certify.evidence.verifier import examine  # noqa: E402
-from stannary.certify.folder import Entry  # noqa: E402
+from stannary.certify.folder import Indexed  # noqa: E402
 from stannary.certify.pki import certificates, revocation  # noqa: E402
 from stannary.certify.rules import Roots, Rules  # noqa: E402
 from stannary.certify.vectors import cases, runner  # noqa: E402
@@ -194,7 +194,7 @@ def denial() -> None:
             for index in range(NUM_APPRAISALS):
                 generation = "milan" if index % 50 == 0 else "genoa"
                 facts = (generation, f"snp:{index:0128x}", "measurement:" + "11" * 48)
-                entry = Entry(f"sha256:{index:064x}", "{}", "2026-11-22T00:00:00Z", "ni:///sha-384;x", "T2", True,
+                entry = Indexed(f"sha256:{index:064x}", "{}", "2026-11-22T00:00:00Z", "ni:///sha-384;x", "T2", True,
                               f"{index:064x}", facts)  # fmt: skip
                 stream.write(canonical.encode(record.to_json(entry)) + b"\n")
         start = time.process_time()

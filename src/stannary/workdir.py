@@ -26,7 +26,7 @@ from typing import BinaryIO
 from stannary.errors import EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import workdir as grammar
 from stannary.formats.digest import PREFIX, Digest
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 IGNORE_FILE = ".stannaryignore"
 CHUNK_BYTES = 1024 * 1024
@@ -45,7 +45,7 @@ class Read:
     head: bytes  # the first HEAD_BYTES bytes at most
 
 
-def read_entry(root: Path, relative: str) -> tuple[bytes, Entry]:
+def read_entry(root: Path, relative: str) -> tuple[bytes, WorkFile]:
     """Hash one file of a directory; return its first HEAD_BYTES bytes and its line of the listing.
 
     Raises:
@@ -55,7 +55,7 @@ def read_entry(root: Path, relative: str) -> tuple[bytes, Entry]:
     grammar.refuse_pickle_name(relative)
     found = read_plain(root, relative)
     mode = grammar.MODE_EXECUTABLE if found.is_executable else grammar.MODE_FILE
-    return found.head, Entry(relative, mode, found.digest, found.size_bytes)
+    return found.head, WorkFile(relative, mode, found.digest, found.size_bytes)
 
 
 def read_plain(root: Path, relative: str) -> Read:
@@ -90,12 +90,12 @@ def changed(relative: str, was_bytes: int, is_bytes: int) -> UsageError:
     )
 
 
-def open_file(root: Path, entry: Entry) -> BinaryIO:
+def open_file(root: Path, entry: WorkFile) -> BinaryIO:
     """Open one listed file for reading, refusing a link put in its place since."""
     return open_plain(root, entry.path)
 
 
-def materialise(entries: tuple[Entry, ...], target: Path, open_blob: OpenBlob) -> None:
+def materialise(entries: tuple[WorkFile, ...], target: Path, open_blob: OpenBlob) -> None:
     """Write the files of a listing into the new directory `target`.
 
     Args:
@@ -175,7 +175,7 @@ def _unreadable(relative: str, err: OSError) -> UsageError:
     )
 
 
-def _write(root_fd: int, entry: Entry, open_blob: OpenBlob) -> None:
+def _write(root_fd: int, entry: WorkFile, open_blob: OpenBlob) -> None:
     *directories, name = entry.path.split("/")
     opened: list[int] = []
     parent_fd = root_fd
@@ -194,7 +194,7 @@ def _write(root_fd: int, entry: Entry, open_blob: OpenBlob) -> None:
             os.close(fd)
 
 
-def _copy(blob: BinaryIO, file: BinaryIO, entry: Entry) -> None:
+def _copy(blob: BinaryIO, file: BinaryIO, entry: WorkFile) -> None:
     state = hashlib.sha256()
     num_bytes = 0
     while part := blob.read(CHUNK_BYTES):

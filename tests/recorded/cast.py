@@ -45,7 +45,7 @@ from stannary.formats.predicates import (
     Spent,
     Tier,
 )
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.market import terms
 from stannary.settle import meter
 from stannary.wire import join_token, node
@@ -108,7 +108,7 @@ def _spec(changes: dict[str, Any]) -> JobSpec:
     resources: dict[str, Any] = {"cpus": 1, "memory_bytes": 2**28, "disk_bytes": 2**28, "wall_s": 60}
     members: dict[str, Any] = {
         "name": "recorded",
-        "workdir": (Entry("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),),
+        "workdir": (WorkFile("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),),
         "envs": {},
         "inputs": {},
         "outputs": (),

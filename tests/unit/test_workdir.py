@@ -13,17 +13,17 @@ from stannary.errors import EnvironmentProblem, FormatError, Refuted, UsageError
 from stannary.formats import digest
 from stannary.formats import workdir as grammar
 from stannary.formats.digest import Digest
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 
-def listed(root: Path) -> tuple[Entry, ...]:
+def listed(root: Path) -> tuple[WorkFile, ...]:
     """Return the listing of every file below a directory."""
     return grammar.check(
         workdir.read_entry(root, path.relative_to(root).as_posix())[1] for path in root.rglob("*") if path.is_file()
     )
 
 
-def store_of(root: Path, entries: tuple[Entry, ...]) -> dict[Digest, bytes]:
+def store_of(root: Path, entries: tuple[WorkFile, ...]) -> dict[Digest, bytes]:
     blobs = {}
     for entry in entries:
         with workdir.open_file(root, entry) as file:
@@ -94,7 +94,7 @@ def test_listing_cannot_escape(tmp_path: Path, path: str) -> None:
     blob = b"evil"
     with pytest.raises(FormatError):
         workdir.materialise(
-            (Entry(path, 0o644, digest.digest(blob), 4),), tmp_path / "copy", lambda _: io.BytesIO(blob)
+            (WorkFile(path, 0o644, digest.digest(blob), 4),), tmp_path / "copy", lambda _: io.BytesIO(blob)
         )
     assert not (tmp_path / "evil").exists()
 

@@ -31,7 +31,7 @@ from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
 from stannary.agent.holdings import Holdings
-from stannary.agent.journal import Entry
+from stannary.agent.journal import EntryKind
 from stannary.agent.meter import Meter, Phase
 from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
@@ -164,12 +164,12 @@ class Agent:
             serve(lease)
         except (ConflictError, NotFound) as err:
             self.tell(f"{lease.type.value} {lease.task} is no longer ours: {err}")
-            self.journal.drop(Entry.CLAIM, lease.lease_id)
+            self.journal.drop(EntryKind.CLAIM, lease.lease_id)
         except MarketUnreachable:
             raise
         except StannaryError as err:
             self._report(lease, log, err)
-            self.journal.drop(Entry.CLAIM, lease.lease_id)
+            self.journal.drop(EntryKind.CLAIM, lease.lease_id)
         finally:
             self.desk.finish(lease)
             self._put_back(lease)
@@ -178,15 +178,15 @@ class Agent:
 
     def do_work(self, lease: Lease) -> None:
         """Do a task and hand it in; go on where the journal says."""
-        claim = self.journal.get(Entry.CLAIM, lease.lease_id)
+        claim = self.journal.get(EntryKind.CLAIM, lease.lease_id)
         if claim is None or not self._has_outputs(claim):
             claim = self._claim(lease, *self._compute(lease))
         self._hand_in(lease, claim)
 
     def _put_back(self, lease: Lease) -> None:
         """Let go of a lease's bytes: only what an open claim names is still to be stored."""
-        kept = self.journal.get(Entry.RESULT, lease.task)
-        claimed = [output.digest for claim in self.journal.all(Entry.CLAIM) for output in _outputs(claim)]
+        kept = self.journal.get(EntryKind.RESULT, lease.task)
+        claimed = [output.digest for claim in self.journal.all(EntryKind.CLAIM) for output in _outputs(claim)]
         handed_in = [output.digest for output in _outputs(kept)] if kept is not None else []
         self.holdings.put_back(JobId(lease.job), claimed, handed_in)
 
@@ -201,7 +201,7 @@ class Agent:
     def reveal(self, lease: Lease) -> None:
         """Open an answer; only the journal is needed."""
         audit = _audit_of(lease)
-        entry = self.journal.get(Entry.ANSWER, _answer_name(audit))
+        entry = self.journal.get(EntryKind.ANSWER, _answer_name(audit))
         if entry is None:
             raise JobFailed("the answer is lost", why=f"{audit.audit_id} is not in the journal", detail="answer-lost")
         self.client.submit(routes.LEASE_ANSWER, lease.lease_id, dsse.parse(entry["answer"]))
@@ -249,8 +249,8 @@ class Agent:
             "contribution": self._sign("contribution", contribution).to_json(),
             "outputs": [record.to_json(item) for item in contribution.outputs],
         }
-        self.journal.put(Entry.CLAIM, lease.lease_id, claim)
-        self.journal.put(Entry.RESULT, assignment.task, {"outputs": claim["outputs"]})
+        self.journal.put(EntryKind.CLAIM, lease.lease_id, claim)
+        self.journal.put(EntryKind.RESULT, assignment.task, {"outputs": claim["outputs"]})
         return claim
 
     def _hand_in(self, lease: Lease, claim: dict[str, Json]) -> None:
@@ -261,11 +261,11 @@ class Agent:
             self._ship_everything(lease)
             self.pulse.read_out(lease)  # the contribution's time must be in a reading, or its share reads as nobody's
             self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
-        self.journal.drop(Entry.CLAIM, lease.lease_id)
+        self.journal.drop(EntryKind.CLAIM, lease.lease_id)
 
     def _answer(self, lease: Lease, role: Role) -> None:
         audit = _audit_of(lease)
-        entry = self.journal.get(Entry.ANSWER, _answer_name(audit))
+        entry = self.journal.get(EntryKind.ANSWER, _answer_name(audit))
         if entry is None:
             entry = self._keep_answer(lease, audit, self._find(lease, role))
         with self.meter.phase(JobId(lease.job), Phase.LINK):
@@ -283,7 +283,7 @@ class Agent:
         with self.meter.phase(holding.job, Phase.AUDIT):
             if role is Role.AUDITOR:
                 return self.work.audit(task, lease.step, lease.salt)
-            kept = self.journal.get(Entry.RESULT, assignment.task)
+            kept = self.journal.get(EntryKind.RESULT, assignment.task)
             return self.work.answer(task, _outputs(kept) if kept is not None else None, lease.step, lease.salt)
 
     def _keep_answer(self, lease: Lease, audit: AuditRef, finding: Finding) -> dict[str, Json]:
@@ -309,7 +309,7 @@ class Agent:
             "commitment": self._sign("answer-commitment", commitment).to_json(),
             "answer": self._sign("answer", answer).to_json(),
         }
-        self.journal.put(Entry.ANSWER, _answer_name(audit), entry)
+        self.journal.put(EntryKind.ANSWER, _answer_name(audit), entry)
         return entry
 
     def _holding(self, lease: Lease) -> Holding:

@@ -26,7 +26,7 @@ from stannary.formats.canonical import Json
 KEPT_S = 14 * 86_400  # a job may run for seven days, and be asked about for as long again
 
 
-class Entry(StrEnum):
+class EntryKind(StrEnum):
     """Kinds of entries."""
 
     CLAIM = "claim"  # by lease: salt, root, outputs, both envelopes of a result not yet handed in
@@ -41,11 +41,11 @@ class Journal:
 
     root: Path
 
-    def put(self, kind: Entry, name: str, members: dict[str, Json]) -> None:
+    def put(self, kind: EntryKind, name: str, members: dict[str, Json]) -> None:
         """Write an entry; durable when this returns."""
         files.replace(self._path(kind, name), canonical.encode({"name": name, "entry": members}))
 
-    def get(self, kind: Entry, name: str) -> dict[str, Json] | None:
+    def get(self, kind: EntryKind, name: str) -> dict[str, Json] | None:
         """Return an entry, None if there is none."""
         try:
             data = self._path(kind, name).read_bytes()
@@ -56,7 +56,7 @@ class Journal:
         entry = canonical.decode_object(data).get("entry")
         return entry if isinstance(entry, dict) else None
 
-    def all(self, kind: Entry) -> list[dict[str, Json]]:
+    def all(self, kind: EntryKind) -> list[dict[str, Json]]:
         """Return every entry of a kind."""
         found = []
         for path in sorted((self.root / kind.value).glob("*.json")):
@@ -64,7 +64,7 @@ class Journal:
             found.extend([entry] if isinstance(entry, dict) else [])
         return found
 
-    def drop(self, kind: Entry, name: str) -> None:
+    def drop(self, kind: EntryKind, name: str) -> None:
         """Remove an entry; one that is not there is no error."""
         self._path(kind, name).unlink(missing_ok=True)
 
@@ -79,6 +79,6 @@ class Journal:
                     num_dropped += 1
         return num_dropped
 
-    def _path(self, kind: Entry, name: str) -> Path:
+    def _path(self, kind: EntryKind, name: str) -> Path:
         # Names come from the market: hashed, they cannot lead out of the directory.
         return self.root / kind.value / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"

@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stannary.agent.journal import Entry, Journal
+from stannary.agent.journal import EntryKind, Journal
 from stannary.errors import FormatError
 from stannary.formats import dsse, record, statement
 from stannary.formats.canonical import Json
@@ -132,7 +132,7 @@ class Meter:
 
     def _account(self, job: JobId) -> _Account:
         if job not in self._accounts:
-            self._accounts[job] = _load(self.journal.get(Entry.METER, job))
+            self._accounts[job] = _load(self.journal.get(EntryKind.METER, job))
         return self._accounts[job]
 
     def _store(self, job: JobId) -> None:
@@ -143,7 +143,7 @@ class Meter:
             "previous": account.previous,
             "unsent": account.unsent,
         }
-        self.journal.put(Entry.METER, job, members)
+        self.journal.put(EntryKind.METER, job, members)
 
 
 def _load(entry: dict[str, Json] | None) -> _Account:

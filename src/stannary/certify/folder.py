@@ -33,7 +33,7 @@ INDEX = "index.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Indexed:
     """One appraisal as the index keeps it."""
 
     evidence: str  # digest
@@ -66,11 +66,11 @@ class Folder:
             ) from err
         return False
 
-    def keep(self, evidence: Evidence, challenge: Challenge, result: Result, context: Context, at: str) -> Entry:
+    def keep(self, evidence: Evidence, challenge: Challenge, result: Result, context: Context, at: str) -> Indexed:
         """Store raw evidence, the collateral it was judged with, and one index line."""
         data = evidence.to_bytes()
         items = collateral_items.to_bytes(context.items.values()) if context.items else b""
-        entry = Entry(
+        entry = Indexed(
             evidence=self._store(data),
             challenge=challenge.to_bytes().decode("ascii"),
             appraised_at=at,
@@ -88,7 +88,7 @@ class Folder:
             os.fsync(stream.fileno())
         return entry
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Indexed]:
         """Read the index; a line that does not parse is an error, not a skip."""
         try:
             with (self._path / INDEX).open("rb") as stream:
@@ -99,11 +99,11 @@ class Folder:
                 "no appraisals in this folder", why=f"{self._path / INDEX}", hint="certify appraise --keep DIR"
             ) from err
 
-    def evidence(self, entry: Entry) -> bytes:
+    def evidence(self, entry: Indexed) -> bytes:
         """Read the raw evidence of an entry and check that it is that."""
         return self._load(entry.evidence)
 
-    def items(self, entry: Entry) -> dict[tuple[str, str], Item]:
+    def items(self, entry: Indexed) -> dict[tuple[str, str], Item]:
         """Read the collateral that was fetched for an entry."""
         return {} if entry.collateral is None else collateral_items.parse(self._load(entry.collateral))
 
@@ -148,11 +148,11 @@ def _inner(value: canonical.Json) -> dict[str, canonical.Json]:
     return value if isinstance(value, dict) else {}
 
 
-def _entry(line: bytes, number: int) -> Entry:
+def _entry(line: bytes, number: int) -> Indexed:
     if len(line) > MAX_LINE_BYTES:
         raise FormatError("index line too long", why=f"{INDEX} line {number}", hint="bring the index back from a copy")
     try:
-        return record.from_json(Entry, canonical.decode_object(line))
+        return record.from_json(Indexed, canonical.decode_object(line))
     except FormatError as err:
         raise FormatError(
             "index line does not parse",

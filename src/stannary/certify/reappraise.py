@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from stannary.certify.appraise import Result
-    from stannary.certify.folder import Entry, Folder
+    from stannary.certify.folder import Folder, Indexed
     from stannary.certify.policy import Policy
     from stannary.certify.withdrawals import Withdrawal
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class Exposure:
     """One appraisal that the denial touches."""
 
-    entry: Entry
+    entry: Indexed
     matched: tuple[str, ...]
 
 
-def exposed(entries: Iterable[Entry], denied: frozenset[str]) -> Iterator[Exposure]:
+def exposed(entries: Iterable[Indexed], denied: frozenset[str]) -> Iterator[Exposure]:
     """Yield the accepted appraisals that rest on something denied."""
     wanted = {item.lower() for item in denied}
     for entry in entries:
@@ -43,7 +43,7 @@ def exposed(entries: Iterable[Entry], denied: frozenset[str]) -> Iterator[Exposu
 
 
 def again(
-    folder: Folder, entry: Entry, policy: Policy, denied: frozenset[str], withdrawals: Iterable[Withdrawal] = ()
+    folder: Folder, entry: Indexed, policy: Policy, denied: frozenset[str], withdrawals: Iterable[Withdrawal] = ()
 ) -> Result:
     """Appraise stored evidence again under a policy and denials of today, at the time it was made.
 

@@ -12,13 +12,13 @@ import click
 from stannary.errors import UsageError
 
 if TYPE_CHECKING:
-    from stannary.cli.registry import Entry
+    from stannary.cli.registry import Listed
 
 
 class LazyGroup(click.Group):
     """A group that knows its commands by a table (cli/registry.py) and lists them without importing."""
 
-    def __init__(self, *args: Any, table: Mapping[str, Entry] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, table: Mapping[str, Listed] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._table = dict(table or {})
 

@@ -36,7 +36,7 @@ from stannary.formats.jobspec import (
 from stannary.formats.predicates import Tier
 from stannary.formats.quantity import show
 from stannary.formats.training import Training
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class Draft:
     workdir: str
     inputs: Mapping[str, InputSource]
 
-    def resolve(self, files: Sequence[Entry], inputs: Mapping[str, Input]) -> JobSpec:
+    def resolve(self, files: Sequence[WorkFile], inputs: Mapping[str, Input]) -> JobSpec:
         """Return the whole spec; raise SpecError if something it names is missing."""
         if set(inputs) != set(self.inputs):
             raise SpecError(

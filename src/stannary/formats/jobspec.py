@@ -27,7 +27,7 @@ from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Tier
 from stannary.formats.quantity import PPM
 from stannary.formats.training import Training
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,7 +151,7 @@ class JobSpec:
 
     name: str
     kind: JobKind
-    workdir: tuple[Entry, ...]
+    workdir: tuple[WorkFile, ...]
     envs: dict[str, Json]
     num_nodes: int
     resources: Resources

@@ -38,7 +38,7 @@ PICKLE_MAGIC_BYTES = 64 * 1024  # how much of a file the magic test wants to see
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class WorkFile:
     """One file of a work directory."""
 
     path: str
@@ -63,7 +63,7 @@ def parse_path(text: str) -> str:
     return text
 
 
-def check(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def check(entries: Iterable[WorkFile]) -> tuple[WorkFile, ...]:
     """Return the entries in path order.
 
     Raises:
@@ -80,7 +80,7 @@ def check(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(listed)
 
 
-def to_json(entries: tuple[Entry, ...]) -> list[Json]:
+def to_json(entries: tuple[WorkFile, ...]) -> list[Json]:
     """Return the listing as JSON members, in path order."""
     return [
         {"path": entry.path, "mode": entry.mode, "digest": entry.digest, "size_bytes": entry.size_bytes}
@@ -88,7 +88,7 @@ def to_json(entries: tuple[Entry, ...]) -> list[Json]:
     ]
 
 
-def from_json(value: Json) -> tuple[Entry, ...]:
+def from_json(value: Json) -> tuple[WorkFile, ...]:
     """Read a listing and check every rule."""
     if not isinstance(value, list):
         raise FormatError("work directory listing is not a list")
@@ -101,7 +101,7 @@ def from_json(value: Json) -> tuple[Entry, ...]:
     return checked
 
 
-def listing_digest(entries: tuple[Entry, ...]) -> Digest:
+def listing_digest(entries: tuple[WorkFile, ...]) -> Digest:
     """Return the digest of the canonical listing."""
     return digest.digest(canonical.encode(to_json(entries)))
 
@@ -140,7 +140,7 @@ def looks_like_pickle(head: bytes) -> bool:
 _HINT = "write it as safetensors, jsonl or plain bytes; what is not needed: name it in .stannaryignore"
 
 
-def _check_entry(entry: Entry) -> None:
+def _check_entry(entry: WorkFile) -> None:
     parse_path(entry.path)
     refuse_pickle_name(entry.path)
     digest.parse(entry.digest)
@@ -169,10 +169,10 @@ def _check_collision(path: str, spelled: dict[str, str]) -> None:
         spelled[prefix.casefold()] = spelling
 
 
-def _read_entry(value: Json) -> Entry:
+def _read_entry(value: Json) -> WorkFile:
     if not isinstance(value, dict) or set(value) != {"path", "mode", "digest", "size_bytes"}:
         raise FormatError("work directory entry has missing or unknown members")
     path, mode, size_bytes = value["path"], value["mode"], value["size_bytes"]
     if not isinstance(path, str) or type(mode) is not int or type(size_bytes) is not int:
         raise FormatError("work directory entry member of the wrong type")
-    return Entry(path, mode, digest.parse(value["digest"]), size_bytes)
+    return WorkFile(path, mode, digest.parse(value["digest"]), size_bytes)

@@ -61,7 +61,7 @@ from stannary.formats.jobfile import Draft, InputSource
 from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Job
 from stannary.formats.statement import Subject
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.rules.shape import shape_of
 from stannary.sdk import jobtext, lock, travel
 from stannary.sdk.client import Client, Progress
@@ -323,7 +323,7 @@ def _input_places(draft: Draft, base: Path, root: Path) -> dict[travel.Place, st
     return places
 
 
-def _blob(root: Path, entry: Entry) -> Blob:
+def _blob(root: Path, entry: WorkFile) -> Blob:
     return Blob(entry.digest, entry.size_bytes, functools.partial(workdir.open_file, root, entry), entry.path)
 
 

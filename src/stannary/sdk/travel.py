@@ -31,7 +31,7 @@ from stannary import files, workdir
 from stannary.errors import ConfirmationRequired, FormatError, LimitExceeded, UsageError
 from stannary.formats import secrecy
 from stannary.formats import workdir as grammar
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.sdk import fetched, ignore
 from stannary.sdk.ignore import Rules, Word
 
@@ -70,7 +70,7 @@ class Stay:
 class Travel:
     """What travels (`entries`), what stays, and what of the former should be looked at."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[WorkFile, ...]
     stays: tuple[Stay, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ class Travel:
         return sum(entry.size_bytes for entry in self.entries)
 
     @property
-    def largest(self) -> tuple[Entry, ...]:
+    def largest(self) -> tuple[WorkFile, ...]:
         """The largest files, largest first."""
         return tuple(sorted(self.entries, key=lambda entry: (-entry.size_bytes, entry.path))[:NUM_LARGEST_SHOWN])
 
@@ -124,7 +124,7 @@ def scan(
     walk = _Walk(root, own, inputs)
     found = list(walk.files())
     _ask_about_size(found, ask)
-    entries: list[Entry] = []
+    entries: list[WorkFile] = []
     doubts: list[str] = []
     for item in found:
         if item.size_bytes >= SLOW_BYTES:
@@ -293,7 +293,7 @@ def _unasked(relative: str, is_folder: bool) -> str:
     return secrecy.by_path(relative) or ""
 
 
-def _read(root: Path, item: _Found) -> Stay | tuple[Entry, str]:
+def _read(root: Path, item: _Found) -> Stay | tuple[WorkFile, str]:
     """Hash a file; one that shows a key stays unless it was asked for."""
     head, entry = workdir.read_entry(root, item.relative)
     if item.is_asked:

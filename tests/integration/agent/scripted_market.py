@@ -23,7 +23,7 @@ from stannary.formats import canonical, digest, dsse, ids, jobspec, note, predic
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Resources, Trust, Verification
 from stannary.formats.predicates import Assignment, Attestation, Credential, Job, Join, Tier
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.tlog import tree
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token, node, proof, routes
@@ -137,7 +137,7 @@ class ScriptedMarket:
     def add_command_job(self, run: str, files: dict[str, bytes] | None = None, **more: Any) -> str:
         """Sign and keep a command job; return its id."""
         files = files or {}
-        entries = tuple(Entry(path, 0o644, self.put(data), len(data)) for path, data in sorted(files.items()))
+        entries = tuple(WorkFile(path, 0o644, self.put(data), len(data)) for path, data in sorted(files.items()))
         resources = Resources(cpus=1, memory_bytes=512 * 1024**2, disk_bytes=8 * 1024**2, wall_s=3600)
         spec = JobSpec(
             name="scripted", kind=JobKind.COMMAND, workdir=entries, envs=more.pop("envs", {}), num_nodes=1,

@@ -25,7 +25,7 @@ from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Verdict
 from stannary.formats.training import Training
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.train.merge import MergeInputs, run_merge
 from stannary.train.round import Recording, run_round
 from stannary.verify import lineage
@@ -73,7 +73,7 @@ def spec() -> JobSpec:
     training = Training(batch_size=4, microbatch_size=4, warmup_steps=2)
     base = train_spec(rounds=ROUNDS, lanes=LANES)
     made = jobspec.Recipe("recipe.py:recipe", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training)
-    files = (Entry("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),)
+    files = (WorkFile("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),)
     corpus = Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")
     return replace(base, workdir=files, inputs={"corpus": corpus}, recipe=made, budget_usd_micros=10_000_000)
 

@@ -15,7 +15,7 @@ from stannary import errors
 from stannary.formats import beacon, canonical, digest, dsse, ids, instants, jobspec, note, statement
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
 from stannary.formats.predicates import Job, Reveal, Tier
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.market.clock import Clock, SystemClock
 from stannary.wire import buyer, message, routes
 from stannary.wire import errors as wire_errors
@@ -56,7 +56,7 @@ def command_spec(num_nodes: int = 1, verify: Verification = Verification.RERUN_C
 def _spec(name: str, **changes: Any) -> JobSpec:
     fields: dict[str, Any] = {
         "name": name,
-        "workdir": (Entry("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),),
+        "workdir": (WorkFile("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),),
         "envs": {},
         "resources": Resources(cpus=1, memory_bytes=2**28, disk_bytes=2**28, wall_s=60),
         "inputs": {},

@@ -17,7 +17,7 @@ from stannary.formats import digest
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.jobspec import Input, JobSpec, Recipe, Resources
 from stannary.formats.predicates import Assignment, Output
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.train import engine, recipe
 from stannary.worker.tasks import Prepared, TaskRunner
 
@@ -48,7 +48,7 @@ class RealJob(World):
         made = super().spec()
         return replace(
             made,
-            workdir=(Entry("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),),
+            workdir=(WorkFile("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),),
             inputs={"corpus": Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")},
             resources=Resources(1, 2**30, 2**26, 120),
             recipe=Recipe("recipe.py:recipe", 2, 2, (2, 3), 7, 40, dict(SMALL)),

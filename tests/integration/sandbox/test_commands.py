@@ -18,7 +18,7 @@ from stannary.formats import digest, ids, jobspec
 from stannary.formats.digest import PREFIX
 from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources, Trust, Verification
 from stannary.formats.predicates import Tier
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.run import logs
 from stannary.run.holding import Holding, make_bench
 from stannary.run.sandbox.process import Sandbox
@@ -51,7 +51,7 @@ class Node:
         for data in (*files.values(), b"input\n"):
             (blobs / digest.digest(data).removeprefix(PREFIX)).write_bytes(data)
         entries = tuple(
-            Entry(path, 0o755 if path.endswith(".sh") else 0o644, digest.digest(data), len(data))
+            WorkFile(path, 0o755 if path.endswith(".sh") else 0o644, digest.digest(data), len(data))
             for path, data in sorted(files.items())
         )
         target = self.root / "job/workdir"

@@ -10,7 +10,7 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId, TaskKind, round_task
 from stannary.formats.jobspec import Input, JobSpec, Privacy, Resources, Trust, Verification
 from stannary.formats.predicates import Assignment, Tier
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 CORPUS = "".join(topics[key] for key in sorted(topics)).encode()
@@ -56,7 +56,7 @@ def spec_of(kind, verify, *, recipe=None, run=None, outputs=()) -> JobSpec:
     return JobSpec(
         name="test",
         kind=kind,
-        workdir=(Entry(file, 0o644, digest.digest(b""), 0),),
+        workdir=(WorkFile(file, 0o644, digest.digest(b""), 0),),
         envs={"GREETING": "hello"},
         num_nodes=2 if recipe else 1,
         resources=Resources(1, 2**30, 2**20, 60),

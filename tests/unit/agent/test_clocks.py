@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stannary.agent.clocks import FILE, ClockWatch
-from stannary.agent.journal import Entry, Journal
+from stannary.agent.journal import EntryKind, Journal
 from stannary.formats import instants
 
 NOW = 1_800_000_000.0
@@ -43,12 +43,12 @@ def test_a_clock_that_is_off_is_said_and_kept(watch: ClockWatch, said: list[str]
 def test_nothing_is_forgotten_by_a_wrong_clock(tmp_path: Path) -> None:
     """What is old by this clock is dropped at the first beat at which the market's says the same, and only then."""
     journal = Journal(tmp_path / "journal")
-    journal.put(Entry.ANSWER, "j-000000000001/q1 auditor", {"blind": "00"})
+    journal.put(EntryKind.ANSWER, "j-000000000001/q1 auditor", {"blind": "00"})
     watch = ClockWatch(tmp_path, lambda _: None, functools.partial(journal.prune, NOW * 2))
     watch.compare(NOW * 2, NOW * 2, instants.spell(NOW))
-    assert journal.all(Entry.ANSWER) == [{"blind": "00"}]
+    assert journal.all(EntryKind.ANSWER) == [{"blind": "00"}]
     watch.compare(NOW, NOW, instants.spell(NOW))
-    assert journal.all(Entry.ANSWER) == []
+    assert journal.all(EntryKind.ANSWER) == []
 
 
 def test_a_slow_link_is_no_wrong_clock(watch: ClockWatch, said: list[str]) -> None:

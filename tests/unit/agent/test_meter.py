@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stannary.agent.journal import Entry, Journal
+from stannary.agent.journal import EntryKind, Journal
 from stannary.agent.meter import Meter, Phase
 from stannary.formats import statement
 from stannary.formats.ids import JobId, NodeId
@@ -128,10 +128,10 @@ def test_unclaimed_work_is_written_off(meter: Meter, clock: Clock, tmp_path: Pat
 def test_journal_names_cannot_escape(tmp_path: Path) -> None:
     """An entry's name is the market's word and leads nowhere but into the journal."""
     journal = Journal(tmp_path / "journal")
-    journal.put(Entry.CLAIM, "../../evil", {"a": 1})
-    assert journal.get(Entry.CLAIM, "../../evil") == {"a": 1}
+    journal.put(EntryKind.CLAIM, "../../evil", {"a": 1})
+    assert journal.get(EntryKind.CLAIM, "../../evil") == {"a": 1}
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["claim"]
-    journal.drop(Entry.CLAIM, "../../evil")
-    assert journal.get(Entry.CLAIM, "../../evil") is None
-    journal.put(Entry.RESULT, "old", {})
+    journal.drop(EntryKind.CLAIM, "../../evil")
+    assert journal.get(EntryKind.CLAIM, "../../evil") is None
+    journal.put(EntryKind.RESULT, "old", {})
     assert journal.prune(now_s=1e12) == 1

@@ -20,7 +20,7 @@ from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier
 from stannary.certify.evidence.snp import SnpVerifier
 from stannary.certify.evidence.verifier import examine
-from stannary.certify.folder import Entry
+from stannary.certify.folder import Indexed
 from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination
 from stannary.certify.pki import revocation
@@ -331,7 +331,7 @@ def test_reappraise_lists_what_a_believed_notice_exposes(tmp_path, monkeypatch, 
     kept, signed, policy = tmp_path / "kept", tmp_path / "n.json", tmp_path / "p.toml"
     kept.mkdir()
     lines = [
-        Entry(f"sha256:{index:064x}", "{}", "2026-11-22T00:00:00Z", "ni:///x", "T2", True, "00" * 32, (name,))
+        Indexed(f"sha256:{index:064x}", "{}", "2026-11-22T00:00:00Z", "ni:///x", "T2", True, "00" * 32, (name,))
         for index, name in enumerate((CHIP, "snp:00ff"))
     ]
     (kept / "index.jsonl").write_bytes(b"".join(canonical.encode(record.to_json(item)) + b"\n" for item in lines))

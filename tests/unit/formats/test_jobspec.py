@@ -14,7 +14,7 @@ from stannary.errors import FormatError, SpecError, StannaryError
 from stannary.formats import canonical, jobfile, jobspec, training
 from stannary.formats.digest import digest
 from stannary.formats.jobspec import Input
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 HELLO: dict[str, Any] = {
     "name": "hello",
@@ -26,7 +26,7 @@ HELLO: dict[str, Any] = {
     "trust": {"tier": "T0", "verify": "replay", "audit": 1.0, "max_price": 0.5, "gain": 0.6},
     "budget": 1.25,
 }
-RECIPE_FILE = Entry("recipe.py", 0o644, digest(b"recipe"), 6)
+RECIPE_FILE = WorkFile("recipe.py", 0o644, digest(b"recipe"), 6)
 CORPUS = Input(digest(b"corpus"), 6, "module pydoc_data.topics")
 
 
@@ -123,7 +123,7 @@ class TestWorkdir:
         """A command runs in a copy of its work directory: one larger than resources.disk never starts."""
         draft = jobfile.parse({"kind": "command", "run": "true", "resources": {"disk": "1MiB"}})
         with pytest.raises(SpecError, match=r"larger than resources\.disk"):
-            draft.resolve([Entry("big.bin", 0o644, digest(b"big"), 1024**2 + 1)], {})
+            draft.resolve([WorkFile("big.bin", 0o644, digest(b"big"), 1024**2 + 1)], {})
 
     def test_a_setup_list_too_large_to_be_read_whole_is_refused_on_every_side(self):
         """A signed spec whose list of packages is gigabytes costs no node its memory."""

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from stannary.errors import FormatError, LimitExceeded, StannaryError
 from stannary.formats import digest, workdir
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 BLOB = digest.digest(b"x")
 
 
-def listing(*paths: str) -> list[Entry]:
-    return [Entry(path, 0o644, BLOB, 1) for path in paths]
+def listing(*paths: str) -> list[WorkFile]:
+    return [WorkFile(path, 0o644, BLOB, 1) for path in paths]
 
 
 def test_order_and_round_trip() -> None:
@@ -40,7 +40,7 @@ def test_two_files_of_one_directory() -> None:
 def test_modes(mode: int) -> None:
     """No mode but 0644 and 0755 travels: no set-uid, no link."""
     with pytest.raises(FormatError):
-        workdir.check([Entry("a", mode, BLOB, 1)])
+        workdir.check([WorkFile("a", mode, BLOB, 1)])
 
 
 def test_unsorted_listing_is_refused() -> None:

@@ -28,7 +28,7 @@ from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resource
 from stannary.formats.note import KeyType
 from stannary.formats.predicates import Role, Spent, Tier, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 from stannary.rules import draw, verdict
 from stannary.tlog.proof import Proof
 from stannary.tlog.tree import Tree
@@ -350,7 +350,7 @@ class World:
         recipe = Recipe("recipe.py:recipe", self.rounds, self.lanes, (3, 6), 0, 40, {})
         train = self.kind is JobKind.TRAIN
         return JobSpec(
-            name="hello", kind=self.kind, workdir=(Entry("recipe.py", 0o644, digest.digest(b"recipe"), 6),), envs={},
+            name="hello", kind=self.kind, workdir=(WorkFile("recipe.py", 0o644, digest.digest(b"recipe"), 6),), envs={},
             num_nodes=self.lanes, resources=Resources(1, 2**30, 2**28, 600), inputs={},
             outputs=("model.safetensors",), budget_usd_micros=1_000_000, recipe=recipe if train else None,
             run=None if train else "python recipe.py",
