@@ -42,7 +42,7 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, routes
-from stannary.wire.buyer import Manifest
+from stannary.wire.buyer import JobManifest
 from stannary.wire.connection import Connection
 
 T = TypeVar("T")
@@ -98,12 +98,12 @@ class MarketClient:
         """Ask once for what is there now."""
         return self._once(lambda link: _next_lease(link, 0.0, have))
 
-    def manifest(self, job: str) -> Manifest:
+    def manifest(self, job: str) -> JobManifest:
         """Fetch what a node needs of a job."""
         path = routes.job(routes.JOB_MANIFEST, job)
         return self._patiently(
             lambda link: message.read(
-                Manifest, link.get_bytes(path, max_bytes=MAX_MANIFEST_BYTES), max_bytes=MAX_MANIFEST_BYTES
+                JobManifest, link.get_bytes(path, max_bytes=MAX_MANIFEST_BYTES), max_bytes=MAX_MANIFEST_BYTES
             )
         )
 

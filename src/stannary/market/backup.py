@@ -49,7 +49,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Contents:
     """What a backup holds."""
 
     version: int
@@ -62,7 +62,7 @@ class Manifest:
 
 async def make(
     directory: Path, target: Path, quiet: AbstractAsyncContextManager[None], run: Callable[..., object]
-) -> Manifest:
+) -> Contents:
     """Back a running market up.
 
     Args:
@@ -80,7 +80,7 @@ async def make(
         return await run(_finish, source, directory, target)  # type: ignore[misc,no-any-return]  # as above
 
 
-def make_of_stopped(directory: Path, target: Path) -> Manifest:
+def make_of_stopped(directory: Path, target: Path) -> Contents:
     """Back up a market that does not run; the caller holds its database's lock."""
     _make_empty(target)
     with _snapshot(directory / DATABASE) as source:
@@ -89,7 +89,7 @@ def make_of_stopped(directory: Path, target: Path) -> Manifest:
         return _finish(source, directory, target)
 
 
-def restore(backup: Path, directory: Path) -> Manifest:
+def restore(backup: Path, directory: Path) -> Contents:
     """Put a backup into an empty folder.
 
     Raises:
@@ -126,7 +126,7 @@ def restore(backup: Path, directory: Path) -> Manifest:
     return manifest
 
 
-def read(backup: Path) -> Manifest:
+def read(backup: Path) -> Contents:
     """Read a backup's manifest.
 
     Raises:
@@ -134,7 +134,7 @@ def read(backup: Path) -> Manifest:
     """
     try:
         members = json.loads((backup / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES])
-        made = Manifest(**members)
+        made = Contents(**members)
     except (OSError, ValueError, TypeError) as err:
         raise FormatError(
             "not a whole backup of a market", why=f"{backup / MANIFEST}: {err}", hint="choose another"
@@ -170,7 +170,7 @@ def _copy_logs(directory: Path, target: Path) -> None:
             shutil.copytree(directory / name, target / name, ignore=ignored)
 
 
-def _finish(source: sqlite3.Connection, directory: Path, target: Path) -> Manifest:
+def _finish(source: sqlite3.Connection, directory: Path, target: Path) -> Contents:
     with contextlib.closing(sqlite3.connect(target / DATABASE)) as copy:
         source.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE").close()  # one file; the market turns it back
@@ -181,7 +181,7 @@ def _finish(source: sqlite3.Connection, directory: Path, target: Path) -> Manife
     for name in KEYS:
         if (directory / name).exists():
             shutil.copy2(directory / name, target / name)
-    made = Manifest(VERSION, _origin(target), _log_size(target), num_commits, len(names), num_missing)
+    made = Contents(VERSION, _origin(target), _log_size(target), num_commits, len(names), num_missing)
     _sync_tree(target)
     files.replace(target / MANIFEST, json.dumps(asdict(made)).encode())
     return made

@@ -270,7 +270,7 @@ class ManifestInput(Message):
     size_bytes: Count
 
 
-class Manifest(Message):
+class JobManifest(Message):
     """GET /v1/jobs/{id}/manifest: all a node needs of a job. The signed spec inside decides."""
 
     job: Signed

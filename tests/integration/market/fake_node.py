@@ -361,10 +361,10 @@ class FakeNode:
     async def command_line(self, job: str) -> str:
         """Return the job's command, from its manifest."""
         if job not in self.specs:
-            from stannary.wire.buyer import Manifest
+            from stannary.wire.buyer import JobManifest
 
             manifest = message.read(
-                Manifest, (await self.get(routes.job(routes.JOB_MANIFEST, job))).content, max_bytes=2**24
+                JobManifest, (await self.get(routes.job(routes.JOB_MANIFEST, job))).content, max_bytes=2**24
             )
             payload = manifest.job.envelope.open().payload
             members: Any = canonical.decode_object(payload)

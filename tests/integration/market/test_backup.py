@@ -125,7 +125,7 @@ def test_half_a_backup_is_none(tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.mkdir()
     (half / "market.db").write_bytes(b"")
-    later = json.dumps({**asdict(backup.Manifest(backup.VERSION, "m", 0, 0, 0, 0)), "version": 2}).encode()
+    later = json.dumps({**asdict(backup.Contents(backup.VERSION, "m", 0, 0, 0, 0)), "version": 2}).encode()
     for content in (None, b"{}", b"nonsense", later):
         if content is not None:
             (half / backup.MANIFEST).write_bytes(content)

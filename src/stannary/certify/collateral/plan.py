@@ -232,7 +232,7 @@ def _manifest(kind: str, identifier: str, look: _Look) -> Iterator[Need]:
 
 
 @functools.lru_cache(maxsize=64)  # one that does not read is not read again for each need
-def _read_manifest(data: bytes) -> rim.Manifest | None:
+def _read_manifest(data: bytes) -> rim.ReferenceManifest | None:
     try:
         return rim.parse_manifest(data)
     except FormatError:

@@ -68,7 +68,7 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class ReferenceManifest:
     """A parsed reference manifest and its signature parts."""
 
     name: str
@@ -86,15 +86,15 @@ class RimVerifier:
     kind = "nvrim"
     places = frozenset[str]()
 
-    def parse(self, blob: bytes) -> Manifest:
+    def parse(self, blob: bytes) -> ReferenceManifest:
         """Read a manifest."""
         return parse_manifest(blob)
 
-    def collateral_keys(self, parsed: Manifest) -> tuple[CollateralKey, ...]:
+    def collateral_keys(self, parsed: ReferenceManifest) -> tuple[CollateralKey, ...]:
         """Name the signer's OCSP answers."""
         return tuple(CollateralKey("nvidia-ocsp", f"{item.serial:x}") for item in parsed.chain[:-1])
 
-    def appraise(self, parsed: Manifest, basis: Basis) -> Appraisal:
+    def appraise(self, parsed: ReferenceManifest, basis: Basis) -> Appraisal:
         """Check who signed a manifest; it binds no challenge."""
         exam = Examination(self.kind)
         exam.claims.update({"name": parsed.name, "version": parsed.version, "num_active": len(parsed.golden)})
@@ -104,7 +104,7 @@ class RimVerifier:
 
 
 @functools.lru_cache(maxsize=64)  # devices of one kind share their manifests
-def parse_manifest(data: bytes) -> Manifest:
+def parse_manifest(data: bytes) -> ReferenceManifest:
     """Read a SWID tag with one enveloped signature."""
     root = _tree(data)
     if root.tag != f"{_SWID}SoftwareIdentity":
@@ -125,7 +125,7 @@ def parse_manifest(data: bytes) -> Manifest:
     golden = _golden(root)
     _envelope(root, signature)
     digest = hashlib.new(algorithm, _canonical(root)).digest()
-    return Manifest(
+    return ReferenceManifest(
         name=str(root.get("name", "")),
         version=version,
         golden=golden,
@@ -136,7 +136,7 @@ def parse_manifest(data: bytes) -> Manifest:
     )
 
 
-def check_signed(exam: Examination, manifest: Manifest, basis: Basis) -> None:
+def check_signed(exam: Examination, manifest: ReferenceManifest, basis: Basis) -> None:
     """Check chain, signature and revocation of a manifest's signer."""
     if basis.now is None:
         exam.waive("rim-chain-time", "no evaluation time given")
@@ -170,7 +170,7 @@ def check_signed(exam: Examination, manifest: Manifest, basis: Basis) -> None:
         )
 
 
-def check_match(exam: Examination, manifest: Manifest, report: SpdmReport) -> None:
+def check_match(exam: Examination, manifest: ReferenceManifest, report: SpdmReport) -> None:
     """Compare a report with golden values (rule 4)."""
     nvdec_off = report.opaque.get(spdm.NVDEC0_STATUS, b"")[:1] == bytes([spdm.NVDEC0_DISABLED])
     compared, differing = 0, []

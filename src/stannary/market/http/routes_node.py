@@ -238,11 +238,11 @@ async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
     return row
 
 
-def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.Manifest:
+def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.JobManifest:
     envelope = dsse.from_bytes(envelopes.get(connection, frame.leaf).envelope)
     files = frame.spec.workdir
     setup = next((item.digest for item in files if item.path == frame.spec.setup), None)
-    return buyer_wire.Manifest(
+    return buyer_wire.JobManifest(
         job=message.Signed.of(envelope),
         workdir=[
             buyer_wire.ManifestFile(path=i.path, mode=i.mode, digest=i.digest, size_bytes=i.size_bytes) for i in files
