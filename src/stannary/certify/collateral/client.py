@@ -60,7 +60,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Supplied:
     """One need and what became of it; `why` and `hint` where it is missing."""
 
     need: Need
@@ -80,7 +80,7 @@ class Options:
     progress: Callable[[str], None] = lambda _: None
 
 
-def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Options) -> Iterator[Outcome]:
+def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Options) -> Iterator[Supplied]:
     """Fetch what the evidence needs and is not kept, one outcome a need, in the order they are met.
 
     Raises:
@@ -106,13 +106,13 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
             yield outcome
 
 
-def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Outcome:
+def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Supplied:
     if need.is_carried:
-        return Outcome(need, State.CARRIED)
+        return Supplied(need, State.CARRIED)
     if kept is not None and kept.is_fresh(now) and not caller.options.refresh:
-        return Outcome(need, State.KEPT, kept)
+        return Supplied(need, State.KEPT, kept)
     if not need.requests:
-        return Outcome(need, State.MISSING, why=need.reason, hint=need.hint)
+        return Supplied(need, State.MISSING, why=need.reason, hint=need.hint)
     why, hint = "", ""
     for request in need.requests:
         url = request.url(caller.options.bases)
@@ -124,8 +124,8 @@ def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Out
             why, hint = f"{url}: {err}", err.hint or "look at what the address answers; a mirror may be out of order"
             continue
         item = Item(need.kind, need.name, data, chain, url, format_moment(now), end)
-        return Outcome(need, State.FETCHED, item)
-    return Outcome(need, State.MISSING, why=why, hint=hint)
+        return Supplied(need, State.FETCHED, item)
+    return Supplied(need, State.MISSING, why=why, hint=hint)
 
 
 @dataclass(slots=True)

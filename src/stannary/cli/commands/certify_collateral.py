@@ -13,7 +13,7 @@ from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 
 if TYPE_CHECKING:
-    from stannary.certify.collateral.client import Outcome
+    from stannary.certify.collateral.client import Supplied
 
 EXIT_INCOMPLETE = 1
 path_type = click.Path(path_type=Path)
@@ -98,17 +98,17 @@ def _bases(options: dict[str, Any]) -> dict[Any, str]:
     return {service: url for service, url in named.items() if url}
 
 
-def _name(item: Outcome) -> str:
+def _name(item: Supplied) -> str:
     certificates = item.need.certificates
     return f"{item.need.kind} {certificates[0].common_name() if certificates else plain(item.need.name)[:48]}".strip()
 
 
-def _line(item: Outcome) -> str:
+def _line(item: Supplied) -> str:
     end = f", until {item.item.next_update}" if item.item is not None and item.item.next_update else ""
     return f"{item.state:<8} {plain(_name(item))}{end}"
 
 
-def _members(item: Outcome) -> dict[str, str]:
+def _members(item: Supplied) -> dict[str, str]:
     kept = item.item
     return {
         "kind": item.need.kind,
