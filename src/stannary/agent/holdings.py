@@ -38,7 +38,7 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
-from stannary.run.environment import Environments, Source, environment_digest
+from stannary.run.environment import Environments, WheelSource, environment_digest
 from stannary.run.holding import Holding, make_bench, prepare
 from stannary.run.sandbox.process import Sandbox
 from stannary.run.worker_process import DROPPED, TakeLine, TakeProgress, Worker, outbox_path
@@ -68,7 +68,7 @@ class Holdings:
         self.sandbox = sandbox
         self.progress = progress  # gets what workers report while they prepare
         self.moving = moving  # hears that bytes of an input came
-        source = Source(settings.find_links, settings.index_url, settings.no_index)
+        source = WheelSource(settings.find_links, settings.index_url, settings.no_index)
         self.environments = Environments(root / "environments", source, sandbox)
         self.cache = BlobCache(root / "blobs")
         self._held: OrderedDict[JobId, Holding] = OrderedDict()

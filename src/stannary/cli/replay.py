@@ -79,7 +79,7 @@ def run(report: Report, sample: int | None, artifacts: Path | None, out: Output)
     items = blobs_of(case, asked)
     out.say(f"replaying {len(asked)} units from {sum(item.size_bytes for item in items):,} bytes of blobs")
     if artifacts is not None:
-        found = replaying.replay(plan, items, replaying.Folder(artifacts), out)
+        found = replaying.replay(plan, items, replaying.BlobFolder(artifacts), out)
     else:
         with session.connect() as client:
             found = replaying.replay(plan, items, replaying.Market(client), out)

@@ -76,7 +76,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WheelSource:
     """Where the operator lets wheels come from."""
 
     find_links: str = ""
@@ -95,7 +95,7 @@ class Environments:
     """The installed environments of one node; `sandbox` None: the strongest of this machine."""
 
     root: Path
-    source: Source = Source()
+    source: WheelSource = WheelSource()
     sandbox: Sandbox | None = None
 
     def prepare(self, listing: bytes, tell: Tell, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:

@@ -1,6 +1,6 @@
 """Replaying a receipt: bring the blobs it names, start the process that computes, collect what it found.
 
-    source = Folder(path)  or  Market(client)
+    source = BlobFolder(path)  or  Market(client)
     found = replay(plan, items, source, talk)
 
 Rules:
@@ -41,7 +41,7 @@ LOG_TAIL_BYTES = 2_000
 MODULE = "stannary.replay"
 
 
-class Source(Protocol):
+class BlobSource(Protocol):
     """Where blobs come from."""
 
     def bring(self, item: Output, target: Path) -> None:
@@ -62,7 +62,7 @@ class Talk(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class BlobFolder:
     """A folder of blobs, one file per hex digest, as `stannary get JOB --artifacts` leaves it."""
 
     path: Path
@@ -104,7 +104,7 @@ def file_name(named: Digest) -> str:
     return named.removeprefix(PREFIX)
 
 
-def bring_all(items: Iterable[Output], source: Source, directory: Path, talk: Talk) -> list[Path]:
+def bring_all(items: Iterable[Output], source: BlobSource, directory: Path, talk: Talk) -> list[Path]:
     """Bring every blob into `directory`, each once, and return their files; those that cannot be had are named."""
     directory.mkdir(parents=True, exist_ok=True)
     wanted = {item.digest: item for item in items}
@@ -121,7 +121,7 @@ def bring_all(items: Iterable[Output], source: Source, directory: Path, talk: Ta
     return brought
 
 
-def replay(plan: Plan, items: Iterable[Output], source: Source, talk: Talk) -> tuple[Found, ...]:
+def replay(plan: Plan, items: Iterable[Output], source: BlobSource, talk: Talk) -> tuple[Found, ...]:
     """Bring `items`, compute the units of `plan` again on this machine, and return what was found.
 
     Raises:

@@ -21,7 +21,7 @@ from tests.unit.run.wheels import make_wheel
 from stannary.errors import EnvironmentProblem, FormatError, SpecError, StannaryError
 from stannary.formats import digest, requirements
 from stannary.run import environment
-from stannary.run.environment import Environments, Source
+from stannary.run.environment import Environments, WheelSource
 from stannary.sdk.processes import wait_until
 
 HASH = "--hash=sha256:" + "0" * 64
@@ -49,7 +49,7 @@ def wheel(tmp_path: Path) -> Path:
 
 
 def environments(tmp_path: Path) -> Environments:
-    return Environments(tmp_path / "environments", Source(find_links=str(tmp_path / "wheels"), no_index=True))
+    return Environments(tmp_path / "environments", WheelSource(find_links=str(tmp_path / "wheels"), no_index=True))
 
 
 def listing(wheel: Path) -> bytes:
@@ -297,6 +297,6 @@ def test_an_installer_ends_with_its_agent(tmp_path: Path) -> None:
 
 def install_from(place: str, port: str) -> None:
     """Be that agent."""
-    Environments(Path(place), Source(index_url=f"http://127.0.0.1:{port}/simple")).prepare(
+    Environments(Path(place), WheelSource(index_url=f"http://127.0.0.1:{port}/simple")).prepare(
         f"tin==1.0 {HASH}\n".encode(), lambda _: None
     )

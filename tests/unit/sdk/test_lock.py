@@ -13,7 +13,7 @@ import pytest
 
 from stannary.errors import EnvironmentProblem, SpecError
 from stannary.formats import requirements
-from stannary.run.environment import Environments, Source
+from stannary.run.environment import Environments, WheelSource
 from stannary.sdk import lock, submit
 from stannary.sdk.submit import Overrides
 
@@ -90,7 +90,7 @@ def test_a_node_installs_what_was_locked(wheels: Path, resolver: str, tmp_path: 
     wheel(wheels, "beta", "1.2")
     pinned = lock.lock(b"alpha\n")
     assert pinned is not None
-    node = Environments(tmp_path / "environments", Source(find_links=str(wheels), no_index=True))
+    node = Environments(tmp_path / "environments", WheelSource(find_links=str(wheels), no_index=True))
     place = node.prepare(pinned, lambda _: None)
     assert (place / "beta.py").read_text() == "VERSION = '1.2'\n"
 

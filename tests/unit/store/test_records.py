@@ -12,7 +12,7 @@ from stannary.formats.predicates import Role, SettlementLine
 from stannary.settle import escrow
 from stannary.settle.escrow import Payment
 from stannary.store import audits, blobs, envelopes, ledger, loglines, readings
-from stannary.store.audits import Outcome, NewAudit, NewDraw, Opened
+from stannary.store.audits import NewAudit, NewDraw, Opened, Outcome
 from stannary.store.database import Store
 from stannary.store.loglines import NewLine, Source
 from stannary.store.readings import ReadingRow
