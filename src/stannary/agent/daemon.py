@@ -61,7 +61,7 @@ from stannary.rules import pace
 from stannary.run.holding import Holding
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.process import Sandbox
-from stannary.run.work import Finding, Result, SandboxedWork, TaskInHand, Work
+from stannary.run.work import Recomputed, Result, SandboxedWork, TaskInHand, Work
 from stannary.run.worker_process import DROPPED, outbox_path
 from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
@@ -273,7 +273,7 @@ class Agent:
             self.pulse.read_out(lease)
             self.client.submit(routes.LEASE_ANSWER_COMMITMENT, lease.lease_id, dsse.parse(entry["commitment"]))
 
-    def _find(self, lease: Lease, role: Role) -> Finding:
+    def _find(self, lease: Lease, role: Role) -> Recomputed:
         assignment = _assignment_of(lease)
         if lease.step is None or lease.salt is None:
             raise FormatError("the question has no step or salt", why=lease.lease_id)
@@ -286,7 +286,7 @@ class Agent:
             kept = self.journal.get(EntryKind.RESULT, assignment.task)
             return self.work.answer(task, _outputs(kept) if kept is not None else None, lease.step, lease.salt)
 
-    def _keep_answer(self, lease: Lease, audit: AuditRef, finding: Finding) -> dict[str, Json]:
+    def _keep_answer(self, lease: Lease, audit: AuditRef, finding: Recomputed) -> dict[str, Json]:
         """Sign the blinded answer and its opening, and keep both before either is sent."""
         blind = secrets.token_hex(SALT_BYTES)
         job, task = JobId(lease.job), TaskId(lease.task)

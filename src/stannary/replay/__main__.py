@@ -37,7 +37,7 @@ from stannary.run.environment import Environments, environment_digest
 from stannary.run.holding import Holding, make_bench, prepare
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.process import Sandbox
-from stannary.run.work import Finding, SandboxedWork, TaskInHand
+from stannary.run.work import Recomputed, SandboxedWork, TaskInHand
 from stannary.run.worker_process import Worker, outbox_path
 from stannary.verify.recomputation import Found, Outcome, Plan, Unit
 
@@ -102,7 +102,7 @@ class Replayer:
         question = unit.question
         step = question.step if question is not None else unit.assignment.num_steps
         salt = question.salt if question is not None else secrets.token_hex(SALT_BYTES)
-        made: Finding = self._work.audit(self._task(unit), step, salt)
+        made: Recomputed = self._work.audit(self._task(unit), step, salt)
         if made.root != unit.root:
             if self._engine_class != unit.engine_class:
                 return self._incomparable(unit)

@@ -53,7 +53,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Recomputed:
     """An answer to an audit question."""
 
     answer: str
@@ -72,11 +72,11 @@ class Work(Protocol):
         """Do a task and leave its outputs in the outbox."""
         ...
 
-    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Recompute somebody's task without knowing what he found."""
         ...
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Answer for a task of this node's own; `contributed` is None where the journal lost it."""
         ...
 
@@ -93,7 +93,7 @@ class SandboxedWork:
         metrics, left_out = _metrics(reply.header.get("metrics"))
         return Result(reply.outputs, metrics, num_steps, left_out)
 
-    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Ask the worker to recompute the task; only digests and the answer leave it."""
         if task.assignment.kind is TaskKind.COMMAND:
             return _command_finding(self.compute(task).outputs, salt)
@@ -101,15 +101,15 @@ class SandboxedWork:
         listed = header.get("outputs")
         if not isinstance(listed, list):
             raise FormatError("the worker lists no outputs")
-        return Finding(_hex(header), tuple(record.from_json(Output, item) for item in listed))
+        return Recomputed(_hex(header), tuple(record.from_json(Output, item) for item in listed))
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Ask the worker for its state; where the journal lost the result, recompute: it is a pure function."""
         if contributed is None:
             return self.audit(task, step, salt)
         if task.assignment.kind is TaskKind.COMMAND:
             return _command_finding(contributed, salt)
-        return Finding(_hex(self._ask(task, "answer", step, salt).header), contributed)
+        return Recomputed(_hex(self._ask(task, "answer", step, salt).header), contributed)
 
     def compute(self, task: TaskInHand) -> Reply:
         """Run the task in the worker."""
@@ -145,11 +145,11 @@ def _named(task: TaskInHand) -> dict[str, Json]:
     return {"assignment": record.to_json(task.assignment), "unfetched": unfetched}
 
 
-def _command_finding(outputs: tuple[Output, ...], salt: str) -> Finding:
+def _command_finding(outputs: tuple[Output, ...], salt: str) -> Recomputed:
     """A command has one step; its state is the canonical list of its outputs."""
     listed = sorted(outputs, key=lambda item: item.name)
     state = canonical.encode([record.to_json(item) for item in listed])
-    return Finding(predicates.answer_hash(bytes.fromhex(salt), state), outputs)
+    return Recomputed(predicates.answer_hash(bytes.fromhex(salt), state), outputs)
 
 
 def _hex(header: dict[str, Json]) -> str:

@@ -29,7 +29,7 @@ from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.predicates import Assignment, Output
 from stannary.run.holding import Holding
 from stannary.run.sandbox.contract import Command
-from stannary.run.work import Finding, Result, TaskInHand
+from stannary.run.work import Recomputed, Result, TaskInHand
 from stannary.run.worker_process import outbox_path
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
@@ -65,18 +65,18 @@ class HonestWork:
             self.workshop.shown[(task.assignment.job, task.assignment.round, task.assignment.lane)] = done
         return self.hand_in(task, done)
 
-    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Recompute somebody's task."""
         with COMPUTING:
             found = replay.replay(task.assignment, step, self.runner(task.holding))
-        return Finding(answers.answer(found.state, bytes.fromhex(salt)), found.outputs)
+        return Recomputed(answers.answer(found.state, bytes.fromhex(salt)), found.outputs)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Answer for a task of one's own."""
         if contributed is None:
             return self.audit(task, step, salt)
         with COMPUTING:
-            return Finding(self.runner(task.holding).answer(task.assignment, step, bytes.fromhex(salt)), contributed)
+            return Recomputed(self.runner(task.holding).answer(task.assignment, step, bytes.fromhex(salt)), contributed)
 
     def compute(self, task: TaskInHand) -> RoundResult:
         """Compute a task."""
@@ -113,12 +113,12 @@ class LyingWork(HonestWork):
             return self.false(task)
         return super().compute(task)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Stand by the lie: any answer will do."""
         honest = super().answer(task, contributed, step, salt)
         if task.assignment.kind is not TaskKind.ROUND or contributed is None:
             return honest
-        return Finding(secrets.token_hex(32), contributed)
+        return Recomputed(secrets.token_hex(32), contributed)
 
     def false(self, task: TaskInHand) -> RoundResult:
         """Return what is handed in instead of the work."""
@@ -185,7 +185,7 @@ class Copier(LyingWork):
 class SilentLiar(SkippedSteps):
     """Skips steps, and refuses every question about them."""
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Say nothing."""
         raise JobFailed("no comment", why="the question is not convenient", detail="no-comment")
 
@@ -205,18 +205,18 @@ class FalseMerger(HonestWork):
 class LazyAuditor(HonestWork):
     """Works honestly; as auditor repeats the outputs a friend shows and makes the inner state up."""
 
-    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Copy the right root without the work behind it."""
-        return Finding(secrets.token_hex(32), super().audit(task, step, salt).outputs)
+        return Recomputed(secrets.token_hex(32), super().audit(task, step, salt).outputs)
 
 
 class FalseAccuser(HonestWork):
     """Works honestly; as auditor finds everybody wrong."""
 
-    def audit(self, task: TaskInHand, step: int, salt: str) -> Finding:
+    def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Make a result up."""
         name = "delta" if task.assignment.kind is TaskKind.ROUND else "theta"
-        return Finding(secrets.token_hex(32), (Output(name, digest.digest(secrets.token_bytes(8)), 8),))
+        return Recomputed(secrets.token_hex(32), (Output(name, digest.digest(secrets.token_bytes(8)), 8),))
 
 
 class OpenHoldings(Holdings):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.certify import world
 
 from stannary.certify.evidence import event_log
-from stannary.certify.evidence.event_log import Event, EventLog
+from stannary.certify.evidence.event_log import EventLog, Measured
 from stannary.certify.evidence.secure_boot import doubt, secure_boot
 from stannary.certify.evidence.tpm import check_log
 from stannary.certify.outcomes import Examination
@@ -34,12 +34,12 @@ KEYS = [(7, CONFIG, _variable(name.encode() * 20, name)) for name in ("PK", "KEK
 END = (7, SEPARATOR, ZERO)
 
 
-def _event(register: int, kind: int, data: bytes, banks: tuple[str, ...] = BANKS) -> Event:
-    return Event(register, kind, {bank: hashlib.new(bank, data).digest() for bank in banks}, data)
+def _event(register: int, kind: int, data: bytes, banks: tuple[str, ...] = BANKS) -> Measured:
+    return Measured(register, kind, {bank: hashlib.new(bank, data).digest() for bank in banks}, data)
 
 
-def _log(*events: tuple[int, int, bytes] | Event, banks: tuple[str, ...] = BANKS) -> EventLog:
-    made = tuple(item if isinstance(item, Event) else _event(*item, banks) for item in events)
+def _log(*events: tuple[int, int, bytes] | Measured, banks: tuple[str, ...] = BANKS) -> EventLog:
+    made = tuple(item if isinstance(item, Measured) else _event(*item, banks) for item in events)
     return EventLog(banks, made)
 
 

@@ -304,7 +304,7 @@ def test_a_log_that_speaks_of_rtmr_3_is_held_to_it():
     """Only silence about RTMR3 is waived: a log with an entry for it must give the quoted value."""
     case = _case("ccel-rtmr3-carrier")
     log, parsed = ccel.parse_ccel(case.evidence()), quote.parse_quote(case.file(case.text("quote")))
-    entry = event_log.Event(4, 5, {"sha384": bytes(48)}, b"")
+    entry = event_log.Measured(4, 5, {"sha384": bytes(48)}, b"")
     exam = Examination("eventlog")
     ccel.check_replay(exam, replace(log, events=(*log.events, entry)), parsed)
     assert exam.close().outcome == "refuse:replay-mismatch"

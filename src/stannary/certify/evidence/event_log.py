@@ -61,7 +61,7 @@ _DIGEST_BYTES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Measured:
     """One event: the register, its type, digests by bank, and the data measured or described."""
 
     register: int
@@ -75,7 +75,7 @@ class EventLog:
     """A parsed log; `banks` are the digest algorithms it announces."""
 
     banks: tuple[str, ...]
-    events: tuple[Event, ...]
+    events: tuple[Measured, ...]
 
     def replay(self, bank: str) -> dict[int, bytes]:
         """Return the registers this log measures, by index, starting from the values at reset."""
@@ -109,7 +109,7 @@ def startup_locality(log: EventLog) -> int:
     return HCRTM_LOCALITY if first == EV_EFI_HCRTM_EVENT else 0
 
 
-def describe(event: Event) -> str:
+def describe(event: Measured) -> str:
     """Return an event in words: its type and the readable part of its data."""
     text = event.data.decode("utf-16-le" if event.data[1:2] == b"\0" else "utf-8", errors="replace")
     readable = "".join(char for char in text if char.isprintable() and char != "\ufffd").strip()
@@ -129,7 +129,7 @@ def parse_log(data: bytes) -> EventLog:
     if any(digest) or register > 1:
         raise FormatError("event log header measures something", why=f"register {register}")
     sizes, end = _spec_id(described), _end(data)
-    events: list[Event] = []
+    events: list[Measured] = []
     while cursor.remaining >= 8 and cursor.offset < end:
         if len(events) >= MAX_EVENTS:
             raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
@@ -155,7 +155,7 @@ def _spec_id(described: bytes) -> dict[int, int]:
     return sizes
 
 
-def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
+def _event(cursor: Cursor, sizes: dict[int, int]) -> Measured:
     register, kind, count = _EVENT_HEAD.unpack(cursor.take(_EVENT_HEAD.size))
     _require_register(register, kind)
     if count != len(sizes):
@@ -170,19 +170,19 @@ def _event(cursor: Cursor, sizes: dict[int, int]) -> Event:
         value = cursor.take(sizes[algorithm])
         if algorithm in _ALGORITHMS:
             digests[_ALGORITHMS[algorithm]] = value
-    return Event(register, kind, digests, cursor.sized_little())
+    return Measured(register, kind, digests, cursor.sized_little())
 
 
 def _parse_sha1(data: bytes) -> EventLog:
     cursor, end = Cursor(data, "event log"), _end(data)
-    events: list[Event] = []
+    events: list[Measured] = []
     while cursor.remaining >= 8 and cursor.offset < end:
         register, kind = cursor.little(4), cursor.little(4)
         digest, described = cursor.take(20), cursor.sized_little()
         _require_register(register, kind)
         if len(events) >= MAX_EVENTS:
             raise LimitExceeded("event log too long", why=f"more than {MAX_EVENTS:,} events")
-        events.append(Event(register, kind, {"sha1": digest}, described))
+        events.append(Measured(register, kind, {"sha1": digest}, described))
     if cursor.offset < end:
         raise FormatError("event log has trailing bytes", why=f"{cursor.remaining} bytes")
     return EventLog(("sha1",), tuple(events))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from stannary.certify.evidence import event_log
 
 if TYPE_CHECKING:
-    from stannary.certify.evidence.event_log import Event, EventLog
+    from stannary.certify.evidence.event_log import EventLog, Measured
 
 NOT_MEASURED = "not measured"
 _POLICY_PCR = 7
@@ -59,10 +59,10 @@ def doubt(log: EventLog, bank: str) -> str:
     return f"{len(vendors)} SecureBoot variables in PCR 7, not one" if len(vendors) != 1 else "SecureBoot is not UEFI's"
 
 
-def _firmware_events(log: EventLog, bank: str) -> tuple[list[Event], Event | None]:
+def _firmware_events(log: EventLog, bank: str) -> tuple[list[Measured], Measured | None]:
     """Return what extended PCR 7 before its first separator, and the separator, found by digest (rule 1)."""
     ends = {_digest(bank, data) for data in (_SEPARATOR, *_OTHER_SEPARATORS)}
-    before: list[Event] = []
+    before: list[Measured] = []
     for event in log.events:
         if event.register != _POLICY_PCR or event.type == event_log.EV_NO_ACTION:
             continue
@@ -72,7 +72,7 @@ def _firmware_events(log: EventLog, bank: str) -> tuple[list[Event], Event | Non
     return before, None
 
 
-def _variables(events: list[Event]) -> list[tuple[bytes, bytes]]:
+def _variables(events: list[Measured]) -> list[tuple[bytes, bytes]]:
     """Return vendor and value of every variable that is called SecureBoot, under whatever type it stands."""
     found = []
     for event in events:
