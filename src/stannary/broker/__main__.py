@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stannary import buyer, files
 from stannary.broker.daemon import Broker, Settings
-from stannary.broker.reveal import Anchors
+from stannary.broker.reveal import PinnedKeys
 from stannary.errors import AuthError, StannaryError
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             directory=options.dir or buyer.root(),
             url=options.url,
             token=_token(options.token_file),
-            anchors=Anchors(options.market_key, tuple(options.witness_key)),
+            anchors=PinnedKeys(options.market_key, tuple(options.witness_key)),
             tls_fingerprint=options.tls_pin,
             idle_exit_s=options.idle_exit,
             account=options.account,

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary import buyer, files
-from stannary.broker.ledger import Ledger
-from stannary.broker.reveal import Anchors, Revealer
+from stannary.broker.ledger import Bindings
+from stannary.broker.reveal import PinnedKeys, Revealer
 from stannary.errors import FormatError, MarketUnreachable, NotFound, Refuted, ServiceError, StannaryError
 from stannary.formats import instants
 from stannary.wire import routes
@@ -48,7 +48,7 @@ class Settings:
     directory: Path
     url: str
     token: files.Secret
-    anchors: Anchors
+    anchors: PinnedKeys
     tls_fingerprint: str = ""
     idle_exit_s: float = 0.0  # 0: stay
     account: str = ""  # serve the jobs of this profile only; empty: all of this market
@@ -139,7 +139,7 @@ class Broker:
                 self._stop.wait(DOWN_DELAY_S)
 
     def _revealer(self, order: buyer.Order) -> Revealer:
-        ledger = Ledger(order.directory / buyer.REVEALS_FILE)
+        ledger = Bindings(order.directory / buyer.REVEALS_FILE)
         return Revealer(order.job, order.statement, order.seed(), self._key, self._settings.anchors, ledger)
 
     def _connected(self) -> Connection:

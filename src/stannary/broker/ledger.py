@@ -37,7 +37,7 @@ class Binding:
     candidates: Digest
 
 
-class Ledger:
+class Bindings:
     """The bindings of one job, in order. One process writes it."""
 
     def __init__(self, path: Path) -> None:

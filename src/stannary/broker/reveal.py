@@ -28,14 +28,14 @@ from stannary.tlog import tree
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from stannary.broker.ledger import Ledger
+    from stannary.broker.ledger import Bindings
     from stannary.formats.ids import JobId
     from stannary.formats.note import Checkpoint
     from stannary.wire.buyer import BeaconRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
+class PinnedKeys:
     """The keys a checkpoint must carry, pinned before the job was sent."""
 
     market_vkey: str
@@ -50,8 +50,8 @@ class Revealer:
     order: Job
     seed: bytes
     key: Ed25519PrivateKey
-    anchors: Anchors
-    ledger: Ledger
+    anchors: PinnedKeys
+    ledger: Bindings
 
     def answer(self, request: BeaconRequest) -> dsse.Envelope:
         """Return the signed reveal.
@@ -78,7 +78,7 @@ class Revealer:
         return statement.sign("reveal", reveal, (_subject(reveal),), self.key)
 
 
-def _checked(text: str, anchors: Anchors) -> Checkpoint:
+def _checked(text: str, anchors: PinnedKeys) -> Checkpoint:
     checkpoint = note.verify_checkpoint(text, anchors.market_vkey)
     if not anchors.witness_vkeys:
         return checkpoint
@@ -89,7 +89,7 @@ def _checked(text: str, anchors: Anchors) -> Checkpoint:
     raise Refuted("no pinned witness has cosigned the checkpoint", why=f"size {checkpoint.size}")
 
 
-def _check_growth(ledger: Ledger, checkpoint: Checkpoint, request: BeaconRequest) -> None:
+def _check_growth(ledger: Bindings, checkpoint: Checkpoint, request: BeaconRequest) -> None:
     last = ledger.last
     if last is None:
         if request.old_size != 0:

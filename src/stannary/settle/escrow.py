@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from stannary.errors import UsageError
 from stannary.settle import ledger
-from stannary.settle.ledger import Account, Entry, Posting, Subject
+from stannary.settle.ledger import Account, Entry, Posting, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def hold(job: str, buyer: str, usd_micros: int) -> Entry:
     """Hold the worst case of a job, once."""
     _positive("escrow", usd_micros)
     way = (ledger.buyer_available(buyer), ledger.buyer_escrow(buyer))
-    return ledger.transfer(hold_key(job), "hold", way, usd_micros, Subject(job))
+    return ledger.transfer(hold_key(job), "hold", way, usd_micros, Purpose(job))
 
 
 def hold_key(job: str) -> str:
@@ -64,7 +64,7 @@ def pay(payment: Payment) -> Entry:
     """Pay one task or audit out of escrow to its operator."""
     _positive("payment", payment.usd_micros)
     way = (ledger.buyer_escrow(payment.buyer), ledger.operator_available(payment.operator))
-    about = Subject(payment.job, payment.subject)
+    about = Purpose(payment.job, payment.subject)
     return ledger.transfer(f"pay:{payment.subject}", payment.reason, way, payment.usd_micros, about)
 
 
@@ -72,7 +72,7 @@ def refund(job: str, buyer: str, usd_micros: int) -> Entry:
     """Give the rest of a job's escrow back, once."""
     _positive("refund", usd_micros)
     way = (ledger.buyer_escrow(buyer), ledger.buyer_available(buyer))
-    return ledger.transfer(f"refund:{job}", "refund", way, usd_micros, Subject(job))
+    return ledger.transfer(f"refund:{job}", "refund", way, usd_micros, Purpose(job))
 
 
 @dataclass(frozen=True, slots=True)

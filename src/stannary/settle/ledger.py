@@ -95,7 +95,7 @@ def check(entry: Entry) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Purpose:
     """What an entry is for: a job, and within it a task or audit."""
 
     job: str | None = None
@@ -103,11 +103,11 @@ class Subject:
 
 
 def transfer(
-    key: str, reason: str, source_target: tuple[Account, Account], usd_micros: int, subject: Subject | None = None
+    key: str, reason: str, source_target: tuple[Account, Account], usd_micros: int, subject: Purpose | None = None
 ) -> Entry:
     """Move `usd_micros` from the first account to the second."""
     source, target = source_target
-    about = subject or Subject()
+    about = subject or Purpose()
     return Entry(key, reason, (Posting(source, -usd_micros), Posting(target, usd_micros)), about.job, about.task)
 
 

@@ -117,7 +117,7 @@ class LedgerLine(Message):
     job: JobText | None = None
 
 
-class Ledger(Message):
+class LedgerPage(Message):
     """GET /v1/admin/ledger: balances by account (they sum to zero) and the newest entries in order."""
 
     balances: dict[str, int]

@@ -142,7 +142,7 @@ def check_receipts(world: World, receipts: dict[str, bytes]) -> None:
 
 async def check_money(world: World, receipts: dict[str, bytes]) -> None:
     """I3: balances follow from deposits, bonds and receipts alone."""
-    ledger = message.read(admin.Ledger, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
+    ledger = message.read(admin.LedgerPage, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
     owed: dict[str, int] = defaultdict(int)
     trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
     for data in receipts.values():

@@ -74,7 +74,7 @@ class Outcome:
     events: list[wire.Event]
     cost: wire.Cost
     model: bytes
-    ledger: admin.Ledger
+    ledger: admin.LedgerPage
 
     @property
     def convicted(self) -> set[str]:
@@ -155,7 +155,7 @@ async def _outcome(
         report = check(world, data)
         assert not [item for item in report.findings if item.severity == "refuted"], report.findings
         (model,) = await buyer.outputs(job)
-        ledger = message.read(admin.Ledger, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
+        ledger = message.read(admin.LedgerPage, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
         return Outcome(
             view=view,
             report=report,

@@ -63,7 +63,7 @@ def test_killed_market_goes_on(tmp_path: Path) -> None:
             trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
             report = verifier.verify_receipt(await ada.receipt(job), trust, int(time.time()))
             assert report.verdict == "verified", report.findings
-            ledger = message.read(admin.Ledger, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
+            ledger = message.read(admin.LedgerPage, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
             assert sum(ledger.balances.values()) == 0
             assert ledger.balances["buyer:ada.escrow"] == 0
             assert [item.key for item in ledger.entries if item.reason == "settle"].count(f"settle:{job}") > 0

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import buyer
-from stannary.broker.ledger import Ledger
-from stannary.broker.reveal import Anchors, Revealer
+from stannary.broker.ledger import Bindings
+from stannary.broker.reveal import PinnedKeys, Revealer
 from stannary.errors import EnvironmentProblem, FormatError, Refuted, StannaryError
 from stannary.formats import beacon, digest, dsse, note, statement
 from stannary.formats.predicates import Job, Reveal
@@ -81,11 +81,11 @@ def open_revealer(keys, tmp_path):
         nonce="00",
         submitted_at="2026-11-22T00:00:00Z",
     )
-    anchors = Anchors(
+    anchors = PinnedKeys(
         note.format_vkey(ORIGIN, dsse.public_bytes(keys[0])),
         (note.format_vkey("witness.test", dsse.public_bytes(keys[1]), note.KeyType.WITNESS),),
     )
-    return Revealer("j-000000000000", order, SEED, keys[2], anchors, Ledger(tmp_path / buyer.REVEALS_FILE))
+    return Revealer("j-000000000000", order, SEED, keys[2], anchors, Bindings(tmp_path / buyer.REVEALS_FILE))
 
 
 def test_a_reveal_belongs_to_the_chain_and_names_its_checkpoint(revealer, market, keys):

@@ -190,7 +190,7 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
     return views
 
 
-def _ledger(connection: Connection) -> admin.Ledger:
+def _ledger(connection: Connection) -> admin.LedgerPage:
     lines: list[admin.LedgerLine] = []
     for number, entry in ledger.newest(connection, limit=MAX_LEDGER_ENTRIES):
         source = next(posting for posting in entry.postings if posting.usd_micros < 0)
@@ -207,4 +207,4 @@ def _ledger(connection: Connection) -> admin.Ledger:
             for posting in entry.postings
             if posting.usd_micros > 0
         )
-    return admin.Ledger(balances=dict(ledger.all_balances(connection).items()), entries=lines)
+    return admin.LedgerPage(balances=dict(ledger.all_balances(connection).items()), entries=lines)
