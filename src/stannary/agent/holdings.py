@@ -39,7 +39,7 @@ from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
 from stannary.run.environment import Environments, WheelSource, environment_digest
-from stannary.run.holding import Holding, make_bench, prepare
+from stannary.run.holding import Holding, make_workplace, prepare
 from stannary.run.sandbox.process import Sandbox
 from stannary.run.worker_process import DROPPED, TakeLine, TakeProgress, Worker, outbox_path
 
@@ -215,7 +215,9 @@ class Holdings:
         holding.environment = environment_digest(entry.digest, self.sandbox.describe())
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
-        holding.worker = Worker.start(self.sandbox, make_bench(holding, self.outbox, self.settings.kernel), take_line)
+        holding.worker = Worker.start(
+            self.sandbox, make_workplace(holding, self.outbox, self.settings.kernel), take_line
+        )
         try:
             if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
                 raise ConflictError("the job is over", why=holding.job)

@@ -34,7 +34,7 @@ from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.run.engine_class import measure_engine_class
 from stannary.run.environment import Environments, environment_digest
-from stannary.run.holding import Holding, make_bench, prepare
+from stannary.run.holding import Holding, make_workplace, prepare
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.process import Sandbox
 from stannary.run.work import Recomputed, SandboxedWork, TaskInHand
@@ -152,8 +152,8 @@ class Replayer:
         if holding.worker is not None and holding.worker.is_alive():
             return
         self.close()
-        bench = make_bench(holding, self._outbox, {})
-        holding.worker = Worker.start(self._sandbox, bench, _drop_line)
+        workplace = make_workplace(holding, self._outbox, {})
+        holding.worker = Worker.start(self._sandbox, workplace, _drop_line)
         try:
             made = prepare(holding.worker, holding.spec)
             self._engine_class = made.engine_class if made is not None else self._engine_class

@@ -18,7 +18,7 @@ from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.rules.pace import START_S
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
-from stannary.run.worker_process import Bench, TakeProgress, Worker
+from stannary.run.worker_process import TakeProgress, Worker, Workplace
 
 PIDS_PER_CPU = 4  # a thread counts as a process: libraries keep pools of their own, each of a job's threads
 
@@ -59,7 +59,7 @@ def worker_of(holding: Holding) -> Worker:
     return holding.worker
 
 
-def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench:
+def make_workplace(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Workplace:
     """Return what a job's worker is given; /dev/shm, like /tmp, is memory and counted as such."""
     spec, wanted = holding.spec, holding.spec.resources
     limits = Limits(
@@ -70,7 +70,7 @@ def make_bench(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> Bench
         shm_bytes=wanted.memory_bytes,
     )
     environment = worker_environment(spec, kernel, holding.packages)
-    return Bench(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages)
+    return Workplace(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages)
 
 
 @dataclass(frozen=True, slots=True)

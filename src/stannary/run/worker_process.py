@@ -69,7 +69,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Workplace:
     """What a worker is given: its directories, environment and limits."""
 
     job_directory: Path  # holds blobs/ and workdir/; shown read-only as /job
@@ -85,7 +85,7 @@ class Worker:
     """A running worker."""
 
     process: SandboxedProcess
-    bench: Bench
+    workplace: Workplace
     _requests: BinaryIO
     _replies: BinaryIO
     _readers: list[threading.Thread] = field(default_factory=list)
@@ -93,17 +93,17 @@ class Worker:
     _why_killed: str = ""
 
     @classmethod
-    def start(cls, sandbox: Sandbox, bench: Bench, take_line: TakeLine) -> Worker:
+    def start(cls, sandbox: Sandbox, workplace: Workplace, take_line: TakeLine) -> Worker:
         """Start a worker; its lines go to `take_line` from threads of their own."""
         requests_in, requests_out = os.pipe()
         replies_in, replies_out = os.pipe()
-        mounts = [*interpreter_mounts(), Mount(bench.job_directory, "/job")]
-        if bench.packages is not None:
-            mounts.append(Mount(bench.packages, PACKAGES))
+        mounts = [*interpreter_mounts(), Mount(workplace.job_directory, "/job")]
+        if workplace.packages is not None:
+            mounts.append(Mount(workplace.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
         argv = (sys.executable, "-P", "-m", "stannary.worker", str(requests_in), str(replies_out))
-        environment = {**bench.environment, **own_path(bench.environment.get("PYTHONPATH", ""))}
-        command = Command(argv, environment, tuple(mounts), "/tmp", bench.limits, (requests_in, replies_out))  # noqa: S108
+        environment = {**workplace.environment, **own_path(workplace.environment.get("PYTHONPATH", ""))}
+        command = Command(argv, environment, tuple(mounts), "/tmp", workplace.limits, (requests_in, replies_out))  # noqa: S108
         try:
             process = sandbox.start(command)
         except EnvironmentProblem:
@@ -113,7 +113,7 @@ class Worker:
         finally:
             for fd in (requests_in, replies_out):
                 os.close(fd)
-        worker = cls(process, bench, os.fdopen(requests_out, "wb"), os.fdopen(replies_in, "rb"))
+        worker = cls(process, workplace, os.fdopen(requests_out, "wb"), os.fdopen(replies_in, "rb"))
         for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
             worker._capture(name, pipe, take_line)
         return worker
@@ -166,7 +166,7 @@ class Worker:
 
     def _collect(self, progress: TakeProgress) -> Reply:
         outputs: dict[str, Output] = {}
-        num_left_bytes = self.bench.output_bytes
+        num_left_bytes = self.workplace.output_bytes
         for _ in range(MAX_PROGRESS_FRAMES):
             started = frames.read_start(self._replies, FrameLimits(MAX_REPLY_HEADER_BYTES, num_left_bytes))
             if started is None:
@@ -199,11 +199,11 @@ class Worker:
                 state.update(piece)
                 yield piece
 
-        fresh = self.bench.outbox / f".{secrets.token_hex(16)}.part"
+        fresh = self.workplace.outbox / f".{secrets.token_hex(16)}.part"
         try:
             files.write_pieces(fresh, hashed())
             named = digest.Digest(digest.PREFIX + state.hexdigest())
-            fresh.replace(outbox_path(self.bench.outbox, named))
+            fresh.replace(outbox_path(self.workplace.outbox, named))
         finally:
             fresh.unlink(missing_ok=True)
         return Output(name, named, num_body_bytes)
@@ -229,7 +229,7 @@ class Worker:
         return JobFailed("the worker is lost", why=ended if why == WORKER_DIED else why, detail=why)
 
     def _out_of_memory(self) -> JobFailed:
-        used = f"more than {self.bench.limits.memory_bytes / 1024**2:,.0f} MiB, resources.memory"
+        used = f"more than {self.workplace.limits.memory_bytes / 1024**2:,.0f} MiB, resources.memory"
         return JobFailed("killed: out of memory", why=used, hint=_MORE_MEMORY, detail=OUT_OF_MEMORY)
 
 

@@ -20,9 +20,9 @@ from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources
 from stannary.formats.predicates import Tier
 from stannary.formats.workdir import WorkFile
 from stannary.run import logs
-from stannary.run.holding import Holding, make_bench
+from stannary.run.holding import Holding, make_workplace
 from stannary.run.sandbox.process import Sandbox
-from stannary.run.worker_process import Bench, Reply, Worker, outbox_path
+from stannary.run.worker_process import Reply, Worker, Workplace, outbox_path
 
 MIB = 1024**2
 WALL_S = 60.0
@@ -64,8 +64,8 @@ class Node:
             budget_usd_micros=10**6, run=run,
         )  # fmt: skip
         holding = Holding(ids.JobId("j-000000000000"), spec, self.root / "job", digest.digest(b""), self.packages)
-        bench: Bench = make_bench(holding, self.outbox, {})
-        worker = Worker.start(self.sandbox, bench, lambda stream, text: self.lines.append((stream, text)))
+        workplace: Workplace = make_workplace(holding, self.outbox, {})
+        worker = Worker.start(self.sandbox, workplace, lambda stream, text: self.lines.append((stream, text)))
         try:
             request: dict[str, Any] = {
                 "op": "command", "spec": jobspec.to_canonical(spec), "rank": self.num_nodes - 1,

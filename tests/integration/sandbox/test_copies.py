@@ -18,14 +18,14 @@ from stannary.run.sandbox.contract import own_path
 ASKED = """\
 import sys
 from pathlib import Path
-from stannary.run.worker_process import Bench, Worker
+from stannary.run.worker_process import Workplace, Worker
 from stannary.errors import JobFailed
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import Limits
 
 directory = Path(sys.argv[2])
 sandbox = {"bubblewrap": bubblewrap, "unshare": unshare}[sys.argv[1]].find(cgroup.find())
-worker = Worker.start(sandbox, Bench(directory / "job", directory / "outbox", {}, Limits(), 100), print)
+worker = Worker.start(sandbox, Workplace(directory / "job", directory / "outbox", {}, Limits(), 100), print)
 try:
     worker.request({"op": "nothing"}, 120.0, print)
 except JobFailed as err:

@@ -13,7 +13,7 @@ from stannary.errors import JobFailed
 from stannary.run import holding
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.contract import Limits
-from stannary.run.worker_process import WALL_LIMIT, Bench, Worker
+from stannary.run.worker_process import WALL_LIMIT, Worker, Workplace
 
 LIMIT_S = 12.0  # the interpreter and torch start within a few on a busy machine
 
@@ -66,7 +66,7 @@ def test_a_prepare_that_does_not_end(
     lines: list[str] = []
     worker = Worker.start(
         sandbox,
-        Bench(tmp_path / "job", tmp_path / "outbox", environment, Limits(), 2**20),
+        Workplace(tmp_path / "job", tmp_path / "outbox", environment, Limits(), 2**20),
         lambda _, text: lines.append(text),
     )
     try:

@@ -11,7 +11,7 @@ from stannary.formats import digest, record
 from stannary.formats.jobspec import to_canonical
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import Limits
-from stannary.run.worker_process import Bench, Worker, outbox_path
+from stannary.run.worker_process import Worker, Workplace, outbox_path
 from stannary.train import engine, recipe
 from stannary.train.round import run_round
 
@@ -32,9 +32,9 @@ def test_the_same_bits_inside_and_outside(sandbox, tmp_path):
     job, outbox = tmp_path / "job", tmp_path / "outbox"
     outbox.mkdir()
     small_job.lay_out(job)
-    bench = Bench(job, outbox, {"PATH": "/usr/bin:/bin"}, Limits(), 2**28)
+    workplace = Workplace(job, outbox, {"PATH": "/usr/bin:/bin"}, Limits(), 2**28)
     lines: list[str] = []
-    worker = Worker.start(sandbox, bench, lambda stream, text: lines.append(text))
+    worker = Worker.start(sandbox, workplace, lambda stream, text: lines.append(text))
     try:
         spec = small_job.train_spec()
         inputs = {"corpus": digest.digest(small_job.CORPUS).removeprefix(digest.PREFIX)}

@@ -18,7 +18,7 @@ from stannary.errors import ConflictError, EnvironmentProblem, FormatError, JobF
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId, NodeId
 from stannary.run.holding import Holding
-from stannary.run.worker_process import Bench, Reply
+from stannary.run.worker_process import Reply, Workplace
 
 JOB = JobId("j-0123456789ab")
 
@@ -67,7 +67,7 @@ def fixture_held(tmp_path: Path, started: list[FakeWorker], monkeypatch: pytest.
     def make(*workers: FakeWorker) -> Holdings:
         waiting = list(workers)
 
-        def start(sandbox: object, bench: Bench, take_line: object) -> FakeWorker:
+        def start(sandbox: object, workplace: Workplace, take_line: object) -> FakeWorker:
             started.append(waiting.pop(0))
             return started[-1]
 

@@ -16,7 +16,7 @@ from stannary.border import frames
 from stannary.errors import JobFailed, UsageError
 from stannary.formats import digest
 from stannary.run.sandbox.contract import Limits, Usage
-from stannary.run.worker_process import Bench, Worker
+from stannary.run.worker_process import Worker, Workplace
 
 
 @dataclass
@@ -49,9 +49,9 @@ def ask(tmp_path: Path) -> Callable[..., Any]:
             else:
                 frames.write(said, *part)
         said.seek(0)
-        bench = Bench(tmp_path, tmp_path / "outbox", {}, Limits(), output_bytes=100)
+        workplace = Workplace(tmp_path, tmp_path / "outbox", {}, Limits(), output_bytes=100)
         used = process or DeadProcess()
-        worker = Worker(used, bench, io.BytesIO(), said)  # type: ignore[arg-type]  # a stand-in
+        worker = Worker(used, workplace, io.BytesIO(), said)  # type: ignore[arg-type]  # a stand-in
         return worker.request({"op": "run"}, 30.0, lambda _: None)
 
     return request
@@ -109,7 +109,7 @@ def test_memory_and_time_are_said_in_words(ask: Callable[..., Any], tmp_path: Pa
     with pytest.raises(JobFailed) as caught:
         ask(({"ok": False, "reason": "command-failed", "message": "exit code 137"}, b""), process=process)
     assert (caught.value.detail, caught.value.what) == ("out-of-memory", "killed: out of memory")
-    worker = Worker(DeadProcess(), Bench(tmp_path, tmp_path, {}, Limits(), 1), io.BytesIO(), io.BytesIO())  # type: ignore[arg-type]
+    worker = Worker(DeadProcess(), Workplace(tmp_path, tmp_path, {}, Limits(), 1), io.BytesIO(), io.BytesIO())  # type: ignore[arg-type]
     worker.kill("wall-limit")
     with pytest.raises(JobFailed) as caught:
         worker.request({"op": "run"}, 3600.0, lambda _: None)
