@@ -8,7 +8,7 @@ from tests.second_verifier.receipt import Outcome, verify
 from tests.second_verifier.values import NotJson
 
 from stannary.errors import FormatError
-from stannary.verify.receipt import Policy, verify_receipt
+from stannary.verify.receipt import Expectations, verify_receipt
 from stannary.verify.report import Report, Severity
 from stannary.verify.trust import TrustStore
 
@@ -16,7 +16,7 @@ WEIGHTS = {Severity.REFUTED: REFUTED, Severity.POLICY: BELOW_POLICY, Severity.NO
 MALFORMED = "receipt.malformed"
 
 
-def verify_both(data: bytes, trust: TrustStore, now: int, policy: Policy | None = None) -> Report:
+def verify_both(data: bytes, trust: TrustStore, now: int, policy: Expectations | None = None) -> Report:
     """Verify a receipt twice and return our report, which says what the second verifier says."""
     try:
         ours = verify_receipt(data, trust, now, policy)
@@ -28,9 +28,9 @@ def verify_both(data: bytes, trust: TrustStore, now: int, policy: Policy | None 
     return ours
 
 
-def second(data: bytes, trust: TrustStore, now: int, policy: Policy | None = None) -> Outcome:
+def second(data: bytes, trust: TrustStore, now: int, policy: Expectations | None = None) -> Outcome:
     """Let the second verifier verify, with the same pins and wishes."""
-    wishes = policy or Policy()
+    wishes = policy or Expectations()
     return verify(
         data,
         [Pins(item.vkey, item.witnesses, item.independent) for item in trust.markets],

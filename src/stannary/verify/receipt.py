@@ -51,7 +51,7 @@ BY_BUYER = frozenset({"job", "reveal"})
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Expectations:
     """What the reader asks for beyond truth."""
 
     allow_unverified: bool = False  # accept work nobody checked (`verify: none`)
@@ -82,7 +82,7 @@ class _Opened:
         return tuple(name for name in self.market.independent if name in self.witnesses)
 
 
-def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | None = None) -> Report:
+def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Expectations | None = None) -> Report:
     """Verify the bytes of a receipt file.
 
     Args:
@@ -101,7 +101,7 @@ def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | No
     findings = Findings()
     value = canonical.decode(data, max_bytes=receipt_format.MAX_RECEIPT_BYTES)
     try:
-        return _verify(receipt_format.read(value), trust, now, policy or Policy(), findings)
+        return _verify(receipt_format.read(value), trust, now, policy or Expectations(), findings)
     except UnsupportedFormat as err:  # an honest receipt of its time, perhaps; what is asked for now it cannot show
         findings.below_policy("receipt.version", "receipt", str(err), f"a receipt of {receipt_format.FORMAT}", err.hint)
         return Report(Verdict.UNVERIFIED, tuple(findings.items), None)
@@ -110,7 +110,7 @@ def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Policy | No
         return Report(Verdict.REFUTED, tuple(findings.items), None)
 
 
-def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Policy, findings: Findings) -> Report:
+def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Expectations, findings: Findings) -> Report:
     market = _find_market(file, trust, findings)
     if market is None:
         return Report(Verdict.UNVERIFIED, tuple(findings.items), None)
@@ -345,7 +345,7 @@ def _check_witnesses(stated: Receipt, opened: _Opened, findings: Findings) -> No
         findings.notice("witness.local", "final checkpoint", what)
 
 
-def _apply_policy(stated: Receipt, policy: Policy, findings: Findings) -> None:  # R16.5, R16.6
+def _apply_policy(stated: Receipt, policy: Expectations, findings: Findings) -> None:  # R16.5, R16.6
     if policy.job_digest is not None and stated.job_digest != policy.job_digest:
         findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
     if stated.verdict is Verdict.VERIFIED or findings.refuted:

@@ -10,7 +10,7 @@ from stannary.formats.note import KeyType
 from stannary.formats.predicates import Tier
 from stannary.verify import policy, soundness
 from stannary.verify.policy import BUILT_IN, Independence
-from stannary.verify.receipt import Policy, verify_receipt
+from stannary.verify.receipt import Expectations, verify_receipt
 from stannary.verify.trust import TrustStore, pin
 
 from .world import World, key_of
@@ -29,7 +29,7 @@ def receipt(world):
 
 
 def judged(world, receipt, wanted, trust=None):
-    return verify_receipt(receipt, trust or world.trust(), world.now, Policy(requirements=wanted))
+    return verify_receipt(receipt, trust or world.trust(), world.now, Expectations(requirements=wanted))
 
 
 def test_a_verified_receipt_meets_the_local_policy(world, receipt):

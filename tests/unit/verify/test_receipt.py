@@ -16,7 +16,7 @@ from stannary.formats import digest, dsse
 from stannary.formats.jobspec import JobKind, Verification
 from stannary.formats.predicates import Tier, Verdict
 from stannary.formats.receipt import LoggedEnvelope
-from stannary.verify.receipt import Policy, verify_receipt
+from stannary.verify.receipt import Expectations, verify_receipt
 from stannary.verify.report import Severity
 from stannary.verify.trust import TrustStore, pin
 
@@ -107,7 +107,7 @@ def test_a_job_without_verification_is_below_policy_unless_accepted():
     world = World(kind=JobKind.COMMAND, verify=Verification.NONE).play()
     data = world.receipt()
     assert judged(world, data).exit_code == 4
-    report = judged(world, data, Policy(allow_unverified=True))
+    report = judged(world, data, Expectations(allow_unverified=True))
     assert (report.exit_code, report.verdict) == (0, Verdict.UNVERIFIED)
     assert any(line.reason == "work" and line.usd_micros > 0 for line in report.claims.receipt.settlement)
 
@@ -197,7 +197,7 @@ def test_a_receipt_from_the_future_is_refused(world, receipt):
 
 def test_another_job_than_the_readers_own_is_refused(world, receipt):
     """A reader who knows its job refuses a receipt of another."""
-    assert "receipt.other-job" in found(judged(world, receipt, Policy(job_digest=digest.digest(b"mine"))))
+    assert "receipt.other-job" in found(judged(world, receipt, Expectations(job_digest=digest.digest(b"mine"))))
 
 
 # --- a changed file ---

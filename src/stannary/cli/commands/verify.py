@@ -18,7 +18,7 @@ from stannary.errors import FormatError, UsageError
 from stannary.formats import digest
 from stannary.sdk import trustfile
 from stannary.verify import trust
-from stannary.verify.receipt import Policy, verify_receipt
+from stannary.verify.receipt import Expectations, verify_receipt
 
 if TYPE_CHECKING:
     from stannary.verify.policy import Requirements
@@ -55,7 +55,7 @@ def verify(
         raise UsageError("--sample and --artifacts are for a replay", hint="add --replay")
     store = trust.parse(_read(trust_file).decode("utf-8", "replace")) if trust_file else trustfile.load()
     wanted = options["job_digest"]
-    policy = Policy(
+    policy = Expectations(
         allow_unverified=bool(options["allow_unverified"]),
         job_digest=digest.parse(wanted) if wanted is not None else None,
         requirements=_requirements(options["policy"]),
