@@ -23,7 +23,7 @@ from stannary.errors import StannaryError
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Output
 from stannary.run.sandbox import choice
-from stannary.run.work import Finding, Result, SandboxedWork, TaskInHand
+from stannary.run.work import Recomputed, Result, SandboxedWork, TaskInHand
 
 FIRST_LIE_ROUND = 1
 
@@ -39,11 +39,11 @@ class SkippedSteps(SandboxedWork):
         short = super().do(replace(task, assignment=replace(assignment, num_steps=1)))
         return replace(short, num_steps=assignment.num_steps)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Finding:
+    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Stand by the lie: there is no state at the asked step, so anything will do."""
         if contributed is None or task.assignment.round < FIRST_LIE_ROUND:
             return super().answer(task, contributed, step, salt)
-        return Finding(secrets.token_hex(32), contributed)
+        return Recomputed(secrets.token_hex(32), contributed)
 
 
 @click.command()
