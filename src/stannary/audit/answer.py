@@ -1,20 +1,15 @@
-"""Answers to audit questions, and the chain of state roots a dispute is bisected over.
+"""Answers to audit questions.
 
 A question names a step drawn after the commitment and a fresh audit salt; the answer is
 H(audit salt, state bytes at the step). It can be given only by who has the state: whoever copied a
 logged root, or computed the last step alone, has nothing to hash.
-
-The chain c_0 = H(), c_s = H(c_(s-1), H(state_s)) makes a difference stay: from the first differing
-state on all links differ, which is what a binary search needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 from stannary.errors import FormatError
-from stannary.formats import digest
 from stannary.formats.predicates import answer_before, answer_hash
 
 MIN_SALT_BYTES = 16  # a guessable salt would let answers be prepared for states at likely steps
@@ -43,13 +38,3 @@ def begin(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
 def _check(audit_salt: bytes) -> None:
     if len(audit_salt) < MIN_SALT_BYTES:
         raise FormatError("audit salt is too short", why=f"{len(audit_salt)} bytes, at least {MIN_SALT_BYTES}")
-
-
-def state_chain(states: Mapping[int, bytes]) -> list[str]:
-    """Return the links c_1 .. c_n in hex; the states must be those of steps 1 .. n."""
-    link = b"\0" * digest.SIZE_BYTES
-    links: list[str] = []
-    for step in range(1, len(states) + 1):
-        link = digest.hash_parts("stannary state chain v1", link, hashlib.sha256(states[step]).digest())
-        links.append(link.hex())
-    return links

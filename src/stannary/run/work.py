@@ -6,7 +6,7 @@ wants a node that behaves otherwise passes another `Work`; the agent neither kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -135,9 +135,6 @@ class SandboxedWork:
             "salt": salt,
         }
         return worker_of(task.holding).request(request, task.wall_s, task.progress)
-
-
-MakeWork = Callable[[], Work]
 
 
 def _named(task: TaskInHand) -> dict[str, Json]:

@@ -1,38 +1,20 @@
-"""The movements of a job's money, as ledger entries. Pure: each returns the entry to post.
+"""Money that comes in and is held, as ledger entries, and what covers a settlement. Pure: each returns what to post.
 
+    deposit   world           -> buyer.available   entered by the market's operator
+    bond      world           -> operator.bond     the same, when a node joins
     hold      buyer.available -> buyer.escrow      on submit: all work, worst-case audits
-    pay       buyer.escrow    -> operator.available  for one task or audit, on its verdict
-    refund    buyer.escrow    -> buyer.available   what is left at the end
-    forfeit   operator.bond   -> redo and audit cost into escrow, the rest to insurance
 
-Rules:
-- Keys name the thing paid for, not the attempt to pay: `pay:<task or audit>` exists once, so that
-  work is paid once whatever restarts, retries or disagrees. Superseded verified work is the same
-  work: as redo it is paid under the same key.
-- A convicted node is paid nothing; what is forfeited goes to those who lost by it and to insurance,
-  never to the auditor that accused and never to the market that judged.
+What a job pays, refunds and forfeits at its end is one entry, made from the settlement lines of its receipt
+(verify/settlement.py). Keys name the thing moved for, not the attempt: `hold:<job>` exists once, whatever restarts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from stannary.errors import UsageError
 from stannary.settle import ledger
-from stannary.settle.ledger import Account, Entry, Posting, Purpose
-
-
-@dataclass(frozen=True, slots=True)
-class Payment:
-    """One thing to be paid: a task, or an audit of one."""
-
-    job: str
-    subject: str  # task id or audit id: what is paid once
-    buyer: str
-    operator: str
-    usd_micros: int
-    reason: str  # work | merge | audit | redo
+from stannary.settle.ledger import Account, Entry, Purpose
 
 
 def deposit(key: str, buyer: str, usd_micros: int) -> Entry:
@@ -58,50 +40,6 @@ def hold(job: str, buyer: str, usd_micros: int) -> Entry:
 def hold_key(job: str) -> str:
     """Name the entry that holds a job's escrow."""
     return f"hold:{job}"
-
-
-def pay(payment: Payment) -> Entry:
-    """Pay one task or audit out of escrow to its operator."""
-    _positive("payment", payment.usd_micros)
-    way = (ledger.buyer_escrow(payment.buyer), ledger.operator_available(payment.operator))
-    about = Purpose(payment.job, payment.subject)
-    return ledger.transfer(f"pay:{payment.subject}", payment.reason, way, payment.usd_micros, about)
-
-
-def refund(job: str, buyer: str, usd_micros: int) -> Entry:
-    """Give the rest of a job's escrow back, once."""
-    _positive("refund", usd_micros)
-    way = (ledger.buyer_escrow(buyer), ledger.buyer_available(buyer))
-    return ledger.transfer(f"refund:{job}", "refund", way, usd_micros, Purpose(job))
-
-
-@dataclass(frozen=True, slots=True)
-class Conviction:
-    """What a refuted task or audit costs its operator."""
-
-    job: str
-    subject: str  # the refuted task or audit: forfeited for once
-    buyer: str
-    operator: str
-    bond_usd_micros: int  # what is left of the operator's bond
-    damage_usd_micros: int  # redo and audit cost the buyer's escrow had to bear
-    penalty_usd_micros: int  # what the terms take beyond the damage
-
-
-def forfeit(conviction: Conviction) -> Entry | None:
-    """Take damage and penalty from the bond, damage first; None where there is no bond left."""
-    damage = min(conviction.damage_usd_micros, conviction.bond_usd_micros)
-    penalty = min(conviction.penalty_usd_micros, conviction.bond_usd_micros - damage)
-    if damage < 0 or penalty < 0:
-        raise UsageError("a forfeit cannot be negative", why=f"damage {damage}, penalty {penalty}")
-    if damage + penalty == 0:
-        return None
-    postings = [Posting(ledger.operator_bond(conviction.operator), -(damage + penalty))]
-    if damage:
-        postings.append(Posting(ledger.buyer_escrow(conviction.buyer), damage))
-    if penalty:
-        postings.append(Posting(ledger.INSURANCE, penalty))
-    return Entry(f"forfeit:{conviction.subject}", "forfeit", tuple(postings), conviction.job, conviction.subject)
 
 
 def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account, int]) -> dict[Account, int]:

@@ -14,13 +14,13 @@ Rules:
   once: posting the same entry again changes nothing, another entry under it is a ConflictError.
   That is why nothing is paid twice, whatever restarts in between.
 
-`Ledger` here is the model the store is tested against; the durable one is store/ledger.py.
+The accounts themselves are kept by store/ledger.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NewType
 
 from stannary.errors import ConflictError, UsageError
@@ -118,30 +118,6 @@ def overdrawn(account: str, balance: int, wanted: int) -> UsageError:
         why=f"{account} holds ${balance / 1e6:.6f}, ${wanted / 1e6:.6f} is needed",
         hint="ask the market's operator for a deposit, or make the job smaller",
     )
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Balances and entries in memory, with the rules of this module."""
-
-    balances: dict[Account, int] = field(default_factory=dict)
-    entries: dict[str, Entry] = field(default_factory=dict)
-
-    def post(self, entry: Entry) -> bool:
-        """Post `entry`; return False if exactly this was posted before.
-
-        Raises:
-            ConflictError: another entry has its key.
-            UsageError: an account would be overdrawn; nothing is changed then.
-        """
-        posted = self.entries.get(entry.key)
-        if posted is not None:
-            same_or_conflict(posted, entry)
-            return False
-        after = after_posting(self.balances, entry.postings)
-        self.balances.update(after)
-        self.entries[entry.key] = entry
-        return True
 
 
 def same_or_conflict(posted: Entry, entry: Entry) -> None:

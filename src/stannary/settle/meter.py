@@ -8,13 +8,10 @@ Rules (docs/receipt.md R6.18):
 - A cumulative reading cannot claim more time than has passed since the first one, plus what the
   start cost: a node that runs its meter fast is caught by the clock of the market.
 - Two readings of one number are an equivocation; the store refuses the second.
-
-A missing reading is a pause, not a fault: because amounts are cumulative the next one covers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 
 from stannary.errors import Refuted
@@ -68,15 +65,6 @@ def check_next(last: Reading | None, following: Reading, *, elapsed_ms: int) -> 
             raise _refuted(following, f"{part.name} fell to {getattr(following.spent, part.name)}")
     if total_ms(following.spent) > elapsed_ms + CLOCK_SLACK_MS:
         raise _refuted(following, f"{total_ms(following.spent)} ms metered in {elapsed_ms} ms")
-
-
-def check_chain(readings: Sequence[Reading], *, elapsed_ms: int) -> Spent:
-    """Check a whole chain and return what its last reading says; nothing spent if it is empty."""
-    last: Reading | None = None
-    for reading in readings:
-        check_next(last, reading, elapsed_ms=elapsed_ms)
-        last = reading
-    return NOTHING if last is None else last.spent
 
 
 def _refuted(reading: Reading, why: str) -> Refuted:

@@ -115,12 +115,6 @@ def _is_claimed(by_buyer_too: bool) -> sa.ColumnElement[bool]:
     return sa.or_(claimed, _has_owner(blob_owners.c.digest, "buyer:%")) if by_buyer_too else claimed
 
 
-def missing(connection: Connection, digests: Sequence[str]) -> list[str]:
-    """Return those of `digests` that are not stored."""
-    stored = set(connection.execute(sa.select(blobs.c.digest).where(blobs.c.digest.in_(digests))).scalars())
-    return [digest for digest in digests if digest not in stored]
-
-
 def may_have(connection: Connection, digest: str, owners: Sequence[str]) -> bool:
     """Tell whether one of `owners` (all that the asker is) owns the blob."""
     query = sa.select(blob_owners.c.owner).where(blob_owners.c.digest == digest, blob_owners.c.owner.in_(owners))

@@ -77,11 +77,6 @@ def newest(connection: Connection, *, limit: int) -> list[tuple[int, Entry]]:
     return list(enumerate(_entries(connection, ledger_entries.c.entry >= first), first))
 
 
-def balance(connection: Connection, account: Account) -> int:
-    """Return what an account holds."""
-    return balances_of(connection, [account]).get(account, 0)
-
-
 def balances_of(connection: Connection, accounts: Iterable[Account]) -> dict[Account, int]:
     """Return the balances of those of `accounts` that exist."""
     rows = statements.run(connection, _BALANCES, (json.dumps(list(accounts)),))

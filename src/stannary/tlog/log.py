@@ -6,7 +6,7 @@
     log.flush()                                              # commit now instead of after `interval_s`
     note = log.checkpoint()                                  # latest published, cosigned note text
     log.confirm()                                            # has the witness seen no more than this log holds?
-    log.size, log.root_at(size), log.inclusion(index, size), log.consistency(old, new), log.index_of(leaf)
+    log.size, log.inclusion(index, size), log.consistency(old, new), log.index_of(leaf)
     text = log.proof(index)                                  # tlog-proof text against the latest checkpoint
     log.close()
 
@@ -182,11 +182,6 @@ class Log:
         with self._state:
             index = self._index.get(leaf)
             return index if index is not None and index < self._size else None
-
-    def root_at(self, size: int) -> bytes:
-        """Return the root of the first `size` leaves."""
-        with self._state:
-            return self._tree.root(self._checked(size))
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the audit path of a leaf in the tree of `size`."""

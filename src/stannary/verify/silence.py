@@ -7,8 +7,7 @@ Rules (docs/receipt.md R11):
 2. A silence names a party the draw asks and the draw itself. It was asked after the draw's checkpoint was witnessed,
    and had, where its deadline is the reason, at least the time the signed spec agrees for the task; the statement is
    not older than what it says.
-3. A silence is false, and refutes, where the party's own statement stands in the log before it. `disprove` shows it
-   from two log proofs alone: a market that leaves the answer out of its receipts does not get away with it either.
+3. A silence is false, and refutes, where the party's own statement stands in the log before it.
 4. Silences are counted. One is a notice. A market that steers towards its one friend among m operators passes over
    half of all it asks where m = 3, and more where m is larger; a dead node among them comes first in 1 / m of the
    cases. From half on (and at least LEAST_MANY), or with more than MAX_OF_TASK about one task, the receipt is below
@@ -21,20 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stannary.formats import instants, statement
-from stannary.formats.dsse import Envelope
+from stannary.formats import instants
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.instants import CLOCK_SKEW_S
-from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Absence, Answer, AnswerCommitment, Awaited, Role, Silence, Verdict
+from stannary.formats.predicates import Absence, Awaited, Role, Silence, Verdict
 from stannary.formats.quantity import PPM
 from stannary.rules import verdict
 from stannary.rules.draw import Selection
-from stannary.tlog import proof
 from stannary.verify.case import Case, Logged
 from stannary.verify.course import Witnessed
-from stannary.verify.report import Finding, Findings, Severity
-from stannary.verify.trust import TrustedMarket
+from stannary.verify.report import Findings
 
 MANY_PPM = 500_000  # of the auditors asked
 LEAST_MANY = 4  # below this a share says nothing
@@ -50,42 +45,6 @@ def check(case: Case, selections: Mapping[TaskId, Selection], witnessed: Witness
         if selection.drawn:
             _Passing(case, task, selection, findings).check()
     _count(case, findings)
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """A statement and its tlog-proof."""
-
-    envelope: Envelope
-    proof: str
-
-
-def disprove(market: TrustedMarket, said: Proven, own: Proven, node_key: bytes) -> Finding | None:
-    """Return the finding that a silence is false, None where `own` does not contradict it (R11.5).
-
-    Args:
-        market: whose log both statements stand in.
-        said: the market's silence of a party.
-        own: what that party had logged: its answer commitment, or its answer where the silence is of that.
-        node_key: the raw public key of the party, from its credential.
-
-    Raises:
-        Refuted, FormatError: a signature or a proof that does not hold; then nothing is shown.
-    """
-    silence = statement.open_envelope(said.envelope, "silence", Silence, market.public_key).predicate
-    party = (silence.audit, silence.node, silence.role)
-    made: Answer | AnswerCommitment
-    if silence.awaited is Awaited.COMMITMENT:
-        made = statement.open_envelope(own.envelope, "answer-commitment", AnswerCommitment, node_key).predicate
-    else:
-        made = statement.open_envelope(own.envelope, "answer", Answer, node_key).predicate
-    for item in (said, own):
-        proof.verify(item.proof, item.envelope.leaf(), market.vkey)
-    said_at, own_at = proof.parse(said.proof).index, proof.parse(own.proof).index
-    if (made.audit, made.node, made.role) != party or own_at >= said_at:
-        return None
-    observed = f"said at log index {said_at}, answered at {own_at}"
-    return Finding("silence.false", Severity.REFUTED, f"{silence.audit} by {silence.node}", observed, "no such silence")
 
 
 def _check_statement(

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stannary.formats.jobspec import MAX_LANES
-from stannary.wire import limits
 from stannary.wire.message import (
     Ask,
     Count,
@@ -38,7 +37,6 @@ MAX_CHECKPOINT_CHARS = 16 * 1024  # a signed note with 16 witnesses stays below 
 MAX_CONSISTENCY_HASHES = 64  # RFC 6962 section 2.1.2: at most ceil(log2(n)) + 1
 
 Lane = Annotated[int, Field(ge=0, lt=MAX_LANES)]
-Page = Annotated[int, Field(ge=1, le=limits.MAX_PAGE_ITEMS)]
 
 
 class QuoteRequest(Message):

@@ -165,22 +165,6 @@ class Lease(Message):
     blobs: list[BlobRef] = Field(default_factory=list)
 
 
-class CommitmentSubmit(Signed):
-    """POST /v1/leases/{id}/commitment: answered when logged."""
-
-
-class ContributionSubmit(Signed):
-    """POST /v1/leases/{id}/contribution: its outputs must be stored already."""
-
-
-class AnswerCommitmentSubmit(Signed):
-    """POST /v1/leases/{id}/answer-commitment."""
-
-
-class AnswerSubmit(Signed):
-    """POST /v1/leases/{id}/answer, through the `reveal` lease."""
-
-
 class ReadingSubmit(Signed):
     """POST /v1/leases/{id}/reading."""
 

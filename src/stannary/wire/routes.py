@@ -79,8 +79,3 @@ def node(template: str, node_id: str) -> str:
 def api_token(template: str, token_id: str) -> str:
     """Fill an API token's path; its id is no secret."""
     return template.replace("{token}", token_id)
-
-
-def log_proof(leaf_hex: str) -> str:
-    """Return the path of a leaf's proof."""
-    return LOG_PROOF.replace("{leaf_hex}", leaf_hex)

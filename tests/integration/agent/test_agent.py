@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.metered import check_chain
 from tests.unit.run.wheels import make_wheel
 
 from stannary.agent.join import Application, join
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Refuted, ServiceError
 from stannary.formats import canonical, predicates, record
 from stannary.formats.jobspec import Resources
-from stannary.settle import meter as chain
 from stannary.wire import errors as wire_errors
 
 from .scripted_market import FOREVER, ScriptedMarket
@@ -232,7 +232,7 @@ def test_readings_are_a_chain(market: ScriptedMarket, launch: Launch) -> None:
     readings = [predicate for what, _, predicate in market.statements if what == "reading"]
     unique = {reading.seq: reading for reading in readings}
     assert all(unique[reading.seq] == reading for reading in readings)
-    spent = chain.check_chain([unique[seq] for seq in sorted(unique)], elapsed_ms=60_000)
+    spent = check_chain([unique[seq] for seq in sorted(unique)], elapsed_ms=60_000)
     assert spent.compute_ms >= market.predicate("contribution").spent.compute_ms + lost
 
 

@@ -66,7 +66,7 @@ class Hasty(FakeNode):
 async def escrow(world: World, name: str = "ada") -> int:
     """Return what the market holds of a buyer."""
     exchange, _ = world.inside
-    return int(await exchange.store.aread(lambda c: ledger.balance(c, buyer_escrow(name))))
+    return int(await exchange.store.aread(lambda c: ledger.all_balances(c)[buyer_escrow(name)]))
 
 
 @pytest.mark.parametrize("verb", ["release", "fail"])

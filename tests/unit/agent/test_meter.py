@@ -8,13 +8,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.metered import check_chain
 
 from stannary.agent.journal import EntryKind, Journal
 from stannary.agent.meter import Meter, Phase
 from stannary.formats import statement
 from stannary.formats.ids import JobId, NodeId
 from stannary.formats.predicates import Reading, Spent
-from stannary.settle import meter as chain
 
 JOB, OTHER = JobId("j-000000000001"), JobId("j-000000000002")
 NODE = NodeId("n-000000000001")
@@ -83,7 +83,7 @@ def test_readings_chain(meter: Meter, clock: Clock) -> None:
         for envelope in (first, meter.reading(JOB, NODE, KEY, AT))
     ]
     assert readings[1].seq == 1
-    assert chain.check_chain(readings, elapsed_ms=2000) == Spent(0, 2000, 0, 0, 0)
+    assert check_chain(readings, elapsed_ms=2000) == Spent(0, 2000, 0, 0, 0)
 
 
 def test_survives_a_kill(meter: Meter, clock: Clock, tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stannary.audit import answer, bisect, replay
+from stannary.audit import answer, replay
 from stannary.errors import FormatError
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId, TaskKind, round_task
@@ -51,26 +49,3 @@ def test_answers_differ_by_salt_and_by_state():
     """Neither another audit's answer nor another state's serves."""
     answers = {answer.answer(state, salt) for state in (b"a", b"b") for salt in (SALT, SALT[::-1])}
     assert len(answers) == 4
-
-
-@given(st.integers(1, 200), st.data())
-def test_bisection_finds_the_first_differing_step(num_steps, data):
-    """Wherever two runs part, even if states meet again later, the step is found in log2 questions."""
-    parted = data.draw(st.integers(1, num_steps))
-    ours = {step: b"%d" % step for step in range(1, num_steps + 1)}
-    theirs = {**ours, parted: b"other"}
-    links = [answer.state_chain(states) for states in (ours, theirs)]
-    asked = []
-
-    def theirs_at(step: int) -> str:
-        asked.append(step)
-        return links[1][step - 1]
-
-    assert bisect.first_difference(lambda step: links[0][step - 1], theirs_at, num_steps) == parted
-    assert len(asked) <= num_steps.bit_length() + 1
-
-
-def test_equal_runs_have_no_difference():
-    """Where the last links agree, nothing is bisected."""
-    links = answer.state_chain({1: b"a", 2: b"b"})
-    assert bisect.first_difference(lambda s: links[s - 1], lambda s: links[s - 1], 2) is None

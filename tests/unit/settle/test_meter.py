@@ -7,12 +7,13 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.metered import check_chain
 
 from stannary.errors import Refuted
 from stannary.formats.digest import digest
 from stannary.formats.ids import JobId, NodeId
 from stannary.formats.predicates import Reading, Spent
-from stannary.settle.meter import check_chain, check_next, origin, reading_digest, total_ms
+from stannary.settle.meter import check_next, origin, reading_digest, total_ms
 
 JOB, NODE = JobId("j-000000000000"), NodeId("n-000000000000")
 PARTS = [part.name for part in fields(Spent)]

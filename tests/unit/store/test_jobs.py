@@ -37,7 +37,7 @@ def test_the_same_submit_again_is_the_same_answer(store: Store) -> None:
     once = world.submission()
     assert submit(store, once, once) == [Submitted(once.job, created=True), Submitted(once.job, created=False)]
     assert submit(store, once) == [Submitted(once.job, created=False)]
-    assert store.read(lambda c: ledger.balance(c, buyer_escrow("buyer"))) == 100
+    assert store.read(lambda c: ledger.all_balances(c)[buyer_escrow("buyer")]) == 100
 
 
 def test_one_key_stands_for_one_payload(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_each_submit_is_judged_alone(store: Store) -> None:
         world.submission(5, escrow_usd_micros=0),
     )
     assert [type(answer) for answer in answers] == [Submitted, UsageError, AuthError, Submitted, Submitted]
-    assert store.read(lambda c: ledger.balance(c, buyer_available("buyer"))) == 0
+    assert store.read(lambda c: ledger.all_balances(c)[buyer_available("buyer")]) == 0
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

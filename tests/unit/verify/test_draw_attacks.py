@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 from tests.unit.verify.world import World
 
-from stannary.errors import Refuted
 from stannary.formats import canonical, digest, predicates, receipt, statement
 from stannary.formats.digest import Digest
 from stannary.formats.jobspec import JobKind
 from stannary.formats.predicates import Absence, Awaited, Role, Verdict
-from stannary.tlog.proof import Proof
-from stannary.verify import silence
 from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Report, Severity
-from stannary.verify.silence import Proven
 
 SMALL: dict[str, Any] = {"rounds": 1, "lanes": 2}
 
@@ -312,50 +308,3 @@ def test_a_canary_may_not_be_saved() -> None:
     sparing = World(seed=world.seed)
     sparing._canary = lambda selection, number, auditor: []  # type: ignore[method-assign]  # the dishonest step
     assert found(judged(sparing.play())) == {"audit.skipped"}
-
-
-# --- a node's own proof ---
-
-
-def test_a_node_disproves_a_silence_with_two_log_proofs() -> None:
-    """Two log proofs alone show a false silence, also where the market leaves the answer out of its receipt."""
-    world = World(**SMALL)
-    world.open()
-    world.run_lanes(0)
-    world.audit()
-    index, answer = next(item for item in world.entries if statement_kind(item[1]) == "answer-commitment")
-    made = statement.read(answer.payload, "answer-commitment", predicates.AnswerCommitment).predicate
-    node = next(item for item in world.nodes.values() if item.id == made.node)
-    said = predicates.Silence(
-        job=made.job, audit=made.audit, task=made.task, role=made.role, node=made.node, draw=world.draw,
-        awaited=Awaited.COMMITMENT, reason=Absence.DEADLINE, asked_at=world.time(world.now),
-        deadline_at=world.time(world.now), ended_at=world.time(world.now),
-    )  # fmt: skip
-    false = world.log("silence", said, world.market_key)
-    at = len(world.entries) - 1
-    note = world.checkpoint()
-
-    def proven(place: int, envelope: Any) -> Proven:
-        return Proven(envelope, Proof(place, tuple(world.tree.inclusion(place, world.tree.size)), note).to_text())
-
-    market = world.trust().markets[0]
-    key = node.key.public_key().public_bytes_raw()
-    shown = silence.disprove(market, proven(world.entries[at][0], false), proven(index, answer), key)
-    assert shown is not None
-    assert shown.id == "silence.false"
-    other = next(
-        item
-        for item in world.entries
-        if statement_kind(item[1]) == "answer-commitment" and item[1] != answer and item[1].signatures
-    )
-    with pytest.raises(Refuted):  # another's answer is not this node's
-        silence.disprove(market, proven(world.entries[at][0], false), proven(*other), key)
-    with pytest.raises(Refuted):  # an answer the log does not hold proves nothing
-        silence.disprove(market, proven(world.entries[at][0], false), proven(index + 1, answer), key)
-
-
-def statement_kind(envelope: Any) -> str:
-    """Return the kind of a logged statement."""
-    from stannary.verify.case import read
-
-    return read(0, envelope).kind

@@ -17,8 +17,8 @@ def test_envelope_survives() -> None:
     """An envelope sent in a body is opened to the same bytes, and its signature still holds."""
     key = Ed25519PrivateKey.generate()
     envelope = dsse.sign(b"{}", key)
-    body = node.CommitmentSubmit.of(envelope).to_bytes()
-    opened = message.read(node.CommitmentSubmit, body).envelope.open()
+    body = node.ReadingSubmit.of(envelope).to_bytes()
+    opened = message.read(node.ReadingSubmit, body).envelope.open()
     assert opened == envelope
     assert dsse.verify(opened, dsse.public_bytes(key)) == b"{}"
 

@@ -19,7 +19,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2]  # this copy of ours
 
 DEFAULT_MEMORY_BYTES = 1024**3
-MIN_MEMORY_BYTES = 64 * 1024**2  # below this no interpreter starts (torch alone needs 384 MiB)
 DEFAULT_TMP_BYTES = 64 * 1024**2
 DEFAULT_PIDS = 128
 DEFAULT_OPEN_FILES = 1024
