@@ -43,3 +43,10 @@ def test_an_index_outside_the_chain_is_refused(index):
     """The chain ends; nothing is revealed beyond it."""
     with pytest.raises(FormatError):
         beacon.value(SEED, 16, index)
+
+
+@pytest.mark.parametrize(("seed", "length"), [(SEED[1:], 2), (SEED, 0), (SEED, beacon.MAX_LENGTH + 1)])
+def test_a_chain_has_a_whole_seed_and_a_length(seed, length):
+    """A short seed could be guessed; a chain of no values reveals none."""
+    with pytest.raises(FormatError, match="not a beacon chain"):
+        beacon.tip(seed, length)

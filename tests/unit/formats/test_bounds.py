@@ -138,3 +138,26 @@ def test_clamped_numbers_fit(number: int) -> None:
     for bound in (bounds.MS, bounds.COUNT, bounds.MONEY):
         assert bound.fits(bound.clamp(number))
         assert not bound.fits(number) or bound.clamp(number) == number
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A record with a list of records."""
+
+    outputs: tuple[Output, ...]
+    spec: object = None  # has rules of its own
+
+
+def test_every_item_of_a_list_is_looked_at_and_a_list_has_an_end() -> None:
+    """What is out of bounds is named by its place in the list; beyond the limit nothing is looked at."""
+    fine = Output("a", digest.digest(b""), 0)
+    bounds.check(Listing((fine, fine)), "x")
+    assert bounds.misfits(Listing((fine, Output("../a", digest.digest(b""), 0))), "x")[0][0] == "x.outputs[1].name"
+    many = bounds.misfits(Listing((fine,) * (bounds.MAX_OUTPUTS + 1)), "x")
+    assert many == [("x.outputs", f"{bounds.MAX_OUTPUTS + 1:,} items, at most {bounds.MAX_OUTPUTS:,}")]
+
+
+def test_what_is_not_even_of_the_type_does_not_fit() -> None:
+    """A number where text is read, a list where metrics are: refused, not raised."""
+    assert not bounds.METRICS.fits([]) and not bounds.METRICS.fits({f"m{number}": "1" for number in range(10_000)})
+    assert not bounds.TABLE["Output.name"].fits(7)

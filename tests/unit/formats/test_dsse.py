@@ -123,3 +123,10 @@ def test_public_keys_have_a_size():
     """A key id of anything but 32 bytes is refused."""
     with pytest.raises(StannaryError):
         dsse.key_id(b"short")
+
+
+def test_a_payload_beyond_the_largest_statement_is_not_read():
+    """What is too large to be signed here is refused when somebody else has signed it, too."""
+    payload = base64.b64encode(bytes(dsse.MAX_PAYLOAD_BYTES + 3)).decode()
+    with pytest.raises(LimitExceeded, match="DSSE payload too large"):
+        dsse.parse({**dsse.sign(b"{}", KEY).to_json(), "payload": payload})

@@ -141,3 +141,21 @@ def test_any_bytes_are_answered(data):
     """Whatever the bytes, the answer is our error."""
     with pytest.raises(StannaryError):
         note.verify_checkpoint(data, LOG_KEY)
+
+
+def test_lines_out_of_order_and_other_lines_are_refused():
+    """One note has one spelling: witnesses rise by name, and each line below the text is a signature."""
+    *head, one, two = COSIGNED.splitlines(keepends=True)
+    with pytest.raises(FormatError, match="not in order"):
+        note.parse("".join([*head, two, one]))
+    with pytest.raises(FormatError, match="not in order"):
+        note.parse(COSIGNED + two)
+    with pytest.raises(FormatError, match="not a note signature"):
+        note.parse(COSIGNED + "one.example again\n")
+
+
+def test_the_first_signature_is_the_logs():
+    """A checkpoint whose text names the log and whose first line another key signed proves nothing."""
+    *text, _own, one, _two = COSIGNED.splitlines(keepends=True)
+    with pytest.raises(Refuted, match="not signed by this log"):
+        note.verify_checkpoint("".join([*text, one]), LOG_KEY)

@@ -108,3 +108,10 @@ def test_blanks_by_the_megabyte_are_read_like_one(text: str) -> None:
     assert str(caught.value) == str(same.value)
     (line,) = requirements.read(f"tin{' ' * 100_000}==1.0{' ' * 100_000}; python_version > '3'".encode())
     assert line.requirement == "tin ==1.0 ; python_version > '3'"
+
+
+def test_a_locked_list_is_read_as_an_installer_reads_it() -> None:
+    """One line a requirement, its hashes behind it, comments and continuations gone."""
+    first, second = "--hash=sha256:" + "0" * 64, "--hash=sha256:" + "1" * 64
+    listing = f"# by hand\nalpha==1.0 \\\n    {first} \\\n    {second}\nbeta==2.0 {first}\n"
+    assert requirements.locked(listing.encode()) == [f"alpha==1.0 {first} {second}", f"beta==2.0 {first}"]

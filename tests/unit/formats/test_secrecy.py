@@ -93,3 +93,24 @@ def test_texts_made_to_match_almost_everywhere(text: str) -> None:
     secrecy.in_command(text[:32_768])
     secrecy.in_variable("X", text)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "path", [".ssh/config", "deploy/id_ed25519", "a/.env", "x/.aws/credentials", "a/huggingface/token"]
+)
+def test_files_named_for_secrets_are_seen(path: str) -> None:
+    """What is named like a key is taken for one."""
+    assert secrecy.by_path(path) is not None
+
+
+@pytest.mark.parametrize("path", ["recipe.py", "data/keys.csv", "docs/passwords.md"])
+def test_innocent_files_are_left_alone(path: str) -> None:
+    """A word about keys is no key."""
+    assert secrecy.by_path(path) is None
+
+
+def test_a_raw_key_is_seen_by_its_bytes() -> None:
+    """32 bytes in hex and nothing else are a key; a commit of 20 is none."""
+    assert secrecy.in_head(b"0f" * 32 + b"\n") is not None
+    assert secrecy.in_head(b"0f" * 20 + b"\n") is None
+    assert secrecy.in_head(b"a text of some words\n" * 100) is None

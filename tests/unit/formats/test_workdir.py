@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +70,40 @@ def test_any_path(text: str) -> None:
         return
     assert not path.startswith("/")
     assert ".." not in path.split("/")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ({}, "is not a list"),
+        ([{"path": "a"}], "missing or unknown members"),
+        ([{"path": 1, "mode": 420, "digest": digest.digest(b""), "size_bytes": 0}], "member of the wrong type"),
+        ([{"path": "a", "mode": 420, "digest": digest.digest(b""), "size_bytes": True}], "member of the wrong type"),
+        ([{"path": "a", "mode": 420, "digest": digest.digest(b""), "size_bytes": -1}], "file size is negative"),
+    ],
+)
+def test_what_is_no_listing_is_refused_by_name(value: Any, what: str) -> None:
+    """A listing of a stranger has the members it must have and no others."""
+    with pytest.raises(FormatError, match=what):
+        workdir.from_json(value)
+
+
+def test_a_listing_has_an_end() -> None:
+    """More files than a job may have are refused before they are looked at."""
+    with pytest.raises(LimitExceeded, match="too many files"):
+        workdir.from_json([None] * (workdir.MAX_FILES + 1))
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_a_pickle_is_told_by_its_first_bytes(protocol: int) -> None:
+    """Whatever its name, a pickle is refused; so is the archive that torch.save makes of one."""
+    for head in (pickle.dumps([1], protocol), b"PK\x03\x04.....archive/data.pkl..."):
+        assert workdir.looks_like_pickle(head)
+        with pytest.raises(FormatError, match="pickle refused"):
+            workdir.refuse_pickle_bytes("model.bin", head)
+
+
+@pytest.mark.parametrize("head", [b"", (640).to_bytes(8, "little") + b"{", b"PK\x03\x04 a zip of texts", b"text"])
+def test_what_only_resembles_a_pickle_passes(head: bytes) -> None:
+    """A safetensors header of 640 bytes begins with a pickle's first two bytes, and is none."""
+    workdir.refuse_pickle_bytes("model.bin", head)

@@ -106,3 +106,11 @@ def test_attempts_count_on() -> None:
     """The next attempt at a place follows the highest there, void ones included."""
     assert next_attempt([merge(0, TaskState.SUPERSEDED)], TaskKind.MERGE, 0, -1) == 1
     assert next_attempt([], TaskKind.MERGE, 0, -1) == 0
+
+
+def test_the_first_round_waits_for_nothing_and_the_last_merge_ends_the_job() -> None:
+    """Round 0 opens at once; a job without its last merge, or with a convicted one, is not done."""
+    assert may_open([], 0)
+    assert not may_finish([lane(0, 0)], 1)
+    assert not may_finish([lane(0, 0), merge(0, TaskState.REFUTED)], 1)
+    assert not may_finish([lane(0, 0), merge(0, TaskState.LEASED)], 1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stannary.errors import ConflictError, UsageError
 from stannary.settle import escrow
 from stannary.settle.ledger import (
+    FEES,
     INSURANCE,
     WORLD,
     Account,
@@ -159,3 +160,25 @@ def _posts(ledger: Ledger, entry: Entry) -> bool:
         return ledger.post(entry)
     except (ConflictError, UsageError):
         return False
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(-(10**6), 10**6))
+def test_what_a_bond_no_longer_holds_is_paid_by_insurance_then_fees_then_the_market(
+    missing: int, insurance: int, fees: int, own: int
+) -> None:
+    """What covers a receipt adds up to what was missing, and no pocket is asked before the one ahead of it is empty."""
+    moved = {INSURANCE: own, buyer_escrow("ann"): -own - missing}
+    covered = escrow.cover(moved, missing, {INSURANCE: insurance, FEES: fees})
+    taken = {account: moved.get(account, 0) - covered.get(account, 0) for account in (INSURANCE, FEES, WORLD)}
+    assert sum(taken.values()) == missing and all(amount >= 0 for amount in taken.values())
+    assert covered.get(buyer_escrow("ann"), 0) == -own - missing
+    assert taken[FEES] == 0 or insurance + own - taken[INSURANCE] <= 0
+    assert taken[WORLD] == 0 or fees - taken[FEES] <= 0
+
+
+@pytest.mark.parametrize("change", [{"damage_usd_micros": -1}, {"penalty_usd_micros": -1}])
+def test_a_forfeit_is_no_way_to_be_paid(change: dict[str, int]) -> None:
+    """A negative damage or penalty would fill the bond of a convicted node."""
+    conviction = replace(Conviction("j-1", "t-1", "ann", "bob", 100, 10, 10), **change)
+    with pytest.raises(UsageError, match="cannot be negative"):
+        escrow.forfeit(conviction)

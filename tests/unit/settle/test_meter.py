@@ -74,6 +74,14 @@ def test_a_chain_belongs_to_one_node_and_job() -> None:
         check_chain(stolen, elapsed_ms=10**9)
 
 
+def test_a_chain_does_not_pass_from_one_node_to_another() -> None:
+    """A reading of another node or job is refused although it names the reading before it."""
+    first, second = chain([[1] * 5, [1] * 5])
+    for other in (replace(second, node=NodeId("n-111111111111")), replace(second, job=JobId("j-111111111111"))):
+        with pytest.raises(Refuted, match="another chain"):
+            check_next(first, other, elapsed_ms=10**9)
+
+
 @pytest.mark.parametrize("read_at", ["2025-12-31T23:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 def test_a_clock_that_was_set_breaks_no_chain(read_at: str) -> None:
     """A chain is numbers, links and sums: the time a node says of a reading may fall, as its clock does."""
