@@ -130,7 +130,7 @@ def _renewal(earlier: Path, now: datetime, ttl_s: int) -> tuple[Any, Any]:
 def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: Any) -> int:
     """Appraise a machine's EVIDENCE: tier, limit, power, and what could not be shown."""
     from stannary.certify import challenge as challenges
-    from stannary.certify import envelope
+    from stannary.certify import credential, envelope
     from stannary.certify.appraise import appraise as decide
     from stannary.certify.claims import read_claims
     from stannary.certify.folder import Folder
@@ -146,9 +146,16 @@ def appraise(out: Output, evidence_file: Path, challenge_file: Path, **options: 
     if options["keep"] is not None:
         Folder(options["keep"]).keep(evidence, asked, result, context, format_moment(context.now))
     if options["credential_file"] is not None:
-        _write_credential((result, evidence, asked, context), options)
-    name = options["machine_name"] or evidence_file.stem
-    _print_result(out, result, (evidence, context, name), options["page_file"])
+        key = signing_key(options["key_file"])
+        token = credential.issue(result, evidence, asked, context.policy, key, now=context.now)
+        files.replace(options["credential_file"], token.encode("ascii") + b"\n")
+    value = _value(options["machine_name"] or evidence_file.stem, evidence, context, result)
+    if options["page_file"] is not None:
+        from stannary.cli import appraisal_page
+
+        files.replace(options["page_file"], appraisal_page.render(value).encode("utf-8"))
+        out.say(f"{options['page_file']}: the same to look at, in a browser")
+    out.result(value, "\n".join(_lines(value, context, result)))
     if result.decision.refused:
         return EXIT_REFUSED
     return 0 if result.accepted else EXIT_BELOW_POLICY
@@ -181,15 +188,6 @@ def _items(place: Path | None) -> dict[tuple[str, str], Item]:
     return {} if place is None else CollateralStore(place).load()
 
 
-def _write_credential(parts: tuple[Result, Evidence, Challenge, Context], options: dict[str, Any]) -> None:
-    from stannary.certify import credential
-
-    result, evidence, asked, context = parts
-    key = signing_key(options["key_file"])
-    token = credential.issue(result, evidence, asked, context.policy, key, now=context.now)
-    files.replace(options["credential_file"], token.encode("ascii") + b"\n")
-
-
 def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     """Roots and lists named on the command line are part of the policy, and of its id."""
     from stannary.certify.pki import certificates
@@ -206,37 +204,25 @@ def _narrowed(policy: Policy, options: dict[str, Any]) -> Policy:
     return replace(policy, tpm=roots, packaged_revocations=packaged)
 
 
-def _print_result(out: Output, result: Result, asked: tuple[Evidence, Context, str], page_file: Path | None) -> None:
-    from stannary.certify.tiers import NAMES, RESIDUAL
-    from stannary.formats.predicates import Tier
-
-    evidence, context, name = asked
-    value = _value(result, asked)
-    tier = Tier.T0 if result.decision.refused else result.decision.tier
+def _lines(value: dict[str, Any], context: Context, result: Result) -> list[str]:
+    """Say a result in words; `value` is the same for machines."""
     limit = result.decision.limiting
-    lines = [
-        f"tier       {tier.name} {NAMES[tier]}: {RESIDUAL[tier]}",
+    return [
+        f"tier       {value['tier']} {value['tier_name']}: {value['residual']}",
         f"limit      {limit.layer}: {plain(limit.reason)}",
         f"to rise    {limit.remedy or 'nothing'}",
         f"policy     {context.policy.name} asks for {context.policy.minimum_tier}: {value['verdict']}",
-        f"machine    {plain(name)}, challenge {plain(evidence.challenge)}, at {value['evaluated_at']}",
+        f"machine    {plain(value['name'])}, challenge {plain(value['challenge'])}, at {value['evaluated_at']}",
+        *_power_lines(result, context.claims),
+        *_layer_lines(result),
     ]
-    lines += _power_lines(result, context.claims)
-    lines += _layer_lines(result)
-    if page_file is not None:
-        from stannary.cli import appraisal_page
-
-        files.replace(page_file, appraisal_page.render(value).encode("utf-8"))
-        out.say(f"{page_file}: the same to look at, in a browser")
-    out.result(value, "\n".join(lines))
 
 
-def _value(result: Result, asked: tuple[Evidence, Context, str]) -> dict[str, Any]:
+def _value(name: str, evidence: Evidence, context: Context, result: Result) -> dict[str, Any]:
     from stannary.certify.moments import format_moment
     from stannary.certify.tiers import NAMES, RESIDUAL, verdict
     from stannary.formats.predicates import Tier
 
-    evidence, context, name = asked
     tier, limit = Tier.T0 if result.decision.refused else result.decision.tier, result.decision.limiting
     return {
         "name": name,
