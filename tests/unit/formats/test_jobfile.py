@@ -10,10 +10,10 @@ from stannary.errors import SpecError
 from stannary.formats import jobfile, jobspec
 from stannary.formats.digest import digest
 from stannary.formats.jobspec import Input
-from stannary.formats.workdir import Entry
+from stannary.formats.workdir import WorkFile
 
 TRAIN: dict[str, Any] = {"kind": "train", "recipe": {"entry": "recipe.py:recipe", "rounds": 2}}
-ENTRY = Entry("recipe.py", 0o644, digest(b"recipe"), 6)
+ENTRY = WorkFile("recipe.py", 0o644, digest(b"recipe"), 6)
 
 
 def refusal(**changes: Any) -> SpecError:

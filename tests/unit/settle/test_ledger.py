@@ -174,11 +174,3 @@ def test_what_a_bond_no_longer_holds_is_paid_by_insurance_then_fees_then_the_mar
     assert covered.get(buyer_escrow("ann"), 0) == -own - missing
     assert taken[FEES] == 0 or insurance + own - taken[INSURANCE] <= 0
     assert taken[WORLD] == 0 or fees - taken[FEES] <= 0
-
-
-@pytest.mark.parametrize("change", [{"damage_usd_micros": -1}, {"penalty_usd_micros": -1}])
-def test_a_forfeit_is_no_way_to_be_paid(change: dict[str, int]) -> None:
-    """A negative damage or penalty would fill the bond of a convicted node."""
-    conviction = replace(Conviction("j-1", "t-1", "ann", "bob", 100, 10, 10), **change)
-    with pytest.raises(UsageError, match="cannot be negative"):
-        escrow.forfeit(conviction)
