@@ -344,10 +344,13 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
     heard = {rank: answered[node] for rank, node in enumerate(ranked) if node in answered}
     last = max(heard, default=-1)
 
+    def is_silent(rank: int, before: int) -> bool:
+        said = case.silences.get((selection.audits[rank], ranked[rank], "auditor"))
+        return said is not None and said.index < before
+
     def expect_words(ranks: Iterable[int], before: int) -> None:
         for rank in ranks:
-            said = case.silences.get((selection.audits[rank], ranked[rank], "auditor"))
-            if said is not None and said.index < before:
+            if is_silent(rank, before):
                 findings.say("audit.silent", False, NOTICE)
             else:
                 findings.say("audit.skipped", _is_convicted(case, ranked[rank], before))
@@ -372,7 +375,11 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
     elif selection.canary:
         agreed = next((rank for rank in sorted(heard) if judged(rank).verdict == "verified"), None)
         if agreed is not None and last == agreed:
-            behind = [rank for rank in range(agreed + 1, len(ranked)) if not _is_convicted(case, ranked[rank], at)]
+            behind = [
+                rank
+                for rank in range(agreed + 1, len(ranked))
+                if is_silent(rank, at) or not _is_convicted(case, ranked[rank], at)
+            ]
             expect_words(behind[:1], at)
 
 

@@ -133,7 +133,7 @@ class _Passing:
         if agreed is None or max(self._heard) > agreed:
             return
         for rank in range(agreed + 1, len(self._selection.auditors)):
-            if not self._is_convicted(rank, judged_at):
+            if self._silence_of(rank, judged_at) or not self._is_convicted(rank, judged_at):
                 self._expect_word(rank, judged_at)
                 return
 
@@ -151,10 +151,15 @@ class _Passing:
         own = self._case.answer_commitments.get((answer.audit, answer.node, answer.role))
         return own.index if own is not None else self._heard[rank].index
 
-    def _expect_word(self, rank: int, before: int) -> None:  # R11.6
+    def _silence_of(self, rank: int, before: int) -> Logged[Silence] | None:
         node, audit = self._selection.auditors[rank].node, self._selection.audits[rank]
         said = self._case.silences.get((audit, node, Role.AUDITOR))
-        if said is not None and said.index < before:
+        return said if said is not None and said.index < before else None
+
+    def _expect_word(self, rank: int, before: int) -> None:  # R11.6
+        node, audit = self._selection.auditors[rank].node, self._selection.audits[rank]
+        said = self._silence_of(rank, before)
+        if said is not None:
             self._findings.notice("audit.silent", audit, f"{node} did not answer: {said.predicate.reason}")
         elif not self._is_convicted(rank, before):
             expected = "a signed silence, or a conviction, before the next was asked"

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.verify.world import World
+from tests.unit.verify.world import Node, World
 
 from stannary.formats import canonical, digest, predicates, receipt, statement
 from stannary.formats.digest import Digest
 from stannary.formats.jobspec import JobKind
-from stannary.formats.predicates import Absence, Awaited, Role, Verdict
+from stannary.formats.predicates import Absence, Answer, Awaited, Role, Verdict
+from stannary.rules.draw import Selection
 from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Report, Severity
 
@@ -308,3 +309,19 @@ def test_a_canary_may_not_be_saved() -> None:
     sparing = World(seed=world.seed)
     sparing._canary = lambda selection, number, auditor: []  # type: ignore[method-assign]  # the dishonest step
     assert found(judged(sparing.play())) == {"audit.skipped"}
+
+
+def test_a_canary_may_be_let_go_whose_auditor_was_convicted_meanwhile() -> None:
+    """Whoever is asked a canary and convicted of another lie before answering is said to be silent; that is enough."""
+    world = World(seed=112, rounds=1, false_accusers={"n4"})  # n4 is asked once more where it has not lied
+
+    def let_go(selection: Selection, number: int, auditor: Node) -> list[Answer]:
+        world.canaries.append((selection.task, auditor.name))
+        world.say_silent(selection, Role.AUDITOR, auditor, number)
+        return []
+
+    world._canary = let_go  # type: ignore[method-assign]  # its lease ended with the conviction
+    report = judged(world.play())
+    assert [(task.rpartition("/r")[2], asked) for task, asked in world.canaries] == [("0/l2/a0", "n4")]
+    assert [said.refuted for said in report.claims.convictions] == [(world.nodes["n4"].id,)]
+    assert report.exit_code == 0, found(report)
