@@ -10,13 +10,13 @@ from stannary.errors import UsageError
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.quantity import dollars
 from stannary.sdk.submit import Prepared
-from stannary.wire.buyer import Offer, Quote, RejectedNode
+from stannary.wire.buyer import Offer, PriceQuote, RejectedNode
 
 SPARE = "not needed"  # how the market begins the reason of a node that would do as well (place/match.py)
 NUM_NAMED = 3  # nodes named for one reason; --json has all
 
 
-def text(quote: Quote, prepared: Prepared) -> list[str]:
+def text(quote: PriceQuote, prepared: Prepared) -> list[str]:
     """Return the plan for people, line by line."""
     spec = prepared.spec
     offers = {offer.node: offer for offer in quote.offers}
@@ -51,7 +51,7 @@ def _rejections(rejected: Sequence[RejectedNode]) -> list[str]:
     return lines
 
 
-def over_budget(quote: Quote, spec: JobSpec) -> UsageError | None:
+def over_budget(quote: PriceQuote, spec: JobSpec) -> UsageError | None:
     """Return the refusal the order would meet, None if the budget covers the worst case."""
     if quote.escrow_usd_micros <= spec.budget_usd_micros:
         return None

@@ -32,7 +32,7 @@ from stannary.wire.buyer import (
     LogPage,
     Offers,
     Outputs,
-    Quote,
+    PriceQuote,
     QuoteRequest,
     Submit,
 )
@@ -110,9 +110,9 @@ class Client:
         """Return what nodes sell."""
         return self._connection.get(routes.OFFERS, Offers)
 
-    def quote(self, spec: dict[str, Json]) -> Quote:
+    def quote(self, spec: dict[str, Json]) -> PriceQuote:
         """Return the worst-case cost of a canonical spec, and where it would run."""
-        return self._connection.post(routes.QUOTES, QuoteRequest(spec=spec), Quote, is_repeatable=True)
+        return self._connection.post(routes.QUOTES, QuoteRequest(spec=spec), PriceQuote, is_repeatable=True)
 
     def submit(self, envelope: Envelope, key: str) -> JobView:
         """Send a signed job; the same `key` and envelope again give the same answer.

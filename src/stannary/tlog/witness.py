@@ -51,7 +51,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """What goes back over HTTP: status, body, content type."""
 
     status: HTTPStatus
@@ -93,38 +93,38 @@ class Witness:
         """Return the last state cosigned for a log."""
         return self._held[origin]
 
-    def add_checkpoint(self, request: bytes) -> Reply:
+    def add_checkpoint(self, request: bytes) -> HttpReply:
         """Judge one add-checkpoint request and answer as the protocol says."""
         try:
             old, proof, signed = parse_request(request)
             origin = note.parse_checkpoint(note.parse(signed).text).origin
         except FormatError as err:
-            return Reply(HTTPStatus.BAD_REQUEST, f"{err}\n")
+            return HttpReply(HTTPStatus.BAD_REQUEST, f"{err}\n")
         if origin not in self._logs:
-            return Reply(HTTPStatus.NOT_FOUND, "unknown log\n")
+            return HttpReply(HTTPStatus.NOT_FOUND, "unknown log\n")
         try:
             checkpoint = note.verify_checkpoint(signed, self._logs[origin])
         except StannaryError as err:
-            return Reply(HTTPStatus.FORBIDDEN, f"{err}\n")
+            return HttpReply(HTTPStatus.FORBIDDEN, f"{err}\n")
         with self._lock:
             return self._extend(old, proof, checkpoint, signed)
 
-    def _extend(self, old: int, proof: Sequence[bytes], checkpoint: Checkpoint, signed: str) -> Reply:
+    def _extend(self, old: int, proof: Sequence[bytes], checkpoint: Checkpoint, signed: str) -> HttpReply:
         if old > checkpoint.size:
-            return Reply(HTTPStatus.BAD_REQUEST, "old size is beyond the checkpoint\n")
+            return HttpReply(HTTPStatus.BAD_REQUEST, "old size is beyond the checkpoint\n")
         held = self._held[checkpoint.origin]
         # rule 1: the same size must mean the same root, else the log shows two histories
         if old != held.size or (checkpoint.size == held.size and held.size and checkpoint.root != held.root):
-            return Reply(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
+            return HttpReply(HTTPStatus.CONFLICT, f"{held.size}\n", "text/x.tlog.size")
         try:
             tree.verify_consistency(old, held.root, checkpoint.size, checkpoint.root, proof)
         except Refuted as err:
-            return Reply(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
+            return HttpReply(HTTPStatus.UNPROCESSABLE_ENTITY, f"{err}\n")
         stamp = int(self._clock.now())
         state = Held(checkpoint.size, checkpoint.root, stamp)
         self._store(checkpoint.origin, state)  # rule 3: before the signature exists
         self._held[checkpoint.origin] = state
-        return Reply(HTTPStatus.OK, note.cosign(signed, self._name, self._key, stamp))
+        return HttpReply(HTTPStatus.OK, note.cosign(signed, self._name, self._key, stamp))
 
     def _load(self, origin: str) -> Held:
         data = self._files.read(_state_name(origin))

@@ -26,7 +26,7 @@ from typing import Any
 
 from stannary.errors import EnvironmentProblem, StannaryError, UsageError
 from stannary.formats import note
-from stannary.tlog.witness import MAX_REQUEST_BYTES, Reply, Witness, load_key
+from stannary.tlog.witness import MAX_REQUEST_BYTES, HttpReply, Witness, load_key
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_NAME = "local.witness"
@@ -93,21 +93,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if self.path != "/add-checkpoint":
-            self._send(Reply(HTTPStatus.NOT_FOUND, "no such path\n"))
+            self._send(HttpReply(HTTPStatus.NOT_FOUND, "no such path\n"))
             return
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
             self.close_connection = True
-            self._send(Reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request too large\n"))
+            self._send(HttpReply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request too large\n"))
             return
         request = self.rfile.read(int(length))
         try:
             answer = self.server.witness.add_checkpoint(request)
         except EnvironmentProblem as err:  # the disk is full: no state, no signature
-            answer = Reply(HTTPStatus.INSUFFICIENT_STORAGE, f"{err}\n")
+            answer = HttpReply(HTTPStatus.INSUFFICIENT_STORAGE, f"{err}\n")
         self._send(answer)
 
-    def _send(self, answer: Reply) -> None:
+    def _send(self, answer: HttpReply) -> None:
         body = answer.body.encode()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)

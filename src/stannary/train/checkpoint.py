@@ -54,7 +54,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class NamedTensors:
     """Named tensors and the text beside them."""
 
     tensors: dict[str, Tensor]
@@ -189,7 +189,7 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, Described]:
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def decode(data: bytes) -> Checkpoint:
+def decode(data: bytes) -> NamedTensors:
     """Read a checkpoint whole; the tensors own their memory.
 
     Raises:
@@ -197,7 +197,7 @@ def decode(data: bytes) -> Checkpoint:
         LimitExceeded: a header or tensor count over the limits.
     """
     stored = Stored(data)
-    return Checkpoint(dict(stored), stored.metadata)
+    return NamedTensors(dict(stored), stored.metadata)
 
 
 def refuse_pickle(data: bytes, name: str = "checkpoint") -> None:

@@ -74,7 +74,7 @@ class RejectedNode(Message):
     reason: Text
 
 
-class Quote(Message):
+class PriceQuote(Message):
     """What a job would cost at worst, on which nodes, and why not on the others."""
 
     chosen: list[NodeText]

@@ -40,7 +40,7 @@ STRAYS_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class Rank:
     """Which part of the work is this task's."""
 
     rank: int = 0
@@ -87,7 +87,7 @@ class Places:
         return self.root / "command"
 
 
-def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Shard) -> int:
+def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Rank) -> int:
     """Run the command of a spec and return its exit code; its stdout and stderr are this process's.
 
     Args:

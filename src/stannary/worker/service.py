@@ -185,9 +185,9 @@ class Service:
 
     def _run_in(self, places: Places, spec: jobspec.JobSpec, request: dict[str, Json]) -> dict[str, Json]:
         from stannary.worker import collect
-        from stannary.worker.command import Shard, run_command
+        from stannary.worker.command import Rank, run_command
 
-        shard = Shard(_number(request, "rank"), spec.num_nodes)
+        shard = Rank(_number(request, "rank"), spec.num_nodes)
         started = time.monotonic()
         exit_code = run_command(spec, places, self.job / "workdir", self._inputs(request), shard)
         compute_ms = round((time.monotonic() - started) * 1000)

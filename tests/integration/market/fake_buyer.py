@@ -188,7 +188,7 @@ class FakeBuyer:
         response = await self.call("GET", routes.job(routes.JOB_OUTPUTS, job))
         return message.read(buyer.Outputs, response.content).outputs
 
-    async def quote(self, spec: JobSpec) -> buyer.Quote:
+    async def quote(self, spec: JobSpec) -> buyer.PriceQuote:
         """Return a quote."""
         body = canonical.encode({"spec": jobspec.to_canonical(spec)})
-        return message.read(buyer.Quote, (await self.call("POST", routes.QUOTES, content=body)).content)
+        return message.read(buyer.PriceQuote, (await self.call("POST", routes.QUOTES, content=body)).content)

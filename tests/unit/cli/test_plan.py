@@ -14,7 +14,7 @@ from stannary.cli.output import Output
 from stannary.errors import NoCapacity
 from stannary.sdk import submit
 from stannary.sdk.submit import Overrides, Prepared
-from stannary.wire.buyer import Offer, Quote, RejectedNode
+from stannary.wire.buyer import Offer, PriceQuote, RejectedNode
 
 
 def offer(node: str) -> Offer:
@@ -24,9 +24,9 @@ def offer(node: str) -> Offer:
     )  # fmt: skip
 
 
-def quote(escrow_usd_micros: int) -> Quote:
+def quote(escrow_usd_micros: int) -> PriceQuote:
     nodes = [f"n-{index:012x}" for index in range(3)]
-    return Quote(
+    return PriceQuote(
         chosen=[nodes[0]], rejected=[RejectedNode(node=nodes[1], reason="too dear\x1b[2J")],
         offers=[offer(node) for node in nodes], work_usd_micros=1_000, audit_usd_micros=2_000,
         escrow_usd_micros=escrow_usd_micros, audit_ppm=1_000_000, required_ppm=10_000,
@@ -42,16 +42,16 @@ def prepared(tmp_path: Path) -> Prepared:
 
 
 class Market:
-    def __init__(self, answer: Quote | Exception) -> None:
+    def __init__(self, answer: PriceQuote | Exception) -> None:
         self.answer = answer
 
-    def quote(self, spec: object) -> Quote:
+    def quote(self, spec: object) -> PriceQuote:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
-def shown(prepared: Prepared, answer: Quote | Exception, *, as_json: bool = False) -> tuple[int, str, str]:
+def shown(prepared: Prepared, answer: PriceQuote | Exception, *, as_json: bool = False) -> tuple[int, str, str]:
     stdout, stderr = io.StringIO(), io.StringIO()
     code = run._show_plan(Market(answer), prepared, Output(as_json=as_json, stdout=stdout, stderr=stderr))
     return code, stdout.getvalue(), stderr.getvalue()

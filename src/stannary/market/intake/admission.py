@@ -42,7 +42,7 @@ MAX_KEY_CHARS = 255
 MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
 
 
-def quote(exchange: Exchange, connection: Connection, members: dict[str, object]) -> wire.Quote:
+def quote(exchange: Exchange, connection: Connection, members: dict[str, object]) -> wire.PriceQuote:
     """Return what a spec would cost at worst, on which nodes, and why not on the others."""
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
     _check_length(spec)
@@ -52,7 +52,7 @@ def quote(exchange: Exchange, connection: Connection, members: dict[str, object]
     dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
     bonds = [pricing.bond(connection, offer.node) for offer in made.match.chosen]
     stake = min(soundness.stake_ppm(bond, dearest) for bond in bonds)
-    return wire.Quote(
+    return wire.PriceQuote(
         chosen=[offer.node for offer in made.match.chosen],
         rejected=[wire.RejectedNode(node=item.node, reason=bounds.shown(item.reason)) for item in made.match.rejected],
         offers=[offer_view(exchange, offer) for offer in found],
