@@ -28,7 +28,7 @@ from stannary.certify.layers import Layer, Unread
 from stannary.certify.moments import parse_moment
 from stannary.certify.outcomes import Appraisal, Examination, Step, missing, unreadable
 from stannary.certify.remedies import Code, remedy
-from stannary.certify.tiers import Decision, decide
+from stannary.certify.tiers import TierDecision, decide
 from stannary.errors import FormatError
 from stannary.formats.predicates import Tier
 
@@ -69,7 +69,7 @@ class Result:
     """An appraised machine."""
 
     parts: dict[str, Appraisal]
-    decision: Decision
+    decision: TierDecision
     identities: tuple[str, ...]
     grade: Grade | None
     accepted: bool

@@ -52,7 +52,7 @@ _BOARDS: dict[str, str] = {
 _SWITCH = "LS10"
 
 
-class Verdict(StrEnum):
+class Likeness(StrEnum):
     """Whether a device can be the model claimed."""
 
     IS = "is"
@@ -98,28 +98,28 @@ def read_claims(text: str) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-def compare(model: str, chip: str, board: str) -> tuple[Verdict, str]:
+def compare(model: str, chip: str, board: str) -> tuple[Likeness, str]:
     """Say whether a device with this certified chip and signed board can be `model`, and by what."""
     shown = f"certified {chip or 'nothing'}, board {board.strip('_') or 'not signed'}"
     wanted = _CHIPS.get(_word(model))
     if wanted is None or not chip:
         return (
-            Verdict.UNKNOWN,
+            Likeness.UNKNOWN,
             f"could not check: {shown}; no chip is known for {model}" if chip else f"could not check: {shown}",
         )
     if chip != wanted:
-        return Verdict.IS_NOT, f"{shown}: {model} is {wanted}"
+        return Likeness.IS_NOT, f"{shown}: {model} is {wanted}"
     if wanted == _SWITCH:
-        return Verdict.IS, shown
+        return Likeness.IS, shown
     sold = _BOARDS.get(board)
     if sold is None:
         return (
-            Verdict.UNKNOWN,
+            Likeness.UNKNOWN,
             f"could not check: {shown}, which no public report names; {wanted} is sold as several models",
         )
     if sold != _word(model):
-        return Verdict.IS_NOT, f"{shown}, which is sold as {sold}"
-    return Verdict.IS, shown
+        return Likeness.IS_NOT, f"{shown}, which is sold as {sold}"
+    return Likeness.IS, shown
 
 
 def check_claims(claims: tuple[Claim, ...], parts: dict[str, Appraisal], grade: Grade | None) -> Appraisal:
@@ -143,7 +143,7 @@ def _check_place(exam: Examination, place: str, claims: list[Claim], parts: dict
     for identity, part in devices.items():
         chip, board = str(part.claims.get("chip", "")), str(part.claims.get("project", ""))
         told = {str(item): compare(item.model, chip, board) for item in claims}
-        fitting[identity] = {name for name, (verdict, _) in told.items() if verdict is not Verdict.IS_NOT}
+        fitting[identity] = {name for name, (verdict, _) in told.items() if verdict is not Likeness.IS_NOT}
         if not fitting[identity]:
             observed = f"{identity}: {next(iter(told.values()))[1]}"
             exam.require(
@@ -154,9 +154,9 @@ def _check_place(exam: Examination, place: str, claims: list[Claim], parts: dict
                 observed=observed,
                 expected=" or ".join(told),
             )
-        elif not any(verdict is Verdict.IS for verdict, _ in told.values()):
+        elif not any(verdict is Likeness.IS for verdict, _ in told.values()):
             unsure.append(
-                f"{identity}: {next(words for verdict, words in told.values() if verdict is Verdict.UNKNOWN)}"
+                f"{identity}: {next(words for verdict, words in told.values() if verdict is Likeness.UNKNOWN)}"
             )
     if unsure:
         exam.waive(f"{place}-model", f"{unsure[0]}" + (f" ({len(unsure)} devices)" if len(unsure) > 1 else ""))

@@ -29,7 +29,7 @@ from stannary.certify.moments import parse_moment
 from stannary.certify.octets import unhex
 from stannary.certify.outcomes import Appraisal, Check, Examination, Qualifier, State, Step
 from stannary.certify.remedies import Code
-from stannary.certify.withdrawals import Reason, Withdrawal
+from stannary.certify.withdrawals import CrlReason, Withdrawal
 from stannary.errors import FormatError, Refuted
 from stannary.formats import canonical, record, statement
 
@@ -147,7 +147,7 @@ def judge_identities(appraisal: Appraisal, withdrawals: tuple[Withdrawal, ...], 
 
 
 def _judge(exam: Examination, item: Withdrawal) -> None:
-    if item.status is not Reason.CERTIFICATE_HOLD:
+    if item.status is not CrlReason.CERTIFICATE_HOLD:
         exam.require("notice", False, Step.COLLATERAL, Code.REVOKED, observed=item.words())
         return
     since = exam.confirmed.get(item.identity)

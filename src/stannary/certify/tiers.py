@@ -59,7 +59,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class TierDecision:
     """The tier of a machine, the limit that decides it, and every other one, lowest first."""
 
     tier: Tier
@@ -70,7 +70,7 @@ class Decision:
 
 def decide(
     parts: dict[str, Appraisal], *, num_vouchers: int = 0, min_vouchers: int = 2, named: bool = False
-) -> Decision:
+) -> TierDecision:
     """Return the tier of a machine from its layers' appraisals."""
     limits = [limit for name, appraisal in parts.items() for limit in layer_limits(name, appraisal)]
     if not any(appraisal.kind in _CONFIDENTIAL and appraisal.valid for appraisal in parts.values()):
@@ -89,7 +89,7 @@ def decide(
     limits.sort(key=lambda item: (item.tier, not item.refuses))  # a refusal is the fact that limits most
     refused = any(not appraisal.valid for appraisal in parts.values())
     limiting = limits[0] if limits else Limit(Tier.T4, "machine", "nothing limits it", "")
-    return Decision(limiting.tier, limiting, tuple(limits), refused)
+    return TierDecision(limiting.tier, limiting, tuple(limits), refused)
 
 
 def layer_limits(name: str, appraisal: Appraisal) -> list[Limit]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-class Reason(StrEnum):
+class CrlReason(StrEnum):
     """Why hardware is withdrawn, as CRLReason spells it; removeFromCRL lifts and has no place here."""
 
     UNSPECIFIED = "unspecified"
@@ -31,7 +31,7 @@ class Withdrawal:
     """One entry: which hardware, what was said, by which responder, when."""
 
     identity: str
-    status: Reason
+    status: CrlReason
     source: str
     observed_at: str
 

@@ -17,7 +17,7 @@ from stannary.formats import digest
 from stannary.formats.digest import Digest
 from stannary.verify import result
 from stannary.verify.report import Findings, Report
-from stannary.verify.result import Compared, Match
+from stannary.verify.result import Compared, Sameness
 
 CHUNK_BYTES = 1024 * 1024
 MAX_SHOWN = 20  # files named on the screen; --json has all
@@ -34,14 +34,14 @@ class Checked:
     @property
     def is_result(self) -> bool:
         """Tell whether everything there is the result, and the receipt itself holds."""
-        same = bool(self.compared) and all(item.match is Match.SAME for item in self.compared)
+        same = bool(self.compared) and all(item.match is Sameness.SAME for item in self.compared)
         return same and self.report.exit_code != 3
 
     def lines(self) -> list[str]:
         """Return the answer in one line, then one line for each file that is not as it should be."""
         if self.report.claims is None:
             return [f"UNDECIDED: what {cell(str(self.path))} is compared with does not hold."]
-        name, odd = cell(str(self.path)), [item for item in self.compared if item.match is not Match.SAME]
+        name, odd = cell(str(self.path)), [item for item in self.compared if item.match is not Sameness.SAME]
         num_same = len(self.compared) - len(odd)
         if self.is_result:
             which = cell(self.compared[0].name) if num_same == 1 else f"{num_same:,} files"

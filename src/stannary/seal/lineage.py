@@ -43,7 +43,7 @@ class ShardIndex(Protocol):
         ...
 
 
-class Lineage:
+class Ancestry:
     """What the parent artifact offers: shards to refer to again, and operands for deltas."""
 
     def __init__(self, parent: SealedArtifact | None) -> None:

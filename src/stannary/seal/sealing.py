@@ -31,7 +31,7 @@ from stannary.seal.content import admission, file_bytes, tensors, weight_index
 from stannary.seal.content.kinds import FileKind
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
-from stannary.seal.lineage import Known, Lineage, ShardIndex
+from stannary.seal.lineage import Ancestry, Known, ShardIndex
 from stannary.seal.manifest import Base, Codec, FileEntry, KeyGroup, Manifest, Shard, TensorEntry
 from stannary.seal.plan import Cut
 from stannary.seal.reader import SealedArtifact, run_all
@@ -117,7 +117,7 @@ class _Sealer:
         self._files: list[FileEntry] = []
         self._tensors: list[TensorEntry] = []
         self._cuts: list[Cut] = []
-        self._lineage = Lineage(options.parent)
+        self._lineage = Ancestry(options.parent)
         self._meter = LinkMeter()
         self._local = threading.local()
         self._coders = threading.BoundedSemaphore(CODERS)

@@ -19,7 +19,7 @@ from stannary.formats.statement import Subject
 from stannary.verify.report import Findings
 
 
-class Match(StrEnum):
+class Sameness(StrEnum):
     """How one file and one result compare."""
 
     SAME = "same"
@@ -33,7 +33,7 @@ class Compared:
     """One name: what lies here, and what the receipt says."""
 
     name: str
-    match: Match
+    match: Sameness
     observed: Digest | None = None
     expected: Digest | None = None
 
@@ -42,12 +42,12 @@ def compare_file(name: str, observed: Digest, results: Sequence[Subject]) -> Com
     """Compare one file with all results: the one of its bytes, else the one its name means."""
     for result in results:
         if result.digest == observed:
-            return Compared(result.name, Match.SAME, observed, result.digest)
+            return Compared(result.name, Sameness.SAME, observed, result.digest)
     meant = [item for item in results if item.name == name or item.name.rpartition("/")[2] == name]
     if len(meant) == 1 or len(results) == 1:
         expected = (meant or list(results))[0]
-        return Compared(expected.name, Match.DIFFERS, observed, expected.digest)
-    return Compared(name, Match.EXTRA, observed)
+        return Compared(expected.name, Sameness.DIFFERS, observed, expected.digest)
+    return Compared(name, Sameness.EXTRA, observed)
 
 
 def compare_folder(observed: Mapping[str, Digest], results: Sequence[Subject]) -> tuple[Compared, ...]:
@@ -57,11 +57,11 @@ def compare_folder(observed: Mapping[str, Digest], results: Sequence[Subject]) -
     for name in sorted(expected.keys() | observed.keys()):
         here, said = observed.get(name), expected.get(name)
         if here is None:
-            match = Match.MISSING
+            match = Sameness.MISSING
         elif said is None:
-            match = Match.EXTRA
+            match = Sameness.EXTRA
         else:
-            match = Match.SAME if here == said else Match.DIFFERS
+            match = Sameness.SAME if here == said else Sameness.DIFFERS
         compared.append(Compared(name, match, here, said))
     return tuple(compared)
 
@@ -69,13 +69,13 @@ def compare_folder(observed: Mapping[str, Digest], results: Sequence[Subject]) -
 def judge(compared: Sequence[Compared], findings: Findings) -> None:
     """Add a finding for everything that is not the result (rule 2)."""
     for item in compared:
-        if item.match is Match.DIFFERS:
+        if item.match is Sameness.DIFFERS:
             findings.refute(
                 "result.differs", item.name, item.observed, item.expected, "fetch it again: stannary get JOB"
             )
-        elif item.match is Match.MISSING:
+        elif item.match is Sameness.MISSING:
             findings.refute("result.missing", item.name, "not in the folder", item.expected, "stannary get JOB")
-        elif item.match is Match.EXTRA:
+        elif item.match is Sameness.EXTRA:
             findings.below_policy("result.extra", item.name, item.observed, "only what the receipt names")
     if not compared:
         findings.below_policy("result.none", "receipt", "the job has no result", "a job that succeeded")

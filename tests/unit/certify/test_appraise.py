@@ -27,7 +27,7 @@ from stannary.certify.reappraise import again, exposed
 from stannary.certify.revocation_notice import RevocationNotice
 from stannary.certify.revocation_notice import sign as sign_notice
 from stannary.certify.rules import Roots, Rules, SnpTcb
-from stannary.certify.withdrawals import Reason, Withdrawal
+from stannary.certify.withdrawals import CrlReason, Withdrawal
 from stannary.errors import FormatError, LimitExceeded, Refuted, SpecError
 from stannary.formats import dsse
 from stannary.formats.predicates import Tier
@@ -340,7 +340,7 @@ def test_notice_of_a_stranger_refuses_and_a_watchers_narrows(machine):
     machine.gpus = []
     challenge, watcher = _challenge(), Ed25519PrivateKey.generate()
     evidence = machine.answer(challenge)
-    entry = Withdrawal(f"snp:{bytes(range(8)).hex()}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW))
+    entry = Withdrawal(f"snp:{bytes(range(8)).hex()}", CrlReason.CERTIFICATE_HOLD, "test", format_moment(world.NOW))
     signed = sign_notice(RevocationNotice("ann", format_moment(world.NOW), (entry,)), watcher)
     strange = appraise(evidence, challenge, _context(notices=(signed,)))
     assert strange.parts["revocations"].outcome == "refuse:collateral-invalid"
@@ -364,6 +364,9 @@ def test_reappraisal_lists_and_judges_what_a_notice_withdraws(machine, tmp_path)
     later = format_moment(world.NOW + timedelta(days=9))
     assert [item.matched for item in exposed(store.entries(), frozenset({identity}))] == [(identity,)]
     assert again(store, entry, context.policy, frozenset()).parts["cpu"].outcome == "valid"
-    for status, outcome in ((Reason.CERTIFICATE_HOLD, "valid-offline-only"), (Reason.KEY_COMPROMISE, "refuse:revoked")):
+    for status, outcome in (
+        (CrlReason.CERTIFICATE_HOLD, "valid-offline-only"),
+        (CrlReason.KEY_COMPROMISE, "refuse:revoked"),
+    ):
         withdrawn = (Withdrawal(identity, status, "test", later),)
         assert again(store, entry, context.policy, frozenset(), withdrawn).parts["cpu"].outcome == outcome

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.certify import world
 
-from stannary.certify.claims import Verdict, check_claims, compare, read_claims
+from stannary.certify.claims import Likeness, check_claims, compare, read_claims
 from stannary.certify.evidence.basis import Basis
 from stannary.certify.evidence.collateral import Collateral
 from stannary.certify.evidence.nvidia import DeviceVerifier, certified_chip, check_collisions
@@ -16,7 +16,7 @@ from stannary.certify.moments import format_moment
 from stannary.certify.outcomes import Examination, Step
 from stannary.certify.remedies import Code
 from stannary.certify.rules import Rules
-from stannary.certify.withdrawals import Reason, Withdrawal
+from stannary.certify.withdrawals import CrlReason, Withdrawal
 from stannary.errors import UsageError
 
 H100, H200 = ("G520", "0202", "885"), ("G520", "0280", "895")
@@ -95,10 +95,10 @@ def test_one_device_does_not_stand_for_two_claims():
 
 def test_a_model_without_a_known_chip_is_could_not_check():
     """A model this release does not know is not judged by its name."""
-    assert compare("B300", "GB100", "x")[0] is Verdict.UNKNOWN
-    assert compare("H200", "", "x")[0] is Verdict.UNKNOWN
-    assert compare("NVIDIA H200 SXM", "GH100", "G520_0280_895")[0] is Verdict.IS
-    assert compare("h200-141GB", "GH100", "G520_0202_885")[0] is Verdict.IS_NOT
+    assert compare("B300", "GB100", "x")[0] is Likeness.UNKNOWN
+    assert compare("H200", "", "x")[0] is Likeness.UNKNOWN
+    assert compare("NVIDIA H200 SXM", "GH100", "G520_0280_895")[0] is Likeness.IS
+    assert compare("h200-141GB", "GH100", "G520_0202_885")[0] is Likeness.IS_NOT
 
 
 def test_switches_are_counted_by_their_own_reports():
@@ -162,7 +162,9 @@ def test_new_firmware_does_not_make_a_new_device():
         world.issue("GH100 A01 GSP FMC LF", own, extensions={"2.23.133.5.4.1": b"\x30\x32\x04\x30" + b"\x77" * 48})
         for _ in range(2)
     ]
-    held = Withdrawal(f"nvidia:{own.certificate.serial:x}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW))
+    held = Withdrawal(
+        f"nvidia:{own.certificate.serial:x}", CrlReason.CERTIFICATE_HOLD, "test", format_moment(world.NOW)
+    )
     parts = {}
     for alias in aliases:
         chain = tuple(item.certificate for item in (alias, own, vendor.issuer, vendor.root))

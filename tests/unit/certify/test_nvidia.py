@@ -17,7 +17,7 @@ from stannary.certify.evidence.verifier import examine
 from stannary.certify.moments import format_moment
 from stannary.certify.pki import revocation
 from stannary.certify.rules import Rules
-from stannary.certify.withdrawals import Reason, Withdrawal
+from stannary.certify.withdrawals import CrlReason, Withdrawal
 
 NONCE = b"\x11" * 32
 
@@ -85,7 +85,7 @@ def test_device_on_hold_is_valid_offline_only():
     vendor = world.Nvidia()
     device = vendor.device()
     entry = Withdrawal(
-        f"nvidia:{device.certificate.serial:x}", Reason.CERTIFICATE_HOLD, "test", format_moment(world.NOW)
+        f"nvidia:{device.certificate.serial:x}", CrlReason.CERTIFICATE_HOLD, "test", format_moment(world.NOW)
     )
     rules = Rules(roots=vendor.roots, withdrawals=(entry,))
     assert _one(vendor, device, vendor.report(device, NONCE), rules=rules).outcome == "valid-offline-only"

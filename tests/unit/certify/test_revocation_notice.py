@@ -26,7 +26,7 @@ from stannary.certify.outcomes import Examination
 from stannary.certify.pki import revocation
 from stannary.certify.revocation_notice import RevocationNotice, believe, judge_identities
 from stannary.certify.rules import Rules
-from stannary.certify.withdrawals import Reason, Withdrawal
+from stannary.certify.withdrawals import CrlReason, Withdrawal
 from stannary.cli import main as edge
 from stannary.errors import FormatError
 from stannary.formats import canonical, dsse, record
@@ -37,7 +37,7 @@ CHIP = f"snp:{bytes(range(8)).hex()}"
 WATCHER = Ed25519PrivateKey.generate()
 
 
-def entry(identity=CHIP, status=Reason.CERTIFICATE_HOLD, at=world.NOW):
+def entry(identity=CHIP, status=CrlReason.CERTIFICATE_HOLD, at=world.NOW):
     """An entry of a notice."""
     return Withdrawal(identity, status, "https://ocsp.example", format_moment(at))
 
@@ -78,9 +78,9 @@ def card(entries, *, good_at=None, status_now=world.NOW):
 
 def test_every_status_but_a_hold_refuses():
     """certificateHold leaves the evidence true but offline-only and capped; every other status revokes."""
-    for status in Reason:
+    for status in CrlReason:
         judged = chip([entry(status=status)])
-        if status is Reason.CERTIFICATE_HOLD:
+        if status is CrlReason.CERTIFICATE_HOLD:
             assert judged.outcome == "valid-offline-only"
             assert [item.cap for item in judged.findings if item.id == "hold"] == [1]
         else:
@@ -90,14 +90,14 @@ def test_every_status_but_a_hold_refuses():
 
 def test_an_entry_counts_from_its_observation_on():
     """The same notice at an earlier evaluation time says nothing."""
-    late = [entry(status=Reason.KEY_COMPROMISE, at=world.NOW)]
+    late = [entry(status=CrlReason.KEY_COMPROMISE, at=world.NOW)]
     assert chip(late, now=world.NOW - timedelta(seconds=1)).outcome == "valid"
     assert chip(late, now=world.NOW).outcome == "refuse:revoked"
 
 
 def test_other_hardware_is_not_touched():
     """A notice about another chip changes nothing."""
-    assert chip([entry(identity="snp:00ff", status=Reason.KEY_COMPROMISE)]) == chip([])
+    assert chip([entry(identity="snp:00ff", status=CrlReason.KEY_COMPROMISE)]) == chip([])
 
 
 def test_a_vendors_later_good_answer_lifts_a_hold_only():
@@ -111,7 +111,7 @@ def test_a_vendors_later_good_answer_lifts_a_hold_only():
     assert card(held).outcome == "valid-offline-only"
     stale = card(held, good_at=world.NOW - DAY, status_now=world.NOW + 20 * DAY)
     assert stale.outcome == "valid-offline-only"
-    gone = [entry(status=Reason.KEY_COMPROMISE, at=world.NOW - 3 * DAY)]
+    gone = [entry(status=CrlReason.KEY_COMPROMISE, at=world.NOW - 3 * DAY)]
     assert card(gone, good_at=world.NOW - DAY).outcome == "refuse:revoked"
 
 
@@ -141,7 +141,7 @@ def test_a_notice_never_makes_anything_better():
     exam = Examination("snp", identities=[CHIP])
     exam.refuse("chain", revocation_notice.Step.CHAIN, revocation_notice.Code.CHAIN_INVALID, observed="x")
     bad = exam.close()
-    for status in Reason:
+    for status in CrlReason:
         assert judge_identities(bad, (entry(status=status),), world.NOW).outcome == "refuse:chain-invalid"
 
 
@@ -278,7 +278,9 @@ def test_commands_sign_show_and_continue_a_notice(tmp_path, monkeypatch, capsys)
 
 
 _MOMENTS = st.integers(-5, 5).map(lambda days: world.NOW + days * DAY)
-_ENTRIES = st.lists(st.builds(entry, st.sampled_from([CHIP, "snp:00ff", "ek:01"]), st.sampled_from(Reason), _MOMENTS))
+_ENTRIES = st.lists(
+    st.builds(entry, st.sampled_from([CHIP, "snp:00ff", "ek:01"]), st.sampled_from(CrlReason), _MOMENTS)
+)
 
 
 @given(_ENTRIES, st.booleans(), _MOMENTS)

@@ -100,7 +100,7 @@ def test_what_travels_is_told_also_where_nobody_can_run_it(prepared: Prepared) -
 def test_nothing_is_said_between_reading_and_sending_into_a_log() -> None:
     """Lines of a command whose talk goes to a file wait until the files are sent; errors do not lose them."""
     stderr = io.StringIO()
-    with pytest.raises(NoCapacity), run.Held(Output(stderr=stderr)) as talk:
+    with pytest.raises(NoCapacity), run.HeldTalk(Output(stderr=stderr)) as talk:
         talk.say("  market    here")
         assert stderr.getvalue() == ""
         raise NoCapacity("nobody")

@@ -5,7 +5,7 @@ import pytest
 from stannary.formats import digest
 from stannary.formats.statement import Subject
 from stannary.verify.report import Findings, Severity
-from stannary.verify.result import Match, compare_file, compare_folder, judge
+from stannary.verify.result import Sameness, compare_file, compare_folder, judge
 
 ONE, TWO, OTHER = (digest.digest(text) for text in (b"one", b"two", b"other"))
 RESULTS = (Subject("l0/out.txt", ONE), Subject("l1/out.txt", TWO))
@@ -14,10 +14,10 @@ RESULTS = (Subject("l0/out.txt", ONE), Subject("l1/out.txt", TWO))
 @pytest.mark.parametrize(
     ("name", "observed", "expected"),
     [
-        ("renamed.bin", TWO, ("l1/out.txt", Match.SAME)),
-        ("l0/out.txt", OTHER, ("l0/out.txt", Match.DIFFERS)),
-        ("out.txt", OTHER, ("out.txt", Match.EXTRA)),  # two results are called so: none of them is meant
-        ("notes", OTHER, ("notes", Match.EXTRA)),
+        ("renamed.bin", TWO, ("l1/out.txt", Sameness.SAME)),
+        ("l0/out.txt", OTHER, ("l0/out.txt", Sameness.DIFFERS)),
+        ("out.txt", OTHER, ("out.txt", Sameness.EXTRA)),  # two results are called so: none of them is meant
+        ("notes", OTHER, ("notes", Sameness.EXTRA)),
     ],
 )
 def test_a_file_is_a_result_by_its_bytes(name, observed, expected):
@@ -28,16 +28,16 @@ def test_a_file_is_a_result_by_its_bytes(name, observed, expected):
 
 def test_the_only_result_is_meant_whatever_its_file_is_called():
     """With one result, a file of other bytes differs from it."""
-    assert compare_file("copy", OTHER, RESULTS[:1]).match is Match.DIFFERS
+    assert compare_file("copy", OTHER, RESULTS[:1]).match is Sameness.DIFFERS
 
 
 def test_a_folder_is_compared_file_by_file():
     """Same, differing, missing and extra files are told apart, each once."""
     found = compare_folder({"l0/out.txt": OTHER, "extra": ONE}, RESULTS)
     assert [(item.name, item.match) for item in found] == [
-        ("extra", Match.EXTRA),
-        ("l0/out.txt", Match.DIFFERS),
-        ("l1/out.txt", Match.MISSING),
+        ("extra", Sameness.EXTRA),
+        ("l0/out.txt", Sameness.DIFFERS),
+        ("l1/out.txt", Sameness.MISSING),
     ]
 
 

@@ -79,13 +79,13 @@ def sign(out: Output, identities: tuple[str, ...], **options: Any) -> None:
     """Sign that hardware IDENTITIES (nvidia:..., snp:..., ek:...) were withdrawn. Your newest notice counts, whole."""
     from stannary.certify import revocation_notice as notices
     from stannary.certify.moments import format_moment
-    from stannary.certify.withdrawals import Reason, Withdrawal
+    from stannary.certify.withdrawals import CrlReason, Withdrawal
 
     try:
-        status = Reason(options["status"])
+        status = CrlReason(options["status"])
     except ValueError as err:
         raise UsageError(
-            "no such status", why=f"{options['status']!r:.40}", hint=f"one of {', '.join(Reason)}"
+            "no such status", why=f"{options['status']!r:.40}", hint=f"one of {', '.join(CrlReason)}"
         ) from err
     if identities and not options["source"]:
         raise UsageError("who said so is not said", why="an entry names its responder", hint="add --source TEXT")

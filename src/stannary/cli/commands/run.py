@@ -24,7 +24,7 @@ from stannary.sdk.submit import Overrides, Prepared
 SHOW_UPLOAD_BYTES = 8 * 1024 * 1024  # below this it is over before a line could be read
 
 
-class Held:
+class HeldTalk:
     """Talk between reading the work directory and sending it, held back where nobody watches.
 
     `stannary run job.yaml 2>&1 | tee run.log` writes what is said here into the work directory: a line in
@@ -35,7 +35,7 @@ class Held:
         self._out = out
         self._lines: list[str] = []
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> HeldTalk:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,7 +92,7 @@ def run(out: Output, **options: Any) -> int:
         lambda question: _ask(question, out, options["yes"]),
         lambda step: out.status(f"    {plain(step)}"),
     )
-    with Held(out) as talk:
+    with HeldTalk(out) as talk:
         settings = _market(talk)
         client = Client.open(settings)
         if not options["dry_run"]:
@@ -146,7 +146,7 @@ def _envs(pairs: tuple[str, ...]) -> dict[str, str]:
     return envs
 
 
-def _market(out: Held) -> Settings:
+def _market(out: HeldTalk) -> Settings:
     """Return settings with a market behind them, starting the private one where none is configured."""
     settings = session.settings()
     directory = local.of_profile(settings.profile)
@@ -181,7 +181,7 @@ def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
     return over.exit_code
 
 
-def _upload(client: Client, prepared: Prepared, out: Held) -> None:
+def _upload(client: Client, prepared: Prepared, out: HeldTalk) -> None:
     done = 0
     total = max(prepared.size_bytes, 1)
 
