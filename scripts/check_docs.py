@@ -35,6 +35,7 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")),
 CODE = [path for room in ("src", "scripts", "bench", "examples") for path in sorted((ROOT / room).rglob("*.py"))]
 _CITED = re.compile(r"(?<![\w/.-])(?:[\w-]+/)*[\w-]+\.md\b(?:,? section ([0-9]+))?")
 _FOREIGN = {"protocol.md"}  # of DSSE, a standard that has no other name
+_DECISION = re.compile(r"\b(?:docs/adr/|ADR )([0-9]{4})\b(?!-)")
 _TICKET = re.compile(r"\bissue [0-9]+")  # nobody can look it up here
 _PARAGRAPH = re.compile(r"^\*\*(R[0-9]+\.[0-9]+)\*\*", re.MULTILINE)
 _REFERENCE = re.compile(r"\bR[0-9]+\.[0-9]+\b")
@@ -97,6 +98,7 @@ def _uncited(text: str) -> list[str]:
             continue  # a file's name, not a citation
         if not (ROOT / document).exists() or (found[1] and not _has_section(ROOT / document, found[1])):
             missing.append(found[0])
+    missing += [found for found in _DECISION.findall(text) if not list((ROOT / "docs" / "adr").glob(f"{found}-*.md"))]
     return [f"cites {item}, which is not here" for item in [*missing, *_TICKET.findall(text)]]
 
 

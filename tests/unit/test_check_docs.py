@@ -25,7 +25,8 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "cited", ["DESIGN.md", "research/training.md 8", "docs/nowhere.md", "docs/protocol.md section 99", "issue 7"]
+    "cited",
+    ["DESIGN.md", "research/training.md 8", "docs/nowhere.md", "docs/protocol.md section 99", "issue 7", "ADR 9999"],
 )
 def test_a_citation_of_what_is_not_here_is_a_mistake(checks: ModuleType, cited: str) -> None:
     """Documents that are not in the tree, sections they do not have and tickets are told."""
@@ -33,7 +34,9 @@ def test_a_citation_of_what_is_not_here_is_a_mistake(checks: ModuleType, cited: 
     assert "not here" in mistake
 
 
-@pytest.mark.parametrize("cited", ["docs/audits.md", "docs/protocol.md section 5", "docs/receipt.md R8", "RFC 9162"])
+@pytest.mark.parametrize(
+    "cited", ["docs/audits.md", "docs/protocol.md section 5", "docs/receipt.md R8", "docs/adr/0009", "RFC 9162"]
+)
 def test_a_citation_of_what_is_here_is_none(checks: ModuleType, cited: str) -> None:
     """Documents of the tree by their path, and public standards, may be cited."""
     assert checks._uncited(f'"""Words ({cited})."""') == []
