@@ -10,9 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-import http.client
 import re
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -22,7 +20,7 @@ from stannary.errors import AuthError, ServiceError, UsageError
 from stannary.formats import note
 from stannary.formats.note import KeyType
 from stannary.tlog.witness import format_request
-from stannary.wire import tls
+from stannary.wire.http import Asker
 
 TIMEOUT_S = 5.0  # the witness answers after two fsyncs
 MAX_ANSWER_BYTES = 4096
@@ -30,6 +28,7 @@ REFUSED = "witness-refused"  # detail of what it says no to; what it does not an
 MAX_ATTEMPTS = 2  # one with the size we believe it has, one with the size it says it has
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _REFUSALS = frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY})
+_HEADERS = {"Content-Type": "text/plain", "Connection": "close"}  # nothing is left open between two checkpoints
 _PIN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,16 +43,13 @@ class WitnessClient:
             FormatError: no verifier key.
         """
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port
-        self._is_tls = parts.scheme == "https"
-        if not self._host or not (self._is_tls or (parts.scheme == "http" and self._host in LOOPBACK)):
+        is_local = parts.scheme == "http" and parts.hostname in LOOPBACK
+        if not parts.hostname or not (parts.scheme == "https" or is_local):
             hint = "write it like https://witness.example; plain HTTP is for loopback"
             raise UsageError("not a witness's address", why=f"{url!r:.120}", hint=hint)
-        self._path = parts.path.rstrip("/") + "/add-checkpoint"
+        self._url = f"{url.rstrip('/')}/add-checkpoint"
         self._key = note.parse_vkey(vkey)
-        self._tls_pin = tls_pin
-        self._timeout_s = timeout_s
-        self._context: ssl.SSLContext | None = None  # once its certificate was seen
+        self._asker = Asker(timeout_s, MAX_ANSWER_BYTES, pin=tls_pin)
         self._size = 0  # what we believe the witness holds
         self._lock = threading.Lock()
 
@@ -111,29 +107,12 @@ class WitnessClient:
             )
 
     def _post(self, request: bytes) -> tuple[int, str]:
-        connection: http.client.HTTPConnection | None = None
         try:
-            connection = self._connection()
-            connection.request("POST", self._path, request, {"Content-Type": "text/plain"})
-            response = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException, AuthError) as err:
-            self._context = None
+            answer = self._asker.ask("POST", self._url, request, _HEADERS)
+        except (ServiceError, AuthError) as err:
             raise ServiceError(
                 f"the witness {self.name} does not answer",
-                why=f"{self._host}:{self._port}: {err}",
+                why=f"{self._url}: {err}",
                 hint="look at its process, its address and its certificate",
             ) from err
-        finally:
-            if connection is not None:
-                connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if not self._is_tls:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        host, port, patience_s = self._host, self._port or http.client.HTTPS_PORT, self._timeout_s
-        if self._context is None and self._tls_pin:
-            self._context = tls.pinned(host, port, self._tls_pin, whose="the witness's", timeout_s=patience_s)
-        elif self._context is None:
-            self._context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port, timeout=patience_s, context=self._context)
+        return answer.status, answer.body.decode("utf-8", "replace")

@@ -19,16 +19,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpcore2
 import httpx2
 
 from stannary import __version__
 from stannary.errors import ServiceError
-from stannary.wire import proxy
+from stannary.wire import proxy, tls
 
 CONNECT_S = 10.0
+HTTPS_PORT = 443
 KEEP_ALIVE_S = 5.0  # servers close idle connections; most wait longer than this
 HEADERS = {"User-Agent": f"stannary/{__version__}", "Accept-Encoding": "identity"}
 
@@ -71,21 +72,24 @@ class Response:
 
 
 class Asker:
-    """Asks hosts for short answers; use it as a context manager, from one thread.
+    """Asks hosts for short answers; use it as a context manager, by one thread at a time.
 
     Args:
         limit_s: seconds for head and body together, from the moment of asking.
         max_bytes: of one answer's body.
         stall_s: seconds without a byte, where these are to be fewer.
         proxied: whether the proxies of the environment are asked.
+        pin: SHA-256 (hex) of the one certificate to believe; empty for the roots of the system.
     """
 
-    def __init__(self, limit_s: float, max_bytes: int, *, stall_s: float | None = None, proxied: bool = False) -> None:
-        self._limit_s, self._max_bytes, self._proxied = limit_s, max_bytes, proxied
+    def __init__(
+        self, limit_s: float, max_bytes: int, *, stall_s: float | None = None, proxied: bool = False, pin: str = ""
+    ) -> None:
+        self._limit_s, self._max_bytes, self._proxied, self._pin = limit_s, max_bytes, proxied, pin
         self._timeout = httpx2.Timeout(stall_s or limit_s, connect=min(CONNECT_S, limit_s))
         self._backend = _Until()
-        self._clients: dict[tuple[str, str], httpx2.Client] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._clients: dict[tuple[str, str], httpx2.Client] = {}  # by scheme and place
+        self._roots: ssl.SSLContext | None = None  # read once
 
     def __enter__(self) -> Asker:
         return self
@@ -95,8 +99,8 @@ class Asker:
 
     def close(self) -> None:
         """Close the sockets."""
-        for client in self._clients.values():
-            client.close()
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     def ask(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:
         """Send one request and return the answer, whatever its status.
@@ -104,26 +108,36 @@ class Asker:
         Raises:
             NoAnswer: no connection, or no whole answer in time.
             ServiceError: an address that cannot be asked; a good answer that is too large, or one that is packed.
+            AuthError: another certificate than the pinned one.
         """
         self._backend.until = time.monotonic() + self._limit_s
         try:
             with self._client(url).stream(method, url, content=body or None, headers=headers) as answer:
                 return Response(answer.status_code, answer.headers, self._body(answer))
-        except httpx2.TransportError as err:
+        except (httpx2.TransportError, OSError) as err:
+            self.close()  # a pinned certificate is looked at anew
             raise NoAnswer("no answer", why=f"{type(err).__name__}: {err}"[:200]) from err
         except (httpx2.InvalidURL, ValueError) as err:
             raise ServiceError("address cannot be asked", why=f"{url!r:.120}: {err}", hint="check the address") from err
 
     def _client(self, url: str) -> httpx2.Client:
         parts = urlsplit(url)
-        place = (parts.scheme, parts.hostname or "")
+        place = (parts.scheme, parts.netloc)
         if place not in self._clients:
-            if parts.scheme == "https" and self._tls is None:
-                self._tls = httpcore2.default_ssl_context()
-            via = proxy.find(*place, schemes=("http", "https")) if self._proxied else None
-            transport = PoolTransport(tls=self._tls, backend=self._backend, via=via)
+            via = proxy.find(parts.scheme, parts.hostname or "", schemes=("http", "https")) if self._proxied else None
+            transport = PoolTransport(tls=self._trust(parts), backend=self._backend, via=via)
             self._clients[place] = httpx2.Client(transport=transport, timeout=self._timeout, headers=HEADERS)
         return self._clients[place]
+
+    def _trust(self, parts: SplitResult) -> ssl.SSLContext | None:
+        if parts.scheme != "https":
+            return None
+        if self._pin:
+            place = (parts.hostname or "", parts.port or HTTPS_PORT)
+            return tls.pinned(*place, self._pin, whose="the server's", timeout_s=min(CONNECT_S, self._limit_s))
+        if self._roots is None:
+            self._roots = httpcore2.default_ssl_context()
+        return self._roots
 
     def _body(self, answer: httpx2.Response) -> bytes:
         coding = answer.headers.get("Content-Encoding", "identity")

@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.loopback import listening
 
 from stannary.errors import EnvironmentProblem, Refuted, ServiceError, UsageError
 from stannary.formats import note
@@ -200,6 +202,23 @@ def test_half_sent_requests_keep_no_log_out(server, grown):
     finally:
         for connection in held:
             connection.close()
+
+
+def test_a_witness_that_drips_its_answer_is_given_up():
+    """A byte now and then holds no log: the exchange as a whole has the limit."""
+    over = threading.Event()
+
+    def drip(connection):
+        with contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.02):
+                connection.sendall(b"x")
+
+    with listening(drip) as url:
+        client = WitnessClient(url, note.format_vkey("w", public_bytes(KEY), note.KeyType.WITNESS), timeout_s=0.5)
+        with pytest.raises(ServiceError, match="does not answer"):
+            client("note", 1, lambda old: [])
+        over.set()
 
 
 def test_nobody_there_is_a_service_error():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from tests.loopback import listening
 from tests.unit.seal.stores.test_proxy import HOST, proxied, serving_tls
 from tests.unit.seal.stores.test_server import serving
 
-from stannary.errors import ServiceError, UsageError
+from stannary.errors import AuthError, ServiceError, UsageError
 from stannary.wire import http
 from stannary.wire.connection import Connection
 from stannary.wire.http import Asker, NoAnswer
@@ -163,6 +165,21 @@ def test_certificates_are_checked_through_a_proxy_and_without(monkeypatch, tmp_p
                 asker.ask("GET", f"https://other.test/{name}")
     assert {line.split(" HTTP/")[0] for line in running.asked} == {f"CONNECT {HOST}:443", "CONNECT other.test:443"}
     assert b"/head/" not in running.carried
+
+
+def test_a_pinned_certificate_is_the_only_one(tmp_path) -> None:
+    """The pinned one is believed without any root; another is named, and looked at anew when asked again."""
+    name = "head/" + "0" * 64
+    with serving_tls(tmp_path, tmp_path) as (host, port):
+        pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert((tmp_path / "cert.pem").read_text())).hexdigest()
+        with Asker(20, 99, pin=pin) as asker:
+            assert asker.ask("GET", f"https://{host}:{port}/{name}").status == 404
+        with Asker(20, 99, pin="0" * 64) as asker:
+            for _ in range(2):
+                with pytest.raises(AuthError, match="not the pinned one"):
+                    asker.ask("GET", f"https://{host}:{port}/{name}")
+            with pytest.raises(NoAnswer):
+                asker.ask("GET", "https://127.0.0.1:1/")
 
 
 def test_no_root_certificates_are_read_where_nothing_goes_over_tls(monkeypatch, tmp_path) -> None:
