@@ -124,16 +124,6 @@ def build(
     return ReceiptFile(receipt, proof, tuple(evidence), tuple(checkpoints)).to_bytes()
 
 
-def parse(data: bytes) -> ReceiptFile:
-    """Read a receipt file from JSON.
-
-    Raises:
-        LimitExceeded: too large, too deep, too many statements.
-        FormatError: not JSON, or not a receipt file.
-    """
-    return read(canonical.decode(data, max_bytes=MAX_RECEIPT_BYTES))
-
-
 def read(value: Json) -> ReceiptFile:
     """Read a receipt file from decoded JSON members."""
     members = _members(value, {"format", "receipt", "proof", "evidence", "checkpoints"}, "receipt file")

@@ -73,11 +73,6 @@ def sign(
     return dsse.sign(Statement(kind, subjects, predicate).to_bytes(), key)
 
 
-def kind_of(payload: bytes) -> str:
-    """Return the predicate kind of statement bytes, without trusting or reading the rest."""
-    return _kind_of(canonical.decode_object(payload))
-
-
 def _kind_of(members: dict[str, Json]) -> str:
     kind = members.get("predicateType")
     prefix, suffix = "urn:stannary:", ":v1"

@@ -88,19 +88,6 @@ def to_json(entries: tuple[WorkFile, ...]) -> list[Json]:
     ]
 
 
-def from_json(value: Json) -> tuple[WorkFile, ...]:
-    """Read a listing and check every rule."""
-    if not isinstance(value, list):
-        raise FormatError("work directory listing is not a list")
-    if len(value) > MAX_FILES:
-        raise LimitExceeded("too many files in the work directory", why=f"{len(value):,}, limit {MAX_FILES:,}")
-    listed = tuple(_read_entry(item) for item in value)
-    checked = check(listed)
-    if checked != listed:
-        raise FormatError("work directory listing is not in path order")
-    return checked
-
-
 def listing_digest(entries: tuple[WorkFile, ...]) -> Digest:
     """Return the digest of the canonical listing."""
     return digest.digest(canonical.encode(to_json(entries)))
@@ -167,12 +154,3 @@ def _check_collision(path: str, spelled: dict[str, str]) -> None:
                 hint="rename one of them, or name it in .stannaryignore",
             )
         spelled[prefix.casefold()] = spelling
-
-
-def _read_entry(value: Json) -> WorkFile:
-    if not isinstance(value, dict) or set(value) != {"path", "mode", "digest", "size_bytes"}:
-        raise FormatError("work directory entry has missing or unknown members")
-    path, mode, size_bytes = value["path"], value["mode"], value["size_bytes"]
-    if not isinstance(path, str) or type(mode) is not int or type(size_bytes) is not int:
-        raise FormatError("work directory entry member of the wrong type")
-    return WorkFile(path, mode, digest.parse(value["digest"]), size_bytes)

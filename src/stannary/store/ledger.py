@@ -65,11 +65,6 @@ def find(connection: Connection, key: str) -> Entry | None:
     return found[0] if found else None
 
 
-def of_job(connection: Connection, job: str) -> list[Entry]:
-    """Return every entry of a job, in the order of posting."""
-    return _entries(connection, _of_job(sa.literal(job), sa.literal(escrow.hold_key(job))))
-
-
 def newest(connection: Connection, *, limit: int) -> list[tuple[int, Entry]]:
     """Return the newest entries of the whole ledger and their numbers, oldest first."""
     following = int(statements.run(connection, _NEXT_ENTRY).fetchone()[0])

@@ -19,7 +19,7 @@ from tests.integration.market.fake_buyer import FakeBuyer, train_spec
 from tests.integration.market.world import Process, World
 
 from stannary.agent import daemon
-from stannary.formats import digest, jobspec
+from stannary.formats import canonical, digest, jobspec
 from stannary.formats import receipt as receipt_format
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.jobspec import Input, JobSpec
@@ -64,7 +64,7 @@ class Ended:
 
 def case_of(data: bytes) -> Case:
     """Return the evidence of a receipt file."""
-    file = receipt_format.parse(data)
+    file = receipt_format.read(canonical.decode(data))
     return Case([read(item.index, item.envelope) for item in file.evidence])
 
 

@@ -30,7 +30,7 @@ from tests.integration.market.fake_node import (
 from tests.integration.market.world import World
 
 from stannary.cli import summary
-from stannary.formats import digest, ids
+from stannary.formats import canonical, digest, ids
 from stannary.formats import receipt as receipt_format
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
@@ -176,7 +176,8 @@ def check(world: World, data: bytes) -> Report:
 
 def case_of(data: bytes) -> Case:
     """Return the evidence of a receipt file."""
-    return Case([cases.read(item.index, item.envelope) for item in receipt_format.parse(data).evidence])
+    evidence = receipt_format.read(canonical.decode(data)).evidence
+    return Case([cases.read(item.index, item.envelope) for item in evidence])
 
 
 def recomputed(case: Case) -> bytes:

@@ -119,6 +119,15 @@ class TestWorkdir:
         with pytest.raises(FormatError):
             jobspec.from_canonical(members)
 
+    def test_a_listing_has_one_order(self):
+        """Files in another order than that of their paths would be a second spelling of one job."""
+        members: Any = jobspec.to_canonical(resolved())
+        members["workdir"].append({**members["workdir"][0], "path": "a.py"})
+        with pytest.raises(SpecError, match="not in path order"):
+            jobspec.from_canonical(members)
+        members["workdir"].reverse()
+        jobspec.from_canonical(members)
+
     def test_a_command_whose_files_do_not_fit_is_refused_before_the_work(self):
         """A command runs in a copy of its work directory: one larger than resources.disk never starts."""
         draft = jobfile.parse({"kind": "command", "run": "true", "resources": {"disk": "1MiB"}})

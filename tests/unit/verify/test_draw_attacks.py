@@ -81,7 +81,7 @@ class FriendlyMarketForReceipt(FriendlyMarket):
     def receipt(self, **more: Any) -> bytes:
         """Borrow the honest receipt's predicate and name the bent evidence in it."""
         honest = World(**SMALL).play()
-        said = receipt.parse(honest.receipt()).receipt
+        said = receipt.read(canonical.decode(honest.receipt())).receipt
         stated = statement.read(said.payload, "receipt", predicates.Receipt).predicate
         leaves = tuple(digest.from_raw(envelope.leaf()) for _, envelope in self.entries)
         return self.assemble(replace(stated, evidence=leaves), ())
