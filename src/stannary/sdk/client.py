@@ -284,6 +284,10 @@ class Operator:
         """Return all nodes."""
         return self._connection.get(routes.ADMIN_NODES, admin.NodeList)
 
+    def ledger(self) -> admin.LedgerPage:
+        """Return every account's balance, and the newest entries in order."""
+        return self._connection.get(routes.ADMIN_LEDGER, admin.LedgerPage)
+
     def faults(self) -> admin.FaultList:
         """Return the jobs the market itself could not bring to their ends, newest first."""
         return self._connection.get(routes.ADMIN_FAULTS, admin.FaultList)

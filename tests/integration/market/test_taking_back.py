@@ -194,6 +194,9 @@ def test_an_operator_lists_and_revokes_tokens(tmp_path: Path) -> None:
         (listed,) = run("market", "token", "ls", *where)["tokens"]
         assert listed["revoked_at"] is not None
         assert listed["last_used_at"] is not None
+        ledger = run("market", "ledger", *where, "--last", "1")
+        assert ledger["balances"] == {"world": -100_000_000, "buyer:ada.available": 100_000_000}
+        assert [item["reason"] for item in ledger["entries"]] == ["deposit"]
         misplaced = run("market", "token", *where, "ls")
         assert "market token ls --dir" in misplaced["error"]["hint"]
     finally:

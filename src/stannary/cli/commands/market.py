@@ -106,6 +106,22 @@ def card(out: Output, directory: Path | None) -> None:
 
 @command
 @directory_option
+@click.option("--last", "limit", type=click.IntRange(0), default=20, show_default=True, help="Entries to show.")
+def ledger(out: Output, directory: Path | None, limit: int) -> None:
+    """Show what every account holds, and the last movements of money. The balances add up to zero."""
+    with operator_of(directory) as operator:
+        found = operator.ledger()
+    shown = found.entries[len(found.entries) - min(limit, len(found.entries)) :]
+    value = {"balances": found.balances, "entries": [item.model_dump(mode="json") for item in shown]}
+    rows = [(name, quantity.dollars(usd_micros)) for name, usd_micros in sorted(found.balances.items())]
+    out.table(("ACCOUNT", "HOLDS"), rows, value, narrow=("ACCOUNT",))
+    if shown and not out.as_json:
+        moved = [(item.debit, item.credit, quantity.dollars(item.usd_micros), item.key) for item in shown]
+        out.table(("FROM", "TO", "AMOUNT", "FOR"), moved, value, narrow=("FOR", "FROM", "TO"))
+
+
+@command
+@directory_option
 def faults(out: Output, directory: Path | None) -> None:
     """List jobs the market itself could not bring to their ends; each was refunded whole."""
     with operator_of(directory) as operator:
@@ -191,7 +207,7 @@ def _owner(directory: Path) -> str:
     return profiles.LOCAL if directory == local.root().absolute() else ""
 
 
-for item in (serve, start, status, stop, card, faults, backup, restore):
+for item in (serve, start, status, stop, card, ledger, faults, backup, restore):
     market.add_command(item)
 for item in (market_access.token, market_access.join_token, market_nodes.node):
     market.add_command(item)
