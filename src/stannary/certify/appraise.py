@@ -239,18 +239,16 @@ def _host(evidence: Evidence, asked: Tier) -> Appraisal:
             observed = f"GPU {number} runs in DevTools mode"
             exam.refuse(f"gpu{number}-devtools", Step.GUEST_POLICY, Code.DEBUG_DEVICE, observed=observed)
         if device.get("cc") is False:
-            _cap_or_refuse(
-                exam, (f"gpu{number}-cc", Code.CC_OFF), f"GPU {number}: confidential computing is off", asked
-            )
+            observed = f"GPU {number}: confidential computing is off"
+            _cap_or_refuse(exam, f"gpu{number}-cc", Code.CC_OFF, observed, asked)
     if _names_accelerators(evidence) and not any(name.startswith("gpu/") for name in evidence.parts):
-        _cap_or_refuse(exam, ("gpu-evidence", Code.EVIDENCE_MISSING), "accelerators without signed evidence", asked)
+        _cap_or_refuse(exam, "gpu-evidence", Code.EVIDENCE_MISSING, "accelerators without signed evidence", asked)
     if not exam.findings:
         exam.not_applicable("hints", "the host's own words raise nothing")
     return exam.close()
 
 
-def _cap_or_refuse(exam: Examination, named: tuple[str, Code], observed: str, asked: Tier) -> None:
-    check, code = named
+def _cap_or_refuse(exam: Examination, check: str, code: Code, observed: str, asked: Tier) -> None:
     if asked > Tier.T0:
         exam.refuse(check, Step.GUEST_POLICY, code, observed=observed)
     else:

@@ -130,9 +130,8 @@ def check_claims(claims: tuple[Claim, ...], parts: dict[str, Appraisal], grade: 
         if wanted:
             _check_place(exam, place, wanted, parts)
     if gpus:
-        total = sum(item.count for item in gpus)
         tested = 0 if grade is None else sum("cuda" in item.device for item in grade.powers)
-        _require_count(exam, "tested", tested, total, (" + ".join(map(str, gpus)), "accelerators in the power test"))
+        _require_count(exam, "tested", tested, gpus, "accelerators in the power test")
     return exam.close()
 
 
@@ -165,10 +164,10 @@ def _check_place(exam: Examination, place: str, claims: list[Claim], parts: dict
     words = "accelerators with valid evidence" if place == "gpu" else "switches with valid evidence"
     for item in claims:
         shown = sum(str(item) in names for names in fitting.values())
-        _require_count(exam, f"{place}-attested", shown, item.count, (str(item), words))
-    total, able = sum(item.count for item in claims), sum(bool(names) for names in fitting.values())
+        _require_count(exam, f"{place}-attested", shown, [item], words)
     if len(claims) > 1:
-        _require_count(exam, f"{place}-total", able, total, (" + ".join(map(str, claims)), words))
+        able = sum(bool(names) for names in fitting.values())
+        _require_count(exam, f"{place}-total", able, claims, words)
 
 
 def _devices(place: str, parts: dict[str, Appraisal]) -> Iterator[tuple[str, Appraisal]]:
@@ -178,14 +177,14 @@ def _devices(place: str, parts: dict[str, Appraisal]) -> Iterator[tuple[str, App
             yield part.identities[0], part
 
 
-def _require_count(exam: Examination, check: str, shown: int, claimed: int, words: tuple[str, str]) -> None:
+def _require_count(exam: Examination, check: str, shown: int, claims: list[Claim], words: str) -> None:
     exam.require(
         check,
-        shown >= claimed,
+        shown >= sum(item.count for item in claims),
         Step.REFERENCE,
         Code.EVIDENCE_MISSING,
-        observed=f"{shown} {words[1]}",
-        expected=words[0],
+        observed=f"{shown} {words}",
+        expected=" + ".join(map(str, claims)),
     )
 
 
