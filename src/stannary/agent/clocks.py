@@ -1,6 +1,6 @@
 """The node's clock beside the market's: compared at every beat, said when they part, kept for `node status`.
 
-A node whose clock is so far off that the market refuses what it signs (formats/instants.py) takes no work until the
+A node whose clock is so far off that the market refuses what it signs (rules/clocks.py) takes no work until the
 two agree again: its work would come to nothing, and its refusals would count as the job's failures. Nor does it
 forget what is old by its own clock alone: the first beat at which both agree tells when that may be done.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stannary import files
 from stannary.formats import instants
+from stannary.rules import clocks
 
 FILE = (
     "clock-off"  # in the node's directory: whole seconds this clock is ahead (above 0) or behind, as of the last beat
@@ -57,4 +58,4 @@ class ClockWatch:
     @property
     def is_fit(self) -> bool:
         """Tell whether the market would take what is signed now."""
-        return instants.off_s(self.off_s, earliest=0, latest=0) == 0
+        return clocks.off_s(self.off_s, earliest=0, latest=0) == 0

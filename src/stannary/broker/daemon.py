@@ -37,7 +37,7 @@ SCAN_INTERVAL_S = 0.25  # how soon a new job is served; a reveal is not asked fo
 REFUSED_DELAY_S = 5.0
 DOWN_DELAY_S = 2.0
 MAX_REPEAT_S = 3600.0  # a market that is away for days fills no disk with one line
-UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (formats/instants.py CLOCK_SKEW_S)
+UNKNOWN_AFTER_S = 900.0  # a market takes no order that was signed 300 s ago (rules/clocks.py CLOCK_SKEW_S)
 LOCK_FILE, RECORD_FILE = "lock", "processes.json"  # as sdk/brokers.py keeps them
 
 

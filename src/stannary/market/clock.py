@@ -22,6 +22,7 @@ from typing import Protocol
 from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError
 from stannary.formats import bounds, instants
+from stannary.rules import clocks
 from stannary.tlog.rising import CATCH_UP, Leap, Rising, skipped_s
 from stannary.wire import errors as wire_errors
 
@@ -100,7 +101,7 @@ class RisingClock:
     def lift(self, floor_s: float) -> None:
         """Begin no earlier than a time that was signed before."""
         self._rising.lift(floor_s)
-        if self._rising.lead_s > instants.CLOCK_SKEW_S:
+        if self._rising.lead_s > clocks.CLOCK_SKEW_S:
             log.warning(
                 "the market's time is %.0f s ahead of this machine's clock: it never runs back, and waits",
                 self._rising.lead_s,
@@ -132,19 +133,19 @@ def check_signed_now(signed_at: str, now: float) -> None:
         FormatError: naming the seconds between the two clocks.
     """
     off_s = instants.parse(signed_at) - int(now)
-    if abs(off_s) > instants.CLOCK_SKEW_S:
-        raise _off(signed_at, now, off_s, f"at most {instants.CLOCK_SKEW_S} s apart")
+    if abs(off_s) > clocks.CLOCK_SKEW_S:
+        raise _off(signed_at, now, off_s, f"at most {clocks.CLOCK_SKEW_S} s apart")
 
 
 def check_signed_since(signed_at: str, now: float) -> None:
-    """Refuse a time of finished work that a verifier would refute (formats/instants.py rule 3).
+    """Refuse a time of finished work that a verifier would refute (rules/clocks.py rule 1).
 
     Raises:
         FormatError: naming the seconds between the two clocks.
     """
-    off_s = instants.off_s(instants.parse(signed_at), earliest=int(now), latest=int(now))
+    off_s = clocks.off_s(instants.parse(signed_at), earliest=int(now), latest=int(now))
     if off_s:
-        allowed = f"at most {instants.CLOCK_SKEW_S} s ahead, {instants.MAX_LAG_S:,} s behind"
+        allowed = f"at most {clocks.CLOCK_SKEW_S} s ahead, {clocks.MAX_LAG_S:,} s behind"
         raise _off(signed_at, now, off_s, allowed)
 
 

@@ -4,7 +4,7 @@ Rules (docs/receipt.md R6.18):
 - Readings are numbered from 0 without gaps; each names the digest of the one before, the first the
   digest that `origin` gives (so a chain cannot be moved to another job or node).
 - Every part of `Spent` is cumulative and never falls. `read_at` may: it is the node's own word, which is held to the
-  log's time (formats/instants.py rule 3), and a clock that was set back between two readings is no false meter.
+  log's time (rules/clocks.py rule 1), and a clock that was set back between two readings is no false meter.
 - A cumulative reading cannot claim more time than has passed since the first one, plus what the
   start cost: a node that runs its meter fast is caught by the clock of the market.
 - Two readings of one number are an equivocation; the store refuses the second.

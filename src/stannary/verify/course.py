@@ -22,6 +22,7 @@ from stannary.formats import dsse, ids, instants, predicates
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
+from stannary.rules import clocks
 from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, attempt_of, unit_of
 from stannary.verify.report import Findings
@@ -237,13 +238,13 @@ def _signed_times(case: Case) -> Iterator[tuple[Timed, int, str]]:
 
 def _check_time(case: Case, item: Timed, time: str, between: tuple[int | None, int | None], findings: Findings) -> None:
     at, name, (earliest, latest) = instants.parse(time), f"log index {item.index}", between
-    off_s = instants.off_s(at, earliest=earliest, latest=latest)
+    off_s = clocks.off_s(at, earliest=earliest, latest=latest)
     if off_s > 0:
         findings.refute("time.future", name, time, f"not after its witness saw it, {latest}")
     elif off_s < 0:
         findings.refute("time.past", name, time, f"not a day before the log, {earliest}")
     for held in case.credentials.get(item.predicate.node, ()):
         issued, expires = instants.parse(held.predicate.issued_at), instants.parse(held.predicate.expires_at)
-        if held.index < item.index and instants.is_within(at, issued, expires):
+        if held.index < item.index and clocks.is_within(at, issued, expires):
             return
     findings.refute("credential.expired", item.predicate.node, f"worked at {time}", "a credential valid at that time")

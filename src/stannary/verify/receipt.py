@@ -25,12 +25,12 @@ from stannary.formats import canonical, digest, dsse, instants, note, statement
 from stannary.formats import receipt as receipt_format
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
-from stannary.formats.instants import CLOCK_SKEW_S
 from stannary.formats.jobspec import Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Receipt, Verdict
 from stannary.formats.receipt import ReceiptFile
 from stannary.formats.statement import Statement
+from stannary.rules.clocks import CLOCK_SKEW_S
 from stannary.tlog import proof, tree
 from stannary.verify import conclusion, course, silence, trial
 from stannary.verify.case import Case, Logged

@@ -22,10 +22,10 @@ from collections.abc import Mapping
 
 from stannary.formats import instants
 from stannary.formats.ids import NodeId, TaskId
-from stannary.formats.instants import CLOCK_SKEW_S
 from stannary.formats.predicates import Absence, Awaited, Role, Silence, Verdict
 from stannary.formats.quantity import PPM
 from stannary.rules import verdict
+from stannary.rules.clocks import CLOCK_SKEW_S
 from stannary.rules.draw import Selection
 from stannary.verify.case import Case, Logged
 from stannary.verify.course import Witnessed

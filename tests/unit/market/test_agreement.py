@@ -46,7 +46,7 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
     "audit.undrawn": (ANSWERS, "expect(sent, kind", ATTACKS, "another audit"),
     "time.future": (INTAKE, "check_signed_since", CLOCK, "301 s ahead"),
     "time.past": (INTAKE, "check_signed_since", CLOCK, "86,401 s behind"),
-    "credential.expired": (INTAKE, "instants.is_within", FUZZED, "OFFSETS_S"),
+    "credential.expired": (INTAKE, "clocks.is_within", FUZZED, "OFFSETS_S"),
     "credential.node": (JOINING, "ids.node_id(key)", FUZZED, '"key"'),
     "job.market": (
         ADMISSION,

@@ -27,6 +27,7 @@ from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
 from stannary.market.topics import job_topic
+from stannary.rules import clocks
 from stannary.store import envelopes, leases, nodes, tasks
 from stannary.store.leases import Fence, LeaseRow
 from stannary.wire import errors as wire_errors
@@ -77,7 +78,7 @@ class Intake:
         if held is None:
             raise NotFound("this node has no credential", why=node)
         at = instants.parse(signed_at)
-        if not instants.is_within(at, held.issued_at_ms // 1000, held.expires_at_ms // 1000):
+        if not clocks.is_within(at, held.issued_at_ms // 1000, held.expires_at_ms // 1000):
             raise ConflictError(
                 "the node's credential was not valid then",
                 why=f"signed at {signed_at}, valid until {instants.spell(held.expires_at_ms / 1000)}",
