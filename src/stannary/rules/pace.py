@@ -3,7 +3,7 @@
     expected     steps x time of a step, with a worker's start and the way of its bytes
     round        closes when complete; with a quorum, at its deadline or after a grace; never without
     lease        ends at its deadline, unless its node's reports of progress earn it more
-    answer       at least what the signed spec agrees for the task: less, and a verifier refutes the silence
+    answer       as the market's operator sets it, and at least the time agreed for the task: less refutes a silence
     job          of which nothing moved for LATEST_FACTOR times its longest task stands still
 
 Rounds:
@@ -60,6 +60,17 @@ STORE = "store"
 def expected_s(num_steps: int, step_s: float, start_link_s: float) -> float:
     """Return how long a task should take, with start and link."""
     return num_steps * step_s + start_link_s
+
+
+def answer_s(expected_s: float, agreed_s: float, *, floor_s: float, factor: float) -> float:
+    """Return how long a party of an audit has for its answer.
+
+    Args:
+        expected_s: how long the task should take, with start and link.
+        agreed_s: the time the signed spec agrees for it: who is called silent before refutes the receipt.
+        floor_s, factor: what the market's operator adds and multiplies by.
+    """
+    return max(agreed_s, floor_s + factor * expected_s)
 
 
 @dataclass(frozen=True, slots=True)

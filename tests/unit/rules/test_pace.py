@@ -13,6 +13,7 @@ from stannary.rules.pace import (
     UNMEASURED_S,
     Pace,
     Progress,
+    answer_s,
     closing,
     deadline_s,
     limit_s,
@@ -159,3 +160,19 @@ def test_one_slow_node_does_not_move_the_deadline() -> None:
     pace = Pace(5, 10.0)
     near, far = ([30.0, 31.0, 32.0, 33.0, late] for late in (40.0, 4e6))
     assert deadline_s(near, pace) == deadline_s(far, pace)
+
+
+@given(*[st.floats(0, 1e6)] * 4)
+def test_nobody_is_called_silent_before_the_agreed_time(
+    expected: float, agreed: float, floor: float, more: float
+) -> None:
+    """However hurried a market is set, a question stays open as long as the spec agrees for its task."""
+    given_s = answer_s(expected, agreed, floor_s=floor, factor=more)
+    assert given_s >= agreed
+    assert given_s >= floor + more * expected
+
+
+def test_a_hurried_market_gives_the_agreed_time() -> None:
+    """A tenth of the expected time would be refuted by every verifier (`silence.hasty`)."""
+    assert answer_s(62.0, 60.0, floor_s=0.0, factor=0.1) == 60.0
+    assert answer_s(62.0, 60.0, floor_s=60.0, factor=4.0) == 308.0

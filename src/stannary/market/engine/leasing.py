@@ -27,7 +27,7 @@ from stannary.jobs.states import LeaseState
 from stannary.market.engine import pricing
 from stannary.market.engine.frame import JobFrame, World, fits, read_assignment
 from stannary.market.engine.planning import expected_s
-from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR, Pace, Progress, deadline_s, limit_s
+from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR, Pace, Progress, answer_s, deadline_s, limit_s
 from stannary.rules.reasons import Reason
 from stannary.store import blobs, jobs, leases, nodes, tasks
 from stannary.store.audits import AuditRow
@@ -92,7 +92,8 @@ def ask(
     except NotFound:
         pass
     timing = world.settings.timing
-    answer_s = timing.answer_floor_s + timing.answer_factor * expected_s(frame, world, task)
+    expected, agreed = expected_s(frame, world, task), frame.shape.agreed_s(task.num_steps)
+    given_s = answer_s(expected, agreed, floor_s=timing.answer_floor_s, factor=timing.answer_factor)
     body: dict[str, Json] = {"role": role.value}
     if kind is not LeaseType.REVEAL:
         body |= {"blobs": _inputs(connection, task), "salt": audit.salt, "step": audit.step}
@@ -101,7 +102,7 @@ def ask(
         type=kind,
         task=task.task,
         node=node,
-        deadline_at_ms=world.now_ms + int(1000 * answer_s),
+        deadline_at_ms=world.now_ms + int(1000 * given_s),
         audit=audit.audit,
         price_usd_micros=audit.price_usd_micros if kind is LeaseType.AUDIT else 0,
         body=body,
