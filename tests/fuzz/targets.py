@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests import contents
 from tests.unit.certify import world
 
 from stannary.certify import activation, challenge, envelope, layers, policy, revocation_notice
@@ -42,7 +43,7 @@ from stannary.certify.pki import certificates, revocation
 from stannary.certify.rules import Rules
 from stannary.certify.vectors import boot_files
 from stannary.formats import canonical, dsse
-from stannary.seal.content import file_bytes, tensors, weight_index
+from stannary.seal.content import tensors, weight_index
 
 _amd, _nvidia, _tpm = world.Amd(), world.Nvidia(), world.TpmKey()
 _vcek = _amd.vcek(world.SnpTcb(1, 2, 3, 4, 5))
@@ -133,7 +134,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "tpm-response": _quote,
     "tpm-signature": tpm_structures.parse_signature,
     "tsm-table": tsm.read_table,
-    "weight-index": lambda data: weight_index.check("m.index.json", file_bytes.of_bytes(data), {"a"}),
+    "weight-index": lambda data: weight_index.check("m.index.json", contents.of_bytes(data), {"a"}),
 }
 
 SEEDS: dict[str, bytes] = {

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contents import of_bytes
 from tests.unit.seal.world import Sealed, safetensors_bytes
 
 from stannary.errors import ConflictError, FormatError, LimitExceeded, NotFound, UsageError
 from stannary.seal import exclude, opening, sealing, tree
 from stannary.seal.content import weight_index
-from stannary.seal.content.file_bytes import of_bytes
 from stannary.seal.keys import OwnerKey
 from stannary.seal.sealing import SealOptions
 from stannary.seal.stores.directory import DirectoryStore

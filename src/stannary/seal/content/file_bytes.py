@@ -15,11 +15,6 @@ class Content:
     read: Callable[[int, int], bytes]
 
 
-def of_bytes(data: bytes) -> Content:
-    """Return bytes as content."""
-    return Content(len(data), lambda offset, count: data[offset : offset + count])
-
-
 def of_file(descriptor: int, size: int) -> Content:
     """Return an open file of `size` bytes as content."""
     return Content(size, lambda offset, count: os.pread(descriptor, count, offset))

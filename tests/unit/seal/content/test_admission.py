@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contents import of_bytes
 from tests.unit.seal.world import pattern, safetensors_bytes
 
 from stannary.errors import FormatError
 from stannary.seal import sealing
 from stannary.seal.content import admission, archives, pickles
-from stannary.seal.content.file_bytes import of_bytes
 from stannary.seal.content.kinds import FileKind
 from stannary.seal.keys import OwnerKey
 from stannary.seal.stores.directory import DirectoryStore
