@@ -33,7 +33,7 @@ _UNITS = {
 # Units of neighbouring tools, which do not agree whether G is 10^9 or 2^30: asked about, never guessed.
 _MEANT = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
 _MAX_DECIMAL_CHARS = 40
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)  # Decimal reads more: 1_000, other digits
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)  # Decimal reads more: 1_000, other digits
 _DECORATED = re.compile(r"[$\u20ac]?\s*(\d[\d_,]{0,20}(?:\.\d{1,12})?)\s*(?:\$|\u20ac|%|USD|usd|EUR|dollars?|/h)?")
 
 
@@ -127,7 +127,7 @@ def _scaled(value: object, path: str, scale: int, expected: str) -> int:
     if isinstance(value, int) and value.bit_length() > 128:
         raise refusal
     text = value if isinstance(value, str) else repr(value)
-    if len(text) > _MAX_DECIMAL_CHARS or _NUMBER.fullmatch(text.strip()) is None:
+    if len(text) > _MAX_DECIMAL_CHARS or NUMBER.fullmatch(text.strip()) is None:
         raise refusal
     try:
         number = Decimal(text.strip())

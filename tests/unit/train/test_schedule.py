@@ -71,7 +71,7 @@ VECTOR = [260, 825, 820, 760]
         ({"microbatch_size": 17}, "out of range"),
         ({"batch_size": 0}, "out of range"),
         ({"muon_lr": "fast"}, "decimal string"),
-        ({"muon_lr": "nan"}, "out of range"),
+        ({"muon_lr": "nan"}, "decimal string"),
         ({"muon_lr": "-1"}, "out of range"),
         ({"adamw_lr": "1e400"}, "out of range"),
         ({"constant_ppm": 1_000_001}, "out of range"),

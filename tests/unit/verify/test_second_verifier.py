@@ -177,6 +177,7 @@ def outside(value: Any) -> Iterator[Any]:
     else:
         yield from ("", " ", ".", "../x", "/x", "a/./b", "a//b", "x\0", "e\u0301", "\\", "**", "a/**/b", "x" * 70)
         yield from ("x" * 32_769, "~", "${x}", "{a,b}", "m.pkl", "sha256:" + "0" * 64, "0.5", "1e-3", "1001", "-1")
+        yield from ("1_0", " 1", "\u0661", "1e999", "1e9999", "1e-999", "-0", ".5", "5.", ".", "+1", "0" * 41)
         yield from ("nan", "inf", "muon", "adamw", "train", "replay", "none", "recipe.py:recipe", "a.py:b", "T2")
 
 
