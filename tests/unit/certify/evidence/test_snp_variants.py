@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.certify import world
-from tests.unit.certify.test_snp import _outcome
+from tests.unit.certify.evidence.test_snp import _outcome
 
 from stannary.certify.rules import Generation, Rules, SnpTcb
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.unit.certify import intel_world, world
-from tests.unit.certify.test_tpm_forms import RSA_KEY, RSASSA, Key
+from tests.unit.certify.evidence.test_tpm_forms import RSA_KEY, RSASSA, Key
 
 from stannary.certify.evidence.azure import AzureVerifier
 from stannary.certify.evidence.basis import Basis
