@@ -109,6 +109,11 @@ class Recipe:
         """The recipe's name in that file."""
         return self.entry.rpartition(":")[2]
 
+    @property
+    def num_units(self) -> int:
+        """The lanes of each round, and its merge."""
+        return self.rounds * (self.lanes + 1)
+
     def num_steps(self, round_index: int) -> int:
         """Return H of a round; the last listed value repeats."""
         return self.inner_steps[min(round_index, len(self.inner_steps) - 1)]
@@ -338,7 +343,7 @@ def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
             why=f"{recipe.lanes} lanes on {num_nodes} nodes; several lanes on one node are not yet possible",
             hint="leave one of the two out",
         )
-    units = recipe.rounds * (recipe.lanes + 1)
+    units = recipe.num_units
     if units > MAX_UNITS:
         raise SpecError(
             "recipe has too many tasks",

@@ -18,7 +18,7 @@ from stannary.market.clock import Clock, now_ms
 from stannary.market.engine import placing
 from stannary.market.engine.frame import asked
 from stannary.market.engine.placing import Estimate
-from stannary.market.presence import Presence, Roster
+from stannary.market.presence import Roster
 from stannary.place import match
 from stannary.place.offers import Offer
 from stannary.rules.masks import Requirement
@@ -79,7 +79,7 @@ class OfferBook:
             if self._seen != self._roster.version:
                 self._seen = self._roster.version
                 self._offers = [
-                    placing.with_presence(item, self._not_ready(item.node, steady_s)) for item in self._standing
+                    placing.with_presence(item, self._roster.not_ready(item.node, steady_s)) for item in self._standing
                 ]
                 self._answers.clear()
 
@@ -96,9 +96,3 @@ class OfferBook:
         if isinstance(known, NoCapacity):
             raise NoCapacity(known.what, why=known.why, hint=known.hint)
         return known
-
-    def _not_ready(self, node: str, steady_s: float) -> str:
-        presence = self._roster.presence(node, steady_s)
-        if presence is not Presence.LIVE:
-            return presence.value
-        return "draining" if self._roster.state(node) == "draining" else ""

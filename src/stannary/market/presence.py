@@ -105,6 +105,13 @@ class Roster:
         seen = self._seen.get(node)
         return seen.state if seen is not None else "idle"
 
+    def not_ready(self, node: str, now: float) -> str:
+        """Return why `node` takes no work at `now`: its presence, or that it drains; empty if it does."""
+        presence = self.presence(node, now)
+        if presence is not Presence.LIVE:
+            return presence.value
+        return "draining" if self.state(node) == "draining" else ""
+
     def silent_s(self, node: str, now: float) -> float | None:
         """Return how long ago the node was last heard."""
         seen = self._seen.get(node)

@@ -16,7 +16,7 @@ from typing import Protocol
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Tier
-from stannary.formats.quantity import dollars
+from stannary.formats.quantity import PPM, dollars
 
 OPERATOR_SHARE_PPM = 500_000  # half: no operator alone makes a quorum of two thirds
 
@@ -79,7 +79,7 @@ class Requirement:
         """Return how many lanes one operator may hold; unverified work has no share to guard."""
         if not self.verified:
             return self.num_nodes
-        return max(1, self.num_nodes * OPERATOR_SHARE_PPM // 1_000_000)
+        return max(1, self.num_nodes * OPERATOR_SHARE_PPM // PPM)
 
 
 def required_by(spec: JobSpec, *, terms: frozenset[str] = frozenset()) -> Requirement:

@@ -34,6 +34,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
+from stannary.formats.quantity import PPM
 
 HEARTBEAT_INTERVAL_S = 10.0  # sent at +-20 %, so that a fleet does not beat in step
 SUSPECT_AFTER_S = 35.0  # no new work: three beats missed
@@ -83,7 +84,7 @@ class Pace:
     @property
     def quorum(self) -> int:
         """Return the least number of contributions a round can close with."""
-        return max(1, -(-self.num_lanes * QUORUM_PPM // 1_000_000))
+        return max(1, -(-self.num_lanes * QUORUM_PPM // PPM))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Shape:
     @property
     def num_units(self) -> int:
         """Tasks that limits reckon with: the lanes of each round and one more, its merge."""
-        return self.num_rounds * (self.num_lanes + 1)
+        return self.recipe.num_units if self.recipe is not None else self.num_lanes + 1
 
     @property
     def step_ms(self) -> int:

@@ -27,7 +27,6 @@ from stannary.market.exchange import Exchange
 from stannary.market.http import views
 from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
-from stannary.market.presence import Presence
 from stannary.place.offers import Offer
 from stannary.rules.price import price_of
 from stannary.rules.shape import shape_of
@@ -253,14 +252,7 @@ def _key_of(connection: Connection, buyer: str) -> str | None:
 
 def _offers(exchange: Exchange, connection: Connection) -> list[Offer]:
     steady_s = exchange.clock.steady()
-
-    def not_ready(node: str) -> str:
-        presence = exchange.roster.presence(node, steady_s)
-        if presence is not Presence.LIVE:
-            return presence.value
-        return "draining" if exchange.roster.state(node) == "draining" else ""
-
-    return placing.standing_offers(connection, exchange.now_ms, not_ready)
+    return placing.standing_offers(connection, exchange.now_ms, lambda node: exchange.roster.not_ready(node, steady_s))
 
 
 def _dollars_up(usd_micros: int) -> str:
