@@ -13,7 +13,7 @@ ROOT = Path(stannary.__file__).parent
 # The message that shows to others what the record of this name is.
 SHOWN = {"Challenge", "Event", "Offer", "Progress", "Proof"}
 # One word of the field in planes that never meet: a hardware verifier's and a job's, a sealer's and a job's.
-PLANES = {"Case", "Collected", "Evidence", "Finding", "Patience", "Result", "Severity", "Signature", "State", "Tree"}
+PLANES = {"Case", "Collected", "Evidence", "Finding", "Patience", "Result", "Severity", "Signature", "Tree"}
 # What the process of that room is set up with, keeps or goes through.
 OF_A_PROCESS = {"Journal", "Phase", "Prepared", "Service", "Settings", "Store"}
 # Names of C structures and of TPM and vendor formats, as their standards spell them.
@@ -22,18 +22,15 @@ FOREIGN = {"AttestationReport", "Memory", "Message"}
 PRIVATE = {"_Handler", "_Reader", "_Timed", "_Walk"}
 # Two meanings; the next who changes one of them renames it.
 WAITING = {
-    "Accepted",  # market/intake: a durable job; wire: a logged statement
     "Base",  # market/engine: what a round starts from; seal: the other operand of a delta
     "Checkpoint",  # formats: of the log; market/engine
-    "Line",  # a requirement; printed, and as kept
+    "Line",  # printed, and as kept
     "Outcome",  # of an audit, of a step, of computing again
     "Output",  # of a contribution; of a command line
     "Plan",  # market/engine: where a job is; verify: what is computed again
     "Profile",  # of a market: who may join; of a user: a market he knows
     "Question",  # market/engine: an audit to open; verify: a drawn step
     "Recipe",  # formats: as signed; train: as loaded
-    "Requirement",  # of a node's check; of a job
-    "Rules",  # of appraisal; of ignore files
     "Settlement",  # jobs: where the money is; verify: its lines
     "Source",  # of sealed objects; of log lines
     "Unit",  # jobs, verify: of work

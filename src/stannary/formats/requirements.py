@@ -58,7 +58,7 @@ _REFUSED: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PackageLine:
     """One requirement: where it stands, what it asks for, and its hashes."""
 
     number: int
@@ -72,7 +72,7 @@ class Line:
         return bool(self.hashes) and _LOCKED.fullmatch(self.requirement) is not None
 
 
-def read(data: bytes) -> tuple[Line, ...]:
+def read(data: bytes) -> tuple[PackageLine, ...]:
     """Read a list, open or locked.
 
     Raises:
@@ -131,7 +131,7 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
     return [*found, (begun, joined)] if joined else found
 
 
-def _line(number: int, text: str) -> Line:
+def _line(number: int, text: str) -> PackageLine:
     for pattern, what, hint in _REFUSED:
         if pattern.match(text):
             raise SpecError(f"line {number} names {what}", why=f"{_shown(text)!r:.120}", hint=hint)
@@ -146,7 +146,7 @@ def _line(number: int, text: str) -> Line:
         hint = "a version is pinned with two signs: name==version" if _CONDA.fullmatch(requirement) else _HINT
         raise SpecError(f"line {number} is no requirement", why=f"{_shown(requirement)!r:.120}", hint=hint)
     hashes = tuple(option.strip().replace("--hash ", "--hash=") for option in options)
-    return Line(number, requirement.strip(), normalised(match["name"]), hashes)
+    return PackageLine(number, requirement.strip(), normalised(match["name"]), hashes)
 
 
 def normalised(name: str) -> str:
@@ -154,9 +154,9 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refuse_contradictions(lines: Sequence[Line]) -> None:
+def _refuse_contradictions(lines: Sequence[PackageLine]) -> None:
     """Refuse a package that stands twice without markers that tell when each holds."""
-    seen: dict[str, Line] = {}
+    seen: dict[str, PackageLine] = {}
     for line in lines:
         before = seen.setdefault(line.name, line)
         if before is not line and ";" not in before.requirement and ";" not in line.requirement:

@@ -68,20 +68,20 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class IgnoreRules:
     """The ignore files that reach a folder, outermost first."""
 
     git: tuple[_Layer, ...] = ()
     ours: tuple[_Layer, ...] = ()
     asked: frozenset[Path] = frozenset()  # folders above a path that `.stannaryignore` asks for by name
 
-    def entering(self, folder: Path) -> Rules:
+    def entering(self, folder: Path) -> IgnoreRules:
         """Return the rules inside `folder`, with the ignore files that lie there."""
         git = _read(folder / GIT_FILE)
         ours = _read(folder / OUR_FILE)
         if not git and not ours:
             return self
-        return Rules(
+        return IgnoreRules(
             (*self.git, _Layer(folder, git)) if git else self.git,
             (*self.ours, _Layer(folder, ours)) if ours else self.ours,
             self.asked | _asked(folder, ours),
@@ -96,7 +96,7 @@ class Rules:
         return _last(self.git, path, is_folder)
 
 
-def above(root: Path) -> Rules:
+def above(root: Path) -> IgnoreRules:
     """Return the rules that reach `root` from the repository it lies in (rule 4)."""
     chain: list[Path] = []
     for folder in (root, *root.parents):
@@ -104,16 +104,16 @@ def above(root: Path) -> Rules:
         if os.path.lexists(folder / ".git"):
             break
     else:
-        return Rules()
-    rules = Rules()
+        return IgnoreRules()
+    rules = IgnoreRules()
     exclude = _read(chain[-1] / ".git" / "info" / "exclude")
     if exclude:
-        rules = Rules(git=(_Layer(chain[-1], exclude),))
+        rules = IgnoreRules(git=(_Layer(chain[-1], exclude),))
     for folder, inner in zip(reversed(chain[1:]), reversed(chain[:-1]), strict=True):
         found = _read(folder / GIT_FILE)
-        rules = Rules((*rules.git, _Layer(folder, found))) if found else rules
+        rules = IgnoreRules((*rules.git, _Layer(folder, found))) if found else rules
         if rules.of_git(str(inner), is_folder=True) is Word.OUT:
-            return Rules()
+            return IgnoreRules()
     return rules
 
 

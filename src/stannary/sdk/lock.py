@@ -28,7 +28,7 @@ from pathlib import Path
 
 from stannary.errors import EnvironmentProblem, FormatError, SpecError
 from stannary.formats import requirements
-from stannary.formats.requirements import Line
+from stannary.formats.requirements import PackageLine
 
 RESOLVE_TIMEOUT_S = 600.0  # a list of a hundred packages over a thin link
 GLIBC_MINOR = 28  # manylinux_2_28: Debian 10, RHEL 8 and everything since
@@ -109,7 +109,7 @@ def lock(data: bytes) -> bytes | None:
     return pinned
 
 
-def _with_uv(uv: str, lines: tuple[Line, ...]) -> bytes:
+def _with_uv(uv: str, lines: tuple[PackageLine, ...]) -> bytes:
     done = _compile(uv, lines, f"x86_64-manylinux_2_{GLIBC_MINOR}")
     if done.returncode != 0:
         raise _refusal(done.stderr, lines)
@@ -117,7 +117,7 @@ def _with_uv(uv: str, lines: tuple[Line, ...]) -> bytes:
 
 
 def _compile(
-    uv: str, lines: tuple[Line, ...], platform: str, *, is_check: bool = False
+    uv: str, lines: tuple[PackageLine, ...], platform: str, *, is_check: bool = False
 ) -> subprocess.CompletedProcess[str]:
     environment = _uv_environment()
     options = [
@@ -134,7 +134,7 @@ def _compile(
         return _run([uv, "pip", "compile", *options, "requirements.in"], environment, place)
 
 
-def _refuse_foreign(uv: str, lines: tuple[Line, ...]) -> None:
+def _refuse_foreign(uv: str, lines: tuple[PackageLine, ...]) -> None:
     """Refuse a locked list whose hashes are of wheels that fit other systems only (rule 3)."""
     bare = tuple(replace(line, hashes=()) for line in lines)
     done = _compile(uv, bare, f"x86_64-manylinux_2_{GLIBC_MINOR}", is_check=True)
@@ -161,7 +161,7 @@ def _hashes(pinned: str) -> dict[str, frozenset[str]]:
     return {line.name: frozenset(line.hashes) for line in requirements.read(pinned.encode())}
 
 
-def _with_pip(lines: tuple[Line, ...]) -> bytes:
+def _with_pip(lines: tuple[PackageLine, ...]) -> bytes:
     if importlib.util.find_spec("pip") is None:
         raise EnvironmentProblem(
             "no resolver to lock the setup list with",
@@ -193,7 +193,7 @@ def _row(wanted: Mapping[str, str], hashes: Mapping[str, str]) -> str:
     return f"{requirements.normalised(wanted['name'])}=={wanted['version']} --hash=sha256:{hashes['sha256']}"
 
 
-def _write(path: Path, lines: tuple[Line, ...]) -> None:
+def _write(path: Path, lines: tuple[PackageLine, ...]) -> None:
     """Write the lines at the numbers they have in the list, for the resolver's messages."""
     rows = [""] * lines[-1].number
     for line in lines:
@@ -215,7 +215,7 @@ def _run(argv: list[str], environment: Mapping[str, str], place: str) -> subproc
         raise EnvironmentProblem("cannot start the resolver", why=str(err), hint="pip install uv") from err
 
 
-def _refusal(said: str, lines: tuple[Line, ...]) -> SpecError | EnvironmentProblem:
+def _refusal(said: str, lines: tuple[PackageLine, ...]) -> SpecError | EnvironmentProblem:
     """Return the error of a resolver in three lines: a wish that cannot be met, or an index that is not there."""
     why = _addressless(" ".join(said.split()))
     why = re.sub(r"^error: (No solution found when resolving dependencies )?(cause: )?", "", why)
@@ -236,9 +236,9 @@ def _refusal(said: str, lines: tuple[Line, ...]) -> SpecError | EnvironmentProbl
     return SpecError(f"{where} cannot be met", why=why, hint=hint)
 
 
-def _at_fault(said: str, lines: tuple[Line, ...]) -> Line | None:
+def _at_fault(said: str, lines: tuple[PackageLine, ...]) -> PackageLine | None:
     """Return the line whose package the resolver names first."""
-    named: list[tuple[int, Line]] = []
+    named: list[tuple[int, PackageLine]] = []
     for line in lines:
         found = re.search(rf"(?<![\w-]){re.escape(line.name)}(?![\w-])", _one_spelling(said))
         if found:

@@ -33,7 +33,7 @@ from stannary.formats import secrecy
 from stannary.formats import workdir as grammar
 from stannary.formats.workdir import WorkFile
 from stannary.sdk import fetched, ignore
-from stannary.sdk.ignore import Rules, Word
+from stannary.sdk.ignore import IgnoreRules, Word
 
 CONFIRM_BYTES = 1024**3  # above it --yes is asked for: minutes of sending, which nobody should find out by waiting
 MAX_SEEN = 200_000  # names looked at, ten times what may travel: seconds, not hours, in a directory of millions
@@ -220,7 +220,9 @@ class _Walk:
                 else:
                     raise workdir.not_plain(relative, status.st_mode)
 
-    def _judge(self, child: os.DirEntry[str], status: os.stat_result, rules: Rules, inherited: str) -> tuple[str, bool]:
+    def _judge(
+        self, child: os.DirEntry[str], status: os.stat_result, rules: IgnoreRules, inherited: str
+    ) -> tuple[str, bool]:
         """Return why a name stays ("" if it travels), and whether the buyer asked for it by name."""
         is_folder = stat.S_ISDIR(status.st_mode)
         if (status.st_dev, status.st_ino) in self.own or (is_folder and _has_marks(child.path)):

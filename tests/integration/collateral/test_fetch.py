@@ -18,7 +18,7 @@ from stannary.certify import challenge as challenges
 from stannary.certify import policy
 from stannary.certify.appraise import Context, appraise
 from stannary.certify.collateral import client
-from stannary.certify.collateral.client import Options, State
+from stannary.certify.collateral.client import Fetch, Options
 from stannary.certify.collateral.store import CollateralStore
 from stannary.certify.folder import Folder
 from stannary.certify.moments import format_moment
@@ -69,7 +69,7 @@ def site(tmp_path, monkeypatch):
 
 def missing(outcomes):
     """What could not be fetched, by kind, with the reason."""
-    return {item.need.kind: item.why for item in outcomes if item.state is State.MISSING}
+    return {item.need.kind: item.why for item in outcomes if item.state is Fetch.MISSING}
 
 
 def test_fetched_collateral_raises_the_result(site):
@@ -78,7 +78,7 @@ def test_fetched_collateral_raises_the_result(site):
     assert bare.parts["cpu"].outcome == "refuse:collateral-missing"
     outcomes = site.fetch()
     assert {item.need.kind for item in outcomes} == KINDS
-    assert all(item.state is State.FETCHED for item in outcomes)
+    assert all(item.state is Fetch.FETCHED for item in outcomes)
     result = site.appraise()
     assert result.parts["cpu"].outcome == "valid", result.parts["cpu"].findings
     assert site.gpu(result).outcome == "valid", site.gpu(result).findings
@@ -90,13 +90,13 @@ def test_a_second_run_asks_for_nothing_and_a_late_one_for_what_ended(site):
     """Fresh items are kept; OCSP answers and lists are asked for again once their window is over."""
     site.fetch()
     site.services.asked.clear()
-    assert {item.state for item in site.fetch()} == {State.KEPT}
+    assert {item.state for item in site.fetch()} == {Fetch.KEPT}
     assert site.services.asked == []
     later = site.fetch(now=world.NOW + timedelta(days=8))
-    assert {item.need.kind for item in later if item.state is State.FETCHED} == {"nvidia-ocsp"}
+    assert {item.need.kind for item in later if item.state is Fetch.FETCHED} == {"nvidia-ocsp"}
     signer = site.fetch(now=world.NOW + timedelta(days=301))
-    assert {"nvidia-driver-rim", "amd-vcek"} <= {item.need.kind for item in signer if item.state is State.FETCHED}
-    assert all(item.state is State.FETCHED for item in site.fetch(refresh=True))
+    assert {"nvidia-driver-rim", "amd-vcek"} <= {item.need.kind for item in signer if item.state is Fetch.FETCHED}
+    assert all(item.state is Fetch.FETCHED for item in site.fetch(refresh=True))
 
 
 def test_one_file_holds_the_same(site):
@@ -162,7 +162,7 @@ def test_a_bad_answer_costs_its_item_only(site, reply, words):
     outcomes = site.fetch()
     assert words in missing(outcomes)["amd-crl"]
     assert set(missing(outcomes)) == {"amd-crl"}
-    assert all(item.hint for item in outcomes if item.state is State.MISSING)
+    assert all(item.hint for item in outcomes if item.state is Fetch.MISSING)
     assert {kind for kind, _ in CollateralStore(site.place).load()} == KINDS - {"amd-crl"}
     assert not any("169.254" in path for path in site.services.asked)
 
@@ -176,7 +176,7 @@ def test_a_busy_server_is_asked_again_later(site):
     assert site.waits == [10.0, 20.0, 33.0]
     site.waits.clear()
     site.services.bend["/vcek/v1/Turin/crl"] = lambda _: Reply(status=503)
-    late = [item for item in site.fetch(refresh=True) if item.state is State.MISSING]
+    late = [item for item in site.fetch(refresh=True) if item.state is Fetch.MISSING]
     assert [item.need.kind for item in late] == ["amd-crl"]
     assert "run the command again" in late[0].hint
     assert site.waits == [10.0, 20.0, 40.0]

@@ -12,7 +12,7 @@ from tests.vectors.certify.evidence_vectors import case, needs_vectors
 
 from stannary.certify import layers
 from stannary.certify.collateral import client
-from stannary.certify.collateral.client import Options, State
+from stannary.certify.collateral.client import Fetch, Options
 from stannary.certify.collateral.join import joined
 from stannary.certify.collateral.plan import layer_needs
 from stannary.certify.collateral.store import CollateralStore
@@ -76,7 +76,7 @@ def test_a_quote_is_judged_by_what_was_fetched(name, hex_root, tmp_path, monkeyp
     with Services(Recorded(json.loads(recorded.file(recorded.text("collateral"))), hex_root=hex_root)) as services:
         options = Options(bases=services.bases, sleep=lambda _: None)
         found = list(client.fetch(evidence, store, now, options))
-        assert [item.state for item in found] == [State.FETCHED] * 4, found
+        assert [item.state for item in found] == [Fetch.FETCHED] * 4, found
         assert any(f"/{kind}/certification/v4/tcb?fmspc=" in path for path in services.asked)
     assert outcome(store.load()) == recorded.text("expect")
     assert outcome(store.load(), datetime(2040, 1, 1, tzinfo=UTC)).startswith("refuse:")

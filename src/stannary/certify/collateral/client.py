@@ -50,7 +50,7 @@ OTHER_DELAYS_S = (1.0, 3.0, 9.0)
 MAX_RETRY_AFTER_S = 120.0
 
 
-class State(StrEnum):
+class Fetch(StrEnum):
     """What became of a need."""
 
     FETCHED = "fetched"
@@ -64,7 +64,7 @@ class Supplied:
     """One need and what became of it; `why` and `hint` where it is missing."""
 
     need: Need
-    state: State
+    state: Fetch
     item: Item | None = None
     why: str = ""
     hint: str = ""
@@ -100,7 +100,7 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
                     hint="an honest machine needs a few dozen: look at what sent this",
                 )
             outcome = _settle(caller, need, items.get(need.key), now)
-            if outcome.state is State.FETCHED and outcome.item is not None:
+            if outcome.state is Fetch.FETCHED and outcome.item is not None:
                 store.put(outcome.item)
                 items[need.key] = outcome.item
             yield outcome
@@ -108,11 +108,11 @@ def fetch(evidence: Evidence, store: CollateralStore, now: datetime, options: Op
 
 def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Supplied:
     if need.is_carried:
-        return Supplied(need, State.CARRIED)
+        return Supplied(need, Fetch.CARRIED)
     if kept is not None and kept.is_fresh(now) and not caller.options.refresh:
-        return Supplied(need, State.KEPT, kept)
+        return Supplied(need, Fetch.KEPT, kept)
     if not need.requests:
-        return Supplied(need, State.MISSING, why=need.reason, hint=need.hint)
+        return Supplied(need, Fetch.MISSING, why=need.reason, hint=need.hint)
     why, hint = "", ""
     for request in need.requests:
         url = request.url(caller.options.bases)
@@ -124,8 +124,8 @@ def _settle(caller: Caller, need: Need, kept: Item | None, now: datetime) -> Sup
             why, hint = f"{url}: {err}", err.hint or "look at what the address answers; a mirror may be out of order"
             continue
         item = Item(need.kind, need.name, data, chain, url, format_moment(now), end)
-        return Supplied(need, State.FETCHED, item)
-    return Supplied(need, State.MISSING, why=why, hint=hint)
+        return Supplied(need, Fetch.FETCHED, item)
+    return Supplied(need, Fetch.MISSING, why=why, hint=hint)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ _AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"
 
 
 @dataclass(frozen=True, slots=True)
-class Requirement:
+class HostCheck:
     """One row of `stannary node check`: measured beside required."""
 
     name: str
@@ -58,7 +58,7 @@ def facts(root: Path = Path("/")) -> dict[str, Json]:
     }
 
 
-def requirements(root: Path = Path("/")) -> list[Requirement]:
+def requirements(root: Path = Path("/")) -> list[HostCheck]:
     """Return what is required of the host itself, measured; `survey.py` adds what collectors need."""
     kernel, memory = platform.release(), memory_mb(root)
     wanted = f">= {MIN_KERNEL[0]}.{MIN_KERNEL[1]}"
@@ -68,13 +68,13 @@ def requirements(root: Path = Path("/")) -> list[Requirement]:
     tpm_next = "sudo usermod -aG tss $USER, then log in again" if device.exists() else "switch the TPM on in the BIOS"
     log_next = "sudo stannary node check" if log.exists() else "boot by UEFI with the TPM switched on"
     return [
-        Requirement("kernel", kernel, wanted, _version(kernel) >= MIN_KERNEL, "T0", "update the kernel"),
-        Requirement("cpus", str(os.cpu_count() or 0), ">= 1", True, "T0"),
-        Requirement("memory", f"{memory:,} MB", ">= 1,024 MB", memory >= 1024, "T0", "give the machine more memory"),
-        Requirement("TPM 2.0", _presence(device), "present and readable", has_tpm, "T1", tpm_next),
-        Requirement("event log", _presence(log), "readable", has_log, "T1", log_next),
-        Requirement("Secure Boot", boot, "on", boot == "on", "T1", "switch Secure Boot on in the BIOS"),
-        Requirement(
+        HostCheck("kernel", kernel, wanted, _version(kernel) >= MIN_KERNEL, "T0", "update the kernel"),
+        HostCheck("cpus", str(os.cpu_count() or 0), ">= 1", True, "T0"),
+        HostCheck("memory", f"{memory:,} MB", ">= 1,024 MB", memory >= 1024, "T0", "give the machine more memory"),
+        HostCheck("TPM 2.0", _presence(device), "present and readable", has_tpm, "T1", tpm_next),
+        HostCheck("event log", _presence(log), "readable", has_log, "T1", log_next),
+        HostCheck("Secure Boot", boot, "on", boot == "on", "T1", "switch Secure Boot on in the BIOS"),
+        HostCheck(
             "confidential guest", guest, "SEV-SNP, TDX, Nitro or Azure", guest != "none", "T2", "rent a confidential VM"
         ),
     ]

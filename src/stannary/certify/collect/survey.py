@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stannary.certify.collect import azure, certified, host, ioctl, nscq, nvml, tpm_client
 from stannary.certify.collect.deadline import within
-from stannary.certify.collect.host import Requirement
+from stannary.certify.collect.host import HostCheck
 from stannary.errors import StannaryError
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ _GUEST_NEXT = "start a confidential guest with Linux 6.7 or later; modprobe sev-
 _EK_NEXT = "fetch it from the TPM maker's site: stannary node check --ek-certificate FILE"
 
 
-def requirements(sources: Sources) -> list[Requirement]:
+def requirements(sources: Sources) -> list[HostCheck]:
     """Return every requirement, measured."""
     endorsement, vtpm = _tpm(sources)
     return [*host.requirements(), endorsement, *_interfaces(sources, vtpm), *_gpus(), *_switches()]
 
 
-def _interfaces(sources: Sources, vtpm: Requirement) -> list[Requirement]:
+def _interfaces(sources: Sources, vtpm: HostCheck) -> list[HostCheck]:
     """Any one interface will do: with one ready, the others are shown and missed by nobody."""
     found = [
         _place("configfs-tsm", sources.tsm, os.W_OK | os.X_OK, _GUEST_NEXT),
@@ -49,18 +49,18 @@ def _interfaces(sources: Sources, vtpm: Requirement) -> list[Requirement]:
     return found
 
 
-def _place(name: str, path: Path, rights: int, missing: str) -> Requirement:
+def _place(name: str, path: Path, rights: int, missing: str) -> HostCheck:
     if not path.exists():
-        return Requirement(name, f"{path} is absent", ANY_INTERFACE, False, "T2", missing)
+        return HostCheck(name, f"{path} is absent", ANY_INTERFACE, False, "T2", missing)
     if not os.access(path, rights):
-        return Requirement(name, f"{path} is not open to this user", ANY_INTERFACE, False, "T2", ioctl.AS_ROOT)
-    return Requirement(name, "ready", ANY_INTERFACE, True, "T2")
+        return HostCheck(name, f"{path} is not open to this user", ANY_INTERFACE, False, "T2", ioctl.AS_ROOT)
+    return HostCheck(name, "ready", ANY_INTERFACE, True, "T2")
 
 
-def _tpm(sources: Sources) -> tuple[Requirement, Requirement]:
+def _tpm(sources: Sources) -> tuple[HostCheck, HostCheck]:
     """Return the rows of the TPM's certified keys and of Azure's report in its NV memory."""
-    maker = Requirement("EK certificate", "", "of the TPM's maker", False, "T1", _EK_NEXT)
-    report = Requirement("Azure vTPM", "", ANY_INTERFACE, False, "T2", "start a confidential VM of Azure")
+    maker = HostCheck("EK certificate", "", "of the TPM's maker", False, "T1", _EK_NEXT)
+    report = HostCheck("Azure vTPM", "", ANY_INTERFACE, False, "T2", "start a confidential VM of Azure")
 
     def look() -> tuple[list[str], bool]:
         client = tpm_client.connect(sources.tpm)
@@ -80,7 +80,7 @@ def _tpm(sources: Sources) -> tuple[Requirement, Requirement]:
     )
 
 
-def _gpus() -> list[Requirement]:
+def _gpus() -> list[HostCheck]:
     def look() -> tuple[int, bool, bool]:
         session = nvml.Nvml()
         try:
@@ -93,14 +93,14 @@ def _gpus() -> list[Requirement]:
     except StannaryError as err:
         return _no_driver("GPU evidence", _CC_ON, err)
     mode = "on" if cc else "off"
-    row = Requirement("GPU evidence", f"{count} GPUs, confidential computing {mode}", _CC_ON, cc, "T2", _CC_NEXT)
-    rows = [Requirement("accelerators", str(count), "as claimed", True, "T0"), row]
+    row = HostCheck("GPU evidence", f"{count} GPUs, confidential computing {mode}", _CC_ON, cc, "T2", _CC_NEXT)
+    rows = [HostCheck("accelerators", str(count), "as claimed", True, "T0"), row]
     if devtools:
-        rows.append(Requirement("GPU DevTools mode", "on", "off", False, "T0", _DEVTOOLS_NEXT))
+        rows.append(HostCheck("GPU DevTools mode", "on", "off", False, "T0", _DEVTOOLS_NEXT))
     return rows
 
 
-def _switches() -> list[Requirement]:
+def _switches() -> list[HostCheck]:
     wanted = "the switches' library, where there are switches"
 
     def look() -> int:
@@ -114,10 +114,10 @@ def _switches() -> list[Requirement]:
         count = look()
     except StannaryError as err:
         return _no_driver("NVSwitch evidence", wanted, err)
-    return [Requirement("NVSwitch evidence", f"{count} switches", wanted, True, "T2")]
+    return [HostCheck("NVSwitch evidence", f"{count} switches", wanted, True, "T2")]
 
 
-def _no_driver(name: str, wanted: str, err: StannaryError) -> list[Requirement]:
+def _no_driver(name: str, wanted: str, err: StannaryError) -> list[HostCheck]:
     """A machine without the library has perhaps no such device; one whose driver fails has."""
     is_absent = err.detail == nvml.ABSENT
-    return [Requirement(name, err.what if is_absent else str(err), wanted, is_absent, "T2", err.hint)]
+    return [HostCheck(name, err.what if is_absent else str(err), wanted, is_absent, "T2", err.hint)]

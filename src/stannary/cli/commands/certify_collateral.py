@@ -38,7 +38,7 @@ def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int
     """Fetch the collateral EVIDENCE needs; exit 1 if something is missing. What came is kept: run it again."""
     from stannary.certify import envelope
     from stannary.certify.collateral import client
-    from stannary.certify.collateral.client import State
+    from stannary.certify.collateral.client import Fetch
     from stannary.certify.collateral.store import CollateralStore
 
     evidence = read_as(evidence_file, envelope.parse, MAKE_EVIDENCE)
@@ -47,7 +47,7 @@ def fetch(out: Output, evidence_file: Path, output: Path, **options: Any) -> int
     for item in client.fetch(evidence, CollateralStore(output), moment(options["now"]), asked):
         out.say(_line(item))
         found.append(item)
-    missing = [item for item in found if item.state is State.MISSING]
+    missing = [item for item in found if item.state is Fetch.MISSING]
     value = {"file": str(output), "items": [_members(item) for item in found], "missing": len(missing)}
     lines = [f"{output}\n{len(found) - len(missing)} of {len(found)} items at hand"]
     for item in missing:

@@ -87,14 +87,14 @@ def offers(exchange: Exchange, connection: Connection) -> list[wire.Offer]:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedJob:
     """A durable job; `view` is what there is to say of it, None when it came before and has moved since."""
 
     job: str
     view: wire.JobView | None
 
 
-async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_key: str, signed: Signed) -> Accepted:
+async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_key: str, signed: Signed) -> AcceptedJob:
     """Accept a job, once it is durable. Decided from memory: a submit asks the store for nothing it has told before.
 
     Raises:
@@ -119,7 +119,7 @@ async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_k
     except StannaryError:
         # What was accepted once is answered as then, whatever has changed since: clocks, offers, keys.
         if await exchange.store.aread(lambda c: _before(c, job, buyer, idempotency_key, body)):
-            return Accepted(job, None)
+            return AcceptedJob(job, None)
         raise
     submission = Submission(
         job=job,
@@ -142,11 +142,11 @@ async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_k
     except ConflictError as err:
         raise ConflictError(err.what, why=err.why, hint=err.hint, detail=wire_errors.IDEMPOTENCY_CONFLICT) from err
     if not answer.created:
-        return Accepted(answer.job, None)
+        return AcceptedJob(answer.job, None)
     exchange.buyer_keys.setdefault(buyer, order.buyer)
     engines.add(answer.job, JobFrame(job, job_digest, submission.leaf, buyer, order, spec))
     exchange.journal.wake()
-    return Accepted(answer.job, views.submitted(submission, spec))
+    return AcceptedJob(answer.job, views.submitted(submission, spec))
 
 
 def _opened(signed: Signed) -> tuple[dsse.Envelope, Job, JobSpec]:

@@ -140,7 +140,7 @@ def test_bodies_are_bounded_and_parsed(tmp_path: Path) -> None:
 def test_a_disk_that_fails_is_said_with_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 500 of the direct path has a request id that stands in the log with its trace."""
 
-    async def fail(*_: Any) -> admission.Accepted:
+    async def fail(*_: Any) -> admission.AcceptedJob:
         raise EnvironmentProblem("the market cannot write to its disk", why="EIO")
 
     async def scenario(desk: Desk) -> None:
