@@ -19,7 +19,7 @@ from tests.integration.market.world import Process, World
 from stannary import errors
 from stannary.market import forgetting
 from stannary.market.topics import account_topic, node_topic
-from stannary.store import schema
+from stannary.store import nodes, schema
 from stannary.wire import admin, message, routes
 from stannary.wire import node as node_wire
 
@@ -140,6 +140,32 @@ def test_what_has_expired_goes(tmp_path: Path) -> None:
             assert await kept(world) == {"remembered": 0, "sessions": 0, "challenges": 0, "join_tokens": 0}
 
     asyncio.run(scenario())
+
+
+def test_what_expired_while_the_market_was_down_goes_at_its_start(tmp_path: Path) -> None:
+    """It needs no quiet minute: what is of no use is deleted at once, also where no deadline can be looked at."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made = await world.node("north", run=False)
+            exchange, _ = world.inside
+            spent = {"now_ms": exchange.now_ms, "expires_at_ms": exchange.now_ms}
+            await exchange.store.awrite(lambda c: nodes.spend_challenge(c, "old", made.id, **spent))
+            assert (await kept(world))["challenges"] == 2
+        async with worlds.inside(tmp_path, witness=False) as world:
+            exchange, engines = world.inside
+            engines._expire = never
+            await world.clock.sleep(1.0)
+            assert (await kept(world))["challenges"] == 1
+            await world.clock.sleep(2 * forgetting.INTERVAL_S)
+            assert (await kept(world))["challenges"] == 0
+
+    asyncio.run(scenario())
+
+
+async def never() -> None:
+    """Fail as deadlines do while a disk is full."""
+    raise errors.EnvironmentProblem("the disk is full")
 
 
 def test_a_tokens_last_use_outlives_a_restart(tmp_path: Path) -> None:
