@@ -11,6 +11,7 @@ from stannary.jobs.rounds import (
     Unit,
     admission,
     audits_closed,
+    latest,
     may_finish,
     may_merge,
     may_open,
@@ -114,3 +115,10 @@ def test_the_first_round_waits_for_nothing_and_the_last_merge_ends_the_job() -> 
     assert not may_finish([lane(0, 0)], 1)
     assert not may_finish([lane(0, 0), merge(0, TaskState.REFUTED)], 1)
     assert not may_finish([lane(0, 0), merge(0, TaskState.LEASED)], 1)
+
+
+def test_the_newest_attempt_stands_for_its_place() -> None:
+    """Whatever order they come in, of the attempts at one lane the last one counts."""
+    first, second, other = lane(0, 0, TaskState.SUPERSEDED), lane(0, 0, attempt=1), lane(0, 1)
+    for units in ([first, second, other], [second, other, first]):
+        assert latest(units) == {(0, TaskKind.ROUND, 0): second, (0, TaskKind.ROUND, 1): other}
