@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +44,12 @@ def test_modes(mode: int) -> None:
         workdir.check([WorkFile("a", mode, BLOB, 1)])
 
 
+def test_a_size_is_not_negative() -> None:
+    """A file has no fewer bytes than none."""
+    with pytest.raises(FormatError, match="size is negative"):
+        workdir.check([WorkFile("a", 0o644, BLOB, -1)])
+
+
 def test_limits() -> None:
     """Long paths, deep paths and too many files are limits with names."""
     for path in ("a" * 256, "/".join("a" * 40), "/".join(["a" * 200] * 6)):
@@ -63,28 +68,6 @@ def test_any_path(text: str) -> None:
         return
     assert not path.startswith("/")
     assert ".." not in path.split("/")
-
-
-@pytest.mark.parametrize(
-    ("value", "what"),
-    [
-        ({}, "is not a list"),
-        ([{"path": "a"}], "missing or unknown members"),
-        ([{"path": 1, "mode": 420, "digest": digest.digest(b""), "size_bytes": 0}], "member of the wrong type"),
-        ([{"path": "a", "mode": 420, "digest": digest.digest(b""), "size_bytes": True}], "member of the wrong type"),
-        ([{"path": "a", "mode": 420, "digest": digest.digest(b""), "size_bytes": -1}], "file size is negative"),
-    ],
-)
-def test_what_is_no_listing_is_refused_by_name(value: Any, what: str) -> None:
-    """A listing of a stranger has the members it must have and no others."""
-    with pytest.raises(FormatError, match=what):
-        workdir.from_json(value)
-
-
-def test_a_listing_has_an_end() -> None:
-    """More files than a job may have are refused before they are looked at."""
-    with pytest.raises(LimitExceeded, match="too many files"):
-        workdir.from_json([None] * (workdir.MAX_FILES + 1))
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
