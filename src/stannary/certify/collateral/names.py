@@ -1,11 +1,11 @@
-"""How vendors name their collateral: paths, manifest ids, family codes, OCSP requests, all read from evidence.
+"""How vendors name their collateral: paths, manifest ids, OCSP requests, all read from evidence.
 
 Rules: what goes into a URL comes from evidence that nobody has checked yet, so it is matched against a
 pattern and quoted, or there is no request. A responder named inside a certificate is asked only at a host
 its vendor is known to use, or evidence could send the verifier's requests anywhere.
 
-Sources: AMD 57230 (KDS), Intel SGX PCK Certificate profile, RFC 6960 section 4.1, RFC 5280 section 4.2.2.1. Manifest
-ids are spelled as NVIDIA's own verifiers spell them.
+Sources: AMD 57230 (KDS), RFC 6960 section 4.1, RFC 5280 section 4.2.2.1. Manifest ids are spelled as NVIDIA's own
+verifiers spell them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,9 @@ CHIP_INFO = 35  # opaque field of Blackwell reports: the chip's name
 HOPPER = "GH100"
 SWITCH_BOARD = "5612_0002_890"  # LS10 reports carry no project fields; NVIDIA's verifiers write this one
 OCSP_HOSTS = frozenset({"ocsp.ndis.nvidia.com", "ocsp.attestation.nvidia.com"})
-FMSPC_BYTES = 6
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_URL = re.compile(r"https?://[a-z0-9.-]{1,100}(/[A-Za-z0-9._~/-]{0,200})?")
 _AUTHORITY_INFO, _OCSP_ACCESS = "1.3.6.1.5.5.7.1.1", "1.3.6.1.5.5.7.48.1"
-_SGX_EXTENSIONS, _FMSPC = "1.2.840.113741.1.13.1", "1.2.840.113741.1.13.1.4"
 _URI = 0x86  # GeneralName uniformResourceIdentifier
 
 
@@ -110,15 +108,3 @@ def responder(subject: Certificate) -> str:
             if _PLAIN_URL.fullmatch(url) and urlsplit(url).netloc in OCSP_HOSTS:
                 return url
     return ""
-
-
-def fmspc(pck: Certificate) -> str:
-    """Return the platform's family code from a PCK certificate (Intel SGX PCK Certificate profile), hex."""
-    extension = pck.extensions.get(_SGX_EXTENSIONS)
-    for pair in () if extension is None else der.sequence(extension.value, "SGX extensions"):
-        fields = pair.expect(der.SEQUENCE, "SGX extension").children()
-        if len(fields) == 2 and fields[0].oid("SGX extension") == _FMSPC:
-            code = fields[1].expect(der.OCTET_STRING, "FMSPC").body
-            if len(code) == FMSPC_BYTES:
-                return code.hex()
-    raise FormatError("PCK certificate names no FMSPC")

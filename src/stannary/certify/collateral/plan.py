@@ -24,7 +24,6 @@ from urllib.parse import quote
 
 from stannary.certify.collateral.names import (
     driver_rim_id,
-    fmspc,
     ocsp_request,
     product,
     responder,
@@ -33,6 +32,7 @@ from stannary.certify.collateral.names import (
 )
 from stannary.certify.evidence import rim, snp_report
 from stannary.certify.evidence.nvidia import is_alias
+from stannary.certify.evidence.quote import fmspc
 from stannary.certify.layers import Unread
 from stannary.certify.pki import certificates
 from stannary.certify.rules import AMD_ROOTS, Generation

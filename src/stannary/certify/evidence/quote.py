@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stannary.certify.evidence.cursor import Cursor
 from stannary.certify.octets import unhex
-from stannary.certify.pki import certificates
+from stannary.certify.pki import certificates, der
 from stannary.certify.pki.certificates import Certificate
 from stannary.errors import FormatError, UnsupportedFormat
 from stannary.formats import dsse
@@ -26,6 +26,8 @@ CERTIFICATION_PCK_CHAIN, CERTIFICATION_QE_REPORT = 5, 6
 _STARTS = frozenset(bytes([version, 0, KEY_ECDSA_P256, 0]) for version in (3, 4, 5))
 _HEX_STARTS = frozenset({b"0300", b"0400", b"0500"})
 _BASE64_STARTS = frozenset({b"AwACA", b"BAACA", b"BQACA"})
+FMSPC_BYTES = 6
+_SGX_EXTENSIONS, _FMSPC = "1.2.840.113741.1.13.1", "1.2.840.113741.1.13.1.4"
 BODY_SGX, BODY_TD10, BODY_TD15, BODY_TD15_EXTENDED = 1, 2, 3, 4
 
 
@@ -205,3 +207,15 @@ def _body(cursor: Cursor, version: int, tee: int) -> TdBody | EnclaveBody:
         raise FormatError("quote body has another size", why=f"{size:,} bytes, expected {expected}")
     body = cursor.take(size)
     return parse_enclave(body) if kind == BODY_SGX else parse_td(body)
+
+
+def fmspc(pck: Certificate) -> str:
+    """Return the platform's family code from a PCK certificate (Intel SGX PCK Certificate profile), hex."""
+    extension = pck.extensions.get(_SGX_EXTENSIONS)
+    for pair in () if extension is None else der.sequence(extension.value, "SGX extensions"):
+        fields = pair.expect(der.SEQUENCE, "SGX extension").children()
+        if len(fields) == 2 and fields[0].oid("SGX extension") == _FMSPC:
+            code = fields[1].expect(der.OCTET_STRING, "FMSPC").body
+            if len(code) == FMSPC_BYTES:
+                return code.hex()
+    raise FormatError("PCK certificate names no FMSPC")

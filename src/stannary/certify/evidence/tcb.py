@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stannary.certify.evidence.quote import fmspc
 from stannary.certify.remedies import Code
 from stannary.errors import EnvironmentProblem
 
@@ -66,7 +67,7 @@ class TcbVerdict:
 def judge(
     raw: bytes,
     carried: IntelCollateral,
-    pck_chain: Iterable[Certificate],
+    pck_chain: tuple[Certificate, ...],
     now: datetime,
     root: Certificate | None = None,
 ) -> TcbVerdict:
@@ -77,7 +78,7 @@ def judge(
         raise EnvironmentProblem(
             "cannot judge Intel evidence", why="dcap-qvl is not installed", hint="pip install 'stannary[certify]'"
         ) from err
-    crl_chain = carried.pck_crl_chain or tuple(pck_chain)[1:]
+    crl_chain = carried.pck_crl_chain or pck_chain[1:]
     try:
         collateral = dcap_qvl.QuoteCollateralV3(
             pck_crl_issuer_chain=pem(crl_chain),
@@ -95,7 +96,6 @@ def judge(
             report = dcap_qvl.verify(raw, collateral, moment)
         else:
             report = dcap_qvl.verify_with_root_ca(raw, collateral, root.raw, moment)
-        fmspc = str(dcap_qvl.Quote.parse(raw).fmspc())
     except ValueError as err:
         reason = " ".join(str(err).split())
         code = next((code for text, code in _CODES if text in reason), Code.COLLATERAL_INVALID)
@@ -104,7 +104,7 @@ def judge(
     return TcbVerdict(
         status=str(members["status"]),
         advisories=tuple(str(item) for item in members["advisory_ids"]),
-        fmspc=fmspc.lower(),
+        fmspc=fmspc(pck_chain[0]),
         ppid=bytes(report.ppid).hex(),
     )
 
