@@ -9,17 +9,14 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 from stannary.errors import FormatError, NotFound
-from stannary.formats import digest
+from stannary.formats import bounds, digest
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output, result_root
 
 CONTRIBUTED = "delta"  # the one output of a round (train/round.py)
-
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
@@ -61,7 +58,7 @@ class Blobs:
     def contribution(self, root: Digest) -> Path:
         """Return where the one output of the result with this root lies (rule 2)."""
         for file in sorted(self.directory.iterdir()):
-            if _HEX.fullmatch(file.name) is None:
+            if not bounds.HEX32.fits(file.name):
                 continue  # half fetched: the agent adds files while a task runs
             listed = Output(CONTRIBUTED, Digest(PREFIX + file.name), file.stat().st_size)
             if result_root((listed,)) == root:

@@ -14,7 +14,7 @@ from typing import Any
 from stannary.cli import happenings
 from stannary.cli.happenings import REASONS
 from stannary.cli.output import cell, columns, shortened, wrapped
-from stannary.formats import instants, record, workdir
+from stannary.formats import ids, instants, record, workdir
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
@@ -23,7 +23,7 @@ from stannary.rules.reasons import Reason
 from stannary.verify.report import Claims, Report
 
 MAX_SHOWN = 10  # inputs and results on the screen; --json has all
-_NODE = re.compile(r"\bn-[0-9a-f]{12}\b")
+_NODE = re.compile(rf"\b{ids.NODE_PATTERN}\b")
 SPLIT_PARTS = ("useful", "start", "link", "idle", "audit", "churn")
 
 

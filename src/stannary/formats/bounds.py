@@ -26,7 +26,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from stannary.errors import FormatError, StannaryError
-from stannary.formats import canonical, ids, instants, workdir
+from stannary.formats import canonical, digest, ids, instants, workdir
 from stannary.formats.lean import dataclass
 from stannary.formats.quantity import show
 
@@ -152,14 +152,14 @@ class Decimals:
         return kept, left_out
 
 
-NODE = Words("n-[0-9a-f]{12}", 14, "a node id")
-JOB = Words("j-[0-9a-f]{12}", 14, "a job id")
+NODE = Words(ids.NODE_PATTERN, 14, "a node id")
+JOB = Words(ids.JOB_PATTERN, 14, "a job id")
 TASK = Words(ids.TASK_PATTERN, 64, "a task id")
 AUDIT = Words(f"{TASK.pattern}/q[0-9a-f]{{16}}", 96, "an audit id")
-DIGEST = Words("sha256:[0-9a-f]{64}", 71, "a digest")
-HEX32 = Words("[0-9a-f]{64}", 64, "32 bytes of lower-case hex")
+DIGEST = Words(digest.PATTERN, 71, "a digest")
+HEX32 = Words(digest.HEX_PATTERN, 64, "32 bytes of lower-case hex")
 KEY = Words("[A-Za-z0-9+/]{43}=", 44, "a raw Ed25519 public key in base64")
-KEY_ID = Words("ed25519:[0-9a-f]{64}", 72, "a key id")
+KEY_ID = Words("ed25519:" + digest.HEX_PATTERN, 72, "a key id")
 NONCE = Words("[0-9A-Za-z_-]{16,128}", 128, "16 to 128 letters and digits")
 INSTANT = Words(instants.PATTERN, 20, "a time YYYY-MM-DDThh:mm:ssZ")
 TIME = Tested(instants.parse, INSTANT.expected)

@@ -17,8 +17,9 @@ Digest = NewType("Digest", str)
 
 PREFIX = "sha256:"
 SIZE_BYTES = 32
-_PATTERN = re.compile(r"sha256:[0-9a-f]{64}")
-_HEX = re.compile(r"[0-9a-f]{64}")
+HEX_PATTERN = "[0-9a-f]{64}"
+PATTERN = PREFIX + HEX_PATTERN
+_PATTERN, _HEX = re.compile(PATTERN), re.compile(HEX_PATTERN)
 
 
 def digest(data: bytes) -> Digest:

@@ -31,7 +31,9 @@ KeyId = NewType("KeyId", str)  # of a public key; how it follows from one: dsse.
 
 AUDIT_TAG_BYTES = 8  # two auditors of one task share a name once in 2**64
 
-TASK_PATTERN = "j-[0-9a-f]{12}/(?:r[0-9]{1,6}/(?:l[0-9]{1,5}|merge)|run/l[0-9]{1,5})/a[0-9]{1,4}"
+NODE_PATTERN = "n-[0-9a-f]{12}"
+JOB_PATTERN = "j-[0-9a-f]{12}"
+TASK_PATTERN = JOB_PATTERN + "/(?:r[0-9]{1,6}/(?:l[0-9]{1,5}|merge)|run/l[0-9]{1,5})/a[0-9]{1,4}"
 _TASK = re.compile(TASK_PATTERN)
 _AUDIT = re.compile(r"(.+)/q[0-9a-f]{16}")
 
