@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from stannary.errors import StannaryError
+from stannary.jobs.course.state import ONE_PIECE
 from stannary.jobs.states import LeaseState
 from stannary.market.clock import now_ms
-from stannary.market.engine import failing, leasing
+from stannary.market.engine import giving
 from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse, _telling
 from stannary.market.presence import keep
 from stannary.store import leases
@@ -33,7 +32,7 @@ class Engine(Engines):
     @property
     def open_jobs(self) -> list[str]:
         """Return the jobs that have not ended, oldest first."""
-        return list(self.frames)
+        return list(self.orders)
 
     async def turn(self) -> None:
         """Begin what may begin, then take every job as far as it goes now."""
@@ -57,23 +56,15 @@ class Engine(Engines):
 
     async def next_lease(self, node: str, have: frozenset[str]) -> LeaseRow | None:
         """Return the oldest lease of a node that it does not know of, or a new piece of work."""
-        exchange, world = self._exchange, self.world()
-
-        def read(connection: Connection) -> tuple[LeaseRow | None, bool]:
-            live = leases.live_of_node(connection, node)
-            unknown = next((item for item in live if item.lease not in have), None)
-            if unknown is not None or any(item.type in leasing.ONE_PIECE for item in live):
-                return unknown, False
-            return None, leasing.is_wanted(connection, self.frames, world, node)
-
-        unknown, wanted = await exchange.store.aread(read)
-        if not wanted:
+        live = await self._exchange.store.aread(lambda c: leases.live_of_node(c, node))
+        unknown = next((item for item in live if item.lease not in have), None)
+        if unknown is not None or any(item.type in ONE_PIECE for item in live):
             return unknown
-        return await exchange.store.awrite(lambda c: leasing.grant_work(c, self.frames, world, node))
+        return await self.mover.give(node)
 
     async def view(self, lease: LeaseRow) -> wire.Lease:
         """Return a lease as its node is told."""
-        return await self._exchange.store.aread(lambda c: leasing.view(c, lease))
+        return await self._exchange.store.aread(lambda c: giving.view(c, lease))
 
     async def fail(self, lease: str, reason: str, message: str) -> None:
         """Take a node's report that it cannot do a lease."""
@@ -81,8 +72,7 @@ class Engine(Engines):
 
         async def give_up() -> None:
             row = await self._exchange.store.aread(lambda c: leases.get(c, lease))
-            frame, world = self.frames.get(row.job), self.world()
-            await self._exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
+            await self.mover.report(self.orders.get(row.job), lease, failure)
 
         await self.holds.alone(lease, give_up)
 
@@ -100,7 +90,7 @@ class Engine(Engines):
         steady_s, pulse = self._exchange.clock.steady(), self._pulses[job]
         if steady_s < self._rests_until.get(job, 0.0):
             return
-        frame = self.frames[job]
+        frame = self.orders[job]
         try:
             ended = await self._step(frame, pulse)
             pulse.num_faults = 0
@@ -112,11 +102,11 @@ class Engine(Engines):
         if ended:
             self._loops.pop(job)
             self._pulses.pop(job)
-            self.progress.pop(job, None)
+            self.mover.forget(job)
             self._awaiting_log.discard(job)
             self._let_go(job)
 
     def _spawn(self, job: str) -> None:
-        self._unplanned[job] = self.frames[job].shape.num_lanes
+        self._unplanned[job] = self.orders[job].shape.num_lanes
         self._loops[job] = None  # type: ignore[assignment]  # counted as under way; nobody runs it
         self._pulses[job] = _Pulse(self._exchange.clock.steady())

@@ -39,10 +39,12 @@ from stannary.formats import beacon, digest, dsse, ids, instants, jobspec, note,
 from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Reveal
+from stannary.jobs.course.state import Timing
 from stannary.jobs.states import LeaseState
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import RisingClock
+from stannary.market.directory import Directory
 from stannary.market.exchange import Exchange
 from stannary.market.identity import Identity
 from stannary.market.intake import admission, answers, joining, readings, reveals, work
@@ -50,7 +52,7 @@ from stannary.market.intake.statements import Intake
 from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
-from stannary.market.settings import Settings, Timing
+from stannary.market.settings import Settings
 from stannary.rules import shape
 from stannary.settle import escrow
 from stannary.store import accounts, audits, blobs, envelopes, leases, ledger, nodes
@@ -305,6 +307,7 @@ class _Stage:
             closing.callback(tlog.close)
             moment.lift(note.stamped_at(tlog.checkpoint()))
             bell, roster = Bell(moment), Roster(settings.timing)
+            known = Directory()
             self._exchange = Exchange(
                 settings=settings,
                 clock=moment,
@@ -315,7 +318,8 @@ class _Stage:
                 bell=bell,
                 roster=roster,
                 blobs=BlobStore(directory / "blobs"),
-                offers=OfferBook(store, roster, moment),
+                directory=known,
+                offers=OfferBook(known, roster, moment),
                 witness_vkeys=(self._witness.vkey,),
             )
             self._engine = Engine(self._exchange)
@@ -387,7 +391,6 @@ class _Stage:
         signed = EnvelopeBody.of(player.join(token, exchange.clock.now()))
         await joining.join(exchange, wire.JoinRequest(token=token, envelope=signed))
         exchange.roster.beat(player.id, player.state, self._clock.steady())
-        exchange.offers.forget()
 
     async def _on_orders(self, name: str) -> None:
         order = self._orders[name]
@@ -431,7 +434,7 @@ class _Stage:
         node = self._players[name].id
         now_ms = self._exchange.now_ms
         await self._store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=now_ms))
-        self._exchange.forget_nodes([node])
+        await self._exchange.forget_nodes([node])
         await self._engine.sweep()
 
     async def _on_falls_silent(self, buyer: str) -> None:
@@ -554,7 +557,7 @@ class _Stage:
             async def report(step: int = step) -> None:
                 row = await self._held(lease.lease_id)
                 if row is not None:
-                    self._engine.hear(row, "compute", step)
+                    self._engine.mover.hear(row, "compute", step)
 
             self._at(BEAT_S * step, report)
 

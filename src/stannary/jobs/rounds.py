@@ -11,9 +11,9 @@ Rules (docs/rounds.md, docs/audits.md):
 - A merge admits in the order of log indexes: the order is evidence, not the market's choice.
 - A conviction makes void the merge that admitted the work and everything computed from it: whatever does not
   start from the weights of a merge that stands. What was void is planned again as the next attempt
-  (market/engine/planning.py); nothing is ever subtracted from a result.
+  (jobs/course/kinds/train.py); nothing is ever subtracted from a result.
 
-The market executes these decisions; the simulator runs them under a virtual clock.
+The core executes these decisions (jobs/course/); the simulator runs them under a virtual clock.
 """
 
 from __future__ import annotations

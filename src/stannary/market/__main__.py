@@ -14,7 +14,8 @@ from pathlib import Path
 
 from stannary import files
 from stannary.errors import ConflictError, EnvironmentProblem, NotFound, StannaryError
-from stannary.market.settings import Profile, Settings, Timing
+from stannary.jobs.course.state import Timing
+from stannary.market.settings import Profile, Settings
 
 LOG_FILE = "market.log"
 BACKUP_S = 3600.0  # of a large market; the blobs are linked, the database is read once

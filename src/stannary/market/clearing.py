@@ -24,7 +24,7 @@ from stannary.errors import StannaryError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
 from stannary.market.blobstore import BlobStore
-from stannary.market.engine.leasing import manifest_digests
+from stannary.market.engine.giving import manifest_digests
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.intake.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
@@ -99,4 +99,4 @@ async def clear(exchange: Exchange, engines: Engines) -> int:
 
 
 def _named(engines: Engines) -> set[str]:
-    return {name for frame in engines.frames.values() for name in manifest_digests(frame)}
+    return {name for order in engines.orders.values() for name in manifest_digests(order.spec)}

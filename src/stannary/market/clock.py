@@ -6,7 +6,7 @@ Rules:
    floor too (http/server.py lifts it).
 2. What is waited for is measured by what really passed, here: a clock that is set forth, or a machine that slept, must
    make nobody late. What lives in memory (presence, progress, polls, a job that stands still) counts `steady`. What
-   is stored (leases, reveals, tasks, blobs) counts `now` without its leaps: frame.World, `ago_ms`.
+   is stored (leases, reveals, tasks, blobs) counts `now` without its leaps: jobs/course/state.py World, `ago_ms`.
 3. Dates stay dates: credentials, join tokens and sessions end when `now` says so, however it came there.
 """
 

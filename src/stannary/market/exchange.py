@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from stannary import __version__
 from stannary.market import terms
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import RisingClock, now_ms
+from stannary.market.directory import Directory
 from stannary.market.http.rates import Rates
 from stannary.market.identity import Identity
 from stannary.market.intake.blobkeeping import Blobkeeping
@@ -19,6 +21,7 @@ from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
 from stannary.market.topics import account_topic, node_topic
+from stannary.store import nodes
 from stannary.store.database import Store
 from stannary.tlog.log import Log
 from stannary.verify.trust import LOCAL_WITNESS
@@ -38,6 +41,7 @@ class Exchange:
     bell: Bell
     roster: Roster
     blobs: BlobStore
+    directory: Directory
     offers: OfferBook
     witness_vkeys: tuple[str, ...]
     url: str = ""
@@ -70,13 +74,18 @@ class Exchange:
         self.buyers.pop(hashed, None)
         self.bell.ring(account_topic(buyer))
 
-    def forget_nodes(self, revoked: Collection[str]) -> None:
-        """Drop the cached sessions of nodes that were revoked, wake who waits with one, and read the offers anew."""
+    async def read_nodes(self, names: Collection[str] | None = None) -> None:
+        """Read how nodes stand, all of them if none is named; whoever changes one calls this."""
+        for name in names if names is not None else [None]:
+            self.directory.take(await self.store.aread(partial(nodes.standing, node=name)))
+
+    async def forget_nodes(self, revoked: Collection[str]) -> None:
+        """Drop the cached sessions of nodes that were revoked, and wake who waits with one."""
         self.num_taken_back += 1
         for hashed in [key for key, (holder, _) in self.sessions.items() if holder in revoked]:
             del self.sessions[hashed]
         self.bell.ring(*map(node_topic, revoked))
-        self.offers.forget()
+        await self.read_nodes(revoked)
 
     def info(self) -> MarketInfo:
         """Return what the market says of itself."""

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stannary import files
-from stannary.market.settings import Timing
+from stannary.jobs.course.state import Timing
 
 
 class Presence(StrEnum):
@@ -97,6 +97,14 @@ class Roster:
         if seen is None or now - seen.at >= self._timing.lost_s:
             return Presence.LOST
         return Presence.SUSPECT if now - seen.at >= self._timing.suspect_s else Presence.LIVE
+
+    def num_live(self, now: float) -> int:
+        """Return how many nodes may get new work: heard from lately, not draining."""
+        return sum(self.presence(node, now) is Presence.LIVE and self.state(node) != "draining" for node in self._seen)
+
+    def is_given_up(self, node: str, now: float) -> bool:
+        """Tell whether a node that was here is lost or has left: its work goes to others."""
+        return node in self._seen and self.presence(node, now) in (Presence.LOST, Presence.LEFT)
 
     def state(self, node: str) -> str:
         """Return what the node last said of itself (idle, busy, draining); draining if the operator said so."""

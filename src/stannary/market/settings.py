@@ -7,10 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from stannary.errors import UsageError
-from stannary.rules import pace
+from stannary.jobs.course.state import Timing
 from stannary.wire import limits
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
+
+
+DEFAULT_TIMING = Timing()
 
 
 class Profile(StrEnum):
@@ -19,25 +22,6 @@ class Profile(StrEnum):
     LOCAL = "local"
     PRIVATE = "private"
     SHARED = "shared"
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Deadlines of work and proof, in seconds."""
-
-    reveal_s: float = 900.0  # the buyer's broker has this long for a beacon value (docs/threat-model.md)
-    start_link_s: float = 12.0  # a worker's start and the way of its bytes, beside the agreed step time
-    progress_s: float = 20.0  # a task that reported progress so lately is not taken away for being late
-    answer_factor: float = 4.0  # an answer may take this many times the expected time of its task
-    answer_floor_s: float = 60.0  # an audit may have to wait for the work its auditor holds
-    suspect_s: float = pace.SUSPECT_AFTER_S
-    lost_s: float = pace.LOST_AFTER_S
-    heartbeat_s: float = pace.HEARTBEAT_INTERVAL_S
-    placing_s: float = 600.0  # a queued job waits this long for capacity
-    stall_s: float = (
-        86_400.0  # a job of which nothing moved so long, beside its longest task, ends; its escrow comes back
-    )
-    sweep_s: float = 1.0  # how often deadlines are looked at when nothing rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +41,7 @@ class Settings:
     node_quota_blobs: int = 200_000  # the same by number: two tasks of the most files an output may have
     buyer_quota_bytes: int = 128 * limits.MAX_BLOB_BYTES  # of what a buyer stores in a week for no placed job
     buyer_quota_blobs: int = 1_000_000
-    timing: Timing = Timing()
+    timing: Timing = DEFAULT_TIMING
 
     @property
     def node_quota(self) -> tuple[int, int]:

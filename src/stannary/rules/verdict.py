@@ -21,13 +21,35 @@ A task that was not drawn is `verified` in the statistical sense only; verify/so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from stannary.formats.ids import NodeId
 from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Answer, Contribution, Verdict
+from stannary.formats.predicates import Verdict
 from stannary.rules.reasons import Reason
 
-Same = Callable[[Answer, Answer], bool]
+
+class Claim(Protocol):
+    """A result that was handed in: who did, and its root."""
+
+    @property
+    def node(self) -> str | None: ...
+    @property
+    def root(self) -> str | None: ...
+
+
+class Opinion(Protocol):
+    """An opened answer: whose, the root it gives, and H(audit salt, state at the drawn step)."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def root(self) -> str | None: ...
+    @property
+    def answer(self) -> str | None: ...
+
+
+Same = Callable[[Opinion, Opinion], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +62,15 @@ class Decision:
     need_auditor: bool = False
 
 
-def bitwise(first: Answer, second: Answer) -> bool:
+def bitwise(first: Opinion, second: Opinion) -> bool:
     """Return whether two answers are the same recomputation, bit for bit (one engine class)."""
     return first.root == second.root and first.answer == second.answer
 
 
 def judge(
-    contribution: Contribution,
-    prover: Answer | None,
-    auditors: Sequence[Answer],
+    contribution: Claim,
+    prover: Opinion | None,
+    auditors: Sequence[Opinion],
     operators: Mapping[NodeId, str],
     *,
     exhausted: bool = False,
@@ -65,7 +87,7 @@ def judge(
         exhausted: no further auditor can be had, so an open question closes as `unverified`.
         same: how two answers are compared; bitwise inside an engine class.
     """
-    heard = _independent(auditors, operators[contribution.node], operators)
+    heard = _independent(auditors, operators[_prover(contribution)], operators)
     if prover is None:
         return _judge_silent(contribution, heard, exhausted=exhausted, same=same)
     honest_root = prover.root == contribution.root  # else it answers for work it did not hand in
@@ -78,7 +100,7 @@ def judge(
         return Decision(Verdict.VERIFIED, Reason.AGREED, _nodes(against))
     if len(camp) >= 2:
         outvoted = [item for item in against if item not in camp]
-        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (contribution.node, *_nodes(outvoted)))
+        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (_prover(contribution), *_nodes(outvoted)))
     return _open(heard, exhausted=exhausted)
 
 
@@ -87,7 +109,7 @@ def undrawn() -> Decision:
     return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
 
 
-def _judge_silent(contribution: Contribution, heard: Sequence[Answer], *, exhausted: bool, same: Same) -> Decision:
+def _judge_silent(contribution: Claim, heard: Sequence[Opinion], *, exhausted: bool, same: Same) -> Decision:
     """Judge signed work whose prover does not answer (rule 6); one auditor who finds its root ends the matter."""
     against = [item for item in heard if item.root != contribution.root]
     camp = _largest_camp(against, same)
@@ -95,30 +117,34 @@ def _judge_silent(contribution: Contribution, heard: Sequence[Answer], *, exhaus
         return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT)
     if len(camp) >= 2:
         outvoted = [item for item in against if item not in camp]
-        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (contribution.node, *_nodes(outvoted)))
+        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (_prover(contribution), *_nodes(outvoted)))
     return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
 
 
-def _open(heard: Sequence[Answer], *, exhausted: bool) -> Decision:
+def _open(heard: Sequence[Opinion], *, exhausted: bool) -> Decision:
     if exhausted:
         return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT if heard else Reason.NO_AUDITOR)
     return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
 
 
-def _independent(auditors: Sequence[Answer], prover: str, operators: Mapping[NodeId, str]) -> list[Answer]:  # R10.1
-    first_of: dict[str, Answer] = {}
+def _independent(auditors: Sequence[Opinion], prover: str, operators: Mapping[NodeId, str]) -> list[Opinion]:  # R10.1
+    first_of: dict[str, Opinion] = {}
     for item in auditors:
-        operator = operators[item.node]
+        operator = operators[NodeId(item.node)]
         if operator != prover:
             first_of.setdefault(operator, item)
     return list(first_of.values())
 
 
-def _largest_camp(answers: Sequence[Answer], same: Same) -> list[Answer]:
+def _largest_camp(answers: Sequence[Opinion], same: Same) -> list[Opinion]:
     """Return the largest set of answers that agree with one of their number (the first such set on a tie; R10.1)."""
     camps = [[other for other in answers if same(item, other)] for item in answers]
     return max(camps, key=len, default=[])
 
 
-def _nodes(answers: Sequence[Answer]) -> tuple[NodeId, ...]:
-    return tuple(item.node for item in answers)
+def _nodes(answers: Sequence[Opinion]) -> tuple[NodeId, ...]:
+    return tuple(NodeId(item.node) for item in answers)
+
+
+def _prover(contribution: Claim) -> NodeId:
+    return NodeId(contribution.node or "")

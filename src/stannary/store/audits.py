@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,41 +17,9 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Role
+from stannary.jobs.course.state import Answer, Audit, AuditOutcome, Draw, NewAudit, NewDraw
 from stannary.store import events
 from stannary.store.schema import answers, audits, draw_candidates, draws
-
-
-class Outcome(StrEnum):
-    """How an audit ended."""
-
-    OPEN = "open"
-    AGREED = "agreed"
-    DISAGREED = "disagreed"
-    SILENT = "silent"  # the auditor (next in rank is asked) or the prover did not answer
-    DROPPED = "dropped"  # its task was superseded or its job ended
-
-
-@dataclass(frozen=True, slots=True)
-class NewDraw:
-    """A checkpoint shown to the buyer, who owes the beacon value for it."""
-
-    job: str
-    number: int
-    checkpoint: str
-    checkpoint_size: int
-    checkpoint_root: str
-    consistency: Sequence[str]
-    requested_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrawRow(NewDraw):
-    """A draw as it stands: asked for, revealed, drawn."""
-
-    reveal: str | None
-    value: str | None
-    draw: str | None
-    revealed_at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +34,6 @@ class CandidatesRow:
 
 
 @dataclass(frozen=True, slots=True)
-class NewAudit:
-    """An audit to open; `ranked` are the auditors in the order the draw gives, `auditor` the one asked."""
-
-    audit: str
-    job: str
-    task: str
-    number: int
-    draw_number: int
-    canary: bool
-    salt: str
-    step: int
-    auditor: str | None
-    ranked: Sequence[str]
-    price_usd_micros: int
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRow(NewAudit):
-    """An audit as it stands: what was opened, and what became of it."""
-
-    rank: int
-    outcome: Outcome
-    opened_at_ms: int
-    closed_at_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Opened:
     """An answer as revealed."""
 
@@ -103,21 +43,10 @@ class Opened:
     outputs: Sequence[Mapping[str, Json]]
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRow:
-    """What one node has said to one question."""
-
-    audit: str
-    role: Role
-    node: str
-    commitment: str
-    commitment_leaf: str
-    committed_at_ms: int
-    answer_leaf: str | None
-    answer: str | None
-    root: str | None
-    outputs: Sequence[Mapping[str, Json]] | None
-    answered_at_ms: int | None
+Outcome = AuditOutcome
+DrawRow = Draw
+AuditRow = Audit
+AnswerRow = Answer
 
 
 def fix_candidates(connection: Connection, job: str, number: int, leaf: str) -> None:

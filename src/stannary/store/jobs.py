@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -148,6 +148,26 @@ def ended_for(connection: Connection, reason: str) -> list[JobRow]:
 def set_progress(connection: Connection, job: str, progress: Mapping[str, Json]) -> None:
     """Replace what a job says of its progress (no event: it changes every second)."""
     connection.execute(sa.update(jobs).where(jobs.c.job == job).values(progress=dict(progress)))
+
+
+def note_progress(connection: Connection, job: str, members: Mapping[str, Json]) -> None:
+    """Set some of what a job says of its progress."""
+    set_progress(connection, job, {**get(connection, job).progress, **members})
+
+
+def convict(connection: Connection, job: str, node: str) -> None:
+    """Note that a node was convicted in a job: it gets no more of it."""
+    known = cast("list[str]", get(connection, job).progress.get("convicted", []))
+    convicted: list[Json] = [*sorted({*known, node})]
+    note_progress(connection, job, {"convicted": convicted})
+
+
+def report(connection: Connection, job: str, task: str, operator: str) -> None:
+    """Note that an operator says that a task cannot run."""
+    failures = cast("dict[str, Json]", get(connection, job).progress.get("failures", {}))
+    known = cast("list[str]", failures.get(task, []))
+    said: dict[str, Json] = {**failures, task: [*sorted({*known, operator})]}
+    note_progress(connection, job, {"failures": said})
 
 
 def set_receipt(connection: Connection, job: str, receipt: str) -> None:

@@ -9,8 +9,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,27 +18,14 @@ from sqlalchemy.exc import IntegrityError
 
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
-from stannary.formats.ids import LeaseType
+from stannary.formats.ids import LeaseType, TaskKind
+from stannary.jobs.course.state import Grant, Lease, Leased
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import events
 from stannary.store.schema import leases, tasks
 from stannary.store.transitions import Cause, move_lease, move_task
 
 STALE_EPOCH = "stale-epoch"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A lease to give; the epoch of a work lease is the task's next one, of any other is 1."""
-
-    lease: str
-    type: LeaseType
-    task: str
-    node: str
-    deadline_at_ms: int
-    audit: str | None = None
-    price_usd_micros: int = 0
-    body: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +37,7 @@ class Fence:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
-    """A lease as it stands."""
-
-    lease: str
-    type: LeaseType
-    job: str
-    task: str
-    audit: str | None
-    node: str
-    epoch: int
-    state: LeaseState
-    reason: str
-    body: Mapping[str, Json]
-    granted_at_ms: int
-    deadline_at_ms: int
-    ended_at_ms: int | None
+LeaseRow = Lease
 
 
 def grant(connection: Connection, new: Grant, cause: Cause) -> LeaseRow:
@@ -163,6 +134,24 @@ def live(connection: Connection) -> list[LeaseRow]:
     return _live(connection)
 
 
+def live_work(connection: Connection) -> list[Leased]:
+    """Return every live lease with what tells whether it is late."""
+    held = list(connection.execute(_WITH_TASKS).mappings())
+    beside: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    if any(row["kind"] == TaskKind.ROUND for row in held):
+        for job, round_index, leased_at_ms, contributed_at_ms in connection.execute(_HANDED_IN):
+            beside.setdefault((job, round_index), []).append((leased_at_ms, contributed_at_ms))
+    return [
+        Leased(
+            _lease({name: row[name] for name in _COLUMNS}),
+            TaskKind(row["kind"]),
+            row["num_steps"],
+            tuple(beside.get((row["job"], row["round"]), ())),
+        )
+        for row in held
+    ]
+
+
 def live_of_node(connection: Connection, node: str) -> list[LeaseRow]:
     """Return what a node holds now, oldest first (an agent that came back is told the same again)."""
     return _live(connection, leases.c.node == node)
@@ -189,7 +178,7 @@ def _live(connection: Connection, *conditions: sa.ColumnElement[bool]) -> list[L
     return [_lease(row) for row in connection.execute(query).mappings()]
 
 
-def _lease(row: sa.RowMapping) -> LeaseRow:
+def _lease(row: sa.RowMapping | dict[str, Any]) -> LeaseRow:
     return LeaseRow(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
 
 
@@ -205,3 +194,22 @@ def _stale(why: str) -> ConflictError:
 _COLUMNS = tuple(column.name for column in fields(LeaseRow))
 _SELECT = sa.select(*(leases.c[name] for name in _COLUMNS))
 _IS_LIVE = leases.c.state == sa.literal_column("'granted'")  # a literal, so that the partial indexes serve
+_WITH_TASKS = (
+    sa.select(*(leases.c[name] for name in _COLUMNS), tasks.c.kind, tasks.c.num_steps, tasks.c.round)
+    .join(tasks, tasks.c.task == leases.c.task)
+    .where(_IS_LIVE)
+    .order_by(leases.c.granted_at_ms, leases.c.lease)
+)
+_RUNNING = sa.alias(tasks)
+_HANDED_IN = (
+    sa.select(tasks.c.job, tasks.c.round, tasks.c.leased_at_ms, tasks.c.contributed_at_ms)
+    .where(tasks.c.kind == TaskKind.ROUND.value, tasks.c.contributed_at_ms.is_not(None))
+    .where(tasks.c.leased_at_ms.is_not(None))
+    .where(
+        sa.tuple_(tasks.c.job, tasks.c.round).in_(
+            sa.select(_RUNNING.c.job, _RUNNING.c.round)
+            .join(leases, leases.c.task == _RUNNING.c.task)
+            .where(_IS_LIVE, leases.c.type == LeaseType.WORK.value, _RUNNING.c.kind == TaskKind.ROUND.value)
+        )
+    )
+)

@@ -108,6 +108,22 @@ def drained(connection: Connection) -> list[str]:
     return list(connection.execute(sa.select(nodes.c.node).where(nodes.c.draining == 1)).scalars())
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A node's newest credential, expired or not, and whether the node may work."""
+
+    envelope: bytes
+    expires_at_ms: int
+    is_revoked: bool
+    is_convicted: bool
+
+
+def standing(connection: Connection, node: str | None = None) -> list[Standing]:
+    """Return how every node stands, or one; oldest first."""
+    rows = connection.exec_driver_sql(_STANDING if node is None else _STANDING_OF_ONE, () if node is None else (node,))
+    return [Standing(envelope, expires_at_ms, *map(bool, flags)) for envelope, expires_at_ms, *flags in rows]
+
+
 def convict(connection: Connection, node: str, *, at_ms: int) -> None:
     """Note that a node was convicted: it gets no new work of any job. Its sessions stay: it may owe answers."""
     connection.execute(
@@ -220,3 +236,10 @@ _CREDENTIALED = (
     "WHERE nodes.revoked_at_ms IS NULL AND nodes.convicted_at_ms IS NULL AND credentials.expires_at_ms > ? "
     "ORDER BY nodes.joined_at_ms, nodes.node"
 )
+_STANDING_OF_ANY = (
+    "SELECT credentials.envelope, credentials.expires_at_ms, nodes.revoked_at_ms IS NOT NULL, "
+    "nodes.convicted_at_ms IS NOT NULL FROM nodes JOIN credentials ON credentials.leaf = ("
+    "SELECT leaf FROM credentials AS held WHERE held.node = nodes.node ORDER BY expires_at_ms DESC, leaf LIMIT 1)"
+)
+_STANDING = _STANDING_OF_ANY + " ORDER BY nodes.joined_at_ms, nodes.node"
+_STANDING_OF_ONE = _STANDING_OF_ANY + " WHERE nodes.node = ?"

@@ -17,27 +17,11 @@ from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Verdict
+from stannary.jobs.course.state import NewTask, Task
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import events, leases
 from stannary.store.schema import tasks
 from stannary.store.transitions import Cause, move_lease, move_task
-
-MERGE_LANE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to plan; `assignment` is canonical JSON, all that its result is a function of."""
-
-    task: str
-    job: str
-    kind: TaskKind
-    round: int
-    lane: int
-    attempt: int
-    num_steps: int
-    assignment: str
-    assignment_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +34,7 @@ class Contributed:
     outputs: Sequence[Mapping[str, Json]]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow(NewTask):
-    """A task as it stands: what was planned, and what became of it."""
-
-    state: TaskState
-    epoch: int
-    node: str | None
-    price_usd_micros: int
-    commitment: str | None
-    commitment_index: int | None
-    contribution: str | None
-    contribution_index: int | None
-    root: str | None
-    outputs: Sequence[Mapping[str, Json]] | None
-    draw_number: int | None
-    verdict: Verdict
-    reason: str
-    planned_at_ms: int
-    leased_at_ms: int | None
-    contributed_at_ms: int | None
+TaskRow = Task
 
 
 def plan(connection: Connection, new: NewTask, *, at_ms: int) -> None:

@@ -15,8 +15,7 @@ from tests.integration.market.fake_buyer import command_spec
 from tests.integration.market.world import World
 
 from stannary.market import clearing
-from stannary.market.engine import aborting, loop
-from stannary.market.engine import step as stepping
+from stannary.market.engine import aborting, applying, loop
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.wire.buyer import JobView
@@ -92,7 +91,7 @@ def test_an_end_that_fails_is_tried_again(
 
     async def scenario() -> JobView:
         async with worlds.inside(tmp_path, witness=False) as world:
-            monkeypatch.setattr(stepping, "step", never)
+            monkeypatch.setattr(applying, "apply", never)
             monkeypatch.setattr(aborting, "abort", failing_once(aborting.abort))
             return await one_job(world)
 

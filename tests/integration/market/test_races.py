@@ -289,8 +289,8 @@ def test_an_exhausted_beacon_ends_its_job(tmp_path: Path) -> None:
             ada = await world.buyer()
             job = (await ada.submit(command_spec())).id
             _, engines = world.inside
-            frame = engines.frames[job]
-            engines.frames[job] = replace(frame, predicate=replace(frame.predicate, beacon_length=0))
+            order = engines.orders[job]
+            engines.orders[job] = replace(order, predicate=replace(order.predicate, beacon_length=0))
             world.start(ada.broker(job))
             return await ada.finished(job)
 
@@ -336,9 +336,9 @@ def test_an_aborted_job_leaves_nothing_open(tmp_path: Path) -> None:
             job = (await ada.submit(train_spec())).id
             await world.clock.sleep(1.0)
             exchange, engines = world.inside
-            frame = engines.frames[job]
+            order = engines.orders[job]
             for _ in range(2):
-                await exchange.store.awrite(lambda c: aborting.abort(c, frame.job, exchange.now_ms, "a test"))
+                await exchange.store.awrite(lambda c: aborting.abort(c, order.job, exchange.now_ms, "a test"))
             live = await exchange.store.aread(lambda c: leases.live_of_job(c, job))
             return await ada.view(job), len(live), await escrow(world)
 

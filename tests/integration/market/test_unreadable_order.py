@@ -23,14 +23,14 @@ def test_one_unreadable_order_keeps_no_market_from_starting(tmp_path: Path, monk
                 await world.node(operator, run=False)
             ada = await world.buyer()
             bad, good = (await ada.submit(train_spec())).id, (await ada.submit(train_spec(rounds=3))).id
-        honest = loop.frame_of
+        honest = loop.order_of
 
         def stricter(row: Any, envelope: bytes) -> Any:
             if row.job == bad:
                 raise SpecError("outputs names a file that is none", why="a rule of today")
             return honest(row, envelope)
 
-        monkeypatch.setattr(loop, "frame_of", stricter)
+        monkeypatch.setattr(loop, "order_of", stricter)
         async with worlds.inside(tmp_path, witness=False) as world:
             again = FakeBuyer(world.url, ada.token, transport=world.transport, clock=world.clock)
             world.buyers.append(again)

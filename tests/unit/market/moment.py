@@ -1,47 +1,77 @@
-"""A job's frame and a moment of the world, for tests of single engine steps."""
+"""A job's order and state, and a moment of the world, for tests of single decisions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tests.integration.market.fake_buyer import train_spec
 
+from stannary.errors import NoCapacity, NotFound
 from stannary.formats import digest, jobspec
 from stannary.formats.ids import JobId, KeyId
 from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Job
-from stannary.market.engine.frame import Checkpoint, JobFrame, World
-from stannary.market.settings import Settings
+from stannary.formats.predicates import Job, Tier
+from stannary.jobs.course.state import Checkpoint, JobState, Node, Order, Timing, World
+from stannary.jobs.states import JobStatus
 
 JOB = JobId("j-00000000000a")
 NOW_MS = 1_700_000_000_000
 ROOT = digest.digest(b"checkpoint")
+CLASS = "cpu-a"
 
 
-def frame(spec: JobSpec | None = None) -> JobFrame:
-    """Return the job's frame; nobody looks at who signed it here."""
+def order(spec: JobSpec | None = None) -> Order:
+    """Return the job's order; nobody looks at who signed it here."""
     spec = spec if spec is not None else train_spec()
-    order = Job(jobspec.to_canonical(spec), KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
-    return JobFrame(JOB, digest.digest(b"job"), "leaf", "buyer", order, spec)
+    said = Job(jobspec.to_canonical(spec), KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
+    return Order(JOB, digest.digest(b"job"), "leaf", "buyer", said, spec)
 
 
-def world(**changes: Any) -> World:
-    """Return a moment; proofs and signatures, which these steps need none of, are refused."""
+def state(spec: JobSpec | None = None, **changes: Any) -> JobState:
+    """Return the job as it was submitted."""
+    made = JobState(order(spec), 1, JobStatus.QUEUED, None, NOW_MS, 3_000_000, 0, 0)
+    return replace(made, **changes)
 
-    def nothing(*_: Any) -> Any:
-        raise AssertionError("this step needs neither proofs nor signatures")
 
+def node(name: str, operator: str, **changes: Any) -> Node:
+    """Return a node that may do anything."""
+    made = Node(name, operator, "DE", "terms", Tier.T0, CLASS, 64, 2**36, 100_000, 1_000_000, 2 * NOW_MS)
+    return replace(made, **changes)
+
+
+class Nodes:
+    """A few nodes."""
+
+    def __init__(self, *listed: Node) -> None:
+        self._listed = {item.node: item for item in listed}
+
+    def get(self, name: str) -> Node:
+        """Return one of them."""
+        if name not in self._listed:
+            raise NotFound("no such node", why=name)
+        return self._listed[name]
+
+    def of_class(self, engine_class: str) -> Iterable[Node]:
+        """Return those of one engine class, in node order."""
+        return [item for _, item in sorted(self._listed.items()) if item.engine_class == engine_class]
+
+
+def no_room(order: Order) -> Any:
+    """Place nobody."""
+    raise NoCapacity("no place for it", why=order.job)
+
+
+def world(*nodes: Node, **changes: Any) -> World:
+    """Return a moment at which all of `nodes` are there."""
     made = World(
         now_ms=NOW_MS,
-        settings=Settings(Path("unused")),
-        live=frozenset(),
-        lost=frozenset(),
+        timing=Timing(),
+        nodes=Nodes(*nodes),
+        live=frozenset(item.node for item in nodes),
         answering=frozenset(),
         checkpoint=Checkpoint("", 0, ROOT),
-        consistency=nothing,
-        inclusion=nothing,
-        sign=nothing,
+        place=no_room,
     )
     return replace(made, **changes)

@@ -11,17 +11,22 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.engine import Connection
 from tests.integration.market.fake_buyer import PROGRAM
-from tests.unit.market.moment import JOB, ROOT, frame, world
+from tests.unit.market.moment import JOB, ROOT, node, state, world
 from tests.unit.store import world as stored
 
 from stannary.formats import canonical, digest, ids, predicates, record
-from stannary.formats.ids import LeaseType, TaskId, TaskKind
-from stannary.formats.predicates import Assignment, Role
-from stannary.market.engine import drawing, leasing
+from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.predicates import Assignment
+from stannary.jobs.course import drawing, hearing
+from stannary.jobs.course.actions import Ask, OpenAudit
+from stannary.jobs.course.draft import Draft
+from stannary.jobs.course.state import Draw, Listed
+from stannary.jobs.states import JobStatus, TaskState
+from stannary.market.engine import giving
 from stannary.rules import draw
-from stannary.store import audits, blobs, nodes, tasks
-from stannary.store.audits import NewDraw
+from stannary.store import audits, blobs, leases, nodes, tasks
 from stannary.store.database import Store
+from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
 TASK = ids.round_task(JOB, 0, 0)
@@ -63,24 +68,25 @@ def _furnish(connection: Connection) -> None:
 def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, canary: bool) -> wire.Lease:
     """Return what the first of `asked` is told under one beacon, when he is asked as the `number`-th."""
     value = hashlib.sha256(b"%d" % seed).hexdigest()
+    row = Draw(JOB, 0, "note", 9, ROOT, [], 1, "l", value, "l", 1)
+    listed = {0: Listed(digest.digest(b"candidates"), 1)}
 
     def look(connection: Connection) -> None:
-        audits.request_draw(connection, NewDraw(JOB, 0, "note", 9, ROOT, [], 1))
-        audits.fix_candidates(connection, JOB, 0, digest.digest(b"candidates"))
-        audits.reveal(connection, JOB, 0, leaf="l", value=value, at_ms=1)
-        task = tasks.get(connection, TASK)
-        row = audits.get_draw(connection, JOB, 0)
-        selection = drawing.selection_of(connection, frame(), row, task)
-        by_node = {item.node: item for item in nodes.all_nodes(connection)}
+        task = replace(tasks.get(connection, TASK), node="n-1", state=TaskState.DRAWN)
+        drawn = state(status=JobStatus.RUNNING, draws=(row,), listed=listed, tasks={TASK: task})
+        moment = world(*(node(name, name) for name in ("n-1", AUDITOR, OTHER)))
+        draft = Draft(drawn, moment)
+        selection = drawing.selection_of(draft, row, task)
         for before in range(number):  # whom he follows
-            first = drawing.Question(task, 0, selection, (OTHER,), before, False)
-            drawing.open_audit(connection, frame(), world(), first, by_node)
-        question = drawing.Question(task, 0, selection, asked, number, canary)
-        drawing.open_audit(connection, frame(), world(), question, by_node)
-        audit = next(item for item in audits.of_task(connection, TASK) if item.auditor == asked[0])
-        party = leasing.Party(LeaseType.AUDIT, Role.AUDITOR, asked[0])
-        lease = leasing.ask(connection, frame(), world(), (audit, task), party)
-        raise Seen(leasing.view(connection, lease))
+            drawing.open_audit(draft, drawing.Question(task, row, selection, (OTHER,), before))
+        drawing.open_audit(draft, drawing.Question(task, row, selection, asked, number, canary))
+        hearing.advance(draft)
+        for action in draft.actions:
+            if isinstance(action, OpenAudit):
+                audits.open_audit(connection, action.new, at_ms=1)
+        (asking,) = (action for action in draft.actions if isinstance(action, Ask) and action.grant.node == asked[0])
+        lease = leases.grant(connection, giving.with_inputs(connection, asking.grant), Cause(moment.now_ms, "asked"))
+        raise Seen(giving.view(connection, lease))
 
     with pytest.raises(Seen) as seen:
         store.write(look).result(30)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.engine import Connection
+from stannary.market.engine.frame import JobFrame, Outcome, World, asked, spell_assignment
 from tests.integration.market.fake_buyer import train_spec
 from tests.unit.market.moment import JOB, NOW_MS, frame, world
 from tests.unit.store import world as stored
@@ -22,7 +23,6 @@ from stannary.formats.predicates import Assignment, Candidates, Tier
 from stannary.jobs.states import JobStatus
 from stannary.market import terms
 from stannary.market.engine import drawing, failing, leasing
-from stannary.market.engine.frame import JobFrame, Outcome, World, asked, spell_assignment
 from stannary.place.match import match
 from stannary.place.offers import Offer
 from stannary.store import accounts, envelopes, jobs, nodes, tasks

@@ -13,12 +13,11 @@ from tests.unit.market import moment
 
 from stannary.errors import LimitExceeded
 from stannary.formats.jobspec import JobSpec
+from stannary.jobs.course.state import Timing, World
 from stannary.market.bell import Bell
 from stannary.market.engine import loop as loops
 from stannary.market.engine import queueing
-from stannary.market.engine.frame import World
 from stannary.market.engine.loop import BACKLOG, MIN_BACKLOG, Engines
-from stannary.market.settings import Timing
 
 
 class Book:
@@ -28,13 +27,10 @@ class Book:
         self.too_many = 10**6
         self.fails: list[Exception] = []
 
-    async def refresh(self) -> None:
-        """Fail as often as told."""
+    def fits(self, wanted: Any) -> bool:
+        """Tell whether there is room, or fail as often as told."""
         if self.fails:
             raise self.fails.pop()
-
-    def fits(self, wanted: Any) -> bool:
-        """Tell whether there is room."""
         return wanted.num_nodes < self.too_many
 
 
@@ -56,39 +52,43 @@ class Now:
         await asyncio.Event().wait()
 
 
+class Standing:
+    """What the queue asks of the mover: the moment set, and how many tasks wait."""
+
+    def __init__(self, clock: Now) -> None:
+        self.clock, self.resumed_at_ms = clock, 0
+        self.ready = SimpleNamespace(num_waiting=0)
+
+    def world(self, job: str) -> World:
+        """Return the moment set."""
+        return moment.world(now_ms=int(self.clock.at * 1000), resumed_at_ms=self.resumed_at_ms)
+
+
 class Hall(Engines):
     """Engines whose jobs only begin: what a begun job does is others' to test."""
 
     def __init__(self) -> None:
-        self.clock, self.book, self.planned = Now(), Book(), 0
-        self.live: frozenset[str] = frozenset()
-        self.resumed_at_ms = 0
+        self.clock, self.book, self.num_live = Now(), Book(), 0
         self.begun: list[str] = []
         exchange = SimpleNamespace(
             clock=self.clock,
             bell=Bell(self.clock),
             offers=self.book,
-            store=SimpleNamespace(aread=self._num_planned),
+            roster=SimpleNamespace(num_live=lambda _: self.num_live),
             settings=SimpleNamespace(timing=Timing()),
         )
         exchange.now_ms = moment.NOW_MS  # when all jobs of these tests are queued
         super().__init__(cast("Any", exchange))
-
-    async def _num_planned(self, query: object) -> int:
-        return self.planned
-
-    def world(self) -> World:
-        """Return the moment set."""
-        return moment.world(now_ms=int(self.clock.at * 1000), live=self.live, resumed_at_ms=self.resumed_at_ms)
+        self.mover = cast("Any", Standing(self.clock))
 
     def _spawn(self, job: str) -> None:
         self.begun.append(job)
         self._loops[job] = cast("Any", None)
-        self._unplanned[job] = self.frames[job].shape.num_lanes
+        self._unplanned[job] = self.orders[job].shape.num_lanes
 
     def order(self, job: str, spec: JobSpec | None = None, buyer: str = "buyer") -> None:
         """Queue a job."""
-        self.add(job, replace(moment.frame(spec), buyer=buyer))
+        self.add(job, replace(moment.order(spec), buyer=buyer))
 
 
 def begin(hall: Hall) -> list[str]:
@@ -124,7 +124,7 @@ def test_a_downtime_is_no_patience_lost() -> None:
     hall.book.too_many = 1
     hall.order("j-old")
     hall.clock.at += 100 * Timing().placing_s
-    hall.resumed_at_ms = int(hall.clock.at * 1000)
+    hall.mover.resumed_at_ms = int(hall.clock.at * 1000)
     assert begin(hall) == []
     hall.clock.at += Timing().placing_s + 1
     assert begin(hall) == ["j-old"]
@@ -134,17 +134,17 @@ def test_a_downtime_is_no_patience_lost() -> None:
 def test_no_more_begin_than_there_is_room_for(num_live: int) -> None:
     """Jobs begin until BACKLOG lanes wait for each live node; lanes planned and not yet planned count."""
     hall = Hall()
-    hall.live = frozenset(f"n-{number}" for number in range(num_live))
+    hall.num_live = num_live
     room = max(MIN_BACKLOG, BACKLOG * num_live)
-    hall.planned = room - 3
+    hall.mover.ready.num_waiting = room - 3
     for number in range(room):
         hall.order(f"j-{number}", command_spec(num_nodes=2))
     assert len(begin(hall)) == 2  # 2 and 2 lanes: the second is the last that finds room
     assert len(begin(hall)) == 2  # their lanes count before they are planned
     hall._unplanned.clear()
-    hall.planned = room
+    hall.mover.ready.num_waiting = room
     assert len(begin(hall)) == 2
-    hall.planned = 0
+    hall.mover.ready.num_waiting = 0
     assert len(begin(hall)) == 2 + room // 2
 
 
@@ -191,7 +191,7 @@ def test_who_comes_first_into_an_empty_queue_rings() -> None:
 def test_buyers_take_turns() -> None:
     """Who sent hundreds of jobs first does not hold up who sent one: buyers begin in turn, each in order of arrival."""
     hall = Hall()
-    hall.live = frozenset({"n-1"})
+    hall.num_live = 1
     for number in range(300):
         hall.order(f"j-eve-{number:03}", buyer="eve")
     hall.order("j-ada", buyer="ada")
@@ -204,7 +204,7 @@ def test_one_buyer_never_holds_every_slot(monkeypatch: pytest.MonkeyPatch) -> No
     """However many jobs one buyer has under way, half of the slots are free for others."""
     monkeypatch.setattr(queueing, "MAX_ACTIVE", 8)
     hall = Hall()
-    hall.live = frozenset(f"n-{number}" for number in range(100))
+    hall.num_live = 100
     for number in range(20):
         hall.order(f"j-eve-{number}", buyer="eve")
     assert len(begin(hall)) == 4
@@ -217,7 +217,7 @@ def test_who_waits_for_his_own_buyer_holds_no_slot(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(queueing, "MAX_ACTIVE", 8)
     monkeypatch.setattr(queueing, "MAX_OWED", 6)
     hall = Hall()
-    hall.live = frozenset(f"n-{number}" for number in range(100))
+    hall.num_live = 100
     for number in range(20):
         hall.order(f"j-eve-{number}", buyer="eve")
     for _ in range(10):

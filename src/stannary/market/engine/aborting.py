@@ -13,8 +13,8 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from stannary.formats.predicates import Verdict
+from stannary.jobs.course.draft import PENDING
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState, is_terminal
-from stannary.market.engine.planning import PENDING
 from stannary.rules.reasons import Reason
 from stannary.settle.ledger import Entry, Posting, buyer_available, buyer_escrow
 from stannary.store import audits, jobs, leases, ledger, tasks

@@ -23,10 +23,9 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Candidates, Credential, Placement, Receipt, SettlementLine, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
+from stannary.jobs.course.state import Order
 from stannary.jobs.states import JobStatus, Settlement
-from stannary.market.engine.frame import JobFrame, World
-from stannary.market.engine.outbox import post
-from stannary.market.engine.step import ENDING
+from stannary.market.engine.applying import Sign, post
 from stannary.rules.reasons import Reason
 from stannary.settle.escrow import cover
 from stannary.settle.ledger import (
@@ -76,19 +75,19 @@ class Concluded:
     receipt: Receipt
 
 
-def close(connection: Connection, frame: JobFrame, world: World) -> bool:
+def close(connection: Connection, order: Order, now_ms: int) -> bool:
     """Post the last reading of every node; tell whether everything of the job is logged."""
-    row = jobs.get(connection, frame.job)
+    row = jobs.get(connection, order.job)
     last: dict[str, readings.ReadingRow] = {}
-    for reading in readings.of_job(connection, frame.job):
+    for reading in readings.of_job(connection, order.job):
         last[reading.node] = reading
     for reading in last.values():
         envelope = dsse.from_bytes(reading.envelope)
         leaf = "sha256:" + envelope.leaf().hex()
-        envelopes.add(connection, Incoming(leaf, "reading", reading.envelope, world.now_ms, frame.job))
+        envelopes.add(connection, Incoming(leaf, "reading", reading.envelope, now_ms, order.job))
     if row.status in {JobStatus.RUNNING, JobStatus.RECOVERING}:
-        move_job(connection, frame.job, JobStatus.VERIFYING, Cause(world.now_ms, Reason.COMPLETE, "all work is judged"))
-    return all(item.log_index is not None for item in envelopes.of_job(connection, frame.job))
+        move_job(connection, order.job, JobStatus.VERIFYING, Cause(now_ms, Reason.COMPLETE, "all work is judged"))
+    return all(item.log_index is not None for item in envelopes.of_job(connection, order.job))
 
 
 def posted_receipt(connection: Connection, job: str) -> Kept | None:
@@ -97,10 +96,10 @@ def posted_receipt(connection: Connection, job: str) -> Kept | None:
     return found[0] if found else None
 
 
-def conclude(connection: Connection, frame: JobFrame, now_ms: int, witness: str) -> Concluded:
+def conclude(connection: Connection, order: Order, now_ms: int, witness: str) -> Concluded:
     """Compute the receipt of a job whose statements are all logged (reads only)."""
-    row = jobs.get(connection, frame.job)
-    gathered = _gather(connection, frame.job)
+    row = jobs.get(connection, order.job)
+    gathered = _gather(connection, order.job)
     status, reason = _ending(row)
     made = conclusion.conclude(gathered.case, status=status, reason=reason)
     ending = Ending(
@@ -113,38 +112,38 @@ def conclude(connection: Connection, frame: JobFrame, now_ms: int, witness: str)
     return Concluded(gathered, made, conclusion.compose(gathered.case, made, ending, gathered.leaves))
 
 
-def settle(connection: Connection, frame: JobFrame, world: World, concluded: Concluded) -> list[str]:
+def settle(connection: Connection, order: Order, now_ms: int, sign: Sign, concluded: Concluded) -> list[str]:
     """Post the receipt statement and move the money; return the refuted nodes. Does nothing the second time."""
-    if posted_receipt(connection, frame.job) is not None:
+    if posted_receipt(connection, order.job) is not None:
         return []
-    row = jobs.get(connection, frame.job)
+    row = jobs.get(connection, order.job)
     subjects = concluded.conclusion.lineage.subjects if concluded.receipt.status == conclusion.SUCCEEDED else ()
-    post(connection, world, RECEIPT, concluded.receipt, frame.job, subjects=subjects)
+    post(connection, sign, (RECEIPT, concluded.receipt), order.job, now_ms, subjects)
     lines = concluded.receipt.settlement
-    readings.settle(connection, frame.job, lines)
+    readings.settle(connection, order.job, lines)
     entry = _entry(connection, row, lines)
     if entry is not None:
-        ledger.post(connection, entry, at_ms=world.now_ms)
+        ledger.post(connection, entry, at_ms=now_ms)
     to = Settlement.RELEASED if concluded.receipt.paid_usd_micros else Settlement.REFUNDED
-    cause = Cause(world.now_ms, Reason.SETTLED, f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
-    move_settlement(connection, frame.job, to, cause)
+    cause = Cause(now_ms, Reason.SETTLED, f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
+    move_settlement(connection, order.job, to, cause)
     refuted = sorted({node for item in concluded.conclusion.decisions.values() for node in item.refuted})
     for node in refuted:
         if nodes.get(connection, node).revoked_at_ms is None:
-            nodes.revoke(connection, node, f"refuted in {frame.job}", at_ms=world.now_ms)
+            nodes.revoke(connection, node, f"refuted in {order.job}", at_ms=now_ms)
     return [str(node) for node in refuted]
 
 
 def file_bytes(
     connection: Connection,
-    frame: JobFrame,
+    order: Order,
     proof: str,
     inclusion: Callable[[int, int], list[bytes]],
     consistency: Callable[[int, int], list[bytes]],
 ) -> bytes:
     """Assemble the receipt file against the checkpoint in `proof` (reads only)."""
-    gathered = _gather(connection, frame.job)
-    kept = posted_receipt(connection, frame.job)
+    gathered = _gather(connection, order.job)
+    kept = posted_receipt(connection, order.job)
     assert kept is not None
     size = note.parse_checkpoint(note.parse(proof[proof.index("\n\n") + 2 :]).text).size
     logged = [
@@ -154,30 +153,30 @@ def file_bytes(
     ]
     checkpoints = [
         EarlierCheckpoint(row.checkpoint, tuple(consistency(row.checkpoint_size, size)))
-        for row in audits.draws_of_job(connection, frame.job)
+        for row in audits.draws_of_job(connection, order.job)
         if row.reveal is not None
     ]
     return receipt.build(dsse.from_bytes(kept.envelope), proof, logged, checkpoints)
 
 
-def publish(connection: Connection, frame: JobFrame, world: World, name: Digest, size_bytes: int) -> None:
+def publish(connection: Connection, order: Order, now_ms: int, name: Digest, size_bytes: int) -> None:
     """Name the stored receipt file and end the job."""
-    row = jobs.get(connection, frame.job)
-    kept = posted_receipt(connection, frame.job)
+    row = jobs.get(connection, order.job)
+    kept = posted_receipt(connection, order.job)
     assert kept is not None
     stated = statement.read(dsse.from_bytes(kept.envelope).payload, RECEIPT, Receipt).predicate
-    blobs.add(connection, name, size_bytes, f"buyer:{frame.buyer}", at_ms=world.now_ms)
-    jobs.set_receipt(connection, frame.job, name)
+    blobs.add(connection, name, size_bytes, f"buyer:{order.buyer}", at_ms=now_ms)
+    jobs.set_receipt(connection, order.job, name)
     if row.verdict is Verdict.PENDING:
-        cause = Cause(world.now_ms, Reason.CONCLUDED, f"the job is {stated.verdict}")
-        move_verdict(connection, frame.job, stated.verdict, cause)
-    ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
+        cause = Cause(now_ms, Reason.CONCLUDED, f"the job is {stated.verdict}")
+        move_verdict(connection, order.job, stated.verdict, cause)
+    ending = cast("dict[str, Json]", row.progress.get("ending", {}))
     message = str(ending.get("message", "")) or f"{stated.status}, {stated.verdict}"
-    move_job(connection, frame.job, JobStatus(stated.status), Cause(world.now_ms, stated.reason, message))
+    move_job(connection, order.job, JobStatus(stated.status), Cause(now_ms, stated.reason, message))
 
 
 def _ending(row: JobRow) -> tuple[str, str]:
-    ending = cast("dict[str, Json]", row.progress.get(ENDING, {}))
+    ending = cast("dict[str, Json]", row.progress.get("ending", {}))
     return str(ending.get("status", conclusion.SUCCEEDED)), str(ending.get("reason", Reason.COMPLETE))
 
 

@@ -54,8 +54,3 @@ class Holds:
         self._running.add(task)  # the loop itself holds its tasks only weakly
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
-
-
-def beacon(job: str) -> str:
-    """Name the lock of a job's beacon: one value is on its way at a time."""
-    return f"beacon:{job}"

@@ -1,11 +1,10 @@
 """The engines: the queue, one loop for each job that left it, and the deadline keeper.
 
-A loop steps its job whenever something of it rings, and once a sweep. What a step wrote is durable
-when anybody is woken for it. A step that fails is tried again: its job stands still meanwhile, the
-others do not.
+A loop moves its job whenever something of it rings, and once a sweep. A move that fails is tried again: its job stands
+still meanwhile, the others do not.
 
 No job holds its escrow for ever, counted in time this market was there to listen:
-- What the market cannot step or conclude ends `market-fault` after MAX_FAULTS tries (about four minutes), refunded,
+- What the market cannot move or conclude ends `market-fault` after MAX_FAULTS tries (about four minutes), refunded,
   with a line in the log and in the operator's list of faults. A full disk or a witness that is away is no fault: the
   job waits for it.
 - A task nobody takes ends its job `no-capacity` when it has waited `placing_s` and no node that could take it has
@@ -27,22 +26,21 @@ from pathlib import Path
 from sqlalchemy.engine import Connection
 
 from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
-from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskId, task_kind
-from stannary.jobs.states import JobStatus
+from stannary.jobs.course import waiting
+from stannary.jobs.course.state import Order
+from stannary.jobs.states import JobStatus, is_terminal
 from stannary.market.clock import now_ms
-from stannary.market.engine import aborting, concluding, leasing, recovery
-from stannary.market.engine import step as stepping
-from stannary.market.engine.frame import Checkpoint, JobFrame, World, asked, frame_of, read_checkpoint
-from stannary.market.engine.holding import Holds
+from stannary.market.engine import aborting, concluding, recovery
+from stannary.market.engine.moving import Moved, Mover
+from stannary.market.engine.orders import order_of
 from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import Exchange
+from stannary.market.offerbook import asked
 from stannary.market.presence import Presence, keep, kept
 from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
-from stannary.rules.pace import LATEST_FACTOR, Progress, median_step_s
+from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
-from stannary.store import envelopes, events, jobs, leases, nodes, tasks
-from stannary.store.leases import LeaseRow
+from stannary.store import envelopes, events, jobs, leases
 from stannary.wire import errors as wire_errors
 
 RETRY_S = 1.0
@@ -52,7 +50,6 @@ IDLE_FACTOR = 8
 MAX_OPEN_OF_BUYER = 100_000  # of one buyer, queued ones among them: about 1 KiB of memory each
 BACKLOG = 8  # planned tasks that wait for each live node before more jobs are placed: it is never idle for want of one
 MIN_BACKLOG = 16
-MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
 PRESENCE_FILE = "present"
 
 log = logging.getLogger("stannary.market")
@@ -60,7 +57,7 @@ log = logging.getLogger("stannary.market")
 
 @dataclass(slots=True)
 class _Pulse:
-    """What a loop remembers of its job between two steps."""
+    """What a loop remembers of its job between two moves."""
 
     moved_at: float  # when anything was last handed in, drawn or judged, on the steady clock
     deserted_since: float | None = None  # the same
@@ -72,35 +69,34 @@ class Engines:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.frames: dict[str, JobFrame] = {}
-        self.holds = Holds()
-        self.progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
+        self.orders: dict[str, Order] = {}
+        self.mover = Mover(exchange)
+        self.holds = self.mover.holds
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
         self._queue = Queue()
         self._owed: set[str] = set()  # jobs that wait for nothing but their buyer's value
         self._open_of: dict[str, int] = {}  # buyer -> open jobs
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
-        self._checkpoint = Checkpoint("", 0, Digest(""))
-        self._resumed_at_ms = 0
         self._kept: frozenset[str] = frozenset()  # who is here, as written down last
 
     async def start(self) -> None:
         """Take up every open job where it was left."""
         exchange = self._exchange
-        self._resumed_at_ms = now_ms(exchange.clock)
+        self.mover.resumed_at_ms = now_ms(exchange.clock)
         await exchange.journal.drain()
+        await exchange.read_nodes()
         await exchange.store.awrite(self._recover)
         held = await exchange.store.aread(leases.live)
         were_here, holders = kept(self._presence_file), {row.node for row in held}
-        for row in await exchange.store.aread(nodes.all_nodes):
+        for node in exchange.directory:
             # A market that was down must not take its own absence for its nodes'.
-            was_here = were_here is None or row.node in were_here or row.node in holders
-            exchange.roster.assume(row.node, exchange.clock.steady(), was_here=was_here)
-        for name in sorted(self.frames):
+            was_here = were_here is None or node.node in were_here or node.node in holders
+            exchange.roster.assume(node.node, exchange.clock.steady(), was_here=was_here)
+        for name in sorted(self.orders):
             if name not in self._queue:
                 self._spawn(name)
-        log.info("took up %d open jobs, %d leases", len(self.frames), len(held))
+        log.info("took up %d open jobs, %d leases", len(self.orders), len(held))
 
     async def stop(self) -> None:
         """End all loops; what they were doing is in the store."""
@@ -110,48 +106,12 @@ class Engines:
         with contextlib.suppress(StannaryError):  # a full disk: the next start goes by what was written before
             keep(self._presence_file, self._exchange.roster.here(self._exchange.clock.steady()))
 
-    def add(self, job: str, frame: JobFrame) -> None:
+    def add(self, job: str, order: Order) -> None:
         """Take a job that was just accepted into the queue."""
-        self._take_in(job, frame)
-        self._queue.add(job, frame.buyer, Queued(asked(frame.spec), self._exchange.now_ms))
+        self._take_in(job, order)
+        self._queue.add(job, order.buyer, Queued(asked(order.spec), self._exchange.now_ms))
         if len(self._queue) == 1:  # who comes behind others waits with them
             self._exchange.bell.ring(QUEUE)
-
-    def world(self) -> World:
-        """Return what steps may know now."""
-        exchange, steady_s = self._exchange, self._exchange.clock.steady()
-        text = exchange.log.checkpoint()
-        if text != self._checkpoint.text:
-            self._checkpoint = read_checkpoint(text)
-        known = exchange.roster.nodes()
-        presence = {node: exchange.roster.presence(node, steady_s) for node in known}
-        draining = {node for node in known if exchange.roster.state(node) == "draining"}
-        return World(
-            now_ms=now_ms(exchange.clock),
-            settings=exchange.settings,
-            live=frozenset(node for node in known if presence[node] is Presence.LIVE and node not in draining),
-            lost=frozenset(node for node in known if presence[node] in (Presence.LOST, Presence.LEFT)),
-            answering=frozenset(self.holds.answering),
-            checkpoint=self._checkpoint,
-            consistency=exchange.log.consistency,
-            inclusion=exchange.log.inclusion,
-            sign=exchange.journal.sign,
-            resumed_at_ms=self._resumed_at_ms,
-            leaps=exchange.clock.leaps,
-            step_s={job: median_step_s(reported.values()) for job, reported in self.progress.items()},
-        )
-
-    def hear(self, lease: LeaseRow, phase: str, step: int) -> None:
-        """Take a report of progress."""
-        now_s = self._exchange.clock.steady()
-        of_job = self.progress.setdefault(lease.job, {})
-        kind = task_kind(TaskId(lease.task))
-        of_job.setdefault(lease.lease, Progress(kind, now_s, now_s)).hear(phase, step, now_s)
-        if len(of_job) > MAX_REPORTED:
-            del of_job[next(iter(of_job))]
-
-    def _reported(self) -> dict[str, Progress]:
-        return {lease: found for of_job in self.progress.values() for lease, found in of_job.items()}
 
     async def keep_deadlines(self) -> None:
         """Expire what is overdue, for ever; tell what became of silent nodes."""
@@ -177,16 +137,9 @@ class Engines:
         return self._exchange.settings.directory / PRESENCE_FILE
 
     async def _expire(self) -> None:
-        exchange, now_s = self._exchange, self._exchange.clock.steady()
-        late = leasing.Lateness(dict(self.frames), self._reported(), now_s)
-        before = self.world()
-        if not await exchange.store.aread(lambda c: leasing.overdue(c, before, late)):
-            return
-        # What is being answered must be known at the moment the write is queued, not at the look before it.
-        world = self.world()
-        for lease in await exchange.store.awrite(lambda c: leasing.end_overdue(c, world, late)):
+        for lease in await self.mover.expire(self.orders.get):
             log.info("lease %s of %s at %s ended", lease.lease, lease.task, lease.node)
-            exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
+            self._exchange.bell.ring(job_topic(lease.job), node_topic(lease.node), WORK)
 
     async def keep_queue(self) -> None:
         """Begin queued jobs, buyers in turn (queueing.py), as nodes come free for them, for ever.
@@ -206,10 +159,10 @@ class Engines:
 
     async def _begin(self) -> None:
         exchange = self._exchange
-        await exchange.offers.refresh()
-        waiting = await exchange.store.aread(tasks.num_planned) + sum(self._unplanned.values())
-        world = self.world()
-        room = max(MIN_BACKLOG, BACKLOG * len(world.live)) - waiting
+        waiting_tasks = self.mover.ready.num_waiting + sum(self._unplanned.values())
+        world = self.mover.world("")
+        num_live = exchange.roster.num_live(exchange.clock.steady())
+        room = max(MIN_BACKLOG, BACKLOG * num_live) - waiting_tasks
         patience_ms = 1000 * exchange.settings.timing.placing_s
 
         def has_turn(queued: Queued) -> bool:
@@ -222,8 +175,8 @@ class Engines:
 
     def _slots(self) -> Slots:
         return Slots(
-            active=Counter(self.frames[job].buyer for job in self._loops),
-            owed=Counter(self.frames[job].buyer for job in self._owed),
+            active=Counter(self.orders[job].buyer for job in self._loops),
+            owed=Counter(self.orders[job].buyer for job in self._owed),
         )
 
     def check_room(self, buyer: str) -> None:
@@ -240,44 +193,44 @@ class Engines:
                 detail=wire_errors.QUOTA,
             )
 
-    def _take_in(self, job: str, frame: JobFrame) -> None:
-        self.frames[job] = frame
-        self._open_of[frame.buyer] = self._open_of.get(frame.buyer, 0) + 1
+    def _take_in(self, job: str, order: Order) -> None:
+        self.orders[job] = order
+        self._open_of[order.buyer] = self._open_of.get(order.buyer, 0) + 1
 
     def _let_go(self, job: str) -> None:
-        buyer = self.frames.pop(job).buyer
+        buyer = self.orders.pop(job).buyer
         self._owed.discard(job)
         self._open_of[buyer] -= 1
         if not self._open_of[buyer]:
             del self._open_of[buyer]
 
     def _spawn(self, job: str) -> None:
-        self._unplanned[job] = self.frames[job].shape.num_lanes
+        self._unplanned[job] = self.orders[job].shape.num_lanes
         self._loops[job] = asyncio.create_task(self._run(job), name=f"engine {job}")
 
     def _recover(self, connection: Connection) -> None:
         at_ms = now_ms(self._exchange.clock)
         for row in jobs.open_jobs(connection):
             try:
-                frame = frame_of(row, envelopes.get(connection, row.leaf).envelope)
+                order = order_of(row, envelopes.get(connection, row.leaf).envelope)
             except StannaryError as err:  # taken by an older market, say: one order must not keep all others waiting
                 log.exception("job %s cannot be taken up", row.job)
                 aborting.abort(connection, row.job, at_ms, f"its order cannot be read: {err.what}")
                 continue
-            self._take_in(row.job, frame)
+            self._take_in(row.job, order)
             if row.status is JobStatus.QUEUED:
-                self._queue.add(row.job, frame.buyer, Queued(asked(frame.spec), row.submitted_at_ms))
+                self._queue.add(row.job, order.buyer, Queued(asked(order.spec), row.submitted_at_ms))
             recovery.recover(connection, row.job, at_ms)
 
     async def _run(self, job: str) -> None:
-        frame, exchange = self.frames[job], self._exchange
+        order, exchange = self.orders[job], self._exchange
         pulse = _Pulse(exchange.clock.steady())
         topics = [job_topic(job)]
         sweep_s = idle_s = exchange.settings.timing.sweep_s
         while True:
             mark = exchange.bell.mark()
             try:
-                if await self._step(frame, pulse):
+                if await self._step(order, pulse):
                     break
                 topics = [job_topic(job), *([logged_topic(job)] if job in self._awaiting_log else [])]
                 pulse.num_faults = 0
@@ -290,111 +243,110 @@ class Engines:
             except Exception as err:  # a process edge: counted, told and at last ended as the market's fault (_abort)
                 log.exception("job %s stands still", job)
                 pulse.num_faults += 1
-                if pulse.num_faults >= MAX_FAULTS and await self._abort(frame, err):
+                if pulse.num_faults >= MAX_FAULTS and await self._abort(order, err):
                     break
                 await exchange.clock.sleep(min(RETRY_S * 2 ** (pulse.num_faults - 1), MAX_RETRY_S))
             self._unplanned.pop(job, None)
             rung = await exchange.bell.wait(mark, idle_s, *topics)
             # what only time can change is looked at ever more seldom: a thousand queued jobs must not busy the writer
             idle_s = sweep_s if rung else min(2 * idle_s, IDLE_FACTOR * sweep_s)
-        self.progress.pop(job, None)
+        self.mover.forget(job)
         self._awaiting_log.discard(job)
         self._unplanned.pop(job, None)
         self._loops.pop(job, None)
         self._let_go(job)
         exchange.bell.ring(QUEUE)
 
-    async def _abort(self, frame: JobFrame, cause: Exception) -> bool:
+    async def _abort(self, order: Order, cause: Exception) -> bool:
         """End a job the market cannot go on with; tell whether that could be done."""
         what = cause.what if isinstance(cause, StannaryError) else f"a fault of the market ({type(cause).__name__})"
         try:
             await self._exchange.store.awrite(
-                lambda c: aborting.abort(c, frame.job, now_ms(self._exchange.clock), what)
+                lambda c: aborting.abort(c, order.job, now_ms(self._exchange.clock), what)
             )
         except Exception:  # a process edge: the end is tried again; its escrow would be held for ever
-            log.exception("job %s cannot be ended", frame.job)
+            log.exception("job %s cannot be ended", order.job)
             return False
-        log.error("job %s is ended as %s and refunded: %s", frame.job, Reason.MARKET_FAULT, what)
+        log.error("job %s is ended as %s and refunded: %s", order.job, Reason.MARKET_FAULT, what)
         self._exchange.journal.wake()
-        self._exchange.bell.ring(seen_topic(frame.job), job_topic(frame.job), WORK)
+        self._exchange.bell.ring(seen_topic(order.job), job_topic(order.job), WORK)
         return True
 
-    async def _keep_moving(self, frame: JobFrame, pulse: _Pulse, stepped: stepping.Stepped) -> bool:
+    async def _keep_moving(self, order: Order, pulse: _Pulse, moved: Moved) -> bool:
         """End a job nobody works for any more; tell whether its end, too, is overdue."""
         now, timing = self._exchange.clock.steady(), self._exchange.settings.timing
-        if stepped.moved:
+        if moved.has_moved:
             pulse.moved_at = now
-        if not stepped.deserted:
+        if not waiting.is_deserted(moved.draft):
             pulse.deserted_since = None
         elif pulse.deserted_since is None:
             pulse.deserted_since = now
         end: tuple[str, str] | None = None
-        longest_s = frame.shape.longest_steps * frame.shape.step_s(
-            median_step_s(self.progress.get(frame.job, {}).values())
-        )
+        longest_s = order.shape.longest_steps * order.shape.step_s(self.mover.step_s(order.job))
         if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:
             end = (Reason.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
         elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:
             end = (Reason.NO_CAPACITY, "its work waits, and no node that could take it is there")
-        if end is None or stepped.terminal or stepped.conclude:
+        if end is None or is_terminal(moved.draft.status) or moved.concludes:
             return False
-        at_ms = now_ms(self._exchange.clock)
-        ending = await self._exchange.store.awrite(lambda c: stepping.end(c, frame.job, at_ms, JobStatus.FAILED, *end))
+        is_new = await self.mover.end(order, JobStatus.FAILED, *end)
         pulse.moved_at = now
-        self._exchange.bell.ring(job_topic(frame.job))
-        return not ending
+        self._exchange.bell.ring(job_topic(order.job))
+        return not is_new
 
-    async def _step(self, frame: JobFrame, pulse: _Pulse) -> bool:
-        """Step a job once; tell whether it has ended."""
-        exchange, world = self._exchange, self.world()
-        stepped = await exchange.store.awrite(lambda c: stepping.step(c, frame, world))
-        if stepped.moved:
+    async def _step(self, order: Order, pulse: _Pulse) -> bool:
+        """Move a job once; tell whether it has ended."""
+        exchange = self._exchange
+        moved = await self.mover.move(order)
+        if moved.has_moved:
             exchange.journal.wake()
-            exchange.bell.ring(seen_topic(frame.job))
-        exchange.bell.ring(*stepped.rings)
-        if stepped.awaits_log:
-            self._awaiting_log.add(frame.job)
+            exchange.bell.ring(seen_topic(order.job))
+        if moved.draft.is_unfinished:
+            exchange.bell.ring(job_topic(order.job))
+        if moved.draft.drawing.awaits_log:
+            self._awaiting_log.add(order.job)
         else:
-            self._awaiting_log.discard(frame.job)
-        if stepped.owed != (frame.job in self._owed):
-            (self._owed.add if stepped.owed else self._owed.discard)(frame.job)
+            self._awaiting_log.discard(order.job)
+        owed = waiting.owes(moved.draft)
+        if owed != (order.job in self._owed):
+            (self._owed.add if owed else self._owed.discard)(order.job)
             exchange.bell.ring(QUEUE)
-        overdue = await self._keep_moving(frame, pulse, stepped)
-        if stepped.conclude or overdue:
-            return await self._conclude(frame)
-        return stepped.terminal
+        overdue = await self._keep_moving(order, pulse, moved)
+        if moved.concludes or overdue:
+            return await self._conclude(order)
+        return is_terminal(moved.draft.status)
 
-    async def _conclude(self, frame: JobFrame) -> bool:
-        exchange, store, world = self._exchange, self._exchange.store, self.world()
-        complete = await store.awrite(lambda c: concluding.close(c, frame, world))
+    async def _conclude(self, order: Order) -> bool:
+        exchange, store, at_ms = self._exchange, self._exchange.store, self._exchange.now_ms
+        complete = await store.awrite(lambda c: concluding.close(c, order, at_ms))
         exchange.journal.wake()
         if not complete:
-            self._awaiting_log.add(frame.job)
+            self._awaiting_log.add(order.job)
             return False  # the journal rings when more is logged
-        kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
+        kept = await store.aread(lambda c: concluding.posted_receipt(c, order.job))
         if kept is None:
-            made = await store.aread(lambda c: concluding.conclude(c, frame, world.now_ms, exchange.witness_words))
-            exchange.forget_nodes(await store.awrite(lambda c: concluding.settle(c, frame, world, made)))
+            made = await store.aread(lambda c: concluding.conclude(c, order, at_ms, exchange.witness_words))
+            sign = exchange.journal.sign
+            await exchange.forget_nodes(await store.awrite(lambda c: concluding.settle(c, order, at_ms, sign, made)))
             exchange.journal.wake()
-            kept = await store.aread(lambda c: concluding.posted_receipt(c, frame.job))
+            kept = await store.aread(lambda c: concluding.posted_receipt(c, order.job))
         assert kept is not None
         proof = exchange.log.proof(await exchange.journal.logged(kept.leaf))
         log_ = exchange.log
-        data = await store.aread(lambda c: concluding.file_bytes(c, frame, proof, log_.inclusion, log_.consistency))
+        data = await store.aread(lambda c: concluding.file_bytes(c, order, proof, log_.inclusion, log_.consistency))
         name = await asyncio.to_thread(exchange.blobs.put, data)
-        await store.awrite(lambda c: concluding.publish(c, frame, self.world(), name, len(data)))
-        exchange.bell.ring(seen_topic(frame.job), WORK)
-        for lease in await store.aread(lambda c: leases.live_of_job(c, frame.job)):
+        await store.awrite(lambda c: concluding.publish(c, order, exchange.now_ms, name, len(data)))
+        exchange.bell.ring(seen_topic(order.job), WORK)
+        for lease in await store.aread(lambda c: leases.live_of_job(c, order.job)):
             exchange.bell.ring(node_topic(lease.node))
         return True
 
     async def cancel(self, job: str) -> None:
         """Begin to end a job at its buyer's wish."""
-        at_ms = now_ms(self._exchange.clock)
-        message = "cancelled by its buyer"
-        await self._exchange.store.awrite(
-            lambda c: stepping.end(c, job, at_ms, JobStatus.CANCELLED, Reason.CANCELLED, message)
-        )
+        order = self.orders.get(job)
+        if order is None:  # it has ended
+            return
+        await self.mover.end(order, JobStatus.CANCELLED, Reason.CANCELLED, "cancelled by its buyer")
         if self._queue.remove(job):
             self._spawn(job)  # its end is made by its loop, whether there is room or not
         self._exchange.bell.ring(job_topic(job), WORK)

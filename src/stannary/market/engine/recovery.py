@@ -17,8 +17,8 @@ from stannary.formats import dsse, record, statement
 from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Answer, AnswerCommitment, Commitment, Contribution, Reveal, Role
+from stannary.jobs.course.hearing import question_id
 from stannary.jobs.states import LeaseState, TaskState
-from stannary.market.engine.leasing import question_id
 from stannary.rules.reasons import Reason
 from stannary.store import audits, blobs, envelopes, jobs, leases, tasks
 from stannary.store.envelopes import Kept

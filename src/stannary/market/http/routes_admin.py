@@ -99,7 +99,7 @@ def _add_nodes(api: APIRouter, exchange: Exchange) -> None:
     async def revoke_node(request: Request, node: str) -> Response:
         access.admin(exchange, request)
         await exchange.store.awrite(lambda c: nodes.revoke(c, node, "revoked by the operator", at_ms=exchange.now_ms))
-        exchange.forget_nodes([node])
+        await exchange.forget_nodes([node])
         exchange.bell.ring(DEADLINES)
         return edge.no_content()
 
@@ -109,7 +109,6 @@ def _add_nodes(api: APIRouter, exchange: Exchange) -> None:
         asked = await edge.read(request, admin.DrainRequest)
         await exchange.store.awrite(lambda c: nodes.drain(c, node, draining=asked.draining))
         exchange.roster.drain(node, draining=asked.draining)
-        exchange.offers.forget()
         exchange.bell.ring(WORK, QUEUE)
         return edge.no_content()
 

@@ -62,12 +62,12 @@ def _add_orders(api: APIRouter, exchange: Exchange) -> None:
     async def quote(request: Request) -> Response:
         await access.buyer(exchange, request)
         asked = await edge.read(request, wire.QuoteRequest, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
-        return edge.answer(await exchange.store.aread(lambda c: admission.quote(exchange, c, asked.spec)))
+        return edge.answer(admission.quote(exchange, asked.spec))
 
     @api.get(routes.OFFERS)
     async def offers(request: Request) -> Response:
         await access.buyer(exchange, request)
-        return edge.answer(wire.Offers(offers=await exchange.store.aread(lambda c: admission.offers(exchange, c))))
+        return edge.answer(wire.Offers(offers=admission.offers(exchange)))
 
     @api.get(routes.JOBS)
     async def listing(request: Request) -> Response:
@@ -166,7 +166,7 @@ def _add_beacon(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             return _owed(connection, job)
 
         found = await _poll(
-            exchange, request, _news(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.frames
+            exchange, request, _news(job), lambda: exchange.store.aread(read), go_on=lambda: job in engines.orders
         )
         return edge.answer(found[0]) if found else edge.no_content()
 

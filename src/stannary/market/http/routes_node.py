@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from stannary.errors import ConflictError, NotFound
 from stannary.formats import bounds, dsse, instants
+from stannary.jobs.course.state import ONE_PIECE, Order
 from stannary.jobs.states import LeaseState
-from stannary.market.engine import failing, leasing
-from stannary.market.engine.frame import JobFrame
+from stannary.market.engine import giving
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
@@ -78,7 +78,6 @@ def _add_sessions(api: APIRouter, exchange: Exchange) -> None:
     @api.post(routes.JOIN)
     async def join(request: Request) -> Response:
         joined = await joining.join(exchange, await edge.read(request, node.JoinRequest, max_bytes=MAX_JOIN_BYTES))
-        exchange.offers.forget()
         exchange.bell.ring(QUEUE)
         return edge.answer(joined, 201)
 
@@ -106,7 +105,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             exchange.bell.ring(WORK, QUEUE)
         held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}
         drop = [item for item in beat.leases if item not in held]
-        ended = [job for job in beat.jobs if job not in engines.frames]
+        ended = [job for job in beat.jobs if job not in engines.orders]
         interval_s = exchange.settings.timing.heartbeat_s
         now = instants.spell(exchange.clock.now())
         return edge.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
@@ -130,26 +129,17 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
 
 
 async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:
-    return await exchange.store.aread(lambda c: leasing.view(c, lease))
+    return await exchange.store.aread(lambda c: giving.view(c, lease))
 
 
 async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozenset[str]) -> LeaseRow | None:
     """Return the oldest lease of the node it does not know of, or a new piece of work."""
     exchange.roster.touch(holder, exchange.clock.steady())
-
-    def read(connection: Connection) -> tuple[LeaseRow | None, bool]:
-        live = leases.live_of_node(connection, holder)
-        unknown = next((item for item in live if item.lease not in have), None)
-        return unknown, any(item.type in leasing.ONE_PIECE for item in live)
-
-    unknown, occupied = await exchange.store.aread(read)
-    if unknown is not None or occupied or not engines.frames:
+    live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
+    unknown = next((item for item in live if item.lease not in have), None)
+    if unknown is not None or any(item.type in ONE_PIECE for item in live):
         return unknown
-    frames: dict[str, JobFrame] = dict(engines.frames)
-    world = engines.world()
-    if not await exchange.store.aread(lambda c: leasing.is_wanted(c, frames, world, holder)):
-        return None
-    granted = await exchange.store.awrite(lambda c: leasing.grant_work(c, frames, world, holder))
+    granted = await engines.mover.give(holder)
     if granted is not None:
         exchange.bell.ring(job_topic(granted.job), QUEUE)
     return granted
@@ -184,7 +174,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def progress(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
         report = await edge.read(request, node.ProgressReport)
-        engines.hear(await _held(exchange, holder, lease), report.phase, report.step)
+        engines.mover.hear(await _held(exchange, holder, lease), report.phase, report.step)
         return edge.no_content()
 
     @api.post(routes.LEASE_FAIL)
@@ -193,9 +183,8 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         failure = await edge.read(request, node.Failure)
 
         async def give_up() -> str:
-            frame = engines.frames.get((await _held(exchange, holder, lease)).job)
-            world = engines.world()
-            return await exchange.store.awrite(lambda c: failing.fail(c, frame, world, lease, failure))
+            held = await _held(exchange, holder, lease)
+            return await engines.mover.report(engines.orders.get(held.job), lease, failure)
 
         job = await engines.holds.alone(lease, give_up)
         exchange.bell.ring(job_topic(job), WORK, logs_topic(job))
@@ -217,11 +206,11 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.get(routes.JOB_MANIFEST)
     async def manifest(request: Request, job: str) -> Response:
         holder = await access.node(exchange, request)
-        frame = engines.frames.get(job)
+        order = engines.orders.get(job)
         live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
-        if frame is None or all(item.job != job for item in live):
+        if order is None or all(item.job != job for item in live):
             raise NotFound("no such job of yours", why=job)
-        return edge.answer(await exchange.store.aread(lambda c: _manifest(c, frame)))
+        return edge.answer(await exchange.store.aread(lambda c: _manifest(c, order)))
 
 
 async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
@@ -238,10 +227,10 @@ async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
     return row
 
 
-def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.JobManifest:
-    envelope = dsse.from_bytes(envelopes.get(connection, frame.leaf).envelope)
-    files = frame.spec.workdir
-    setup = next((item.digest for item in files if item.path == frame.spec.setup), None)
+def _manifest(connection: Connection, order: Order) -> buyer_wire.JobManifest:
+    envelope = dsse.from_bytes(envelopes.get(connection, order.leaf).envelope)
+    files = order.spec.workdir
+    setup = next((item.digest for item in files if item.path == order.spec.setup), None)
     return buyer_wire.JobManifest(
         job=message.Signed.of(envelope),
         workdir=[
@@ -249,7 +238,7 @@ def _manifest(connection: Connection, frame: JobFrame) -> buyer_wire.JobManifest
         ],
         inputs=[
             buyer_wire.ManifestInput(name=name, digest=item.digest, size_bytes=item.size_bytes)
-            for name, item in sorted(frame.spec.inputs.items())
+            for name, item in sorted(order.spec.inputs.items())
         ],
         environment=setup,
     )

@@ -28,6 +28,7 @@ from stannary.market import agreement, clearing, forgetting, identity
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import CLOCK_FILE, Clock, RisingClock, SystemClock
+from stannary.market.directory import Directory
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import app, holder
@@ -77,7 +78,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         await clearing.clear_strays(store, files_of_blobs)
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
-        roster = Roster(settings.timing)
+        roster, directory = Roster(settings.timing), Directory()
         for node in await store.aread(nodes.drained):
             roster.drain(node)
         exchange = Exchange(
@@ -90,7 +91,8 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             bell=bell,
             roster=roster,
             blobs=files_of_blobs,
-            offers=OfferBook(store, roster, moment),
+            directory=directory,
+            offers=OfferBook(directory, roster, moment),
             witness_vkeys=witness_vkeys,
             witness_words=trust.words_of(w.name for w in others),
         )

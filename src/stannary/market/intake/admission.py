@@ -19,9 +19,8 @@ from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Sta
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
+from stannary.jobs.course.state import Order
 from stannary.market import clock
-from stannary.market.engine import placing, pricing
-from stannary.market.engine.frame import JobFrame
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import views
@@ -41,20 +40,19 @@ MAX_KEY_CHARS = 255
 MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
 
 
-def quote(exchange: Exchange, connection: Connection, members: dict[str, object]) -> wire.PriceQuote:
+def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
     """Return what a spec would cost at worst, on which nodes, and why not on the others."""
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
     _check_length(spec)
-    found = _offers(exchange, connection)
-    made = placing.estimate(found, spec)
+    made = exchange.offers.estimate(spec)
     shape = shape_of(spec)
     dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
-    bonds = [pricing.bond(connection, offer.node) for offer in made.match.chosen]
+    bonds = [exchange.directory.get(offer.node).bond_usd_micros for offer in made.match.chosen]
     stake = min(soundness.stake_ppm(bond, dearest) for bond in bonds)
     return wire.PriceQuote(
         chosen=[offer.node for offer in made.match.chosen],
         rejected=[wire.RejectedNode(node=item.node, reason=bounds.shown(item.reason)) for item in made.match.rejected],
-        offers=[offer_view(exchange, offer) for offer in found],
+        offers=offers(exchange),
         work_usd_micros=bounds.COUNT.clamp(made.worst.work_usd_micros),
         audit_usd_micros=bounds.COUNT.clamp(made.worst.audit_usd_micros),
         escrow_usd_micros=bounds.COUNT.clamp(made.worst.escrow_usd_micros),
@@ -81,9 +79,9 @@ def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
     )
 
 
-def offers(exchange: Exchange, connection: Connection) -> list[wire.Offer]:
+def offers(exchange: Exchange) -> list[wire.Offer]:
     """Return every standing offer."""
-    return [offer_view(exchange, item) for item in _offers(exchange, connection)]
+    return [offer_view(exchange, item) for item in exchange.offers.standing()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_k
     if not answer.created:
         return AcceptedJob(answer.job, None)
     exchange.buyer_keys.setdefault(buyer, order.buyer)
-    engines.add(answer.job, JobFrame(job, job_digest, submission.leaf, buyer, order, spec))
+    engines.add(answer.job, Order(job, job_digest, submission.leaf, buyer, order, spec))
     exchange.journal.wake()
     return AcceptedJob(answer.job, views.submitted(submission, spec))
 
@@ -195,7 +193,7 @@ async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> i
     """Check blobs, buyer key and budget; return the escrow."""
     await _check_key(exchange, buyer, order)
     await _check_blobs(exchange, buyer, spec)
-    worst = (await exchange.offers.estimate(spec)).worst
+    worst = exchange.offers.estimate(spec).worst
     if worst.escrow_usd_micros > spec.budget_usd_micros:
         raise UsageError(
             "the budget is too small for the worst case",
@@ -248,11 +246,6 @@ def _key_of(connection: Connection, buyer: str) -> str | None:
         return None
     payload = dsse.from_bytes(envelopes.get(connection, newest[0].leaf).envelope).payload
     return statement.read(payload, "job", Job).predicate.buyer
-
-
-def _offers(exchange: Exchange, connection: Connection) -> list[Offer]:
-    steady_s = exchange.clock.steady()
-    return placing.standing_offers(connection, exchange.now_ms, lambda node: exchange.roster.not_ready(node, steady_s))
 
 
 def _dollars_up(usd_micros: int) -> str:

@@ -68,6 +68,7 @@ async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
         return _admit(exchange, connection, (made, envelope, leaf), grant.bond_usd_micros)
 
     credential = await exchange.store.awrite(write)
+    await exchange.read_nodes([made.node])
     for item in (leaf, credential):
         await exchange.journal.logged(item)
     kept = await exchange.store.aread(lambda c: envelopes.get(c, credential))

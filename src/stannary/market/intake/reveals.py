@@ -7,7 +7,8 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError, FormatError, NotFound
 from stannary.formats import beacon, bounds, dsse, statement
 from stannary.formats.predicates import Reveal
-from stannary.market.engine import holding, recovery
+from stannary.jobs.course.decide import beacon_hold
+from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake
 from stannary.market.journal import leaf_of
 from stannary.market.topics import job_topic
@@ -17,10 +18,10 @@ from stannary.store import audits, envelopes
 async def reveal(intake: Intake, buyer: str, job: str, envelope: dsse.Envelope) -> int:
     """Take the beacon value a draw waits for; return its log index."""
     exchange = intake.exchange
-    frame = intake.engines.frames.get(job)
-    if frame is None or frame.buyer != buyer:
+    order = intake.engines.orders.get(job)
+    if order is None or order.buyer != buyer:
         raise NotFound("no such open job of yours", why=job)
-    key = dsse.decode_base64(frame.predicate.buyer, "buyer key")
+    key = dsse.decode_base64(order.predicate.buyer, "buyer key")
     made = statement.open_envelope(envelope, "reveal", Reveal, key).predicate
     bounds.check(made, "reveal")
     leaf = leaf_of(envelope)
@@ -30,7 +31,7 @@ async def reveal(intake: Intake, buyer: str, job: str, envelope: dsse.Envelope) 
         _check_reveal(owed, audits.candidates_of(connection, job, made.index), made)
         if owed.reveal is not None and owed.reveal != leaf:
             raise ConflictError("this value was revealed before, in other words", why=f"index {made.index}")
-        previous = frame.predicate.beacon_tip
+        previous = order.predicate.beacon_tip
         if made.index:
             previous = audits.get_draw(connection, job, made.index - 1).value or ""
         beacon.check(previous, made.value)
@@ -45,7 +46,7 @@ async def reveal(intake: Intake, buyer: str, job: str, envelope: dsse.Envelope) 
         await intake.record(lambda c: recovery.record_reveal(c, made, leaf, intake.exchange.now_ms))
         return index
 
-    index = await intake.engines.holds.alone(holding.beacon(job), take)
+    index = await intake.engines.holds.alone(beacon_hold(job), take)
     exchange.bell.ring(job_topic(job))
     return index
 

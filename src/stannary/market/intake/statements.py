@@ -61,8 +61,8 @@ class Intake:
 
     def check_room(self, job: str, envelope: dsse.Envelope) -> None:
         """Refuse what takes more than its share of the job's receipt: one nobody could fetch proves nothing."""
-        frame = self.engines.frames.get(job)
-        num_units = frame.shape.num_units if frame is not None else 1
+        order = self.engines.orders.get(job)
+        num_units = order.shape.num_units if order is not None else 1
         limit = receipt.opened_bytes(num_units)
         if len(envelope.payload) > limit:
             raise LimitExceeded(

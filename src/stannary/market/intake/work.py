@@ -14,12 +14,11 @@ from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
 from stannary.formats import dsse, predicates
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Commitment, Contribution
+from stannary.jobs.course.state import Order
 from stannary.market.engine import recovery
-from stannary.market.engine import step as stepping
-from stannary.market.engine.frame import JobFrame, read_assignment
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
-from stannary.store import blobs, leases, tasks
+from stannary.store import blobs, jobs, leases, tasks
 from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
 
@@ -56,7 +55,7 @@ async def contribution(intake: Intake, node: str, lease: str, envelope: dsse.Env
         leases.check(connection, fence)
         intake.check_time(connection, node, made.finished_at)
         _check_contribution(connection, sent, made)
-        _check_sizes(connection, intake.engines.frames.get(made.job), made)
+        _check_sizes(connection, intake.engines.orders.get(made.job), made)
 
     index = await intake.take(
         sent,
@@ -76,7 +75,7 @@ def _record(intake: Intake, connection: Connection, fence: Fence, made: Contribu
         if isinstance(value := made.metrics.get(source), str)
     }
     if members:
-        stepping.note_progress(connection, made.job, dict(members))
+        jobs.note_progress(connection, made.job, dict(members))
 
 
 def _check_contribution(connection: Connection, sent: Sent, made: Contribution) -> None:
@@ -107,24 +106,24 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
             )
 
 
-def _check_sizes(connection: Connection, frame: JobFrame | None, made: Contribution) -> None:
+def _check_sizes(connection: Connection, order: Order | None, made: Contribution) -> None:
     """Refuse what is no delta, weights or outer state of the model a task was given, by its size; nodes judge exactly.
 
     Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.
     """
     task = tasks.get(connection, made.task)
-    if frame is None or task.kind is TaskKind.COMMAND:
+    if order is None or task.kind is TaskKind.COMMAND:
         return
-    assignment = read_assignment(task.assignment)
+    assignment = task.assigned
     given = [blobs.size_of(connection, name) for name in (assignment.theta, assignment.outer) if name is not None]
     for item in assignment.admitted or ():
         given += [cast("int", output["size_bytes"]) for output in tasks.get(connection, item.task).outputs or ()]
     known = [size for size in given if size is not None]
-    is_last = task.kind is TaskKind.MERGE and task.round == frame.shape.num_rounds - 1
+    is_last = task.kind is TaskKind.MERGE and task.round == order.shape.num_rounds - 1
     for output in made.outputs:
         # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
-        whole = frame.spec.output_bytes if is_last and output.name == "theta" else 0
-        most_bytes = max(whole, SIZE_FACTOR * max(known) + SIZE_SLACK_BYTES) if known else frame.spec.output_bytes
+        whole = order.spec.output_bytes if is_last and output.name == "theta" else 0
+        most_bytes = max(whole, SIZE_FACTOR * max(known) + SIZE_SLACK_BYTES) if known else order.spec.output_bytes
         if output.size_bytes > most_bytes:
             raise LimitExceeded(
                 f"the {output.name} is larger than any of this model",

@@ -17,6 +17,7 @@ from stannary.formats import canonical, digest, dsse, ids, jobspec, predicates, 
 from stannary.formats.ids import JobId, LeaseType, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Job, Verdict
+from stannary.jobs.course.state import MERGE_LANE
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.http import views
 from stannary.market.intake import admission
@@ -89,7 +90,7 @@ class Told:
         assignment = Assignment(JobId(self.job), task, kind, round_index, lane, 1, 0, 0)
         text = canonical.encode(record.to_json(assignment)).decode()
         attempt = int(task.rpartition("/a")[2])
-        stored_lane = tasks.MERGE_LANE if kind is TaskKind.MERGE else lane
+        stored_lane = MERGE_LANE if kind is TaskKind.MERGE else lane
         new = NewTask(
             task,
             str(self.job),

@@ -1,0 +1,188 @@
+"""What the core can decide: one frozen record an action. The shell carries them out in order, in one transaction.
+
+Place           the lanes are these nodes'               Judge       this is proven about a task
+Plan            a task is wanted                         Convict     a node of this job lied
+Drop            a task is not wanted any more            SaySilent   a party was asked and did not answer
+FixCandidates   who may audit what a draw draws          EndLease    a node's time for something is over
+RequestDraw     the buyer owes a beacon value            Settle      a round is settled for good
+MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
+Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
+OpenAudit, Ask, CloseAudit   an audit on its way        Report      an operator says that a task cannot run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stannary.formats.predicates import Assignment, Candidates, Placement, Silence, TaskVerdict, Verdict
+from stannary.formats.predicates import Draw as DrawRecord
+from stannary.jobs.course.state import AuditOutcome, Ending, Grant, NewAudit
+from stannary.jobs.states import LeaseState, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """State the placement and let the job run."""
+
+    placement: Placement
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """State an assignment and plan its task."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Supersede or abandon a task, and take back whatever leases it has."""
+
+    task: str
+    to: TaskState
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FixCandidates:
+    """State who may audit what a draw draws."""
+
+    made: Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDraw:
+    """Show the buyer the checkpoint his next value is for."""
+
+    number: int
+    old_size: int  # of the checkpoint he saw before
+    candidates_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDraw:
+    """State what a revealed value draws from."""
+
+    made: DrawRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Note what a draw said of a handed-in task: audited, or passed over."""
+
+    task: str
+    number: int
+    is_drawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAudit:
+    """Begin an audit."""
+
+    new: NewAudit
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Give a party of an audit its question."""
+
+    grant: Grant
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAudit:
+    """End an audit."""
+
+    audit: str
+    outcome: AuditOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class SaySilent:
+    """State that a party was asked and did not answer."""
+
+    said: Silence
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Set a task's verdict; `stated` where answers prove it."""
+
+    task: str
+    verdict: Verdict
+    reason: str
+    message: str
+    stated: TaskVerdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Convict:
+    """Note that a node of this job lied; `bond_usd_micros` is what it loses, once."""
+
+    node: str
+    task: str
+    reason: str
+    bond_usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """End a lease; work without a result goes back to planned."""
+
+    lease: str
+    to: LeaseState
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Note that an operator says that a task cannot run."""
+
+    task: str
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Note the first round that is not settled for good, and the last that has tasks."""
+
+    first_open: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginEnd:
+    """Begin the end of a job that fails or is cancelled; said again of one that ends, it changes why."""
+
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Nothing is open any more: the receipt can be made."""
+
+
+Action = (
+    Place
+    | Plan
+    | Drop
+    | FixCandidates
+    | RequestDraw
+    | MakeDraw
+    | Pass
+    | OpenAudit
+    | Ask
+    | CloseAudit
+    | SaySilent
+    | Judge
+    | Convict
+    | EndLease
+    | Report
+    | Settle
+    | BeginEnd
+    | Conclude
+)

@@ -1,0 +1,244 @@
+"""Draws: candidates are fixed, a checkpoint is shown to the buyer, his value comes back, what it selects is opened.
+
+Rules:
+- One draw of a job is under way at a time; what is handed in meanwhile waits for the next, so draws
+  batch by themselves under load.
+- Who may audit what a draw draws is logged when the first of it is committed to, before the checkpoint its
+  beacon is made of: nobody is added, dropped or moved when it is known whom the beacon ranks first.
+- A beacon index is bound to its checkpoint in the store before anybody sees it, and never moves.
+- A draw takes every commitment its checkpoint covers, opened or not yet: a task held back for a luckier
+  beacon would be a task not audited. What is opened later is judged by the draw that took it.
+- What is selected is computed by rules/draw.py from the logged draw; the market adds nothing.
+- A chain without another value draws nothing more: what waits for it is unverified, and its job ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stannary.errors import ConflictError
+from stannary.formats import instants
+from stannary.formats.digest import Digest
+from stannary.formats.ids import NodeId, TaskId
+from stannary.formats.predicates import Candidate, Candidates, Drawable, Rejection, Verdict
+from stannary.formats.predicates import Draw as DrawRecord
+from stannary.jobs.course import actions
+from stannary.jobs.course.draft import Draft, Drawing
+from stannary.jobs.course.masks import why_no_auditor
+from stannary.jobs.course.state import Draw, NewAudit, Task
+from stannary.jobs.states import TaskState
+from stannary.rules import draw as rule
+from stannary.rules.price import price_of
+from stannary.rules.reasons import Reason
+
+FIRST_INDEX = 0  # formats/beacon.py
+TAKEN = frozenset({TaskState.COMMITTED, TaskState.CONTRIBUTED})
+
+
+def advance(draft: Draft) -> Drawing:
+    """Make the draw whose value is revealed, or ask for the next one."""
+    last = draft.draws[-1] if draft.draws else None
+    if last is not None and last.value is not None and last.draw is None:
+        _make(draft, last)
+        last = draft.draws[-1]
+    fresh = _pass_made(draft)
+    number = last.number + 1 if last is not None else FIRST_INDEX
+    length = draft.order.predicate.beacon_length
+    if (
+        number < length
+        and number not in draft.listed
+        and any(_is_untaken(task, draft) for task in draft.tasks.values())
+    ):
+        _fix_candidates(draft, number)
+    if last is not None and last.value is None:
+        return Drawing(owed=last)
+    covered = [task for task in fresh if _is_covered(task, draft.world.checkpoint.size)]
+    if not covered:
+        return Drawing()
+    if number >= length:
+        _give_up(draft, fresh)
+        return Drawing()
+    return _request(draft, last, number)
+
+
+def pass_unasked(draft: Draft) -> None:
+    """Close handed-in work of a job whose buyer agreed to pay on completion."""
+    for task in list(draft.tasks.values()):
+        if task.state is TaskState.CONTRIBUTED:
+            message = f"{task.task} is taken as it is"
+            draft.do(actions.Judge(task.task, Verdict.UNVERIFIED, Reason.NOT_ASKED, message))
+
+
+def selection_of(draft: Draft, row: Draw, task: Task) -> rule.Selection:
+    """Return what a made draw says of one task (auditors aside, which the audit keeps)."""
+    drawable = Drawable(TaskId(task.task), NodeId(task.node or ""), "", "", task.num_steps, task.commitment_index or 0)
+    return _select(draft, row, (drawable,), ())[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An audit to open: what the draw said, and who may still be asked, first in rank first."""
+
+    task: Task
+    row: Draw
+    selection: rule.Selection
+    ranked: tuple[str, ...]
+    number: int = 0
+    canary: bool = False
+
+
+def open_audit(draft: Draft, asked: Question) -> None:
+    """Open an audit; its auditor is the first of those ranked who is not convicted."""
+    ranked = tuple(node for node in asked.ranked if node not in draft.convicted)
+    auditor = ranked[0] if ranked else None
+    ask = draft.world.nodes.get(auditor).ask_usd_micros_per_hour if auditor is not None else 0
+    new = NewAudit(
+        audit=rule.audit_name(randomness(asked.row), TaskId(asked.task.task), auditor or ""),
+        job=draft.order.job,
+        task=asked.task.task,
+        number=asked.number,
+        draw_number=asked.row.number,
+        canary=asked.canary,
+        salt=asked.selection.salt.hex(),
+        step=asked.selection.step,
+        auditor=auditor,
+        ranked=ranked,
+        price_usd_micros=price_of(asked.task.num_steps, draft.order.shape.step_ms, ask),
+    )
+    draft.do(actions.OpenAudit(new))
+
+
+def randomness(row: Draw) -> bytes:
+    """Return the beacon of a revealed draw."""
+    return rule.beacon(row.value or "", Digest(row.checkpoint_root))
+
+
+def get_draw(draft: Draft, number: int) -> Draw:
+    """Return one draw of the job."""
+    for row in draft.draws:
+        if row.number == number:
+            return row
+    raise ConflictError("no such draw", why=f"{draft.order.job}, draw {number}")
+
+
+def _pass_made(draft: Draft) -> list[Task]:
+    """Give handed-in tasks what the draw that took them selected; return those no draw has taken."""
+    fresh = []
+    for task in list(draft.tasks.values()):
+        if task.state is TaskState.CONTRIBUTED:
+            taken = _taken_by(task, draft.draws)
+            if taken is None:
+                fresh.append(task)
+            elif taken.draw is not None:
+                _pass(draft, taken, task)
+    return fresh
+
+
+def _pass(draft: Draft, row: Draw, task: Task) -> None:
+    if task.task not in draft.drawn[row.number]:
+        return  # committed after the draw's revelation was recorded, by an epoch before this one
+    node = draft.world.nodes.get(task.node or "")
+    selection = _select(draft, row, (_drawable(task, node.operator, node.engine_class),), _candidates(draft, row))[0]
+    draft.do(actions.Pass(task.task, row.number, selection.drawn))
+    if selection.drawn:
+        open_audit(draft, Question(task, row, selection, tuple(item.node for item in selection.auditors)))
+
+
+def _is_untaken(task: Task, draft: Draft) -> bool:
+    """Tell whether a task is committed to and no draw has taken it: the next one may."""
+    return task.state in TAKEN and _taken_by(task, draft.draws) is None
+
+
+def _taken_by(task: Task, draws: Iterable[Draw]) -> Draw | None:
+    """Return the draw that took a task's commitment: the first whose checkpoint covers it."""
+    return next((row for row in draws if _is_covered(task, row.checkpoint_size)), None)
+
+
+def _is_covered(task: Task, size: int) -> bool:
+    return task.commitment_index is not None and task.commitment_index < size
+
+
+def _fix_candidates(draft: Draft, number: int) -> None:
+    """State who may audit what draw `number` draws, once."""
+    world = draft.world
+    worked = draft.worked | frozenset(draft.placed)
+    of_class = {node.node: node for node in world.nodes.of_class(draft.engine_class)}
+    listed: list[Candidate] = []
+    left_out: list[Rejection] = []
+    for name in sorted({*of_class, *worked}):
+        node = of_class.get(name)
+        reason = why_no_auditor(world.nodes.get(name), draft.order, world, draft.convicted)
+        if node is not None and not reason:
+            listed.append(Candidate(NodeId(name), node.operator, node.engine_class))
+        elif name in worked or (node is not None and not node.is_revoked):
+            left_out.append(Rejection(NodeId(name), reason or "another engine class"))
+    fixed_at = instants.spell(world.now_ms / 1000)
+    draft.do(actions.FixCandidates(Candidates(draft.order.job, number, tuple(listed), tuple(left_out), fixed_at)))
+
+
+def _request(draft: Draft, last: Draw | None, number: int) -> Drawing:
+    """Ask the buyer for the next value, for a checkpoint that covers the candidates."""
+    old_size = last.checkpoint_size if last is not None else 0
+    size = draft.world.checkpoint.size
+    listed = draft.listed.get(number)
+    index = listed.log_index if listed is not None else None
+    if index is None or index >= size or size <= old_size:
+        return Drawing(awaits_log=True)
+    draft.do(actions.RequestDraw(number, old_size, index))
+    return Drawing(owed=draft.draws[-1])
+
+
+def _give_up(draft: Draft, rows: Iterable[Task]) -> None:
+    for task in rows:
+        message = f"{task.task} cannot be drawn any more"
+        draft.do(actions.Judge(task.task, Verdict.UNVERIFIED, Reason.EXHAUSTED, message))
+    draft.failure = (Reason.EXHAUSTED, "the buyer's beacon chain has no value left for another draw")
+
+
+def _make(draft: Draft, row: Draw) -> None:
+    held = [task for task in draft.tasks.values() if task.state in TAKEN and _taken_by(task, draft.draws) is row]
+    held.sort(key=lambda task: task.commitment_index or 0)
+    nodes = draft.world.nodes
+    drawable = []
+    for task in held:
+        node = nodes.get(task.node or "")
+        drawable.append(_drawable(task, node.operator, node.engine_class))
+    draft.do(actions.MakeDraw(_record(draft, row, tuple(drawable))))
+
+
+def _drawable(task: Task, operator: str, engine_class: str) -> Drawable:
+    return Drawable(
+        task=TaskId(task.task),
+        node=NodeId(task.node or ""),
+        operator=operator,
+        engine_class=engine_class,
+        num_steps=task.num_steps,
+        commitment_index=task.commitment_index or 0,
+    )
+
+
+def _candidates(draft: Draft, row: Draw) -> tuple[Candidate, ...]:
+    return draft.listed[row.number].candidates
+
+
+def _select(
+    draft: Draft, row: Draw, drawable: tuple[Drawable, ...], candidates: Sequence[Candidate]
+) -> tuple[rule.Selection, ...]:
+    made = _record(draft, row, drawable)
+    return rule.select(made, candidates, randomness(row), draft.order.spec.trust.audit_ppm)
+
+
+def _record(draft: Draft, row: Draw, drawable: tuple[Drawable, ...]) -> DrawRecord:
+    listed = draft.listed.get(row.number)
+    if listed is None:
+        raise ConflictError("a draw without its candidates", why=f"{draft.order.job}, draw {row.number}")
+    return DrawRecord(
+        job=draft.order.job,
+        index=row.number,
+        reveal=Digest(row.reveal or ""),
+        checkpoint_size=row.checkpoint_size,
+        checkpoint_root=Digest(row.checkpoint_root),
+        drawable=drawable,
+        candidates=Digest(listed.leaf),
+    )

@@ -1,0 +1,44 @@
+"""The end of a job that fails, is cancelled, or whose buyer is silent: open work is given up, the rest is judged."""
+
+from __future__ import annotations
+
+from stannary.jobs.course import actions
+from stannary.jobs.course.draft import PENDING, Draft
+from stannary.jobs.course.state import AuditOutcome, Ending
+from stannary.jobs.states import JobStatus, TaskState, is_terminal
+from stannary.rules.reasons import Reason
+
+MAX_MESSAGE_CHARS = 1000
+
+
+def begin_end(draft: Draft, to: JobStatus, reason: str, message: str) -> bool:
+    """Begin the end of a job that fails or is cancelled.
+
+    Returns: whether it begins now; False of a job whose end has begun before.
+    """
+    if is_terminal(draft.status) or draft.status in {JobStatus.VERIFYING, JobStatus.CANCELLING}:
+        return False
+    draft.do(actions.BeginEnd(Ending(to, reason, message[:MAX_MESSAGE_CHARS])))
+    return True
+
+
+def give_up_work(draft: Draft) -> None:
+    """Give up what nobody has handed in of a job that ends early."""
+    reason = draft.ending.reason if draft.ending is not None else ""
+    for task in list(draft.tasks.values()):
+        if task.state in PENDING and not draft.is_answering(task):
+            draft.do(actions.Drop(task.task, TaskState.ABANDONED, reason, f"{task.task} is given up"))
+
+
+def give_up_on_buyer(draft: Draft) -> bool:
+    """End a job whose buyer does not reveal: committed work is paid unseen (docs/threat-model.md).
+
+    Returns: whether nothing is left to do but the receipt.
+    """
+    message = "the buyer's broker has not revealed its beacon value in time"
+    if draft.status is not JobStatus.CANCELLING:
+        draft.failure = (Reason.BUYER_SILENT, message)
+        return False
+    if draft.ending is not None and draft.ending.reason != Reason.BUYER_SILENT:
+        draft.do(actions.BeginEnd(Ending(draft.ending.status, Reason.BUYER_SILENT, message)))
+    return all(audit.outcome is not AuditOutcome.OPEN for audit in draft.audits.values())

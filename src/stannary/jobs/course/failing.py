@@ -1,0 +1,51 @@
+"""Reports that a task cannot run: whose they are, and when they are the job's failure rather than a node's.
+
+Rules:
+- A report is one of a node to which the market leased the task, under that lease; one operator is heard once a task.
+- Three operators who agree end the job, fewer only where nobody else could try: no other operator's node is there and
+  fits, busy or not. So two who lie together end no job that an honest third could do; a broken job costs one more
+  start, and waits for the third to come free.
+- Whoever reported a task is not given it again while another may take it.
+- The message names the operators: a buyer who doubts them leaves them out of his next job (`exclude_operators`).
+- A node's reason is a word of its own: one that decides about money or is the market's to say counts as `run-failed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from stannary.formats.ids import LeaseType
+from stannary.jobs.course import actions, ending, masks
+from stannary.jobs.course.draft import Draft
+from stannary.jobs.course.state import Lease
+from stannary.jobs.states import JobStatus, LeaseState
+from stannary.rules import reasons
+from stannary.rules.reasons import Reason
+
+AGREEING = 3  # operators who must report a failure before it is the job's, where so many could try
+
+
+def report(draft: Draft, lease: Lease, reason: str, message: str) -> None:
+    """End a lease its node cannot fulfil; what enough operators report is the job's failure."""
+    draft.do(actions.EndLease(lease.lease, LeaseState.RELEASED, reason, message[: ending.MAX_MESSAGE_CHARS]))
+    if lease.type is not LeaseType.WORK:
+        return
+    operator = draft.world.nodes.get(lease.node).operator
+    reported = sorted({*draft.reported.get(lease.task, ()), operator})
+    draft.do(actions.Report(lease.task, operator))
+    if len(reported) >= _needed(draft, reported):
+        named = f"{message} (reported by {', '.join(reported)})"
+        said = Reason.RUN_FAILED if reason in reasons.OWN else reason
+        ending.begin_end(draft, JobStatus.FAILED, said, named)
+
+
+def _needed(draft: Draft, reported: Collection[str]) -> int:
+    """Return how many operators must have reported a task before its job has failed."""
+    able = any(
+        node.operator not in reported
+        and node.node in draft.world.live
+        and not masks.why_not(node, draft.order, draft.world)
+        and node.node not in draft.convicted
+        for node in draft.world.nodes.of_class(draft.engine_class)
+    )
+    return AGREEING if able else len(reported)  # nobody else could ever say otherwise

@@ -1,0 +1,44 @@
+"""Command jobs: one task a lane; a lane whose result does not count is run again."""
+
+from __future__ import annotations
+
+from stannary.formats import ids
+from stannary.formats.ids import TaskKind
+from stannary.formats.jobspec import Verification
+from stannary.formats.predicates import Assignment
+from stannary.jobs.course import planning
+from stannary.jobs.course.draft import Draft
+from stannary.jobs.course.kinds import Progress
+from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING
+from stannary.jobs.course.state import Task
+from stannary.jobs.states import TaskState
+
+
+class Command:
+    """A program that is run once on each of its nodes."""
+
+    def plan(self, draft: Draft) -> Progress:
+        """Plan each lane's first attempt, and the next one where the last does not count."""
+        found = planning.read_round(draft, 0)
+        num_lanes = draft.order.shape.num_lanes
+        for lane in range(num_lanes):
+            listed = found.lanes.get(lane, [])
+            redo = listed and listed[-1].state in OUT and not _counts_unverified(draft, listed[-1])
+            if redo and len(listed) >= MAX_LOST:
+                planning.fail(draft, f"{len(listed)} attempts at lane {lane}, none of which counts")
+            elif not listed or redo:
+                planning.plan(draft, _assignment(draft, lane, len(listed)))
+        done = len(found.lanes) == num_lanes and all(
+            task.state in DONE or _counts_unverified(draft, task) for task in found.newest
+        )
+        return Progress(0, 0, done and not any(task.state in WAITING for task in found.tasks))
+
+
+def _counts_unverified(draft: Draft, task: Task) -> bool:
+    """Tell whether `unverified` is all the buyer asked for."""
+    return draft.order.verification is Verification.NONE and task.state is TaskState.UNVERIFIED
+
+
+def _assignment(draft: Draft, lane: int, attempt: int) -> Assignment:
+    job = draft.order.job
+    return Assignment(job, ids.command_task(job, lane, attempt), TaskKind.COMMAND, 0, lane, 1, 0, 0)

@@ -1,0 +1,206 @@
+"""Train jobs: rounds of lanes, and a merge behind each.
+
+One reconciliation, from the first round that is not settled for good: for each lane the newest attempt must stand on
+the round's base weights; the merge must admit exactly what still counts. What does not is superseded and planned again
+as the next attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stannary.formats import ids
+from stannary.formats.digest import Digest
+from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.predicates import Admitted, Assignment
+from stannary.jobs import rounds
+from stannary.jobs.course import planning
+from stannary.jobs.course.draft import PENDING, Draft
+from stannary.jobs.course.kinds import Progress
+from stannary.jobs.course.pace import expected_s
+from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
+from stannary.jobs.course.state import Task
+from stannary.jobs.rounds import Unit
+from stannary.jobs.states import TaskState
+from stannary.rules.pace import PATIENCE_FACTOR, Pace, closing
+from stannary.rules.reasons import Reason
+
+WEIGHT_PPM = 1_000_000  # lanes of one round have equal tokens; the merge divides by the sum
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a round starts from; None for the weights of round 0, which the recipe's seed makes."""
+
+    theta: Digest | None = None
+    outer: Digest | None = None
+
+
+class Train:
+    """Low-communication training."""
+
+    def plan(self, draft: Draft) -> Progress:
+        """Reconcile the tasks from the first round on that is not settled for good."""
+        first_open, num_rounds, num_before = draft.first_open, draft.order.shape.num_rounds, len(draft.actions)
+        before = planning.read_round(draft, first_open - 1) if first_open else None
+        base = _base_behind(before) if before is not None else Base()
+        settled, current, closed_so_far = first_open, first_open, True
+        for index in range(first_open, num_rounds):
+            found = planning.read_round(draft, index)
+            if base is None and not found.tasks:
+                break
+            current = index
+            _reconcile_lanes(draft, found, base)
+            following: Base | None = None
+            if base is not None:
+                following = _reconcile_merge(draft, found, base, before)
+            else:
+                _void_merges(draft, found)
+            closed = following is not None and _is_settled(found)
+            closed_so_far = closed_so_far and closed
+            if closed_so_far:
+                settled = index + 1
+            before, base = found, following
+        finished = settled >= num_rounds and len(draft.actions) == num_before
+        return Progress(min(settled, num_rounds - 1), current, finished)
+
+
+def _unit(task: Task) -> Unit:
+    """Return a task as jobs/rounds.py sees it."""
+    admitted = task.assigned.admitted or ()
+    return Unit(
+        task=task.task,
+        kind=task.kind,
+        round=task.round,
+        lane=task.lane,
+        attempt=task.attempt,
+        state=task.state,
+        log_index=task.contribution_index,
+        admitted=frozenset(item.task for item in admitted),
+    )
+
+
+def _is_settled(found: Round) -> bool:
+    good = found.merges and found.merges[-1].state in DONE
+    return bool(good) and not any(task.state in WAITING for task in found.tasks)
+
+
+def _base_behind(found: Round) -> Base | None:
+    """Return the base that a round's merge made, None while it has none that counts."""
+    if not found.merges or found.merges[-1].state not in rounds.ADMISSIBLE:
+        return None
+    outputs = {str(item["name"]): Digest(str(item["digest"])) for item in found.merges[-1].outputs or ()}
+    return Base(outputs.get("theta"), outputs.get("outer"))
+
+
+def _reconcile_lanes(draft: Draft, found: Round, base: Base | None) -> None:
+    """Bring every lane's newest attempt onto the base."""
+    num_lanes = draft.order.shape.num_lanes
+    for lane in range(num_lanes):
+        listed = found.lanes.setdefault(lane, [])
+        for task in listed:
+            if base is None or task.assigned.theta != base.theta:
+                planning.void(draft, task)
+        if base is None:
+            continue
+        stands = listed and listed[-1].assigned.theta == base.theta
+        if not stands or listed[-1].state is TaskState.SUPERSEDED:
+            _again(draft, found, lane, base)
+    if base is not None and found.newest and all(task.state in OUT for task in found.newest):
+        if min(task.attempt for task in found.newest) + 1 >= MAX_LOST:
+            planning.fail(draft, f"round {found.index} was tried {MAX_LOST} times, and nobody's work counts")
+            return
+        for lane in range(num_lanes):  # nobody's work counts: the whole round again
+            _again(draft, found, lane, base)
+    found.lanes = {lane: listed for lane, listed in found.lanes.items() if listed}
+
+
+def _reconcile_merge(draft: Draft, found: Round, base: Base, before: Round | None) -> Base | None:
+    """Make the round's merge admit exactly what counts; return the base it gives, if it has one."""
+    newest = found.merges[-1] if found.merges else None
+    if newest is not None and _merge_stands(newest, found, base):
+        return _base_behind(found)
+    _void_merges(draft, found)
+    if not _is_closed(draft, found):
+        return None
+    if before is not None and not rounds.may_merge([_unit(task) for task in before.tasks], found.index):
+        return None  # W = 1
+    admission = rounds.admission([_unit(task) for task in found.newest], found.index)
+    if admission.admitted:
+        planning.plan(draft, _merge(draft, found, base, admission))
+    return None
+
+
+def _void_merges(draft: Draft, found: Round) -> None:
+    """Supersede the merges of a round that has no base any more, or admit what does not count."""
+    for task in found.merges:
+        planning.void(draft, task)
+
+
+def _again(draft: Draft, found: Round, lane: int, base: Base) -> None:
+    listed = found.lanes[lane]
+    attempt = listed[-1].attempt + 1 if listed else 0
+    shape = draft.order.shape
+    assignment = Assignment(
+        job=draft.order.job,
+        task=ids.round_task(draft.order.job, found.index, lane, attempt),
+        kind=TaskKind.ROUND,
+        round=found.index,
+        lane=lane,
+        num_steps=shape.num_steps(TaskKind.ROUND, found.index),
+        first_step=shape.first_step(found.index),
+        tokens=0,
+        theta=base.theta,
+    )
+    planned = planning.plan(draft, assignment)
+    if planned is not None:
+        listed.append(planned)
+
+
+def _merge(draft: Draft, found: Round, base: Base, admission: rounds.Admission) -> Assignment:
+    by_task = {task.task: task for task in found.newest}
+    admitted = tuple(
+        Admitted(TaskId(name), Digest(by_task[name].root or ""), by_task[name].contribution_index or 0, WEIGHT_PPM)
+        for name in admission.admitted
+    )
+    attempt = found.merges[-1].attempt + 1 if found.merges else 0
+    return Assignment(
+        job=draft.order.job,
+        task=ids.merge_task(draft.order.job, found.index, attempt),
+        kind=TaskKind.MERGE,
+        round=found.index,
+        lane=0,
+        num_steps=len(admitted),
+        first_step=draft.order.shape.first_step(found.index + 1),
+        tokens=0,
+        theta=base.theta,
+        outer=base.outer,
+        admitted=admitted,
+        excluded=tuple(TaskId(name) for name in admission.excluded),
+    )
+
+
+def _merge_stands(merge: Task, found: Round, base: Base) -> bool:
+    assignment = merge.assigned
+    on_base = assignment.theta == base.theta and assignment.outer == base.outer
+    return on_base and rounds.merge_stands(_unit(merge), [_unit(task) for task in found.newest])
+
+
+def _is_closed(draft: Draft, found: Round) -> bool:
+    """Tell whether a round waits for no lane; late lanes are abandoned when its time is over."""
+    world, num_lanes = draft.world, draft.order.shape.num_lanes
+    pending = [task for task in found.newest if task.state in PENDING]
+    if len(found.lanes) < num_lanes:
+        return False
+    if not pending:
+        return True
+    opened_ms = min(task.planned_at_ms for task in found.newest)
+    arrivals = [
+        world.passed_ms(opened_ms, task.contributed_at_ms) / 1000 for task in found.newest if task.contributed_at_ms
+    ]
+    pace = Pace(num_lanes, PATIENCE_FACTOR * expected_s(draft.order, world, found.newest[0].num_steps))
+    if not closing(arrivals, pace, world.waited_ms(opened_ms) / 1000).closed:
+        return False
+    for task in pending:
+        planning.drop(draft, task, TaskState.ABANDONED, Reason.LATE)
+    return True

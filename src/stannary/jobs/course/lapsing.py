@@ -1,0 +1,85 @@
+"""When a lease is over though its node has not said so: a pause, no fault.
+
+deadline       its time is over: the time it was given, and the time its reports earned it since
+node-lost      no sign of life of its node for long
+node-revoked   its node may not work here any more
+late           a round's task takes longer than median + K MAD of its round, and says nothing of its progress
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from stannary.formats.canonical import Json
+from stannary.formats.ids import LeaseType, TaskKind
+from stannary.jobs.course.pace import expected_s
+from stannary.jobs.course.state import Leased, Order, World
+from stannary.rules.pace import Pace, Progress, deadline_s, limit_s
+from stannary.rules.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A live lease, with what tells a slow task from a lost one."""
+
+    leased: Leased
+    order: Order | None  # of an open job
+    reported: Progress | None
+
+
+def why_over(held: Held, world: World, lost: Container[str], now_s: float) -> str:
+    """Return why a lease is to be taken back, empty if it goes on.
+
+    Args:
+        held: the lease.
+        world: the moment; `answering` leases are being handed in right now, and go on.
+        lost: nodes given up.
+        now_s: on the steady clock that the reports were heard by.
+    """
+    lease = held.leased.lease
+    if lease.lease in world.answering:
+        return ""
+    if _is_over(held, world, now_s):
+        return Reason.DEADLINE
+    if lease.node in lost:
+        return Reason.NODE_LOST
+    if world.nodes.get(lease.node).is_revoked:
+        return Reason.NODE_REVOKED
+    if held.order is None or lease.type is not LeaseType.WORK:
+        return ""
+    return Reason.LATE if _is_late(held, held.order, world, now_s) else ""
+
+
+def _is_over(held: Held, world: World, now_s: float) -> bool:
+    lease, reported, order = held.leased.lease, held.reported, held.order
+    waited_ms = world.waited_ms(lease.granted_at_ms)
+    if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
+        return False
+    if reported is None or order is None:
+        return True
+    if waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
+        return True
+    return now_s >= reported.allowed_until_s(held.leased.num_steps)
+
+
+def moved_bytes(order: Order, body: Mapping[str, Json]) -> int:
+    """Return the most bytes a node has to fetch and hand in for a lease."""
+    spec, listed = order.spec, body.get("blobs")
+    inputs = [item.size_bytes for item in spec.inputs.values()]
+    given = [cast("dict[str, int]", item)["size_bytes"] for item in (listed if isinstance(listed, list) else ())]
+    return spec.workdir_bytes + sum(inputs) + sum(given) + spec.output_bytes
+
+
+def _is_late(held: Held, order: Order, world: World, now_s: float) -> bool:
+    leased, reported = held.leased, held.reported
+    if leased.kind is not TaskKind.ROUND:
+        return False
+    if reported is not None and not reported.is_silent(now_s, world.timing.progress_s, leased.num_steps):
+        return False
+    times_s = [world.passed_ms(begun_ms, done_ms) / 1000 for begun_ms, done_ms in leased.handed_in_ms]
+    if not times_s:
+        return False
+    pace = Pace(order.shape.num_lanes, expected_s(order, world, leased.num_steps))
+    return world.waited_ms(leased.lease.granted_at_ms) / 1000 > deadline_s(times_s, pace)

@@ -1,0 +1,31 @@
+"""Who may serve a job: as a lane's holder, in another's place, and as an auditor. One rule for all (rules/masks.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from stannary.jobs.course.state import Node, Order, World
+from stannary.rules import masks
+
+
+def why_not(node: Node, order: Order, world: World) -> str:
+    """Return why `node` may not serve the job, empty if it may: what placement asks, but for presence."""
+    if node.is_revoked:
+        return "revoked"
+    if node.is_convicted:
+        return "convicted"
+    return masks.why_not(node, masks.required_by(order.spec, terms=world.terms))
+
+
+def why_barred(node: Node, order: Order, world: World, engine_class: str, convicted: Container[str]) -> str:
+    """Return why a node may not do a job's work, whatever the task; empty if it may."""
+    if node.engine_class != engine_class:
+        return "another engine class"
+    return "convicted in this job" if node.node in convicted else why_not(node, order, world)
+
+
+def why_no_auditor(node: Node, order: Order, world: World, convicted: Container[str]) -> str:
+    """Return why a node may not audit what is drawn now, empty if it may."""
+    if node.node in convicted:
+        return "convicted in this job"
+    return why_not(node, order, world) or ("" if node.node in world.live else "not heard from, or draining")

@@ -1,0 +1,97 @@
+"""Who is given which waiting task: work is pulled, and a node that asks gets what is most its own.
+
+    0  its own lane's task                      3  another's lane, after a while or when that lane's node cannot
+    1  a merge                                  4  what it was silent about, or reported, when nobody else came
+    2  what another did not do
+
+A node with work or an audit in hand gets no second piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import Verdict
+from stannary.jobs.course.state import JobState, Node, Task, World
+from stannary.jobs.states import JobStatus, TaskState
+from stannary.rules.pace import LAST_RESORT_FACTOR
+
+
+@dataclass(frozen=True, slots=True)
+class Vacancy:
+    """A task that waits for a node."""
+
+    task: Task
+    own: str | None  # whom its lane was placed on
+    last_end_ms: int | None  # when its newest lease ended
+    reported: tuple[str, ...]  # operators who said that it cannot run
+    silent: frozenset[str]  # who handed in an earlier attempt and did not answer for it
+
+
+def vacancies(state: JobState) -> Iterator[Vacancy]:
+    """List the tasks of a job that wait for a node, oldest first; one that ends gives out nothing more."""
+    if state.status is not JobStatus.RUNNING:
+        return
+    waiting = [task for task in state.tasks.values() if task.state is TaskState.PLANNED]
+    for task in sorted(waiting, key=lambda task: (task.planned_at_ms, task.task)):
+        has_own = task.kind is not TaskKind.MERGE and task.lane < len(state.placed)
+        yield Vacancy(
+            task,
+            state.placed[task.lane] if has_own else None,
+            state.last_end_ms.get(task.task),
+            state.reported.get(task.task, ()),
+            _silent(state, task),
+        )
+
+
+def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], occupied: Container[str]) -> int | None:
+    """Return how much a task is this node's (0 most), None if it must wait for another.
+
+    Args:
+        vacancy: the task.
+        node: who asks; it may do the job's work (masks.py).
+        world: who is there, and what time it is.
+        convicted: nodes convicted in the job.
+        occupied: nodes with a piece of work in hand.
+    """
+    task, name = vacancy.task, node.node
+    if node.operator in vacancy.reported:  # he had his chance when it was leased to him last, however long ago
+        return _last_resort(world, vacancy.last_end_ms or task.planned_at_ms)
+    if name in vacancy.silent:
+        return _last_resort(world, task.planned_at_ms)
+    patient = world.waited_ms(task.planned_at_ms) / 1000 > world.timing.start_link_s
+    if task.kind is TaskKind.MERGE:
+        return 1 if task.node != name or patient else None
+    if task.epoch == 0 and vacancy.own == name:
+        return 0
+    if task.epoch > 0 and task.node != name:
+        return 2
+    return 3 if patient or _is_orphan(vacancy, world, convicted, occupied) else None
+
+
+def _last_resort(world: World, since_ms: int) -> int | None:
+    """Return the rank of who has had his chance at a task: after everybody else, when nobody else came."""
+    return 4 if world.waited_ms(since_ms) / 1000 > LAST_RESORT_FACTOR * world.timing.start_link_s else None
+
+
+def _is_orphan(vacancy: Vacancy, world: World, convicted: Container[str], occupied: Container[str]) -> bool:
+    """Tell whether the lane's own node cannot take its task now: gone, convicted, or at another piece."""
+    own = vacancy.own
+    return own is None or own not in world.live or own in convicted or own in vacancy.silent or own in occupied
+
+
+def _silent(state: JobState, task: Task) -> frozenset[str]:
+    """Return who handed in an earlier attempt at this task and did not answer for it.
+
+    Given the next attempt too it would be silent again: audits eat the escrow, and the job never ends.
+    """
+    if task.attempt == 0:
+        return frozenset()
+    place = (task.round, task.kind, task.lane)
+    return frozenset(
+        row.node
+        for row in state.tasks.values()
+        if row.verdict is Verdict.UNVERIFIED and row.node is not None and (row.round, row.kind, row.lane) == place
+    )

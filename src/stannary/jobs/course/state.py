@@ -1,0 +1,368 @@
+"""What the core sees of a job, and of the world around it: frozen snapshots, read before it decides.
+
+A snapshot holds what can still matter: of a training job the rounds from the one before the first that is not settled
+for good; the draws that may still take a task; audits of tasks that are being heard. What it leaves out is decided.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from stannary.formats import canonical, record
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
+from stannary.formats.ids import JobId, LeaseType, NodeId, TaskKind
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.predicates import Assignment, Candidate, Job, Rejection, Role, Tier, Verdict
+from stannary.jobs.states import JobStatus, LeaseState, TaskState
+from stannary.rules import pace
+from stannary.rules.shape import Shape, shape_of
+from stannary.tlog.rising import Leap, skipped_s
+
+MERGE_LANE = -1
+
+
+ONE_PIECE = frozenset({LeaseType.WORK, LeaseType.AUDIT})
+"""What a node holds one of at a time."""
+
+
+class AuditOutcome(StrEnum):
+    """How an audit ended."""
+
+    OPEN = "open"
+    AGREED = "agreed"
+    DISAGREED = "disagreed"
+    SILENT = "silent"  # the auditor (next in rank is asked) or the prover did not answer
+    DROPPED = "dropped"  # its task was superseded or its job ended
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One job as its buyer signed it."""
+
+    job: JobId
+    job_digest: Digest
+    leaf: str
+    buyer: str
+    predicate: Job
+    spec: JobSpec
+
+    @property
+    def verification(self) -> Verification:
+        """How the work is checked."""
+        return self.spec.trust.verify
+
+    @property
+    def shape(self) -> Shape:
+        """Rounds, lanes and steps."""
+        return shape_of(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to plan; `assignment` is canonical JSON, all that its result is a function of."""
+
+    task: str
+    job: str
+    kind: TaskKind
+    round: int
+    lane: int
+    attempt: int
+    num_steps: int
+    assignment: str
+    assignment_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task(NewTask):
+    """A task as it stands: what was planned, and what became of it."""
+
+    state: TaskState
+    epoch: int
+    node: str | None
+    price_usd_micros: int
+    commitment: str | None
+    commitment_index: int | None
+    contribution: str | None
+    contribution_index: int | None
+    root: str | None
+    outputs: Sequence[Mapping[str, Json]] | None
+    draw_number: int | None
+    verdict: Verdict
+    reason: str
+    planned_at_ms: int
+    leased_at_ms: int | None
+    contributed_at_ms: int | None
+
+    @property
+    def assigned(self) -> Assignment:
+        """The assignment, read."""
+        return read_assignment(self.assignment)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDraw:
+    """A checkpoint shown to the buyer, who owes the beacon value for it."""
+
+    job: str
+    number: int
+    checkpoint: str
+    checkpoint_size: int
+    checkpoint_root: str
+    consistency: Sequence[str]
+    requested_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw(NewDraw):
+    """A draw as it stands: asked for, revealed, drawn."""
+
+    reveal: str | None
+    value: str | None
+    draw: str | None
+    revealed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Who may audit what a draw draws: their statement, its place in the log, and the list where a draw needs it."""
+
+    leaf: str
+    log_index: int | None
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewAudit:
+    """An audit to open; `ranked` are the auditors in the order the draw gives, `auditor` the one asked."""
+
+    audit: str
+    job: str
+    task: str
+    number: int
+    draw_number: int
+    canary: bool
+    salt: str
+    step: int
+    auditor: str | None
+    ranked: Sequence[str]
+    price_usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit(NewAudit):
+    """An audit as it stands: what was opened, and what became of it."""
+
+    rank: int
+    outcome: AuditOutcome
+    opened_at_ms: int
+    closed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one node has said to one question."""
+
+    audit: str
+    role: Role
+    node: str
+    commitment: str
+    commitment_leaf: str
+    committed_at_ms: int
+    answer_leaf: str | None
+    answer: str | None
+    root: str | None
+    outputs: Sequence[Mapping[str, Json]] | None
+    answered_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease to give; the epoch of a work lease is the task's next one, of any other is 1."""
+
+    lease: str
+    type: LeaseType
+    task: str
+    node: str
+    deadline_at_ms: int
+    audit: str | None = None
+    price_usd_micros: int = 0
+    body: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as it stands."""
+
+    lease: str
+    type: LeaseType
+    job: str
+    task: str
+    audit: str | None
+    node: str
+    epoch: int
+    state: LeaseState
+    reason: str
+    body: Mapping[str, Json]
+    granted_at_ms: int
+    deadline_at_ms: int
+    ended_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A live lease with what its task is, and when tasks of the same round were leased and handed in."""
+
+    lease: Lease
+    kind: TaskKind
+    num_steps: int
+    handed_in_ms: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job is going to end, once what was handed in is judged."""
+
+    status: JobStatus
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """One job as it stands."""
+
+    order: Order
+    version: int  # number of its events: every change has one
+    status: JobStatus
+    ending: Ending | None
+    submitted_at_ms: int
+    escrow_usd_micros: int
+    first_open: int  # the first round that is not settled for good
+    round: int  # the last one that has tasks
+    placed: tuple[str, ...] = ()  # nodes of the lanes
+    worked: frozenset[str] = frozenset()  # every node a task of it was leased to
+    convicted: frozenset[str] = frozenset()
+    reported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # task -> operators: it cannot run
+    tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
+    draws: tuple[Draw, ...] = ()
+    listed: Mapping[int, Listed] = field(default_factory=dict)  # draw number -> candidates
+    drawn: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # draw number -> tasks of a made draw, in order
+    audits: Mapping[str, Audit] = field(default_factory=dict)  # in the order they were opened
+    answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)  # audit -> in order of commitment
+    leases: Mapping[str, Lease] = field(default_factory=dict)  # live ones, and all questions of what is being heard
+    last_end_ms: Mapping[str, int] = field(default_factory=dict)  # planned task -> when its newest lease ended
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node's newest credential says of it, and whether it may work."""
+
+    node: str
+    operator: str
+    jurisdiction: str
+    terms: str
+    tier: Tier
+    engine_class: str
+    cpus: int
+    memory_bytes: int
+    ask_usd_micros_per_hour: int
+    bond_usd_micros: int
+    expires_at_ms: int
+    is_revoked: bool = False
+    is_convicted: bool = False  # in whatever job: who lied to one buyer works for none
+
+
+class Nodes(Protocol):
+    """All nodes of a market."""
+
+    def get(self, node: str) -> Node:
+        """Return one node; NotFound if it never joined."""
+        ...
+
+    def of_class(self, engine_class: str) -> Iterable[Node]:
+        """Return the nodes of one engine class, in node order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Deadlines of work and proof, in seconds."""
+
+    reveal_s: float = 900.0  # the buyer's broker has this long for a beacon value (docs/threat-model.md)
+    start_link_s: float = 12.0  # a worker's start and the way of its bytes, beside the agreed step time
+    progress_s: float = 20.0  # a task that reported progress so lately is not taken away for being late
+    answer_factor: float = 4.0  # an answer may take this many times the expected time of its task
+    answer_floor_s: float = 60.0  # an audit may have to wait for the work its auditor holds
+    suspect_s: float = pace.SUSPECT_AFTER_S
+    lost_s: float = pace.LOST_AFTER_S
+    heartbeat_s: float = pace.HEARTBEAT_INTERVAL_S
+    placing_s: float = 600.0  # a queued job waits this long for capacity
+    stall_s: float = 86_400.0  # a job of which nothing moved so long, beside its longest task, ends
+    sweep_s: float = 1.0  # how often deadlines are looked at when nothing rings
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A published, cosigned checkpoint."""
+
+    text: str
+    size: int
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a job would be placed now."""
+
+    chosen: tuple[NodeId, ...]  # in lane order
+    rejected: tuple[Rejection, ...]
+    engine_class: str
+
+
+class Place(Protocol):
+    """Matches an order with the offers of now."""
+
+    def __call__(self, order: Order) -> Placed:
+        """Return the nodes of the lanes; NoCapacity if no engine class can hold them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What there is beside the job at one moment."""
+
+    now_ms: int
+    timing: Timing
+    nodes: Nodes
+    live: Container[str]  # nodes that may get new work: heard from lately, not draining
+    answering: Container[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
+    checkpoint: Checkpoint
+    place: Place
+    terms: frozenset[str] = frozenset()  # digests of those this market accepts
+    resumed_at_ms: int = 0  # when this process began to listen
+    leaps: tuple[Leap, ...] = ()  # stretches of the market's time that never passed
+    step_s: float = 0.0  # measured time of a step of this job, zero before one was
+
+    def waited_ms(self, since_ms: int) -> int:
+        """Return how long this market has listened since then: its own absence is nobody's silence."""
+        return self.passed_ms(max(since_ms, self.resumed_at_ms), self.now_ms)
+
+    def passed_ms(self, since_ms: int, until_ms: int) -> int:
+        """Return how much of the time between two moments really passed; never more than lies between them."""
+        return until_ms - since_ms - round(1000 * skipped_s(self.leaps, since_ms / 1000, until_ms / 1000))
+
+
+@functools.lru_cache(maxsize=4096)
+def read_assignment(text: str) -> Assignment:
+    """Read a stored assignment."""
+    return record.from_json(Assignment, canonical.decode(text.encode("utf-8")))
+
+
+def spell_assignment(assignment: Assignment) -> str:
+    """Return an assignment's canonical JSON: the bytes whose digest is signed."""
+    return canonical.encode(record.to_json(assignment)).decode("utf-8")

@@ -1,0 +1,107 @@
+"""All nodes of the market in memory, as their newest credentials say: who may work, in which engine class.
+
+Read once at the start; whatever joins, is convicted or revoked afterwards is read again alone (`refresh`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import NotFound
+from stannary.formats import dsse, statement
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Credential
+from stannary.jobs.course.state import Node
+from stannary.place.offers import Offer
+from stannary.store import nodes
+from stannary.store.nodes import Standing
+
+
+class Directory:
+    """The nodes of one market."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._of_class: dict[str, dict[str, Node]] = {}  # in node order
+        self.version = 0  # grows whenever a node changes: what was derived from them is old then
+
+    def get(self, node: str) -> Node:
+        """Return one node; NotFound if it never joined."""
+        found = self._nodes.get(node)
+        if found is None:
+            raise NotFound("no such node", why=node)
+        return found
+
+    def of_class(self, engine_class: str) -> Iterable[Node]:
+        """Return the nodes of one engine class, in node order."""
+        return self._of_class.get(engine_class, {}).values()
+
+    def __iter__(self) -> Iterator[Node]:
+        """Yield every node."""
+        return iter(self._nodes.values())
+
+    def read(self, connection: Connection) -> None:
+        """Read every node."""
+        self.take(nodes.standing(connection))
+
+    def take(self, rows: Iterable[Standing]) -> None:
+        """Take what was read of some nodes."""
+        for row in rows:
+            node = _node(row)
+            known = self._nodes.get(node.node)
+            self._nodes[node.node] = node
+            beside = self._of_class.setdefault(node.engine_class, {})
+            if known is not None and known.engine_class != node.engine_class:
+                del self._of_class[known.engine_class][known.node]
+            beside[node.node] = node
+            if known is None or known.engine_class != node.engine_class:
+                self._of_class[node.engine_class] = dict(sorted(beside.items()))
+        self.version += 1
+
+    def offers(self, now_ms: int, not_ready: Callable[[str], str]) -> list[Offer]:
+        """Return the offers of all nodes with a valid credential; `not_ready` says why one takes no work now."""
+        return [
+            _offer(node, not_ready(node.node))
+            for node in self._nodes.values()
+            if not node.is_revoked and not node.is_convicted and node.expires_at_ms > now_ms
+        ]
+
+
+def _node(row: Standing) -> Node:
+    said = _credential(row.envelope)
+    return Node(
+        node=said.node,
+        operator=said.operator,
+        jurisdiction=said.jurisdiction,
+        terms=said.terms,
+        tier=said.tier,
+        engine_class=said.engine_class,
+        cpus=said.cpus,
+        memory_bytes=said.memory_bytes,
+        ask_usd_micros_per_hour=said.ask_usd_micros_per_hour,
+        bond_usd_micros=said.bond_usd_micros,
+        expires_at_ms=row.expires_at_ms,
+        is_revoked=row.is_revoked,
+        is_convicted=row.is_convicted,
+    )
+
+
+def _offer(node: Node, not_ready: str) -> Offer:
+    return Offer(
+        node=NodeId(node.node),
+        operator=node.operator,
+        jurisdiction=node.jurisdiction,
+        terms=node.terms,
+        tier=node.tier,
+        engine_class=node.engine_class,
+        cpus=node.cpus,
+        memory_bytes=node.memory_bytes,
+        ask_usd_micros_per_hour=node.ask_usd_micros_per_hour,
+        not_ready=not_ready,
+    )
+
+
+def _credential(envelope: bytes) -> Credential:
+    return statement.read(dsse.from_bytes(envelope).payload, "credential", Credential).predicate

@@ -1,0 +1,214 @@
+"""The core's actions carried out, in order, in one transaction, if the job is still what was decided about.
+
+A job's version is the number of its events: whatever changes it has one. What an action states is signed and put into
+the outbox here; whom it concerns is told when the transaction is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import Connection
+
+from stannary.formats import digest, dsse
+from stannary.formats.canonical import Json
+from stannary.formats.digest import Digest
+from stannary.jobs.course import actions
+from stannary.jobs.course.actions import Action
+from stannary.jobs.course.draft import new_task
+from stannary.jobs.course.state import ONE_PIECE, JobState, NewDraw, World, spell_assignment
+from stannary.jobs.states import JobStatus, LeaseState
+from stannary.market.engine.giving import allow, manifest_digests, with_inputs
+from stannary.market.topics import WORK, node_topic, seen_topic
+from stannary.store import audits, blobs, envelopes, events, jobs, leases, nodes, tasks
+from stannary.store.envelopes import Incoming
+from stannary.store.transitions import Cause, move_job
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from stannary.formats.statement import Subject
+
+Sign = Callable[..., dsse.Envelope]
+Proof = Callable[[int, int], list[bytes]]
+WAY = (JobStatus.PLACING, JobStatus.ATTESTING, JobStatus.STARTING, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Pen:
+    """What it takes to state something: the market's signature, and proofs from its log."""
+
+    sign: Sign
+    inclusion: Proof
+    consistency: Proof
+
+
+@dataclass(slots=True)
+class Applied:
+    """What follows when the transaction is durable."""
+
+    rings: set[str] = field(default_factory=set)
+    convicted: list[str] = field(default_factory=list)  # nodes
+    is_stale: bool = False  # the job has moved on: nothing was done, decide anew
+
+
+def apply(connection: Connection, state: JobState, decided: Sequence[Action], world: World, pen: Pen) -> Applied:
+    """Carry out what was decided about `state`; does nothing where the job has moved on since."""
+    applied = Applied()
+    if jobs.get(connection, state.order.job).num_events != state.version:
+        applied.is_stale = True
+        return applied
+    run = _Run(connection, state, world, pen, applied)
+    for action in decided:
+        run.do(action)
+    return applied
+
+
+def post(
+    connection: Connection,
+    sign: Sign,
+    said: tuple[str, DataclassInstance],
+    job: str,
+    now_ms: int,
+    subjects: tuple[Subject, ...] = (),
+) -> Digest:
+    """Sign a statement and put it into the outbox; return its leaf."""
+    kind, predicate = said
+    envelope = sign(kind, predicate, subjects)
+    leaf = digest.from_raw(envelope.leaf())
+    envelopes.add(connection, Incoming(leaf, kind, envelope.to_bytes(), now_ms, job))
+    return leaf
+
+
+class _Run:
+    """One transaction."""
+
+    def __init__(self, connection: Connection, state: JobState, world: World, pen: Pen, applied: Applied) -> None:
+        self._connection = connection
+        self._job = state.order.job
+        self._order = state.order
+        self._world = world
+        self._pen = pen
+        self._applied = applied
+
+    def do(self, action: Action) -> None:
+        """Carry out one action."""
+        match action:
+            case actions.Place():
+                self._place(action)
+            case actions.Plan(assignment):
+                self._post("assignment", assignment)
+                new = new_task(assignment, spell_assignment(assignment))
+                tasks.plan(self._connection, new, at_ms=self._world.now_ms)
+                self._applied.rings.add(WORK)
+            case actions.Drop(task, to, reason, message):
+                holder = tasks.get(self._connection, task).node
+                tasks.drop(self._connection, task, to, self._cause(reason, message))
+                if holder is not None:
+                    self._applied.rings.add(node_topic(holder))
+            case actions.Settle(first_open, round_index):
+                jobs.note_progress(self._connection, self._job, {"first_open": first_open, "round": round_index})
+            case actions.Report(task, operator):
+                jobs.report(self._connection, self._job, task, operator)
+            case actions.BeginEnd():
+                self._begin_end(action)
+            case actions.Convict():
+                self._convict(action)
+            case actions.Conclude():
+                pass  # concluding.py, once everything is logged
+            case _:
+                self._do_proof(action)
+
+    def _do_proof(self, action: Action) -> None:
+        """Carry out what belongs to draws and audits."""
+        connection, job, now_ms = self._connection, self._job, self._world.now_ms
+        match action:
+            case actions.FixCandidates(made):
+                audits.fix_candidates(connection, job, made.index, self._post("candidates", made))
+            case actions.RequestDraw():
+                self._request(action)
+            case actions.MakeDraw(drawn):
+                audits.set_draw(connection, job, drawn.index, self._post("draw", drawn), at_ms=now_ms)
+            case actions.Pass(task, number, is_drawn):
+                reason = "drawn" if is_drawn else "not-drawn"
+                message = f"the beacon {'drew' if is_drawn else 'passed over'} {task}"
+                cause = self._cause(reason, message)
+                tasks.draw(connection, task, number=number, selected=is_drawn, cause=cause)
+            case actions.OpenAudit(new):
+                audits.open_audit(connection, new, at_ms=now_ms)
+            case actions.Ask():
+                self._ask(action)
+            case actions.CloseAudit(audit, outcome):
+                audits.close(connection, audit, outcome, at_ms=now_ms)
+            case actions.SaySilent(said):
+                self._post("silence", said)
+            case actions.Judge(task, verdict, reason, message, stated):
+                if stated is not None:
+                    self._post("verdict", stated)
+                tasks.judge(connection, task, verdict, self._cause(reason, message))
+            case actions.EndLease(lease, to, reason, message):
+                ended = leases.end(connection, lease, to, self._cause(reason, message))
+                self._applied.rings.add(node_topic(ended.node))
+            case _:
+                raise AssertionError(action)
+
+    def _cause(self, reason: str, message: str = "") -> Cause:
+        return Cause(self._world.now_ms, reason, message)
+
+    def _post(self, kind: str, predicate: DataclassInstance) -> Digest:
+        return post(self._connection, self._pen.sign, (kind, predicate), self._job, self._world.now_ms)
+
+    def _place(self, action: actions.Place) -> None:
+        self._post("placement", action.placement)
+        jobs.place(self._connection, self._job, action.placement.chosen)
+        blobs.grant(self._connection, manifest_digests(self._order.spec), self._job)
+        for status in WAY:
+            move_job(self._connection, self._job, status, self._cause("placed", action.message))
+        self._applied.rings.add(WORK)
+
+    def _begin_end(self, action: actions.BeginEnd) -> None:
+        ending, row = action.ending, jobs.get(self._connection, self._job)
+        said: dict[str, Json] = {"status": ending.status.value, "reason": ending.reason, "message": ending.message}
+        jobs.note_progress(self._connection, self._job, {"ending": said})
+        if row.status is not JobStatus.CANCELLING:
+            move_job(self._connection, self._job, JobStatus.CANCELLING, self._cause(ending.reason, ending.message))
+
+    def _request(self, action: actions.RequestDraw) -> None:
+        checkpoint, number = self._world.checkpoint, action.number
+        inclusion = [item.hex() for item in self._pen.inclusion(action.candidates_index, checkpoint.size)]
+        audits.cover_candidates(self._connection, self._job, number, action.candidates_index, inclusion)
+        new = NewDraw(
+            job=self._job,
+            number=number,
+            checkpoint=checkpoint.text,
+            checkpoint_size=checkpoint.size,
+            checkpoint_root=checkpoint.root,
+            consistency=[item.hex() for item in self._pen.consistency(action.old_size, checkpoint.size)],
+            requested_at_ms=self._world.now_ms,
+        )
+        audits.request_draw(self._connection, new)
+        self._applied.rings.add(seen_topic(self._job))
+
+    def _ask(self, action: actions.Ask) -> None:
+        grant = action.grant
+        if "salt" in grant.body:
+            grant = with_inputs(self._connection, grant)
+        allow(self._connection, self._order, grant.node)
+        leases.grant(self._connection, grant, self._cause("asked", action.message))
+        self._applied.rings.add(node_topic(grant.node))
+
+    def _convict(self, action: actions.Convict) -> None:
+        connection, node, now_ms = self._connection, action.node, self._world.now_ms
+        jobs.convict(connection, self._job, node)
+        nodes.convict(connection, node, at_ms=now_ms)
+        said: dict[str, Json] = {"reason": action.reason, "bond_usd_micros": action.bond_usd_micros}
+        message = f"{node} is convicted: {action.reason}"
+        happening = events.Happening("node.convicted", message, now_ms, action.task, node, said)
+        events.append(connection, self._job, happening)
+        for lease in leases.live_of_node(connection, node):  # of other jobs too: it works for nobody any more
+            if lease.type in ONE_PIECE and lease.lease not in self._world.answering:
+                leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause("node-convicted"))
+        self._applied.rings.update({node_topic(node), WORK})
+        self._applied.convicted.append(node)

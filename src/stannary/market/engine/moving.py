@@ -1,0 +1,284 @@
+"""One move of a job: read it, decide, carry it out; again where the job has moved on meanwhile.
+
+Rules:
+- A decision is made outside every transaction, on the event loop, from a snapshot and the world of that moment; its
+  transaction is queued before anything else can happen. So what is being answered is known to it, and what another
+  wrote since the snapshot was read makes it void (applying.py).
+- Whatever a crash interrupted, the next decision finds undone and does: there is nothing else to recover.
+- Who is told is told when it is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.engine import Connection
+
+from stannary.errors import ConflictError
+from stannary.formats.digest import Digest
+from stannary.formats.ids import TaskId, task_kind
+from stannary.jobs.course import ending, failing, lapsing
+from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
+from stannary.jobs.course.decide import course
+from stannary.jobs.course.draft import Draft
+from stannary.jobs.course.state import Checkpoint, JobState, Order, Placed, World
+from stannary.jobs.states import JobStatus, LeaseState
+from stannary.market import terms
+from stannary.market.clock import now_ms
+from stannary.market.engine import applying, giving
+from stannary.market.engine.applying import Applied, Pen
+from stannary.market.engine.holding import Holds
+from stannary.market.engine.orders import read_checkpoint
+from stannary.market.engine.ready import Ready
+from stannary.market.exchange import Exchange
+from stannary.market.offerbook import asked
+from stannary.market.presence import Presence, Roster
+from stannary.market.topics import WORK, job_topic
+from stannary.place import match
+from stannary.rules.pace import Progress, median_step_s
+from stannary.store import leases, loglines, snapshots
+from stannary.store.leases import LeaseRow
+from stannary.store.loglines import NewLine, Source
+from stannary.store.transitions import Cause
+from stannary.wire import node as wire
+
+MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
+STANDS_STILL = (Settle, RequestDraw, Ask, Conclude)  # nothing was handed in, drawn or judged
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """The nodes that may get new work at one moment: heard from lately, not draining."""
+
+    roster: Roster
+    at_s: float
+
+    def __contains__(self, node: object) -> bool:
+        name = str(node)
+        present = self.roster.presence(name, self.at_s) is Presence.LIVE
+        return present and self.roster.state(name) != "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """The nodes given up at one moment."""
+
+    roster: Roster
+    at_s: float
+
+    def __contains__(self, node: object) -> bool:
+        return self.roster.is_given_up(str(node), self.at_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move decided, and the state it left."""
+
+    draft: Draft
+    applied: Applied = field(default_factory=Applied)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything was planned, handed in, drawn or judged."""
+        return any(not isinstance(action, STANDS_STILL) for action in self.draft.actions)
+
+    @property
+    def concludes(self) -> bool:
+        """Whether nothing is open any more: the receipt can be made."""
+        return any(isinstance(action, Conclude) for action in self.draft.actions)
+
+
+def _nothing(_: Connection) -> None:
+    """Write nothing beside what was decided."""
+
+
+Write = Callable[[Connection], None]
+
+
+class Mover:
+    """Moves the jobs of one market."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.holds = Holds()
+        self.ready = Ready()
+        self.resumed_at_ms = 0
+        self._progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
+        self._checkpoint = Checkpoint("", 0, Digest(""))
+
+    def world(self, job: str) -> World:
+        """Return what a decision about a job may know now."""
+        exchange = self._exchange
+        text = exchange.log.checkpoint()
+        if text != self._checkpoint.text:
+            self._checkpoint = read_checkpoint(text)
+        return World(
+            now_ms=now_ms(exchange.clock),
+            timing=exchange.settings.timing,
+            nodes=exchange.directory,
+            live=_There(exchange.roster, exchange.clock.steady()),
+            answering=frozenset(self.holds.answering),
+            checkpoint=self._checkpoint,
+            place=self._place,
+            terms=frozenset({terms.DIGEST}),
+            resumed_at_ms=self.resumed_at_ms,
+            leaps=exchange.clock.leaps,
+            step_s=self.step_s(job),
+        )
+
+    async def move(
+        self, order: Order, decide: Callable[[JobState, World], Draft] = course, also: Write = _nothing
+    ) -> Moved:
+        """Take a job as far as it goes now; `also` is written in the same transaction."""
+        exchange = self._exchange
+        pen = Pen(exchange.journal.sign, exchange.log.inclusion, exchange.log.consistency)
+        while True:
+            state = await exchange.store.aread(lambda c: snapshots.load(c, order))
+            world = self.world(order.job)
+            draft = decide(state, world)
+            moved = Moved(draft)
+            if all(isinstance(action, Conclude) for action in draft.actions):
+                break
+            write = _applying(state, tuple(draft.actions), world, pen, also)
+            moved = Moved(draft, await exchange.store.awrite(write))
+            if not moved.applied.is_stale:
+                break
+        await self._tell(moved)
+        return moved
+
+    async def end(self, order: Order, to: JobStatus, reason: str, message: str) -> bool:
+        """Begin the end of a job; tell whether it begins now."""
+
+        def decide(state: JobState, world: World) -> Draft:
+            draft = Draft(state, world)
+            ending.begin_end(draft, to, reason, message)
+            return draft
+
+        return bool((await self.move(order, decide)).draft.actions)
+
+    async def report(self, order: Order | None, lease: str, failure: wire.Failure) -> str:
+        """End a lease its node cannot fulfil; return its job. What enough operators report is the job's failure.
+
+        Raises:
+            ConflictError: the lease has ended before.
+        """
+        exchange = self._exchange
+        message = failure.message or failure.reason
+        row = await exchange.store.aread(lambda c: leases.get(c, lease))
+        texts = [*failure.log_tail.splitlines(), message]
+        lines = [NewLine(exchange.now_ms, "agent", text) for text in texts]
+        cause = Cause(exchange.now_ms, failure.reason, message[: ending.MAX_MESSAGE_CHARS])
+
+        def say(connection: Connection) -> None:
+            loglines.append(connection, Source(row.job, row.task, row.node), lines)
+
+        def give_back(connection: Connection) -> None:
+            leases.end(connection, lease, LeaseState.RELEASED, cause)
+            say(connection)
+
+        def decide(state: JobState, world: World) -> Draft:
+            draft = Draft(state, world)
+            if lease not in state.leases:
+                raise ConflictError("this lease has ended", why=lease)
+            failing.report(draft, state.leases[lease], failure.reason, message)
+            return draft
+
+        if order is None:
+            await exchange.store.awrite(give_back)
+        else:
+            await self.move(order, decide, say)
+        return row.job
+
+    async def give(self, node: str) -> LeaseRow | None:
+        """Give a node the piece of work it should do next; None if there is none for it."""
+        exchange = self._exchange
+        asking, world = exchange.directory.get(node), self.world("")
+        if node not in world.live or asking.expires_at_ms <= world.now_ms:
+            return None
+        found = self.ready.choose(asking, world, exchange.directory.version)
+        if found is None:
+            return None
+        order, task = found
+        self.ready.taken(task, node)
+        moment = self.world(order.job)
+        try:
+            return await exchange.store.awrite(lambda c: giving.give(c, order, task, asking, moment))
+        except ConflictError:  # another was quicker, or the job has moved on: read again, it rings when it has work
+            exchange.bell.ring(job_topic(order.job))
+            return None
+
+    async def expire(self, orders: Callable[[str], Order | None]) -> list[LeaseRow]:
+        """End what is overdue; its tasks go to other nodes, in the next epoch."""
+        exchange = self._exchange
+        held = await exchange.store.aread(leases.live_work)
+        # What is being answered must be known at the moment the write is queued: nothing is awaited from here on.
+        now_s, worlds = exchange.clock.steady(), dict[str, World]()
+        lost = _Lost(exchange.roster, now_s)
+        over: list[tuple[LeaseRow, str]] = []
+        for item in held:
+            job = item.lease.job
+            if job not in worlds:
+                worlds[job] = self.world(job)
+            reported = self._progress.get(job, {}).get(item.lease.lease)
+            reason = lapsing.why_over(lapsing.Held(item, orders(job), reported), worlds[job], lost, now_s)
+            if reason:
+                over.append((item.lease, reason))
+        if not over:
+            return []
+        at_ms = exchange.now_ms
+        return await exchange.store.awrite(lambda c: _end(c, over, at_ms))
+
+    def hear(self, lease: LeaseRow, phase: str, step: int) -> None:
+        """Take a report of progress."""
+        now_s = self._exchange.clock.steady()
+        of_job = self._progress.setdefault(lease.job, {})
+        kind = task_kind(TaskId(lease.task))
+        of_job.setdefault(lease.lease, Progress(kind, now_s, now_s)).hear(phase, step, now_s)
+        if len(of_job) > MAX_REPORTED:
+            del of_job[next(iter(of_job))]
+
+    def step_s(self, job: str) -> float:
+        """Return the measured time of a step of a job, zero where none was."""
+        return median_step_s(self._progress.get(job, {}).values())
+
+    def forget(self, job: str) -> None:
+        """Drop what is known of a job that has ended."""
+        self._progress.pop(job, None)
+        self.ready.drop(job)
+
+    async def _tell(self, moved: Moved) -> None:
+        exchange, draft = self._exchange, moved.draft
+        if moved.applied.convicted:
+            await exchange.read_nodes(moved.applied.convicted)
+        found = self.ready.note(draft.state(), draft.engine_class)
+        exchange.bell.ring(*moved.applied.rings, *([WORK] if found else []))
+
+    def _place(self, order: Order) -> Placed:
+        live = _There(self._exchange.roster, self._exchange.clock.steady())
+        offers = self._exchange.directory.offers(
+            now_ms(self._exchange.clock), lambda node: "" if node in live else "not heard from"
+        )
+        found = match.match(offers, asked(order.spec))
+        return Placed(tuple(offer.node for offer in found.chosen), found.rejected, found.engine_class)
+
+
+def _applying(
+    state: JobState, decided: Sequence[Action], world: World, pen: Pen, also: Write
+) -> Callable[[Connection], Applied]:
+    def write(connection: Connection) -> Applied:
+        applied = applying.apply(connection, state, decided, world, pen)
+        if not applied.is_stale:
+            also(connection)
+        return applied
+
+    return write
+
+
+def _end(connection: Connection, over: Iterable[tuple[LeaseRow, str]], at_ms: int) -> list[LeaseRow]:
+    ended = []
+    for lease, reason in over:
+        if leases.get(connection, lease.lease).state is LeaseState.GRANTED:
+            cause = Cause(at_ms, reason, f"{lease.type} lease of {lease.task} at {lease.node}: {reason}")
+            ended.append(leases.end(connection, lease.lease, LeaseState.EXPIRED, cause))
+    return ended

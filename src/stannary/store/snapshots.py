@@ -1,0 +1,189 @@
+"""A job read into the core's snapshot (jobs/course/state.py): a fixed number of queries, whatever the job holds.
+
+Of a training job the rounds from the one before the first open one are read; the draws that may still take one of
+their tasks, and the last; audits and answers of tasks that are being heard, and the leases that asked them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from stannary.errors import NotFound
+from stannary.formats import dsse, statement
+from stannary.formats.canonical import Json
+from stannary.formats.ids import LeaseType, TaskKind
+from stannary.formats.predicates import Candidates, Role, Verdict
+from stannary.formats.predicates import Draw as DrawRecord
+from stannary.jobs.course.state import Answer, Audit, AuditOutcome, Draw, Ending, JobState, Lease, Listed, Order, Task
+from stannary.jobs.states import JobStatus, LeaseState, TaskState
+from stannary.store.schema import answers, audits, draw_candidates, draws, envelopes, job_nodes, jobs, leases, tasks
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
+
+
+def load(connection: Connection, order: Order) -> JobState:
+    """Return one job as it stands.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    job = connection.execute(_JOB, {"job": order.job}).mappings().one_or_none()
+    if job is None:
+        raise NotFound("no such job", why=order.job)
+    progress = cast("dict[str, Json]", job["progress"])
+    first_open = cast("int", progress.get("first_open", 0))
+    window = {"job": order.job, "first": max(first_open - 1, 0)}
+    found = {row["task"]: _task(row) for row in connection.execute(_TASKS, window).mappings()}
+    rows = list(connection.execute(_DRAWS, window).mappings())
+    heard = {row["audit"]: _audit(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
+    given: dict[str, list[Answer]] = {}
+    for row in connection.execute(_ANSWERS, {"job": order.job}).mappings():
+        given.setdefault(row["audit"], []).append(Answer(**{**row, "role": Role(row["role"])}))
+    ending = cast("dict[str, str]", progress.get("ending", {}))
+    return JobState(
+        order=order,
+        version=job["num_events"],
+        status=JobStatus(job["status"]),
+        ending=Ending(JobStatus(ending["status"]), ending["reason"], ending["message"]) if ending else None,
+        submitted_at_ms=job["submitted_at_ms"],
+        escrow_usd_micros=job["escrow_usd_micros"],
+        first_open=first_open,
+        round=cast("int", progress.get("round", 0)),
+        placed=tuple(connection.execute(_PLACED, {"job": order.job}).scalars()),
+        worked=frozenset(connection.execute(_WORKED, {"job": order.job}).scalars()),
+        convicted=frozenset(cast("list[str]", progress.get("convicted", []))),
+        reported={k: tuple(v) for k, v in cast("dict[str, list[str]]", progress.get("failures", {})).items()},
+        tasks=found,
+        draws=tuple(_draw(row) for row in rows if row["number"] is not None),
+        listed={row["for_number"]: _listed(row) for row in rows if row["leaf"] is not None},
+        drawn={row["number"]: _drawn(row["draw_envelope"]) for row in rows if row["draw_envelope"] is not None},
+        audits=heard,
+        answers={audit: tuple(listed) for audit, listed in given.items()},
+        leases={row["lease"]: _lease(row) for row in connection.execute(_LEASES, {"job": order.job}).mappings()},
+        last_end_ms=dict(iter(_ends(connection, order.job))),
+    )
+
+
+def _ends(connection: Connection, job: str) -> Iterator[tuple[str, int]]:
+    for row in connection.execute(_ENDS, {"job": job}):
+        yield row[0], row[1]
+
+
+def _task(row: sa.RowMapping) -> Task:
+    kinds = {"kind": TaskKind(row["kind"]), "state": TaskState(row["state"]), "verdict": Verdict(row["verdict"])}
+    return Task(**{**row, **kinds})
+
+
+def _audit(row: sa.RowMapping) -> Audit:
+    return Audit(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
+
+
+def _lease(row: sa.RowMapping) -> Lease:
+    return Lease(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
+
+
+def _draw(row: sa.RowMapping) -> Draw:
+    return Draw(**{name: row[name] for name in _DRAW_NAMES})
+
+
+def _listed(row: sa.RowMapping) -> Listed:
+    return Listed(row["leaf"], row["listed_index"], _read(row["listed_envelope"], "candidates", Candidates).candidates)
+
+
+def _drawn(envelope: bytes) -> tuple[str, ...]:
+    return tuple(item.task for item in _read(envelope, "draw", DrawRecord).drawable)
+
+
+@functools.lru_cache(maxsize=1024)  # of our own signing; what is open is looked at again and again
+def _read(envelope: bytes, kind: str, cls: type[P]) -> P:
+    return statement.read(dsse.from_bytes(envelope).payload, kind, cls).predicate
+
+
+def _names(cls: type, table: sa.Table) -> list[sa.Column[object]]:
+    return [table.c[field.name] for field in fields(cls)]
+
+
+_MINE: sa.BindParameter[str] = sa.bindparam("job")
+_DRAW_NAMES = [field.name for field in fields(Draw)]
+_JOB = sa.select(
+    *(jobs.c[name] for name in ("status", "progress", "num_events", "submitted_at_ms", "escrow_usd_micros"))
+).where(jobs.c.job == _MINE)
+_PLACED = sa.select(job_nodes.c.node).where(job_nodes.c.job == _MINE).order_by(job_nodes.c.lane)
+_WORKED = sa.select(tasks.c.node).where(tasks.c.job == _MINE, tasks.c.node.is_not(None)).distinct()
+_TASKS = (
+    sa.select(*_names(Task, tasks))
+    .where(tasks.c.job == _MINE, tasks.c.round >= sa.bindparam("first"))
+    .order_by(tasks.c.round, tasks.c.kind.desc(), tasks.c.lane, tasks.c.attempt)
+)
+_OPEN = sa.select(audits.c.task).where(audits.c.job == _MINE, audits.c.outcome == AuditOutcome.OPEN.value)
+_HEARD = sa.select(audits.c.audit).where(audits.c.task.in_(_OPEN))
+_AUDITS = (
+    sa.select(*_names(Audit, audits)).where(audits.c.task.in_(_OPEN)).order_by(audits.c.opened_at_ms, audits.c.audit)
+)
+_ANSWERS = (
+    sa.select(*_names(Answer, answers))
+    .where(answers.c.audit.in_(_HEARD))
+    .order_by(answers.c.committed_at_ms, answers.c.role)
+)
+_LEASES = (
+    sa.select(*_names(Lease, leases))
+    .where(
+        leases.c.job == _MINE,
+        sa.or_(leases.c.state == sa.literal_column("'granted'"), leases.c.audit.in_(_HEARD)),
+    )
+    .order_by(leases.c.granted_at_ms, leases.c.lease)
+)
+_WAITING = sa.select(tasks.c.task).where(tasks.c.job == _MINE, tasks.c.state == sa.literal_column("'planned'"))
+_ENDS = (
+    sa.select(leases.c.task, sa.func.max(leases.c.ended_at_ms))
+    .where(leases.c.task.in_(_WAITING), leases.c.ended_at_ms.is_not(None))
+    .group_by(leases.c.task)
+)
+_UNDECIDED = (
+    sa.select(sa.func.min(tasks.c.commitment_index))
+    .where(tasks.c.job == _MINE, tasks.c.round >= sa.bindparam("first"))
+    .where(tasks.c.state.in_(("committed", "contributed")))
+    .scalar_subquery()
+)
+_LAST = sa.select(sa.func.max(draws.c.number)).where(draws.c.job == _MINE).scalar_subquery()
+_ASKED = sa.select(audits.c.draw_number).where(audits.c.audit.in_(_HEARD))
+_LOGGED_LIST = sa.alias(envelopes)
+_LOGGED_DRAW = sa.alias(envelopes)
+# Draws that may still take a task, the last one, and those of audits under way; beside them the candidates of each,
+# and of the next one, which may be fixed already.
+_DRAWS = (
+    sa.select(
+        *_names(Draw, draws),
+        draw_candidates.c.number.label("for_number"),
+        draw_candidates.c.leaf,
+        _LOGGED_LIST.c.log_index.label("listed_index"),
+        _LOGGED_LIST.c.envelope.label("listed_envelope"),
+        _LOGGED_DRAW.c.envelope.label("draw_envelope"),
+    )
+    .select_from(
+        draw_candidates.outerjoin(
+            draws, sa.and_(draws.c.job == draw_candidates.c.job, draws.c.number == draw_candidates.c.number)
+        )
+        .outerjoin(_LOGGED_LIST, _LOGGED_LIST.c.leaf == draw_candidates.c.leaf)
+        .outerjoin(_LOGGED_DRAW, _LOGGED_DRAW.c.leaf == draws.c.draw)
+    )
+    .where(draw_candidates.c.job == _MINE)
+    .where(
+        sa.or_(
+            draws.c.number.is_(None),
+            draws.c.number == _LAST,
+            draws.c.checkpoint_size > _UNDECIDED,
+            draws.c.number.in_(_ASKED),
+        )
+    )
+    .order_by(draw_candidates.c.number)
+)
