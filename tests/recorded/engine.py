@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from stannary.errors import StannaryError
-from stannary.jobs.course.state import ONE_PIECE
+from stannary.jobs.course.state import ONE_PIECE, LeaseRow
 from stannary.jobs.states import LeaseState
 from stannary.market.clock import now_ms
 from stannary.market.engine import giving
 from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse, _telling
 from stannary.market.presence import keep
 from stannary.store import leases
-from stannary.store.leases import LeaseRow
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.recorded.cast import ENGINE_CLASS, Node, spec, train
-from tests.recorded.stage import CHAIN, Order, Run
+from tests.recorded.stage import CHAIN, JobOrder, Run
 
 OTHER_CLASS = ENGINE_CLASS.replace("toy1.0", "toy2.0")
 THREE = (Node("n1"), Node("n2", ask=110_000), Node("n3", ask=120_000))
@@ -25,14 +25,14 @@ def _manner(text: str) -> tuple[tuple[str, str], ...]:
 
 def command(name: str, about: str, nodes: tuple[Node, ...], *happens: tuple[object, ...], **more: object) -> Run:
     """Return a run of one command."""
-    order = Order("job", spec(wall_s=more.pop("wall_s", 60)), chain=more.pop("chain", CHAIN))  # type: ignore[arg-type]
+    order = JobOrder("job", spec(wall_s=more.pop("wall_s", 60)), chain=more.pop("chain", CHAIN))  # type: ignore[arg-type]
     return Run(name, about, nodes, (order,), happens, **more)  # type: ignore[arg-type]
 
 
 def training(name: str, about: str, nodes: tuple[Node, ...], *happens: tuple[object, ...], **more: object) -> Run:
     """Return a run of one training of two rounds and two lanes."""
     shape = {"rounds": 2, "lanes": 2, **more.pop("shape", {})}  # type: ignore[dict-item]
-    return Run(name, about, nodes, (Order("job", train(**shape)),), happens, **more)  # type: ignore[arg-type]
+    return Run(name, about, nodes, (JobOrder("job", train(**shape)),), happens, **more)  # type: ignore[arg-type]
 
 
 HONEST = (
@@ -41,25 +41,25 @@ HONEST = (
         "command-on-three",
         "a command on three nodes: three tasks, three draws' worth of audits",
         FIVE,
-        (Order("job", spec(nodes=3)),),
+        (JobOrder("job", spec(nodes=3)),),
     ),
     Run(
         "unasked",
         "verification none: the work is paid as it is, nobody draws or audits",
         THREE,
-        (Order("job", spec(nodes=2, verify="none")),),
+        (JobOrder("job", spec(nodes=2, verify="none")),),
     ),
     Run(
         "train",
         "an honest training of three rounds and lanes, every task drawn",
         FIVE,
-        (Order("job", train()),),
+        (JobOrder("job", train()),),
     ),
     Run(
         "train-partly-drawn",
         "two of five tasks are drawn, the others are passed over",
         FIVE,
-        (Order("job", train(rounds=2, audit_ppm=400_000)),),
+        (JobOrder("job", train(rounds=2, audit_ppm=400_000)),),
     ),
 )
 
@@ -84,19 +84,19 @@ CANARIES = (
         "canary",
         "one more auditor is asked where two agreed already, and agrees",
         FIVE,
-        (Order("canary-4", spec(nodes=3)),),
+        (JobOrder("canary-4", spec(nodes=3)),),
     ),
     Run(
         "canary-silent",
         "the auditor of a canary does not answer: the agreement stands",
         among(FIVE, n5="audit * silent"),
-        (Order("canary-4", spec(nodes=3)),),
+        (JobOrder("canary-4", spec(nodes=3)),),
     ),
     Run(
         "canary-lied-to",
         "the auditor of a canary lies: it is outvoted and convicted",
         among(FIVE, n5="audit * lies"),
-        (Order("canary-4", spec(nodes=3)),),
+        (JobOrder("canary-4", spec(nodes=3)),),
     ),
 )
 
@@ -434,19 +434,19 @@ COMPANY = (
         "two-jobs",
         "two trainings of two buyers share their nodes",
         FIVE,
-        (Order("one", train(rounds=2, lanes=2)), Order("two", train(rounds=2, lanes=2), at_s=2, buyer="bob")),
+        (JobOrder("one", train(rounds=2, lanes=2)), JobOrder("two", train(rounds=2, lanes=2), at_s=2, buyer="bob")),
     ),
     Run(
         "bond-once",
         "a node lies in two jobs at once: its bond is lost once",
         among(FIVE, n1="work run/* lies"),
-        (Order("one", spec()), Order("two", spec(), at_s=6.5, buyer="bob")),
+        (JobOrder("one", spec()), JobOrder("two", spec(), at_s=6.5, buyer="bob")),
     ),
     Run(
         "bonds-too-small",
         "a convicted node's bond does not cover what its lie cost",
         among((replace(FIVE[0], bond=100), *FIVE[1:]), n1="work r0/* lies"),
-        (Order("job", train(rounds=2, lanes=2)),),
+        (JobOrder("job", train(rounds=2, lanes=2)),),
     ),
     Run(
         "masks",
@@ -458,20 +458,20 @@ COMPANY = (
             Node("n8", operator="op-out"),
             Node("n9", ask=900_000),
         ),
-        (Order("job", spec(nodes=2, regions=("none",), exclude_operators=("op-out",))),),
+        (JobOrder("job", spec(nodes=2, regions=("none",), exclude_operators=("op-out",))),),
     ),
     Run(
         "one-operator",
         "nodes of one operator audit nobody of their own",
         (Node("n1", operator="op-a"), Node("n2", operator="op-a"), Node("n3", operator="op-b", ask=150_000)),
-        (Order("job", spec()),),
+        (JobOrder("job", spec()),),
     ),
     Run(
         "one-after-another",
         "more jobs than there is room for: buyers in turn",
         THREE,
         tuple(
-            Order(f"j{i}", spec(nodes=3 if i % 2 else 2), at_s=1 + i / 10, buyer="ada" if i < 3 else "bob")
+            JobOrder(f"j{i}", spec(nodes=3 if i % 2 else 2), at_s=1 + i / 10, buyer="ada" if i < 3 else "bob")
             for i in range(5)
         ),
     ),

@@ -86,7 +86,7 @@ QUICK: Mapping[str, float] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobOrder:
     """One job of a buyer; its name stands for it in the run."""
 
     name: str
@@ -103,7 +103,7 @@ class Run:
     name: str
     about: str
     nodes: tuple[Node, ...]
-    orders: tuple[Order, ...]
+    orders: tuple[JobOrder, ...]
     happens: tuple[tuple[Any, ...], ...] = ()  # seconds, verb, whom: the methods `_on_...` below
     timing: Mapping[str, float] = field(default_factory=dict)
     broker: tuple[tuple[str, str], ...] = ()  # patterns of "reveal N" and what becomes of it, as in cast.py

@@ -23,7 +23,7 @@ from stannary.errors import Interrupted, ServiceError
 from stannary.sdk.client import Client, Turn
 from stannary.wire.buyer import Event, JobView, LogLine
 
-PHASES = ("queued", "placing", "attesting", "starting", "running", "recovering", "verifying", "cancelling")
+PHASES = ("queued", "running", "verifying", "cancelling")
 SILENCE_S = 5.0
 GIVE_UP_S = 1800.0  # a market that is moved to another machine is back by then
 RETRY_S = 1.0
@@ -32,11 +32,7 @@ MAX_METRICS = 8  # of one round, as many as a contribution may carry
 MAX_OUTPUT_CHARS = 1_000  # of one line of a command on this screen; `stannary logs` has all of it
 WAITS: Mapping[str, str] = {
     "queued": "its turn at the market",
-    "placing": "nodes that may take it and are free",
-    "attesting": "the nodes' evidence",
-    "starting": "its nodes to fetch what it needs and to get ready",
     "running": "its nodes to compute",
-    "recovering": "other nodes to do again what was lost",
     "verifying": "others to compute drawn work again",
     "cancelling": "nodes to hand back, and the audits of what was done",
 }

@@ -96,7 +96,6 @@ KINDS: Mapping[str, Told] = {
     "settlement.held": Told("the money is held"),
     "settlement.released": Told("the money is paid out: {message}"),
     "settlement.refunded": Told("the money went back to you"),
-    "settlement.disputed": Told("the money is in dispute"),
     "task.planned": Told("{unit} waits for a node"),
     "task.leased": Told("{unit} goes to {node}"),
     "task.committed": Told("{node} has finished {unit} and committed to its result"),

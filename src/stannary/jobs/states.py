@@ -1,24 +1,27 @@
-"""State machines of job, verdict, settlement, task and lease, as tables.
+"""The course of jobs, tasks, draws and audits, as one table: every stage, what it waits for, until when, who moves it,
+where it goes and for which reason.
 
 Rules:
-- A state changes only along `TRANSITIONS`; anything else is a ConflictError: the state has moved on.
+- A state changes only along `COURSE`; anything else is a ConflictError: the state has moved on.
 - A terminal state has no way out. In particular `failed`, `cancelled` and `succeeded` are for ever,
   so a job can be settled once, and a `refuted` task can never be paid.
 - `verified` work may still be `superseded`: its base weights were convicted, not the work (it is
   paid as redo, out of the convicted operator's bond).
 
-The store writes each change together with its event (store/transitions.py); who decides a change is
-the market. Nothing here knows either.
+docs/course.md shows this table; course/waiting.py says which rows a job is in now. The store writes each
+change together with its event (store/transitions.py); who decides a change is the core (course/decide.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
 from stannary.errors import ConflictError
 from stannary.formats.predicates import Verdict
+from stannary.rules.reasons import Reason
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -27,11 +30,7 @@ class JobStatus(StrEnum):
     """Where a job is on its way."""
 
     QUEUED = "queued"
-    PLACING = "placing"
-    ATTESTING = "attesting"
-    STARTING = "starting"
     RUNNING = "running"
-    RECOVERING = "recovering"
     VERIFYING = "verifying"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -45,7 +44,6 @@ class Settlement(StrEnum):
     HELD = "held"
     RELEASED = "released"
     REFUNDED = "refunded"
-    DISPUTED = "disputed"
 
 
 class TaskState(StrEnum):
@@ -74,71 +72,204 @@ class LeaseState(StrEnum):
     REVOKED = "revoked"  # taken back by the market (cancel, supersede, revoked node)
 
 
-_ENDS = (JobStatus.FAILED, JobStatus.CANCELLING)
-_DROPPED = (TaskState.SUPERSEDED, TaskState.ABANDONED)
+class DrawStage(StrEnum):
+    """Where a draw is: candidates fixed, value asked for, made."""
 
-JOB: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.PLACING, *_ENDS}),
-    JobStatus.PLACING: frozenset({JobStatus.QUEUED, JobStatus.ATTESTING, *_ENDS}),
-    JobStatus.ATTESTING: frozenset({JobStatus.PLACING, JobStatus.STARTING, *_ENDS}),
-    JobStatus.STARTING: frozenset({JobStatus.RUNNING, JobStatus.RECOVERING, *_ENDS}),
-    JobStatus.RUNNING: frozenset({JobStatus.RECOVERING, JobStatus.VERIFYING, *_ENDS}),
-    JobStatus.RECOVERING: frozenset({JobStatus.RUNNING, JobStatus.VERIFYING, *_ENDS}),
-    # A conviction in the last audits sends a job back to work.
-    JobStatus.VERIFYING: frozenset({JobStatus.SUCCEEDED, JobStatus.RUNNING, JobStatus.RECOVERING, *_ENDS}),
-    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.FAILED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
+    LISTED = "listed"
+    OWED = "owed"
+    MADE = "made"
+
+
+class AuditStage(StrEnum):
+    """Where an audit is: blinded answers awaited, their opening awaited, closed."""
+
+    ASKED = "asked"
+    OPENING = "opening"
+    CLOSED = "closed"
+
+
+Reasons = tuple[str, ...]
+
+NODES_WORD = "a node's own word"  # of what it cannot run
+CUT_SHORT: Reasons = (Reason.CANCELLED, Reason.NO_CAPACITY, Reason.STALLED)
+CANNOT_GO_ON: Reasons = (Reason.USELESS, Reason.EXHAUSTED, Reason.BUYER_SILENT, Reason.RUN_FAILED, NODES_WORD)
+LET_GO: Reasons = (
+    Reason.DEADLINE, Reason.LATE, Reason.NODE_LOST, Reason.NODE_REVOKED, Reason.NODE_CONVICTED, Reason.RELEASED,
+    NODES_WORD,
+)  # fmt: skip
+VOID: Mapping[StrEnum, Reasons] = {
+    TaskState.SUPERSEDED: (Reason.SUPERSEDED,),
+    TaskState.ABANDONED: (Reason.LATE, *CUT_SHORT, *CANNOT_GO_ON, Reason.MARKET_FAULT),
 }
 
-VERDICT: Mapping[Verdict, frozenset[Verdict]] = {
-    Verdict.PENDING: frozenset({Verdict.VERIFIED, Verdict.ATTESTED, Verdict.UNVERIFIED, Verdict.REFUTED}),
-    Verdict.VERIFIED: frozenset(),
-    Verdict.ATTESTED: frozenset(),
-    Verdict.UNVERIFIED: frozenset(),
-    Verdict.REFUTED: frozenset(),
-}
 
-SETTLEMENT: Mapping[Settlement, frozenset[Settlement]] = {
-    Settlement.HELD: frozenset({Settlement.RELEASED, Settlement.REFUNDED, Settlement.DISPUTED}),
-    Settlement.DISPUTED: frozenset({Settlement.RELEASED, Settlement.REFUNDED}),
-    Settlement.RELEASED: frozenset(),
-    Settlement.REFUNDED: frozenset(),
-}
+@dataclass(frozen=True, slots=True)
+class CourseStage:
+    """One row of the course. What waits for nothing has ended, or goes on only if what it rests on falls."""
 
-TASK: Mapping[TaskState, frozenset[TaskState]] = {
-    TaskState.PLANNED: frozenset({TaskState.LEASED, *_DROPPED}),
-    # Back to planned when the holder is lost: the next lease has the next epoch.
-    TaskState.LEASED: frozenset({TaskState.COMMITTED, TaskState.PLANNED, *_DROPPED}),
-    TaskState.COMMITTED: frozenset({TaskState.CONTRIBUTED, TaskState.PLANNED, *_DROPPED}),
-    TaskState.CONTRIBUTED: frozenset({TaskState.DRAWN, TaskState.PASSED, TaskState.UNVERIFIED, *_DROPPED}),
-    TaskState.DRAWN: frozenset({TaskState.VERIFIED, TaskState.UNVERIFIED, TaskState.REFUTED, *_DROPPED}),
-    TaskState.PASSED: frozenset({TaskState.VERIFIED, TaskState.UNVERIFIED, *_DROPPED}),
-    TaskState.VERIFIED: frozenset({TaskState.SUPERSEDED}),
-    TaskState.UNVERIFIED: frozenset({TaskState.SUPERSEDED}),
-    TaskState.REFUTED: frozenset(),
-    TaskState.SUPERSEDED: frozenset(),
-    TaskState.ABANDONED: frozenset(),
-}
+    state: StrEnum
+    waits_for: str = ""
+    until: str = ""
+    mover: str = ""
+    ways: Mapping[StrEnum, Reasons] = field(default_factory=dict)  # where it goes, and for which reasons
 
-LEASE: Mapping[LeaseState, frozenset[LeaseState]] = {
-    LeaseState.GRANTED: frozenset({LeaseState.EXPIRED, LeaseState.RELEASED, LeaseState.COMPLETED, LeaseState.REVOKED}),
-    LeaseState.EXPIRED: frozenset(),
-    LeaseState.RELEASED: frozenset(),
-    LeaseState.COMPLETED: frozenset(),
-    LeaseState.REVOKED: frozenset(),
+
+COURSE: tuple[CourseStage, ...] = (
+    # --- a job
+    CourseStage(
+        JobStatus.QUEUED,
+        "its buyer's turn, and nodes that may take it",
+        "`placing_s` of the market's listening",
+        "market",
+        {
+            JobStatus.RUNNING: (Reason.PLACED,),
+            JobStatus.CANCELLING: (Reason.NO_CAPACITY, Reason.CANCELLED),
+            JobStatus.FAILED: (Reason.MARKET_FAULT,),
+        },
+    ),
+    CourseStage(
+        JobStatus.RUNNING,
+        "its tasks, as below",
+        "`stall_s` and twice its longest task's last deadline after anything moved",
+        "nodes, the buyer's broker",
+        {
+            JobStatus.VERIFYING: (Reason.COMPLETE,),
+            JobStatus.CANCELLING: (*CUT_SHORT, *CANNOT_GO_ON),
+            JobStatus.FAILED: (Reason.MARKET_FAULT,),
+        },
+    ),
+    CourseStage(
+        JobStatus.VERIFYING,
+        "the log to hold every statement of it, and then its receipt",
+        "the log takes them",
+        "market",
+        {JobStatus.SUCCEEDED: (Reason.COMPLETE,), JobStatus.FAILED: (Reason.MARKET_FAULT,)},
+    ),
+    CourseStage(
+        JobStatus.CANCELLING,
+        "verdicts on what was handed in, the log, and then its receipt",
+        "as of a running job; then it is concluded from what is there",
+        "nodes, the buyer's broker, market",
+        {
+            JobStatus.CANCELLED: (Reason.CANCELLED, Reason.BUYER_SILENT),
+            JobStatus.FAILED: (*CUT_SHORT, *CANNOT_GO_ON, Reason.MARKET_FAULT),
+        },
+    ),
+    CourseStage(JobStatus.SUCCEEDED),
+    CourseStage(JobStatus.FAILED),
+    CourseStage(JobStatus.CANCELLED),
+    # --- a task
+    CourseStage(
+        TaskState.PLANNED,
+        "a node that asks for work and may take it",
+        "`placing_s`, and `lost_s` without any node that could: then its job ends",
+        "node",
+        {TaskState.LEASED: (Reason.LEASED,), **VOID},
+    ),
+    CourseStage(
+        TaskState.LEASED,
+        "its node's commitment",
+        "its lease's deadline, or as long as reported progress earns",
+        "node",
+        {TaskState.COMMITTED: (Reason.COMMITTED,), TaskState.PLANNED: LET_GO, **VOID},
+    ),
+    CourseStage(
+        TaskState.COMMITTED,
+        "its node's result",
+        "its lease's deadline, or as long as reported progress earns",
+        "node",
+        {TaskState.CONTRIBUTED: (Reason.CONTRIBUTED,), TaskState.PLANNED: LET_GO, **VOID},
+    ),
+    CourseStage(
+        TaskState.CONTRIBUTED,
+        "the draw that takes it",
+        "`reveal_s` after its draw's value was asked for",
+        "the buyer's broker",
+        {
+            TaskState.DRAWN: (Reason.DRAWN,),
+            TaskState.PASSED: (Reason.NOT_DRAWN,),
+            TaskState.UNVERIFIED: (Reason.NOT_ASKED, Reason.EXHAUSTED),
+        },
+    ),
+    CourseStage(
+        TaskState.DRAWN,
+        "the answers of its prover and its auditors",
+        "each has `answer_floor_s` and `answer_factor` times the task's expected time",
+        "prover, auditors",
+        {
+            TaskState.VERIFIED: (Reason.AGREED,),
+            TaskState.UNVERIFIED: (Reason.NO_AGREEMENT, Reason.NO_AUDITOR, Reason.CONTESTED, Reason.PROVER_SILENT),
+            TaskState.REFUTED: (Reason.CONTRADICTED,),
+        },
+    ),
+    CourseStage(TaskState.PASSED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
+    CourseStage(TaskState.VERIFIED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
+    CourseStage(TaskState.UNVERIFIED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
+    CourseStage(TaskState.REFUTED),
+    CourseStage(TaskState.SUPERSEDED),
+    CourseStage(TaskState.ABANDONED),
+    # --- a draw
+    CourseStage(
+        DrawStage.LISTED,
+        "a cosigned checkpoint that covers its candidates and a result",
+        "the log takes them",
+        "market",
+        {DrawStage.OWED: ("covered",)},
+    ),
+    CourseStage(
+        DrawStage.OWED,
+        "the buyer's next beacon value",
+        "`reveal_s` after it was asked for: then what is committed is paid unseen",
+        "the buyer's broker",
+        {DrawStage.MADE: ("revealed",)},
+    ),
+    CourseStage(DrawStage.MADE),
+    # --- an audit
+    CourseStage(
+        AuditStage.ASKED,
+        "blinded answers of prover and auditor",
+        "the deadlines of their leases: a silent auditor's successor is asked, a silent prover is judged unheard",
+        "prover, auditor",
+        {AuditStage.OPENING: ("both are logged",), AuditStage.CLOSED: ("silent", "dropped")},
+    ),
+    CourseStage(
+        AuditStage.OPENING,
+        "the opening of both answers",
+        "the deadlines of their leases, as before",
+        "prover, auditor",
+        {AuditStage.CLOSED: ("agreed", "disagreed", "silent", "dropped")},
+    ),
+    CourseStage(AuditStage.CLOSED),
+)
+
+OTHERS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
+    Verdict: {
+        verdict: frozenset({Verdict.VERIFIED, Verdict.ATTESTED, Verdict.UNVERIFIED, Verdict.REFUTED})
+        if verdict is Verdict.PENDING
+        else frozenset()
+        for verdict in Verdict
+    },
+    Settlement: {
+        Settlement.HELD: frozenset({Settlement.RELEASED, Settlement.REFUNDED}),
+        Settlement.RELEASED: frozenset(),
+        Settlement.REFUNDED: frozenset(),
+    },
+    LeaseState: {
+        state: frozenset(set(LeaseState) - {LeaseState.GRANTED}) if state is LeaseState.GRANTED else frozenset()
+        for state in LeaseState
+    },
 }
+"""What follows a job or a lease and waits for nothing of its own."""
 
 TRANSITIONS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
-    JobStatus: {state: frozenset(after) for state, after in JOB.items()},
-    Verdict: {state: frozenset(after) for state, after in VERDICT.items()},
-    Settlement: {state: frozenset(after) for state, after in SETTLEMENT.items()},
-    TaskState: {state: frozenset(after) for state, after in TASK.items()},
-    LeaseState: {state: frozenset(after) for state, after in LEASE.items()},
+    **{
+        machine: {stage.state: frozenset(stage.ways) for stage in COURSE if isinstance(stage.state, machine)}
+        for machine in (JobStatus, TaskState, DrawStage, AuditStage)
+    },
+    **OTHERS,
 }
 
-OPEN_JOB = frozenset(state for state, after in JOB.items() if after)
+OPEN_JOB = frozenset(state for state in JobStatus if TRANSITIONS[JobStatus][state])
 """Statuses of a job that has not ended."""
 
 OPEN_TASK = frozenset(

@@ -16,7 +16,7 @@ from stannary.formats.predicates import Credential
 from stannary.jobs.course.state import Node
 from stannary.place.offers import Offer
 from stannary.store import nodes
-from stannary.store.nodes import Standing
+from stannary.store.nodes import StandingNode
 
 
 class Directory:
@@ -46,7 +46,7 @@ class Directory:
         """Read every node."""
         self.take(nodes.standing(connection))
 
-    def take(self, rows: Iterable[Standing]) -> None:
+    def take(self, rows: Iterable[StandingNode]) -> None:
         """Take what was read of some nodes."""
         for row in rows:
             node = _node(row)
@@ -69,7 +69,7 @@ class Directory:
         ]
 
 
-def _node(row: Standing) -> Node:
+def _node(row: StandingNode) -> Node:
     said = _credential(row.envelope)
     return Node(
         node=said.node,

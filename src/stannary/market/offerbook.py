@@ -15,7 +15,7 @@ from stannary.formats.jobspec import JobSpec, Verification
 from stannary.market import terms
 from stannary.market.clock import Clock, now_ms
 from stannary.market.directory import Directory
-from stannary.market.presence import Presence, Roster
+from stannary.market.presence import Roster
 from stannary.place import match
 from stannary.place.offers import Offer
 from stannary.rules.masks import Requirement, required_by
@@ -80,7 +80,7 @@ class OfferBook:
         versions = self._directory.version, self._roster.version
         if self._seen != versions or not 0 <= steady_s - self._read_s < FRESH_S:
             self._seen, self._read_s = versions, steady_s
-            fresh = self._directory.offers(now_ms(self._clock), lambda node: self._not_ready(node, steady_s))
+            fresh = self._directory.offers(now_ms(self._clock), lambda node: self._roster.not_ready(node, steady_s))
             if fresh != self._offers:
                 self._offers = fresh
                 self._answers.clear()

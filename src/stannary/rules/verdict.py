@@ -29,7 +29,7 @@ from stannary.formats.predicates import Verdict
 from stannary.rules.reasons import Reason
 
 
-class Claim(Protocol):
+class HandedIn(Protocol):
     """A result that was handed in: who did, and its root."""
 
     @property
@@ -68,7 +68,7 @@ def bitwise(first: Opinion, second: Opinion) -> bool:
 
 
 def judge(
-    contribution: Claim,
+    contribution: HandedIn,
     prover: Opinion | None,
     auditors: Sequence[Opinion],
     operators: Mapping[NodeId, str],
@@ -109,7 +109,7 @@ def undrawn() -> Decision:
     return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
 
 
-def _judge_silent(contribution: Claim, heard: Sequence[Opinion], *, exhausted: bool, same: Same) -> Decision:
+def _judge_silent(contribution: HandedIn, heard: Sequence[Opinion], *, exhausted: bool, same: Same) -> Decision:
     """Judge signed work whose prover does not answer (rule 6); one auditor who finds its root ends the matter."""
     against = [item for item in heard if item.root != contribution.root]
     camp = _largest_camp(against, same)
@@ -146,5 +146,5 @@ def _nodes(answers: Sequence[Opinion]) -> tuple[NodeId, ...]:
     return tuple(NodeId(item.node) for item in answers)
 
 
-def _prover(contribution: Claim) -> NodeId:
+def _prover(contribution: HandedIn) -> NodeId:
     return NodeId(contribution.node or "")

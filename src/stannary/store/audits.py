@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Role
-from stannary.jobs.course.state import Answer, Audit, AuditOutcome, Draw, NewAudit, NewDraw
+from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, DrawRow, NewAudit, NewDraw
 from stannary.store import events
 from stannary.store.schema import answers, audits, draw_candidates, draws
 
@@ -44,9 +44,6 @@ class Opened:
 
 
 Outcome = AuditOutcome
-DrawRow = Draw
-AuditRow = Audit
-AnswerRow = Answer
 
 
 def fix_candidates(connection: Connection, job: str, number: int, leaf: str) -> None:

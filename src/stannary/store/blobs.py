@@ -16,9 +16,9 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
 from stannary.formats.canonical import Json
+from stannary.jobs.course.state import LeaseRow
 from stannary.jobs.states import OPEN_JOB
 from stannary.store import leases
-from stannary.store.leases import LeaseRow
 from stannary.store.schema import blob_owners, blobs, jobs
 
 

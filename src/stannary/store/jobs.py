@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, NotFound, StannaryError, UsageError
-from stannary.formats.canonical import Json
 from stannary.formats.predicates import Verdict
+from stannary.jobs.course.state import EarlyEnd
 from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
 from stannary.store import envelopes, ledger, statements
-from stannary.store.schema import events, job_nodes, jobs
+from stannary.store.schema import events, job_convictions, job_nodes, job_reports, jobs
 
 MAX_PAGE = 200
 
@@ -71,7 +72,13 @@ class JobRow:
     settlement: Settlement
     reason: str
     message: str
-    progress: Mapping[str, Json]
+    first_open: int
+    round: int
+    loss: str | None
+    heldout: str | None
+    ending_status: str | None
+    ending_reason: str | None
+    ending_message: str | None
     escrow_usd_micros: int
     num_events: int
     num_log_lines: int
@@ -80,6 +87,13 @@ class JobRow:
     started_at_ms: int | None
     finished_at_ms: int | None
     receipt: str | None
+
+    @property
+    def ending(self) -> EarlyEnd | None:
+        """How it is going to end, of a job that ends early."""
+        if self.ending_status is None:
+            return None
+        return EarlyEnd(JobStatus(self.ending_status), self.ending_reason or "", self.ending_message or "")
 
 
 def submit(connection: Connection, items: Sequence[Submission], /) -> list[Submitted | StannaryError]:
@@ -145,29 +159,37 @@ def ended_for(connection: Connection, reason: str) -> list[JobRow]:
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
-def set_progress(connection: Connection, job: str, progress: Mapping[str, Json]) -> None:
-    """Replace what a job says of its progress (no event: it changes every second)."""
-    connection.execute(sa.update(jobs).where(jobs.c.job == job).values(progress=dict(progress)))
+def note_rounds(connection: Connection, job: str, *, first_open: int, last: int) -> None:
+    """Note the first round that is not settled for good, and the last that has tasks (no event: nothing follows)."""
+    connection.execute(sa.update(jobs).where(jobs.c.job == job).values(first_open=first_open, round=last))
 
 
-def note_progress(connection: Connection, job: str, members: Mapping[str, Json]) -> None:
-    """Set some of what a job says of its progress."""
-    set_progress(connection, job, {**get(connection, job).progress, **members})
+def note_figures(connection: Connection, job: str, figures: Mapping[str, str]) -> None:
+    """Note `loss` and `heldout` as a node last said them: shown to the buyer, counted with by nobody."""
+    connection.execute(sa.update(jobs).where(jobs.c.job == job).values(**figures))
+
+
+def note_ending(connection: Connection, job: str, ending: EarlyEnd) -> None:
+    """Note how a job that ends early is going to end."""
+    values = {"ending_status": ending.status.value, "ending_reason": ending.reason, "ending_message": ending.message}
+    connection.execute(sa.update(jobs).where(jobs.c.job == job).values(**values))
 
 
 def convict(connection: Connection, job: str, node: str) -> None:
     """Note that a node was convicted in a job: it gets no more of it."""
-    known = cast("list[str]", get(connection, job).progress.get("convicted", []))
-    convicted: list[Json] = [*sorted({*known, node})]
-    note_progress(connection, job, {"convicted": convicted})
+    connection.execute(insert(job_convictions).values(job=job, node=node).on_conflict_do_nothing())
+
+
+def convicted(connection: Connection, job: str) -> frozenset[str]:
+    """Return the nodes convicted in a job."""
+    return frozenset(
+        connection.execute(sa.select(job_convictions.c.node).where(job_convictions.c.job == job)).scalars()
+    )
 
 
 def report(connection: Connection, job: str, task: str, operator: str) -> None:
     """Note that an operator says that a task cannot run."""
-    failures = cast("dict[str, Json]", get(connection, job).progress.get("failures", {}))
-    known = cast("list[str]", failures.get(task, []))
-    said: dict[str, Json] = {**failures, task: [*sorted({*known, operator})]}
-    note_progress(connection, job, {"failures": said})
+    connection.execute(insert(job_reports).values(job=job, task=task, operator=operator).on_conflict_do_nothing())
 
 
 def set_receipt(connection: Connection, job: str, receipt: str) -> None:

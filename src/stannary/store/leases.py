@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType, TaskKind
-from stannary.jobs.course.state import Grant, Lease, Leased
+from stannary.jobs.course.state import Grant, Leased, LeaseRow
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import events
 from stannary.store.schema import leases, tasks
@@ -35,9 +35,6 @@ class Fence:
     lease: str
     node: str
     epoch: int
-
-
-LeaseRow = Lease
 
 
 def grant(connection: Connection, new: Grant, cause: Cause) -> LeaseRow:

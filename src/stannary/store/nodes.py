@@ -109,7 +109,7 @@ def drained(connection: Connection) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StandingNode:
     """A node's newest credential, expired or not, and whether the node may work."""
 
     envelope: bytes
@@ -118,10 +118,10 @@ class Standing:
     is_convicted: bool
 
 
-def standing(connection: Connection, node: str | None = None) -> list[Standing]:
+def standing(connection: Connection, node: str | None = None) -> list[StandingNode]:
     """Return how every node stands, or one; oldest first."""
     rows = connection.exec_driver_sql(_STANDING if node is None else _STANDING_OF_ONE, () if node is None else (node,))
-    return [Standing(envelope, expires_at_ms, *map(bool, flags)) for envelope, expires_at_ms, *flags in rows]
+    return [StandingNode(envelope, expires_at_ms, *map(bool, flags)) for envelope, expires_at_ms, *flags in rows]
 
 
 def convict(connection: Connection, node: str, *, at_ms: int) -> None:

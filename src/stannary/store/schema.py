@@ -159,7 +159,13 @@ jobs = Table(
     Column("settlement", Text, nullable=False),
     Column("reason", Text, nullable=False, server_default=text("''")),
     Column("message", Text, nullable=False, server_default=text("''")),
-    Column("progress", JSON, nullable=False, server_default=text("'{}'")),
+    Column("first_open", Integer, nullable=False, server_default=text("0")),  # the first round not settled for good
+    Column("round", Integer, nullable=False, server_default=text("0")),  # the last that has tasks
+    Column("loss", Text),  # what a node last said of it
+    Column("heldout", Text),
+    Column("ending_status", Text),  # how a job that ends early is going to end
+    Column("ending_reason", Text),
+    Column("ending_message", Text),
     Column("escrow_usd_micros", BigInteger, nullable=False),
     Column("num_events", Integer, nullable=False, server_default=text("0")),
     Column("num_log_lines", Integer, nullable=False, server_default=text("0")),
@@ -177,6 +183,23 @@ jobs = Table(
         sqlite_where=text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
         postgresql_where=text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
     ),
+)
+
+job_convictions = Table(
+    "job_convictions",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    PrimaryKeyConstraint("job", "node"),
+)
+
+job_reports = Table(  # operators who say that a task cannot run
+    "job_reports",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False),
+    Column("operator", Text, nullable=False),
+    PrimaryKeyConstraint("job", "task", "operator"),
 )
 
 job_nodes = Table(

@@ -9,20 +9,39 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from stannary.errors import NotFound
 from stannary.formats import dsse, statement
-from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Candidates, Role, Verdict
 from stannary.formats.predicates import Draw as DrawRecord
-from stannary.jobs.course.state import Answer, Audit, AuditOutcome, Draw, Ending, JobState, Lease, Listed, Order, Task
-from stannary.jobs.states import JobStatus, LeaseState, TaskState
-from stannary.store.schema import answers, audits, draw_candidates, draws, envelopes, job_nodes, jobs, leases, tasks
+from stannary.jobs.course.state import (
+    AnswerRow,
+    AuditOutcome,
+    AuditRow,
+    CandidateList,
+    DrawRow,
+    JobOrder,
+    JobState,
+    LeaseRow,
+    Task,
+)
+from stannary.jobs.states import LeaseState, TaskState
+from stannary.store import jobs as jobs_
+from stannary.store.schema import (
+    answers,
+    audits,
+    draw_candidates,
+    draws,
+    envelopes,
+    job_nodes,
+    job_reports,
+    leases,
+    tasks,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,38 +49,36 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="DataclassInstance")
 
 
-def load(connection: Connection, order: Order) -> JobState:
+def load(connection: Connection, order: JobOrder) -> JobState:
     """Return one job as it stands.
 
     Raises:
         NotFound: there is no such job.
     """
-    job = connection.execute(_JOB, {"job": order.job}).mappings().one_or_none()
-    if job is None:
-        raise NotFound("no such job", why=order.job)
-    progress = cast("dict[str, Json]", job["progress"])
-    first_open = cast("int", progress.get("first_open", 0))
-    window = {"job": order.job, "first": max(first_open - 1, 0)}
+    job = jobs_.get(connection, order.job)
+    window = {"job": order.job, "first": max(job.first_open - 1, 0)}
     found = {row["task"]: _task(row) for row in connection.execute(_TASKS, window).mappings()}
     rows = list(connection.execute(_DRAWS, window).mappings())
     heard = {row["audit"]: _audit(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
-    given: dict[str, list[Answer]] = {}
+    given: dict[str, list[AnswerRow]] = {}
     for row in connection.execute(_ANSWERS, {"job": order.job}).mappings():
-        given.setdefault(row["audit"], []).append(Answer(**{**row, "role": Role(row["role"])}))
-    ending = cast("dict[str, str]", progress.get("ending", {}))
+        given.setdefault(row["audit"], []).append(AnswerRow(**{**row, "role": Role(row["role"])}))
+    reported: dict[str, tuple[str, ...]] = {}
+    for task, operator in connection.execute(_REPORTS, {"job": order.job}):
+        reported[task] = (*reported.get(task, ()), operator)
     return JobState(
         order=order,
-        version=job["num_events"],
-        status=JobStatus(job["status"]),
-        ending=Ending(JobStatus(ending["status"]), ending["reason"], ending["message"]) if ending else None,
-        submitted_at_ms=job["submitted_at_ms"],
-        escrow_usd_micros=job["escrow_usd_micros"],
-        first_open=first_open,
-        round=cast("int", progress.get("round", 0)),
+        version=job.num_events,
+        status=job.status,
+        ending=job.ending,
+        submitted_at_ms=job.submitted_at_ms,
+        escrow_usd_micros=job.escrow_usd_micros,
+        first_open=job.first_open,
+        round=job.round,
         placed=tuple(connection.execute(_PLACED, {"job": order.job}).scalars()),
         worked=frozenset(connection.execute(_WORKED, {"job": order.job}).scalars()),
-        convicted=frozenset(cast("list[str]", progress.get("convicted", []))),
-        reported={k: tuple(v) for k, v in cast("dict[str, list[str]]", progress.get("failures", {})).items()},
+        convicted=jobs_.convicted(connection, order.job),
+        reported=reported,
         tasks=found,
         draws=tuple(_draw(row) for row in rows if row["number"] is not None),
         listed={row["for_number"]: _listed(row) for row in rows if row["leaf"] is not None},
@@ -83,20 +100,22 @@ def _task(row: sa.RowMapping) -> Task:
     return Task(**{**row, **kinds})
 
 
-def _audit(row: sa.RowMapping) -> Audit:
-    return Audit(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
+def _audit(row: sa.RowMapping) -> AuditRow:
+    return AuditRow(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
 
 
-def _lease(row: sa.RowMapping) -> Lease:
-    return Lease(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
+def _lease(row: sa.RowMapping) -> LeaseRow:
+    return LeaseRow(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
 
 
-def _draw(row: sa.RowMapping) -> Draw:
-    return Draw(**{name: row[name] for name in _DRAW_NAMES})
+def _draw(row: sa.RowMapping) -> DrawRow:
+    return DrawRow(**{name: row[name] for name in _DRAW_NAMES})
 
 
-def _listed(row: sa.RowMapping) -> Listed:
-    return Listed(row["leaf"], row["listed_index"], _read(row["listed_envelope"], "candidates", Candidates).candidates)
+def _listed(row: sa.RowMapping) -> CandidateList:
+    return CandidateList(
+        row["leaf"], row["listed_index"], _read(row["listed_envelope"], "candidates", Candidates).candidates
+    )
 
 
 def _drawn(envelope: bytes) -> tuple[str, ...]:
@@ -113,10 +132,10 @@ def _names(cls: type, table: sa.Table) -> list[sa.Column[object]]:
 
 
 _MINE: sa.BindParameter[str] = sa.bindparam("job")
-_DRAW_NAMES = [field.name for field in fields(Draw)]
-_JOB = sa.select(
-    *(jobs.c[name] for name in ("status", "progress", "num_events", "submitted_at_ms", "escrow_usd_micros"))
-).where(jobs.c.job == _MINE)
+_DRAW_NAMES = [field.name for field in fields(DrawRow)]
+_REPORTS = (
+    sa.select(job_reports.c.task, job_reports.c.operator).where(job_reports.c.job == _MINE).order_by(*job_reports.c)
+)
 _PLACED = sa.select(job_nodes.c.node).where(job_nodes.c.job == _MINE).order_by(job_nodes.c.lane)
 _WORKED = sa.select(tasks.c.node).where(tasks.c.job == _MINE, tasks.c.node.is_not(None)).distinct()
 _TASKS = (
@@ -127,15 +146,15 @@ _TASKS = (
 _OPEN = sa.select(audits.c.task).where(audits.c.job == _MINE, audits.c.outcome == AuditOutcome.OPEN.value)
 _HEARD = sa.select(audits.c.audit).where(audits.c.task.in_(_OPEN))
 _AUDITS = (
-    sa.select(*_names(Audit, audits)).where(audits.c.task.in_(_OPEN)).order_by(audits.c.opened_at_ms, audits.c.audit)
+    sa.select(*_names(AuditRow, audits)).where(audits.c.task.in_(_OPEN)).order_by(audits.c.opened_at_ms, audits.c.audit)
 )
 _ANSWERS = (
-    sa.select(*_names(Answer, answers))
+    sa.select(*_names(AnswerRow, answers))
     .where(answers.c.audit.in_(_HEARD))
     .order_by(answers.c.committed_at_ms, answers.c.role)
 )
 _LEASES = (
-    sa.select(*_names(Lease, leases))
+    sa.select(*_names(LeaseRow, leases))
     .where(
         leases.c.job == _MINE,
         sa.or_(leases.c.state == sa.literal_column("'granted'"), leases.c.audit.in_(_HEARD)),
@@ -162,7 +181,7 @@ _LOGGED_DRAW = sa.alias(envelopes)
 # and of the next one, which may be fixed already.
 _DRAWS = (
     sa.select(
-        *_names(Draw, draws),
+        *_names(DrawRow, draws),
         draw_candidates.c.number.label("for_number"),
         draw_candidates.c.leaf,
         _LOGGED_LIST.c.log_index.label("listed_index"),

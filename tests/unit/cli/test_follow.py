@@ -59,8 +59,8 @@ def shown(*turns):
 
 def test_phases_have_elapsed_times():
     """Each phase is one line with the seconds it took."""
-    text = shown(Turn([event(1, "job.placing"), event(2, "job.running")], view()))
-    assert "placing" in text and " s" in text
+    text = shown(Turn([event(1, "job.queued"), event(2, "job.running")], view()))
+    assert "queued" in text and " s" in text
 
 
 def handed_in(seq, task, **metrics):

@@ -13,7 +13,7 @@ from stannary.formats import digest, jobspec
 from stannary.formats.ids import JobId, KeyId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Tier
-from stannary.jobs.course.state import Checkpoint, JobState, Node, Order, Timing, World
+from stannary.jobs.course.state import Checkpoint, JobOrder, JobState, Node, Timing, World
 from stannary.jobs.states import JobStatus
 
 JOB = JobId("j-00000000000a")
@@ -22,11 +22,11 @@ ROOT = digest.digest(b"checkpoint")
 CLASS = "cpu-a"
 
 
-def order(spec: JobSpec | None = None) -> Order:
+def order(spec: JobSpec | None = None) -> JobOrder:
     """Return the job's order; nobody looks at who signed it here."""
     spec = spec if spec is not None else train_spec()
     said = Job(jobspec.to_canonical(spec), KeyId("k"), "", "", 16, "", "2026-11-22T00:00:00Z")
-    return Order(JOB, digest.digest(b"job"), "leaf", "buyer", said, spec)
+    return JobOrder(JOB, digest.digest(b"job"), "leaf", "buyer", said, spec)
 
 
 def state(spec: JobSpec | None = None, **changes: Any) -> JobState:
@@ -58,7 +58,7 @@ class Nodes:
         return [item for _, item in sorted(self._listed.items()) if item.engine_class == engine_class]
 
 
-def no_room(order: Order) -> Any:
+def no_room(order: JobOrder) -> Any:
     """Place nobody."""
     raise NoCapacity("no place for it", why=order.job)
 

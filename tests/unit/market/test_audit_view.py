@@ -19,8 +19,8 @@ from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import drawing, hearing
 from stannary.jobs.course.actions import Ask, OpenAudit
-from stannary.jobs.course.draft import Draft
-from stannary.jobs.course.state import Draw, Listed
+from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.state import CandidateList, DrawRow
 from stannary.jobs.states import JobStatus, TaskState
 from stannary.market.engine import giving
 from stannary.rules import draw
@@ -68,14 +68,14 @@ def _furnish(connection: Connection) -> None:
 def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, canary: bool) -> wire.Lease:
     """Return what the first of `asked` is told under one beacon, when he is asked as the `number`-th."""
     value = hashlib.sha256(b"%d" % seed).hexdigest()
-    row = Draw(JOB, 0, "note", 9, ROOT, [], 1, "l", value, "l", 1)
-    listed = {0: Listed(digest.digest(b"candidates"), 1)}
+    row = DrawRow(JOB, 0, "note", 9, ROOT, [], 1, "l", value, "l", 1)
+    listed = {0: CandidateList(digest.digest(b"candidates"), 1)}
 
     def look(connection: Connection) -> None:
         task = replace(tasks.get(connection, TASK), node="n-1", state=TaskState.DRAWN)
         drawn = state(status=JobStatus.RUNNING, draws=(row,), listed=listed, tasks={TASK: task})
         moment = world(*(node(name, name) for name in ("n-1", AUDITOR, OTHER)))
-        draft = Draft(drawn, moment)
+        draft = CourseDraft(drawn, moment)
         selection = drawing.selection_of(draft, row, task)
         for before in range(number):  # whom he follows
             drawing.open_audit(draft, drawing.Question(task, row, selection, (OTHER,), before))

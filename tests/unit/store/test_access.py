@@ -9,11 +9,11 @@ from tests.unit.store import world
 
 from stannary.errors import AuthError, ConflictError, NotFound, StannaryError
 from stannary.formats.ids import LeaseType
+from stannary.jobs.course.state import Grant
 from stannary.jobs.states import LeaseState
 from stannary.store import accounts, blobs, leases, nodes
 from stannary.store.accounts import JoinGrant, NewJoinToken
 from stannary.store.database import Store
-from stannary.store.leases import Grant
 
 
 def do(store: Store, step: object) -> object:

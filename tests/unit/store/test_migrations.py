@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from alembic.migration import MigrationContext
 
 from stannary.errors import EnvironmentProblem
 from stannary.store import engine as engines
-from stannary.store import migrate
+from stannary.store import jobs, migrate
 from stannary.store.database import Store
 from stannary.store.schema import metadata
 
@@ -52,3 +53,44 @@ def test_a_disk_without_room_makes_no_half_schema(tmp_path: Path) -> None:
     engine.dispose()
     migrate.upgrade(engines.writer(path))
     Store.open(path).close()
+
+
+def test_what_a_job_said_of_its_course_is_kept(tmp_path: Path) -> None:
+    """A market of before this release goes on where it was: rounds, figures, its ending, convictions and reports."""
+    path = tmp_path / "market.db"
+    engine = engines.writer(path)
+    migrate.upgrade(engine, to="0005")
+    progress = {
+        "first_open": 2, "round": 3, "loss": "1.5", "convicted": ["n-1"],
+        "failures": {"j-a/r0/l0/a0": ["ann", "bob"]},
+        "ending": {"status": "failed", "reason": "stalled", "message": "nothing moved"},
+    }  # fmt: skip
+    with engine.connect() as connection, connection.begin():
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.exec_driver_sql("INSERT INTO buyers VALUES ('ada', 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (job, buyer, idempotency_key, payload_digest, job_digest, name, kind, verification, leaf,"
+            " status, verdict, settlement, progress, escrow_usd_micros, submitted_at_ms)"
+            " VALUES ('j-a', 'ada', 'k', 'd', 'd', 'n', 'train', 'replay', 'l',"
+            " 'cancelling', 'pending', 'held', ?, 5, 1)",
+            (json.dumps(progress),),
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO nodes (node, key, operator, kind, jurisdiction, terms, tier, engine_class, cpus, memory_bytes,"
+            " ask_usd_micros_per_hour, join_leaf, joined_at_ms)"
+            " VALUES ('n-1', 'k', 'ann', 'machine', 'none', 't', 'T0', 'c', 1, 1, 1, 'l', 1)"
+        )
+        connection.exec_driver_sql("INSERT INTO operators VALUES ('ann', 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO tasks (task, job, kind, round, lane, attempt, num_steps, assignment, assignment_digest, state,"
+            " planned_at_ms) VALUES ('j-a/r0/l0/a0', 'j-a', 'round', 0, 0, 0, 1, '{}', 'd', 'planned', 1)"
+        )
+    engine.dispose()
+    with Store.open(path) as store:
+        row = store.read(lambda c: jobs.get(c, "j-a"))
+        assert (row.first_open, row.round, row.loss, row.heldout) == (2, 3, "1.5", None)
+        assert row.ending is not None
+        assert (row.ending.status, row.ending.reason, row.ending.message) == ("failed", "stalled", "nothing moved")
+        assert store.read(lambda c: jobs.convicted(c, "j-a")) == {"n-1"}
+        listed = sa.text("SELECT task, operator FROM job_reports ORDER BY operator")
+        assert store.read(lambda c: c.execute(listed).all()) == [("j-a/r0/l0/a0", "ann"), ("j-a/r0/l0/a0", "bob")]

@@ -11,10 +11,11 @@ from tests.unit.store.world import JOB, TASK, cause, fence, work
 from stannary.errors import ConflictError, NotFound
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Verdict
+from stannary.jobs.course.state import Grant, LeaseRow
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState
 from stannary.store import events, jobs, leases, tasks
 from stannary.store.database import Store
-from stannary.store.leases import Fence, Grant, LeaseRow
+from stannary.store.leases import Fence
 from stannary.store.schema import ledger_postings, settlement_lines
 from stannary.store.tasks import Contributed
 from stannary.store.transitions import move_job, move_settlement, move_verdict
@@ -54,12 +55,12 @@ def test_every_change_is_in_the_history(furnished: Store) -> None:
     """Job, verdict and settlement changes each leave an event with the reason; numbers have no gaps."""
     do(
         furnished,
-        lambda c: move_job(c, JOB, JobStatus.PLACING, cause("placing")),
+        lambda c: move_job(c, JOB, JobStatus.RUNNING, cause("placed")),
         lambda c: move_job(c, JOB, JobStatus.FAILED, cause("no-capacity", 5_000)),
         lambda c: move_verdict(c, JOB, Verdict.UNVERIFIED, cause()),
         lambda c: move_settlement(c, JOB, Settlement.REFUNDED, cause()),
     )
-    assert types(furnished)[2:] == ["job.placing", "job.failed", "verdict.unverified", "settlement.refunded"]
+    assert types(furnished)[2:] == ["job.running", "job.failed", "verdict.unverified", "settlement.refunded"]
     history = furnished.read(lambda c: events.after(c, JOB, 0))
     assert [event.seq for event in history] == list(range(1, 7))
     assert history[3].data == {"reason": "no-capacity"}

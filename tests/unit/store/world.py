@@ -9,9 +9,10 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import NodeKind, Tier
+from stannary.jobs.course.state import Grant, LeaseRow
 from stannary.settle import escrow
 from stannary.store import accounts, jobs, ledger, nodes, tasks
-from stannary.store.leases import Fence, Grant, LeaseRow
+from stannary.store.leases import Fence
 from stannary.store.transitions import Cause
 
 JOB = "j-000000000001"

@@ -7,7 +7,7 @@ FixCandidates   who may audit what a draw draws          EndLease    a node's ti
 RequestDraw     the buyer owes a beacon value            Settle      a round is settled for good
 MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
 Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
-OpenAudit, Ask, CloseAudit   an audit on its way        Report      an operator says that a task cannot run
+OpenAudit, Ask, CloseAudit   an audit on its way        ReportTask  an operator says that a task cannot run
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from stannary.formats.predicates import Assignment, Candidates, Placement, Silence, TaskVerdict, Verdict
 from stannary.formats.predicates import Draw as DrawRecord
-from stannary.jobs.course.state import AuditOutcome, Ending, Grant, NewAudit
+from stannary.jobs.course.state import AuditOutcome, EarlyEnd, Grant, NewAudit
 from stannary.jobs.states import LeaseState, TaskState
 
 
@@ -139,7 +139,7 @@ class EndLease:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportTask:
     """Note that an operator says that a task cannot run."""
 
     task: str
@@ -158,7 +158,7 @@ class Settle:
 class BeginEnd:
     """Begin the end of a job that fails or is cancelled; said again of one that ends, it changes why."""
 
-    ending: Ending
+    ending: EarlyEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ Action = (
     | Judge
     | Convict
     | EndLease
-    | Report
+    | ReportTask
     | Settle
     | BeginEnd
     | Conclude

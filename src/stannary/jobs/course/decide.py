@@ -10,8 +10,8 @@ from __future__ import annotations
 from stannary.formats.jobspec import Verification
 from stannary.jobs.course import actions, drawing, ending, hearing, kinds, placing
 from stannary.jobs.course.actions import Action
-from stannary.jobs.course.draft import Draft
-from stannary.jobs.course.state import Draw, JobState, World
+from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.state import DrawRow, JobState, World
 from stannary.jobs.states import OPEN_TASK, JobStatus, is_terminal
 
 MAX_PASSES = 64  # of one decision; the rest is done by the next
@@ -22,9 +22,9 @@ def decide(state: JobState, world: World) -> tuple[Action, ...]:
     return tuple(course(state, world).actions)
 
 
-def course(state: JobState, world: World) -> Draft:
+def course(state: JobState, world: World) -> CourseDraft:
     """Return a decision with the state it leaves behind."""
-    draft = Draft(state, world)
+    draft = CourseDraft(state, world)
     if is_terminal(state.status):
         return draft
     if state.status is JobStatus.VERIFYING:
@@ -45,7 +45,7 @@ def course(state: JobState, world: World) -> Draft:
     return draft
 
 
-def _advance(draft: Draft) -> bool:
+def _advance(draft: CourseDraft) -> bool:
     """Do what can be done once; tell whether nothing is left to do but the receipt."""
     if draft.status is JobStatus.QUEUED:
         placing.place(draft)
@@ -67,14 +67,14 @@ def _advance(draft: Draft) -> bool:
     return finished if finished is not None else not any(task.state in OPEN_TASK for task in draft.tasks.values())
 
 
-def _plan(draft: Draft) -> bool:
+def _plan(draft: CourseDraft) -> bool:
     found = kinds.of(draft.order.spec).plan(draft)
     if (found.first_open, found.current) != (draft.first_open, draft.round):
         draft.do(actions.Settle(found.first_open, found.current))
     return found.finished
 
 
-def is_silent(draft: Draft, owed: Draw) -> bool:
+def is_silent(draft: CourseDraft, owed: DrawRow) -> bool:
     """Tell whether a buyer has let his time go by; a value on its way into the log is none of silence."""
     world = draft.world
     waited_ms = world.waited_ms(owed.requested_at_ms)

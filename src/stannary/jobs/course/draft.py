@@ -18,13 +18,13 @@ from stannary.jobs.course.actions import Action
 from stannary.jobs.course.state import (
     MERGE_LANE,
     ONE_PIECE,
-    Answer,
-    Audit,
+    AnswerRow,
     AuditOutcome,
-    Draw,
+    AuditRow,
+    CandidateList,
+    DrawRow,
     JobState,
-    Lease,
-    Listed,
+    LeaseRow,
     NewTask,
     Task,
     World,
@@ -49,11 +49,11 @@ _STATE_OF = {
 class Drawing:
     """Where the draws of a job stand after a pass."""
 
-    owed: Draw | None = None  # the one whose value the buyer owes
+    owed: DrawRow | None = None  # the one whose value the buyer owes
     awaits_log: bool = False  # the next one waits for a checkpoint that covers its candidates
 
 
-class Draft:
+class CourseDraft:
     """One decision in the making."""
 
     def __init__(self, state: JobState, world: World) -> None:
@@ -124,7 +124,7 @@ class Draft:
         """Return the tasks of one round, all attempts."""
         return [self.tasks[name] for name in self._of_round.get(index, ())]
 
-    def live_of(self, task: str) -> list[Lease]:
+    def live_of(self, task: str) -> list[LeaseRow]:
         """Return the live leases of a task, questions about it included, oldest first."""
         live = [item for item in self.leases.values() if item.task == task and item.state is LeaseState.GRANTED]
         return sorted(live, key=lambda item: (item.granted_at_ms, item.lease))
@@ -133,11 +133,11 @@ class Draft:
         """Tell whether a statement about unfinished work is on its way into the log."""
         return task.state in PENDING and any(item.lease in self.world.answering for item in self.live_of(task.task))
 
-    def audits_of(self, task: str) -> list[Audit]:
+    def audits_of(self, task: str) -> list[AuditRow]:
         """Return the audits of a task by number."""
         return sorted((item for item in self.audits.values() if item.task == task), key=lambda item: item.number)
 
-    def answers_of(self, audit: str) -> tuple[Answer, ...]:
+    def answers_of(self, audit: str) -> tuple[AnswerRow, ...]:
         """Return what was said to one audit's question, in order of commitment."""
         return self.answers.get(audit, ())
 
@@ -149,7 +149,7 @@ class Draft:
     def _fold(self, action: Action) -> None:
         match action:
             case actions.Place(placement):
-                self.status, self.placed = JobStatus.RUNNING, tuple(placement.chosen)
+                self.status, self.placed = advance(self.status, JobStatus.RUNNING), tuple(placement.chosen)
                 self.worked |= frozenset(placement.chosen)
             case actions.Plan(assignment):
                 self._plan(assignment)
@@ -164,7 +164,7 @@ class Draft:
                 self._take_back(node)
             case actions.EndLease(lease, to, reason):
                 self._give_back(self.leases[lease], to, reason)
-            case actions.Report(task, operator):
+            case actions.ReportTask(task, operator):
                 self.reported[task] = tuple(sorted({*self.reported.get(task, ()), operator}))
             case actions.Settle(first_open, round_index):
                 self.first_open, self.round = first_open, round_index
@@ -182,10 +182,10 @@ class Draft:
         now_ms, checkpoint = self.world.now_ms, self.world.checkpoint
         match action:
             case actions.FixCandidates(made):
-                self.listed[made.index] = Listed(UNSIGNED, None, made.candidates)
+                self.listed[made.index] = CandidateList(UNSIGNED, None, made.candidates)
             case actions.RequestDraw(number):
                 shown = (checkpoint.text, checkpoint.size, checkpoint.root)
-                self.draws.append(Draw(self.order.job, number, *shown, (), now_ms, None, None, None, None))
+                self.draws.append(DrawRow(self.order.job, number, *shown, (), now_ms, None, None, None, None))
             case actions.MakeDraw(made):
                 self.draws = [replace(row, draw=UNSIGNED) if row.number == made.index else row for row in self.draws]
                 self.drawn[made.index] = tuple(item.task for item in made.drawable)
@@ -194,9 +194,9 @@ class Draft:
                 self.tasks[task] = replace(self.tasks[task], draw_number=number)
             case actions.OpenAudit(new):
                 opened: dict[str, Any] = {"rank": 0, "outcome": AuditOutcome.OPEN, "opened_at_ms": now_ms}
-                self.audits[new.audit] = Audit(**_members(new), **opened, closed_at_ms=None)
+                self.audits[new.audit] = AuditRow(**_members(new), **opened, closed_at_ms=None)
             case actions.Ask(grant):
-                self.leases[grant.lease] = Lease(
+                self.leases[grant.lease] = LeaseRow(
                     grant.lease,
                     grant.type,
                     self.order.job,
@@ -244,7 +244,7 @@ class Draft:
         row = self.tasks[task]
         self.tasks[task] = replace(row, state=advance(row.state, to), reason=reason)
 
-    def _end(self, ended: Iterable[Lease], to: LeaseState, reason: str) -> None:
+    def _end(self, ended: Iterable[LeaseRow], to: LeaseState, reason: str) -> None:
         for item in ended:
             advance(item.state, to)
             self.leases[item.lease] = replace(item, state=to, reason=reason, ended_at_ms=self.world.now_ms)
@@ -256,7 +256,7 @@ class Draft:
             if held and item.lease not in self.world.answering:
                 self._give_back(item, LeaseState.REVOKED, Reason.NODE_CONVICTED)
 
-    def _give_back(self, lease: Lease, to: LeaseState, reason: str) -> None:
+    def _give_back(self, lease: LeaseRow, to: LeaseState, reason: str) -> None:
         """End a lease; work without a result goes back to planned."""
         self._end([lease], to, reason)
         task = self.tasks.get(lease.task)

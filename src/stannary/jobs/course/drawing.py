@@ -24,9 +24,9 @@ from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Candidate, Candidates, Drawable, Rejection, Verdict
 from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course import actions
-from stannary.jobs.course.draft import Draft, Drawing
+from stannary.jobs.course.draft import CourseDraft, Drawing
 from stannary.jobs.course.masks import why_no_auditor
-from stannary.jobs.course.state import Draw, NewAudit, Task
+from stannary.jobs.course.state import DrawRow, NewAudit, Task
 from stannary.jobs.states import TaskState
 from stannary.rules import draw as rule
 from stannary.rules.price import price_of
@@ -36,7 +36,7 @@ FIRST_INDEX = 0  # formats/beacon.py
 TAKEN = frozenset({TaskState.COMMITTED, TaskState.CONTRIBUTED})
 
 
-def advance(draft: Draft) -> Drawing:
+def advance(draft: CourseDraft) -> Drawing:
     """Make the draw whose value is revealed, or ask for the next one."""
     last = draft.draws[-1] if draft.draws else None
     if last is not None and last.value is not None and last.draw is None:
@@ -62,7 +62,7 @@ def advance(draft: Draft) -> Drawing:
     return _request(draft, last, number)
 
 
-def pass_unasked(draft: Draft) -> None:
+def pass_unasked(draft: CourseDraft) -> None:
     """Close handed-in work of a job whose buyer agreed to pay on completion."""
     for task in list(draft.tasks.values()):
         if task.state is TaskState.CONTRIBUTED:
@@ -70,7 +70,7 @@ def pass_unasked(draft: Draft) -> None:
             draft.do(actions.Judge(task.task, Verdict.UNVERIFIED, Reason.NOT_ASKED, message))
 
 
-def selection_of(draft: Draft, row: Draw, task: Task) -> rule.Selection:
+def selection_of(draft: CourseDraft, row: DrawRow, task: Task) -> rule.Selection:
     """Return what a made draw says of one task (auditors aside, which the audit keeps)."""
     drawable = Drawable(TaskId(task.task), NodeId(task.node or ""), "", "", task.num_steps, task.commitment_index or 0)
     return _select(draft, row, (drawable,), ())[0]
@@ -81,14 +81,14 @@ class Question:
     """An audit to open: what the draw said, and who may still be asked, first in rank first."""
 
     task: Task
-    row: Draw
+    row: DrawRow
     selection: rule.Selection
     ranked: tuple[str, ...]
     number: int = 0
     canary: bool = False
 
 
-def open_audit(draft: Draft, asked: Question) -> None:
+def open_audit(draft: CourseDraft, asked: Question) -> None:
     """Open an audit; its auditor is the first of those ranked who is not convicted."""
     ranked = tuple(node for node in asked.ranked if node not in draft.convicted)
     auditor = ranked[0] if ranked else None
@@ -109,12 +109,12 @@ def open_audit(draft: Draft, asked: Question) -> None:
     draft.do(actions.OpenAudit(new))
 
 
-def randomness(row: Draw) -> bytes:
+def randomness(row: DrawRow) -> bytes:
     """Return the beacon of a revealed draw."""
     return rule.beacon(row.value or "", Digest(row.checkpoint_root))
 
 
-def get_draw(draft: Draft, number: int) -> Draw:
+def get_draw(draft: CourseDraft, number: int) -> DrawRow:
     """Return one draw of the job."""
     for row in draft.draws:
         if row.number == number:
@@ -122,7 +122,7 @@ def get_draw(draft: Draft, number: int) -> Draw:
     raise ConflictError("no such draw", why=f"{draft.order.job}, draw {number}")
 
 
-def _pass_made(draft: Draft) -> list[Task]:
+def _pass_made(draft: CourseDraft) -> list[Task]:
     """Give handed-in tasks what the draw that took them selected; return those no draw has taken."""
     fresh = []
     for task in list(draft.tasks.values()):
@@ -135,7 +135,7 @@ def _pass_made(draft: Draft) -> list[Task]:
     return fresh
 
 
-def _pass(draft: Draft, row: Draw, task: Task) -> None:
+def _pass(draft: CourseDraft, row: DrawRow, task: Task) -> None:
     if task.task not in draft.drawn[row.number]:
         return  # committed after the draw's revelation was recorded, by an epoch before this one
     node = draft.world.nodes.get(task.node or "")
@@ -145,12 +145,12 @@ def _pass(draft: Draft, row: Draw, task: Task) -> None:
         open_audit(draft, Question(task, row, selection, tuple(item.node for item in selection.auditors)))
 
 
-def _is_untaken(task: Task, draft: Draft) -> bool:
+def _is_untaken(task: Task, draft: CourseDraft) -> bool:
     """Tell whether a task is committed to and no draw has taken it: the next one may."""
     return task.state in TAKEN and _taken_by(task, draft.draws) is None
 
 
-def _taken_by(task: Task, draws: Iterable[Draw]) -> Draw | None:
+def _taken_by(task: Task, draws: Iterable[DrawRow]) -> DrawRow | None:
     """Return the draw that took a task's commitment: the first whose checkpoint covers it."""
     return next((row for row in draws if _is_covered(task, row.checkpoint_size)), None)
 
@@ -159,7 +159,7 @@ def _is_covered(task: Task, size: int) -> bool:
     return task.commitment_index is not None and task.commitment_index < size
 
 
-def _fix_candidates(draft: Draft, number: int) -> None:
+def _fix_candidates(draft: CourseDraft, number: int) -> None:
     """State who may audit what draw `number` draws, once."""
     world = draft.world
     worked = draft.worked | frozenset(draft.placed)
@@ -177,7 +177,7 @@ def _fix_candidates(draft: Draft, number: int) -> None:
     draft.do(actions.FixCandidates(Candidates(draft.order.job, number, tuple(listed), tuple(left_out), fixed_at)))
 
 
-def _request(draft: Draft, last: Draw | None, number: int) -> Drawing:
+def _request(draft: CourseDraft, last: DrawRow | None, number: int) -> Drawing:
     """Ask the buyer for the next value, for a checkpoint that covers the candidates."""
     old_size = last.checkpoint_size if last is not None else 0
     size = draft.world.checkpoint.size
@@ -189,14 +189,14 @@ def _request(draft: Draft, last: Draw | None, number: int) -> Drawing:
     return Drawing(owed=draft.draws[-1])
 
 
-def _give_up(draft: Draft, rows: Iterable[Task]) -> None:
+def _give_up(draft: CourseDraft, rows: Iterable[Task]) -> None:
     for task in rows:
         message = f"{task.task} cannot be drawn any more"
         draft.do(actions.Judge(task.task, Verdict.UNVERIFIED, Reason.EXHAUSTED, message))
     draft.failure = (Reason.EXHAUSTED, "the buyer's beacon chain has no value left for another draw")
 
 
-def _make(draft: Draft, row: Draw) -> None:
+def _make(draft: CourseDraft, row: DrawRow) -> None:
     held = [task for task in draft.tasks.values() if task.state in TAKEN and _taken_by(task, draft.draws) is row]
     held.sort(key=lambda task: task.commitment_index or 0)
     nodes = draft.world.nodes
@@ -218,18 +218,18 @@ def _drawable(task: Task, operator: str, engine_class: str) -> Drawable:
     )
 
 
-def _candidates(draft: Draft, row: Draw) -> tuple[Candidate, ...]:
+def _candidates(draft: CourseDraft, row: DrawRow) -> tuple[Candidate, ...]:
     return draft.listed[row.number].candidates
 
 
 def _select(
-    draft: Draft, row: Draw, drawable: tuple[Drawable, ...], candidates: Sequence[Candidate]
+    draft: CourseDraft, row: DrawRow, drawable: tuple[Drawable, ...], candidates: Sequence[Candidate]
 ) -> tuple[rule.Selection, ...]:
     made = _record(draft, row, drawable)
     return rule.select(made, candidates, randomness(row), draft.order.spec.trust.audit_ppm)
 
 
-def _record(draft: Draft, row: Draw, drawable: tuple[Drawable, ...]) -> DrawRecord:
+def _record(draft: CourseDraft, row: DrawRow, drawable: tuple[Drawable, ...]) -> DrawRecord:
     listed = draft.listed.get(row.number)
     if listed is None:
         raise ConflictError("a draw without its candidates", why=f"{draft.order.job}, draw {row.number}")

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from stannary.jobs.course import actions
-from stannary.jobs.course.draft import PENDING, Draft
-from stannary.jobs.course.state import AuditOutcome, Ending
+from stannary.jobs.course.draft import PENDING, CourseDraft
+from stannary.jobs.course.state import AuditOutcome, EarlyEnd
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
 from stannary.rules.reasons import Reason
 
 MAX_MESSAGE_CHARS = 1000
 
 
-def begin_end(draft: Draft, to: JobStatus, reason: str, message: str) -> bool:
+def begin_end(draft: CourseDraft, to: JobStatus, reason: str, message: str) -> bool:
     """Begin the end of a job that fails or is cancelled.
 
     Returns: whether it begins now; False of a job whose end has begun before.
     """
     if is_terminal(draft.status) or draft.status in {JobStatus.VERIFYING, JobStatus.CANCELLING}:
         return False
-    draft.do(actions.BeginEnd(Ending(to, reason, message[:MAX_MESSAGE_CHARS])))
+    draft.do(actions.BeginEnd(EarlyEnd(to, reason, message[:MAX_MESSAGE_CHARS])))
     return True
 
 
-def give_up_work(draft: Draft) -> None:
+def give_up_work(draft: CourseDraft) -> None:
     """Give up what nobody has handed in of a job that ends early."""
     reason = draft.ending.reason if draft.ending is not None else ""
     for task in list(draft.tasks.values()):
@@ -30,7 +30,7 @@ def give_up_work(draft: Draft) -> None:
             draft.do(actions.Drop(task.task, TaskState.ABANDONED, reason, f"{task.task} is given up"))
 
 
-def give_up_on_buyer(draft: Draft) -> bool:
+def give_up_on_buyer(draft: CourseDraft) -> bool:
     """End a job whose buyer does not reveal: committed work is paid unseen (docs/threat-model.md).
 
     Returns: whether nothing is left to do but the receipt.
@@ -40,5 +40,5 @@ def give_up_on_buyer(draft: Draft) -> bool:
         draft.failure = (Reason.BUYER_SILENT, message)
         return False
     if draft.ending is not None and draft.ending.reason != Reason.BUYER_SILENT:
-        draft.do(actions.BeginEnd(Ending(draft.ending.status, Reason.BUYER_SILENT, message)))
+        draft.do(actions.BeginEnd(EarlyEnd(draft.ending.status, Reason.BUYER_SILENT, message)))
     return all(audit.outcome is not AuditOutcome.OPEN for audit in draft.audits.values())

@@ -16,8 +16,8 @@ from collections.abc import Collection
 
 from stannary.formats.ids import LeaseType
 from stannary.jobs.course import actions, ending, masks
-from stannary.jobs.course.draft import Draft
-from stannary.jobs.course.state import Lease
+from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.state import LeaseRow
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.rules import reasons
 from stannary.rules.reasons import Reason
@@ -25,21 +25,21 @@ from stannary.rules.reasons import Reason
 AGREEING = 3  # operators who must report a failure before it is the job's, where so many could try
 
 
-def report(draft: Draft, lease: Lease, reason: str, message: str) -> None:
+def report(draft: CourseDraft, lease: LeaseRow, reason: str, message: str) -> None:
     """End a lease its node cannot fulfil; what enough operators report is the job's failure."""
     draft.do(actions.EndLease(lease.lease, LeaseState.RELEASED, reason, message[: ending.MAX_MESSAGE_CHARS]))
     if lease.type is not LeaseType.WORK:
         return
     operator = draft.world.nodes.get(lease.node).operator
     reported = sorted({*draft.reported.get(lease.task, ()), operator})
-    draft.do(actions.Report(lease.task, operator))
+    draft.do(actions.ReportTask(lease.task, operator))
     if len(reported) >= _needed(draft, reported):
         named = f"{message} (reported by {', '.join(reported)})"
         said = Reason.RUN_FAILED if reason in reasons.OWN else reason
         ending.begin_end(draft, JobStatus.FAILED, said, named)
 
 
-def _needed(draft: Draft, reported: Collection[str]) -> int:
+def _needed(draft: CourseDraft, reported: Collection[str]) -> int:
     """Return how many operators must have reported a task before its job has failed."""
     able = any(
         node.operator not in reported

@@ -25,9 +25,9 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId
 from stannary.formats.predicates import Absence, Awaited, Role, Silence, TaskVerdict, Verdict
 from stannary.jobs.course import actions, drawing
-from stannary.jobs.course.draft import UNSIGNED, Draft
+from stannary.jobs.course.draft import UNSIGNED, CourseDraft
 from stannary.jobs.course.pace import expected_s
-from stannary.jobs.course.state import Answer, Audit, AuditOutcome, Grant, Lease, Task
+from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, Grant, LeaseRow, Task
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.rules import verdict
 from stannary.rules.pace import answer_s
@@ -60,7 +60,7 @@ class Party:
     node: str
 
 
-def advance(draft: Draft) -> None:
+def advance(draft: CourseDraft) -> None:
     """Move every open audit of a job as far as it goes."""
     waiting = [item for item in draft.audits.values() if item.outcome is AuditOutcome.OPEN]
     for audit in sorted(waiting, key=lambda item: (item.opened_at_ms, item.audit)):
@@ -80,13 +80,13 @@ def question_id(audit: str, kind: LeaseType, role: Role, node: str) -> str:
 class _Hearing:
     """Everything about one drawn task."""
 
-    def __init__(self, draft: Draft, task: Task) -> None:
+    def __init__(self, draft: CourseDraft, task: Task) -> None:
         self._draft = draft
         self._task = task
         self._audits = draft.audits_of(task.task)
         self._prover = task.node or ""
 
-    def advance(self, audit: Audit) -> None:
+    def advance(self, audit: AuditRow) -> None:
         """Take the next step of one audit."""
         first = self._audits[0]
         prover = self._side(first, Party(LeaseType.QUESTION, Role.PROVER, self._prover))
@@ -111,7 +111,7 @@ class _Hearing:
         if prover.has_answered and (auditor is None or auditor.has_answered):
             self._decide(audit, answered=auditor is not None)
 
-    def _hear_alone(self, audit: Audit, auditor: _Side | None) -> None:
+    def _hear_alone(self, audit: AuditRow, auditor: _Side | None) -> None:
         """Hear the auditor of a task whose prover does not answer."""
         if auditor is None:
             self._close(audit, AuditOutcome.SILENT)
@@ -121,28 +121,28 @@ class _Hearing:
         elif auditor.committed and self._is_unopened(audit, Role.AUDITOR, audit.auditor or ""):
             self._replace(audit)
 
-    def _auditor(self, audit: Audit) -> _Side | None:
+    def _auditor(self, audit: AuditRow) -> _Side | None:
         if audit.auditor is None:
             return None
         return self._side(audit, Party(LeaseType.AUDIT, Role.AUDITOR, audit.auditor))
 
-    def _side(self, audit: Audit, party: Party) -> _Side:
+    def _side(self, audit: AuditRow, party: Party) -> _Side:
         given = self._given(audit, party.role, party.node)
         if given is not None:
             return _Side(True, given.answer_leaf is not None, silent=False)
         return _Side(False, False, silent=self._ask(audit, party).state is not LeaseState.GRANTED)
 
-    def _given(self, audit: Audit, role: Role, node: str) -> Answer | None:
+    def _given(self, audit: AuditRow, role: Role, node: str) -> AnswerRow | None:
         for row in self._draft.answers_of(audit.audit):
             if row.role is role and row.node == node:
                 return row
         return None
 
-    def _is_unopened(self, audit: Audit, role: Role, node: str) -> bool:
+    def _is_unopened(self, audit: AuditRow, role: Role, node: str) -> bool:
         """Ask a party to open its answer; tell whether its time for that is over."""
         return self._ask(audit, Party(LeaseType.REVEAL, role, node)).state is not LeaseState.GRANTED
 
-    def _ask(self, audit: Audit, party: Party) -> Lease:
+    def _ask(self, audit: AuditRow, party: Party) -> LeaseRow:
         """Return the lease of a question, granted now if it never was."""
         draft, task = self._draft, self._task
         name = question_id(audit.audit, party.kind, party.role, party.node)
@@ -168,7 +168,7 @@ class _Hearing:
         draft.do(actions.Ask(grant, f"{party.kind} about {task.task} to {party.node}"))
         return draft.leases[name]
 
-    def _replace(self, audit: Audit) -> None:
+    def _replace(self, audit: AuditRow) -> None:
         """Ask the next in rank, in an audit of its own: what is committed to there is committed to before it opens."""
         self._say_silent(audit, Role.AUDITOR, audit.auditor or "")
         self._close(audit, AuditOutcome.SILENT)
@@ -177,7 +177,7 @@ class _Hearing:
         else:
             self._open_next(tuple(audit.ranked[1:]), canary=False)
 
-    def _say_silent(self, audit: Audit, role: Role, node: str) -> None:
+    def _say_silent(self, audit: AuditRow, role: Role, node: str) -> None:
         """State that a party of an audit was asked and did not answer."""
         draft, now_ms = self._draft, self._draft.world.now_ms
         asked = LeaseType.QUESTION if role is Role.PROVER else LeaseType.AUDIT
@@ -201,7 +201,7 @@ class _Hearing:
         )
         draft.do(actions.SaySilent(said))
 
-    def _decide(self, audit: Audit, *, answered: bool) -> None:
+    def _decide(self, audit: AuditRow, *, answered: bool) -> None:
         rest = tuple(audit.ranked[1:])
         decision = self._verdict(exhausted=not rest)
         agreed = decision.verdict is Verdict.VERIFIED and audit.auditor not in decision.refuted
@@ -223,7 +223,7 @@ class _Hearing:
         question = drawing.Question(self._task, row, selection, ranked, len(self._audits), canary)
         drawing.open_audit(self._draft, question)
 
-    def _close(self, audit: Audit, outcome: AuditOutcome) -> None:
+    def _close(self, audit: AuditRow, outcome: AuditOutcome) -> None:
         self._draft.do(actions.CloseAudit(audit.audit, outcome))
 
     def _verdict(self, *, exhausted: bool) -> Decision:

@@ -15,21 +15,21 @@ from typing import cast
 from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.jobs.course.pace import expected_s
-from stannary.jobs.course.state import Leased, Order, World
+from stannary.jobs.course.state import JobOrder, Leased, World
 from stannary.rules.pace import Pace, Progress, deadline_s, limit_s
 from stannary.rules.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldLease:
     """A live lease, with what tells a slow task from a lost one."""
 
     leased: Leased
-    order: Order | None  # of an open job
+    order: JobOrder | None  # of an open job
     reported: Progress | None
 
 
-def why_over(held: Held, world: World, lost: Container[str], now_s: float) -> str:
+def why_over(held: HeldLease, world: World, lost: Container[str], now_s: float) -> str:
     """Return why a lease is to be taken back, empty if it goes on.
 
     Args:
@@ -52,7 +52,7 @@ def why_over(held: Held, world: World, lost: Container[str], now_s: float) -> st
     return Reason.LATE if _is_late(held, held.order, world, now_s) else ""
 
 
-def _is_over(held: Held, world: World, now_s: float) -> bool:
+def _is_over(held: HeldLease, world: World, now_s: float) -> bool:
     lease, reported, order = held.leased.lease, held.reported, held.order
     waited_ms = world.waited_ms(lease.granted_at_ms)
     if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
@@ -64,7 +64,7 @@ def _is_over(held: Held, world: World, now_s: float) -> bool:
     return now_s >= reported.allowed_until_s(held.leased.num_steps)
 
 
-def moved_bytes(order: Order, body: Mapping[str, Json]) -> int:
+def moved_bytes(order: JobOrder, body: Mapping[str, Json]) -> int:
     """Return the most bytes a node has to fetch and hand in for a lease."""
     spec, listed = order.spec, body.get("blobs")
     inputs = [item.size_bytes for item in spec.inputs.values()]
@@ -72,7 +72,7 @@ def moved_bytes(order: Order, body: Mapping[str, Json]) -> int:
     return spec.workdir_bytes + sum(inputs) + sum(given) + spec.output_bytes
 
 
-def _is_late(held: Held, order: Order, world: World, now_s: float) -> bool:
+def _is_late(held: HeldLease, order: JobOrder, world: World, now_s: float) -> bool:
     leased, reported = held.leased, held.reported
     if leased.kind is not TaskKind.ROUND:
         return False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from stannary.jobs.course.state import Node, Order, World
+from stannary.jobs.course.state import JobOrder, Node, World
 from stannary.rules import masks
 
 
-def why_not(node: Node, order: Order, world: World) -> str:
+def why_not(node: Node, order: JobOrder, world: World) -> str:
     """Return why `node` may not serve the job, empty if it may: what placement asks, but for presence."""
     if node.is_revoked:
         return "revoked"
@@ -17,14 +17,14 @@ def why_not(node: Node, order: Order, world: World) -> str:
     return masks.why_not(node, masks.required_by(order.spec, terms=world.terms))
 
 
-def why_barred(node: Node, order: Order, world: World, engine_class: str, convicted: Container[str]) -> str:
+def why_barred(node: Node, order: JobOrder, world: World, engine_class: str, convicted: Container[str]) -> str:
     """Return why a node may not do a job's work, whatever the task; empty if it may."""
     if node.engine_class != engine_class:
         return "another engine class"
     return "convicted in this job" if node.node in convicted else why_not(node, order, world)
 
 
-def why_no_auditor(node: Node, order: Order, world: World, convicted: Container[str]) -> str:
+def why_no_auditor(node: Node, order: JobOrder, world: World, convicted: Container[str]) -> str:
     """Return why a node may not audit what is drawn now, empty if it may."""
     if node.node in convicted:
         return "convicted in this job"

@@ -7,12 +7,12 @@ from stannary.formats import instants
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Placement
 from stannary.jobs.course import actions
-from stannary.jobs.course.draft import Draft
+from stannary.jobs.course.draft import CourseDraft
 from stannary.rules.price import AUDITS_IN_ESCROW
 from stannary.rules.reasons import Reason
 
 
-def place(draft: Draft) -> None:
+def place(draft: CourseDraft) -> None:
     """Place the job, or leave it queued until there is room for it."""
     world, order = draft.world, draft.order
     try:

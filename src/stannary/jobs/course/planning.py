@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import actions
-from stannary.jobs.course.draft import PENDING, Draft
+from stannary.jobs.course.draft import PENDING, CourseDraft
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import OPEN_TASK, TaskState
 from stannary.rules.reasons import Reason
@@ -48,7 +48,7 @@ class Round:
         return [listed[-1] for listed in self.lanes.values()]
 
 
-def read_round(draft: Draft, index: int) -> Round:
+def read_round(draft: CourseDraft, index: int) -> Round:
     """Return the tasks of one round."""
     lanes: dict[int, list[Task]] = {}
     merges: list[Task] = []
@@ -59,7 +59,7 @@ def read_round(draft: Draft, index: int) -> Round:
     return Round(index, lanes, merges)
 
 
-def plan(draft: Draft, assignment: Assignment) -> Task | None:
+def plan(draft: CourseDraft, assignment: Assignment) -> Task | None:
     """Plan a task, unless it was tried too often: then the job cannot go on."""
     if int(assignment.task.rpartition("/a")[2]) >= MAX_ATTEMPTS:
         fail(draft, f"{assignment.task} is attempt number {MAX_ATTEMPTS}")
@@ -68,18 +68,18 @@ def plan(draft: Draft, assignment: Assignment) -> Task | None:
     return draft.tasks[assignment.task]
 
 
-def fail(draft: Draft, message: str) -> None:
+def fail(draft: CourseDraft, message: str) -> None:
     """Say that the job cannot go on."""
     draft.failure = (Reason.USELESS, message)
 
 
-def void(draft: Draft, task: Task) -> None:
+def void(draft: CourseDraft, task: Task) -> None:
     """Supersede a task unless it must be judged first, or is for ever what it is."""
     if task.state in PENDING or task.state in JUDGED:
         drop(draft, task, TaskState.SUPERSEDED, Reason.SUPERSEDED)
 
 
-def drop(draft: Draft, task: Task, to: TaskState, reason: Reason) -> None:
+def drop(draft: CourseDraft, task: Task, to: TaskState, reason: Reason) -> None:
     """Drop a task; what is being handed in is in the log already: it is taken, judged, and then superseded."""
     if not draft.is_answering(task):
         draft.do(actions.Drop(task.task, to, reason, f"{task.task} is {reason}"))

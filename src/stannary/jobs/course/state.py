@@ -41,7 +41,7 @@ class AuditOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobOrder:
     """One job as its buyer signed it."""
 
     job: JobId
@@ -118,7 +118,7 @@ class NewDraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw(NewDraw):
+class DrawRow(NewDraw):
     """A draw as it stands: asked for, revealed, drawn."""
 
     reveal: str | None
@@ -128,7 +128,7 @@ class Draw(NewDraw):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class CandidateList:
     """Who may audit what a draw draws: their statement, its place in the log, and the list where a draw needs it."""
 
     leaf: str
@@ -154,7 +154,7 @@ class NewAudit:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit(NewAudit):
+class AuditRow(NewAudit):
     """An audit as it stands: what was opened, and what became of it."""
 
     rank: int
@@ -164,7 +164,7 @@ class Audit(NewAudit):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerRow:
     """What one node has said to one question."""
 
     audit: str
@@ -195,7 +195,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class LeaseRow:
     """A lease as it stands."""
 
     lease: str
@@ -217,14 +217,14 @@ class Lease:
 class Leased:
     """A live lease with what its task is, and when tasks of the same round were leased and handed in."""
 
-    lease: Lease
+    lease: LeaseRow
     kind: TaskKind
     num_steps: int
     handed_in_ms: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EarlyEnd:
     """How a job is going to end, once what was handed in is judged."""
 
     status: JobStatus
@@ -236,10 +236,10 @@ class Ending:
 class JobState:
     """One job as it stands."""
 
-    order: Order
+    order: JobOrder
     version: int  # number of its events: every change has one
     status: JobStatus
-    ending: Ending | None
+    ending: EarlyEnd | None
     submitted_at_ms: int
     escrow_usd_micros: int
     first_open: int  # the first round that is not settled for good
@@ -249,12 +249,12 @@ class JobState:
     convicted: frozenset[str] = frozenset()
     reported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # task -> operators: it cannot run
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
-    draws: tuple[Draw, ...] = ()
-    listed: Mapping[int, Listed] = field(default_factory=dict)  # draw number -> candidates
+    draws: tuple[DrawRow, ...] = ()
+    listed: Mapping[int, CandidateList] = field(default_factory=dict)  # draw number -> candidates
     drawn: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # draw number -> tasks of a made draw, in order
-    audits: Mapping[str, Audit] = field(default_factory=dict)  # in the order they were opened
-    answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)  # audit -> in order of commitment
-    leases: Mapping[str, Lease] = field(default_factory=dict)  # live ones, and all questions of what is being heard
+    audits: Mapping[str, AuditRow] = field(default_factory=dict)  # in the order they were opened
+    answers: Mapping[str, tuple[AnswerRow, ...]] = field(default_factory=dict)  # audit -> in order of commitment
+    leases: Mapping[str, LeaseRow] = field(default_factory=dict)  # live ones, and all questions of what is being heard
     last_end_ms: Mapping[str, int] = field(default_factory=dict)  # planned task -> when its newest lease ended
 
 
@@ -324,10 +324,10 @@ class Placed:
     engine_class: str
 
 
-class Place(Protocol):
+class Placing(Protocol):
     """Matches an order with the offers of now."""
 
-    def __call__(self, order: Order) -> Placed:
+    def __call__(self, order: JobOrder) -> Placed:
         """Return the nodes of the lanes; NoCapacity if no engine class can hold them."""
         ...
 
@@ -342,7 +342,7 @@ class World:
     live: Container[str]  # nodes that may get new work: heard from lately, not draining
     answering: Container[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
     checkpoint: Checkpoint
-    place: Place
+    place: Placing
     terms: frozenset[str] = frozenset()  # digests of those this market accepts
     resumed_at_ms: int = 0  # when this process began to listen
     leaps: tuple[Leap, ...] = ()  # stretches of the market's time that never passed

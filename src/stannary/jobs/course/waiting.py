@@ -1,18 +1,110 @@
-"""What a job waits for that no step of its own can bring, as the loop must know it."""
+"""What a job waits for, until when, and what comes then: the rows of the course (jobs/states.py) it is in now."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stannary.formats.ids import LeaseType
+from stannary.formats.predicates import Role
 from stannary.jobs.course import masks
-from stannary.jobs.course.draft import PENDING, Draft
-from stannary.jobs.states import TaskState
+from stannary.jobs.course.draft import PENDING, CourseDraft
+from stannary.jobs.course.state import AuditOutcome, LeaseRow, Task
+from stannary.jobs.states import JobStatus, LeaseState, TaskState
+
+MAX_LISTED = 64  # waits of one job that are told; of more, the first
 
 
-def owes(draft: Draft) -> bool:
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One thing a job waits for."""
+
+    subject: str  # job, task, draw or audit, by name
+    stage: str  # a row of the course
+    waits_for: str
+    then: str
+    until_ms: int | None = None  # at least until then; None where nothing ends it
+    otherwise: str = ""
+
+
+def waits(draft: CourseDraft) -> list[Wait]:
+    """Return what a job waits for, what its course hangs on first."""
+    listed = []
+    for wait in _waits(draft):
+        listed.append(wait)
+        if len(listed) == MAX_LISTED:
+            break
+    return listed
+
+
+def _waits(draft: CourseDraft) -> Iterator[Wait]:
+    job, timing = draft.order.job, draft.world.timing
+    if draft.status is JobStatus.QUEUED:
+        until_ms = max(draft.submitted_at_ms, draft.world.resumed_at_ms) + int(1000 * timing.placing_s)
+        what = "its buyer's turn, and nodes that may take it"
+        yield Wait(job, JobStatus.QUEUED, what, "place", until_ms, "end: no-capacity")
+    elif draft.status is JobStatus.VERIFYING:
+        yield Wait(job, JobStatus.VERIFYING, "the log to hold every statement of it", "make the receipt")
+    elif draft.status in (JobStatus.RUNNING, JobStatus.CANCELLING):
+        yield from _of_draws(draft)
+        yield from _of_audits(draft)
+        yield from _of_tasks(draft)
+
+
+def _of_draws(draft: CourseDraft) -> Iterator[Wait]:
+    owed, last = draft.drawing.owed, draft.draws[-1] if draft.draws else None
+    if owed is not None:
+        until_ms = owed.requested_at_ms + int(1000 * draft.world.timing.reveal_s)
+        what = f"the beacon value of draw {owed.number}"
+        yield Wait(f"draw {owed.number}", "owed", what, "draw", until_ms, "pay what is committed unseen")
+    elif draft.drawing.awaits_log:
+        number = last.number + 1 if last is not None else 0
+        what = "a cosigned checkpoint that covers who may audit"
+        yield Wait(f"draw {number}", "listed", what, "ask for the beacon value")
+
+
+def _of_audits(draft: CourseDraft) -> Iterator[Wait]:
+    for audit in draft.audits.values():
+        if audit.outcome is not AuditOutcome.OPEN:
+            continue
+        for lease in draft.live_of(audit.task):
+            if lease.type is not LeaseType.WORK:
+                yield _of_question(lease)
+
+
+def _of_question(lease: LeaseRow) -> Wait:
+    is_prover = lease.body.get("role") == Role.PROVER
+    party = f"{lease.node} ({'who did it' if is_prover else 'auditor'})"
+    opening = lease.type is LeaseType.REVEAL
+    what = f"{'the opened' if opening else 'a blinded'} answer of {party} about {lease.task}"
+    then = "compare, once both are open" if opening else "ask to open it, once both are logged"
+    otherwise = "judge unheard" if is_prover else "ask the next in rank"
+    return Wait(lease.audit or "", "opening" if opening else "asked", what, then, lease.deadline_at_ms, otherwise)
+
+
+def _of_tasks(draft: CourseDraft) -> Iterator[Wait]:
+    for task in draft.tasks.values():
+        if task.state in PENDING:
+            yield _of_task(draft, task)
+
+
+def _of_task(draft: CourseDraft, task: Task) -> Wait:
+    if task.state is TaskState.PLANNED:
+        return Wait(task.task, task.state, "a node that asks for work and may take it", "lease it")
+    held = next((item for item in draft.live_of(task.task) if item.state is LeaseState.GRANTED), None)
+    until_ms = held.deadline_at_ms if held is not None else None
+    committed = task.state is TaskState.COMMITTED
+    what = f"the {'result' if committed else 'commitment'} of {task.node}"
+    then = "draw, when it is covered" if committed else "take its result"
+    return Wait(task.task, task.state, what, then, until_ms, "give it to another node")
+
+
+def owes(draft: CourseDraft) -> bool:
     """Tell whether nothing but the buyer's beacon value is waited for."""
     return draft.drawing.owed is not None and not any(task.state in PENDING for task in draft.tasks.values())
 
 
-def is_deserted(draft: Draft) -> bool:
+def is_deserted(draft: CourseDraft) -> bool:
     """Tell whether a task has waited as long as one may for placing, and no node that could take it is there now."""
     world, order = draft.world, draft.order
     patience_ms = 1000 * world.timing.placing_s

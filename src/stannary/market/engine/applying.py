@@ -22,6 +22,7 @@ from stannary.jobs.course.state import ONE_PIECE, JobState, NewDraw, World, spel
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.engine.giving import allow, manifest_digests, with_inputs
 from stannary.market.topics import WORK, node_topic, seen_topic
+from stannary.rules.reasons import Reason
 from stannary.store import audits, blobs, envelopes, events, jobs, leases, nodes, tasks
 from stannary.store.envelopes import Incoming
 from stannary.store.transitions import Cause, move_job
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 Sign = Callable[..., dsse.Envelope]
 Proof = Callable[[int, int], list[bytes]]
-WAY = (JobStatus.PLACING, JobStatus.ATTESTING, JobStatus.STARTING, JobStatus.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ class _Run:
                 if holder is not None:
                     self._applied.rings.add(node_topic(holder))
             case actions.Settle(first_open, round_index):
-                jobs.note_progress(self._connection, self._job, {"first_open": first_open, "round": round_index})
-            case actions.Report(task, operator):
+                jobs.note_rounds(self._connection, self._job, first_open=first_open, last=round_index)
+            case actions.ReportTask(task, operator):
                 jobs.report(self._connection, self._job, task, operator)
             case actions.BeginEnd():
                 self._begin_end(action)
@@ -164,14 +164,12 @@ class _Run:
         self._post("placement", action.placement)
         jobs.place(self._connection, self._job, action.placement.chosen)
         blobs.grant(self._connection, manifest_digests(self._order.spec), self._job)
-        for status in WAY:
-            move_job(self._connection, self._job, status, self._cause("placed", action.message))
+        move_job(self._connection, self._job, JobStatus.RUNNING, self._cause(Reason.PLACED, action.message))
         self._applied.rings.add(WORK)
 
     def _begin_end(self, action: actions.BeginEnd) -> None:
         ending, row = action.ending, jobs.get(self._connection, self._job)
-        said: dict[str, Json] = {"status": ending.status.value, "reason": ending.reason, "message": ending.message}
-        jobs.note_progress(self._connection, self._job, {"ending": said})
+        jobs.note_ending(self._connection, self._job, ending)
         if row.status is not JobStatus.CANCELLING:
             move_job(self._connection, self._job, JobStatus.CANCELLING, self._cause(ending.reason, ending.message))
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection
 
 from stannary.formats import dsse, instants, note, receipt, statement
-from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Candidates, Credential, Placement, Receipt, SettlementLine, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
-from stannary.jobs.course.state import Order
+from stannary.jobs.course.state import JobOrder
 from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.applying import Sign, post
 from stannary.rules.reasons import Reason
@@ -75,7 +74,7 @@ class Concluded:
     receipt: Receipt
 
 
-def close(connection: Connection, order: Order, now_ms: int) -> bool:
+def close(connection: Connection, order: JobOrder, now_ms: int) -> bool:
     """Post the last reading of every node; tell whether everything of the job is logged."""
     row = jobs.get(connection, order.job)
     last: dict[str, readings.ReadingRow] = {}
@@ -85,7 +84,7 @@ def close(connection: Connection, order: Order, now_ms: int) -> bool:
         envelope = dsse.from_bytes(reading.envelope)
         leaf = "sha256:" + envelope.leaf().hex()
         envelopes.add(connection, Incoming(leaf, "reading", reading.envelope, now_ms, order.job))
-    if row.status in {JobStatus.RUNNING, JobStatus.RECOVERING}:
+    if row.status is JobStatus.RUNNING:
         move_job(connection, order.job, JobStatus.VERIFYING, Cause(now_ms, Reason.COMPLETE, "all work is judged"))
     return all(item.log_index is not None for item in envelopes.of_job(connection, order.job))
 
@@ -96,7 +95,7 @@ def posted_receipt(connection: Connection, job: str) -> Kept | None:
     return found[0] if found else None
 
 
-def conclude(connection: Connection, order: Order, now_ms: int, witness: str) -> Concluded:
+def conclude(connection: Connection, order: JobOrder, now_ms: int, witness: str) -> Concluded:
     """Compute the receipt of a job whose statements are all logged (reads only)."""
     row = jobs.get(connection, order.job)
     gathered = _gather(connection, order.job)
@@ -112,7 +111,7 @@ def conclude(connection: Connection, order: Order, now_ms: int, witness: str) ->
     return Concluded(gathered, made, conclusion.compose(gathered.case, made, ending, gathered.leaves))
 
 
-def settle(connection: Connection, order: Order, now_ms: int, sign: Sign, concluded: Concluded) -> list[str]:
+def settle(connection: Connection, order: JobOrder, now_ms: int, sign: Sign, concluded: Concluded) -> list[str]:
     """Post the receipt statement and move the money; return the refuted nodes. Does nothing the second time."""
     if posted_receipt(connection, order.job) is not None:
         return []
@@ -136,7 +135,7 @@ def settle(connection: Connection, order: Order, now_ms: int, sign: Sign, conclu
 
 def file_bytes(
     connection: Connection,
-    order: Order,
+    order: JobOrder,
     proof: str,
     inclusion: Callable[[int, int], list[bytes]],
     consistency: Callable[[int, int], list[bytes]],
@@ -159,7 +158,7 @@ def file_bytes(
     return receipt.build(dsse.from_bytes(kept.envelope), proof, logged, checkpoints)
 
 
-def publish(connection: Connection, order: Order, now_ms: int, name: Digest, size_bytes: int) -> None:
+def publish(connection: Connection, order: JobOrder, now_ms: int, name: Digest, size_bytes: int) -> None:
     """Name the stored receipt file and end the job."""
     row = jobs.get(connection, order.job)
     kept = posted_receipt(connection, order.job)
@@ -170,14 +169,14 @@ def publish(connection: Connection, order: Order, now_ms: int, name: Digest, siz
     if row.verdict is Verdict.PENDING:
         cause = Cause(now_ms, Reason.CONCLUDED, f"the job is {stated.verdict}")
         move_verdict(connection, order.job, stated.verdict, cause)
-    ending = cast("dict[str, Json]", row.progress.get("ending", {}))
-    message = str(ending.get("message", "")) or f"{stated.status}, {stated.verdict}"
+    ending = row.ending
+    message = ending.message if ending is not None and ending.message else f"{stated.status}, {stated.verdict}"
     move_job(connection, order.job, JobStatus(stated.status), Cause(now_ms, stated.reason, message))
 
 
 def _ending(row: JobRow) -> tuple[str, str]:
-    ending = cast("dict[str, Json]", row.progress.get("ending", {}))
-    return str(ending.get("status", conclusion.SUCCEEDED)), str(ending.get("reason", Reason.COMPLETE))
+    ending = row.ending
+    return (ending.status, ending.reason) if ending is not None else (conclusion.SUCCEEDED, Reason.COMPLETE)
 
 
 def _gather(connection: Connection, job: str) -> Evidence:

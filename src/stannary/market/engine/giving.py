@@ -19,17 +19,16 @@ from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Role
 from stannary.jobs.course.pace import expected_s
-from stannary.jobs.course.state import Grant, Node, Order, Task, World
+from stannary.jobs.course.state import Grant, JobOrder, LeaseRow, Node, Task, World
 from stannary.jobs.states import JobStatus
 from stannary.rules.pace import CEILING_FACTOR
 from stannary.rules.price import price_of
 from stannary.store import blobs, jobs, leases, nodes, tasks
-from stannary.store.leases import LeaseRow
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
 
-def give(connection: Connection, order: Order, task: Task, node: Node, world: World) -> LeaseRow:
+def give(connection: Connection, order: JobOrder, task: Task, node: Node, world: World) -> LeaseRow:
     """Give a waiting task to a node.
 
     Raises:
@@ -70,7 +69,7 @@ def with_inputs(connection: Connection, grant: Grant) -> Grant:
     return replace(grant, body={**grant.body, "blobs": listed})
 
 
-def allow(connection: Connection, order: Order, node: str) -> None:
+def allow(connection: Connection, order: JobOrder, node: str) -> None:
     """Let a node read the job's manifest; the inputs stand in the lease itself (store/blobs.py)."""
     blobs.grant(connection, manifest_digests(order.spec), blobs.reader(order.job, node))
 

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
 from stannary.jobs.course import waiting
-from stannary.jobs.course.state import Order
+from stannary.jobs.course.state import JobOrder
 from stannary.jobs.states import JobStatus, is_terminal
 from stannary.market.clock import now_ms
 from stannary.market.engine import aborting, concluding, recovery
@@ -69,7 +69,7 @@ class Engines:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, JobOrder] = {}
         self.mover = Mover(exchange)
         self.holds = self.mover.holds
         self._loops: dict[str, asyncio.Task[None]] = {}
@@ -106,7 +106,7 @@ class Engines:
         with contextlib.suppress(StannaryError):  # a full disk: the next start goes by what was written before
             keep(self._presence_file, self._exchange.roster.here(self._exchange.clock.steady()))
 
-    def add(self, job: str, order: Order) -> None:
+    def add(self, job: str, order: JobOrder) -> None:
         """Take a job that was just accepted into the queue."""
         self._take_in(job, order)
         self._queue.add(job, order.buyer, Queued(asked(order.spec), self._exchange.now_ms))
@@ -193,7 +193,7 @@ class Engines:
                 detail=wire_errors.QUOTA,
             )
 
-    def _take_in(self, job: str, order: Order) -> None:
+    def _take_in(self, job: str, order: JobOrder) -> None:
         self.orders[job] = order
         self._open_of[order.buyer] = self._open_of.get(order.buyer, 0) + 1
 
@@ -257,7 +257,7 @@ class Engines:
         self._let_go(job)
         exchange.bell.ring(QUEUE)
 
-    async def _abort(self, order: Order, cause: Exception) -> bool:
+    async def _abort(self, order: JobOrder, cause: Exception) -> bool:
         """End a job the market cannot go on with; tell whether that could be done."""
         what = cause.what if isinstance(cause, StannaryError) else f"a fault of the market ({type(cause).__name__})"
         try:
@@ -272,7 +272,7 @@ class Engines:
         self._exchange.bell.ring(seen_topic(order.job), job_topic(order.job), WORK)
         return True
 
-    async def _keep_moving(self, order: Order, pulse: _Pulse, moved: Moved) -> bool:
+    async def _keep_moving(self, order: JobOrder, pulse: _Pulse, moved: Moved) -> bool:
         """End a job nobody works for any more; tell whether its end, too, is overdue."""
         now, timing = self._exchange.clock.steady(), self._exchange.settings.timing
         if moved.has_moved:
@@ -294,7 +294,7 @@ class Engines:
         self._exchange.bell.ring(job_topic(order.job))
         return not is_new
 
-    async def _step(self, order: Order, pulse: _Pulse) -> bool:
+    async def _step(self, order: JobOrder, pulse: _Pulse) -> bool:
         """Move a job once; tell whether it has ended."""
         exchange = self._exchange
         moved = await self.mover.move(order)
@@ -316,7 +316,7 @@ class Engines:
             return await self._conclude(order)
         return is_terminal(moved.draft.status)
 
-    async def _conclude(self, order: Order) -> bool:
+    async def _conclude(self, order: JobOrder) -> bool:
         exchange, store, at_ms = self._exchange, self._exchange.store, self._exchange.now_ms
         complete = await store.awrite(lambda c: concluding.close(c, order, at_ms))
         exchange.journal.wake()

@@ -21,8 +21,8 @@ from stannary.formats.ids import TaskId, task_kind
 from stannary.jobs.course import ending, failing, lapsing
 from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
 from stannary.jobs.course.decide import course
-from stannary.jobs.course.draft import Draft
-from stannary.jobs.course.state import Checkpoint, JobState, Order, Placed, World
+from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.state import Checkpoint, JobOrder, JobState, LeaseRow, Placed, World
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market import terms
 from stannary.market.clock import now_ms
@@ -38,7 +38,6 @@ from stannary.market.topics import WORK, job_topic
 from stannary.place import match
 from stannary.rules.pace import Progress, median_step_s
 from stannary.store import leases, loglines, snapshots
-from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
@@ -75,7 +74,7 @@ class _Lost:
 class Moved:
     """What a move decided, and the state it left."""
 
-    draft: Draft
+    draft: CourseDraft
     applied: Applied = field(default_factory=Applied)
 
     @property
@@ -128,7 +127,7 @@ class Mover:
         )
 
     async def move(
-        self, order: Order, decide: Callable[[JobState, World], Draft] = course, also: Write = _nothing
+        self, order: JobOrder, decide: Callable[[JobState, World], CourseDraft] = course, also: Write = _nothing
     ) -> Moved:
         """Take a job as far as it goes now; `also` is written in the same transaction."""
         exchange = self._exchange
@@ -147,17 +146,17 @@ class Mover:
         await self._tell(moved)
         return moved
 
-    async def end(self, order: Order, to: JobStatus, reason: str, message: str) -> bool:
+    async def end(self, order: JobOrder, to: JobStatus, reason: str, message: str) -> bool:
         """Begin the end of a job; tell whether it begins now."""
 
-        def decide(state: JobState, world: World) -> Draft:
-            draft = Draft(state, world)
+        def decide(state: JobState, world: World) -> CourseDraft:
+            draft = CourseDraft(state, world)
             ending.begin_end(draft, to, reason, message)
             return draft
 
         return bool((await self.move(order, decide)).draft.actions)
 
-    async def report(self, order: Order | None, lease: str, failure: wire.Failure) -> str:
+    async def report(self, order: JobOrder | None, lease: str, failure: wire.Failure) -> str:
         """End a lease its node cannot fulfil; return its job. What enough operators report is the job's failure.
 
         Raises:
@@ -177,8 +176,8 @@ class Mover:
             leases.end(connection, lease, LeaseState.RELEASED, cause)
             say(connection)
 
-        def decide(state: JobState, world: World) -> Draft:
-            draft = Draft(state, world)
+        def decide(state: JobState, world: World) -> CourseDraft:
+            draft = CourseDraft(state, world)
             if lease not in state.leases:
                 raise ConflictError("this lease has ended", why=lease)
             failing.report(draft, state.leases[lease], failure.reason, message)
@@ -208,7 +207,7 @@ class Mover:
             exchange.bell.ring(job_topic(order.job))
             return None
 
-    async def expire(self, orders: Callable[[str], Order | None]) -> list[LeaseRow]:
+    async def expire(self, orders: Callable[[str], JobOrder | None]) -> list[LeaseRow]:
         """End what is overdue; its tasks go to other nodes, in the next epoch."""
         exchange = self._exchange
         held = await exchange.store.aread(leases.live_work)
@@ -221,7 +220,7 @@ class Mover:
             if job not in worlds:
                 worlds[job] = self.world(job)
             reported = self._progress.get(job, {}).get(item.lease.lease)
-            reason = lapsing.why_over(lapsing.Held(item, orders(job), reported), worlds[job], lost, now_s)
+            reason = lapsing.why_over(lapsing.HeldLease(item, orders(job), reported), worlds[job], lost, now_s)
             if reason:
                 over.append((item.lease, reason))
         if not over:
@@ -254,7 +253,7 @@ class Mover:
         found = self.ready.note(draft.state(), draft.engine_class)
         exchange.bell.ring(*moved.applied.rings, *([WORK] if found else []))
 
-    def _place(self, order: Order) -> Placed:
+    def _place(self, order: JobOrder) -> Placed:
         live = _There(self._exchange.roster, self._exchange.clock.steady())
         offers = self._exchange.directory.offers(
             now_ms(self._exchange.clock), lambda node: "" if node in live else "not heard from"

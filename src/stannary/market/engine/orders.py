@@ -5,16 +5,16 @@ from __future__ import annotations
 from stannary.formats import dsse, jobspec, note, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId
-from stannary.jobs.course.state import Checkpoint, Order
+from stannary.jobs.course.state import Checkpoint, JobOrder
 from stannary.store.jobs import JobRow
 
 
-def order_of(row: JobRow, envelope: bytes) -> Order:
+def order_of(row: JobRow, envelope: bytes) -> JobOrder:
     """Read the order of a stored job (its envelope was verified when it was admitted)."""
     payload = dsse.from_bytes(envelope).payload
     predicate = statement.read(payload, "job", predicates.Job).predicate
     spec = jobspec.from_canonical(predicate.spec)
-    return Order(JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, predicate, spec)
+    return JobOrder(JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, predicate, spec)
 
 
 def read_checkpoint(text: str) -> Checkpoint:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from stannary.jobs.course import masks, offering
 from stannary.jobs.course.offering import Vacancy
-from stannary.jobs.course.state import ONE_PIECE, JobState, Node, Order, Task, World
+from stannary.jobs.course.state import ONE_PIECE, JobOrder, JobState, Node, Task, World
 from stannary.jobs.states import LeaseState
 
 MAX_LOOKS = 64  # tasks of one job looked at for one node: of more, the oldest are the first to be anybody's
@@ -24,7 +24,7 @@ MAX_LOOKS = 64  # tasks of one job looked at for one node: of more, the oldest a
 class _Entry:
     """The waiting tasks of one job."""
 
-    order: Order
+    order: JobOrder
     engine_class: str
     convicted: frozenset[str]
     waiting: dict[str, Vacancy] = field(default_factory=dict)  # oldest first
@@ -81,9 +81,9 @@ class Ready:
                 entry.holders |= {node}
                 self._occupied[node] = self._occupied.get(node, 0) + 1
 
-    def choose(self, node: Node, world: World, directory_version: int) -> tuple[Order, Task] | None:
+    def choose(self, node: Node, world: World, directory_version: int) -> tuple[JobOrder, Task] | None:
         """Return what a node should do next, None if there is nothing for it."""
-        best: tuple[tuple[int, int, str], Order, Task] | None = None
+        best: tuple[tuple[int, int, str], JobOrder, Task] | None = None
         for entry in self._entries.values():
             if not entry.waiting or self._is_barred(entry, node, world, directory_version):
                 continue

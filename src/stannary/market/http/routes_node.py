@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from stannary.errors import ConflictError, NotFound
 from stannary.formats import bounds, dsse, instants
-from stannary.jobs.course.state import ONE_PIECE, Order
+from stannary.jobs.course.state import ONE_PIECE, JobOrder, LeaseRow
 from stannary.jobs.states import LeaseState
 from stannary.market.engine import giving
 from stannary.market.engine.loop import Engines
@@ -23,7 +23,6 @@ from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.rules.reasons import Reason
 from stannary.store import envelopes, leases, loglines
-from stannary.store.leases import LeaseRow
 from stannary.store.loglines import NewLine, Source
 from stannary.store.transitions import Cause
 from stannary.wire import buyer as buyer_wire
@@ -227,7 +226,7 @@ async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
     return row
 
 
-def _manifest(connection: Connection, order: Order) -> buyer_wire.JobManifest:
+def _manifest(connection: Connection, order: JobOrder) -> buyer_wire.JobManifest:
     envelope = dsse.from_bytes(envelopes.get(connection, order.leaf).envelope)
     files = order.spec.workdir
     setup = next((item.digest for item in files if item.path == order.spec.setup), None)

@@ -53,12 +53,12 @@ def _job(connection: Connection, row: JobRow) -> wire.JobView:
         refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
     faults: list[str] = []
     rounds = shape_of(spec).num_rounds
-    done = _within(row.progress.get("round", 0), bounds.COUNT, 0, ("progress.round", faults))
+    done = _within(row.round, bounds.COUNT, 0, ("progress.round", faults))
     progress = wire.Progress(
         round=rounds if row.status is JobStatus.SUCCEEDED else min(done, rounds),
         rounds=rounds,
-        loss=_within(row.progress.get("loss"), bounds.DECIMAL, None, ("progress.loss", faults)),
-        heldout=_within(row.progress.get("heldout"), bounds.DECIMAL, None, ("progress.heldout", faults)),
+        loss=_within(row.loss, bounds.DECIMAL, None, ("progress.loss", faults)),
+        heldout=_within(row.heldout, bounds.DECIMAL, None, ("progress.heldout", faults)),
     )
     paid = row.escrow_usd_micros - refunded if settled is not None else 0
     return wire.JobView(
@@ -208,7 +208,7 @@ def _spec_in(envelope: bytes) -> JobSpec:
 
 
 def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.OutputRef]:
-    for index in range(min(cast("int", row.progress.get("round", 0)), rounds - 1), -1, -1):
+    for index in range(min(row.round, rounds - 1), -1, -1):
         merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if item.kind is TaskKind.MERGE]
         for merge in reversed(merges):
             if merge.state in ADMISSIBLE:
@@ -224,7 +224,7 @@ def _ref(name: str, output: object) -> wire.OutputRef:
 
 def _nodes(connection: Connection, row: JobRow) -> list[wire.JobNode]:
     held = {lease.node: lease for lease in leases.live_of_job(connection, row.job)}
-    convicted = cast("list[str]", row.progress.get("convicted", []))
+    convicted = jobs.convicted(connection, row.job)
     views = []
     for lane, name in enumerate(jobs.placed(connection, row.job)):
         lease = held.get(name)

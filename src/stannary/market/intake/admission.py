@@ -19,7 +19,7 @@ from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Sta
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
-from stannary.jobs.course.state import Order
+from stannary.jobs.course.state import JobOrder
 from stannary.market import clock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
@@ -142,7 +142,7 @@ async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_k
     if not answer.created:
         return AcceptedJob(answer.job, None)
     exchange.buyer_keys.setdefault(buyer, order.buyer)
-    engines.add(answer.job, Order(job, job_digest, submission.leaf, buyer, order, spec))
+    engines.add(answer.job, JobOrder(job, job_digest, submission.leaf, buyer, order, spec))
     exchange.journal.wake()
     return AcceptedJob(answer.job, views.submitted(submission, spec))
 

@@ -8,6 +8,7 @@ from stannary.errors import ConflictError, FormatError, NotFound
 from stannary.formats import beacon, bounds, dsse, statement
 from stannary.formats.predicates import Reveal
 from stannary.jobs.course.decide import beacon_hold
+from stannary.jobs.course.state import DrawRow
 from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake
 from stannary.market.journal import leaf_of
@@ -51,7 +52,7 @@ async def reveal(intake: Intake, buyer: str, job: str, envelope: dsse.Envelope) 
     return index
 
 
-def _check_reveal(owed: audits.DrawRow, listed: audits.CandidatesRow | None, made: Reveal) -> None:
+def _check_reveal(owed: DrawRow, listed: audits.CandidatesRow | None, made: Reveal) -> None:
     observed = (made.checkpoint_size, made.checkpoint_root, made.candidates)
     expected = (owed.checkpoint_size, owed.checkpoint_root, listed.leaf if listed is not None else None)
     if observed != expected:

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound
 from stannary.formats import bounds, dsse, instants, receipt, statement
 from stannary.formats.ids import LeaseType
+from stannary.jobs.course.state import LeaseRow
 from stannary.jobs.states import LeaseState
 from stannary.market import clock
 from stannary.market.engine.loop import Engines
@@ -29,7 +30,7 @@ from stannary.market.journal import leaf_of
 from stannary.market.topics import job_topic
 from stannary.rules import clocks
 from stannary.store import envelopes, leases, nodes, tasks
-from stannary.store.leases import Fence, LeaseRow
+from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
 
 if TYPE_CHECKING:

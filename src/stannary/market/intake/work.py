@@ -14,7 +14,7 @@ from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
 from stannary.formats import dsse, predicates
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Commitment, Contribution
-from stannary.jobs.course.state import Order
+from stannary.jobs.course.state import JobOrder
 from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
@@ -75,7 +75,7 @@ def _record(intake: Intake, connection: Connection, fence: Fence, made: Contribu
         if isinstance(value := made.metrics.get(source), str)
     }
     if members:
-        jobs.note_progress(connection, made.job, dict(members))
+        jobs.note_figures(connection, made.job, members)
 
 
 def _check_contribution(connection: Connection, sent: Sent, made: Contribution) -> None:
@@ -106,7 +106,7 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
             )
 
 
-def _check_sizes(connection: Connection, order: Order | None, made: Contribution) -> None:
+def _check_sizes(connection: Connection, order: JobOrder | None, made: Contribution) -> None:
     """Refuse what is no delta, weights or outer state of the model a task was given, by its size; nodes judge exactly.
 
     Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.

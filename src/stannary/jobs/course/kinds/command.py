@@ -7,17 +7,17 @@ from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import planning
-from stannary.jobs.course.draft import Draft
-from stannary.jobs.course.kinds import Progress
+from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.kinds.kind import Progress
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import TaskState
 
 
-class Command:
+class CommandKind:
     """A program that is run once on each of its nodes."""
 
-    def plan(self, draft: Draft) -> Progress:
+    def plan(self, draft: CourseDraft) -> Progress:
         """Plan each lane's first attempt, and the next one where the last does not count."""
         found = planning.read_round(draft, 0)
         num_lanes = draft.order.shape.num_lanes
@@ -34,11 +34,11 @@ class Command:
         return Progress(0, 0, done and not any(task.state in WAITING for task in found.tasks))
 
 
-def _counts_unverified(draft: Draft, task: Task) -> bool:
+def _counts_unverified(draft: CourseDraft, task: Task) -> bool:
     """Tell whether `unverified` is all the buyer asked for."""
     return draft.order.verification is Verification.NONE and task.state is TaskState.UNVERIFIED
 
 
-def _assignment(draft: Draft, lane: int, attempt: int) -> Assignment:
+def _assignment(draft: CourseDraft, lane: int, attempt: int) -> Assignment:
     job = draft.order.job
     return Assignment(job, ids.command_task(job, lane, attempt), TaskKind.COMMAND, 0, lane, 1, 0, 0)

@@ -15,8 +15,8 @@ from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.jobs import rounds
 from stannary.jobs.course import planning
-from stannary.jobs.course.draft import PENDING, Draft
-from stannary.jobs.course.kinds import Progress
+from stannary.jobs.course.draft import PENDING, CourseDraft
+from stannary.jobs.course.kinds.kind import Progress
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
@@ -36,10 +36,10 @@ class Base:
     outer: Digest | None = None
 
 
-class Train:
+class TrainKind:
     """Low-communication training."""
 
-    def plan(self, draft: Draft) -> Progress:
+    def plan(self, draft: CourseDraft) -> Progress:
         """Reconcile the tasks from the first round on that is not settled for good."""
         first_open, num_rounds, num_before = draft.first_open, draft.order.shape.num_rounds, len(draft.actions)
         before = planning.read_round(draft, first_open - 1) if first_open else None
@@ -93,7 +93,7 @@ def _base_behind(found: Round) -> Base | None:
     return Base(outputs.get("theta"), outputs.get("outer"))
 
 
-def _reconcile_lanes(draft: Draft, found: Round, base: Base | None) -> None:
+def _reconcile_lanes(draft: CourseDraft, found: Round, base: Base | None) -> None:
     """Bring every lane's newest attempt onto the base."""
     num_lanes = draft.order.shape.num_lanes
     for lane in range(num_lanes):
@@ -115,7 +115,7 @@ def _reconcile_lanes(draft: Draft, found: Round, base: Base | None) -> None:
     found.lanes = {lane: listed for lane, listed in found.lanes.items() if listed}
 
 
-def _reconcile_merge(draft: Draft, found: Round, base: Base, before: Round | None) -> Base | None:
+def _reconcile_merge(draft: CourseDraft, found: Round, base: Base, before: Round | None) -> Base | None:
     """Make the round's merge admit exactly what counts; return the base it gives, if it has one."""
     newest = found.merges[-1] if found.merges else None
     if newest is not None and _merge_stands(newest, found, base):
@@ -131,13 +131,13 @@ def _reconcile_merge(draft: Draft, found: Round, base: Base, before: Round | Non
     return None
 
 
-def _void_merges(draft: Draft, found: Round) -> None:
+def _void_merges(draft: CourseDraft, found: Round) -> None:
     """Supersede the merges of a round that has no base any more, or admit what does not count."""
     for task in found.merges:
         planning.void(draft, task)
 
 
-def _again(draft: Draft, found: Round, lane: int, base: Base) -> None:
+def _again(draft: CourseDraft, found: Round, lane: int, base: Base) -> None:
     listed = found.lanes[lane]
     attempt = listed[-1].attempt + 1 if listed else 0
     shape = draft.order.shape
@@ -157,7 +157,7 @@ def _again(draft: Draft, found: Round, lane: int, base: Base) -> None:
         listed.append(planned)
 
 
-def _merge(draft: Draft, found: Round, base: Base, admission: rounds.Admission) -> Assignment:
+def _merge(draft: CourseDraft, found: Round, base: Base, admission: rounds.Admission) -> Assignment:
     by_task = {task.task: task for task in found.newest}
     admitted = tuple(
         Admitted(TaskId(name), Digest(by_task[name].root or ""), by_task[name].contribution_index or 0, WEIGHT_PPM)
@@ -186,7 +186,7 @@ def _merge_stands(merge: Task, found: Round, base: Base) -> bool:
     return on_base and rounds.merge_stands(_unit(merge), [_unit(task) for task in found.newest])
 
 
-def _is_closed(draft: Draft, found: Round) -> bool:
+def _is_closed(draft: CourseDraft, found: Round) -> bool:
     """Tell whether a round waits for no lane; late lanes are abandoned when its time is over."""
     world, num_lanes = draft.world, draft.order.shape.num_lanes
     pending = [task for task in found.newest if task.state in PENDING]
