@@ -25,39 +25,19 @@ class Offered(Protocol):
     """What a node offers: its credential, or the row or offer made of it."""
 
     @property
-    def operator(self) -> str:
-        """Who owns it."""
-        ...
-
+    def operator(self) -> str: ...
     @property
-    def jurisdiction(self) -> str:
-        """Where it stands."""
-        ...
-
+    def jurisdiction(self) -> str: ...
     @property
-    def terms(self) -> str:
-        """Digest of the terms it signed."""
-        ...
-
+    def terms(self) -> str: ...  # digest of those it signed
     @property
-    def tier(self) -> Tier:
-        """What its evidence proves."""
-        ...
-
+    def tier(self) -> Tier: ...
     @property
-    def cpus(self) -> int:
-        """Cores."""
-        ...
-
+    def cpus(self) -> int: ...
     @property
-    def memory_bytes(self) -> int:
-        """Memory."""
-        ...
-
+    def memory_bytes(self) -> int: ...
     @property
-    def ask_usd_micros_per_hour(self) -> int:
-        """Price."""
-        ...
+    def ask_usd_micros_per_hour(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
