@@ -294,7 +294,7 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
     for task, item in case.contributions.items():
         dearest[item["node"]] = max(dearest[item["node"]], _price(case, task, item["node"]))
     stakes = [
-        min(case.credential(node)["bond_usd_micros"] * 10**6 // max(price, 1), MAX_INT)
+        min(max(case.credential(node)["bond_usd_micros"] * 10**6 // max(price, 1), 0), MAX_INT)
         for node, price in dearest.items()
     ]
     stake = min(stakes, default=0)
