@@ -22,6 +22,7 @@ COMMANDS: dict[str, Listed] = {
     "run": Listed(f"{_COMMANDS}.run:run", "Run a job and follow it to its receipt."),
     "lock": Listed(f"{_COMMANDS}.lock:lock", "Lock a list of packages to exact versions and hashes."),
     "ls": Listed(f"{_COMMANDS}.jobs:ls", "List your jobs."),
+    "show": Listed(f"{_COMMANDS}.jobs:show", "Show where a job is, and what it waits for."),
     "logs": Listed(f"{_COMMANDS}.logs:logs", "Show what a job printed."),
     "stop": Listed(f"{_COMMANDS}.jobs:stop", "Cancel a job."),
     "wait": Listed(f"{_COMMANDS}.wait:wait", "Wait for a job's end; the exit code is its outcome."),

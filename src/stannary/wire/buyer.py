@@ -111,6 +111,17 @@ class JobNode(Message):
     task: TaskText | None = None
 
 
+class JobWait(Message):
+    """One thing a job waits for: the stage of docs/course.md it is in, and what comes then."""
+
+    subject: Name  # job, task, draw or audit
+    stage: Word
+    waits_for: Text
+    then: Text
+    until: Instant | None = None  # at least until then; absent where nothing ends it
+    otherwise: Text = ""
+
+
 class JobView(Message):
     """A job as its buyer sees it."""
 
@@ -129,6 +140,7 @@ class JobView(Message):
     nodes: list[JobNode]
     submitted_at: Instant
     finished_at: Instant | None = None
+    waits: list[JobWait] | None = None  # what it waits for now; absent of one that has ended, or is not yet under way
     faults: list[Text] | None = None  # what was stored of this job and cannot be shown; absent where all can
 
 

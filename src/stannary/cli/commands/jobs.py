@@ -8,12 +8,13 @@ from stannary.cli import session
 from stannary.cli.command import command
 from stannary.cli.output import Output
 from stannary.formats.quantity import dollars
-from stannary.wire.buyer import JobView
+from stannary.wire.buyer import JobView, JobWait
 
 
 @command
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="Show so many.")
-def ls(out: Output, limit: int) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Say of each open job what it waits for.")
+def ls(out: Output, limit: int, verbose: bool) -> None:
     """List your jobs, newest first."""
     with session.connect() as client:
         views = list(client.jobs(limit))
@@ -36,6 +37,36 @@ def ls(out: Output, limit: int) -> None:
     for view in views:
         for fault in view.faults or ():
             out.say(f"  ! {view.id}  {fault}")
+        for wait in (view.waits or ())[:1] if verbose else ():
+            out.say(f"    {view.id}  {_wait(wait)}")
+
+
+@command
+@click.argument("job")
+def show(out: Output, job: str) -> None:
+    """Show where a job is, and what it waits for, until when, and what comes then (docs/course.md)."""
+    wanted = session.job_id(job)
+    with session.connect() as client:
+        view = client.job(wanted)
+    lines = [
+        f"{view.id}  {view.name}",
+        f"  status      {view.status}{f', {view.reason}' if view.reason else ''}",
+        f"  verdict     {view.verdict}",
+        f"  money       {_money(view)} of {dollars(view.escrow_usd_micros)} held",
+    ]
+    if view.kind == "train":
+        lines.append(f"  round       {view.progress.round} of {view.progress.rounds}")
+    lines += [f"  lane {node.lane}      {node.node} of {node.operator}, {node.state}" for node in view.nodes]
+    lines += [f"  waits       {_wait(wait)}" for wait in view.waits or ()]
+    lines += [f"  ! {fault}" for fault in view.faults or ()]
+    out.result(view.model_dump(mode="json"), "\n".join(lines))
+
+
+def _wait(wait: JobWait) -> str:
+    """Say what is waited for: `waits for the beacon value of draw 3 until 14:02; then: draw`."""
+    until = f" until {wait.until[11:16]} UTC" if wait.until is not None else ""
+    otherwise = f", else {wait.otherwise}" if wait.otherwise else ""
+    return f"for {wait.waits_for}{until}; then: {wait.then}{otherwise}"
 
 
 def _money(view: JobView) -> str:

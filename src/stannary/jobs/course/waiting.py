@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Role
@@ -37,12 +37,16 @@ def waits(draft: CourseDraft) -> list[Wait]:
     return listed
 
 
+def for_its_turn(job: str) -> Wait:
+    """Return what a queued job waits for."""
+    return Wait(job, JobStatus.QUEUED, "its buyer's turn, and nodes that may take it", "place it")
+
+
 def _waits(draft: CourseDraft) -> Iterator[Wait]:
     job, timing = draft.order.job, draft.world.timing
     if draft.status is JobStatus.QUEUED:
         until_ms = max(draft.submitted_at_ms, draft.world.resumed_at_ms) + int(1000 * timing.placing_s)
-        what = "its buyer's turn, and nodes that may take it"
-        yield Wait(job, JobStatus.QUEUED, what, "place", until_ms, "end: no-capacity")
+        yield replace(for_its_turn(job), until_ms=until_ms, otherwise="end: no-capacity")
     elif draft.status is JobStatus.VERIFYING:
         yield Wait(job, JobStatus.VERIFYING, "the log to hold every statement of it", "make the receipt")
     elif draft.status in (JobStatus.RUNNING, JobStatus.CANCELLING):

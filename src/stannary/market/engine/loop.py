@@ -28,6 +28,7 @@ from sqlalchemy.engine import Connection
 from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
 from stannary.jobs.course import waiting
 from stannary.jobs.course.state import JobOrder
+from stannary.jobs.course.waiting import Wait
 from stannary.jobs.states import JobStatus, is_terminal
 from stannary.market.clock import now_ms
 from stannary.market.engine import aborting, concluding, recovery
@@ -76,6 +77,7 @@ class Engines:
         self._awaiting_log: set[str] = set()  # jobs that go on when statements of theirs are logged
         self._queue = Queue()
         self._owed: set[str] = set()  # jobs that wait for nothing but their buyer's value
+        self._waits: dict[str, list[Wait]] = {}  # job -> what it waits for, as of its last move
         self._open_of: dict[str, int] = {}  # buyer -> open jobs
         self._unplanned: dict[str, int] = {}  # jobs that got it and have not planned yet, with their lanes
         self._kept: frozenset[str] = frozenset()  # who is here, as written down last
@@ -179,6 +181,12 @@ class Engines:
             owed=Counter(self.orders[job].buyer for job in self._owed),
         )
 
+    def waits_of(self, job: str) -> list[Wait]:
+        """Return what an open job waits for, as of its last move."""
+        if job in self._queue:
+            return [waiting.for_its_turn(self.orders[job].job)]
+        return self._waits.get(job, [])
+
     def check_room(self, buyer: str) -> None:
         """Refuse a buyer who has as many open jobs as one may have, before anything of another is read.
 
@@ -199,6 +207,7 @@ class Engines:
 
     def _let_go(self, job: str) -> None:
         buyer = self.orders.pop(job).buyer
+        self._waits.pop(job, None)
         self._owed.discard(job)
         self._open_of[buyer] -= 1
         if not self._open_of[buyer]:
@@ -307,6 +316,7 @@ class Engines:
             self._awaiting_log.add(order.job)
         else:
             self._awaiting_log.discard(order.job)
+        self._waits[order.job] = waiting.waits(moved.draft)
         owed = waiting.owes(moved.draft)
         if owed != (order.job in self._owed):
             (self._owed.add if owed else self._owed.discard)(order.job)

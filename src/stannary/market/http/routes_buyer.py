@@ -34,8 +34,8 @@ T = TypeVar("T")
 def router(exchange: Exchange, engines: Engines) -> APIRouter:
     """Return the buyers' routes."""
     api = APIRouter()
-    _add_orders(api, exchange)
-    _add_watching(api, exchange)
+    _add_orders(api, exchange, engines)
+    _add_watching(api, exchange, engines)
     _add_results(api, exchange, engines)
     _add_beacon(api, exchange, engines)
     return api
@@ -57,7 +57,7 @@ def submitting(exchange: Exchange, engines: Engines) -> edge.Endpoint:
     return submit
 
 
-def _add_orders(api: APIRouter, exchange: Exchange) -> None:
+def _add_orders(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.post(routes.QUOTES)
     async def quote(request: Request) -> Response:
         await access.buyer(exchange, request)
@@ -74,14 +74,15 @@ def _add_orders(api: APIRouter, exchange: Exchange) -> None:
         buyer = await access.buyer(exchange, request)
         limit = edge.integer(request.query_params, "limit", DEFAULT_PAGE, limits.MAX_PAGE_ITEMS)
         before = _cursor(request.query_params.get("cursor"))
-        return edge.answer(await exchange.store.aread(lambda c: _page(c, buyer, max(limit, 1), before)))
+        page = await exchange.store.aread(lambda c: _page(c, buyer, max(limit, 1), before))
+        return edge.answer(page.model_copy(update={"jobs": [_waiting(engines, view) for view in page.jobs]}))
 
 
-def _add_watching(api: APIRouter, exchange: Exchange) -> None:
+def _add_watching(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.get(routes.JOB)
     async def view(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
-        return edge.answer(await exchange.store.aread(lambda c: _view(c, job, buyer)))
+        return edge.answer(_waiting(engines, await exchange.store.aread(lambda c: _view(c, job, buyer))))
 
     @api.get(routes.JOB_EVENTS)
     async def read_events(request: Request, job: str) -> Response:
@@ -236,6 +237,13 @@ def _own(connection: Connection, job: str, buyer: str) -> JobRow:
 def _view(connection: Connection, job: str, buyer: str) -> wire.JobView:
     row = _own(connection, job, buyer)
     return views.job(connection, row)
+
+
+def _waiting(engines: Engines, view: wire.JobView) -> wire.JobView:
+    """Return a view with what its job waits for, as of its last move."""
+    if view.finished_at is not None:
+        return view
+    return view.model_copy(update={"waits": views.waits(engines.waits_of(view.id))})
 
 
 def _page(connection: Connection, buyer: str, limit: int, before: tuple[int, str] | None) -> wire.JobPage:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
@@ -20,6 +21,7 @@ from stannary.formats import bounds, dsse, instants, jobspec, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Receipt, Verdict
+from stannary.jobs.course.waiting import Wait
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
@@ -109,6 +111,21 @@ def _within(value: object, bound: bounds.Bound, instead: V, fault: tuple[str, li
 
 def _text(said: str) -> str:
     return bounds.printable(said)[:MAX_TEXT_CHARS]
+
+
+def waits(listed: Iterable[Wait]) -> list[wire.JobWait] | None:
+    """Return what a job waits for as its buyer sees it."""
+    return [
+        wire.JobWait(
+            subject=bounds.shown(item.subject),
+            stage=item.stage,
+            waits_for=_text(item.waits_for),
+            then=item.then,
+            until=instants.spell(item.until_ms / 1000) if item.until_ms is not None else None,
+            otherwise=item.otherwise,
+        )
+        for item in listed
+    ] or None
 
 
 def submitted(item: Submission, spec: JobSpec) -> wire.JobView:
