@@ -39,7 +39,7 @@ from stannary.formats import beacon, digest, dsse, ids, instants, jobspec, note,
 from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Reveal
-from stannary.jobs.course.state import Timing
+from stannary.jobs.course.state import DrawRow, Timing
 from stannary.jobs.states import LeaseState
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
@@ -497,7 +497,7 @@ class _Stage:
             self._asked.add((job, drawn[-1].number))
             self._at(cast.LINK_S, lambda: self._reveal(name, job, drawn[-1]))
 
-    async def _reveal(self, name: str, job: str, row: audits.DrawRow) -> None:
+    async def _reveal(self, name: str, job: str, row: DrawRow) -> None:
         order = self._orders[name]
         if order.buyer in self._silent or self._is_down:
             self._asked.discard((job, row.number))

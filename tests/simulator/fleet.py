@@ -1,23 +1,17 @@
-"""Who takes part in a simulated day: honest, slow and vanishing nodes, and every liar as a class of its own.
+"""Nodes that train a tiny model: honest, slow and vanishing ones, and every liar as a class of its own.
 
-A node is asked four things, and a liar answers one of them otherwise than it should:
-
-    work      what a task makes                       (skipped steps, copy, stale base, wrong rate, bf16, merge)
-    answer    the state behind its own contribution
-    audit     what somebody else's task makes         (lazy auditor, false accuser, accomplice)
-    minutes   how long it takes, None for never       (slow, vanishing, silent)
+A liar answers one of the four questions of parties.py otherwise than it should.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from tests.simulator.kernel import Blob, Computed, Kernel
-from tests.unit.verify.world import Node as Party
+from tests.simulator.kernel import Kernel
+from tests.simulator.parties import Computed, Party, Said, Sight
 
 from stannary.formats import predicates
 from stannary.formats.ids import TaskKind
@@ -27,50 +21,15 @@ from stannary.train.merge import THETA
 LR_OFF = 1.02
 
 
-@dataclass(frozen=True)
-class Said:
-    """An answer to an audit question: H(salt, state) and the outputs it stands by."""
-
-    answer: str
-    outputs: tuple[Output, ...]
-
-
-@dataclass
-class Sight:
-    """What a node can see besides its task: blobs by digest, and what friends told it of others' work."""
-
-    blob: Blob
-    contributed: Callable[[str], predicates.Contribution | None]  # of a task, if handed in
-    beside: Callable[[Assignment], predicates.Contribution | None]  # another lane's work of the same round
-    chance: random.Random  # the day's own, so that one seed replays lies too
-
-
 @dataclass
 class SimulatedNode(Party):
     """An honest node."""
 
     kernel: Kernel = None  # type: ignore[assignment]  # dataclass order: always given
-    pace: float = 1.0
-    made: dict[str, Computed] = field(default_factory=dict)
 
-    def work(self, assignment: Assignment, sight: Sight) -> dict[str, bytes]:
-        """Do a task and keep what may be asked about."""
-        self.made[assignment.task] = done = self.kernel.compute(assignment, sight.blob)
-        return done.outputs
-
-    def answer(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
-        """Answer for one's own task."""
-        done = self.made[assignment.task]
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed)
-
-    def audit(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
-        """Recompute somebody's task."""
-        done = self.kernel.compute(assignment, sight.blob)
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed)
-
-    def minutes(self, expected: float, what: str, chance: random.Random) -> float | None:
-        """Return how long a task or question takes; None: it never comes."""
-        return expected * self.pace * chance.uniform(0.8, 1.1)
+    def compute(self, assignment: Assignment, sight: Sight) -> Computed:
+        """Train."""
+        return self.kernel.compute(assignment, sight.blob)
 
 
 class SlowNode(SimulatedNode):

@@ -13,18 +13,18 @@ import os
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from tests.simulator.parties import Blob, Computed
 from torch import nn
 from torch.nn import functional
 
-from stannary.formats import jobspec, predicates, record
-from stannary.formats.digest import Digest
+from stannary.formats import jobspec, record
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.formats.training import Training
@@ -34,7 +34,6 @@ from stannary.train.recipe import Recipe
 from stannary.train.round import Recording, run_round
 
 STEP_MS = 600_000  # ten minutes a step: a few rounds fill a day
-Blob = Callable[[Digest], bytes]
 
 
 class Symbols:
@@ -67,21 +66,6 @@ def settings(rounds: int, lanes: int, seed: int = 5) -> jobspec.Recipe:
     """Return a job's signed settings."""
     training = Training(batch_size=4, microbatch_size=2, warmup_steps=2)
     return jobspec.Recipe("recipe.py:recipe", rounds, lanes, (2, 3), seed, STEP_MS, {}, training)
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What a task makes: outputs by name, and the state after each step."""
-
-    outputs: dict[str, bytes]
-    states: dict[int, bytes]
-
-    @property
-    def listed(self) -> tuple[predicates.Output, ...]:
-        """Return the outputs as a contribution lists them."""
-        from stannary.audit.replay import outputs_of
-
-        return outputs_of(self.outputs)
 
 
 @dataclass

@@ -8,7 +8,8 @@ import random
 from dataclasses import dataclass
 
 from tests.simulator import fleet, kernel
-from tests.simulator.fleet import Sight, SimulatedNode
+from tests.simulator.fleet import SimulatedNode
+from tests.simulator.parties import Sight
 from tests.simulator.test_day import nodes
 
 from stannary.formats import digest, ids, predicates

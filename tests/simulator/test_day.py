@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tests.simulator import fleet, kernel
-from tests.simulator.day import Day, log_bytes, theta_of, theta_without_liars
+from tests.simulator.day import Day, last_merges, log_bytes
 from tests.simulator.fleet import SimulatedNode
 from tests.unit.verify.world import key_of
 
+from stannary.formats import digest
+from stannary.formats.digest import Digest
 from stannary.formats.predicates import Verdict
 from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Report, Severity
@@ -42,6 +45,29 @@ def proven(lived: Day) -> Report:
     assert not worse, worse
     assert report.verdict is Verdict.VERIFIED
     return report
+
+
+def theta_of(lived: Day) -> bytes:
+    """Return the weights the day ended with."""
+    made = lived.contributions[last_merges(lived)[-1].task][1]
+    return lived.blobs[next(item.digest for item in made.outputs if item.name == "theta")]
+
+
+def theta_without_liars(lived: Day) -> bytes:
+    """Return the weights of another run in which only what the last merges admitted was ever handed in."""
+    blobs: dict[Digest, bytes] = {}
+    theta: Digest | None = None
+    outer: Digest | None = None
+    engine = kernel.Kernel(lived.settings, kernel.Symbols())
+    for merge in last_merges(lived):
+        for entry in merge.admitted or ():
+            done = engine.compute(replace(lived.assignments[entry.task], theta=theta), blobs.__getitem__)
+            blobs[entry.root] = done.outputs["delta"]
+        made = engine.compute(replace(merge, theta=theta, outer=outer), blobs.__getitem__).outputs
+        theta, outer = digest.digest(made["theta"]), digest.digest(made["outer"])
+        blobs.update({theta: made["theta"], outer: made["outer"]})
+    assert theta is not None
+    return blobs[theta]
 
 
 def paid(report: Report, operator: str) -> list[tuple[str, str, int]]:

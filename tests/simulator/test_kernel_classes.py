@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 from tests.simulator import fleet, kernel
 from tests.simulator.day import Day
-from tests.simulator.fleet import Sight, SimulatedNode
+from tests.simulator.fleet import SimulatedNode
+from tests.simulator.parties import Sight
 from tests.simulator.test_day import OPERATORS, proven
 
 from stannary.audit import compare

@@ -183,6 +183,15 @@ class World:
         """Join and credential every node, take the order, place it."""
         for node in self.nodes.values():
             self._credential(node)
+        self._take_order()
+        chosen = tuple(self.node_of(lane).id for lane in range(self.lanes))
+        rest = tuple(
+            predicates.Rejection(node.id, "not needed") for node in self.nodes.values() if node.id not in chosen
+        )
+        placement = predicates.Placement(self.job_id, chosen, rest, 30_000, 10_000, 20_000, self.time(self.now))
+        self.log("placement", placement, self.market_key)
+
+    def _take_order(self) -> None:
         key = dsse.public_bytes(self.buyer_key)
         order = predicates.Job(
             spec=jobspec.to_canonical(self.spec()),
@@ -197,12 +206,6 @@ class World:
         envelope = statement.sign("job", order, (), self.buyer_key)
         self.job_id = ids.job_id(digest.digest(envelope.payload))
         self.entries.append((self.append(envelope.leaf()), envelope))
-        chosen = tuple(self.node_of(lane).id for lane in range(self.lanes))
-        rest = tuple(
-            predicates.Rejection(node.id, "not needed") for node in self.nodes.values() if node.id not in chosen
-        )
-        placement = predicates.Placement(self.job_id, chosen, rest, 30_000, 10_000, 20_000, self.time(self.now))
-        self.log("placement", placement, self.market_key)
 
     def run_lanes(self, round_index: int, attempt: int = 0) -> None:
         """Assign, commit and contribute one round (or the commands) on every lane."""
