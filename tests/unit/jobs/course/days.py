@@ -1,0 +1,190 @@
+"""Days of toys, and what must hold of every one: the promises the core is held to (test_promises.py, test_mutants.py).
+
+A promise that does not hold raises `Broken`. None of them is computed by the core: they are said here a second time,
+from the log, the receipt and the lines of the settlement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
+
+from tests.simulator.day import Day
+from tests.simulator.market import Market
+from tests.simulator.toys import Toy
+
+from stannary.formats import predicates
+from stannary.formats.ids import LeaseType
+from stannary.formats.predicates import Role, Verdict
+from stannary.jobs.course import decide, waiting
+from stannary.jobs.course.state import JobState, World
+from stannary.jobs.states import LeaseState
+from stannary.rules import draw
+from stannary.rules.reasons import Reason
+from stannary.verify import conclusion
+from stannary.verify.receipt import verify_receipt
+from stannary.verify.report import Severity
+
+CANARIES_PPM = 500_000  # of the days here: at one in a hundred no test would meet one
+
+
+class Broken(AssertionError):
+    """A promise does not hold."""
+
+
+def promise(holds: bool, text: str) -> None:
+    """Say that something must hold."""
+    if not holds:
+        raise Broken(text)
+
+
+@contextmanager
+def many_canaries() -> Iterator[None]:
+    """Let every second answer that is known be asked for once more, by market and verifier alike."""
+    with (
+        mock.patch.object(draw.select, "__defaults__", (CANARIES_PPM,)),
+        mock.patch.object(conclusion, "CANARY_PPM", CANARIES_PPM),
+    ):
+        yield
+
+
+def live(day: Day) -> Day:
+    """Live a day to its end, and hold it to every promise."""
+    looked = Market.move
+
+    def move(market: Market, now_ms: int) -> None:
+        check_decision(market.state, market.world(now_ms))
+        looked(market, now_ms)
+
+    with mock.patch.object(Market, "move", move), many_canaries():
+        try:
+            day.live()
+        except Broken:
+            raise
+        except AssertionError as err:
+            raise Broken(str(err)) from err
+        ending = day.market.state.ending
+        promise(ending is None or ending.reason != Reason.STALLED, "a stage was left by nothing but the last resort")
+        check_convictions(day)
+        check_verdicts(day)
+        check_receipt(day)
+    return day
+
+
+def check_decision(state: JobState, world: World) -> None:
+    """The same state gives the same actions; what is over changes none; who does nothing says what he waits for."""
+    draft = decide.course(state, world)
+    decided = tuple(draft.actions)
+    promise(decided == decide.decide(state, world), "the same state gave other actions")
+    otherwise = _put_together_otherwise(state)
+    promise(decided == decide.decide(otherwise, world), "the order in which a state was put together decides")
+    later = _with_a_stale_epoch(state)
+    promise(decided == decide.decide(later, world), "a lease of an epoch before this one decides")
+    promise(bool(decided) or bool(waiting.waits(draft)), "a job stands still and waits for nothing")
+
+
+def _put_together_otherwise(state: JobState) -> JobState:
+    return replace(
+        state,
+        leases=dict(reversed(list(state.leases.items()))),
+        answers=dict(reversed(list(state.answers.items()))),
+        listed=dict(reversed(list(state.listed.items()))),
+        reported=dict(reversed(list(state.reported.items()))),
+        audits=dict(reversed(list(state.audits.items()))),
+    )
+
+
+def _with_a_stale_epoch(state: JobState) -> JobState:
+    """Return a state in which a holder of every task's epoch before this one is remembered, too."""
+    held = [item for item in state.leases.values() if item.type is LeaseType.WORK]
+    ended = {
+        f"stale-{item.lease}": replace(
+            item, lease=f"stale-{item.lease}", epoch=item.epoch - 1, state=LeaseState.EXPIRED, node="n-000000000000"
+        )
+        for item in held
+    }
+    return replace(state, leases={**state.leases, **ended})
+
+
+def check_verdicts(day: Day) -> None:
+    """No lie that was drawn is verified, and no honest work that an honest auditor heard is anything else."""
+    case = day.case()
+    for item in case.verdicts:
+        said = item.predicate
+        made = case.contributions[said.task].predicate
+        prover = day.party(made.node)
+        assert isinstance(prover, Toy)
+        true_root = predicates.result_root(prover.honest(case.assignments[said.task].predicate).listed)
+        heard = [answer.predicate for answer in case.answers_of.get(said.task, ())]
+        honest = [answer for answer in heard if answer.role is Role.AUDITOR and _is_honest_auditor(day, answer.node)]
+        if made.root != true_root:
+            promise(said.verdict is not Verdict.VERIFIED, f"a lie was verified: {said.task}")
+            if len(honest) >= 2:
+                promise(said.verdict is Verdict.REFUTED, f"two found {said.task} wrong, and it is {said.verdict}")
+        elif any(answer.role is Role.PROVER for answer in heard) and honest:
+            promise(said.verdict is Verdict.VERIFIED, f"honest work was confirmed and is {said.verdict}: {said.task}")
+
+
+def _is_honest_auditor(day: Day, node: str) -> bool:
+    party = day.party(node)
+    assert isinstance(party, Toy)
+    return not party.manner & {"accuses", "guesses"}
+
+
+def check_convictions(day: Day) -> None:
+    """Nobody is convicted who did not lie, and nobody by one answer alone."""
+    innocent = {node.name for node in day.fleet.values() if isinstance(node, Toy) and not node.is_liar}
+    promise(not day.convicted & innocent, f"convicted though honest: {sorted(day.convicted & innocent)}")
+    case = day.case()
+    for said in case.verdicts:
+        heard = [item.predicate for item in case.answers_of.get(said.predicate.task, ())]
+        for node in said.predicate.refuted:
+            others = {case.operators[item.node] for item in heard if item.node != node}
+            promise(len(others) >= 2, f"{node} was convicted by {len(others)} others' answers")
+
+
+def check_receipt(day: Day) -> None:
+    """The receipt proves what happened; money is conserved; who did what was asked is paid for it, once."""
+    report = verify_receipt(day.receipt(), day.trust(), day.now)
+    refuted = [(item.id, item.subject) for item in report.findings if item.severity is Severity.REFUTED]
+    promise(not refuted, f"the receipt is refuted: {refuted}")
+    assert report.claims is not None
+    receipt = report.claims.receipt
+    lines = receipt.settlement
+    promise(sum(line.usd_micros for line in lines) == receipt.escrow_usd_micros, "money was made or lost")
+    payers = {line.account for line in lines if line.usd_micros < 0}
+    promise(all(account.startswith("bond:") for account in payers), f"who owes nothing pays: {sorted(payers)}")
+    paid = Counter(line.task for line in lines if line.account.startswith("operator:") and line.usd_micros)
+    promise(not paid or max(paid.values()) == 1, f"paid twice: {paid.most_common(1)}")
+    bonds = {line.account.partition(":")[2]: -line.usd_micros for line in lines if line.account.startswith("bond:")}
+    lost = {node.operator: node.bond for node in day.fleet.values() if node.name in day.convicted}
+    promise(bonds == lost, f"bonds lost: {bonds}, convicted: {lost}")
+    check_pay(day, {line.task: line.usd_micros for line in lines if line.account.startswith("operator:")})
+
+
+def check_pay(day: Day, paid: dict[str, int]) -> None:
+    """Verified work and honest audits are paid their price, while the escrow lasts."""
+    case = day.case()
+    price = {
+        task: conclusion.task_price(case, case.assignments[task].predicate, item.predicate.node)
+        for task, item in case.contributions.items()
+    }
+    for said in case.verdicts:
+        task = said.predicate.task
+        if said.predicate.verdict is Verdict.VERIFIED:
+            promise(paid.get(task) == price[task] or is_dry(day), f"{task} is verified and paid {paid.get(task)}")
+    for item in case.answers.values():
+        answer = item.predicate
+        if answer.role is Role.AUDITOR and day.party(answer.node).name not in day.convicted:
+            due = conclusion.task_price(case, case.assignments[answer.task].predicate, answer.node)
+            promise(paid.get(answer.audit) == due or is_dry(day), f"{answer.audit} is paid {paid.get(answer.audit)}")
+
+
+def is_dry(day: Day) -> bool:
+    """Tell whether so much was done again that the escrow of the worst case does not reach (docs/audits.md)."""
+    attempts = Counter((item.round, item.kind, item.lane) for item in day.market.state.tasks.values())
+    audits = Counter(item.task for item in day.market.state.audits.values())
+    return max(attempts.values(), default=0) > 1 or max(audits.values(), default=0) > 2

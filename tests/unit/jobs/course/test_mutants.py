@@ -1,0 +1,180 @@
+"""A deliberately wrong rule in the core is caught by the promises of days.py: each here once, against known days."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.simulator.market import Market
+from tests.unit.jobs.course import days
+from tests.unit.jobs.course.test_promises import day
+
+from stannary.formats.predicates import Verdict
+from stannary.jobs import rounds
+from stannary.jobs.course import actions, drawing, hearing
+from stannary.jobs.course.draft import CourseDraft, Drawing
+from stannary.jobs.course.kinds import train
+from stannary.rules import verdict
+from stannary.rules.reasons import Reason
+from stannary.rules.verdict import Decision
+from stannary.verify import settlement
+
+NUM_DAYS = 12
+FLEETS: tuple[tuple[str, ...], ...] = (
+    ("", "", "", ""),
+    ("lies", "", "", "", ""),
+    ("", "", "", "accuses", ""),
+    ("silent-prover", "", "", "silent-auditor"),
+    ("vanishes", "slow", "", "", ""),
+    ("", "lies-merging", "guesses", "", "", ""),
+)
+
+Patch = tuple[Any, str, Callable[..., Any]]
+
+
+def _convicts_on_one_answer() -> Patch:
+    """Whom one auditor contradicts is a liar."""
+    judge = verdict.judge
+
+    def wrong(contribution: Any, prover: Any, auditors: Any, operators: Any, **more: Any) -> Decision:
+        made = judge(contribution, prover, auditors, operators, **more)
+        if made.need_auditor and prover is not None and auditors:
+            return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (contribution.node,))
+        return made
+
+    return verdict, "judge", wrong
+
+
+def _believes_the_auditor() -> Patch:
+    """The prover is never heard."""
+    return hearing._Hearing, "_given", lambda self, audit, role, node: None
+
+
+def _pays_twice() -> Patch:
+    """Each line of work is paid once more, by the buyer's refund."""
+    settle = settlement.settle
+
+    def wrong(escrow: int, work: Any, audits: Any, bonds: Any) -> Any:
+        made = settle(escrow, work, audits, bonds)
+        again = [line for line in made.lines if line.reason == "work"]
+        return replace(made, lines=(*made.lines, *again))
+
+    return settlement, "settle", wrong
+
+
+def _pays_twice_and_balances() -> Patch:
+    """The first work is paid double, and the buyer gets so much less back."""
+    settle = settlement.settle
+
+    def wrong(escrow: int, work: Any, audits: Any, bonds: Any) -> Any:
+        made = settle(escrow, work, audits, bonds)
+        first = next((line for line in made.lines if line.reason == "work"), None)
+        if first is None:
+            return made
+        lines = [replace(line, usd_micros=line.usd_micros * (2 if line is first else 1)) for line in made.lines]
+        lines = [
+            replace(line, usd_micros=line.usd_micros - first.usd_micros) if line.account == "buyer" else line
+            for line in lines
+        ]
+        return replace(made, lines=tuple(lines))
+
+    return settlement, "settle", wrong
+
+
+def _skips_the_canary() -> Patch:
+    """An agreement is never checked once more."""
+    return hearing._Hearing, "_is_canary", lambda self: False
+
+
+def _skips_a_silence() -> Patch:
+    """A silent party is passed over without a word."""
+    return hearing._Hearing, "_say_silent", lambda self, audit, role, node: None
+
+
+def _asks_the_last_in_rank() -> Patch:
+    """The market chooses whom of those ranked it asks."""
+    open_audit = drawing.open_audit
+
+    def wrong(draft: CourseDraft, asked: Any) -> None:
+        open_audit(draft, replace(asked, ranked=tuple(reversed(asked.ranked))))
+
+    return drawing, "open_audit", wrong
+
+
+def _draws_less() -> Patch:
+    """A draw leaves the first of its tasks out."""
+    do = CourseDraft.do
+
+    def wrong(self: CourseDraft, action: Any) -> None:
+        if isinstance(action, actions.MakeDraw) and len(action.made.drawable) > 1:
+            action = actions.MakeDraw(replace(action.made, drawable=action.made.drawable[1:]))
+        do(self, action)
+
+    return CourseDraft, "do", wrong
+
+
+def _merges_ahead() -> Patch:
+    """A merge does not wait for the audits of the round before it."""
+    return rounds, "may_merge", lambda units, index: True
+
+
+def _keeps_what_a_lie_touched() -> Patch:
+    """A merge stands, whoever of it was convicted."""
+    return train, "_merge_stands", lambda merge, found, base: True
+
+
+def _waits_for_ever() -> Patch:
+    """No lease ever ends by itself."""
+    return Market, "lapse", lambda self, now_ms, lost: []
+
+
+def _decides_by_chance() -> Patch:
+    """A decision hangs on something that is not in its state."""
+    calls = iter(range(10**9))
+    advance = drawing.advance
+
+    def wrong(draft: CourseDraft) -> Any:
+        return Drawing() if next(calls) % 3 == 0 else advance(draft)
+
+    return drawing, "advance", wrong
+
+
+MUTANTS = [
+    _convicts_on_one_answer,
+    _believes_the_auditor,
+    _pays_twice,
+    _pays_twice_and_balances,
+    _skips_the_canary,
+    _skips_a_silence,
+    _asks_the_last_in_rank,
+    _draws_less,
+    _merges_ahead,
+    _keeps_what_a_lie_touched,
+    _waits_for_ever,
+    _decides_by_chance,
+]
+
+
+def lived_through() -> int:
+    """Live the known days; return which one breaks a promise first, NUM_DAYS if none does."""
+    for seed in range(NUM_DAYS):
+        fleet = [frozenset(filter(None, [manner])) for manner in FLEETS[seed % len(FLEETS)]]
+        try:
+            days.live(day(fleet, seed))
+        except Exception:
+            return seed
+    return NUM_DAYS
+
+
+def test_the_rules_as_they_are_break_nothing() -> None:
+    """With nothing changed the known days keep every promise."""
+    assert lived_through() == NUM_DAYS
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__.strip("_"))
+def test_a_wrong_rule_is_caught(mutant: Callable[[], Patch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wrong rule, and a promise breaks within the known days."""
+    monkeypatch.setattr(*mutant())
+    assert lived_through() < NUM_DAYS, mutant.__doc__
