@@ -1,6 +1,6 @@
 """Decisions about the rounds of a training job, as pure functions of plain records.
 
-    assignable    which round or merge may be assigned (W = 1)
+    may_merge     when a merge may be assigned (W = 1)
     admission     what a merge admits, in which order, and what it leaves out
     merge_stands  whether a merge still counts after a conviction or a late silence
 
@@ -13,7 +13,7 @@ Rules (docs/rounds.md, docs/audits.md):
   start from the weights of a merge that stands. What was void is planned again as the next attempt
   (jobs/course/kinds/train.py); nothing is ever subtracted from a result.
 
-The core executes these decisions (jobs/course/); the simulator runs them under a virtual clock.
+The core executes these decisions (jobs/course/).
 """
 
 from __future__ import annotations
@@ -42,28 +42,8 @@ class Unit:
 
 
 VOID = frozenset({TaskState.SUPERSEDED, TaskState.ABANDONED})
-HANDED_IN = frozenset(
-    {TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED}
-)
 JUDGED = frozenset({TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED, TaskState.REFUTED})
 ADMISSIBLE = frozenset({TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED})
-
-
-def latest(units: Iterable[Unit]) -> dict[tuple[int, TaskKind, int], Unit]:
-    """Return the newest attempt at each (round, kind, lane)."""
-    newest: dict[tuple[int, TaskKind, int], Unit] = {}
-    for unit in units:
-        place = (unit.round, unit.kind, unit.lane)
-        if place not in newest or newest[place].attempt < unit.attempt:
-            newest[place] = unit
-    return newest
-
-
-def merge_of(units: Iterable[Unit], round_index: int) -> Unit | None:
-    """Return the merge of a round that counts: its newest attempt, unless void or convicted."""
-    merges = [unit for unit in units if unit.kind is TaskKind.MERGE and unit.round == round_index]
-    newest = max(merges, key=lambda unit: unit.attempt, default=None)
-    return None if newest is None or newest.state in VOID or newest.state is TaskState.REFUTED else newest
 
 
 def audits_closed(units: Iterable[Unit], round_index: int) -> bool:
@@ -72,26 +52,10 @@ def audits_closed(units: Iterable[Unit], round_index: int) -> bool:
     return bool(of_round) and all(unit.state in JUDGED for unit in of_round)
 
 
-def may_open(units: Sequence[Unit], round_index: int) -> bool:
-    """Tell whether the lanes of a round may be assigned: the merge before it is handed in."""
-    if round_index == 0:
-        return True
-    before = merge_of(units, round_index - 1)
-    return before is not None and before.state in HANDED_IN
-
-
 def may_merge(units: Sequence[Unit], round_index: int) -> bool:
     """Tell whether merge `round_index` may be assigned: W = 1, all audits of round and merge t-1 are closed."""
     behind = round_index - WINDOW
     return all(audits_closed(units, index) for index in range(max(0, behind), behind + 1))
-
-
-def may_finish(units: Sequence[Unit], num_rounds: int) -> bool:
-    """Tell whether a job is done: the last merge handed in and every audit closed."""
-    last = merge_of(units, num_rounds - 1)
-    if last is None or last.state not in HANDED_IN:
-        return False
-    return all(audits_closed(units, index) for index in range(num_rounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +85,3 @@ def merge_stands(merge: Unit, lanes: Iterable[Unit]) -> bool:
     counted = {unit.task for unit in lanes if unit.state in ADMISSIBLE}
     lapsed = merge.state in VOID or merge.state in {TaskState.REFUTED, TaskState.UNVERIFIED}
     return not lapsed and merge.admitted <= counted
-
-
-def next_attempt(units: Iterable[Unit], kind: TaskKind, round_index: int, lane: int) -> int:
-    """Return the attempt number a new task at this place gets."""
-    attempts = [u.attempt for u in units if u.kind is kind and u.round == round_index and u.lane == lane]
-    return max(attempts, default=-1) + 1

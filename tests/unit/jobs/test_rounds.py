@@ -11,13 +11,8 @@ from stannary.jobs.rounds import (
     Unit,
     admission,
     audits_closed,
-    latest,
-    may_finish,
     may_merge,
-    may_open,
-    merge_of,
     merge_stands,
-    next_attempt,
 )
 from stannary.jobs.states import TaskState
 
@@ -48,28 +43,22 @@ def merge(round_index: int, state: TaskState = TaskState.VERIFIED, attempt: int 
 
 
 def test_the_window_holds_the_next_merge_until_audits_are_closed() -> None:
-    """Merge t+1 waits for every audit of round t and of merge t; the lanes of round t+1 do not."""
+    """Merge t+1 waits for every audit of round t and of merge t; the first waits for nothing."""
     done = [lane(0, 0), lane(0, 1), merge(0)]
     assert may_merge([], 0)
-    assert may_open(done, 1)
     assert may_merge(done, 1)
     for index, state in ((0, TaskState.DRAWN), (1, TaskState.CONTRIBUTED), (2, TaskState.DRAWN)):
         waiting = list(done)
         waiting[index] = dataclasses.replace(done[index], state=state)
-        assert may_open(waiting, 1)
         assert not may_merge(waiting, 1)
-        assert not may_finish(waiting, 1)
-    assert may_finish(done, 1)
 
 
-def test_a_convicted_merge_opens_nothing() -> None:
-    """After a merge is refuted the next round waits for its second attempt."""
-    units = [lane(0, 0), merge(0, TaskState.REFUTED)]
-    assert merge_of(units, 0) is None
-    assert not may_open(units, 1)
-    again = [*units, merge(0, TaskState.CONTRIBUTED, attempt=1)]
-    assert may_open(again, 1)
-    assert not audits_closed(again, 0)
+def test_what_is_void_waits_for_no_audit() -> None:
+    """A superseded or abandoned task holds nothing up, an attempt in its place does; a round of nothing is not closed."""
+    void = [lane(0, 0, TaskState.SUPERSEDED), lane(0, 1, TaskState.ABANDONED)]
+    assert not audits_closed(void, 0)
+    assert audits_closed([*void, merge(0)], 0)
+    assert not audits_closed([*void, merge(0), lane(0, 0, TaskState.CONTRIBUTED, attempt=1)], 0)
 
 
 def test_a_merge_admits_in_log_order_and_names_who_is_left_out() -> None:
@@ -101,24 +90,3 @@ def test_a_merge_falls_with_what_it_admitted(state: TaskState) -> None:
 def test_a_void_merge_does_not_stand(state: TaskState) -> None:
     """A merge that was convicted, silent or replaced counts for nothing, whatever it admitted."""
     assert not merge_stands(merge(0, state, admitted="r0/l0/a0"), [lane(0, 0)])
-
-
-def test_attempts_count_on() -> None:
-    """The next attempt at a place follows the highest there, void ones included."""
-    assert next_attempt([merge(0, TaskState.SUPERSEDED)], TaskKind.MERGE, 0, -1) == 1
-    assert next_attempt([], TaskKind.MERGE, 0, -1) == 0
-
-
-def test_the_first_round_waits_for_nothing_and_the_last_merge_ends_the_job() -> None:
-    """Round 0 opens at once; a job without its last merge, or with a convicted one, is not done."""
-    assert may_open([], 0)
-    assert not may_finish([lane(0, 0)], 1)
-    assert not may_finish([lane(0, 0), merge(0, TaskState.REFUTED)], 1)
-    assert not may_finish([lane(0, 0), merge(0, TaskState.LEASED)], 1)
-
-
-def test_the_newest_attempt_stands_for_its_place() -> None:
-    """Whatever order they come in, of the attempts at one lane the last one counts."""
-    first, second, other = lane(0, 0, TaskState.SUPERSEDED), lane(0, 0, attempt=1), lane(0, 1)
-    for units in ([first, second, other], [second, other, first]):
-        assert latest(units) == {(0, TaskKind.ROUND, 0): second, (0, TaskKind.ROUND, 1): other}
