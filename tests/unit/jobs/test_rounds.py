@@ -54,7 +54,7 @@ def test_the_window_holds_the_next_merge_until_audits_are_closed() -> None:
 
 
 def test_what_is_void_waits_for_no_audit() -> None:
-    """A superseded or abandoned task holds nothing up, an attempt in its place does; a round of nothing is not closed."""
+    """A superseded or abandoned task holds nothing up, the attempt in its place does; nothing at all is not closed."""
     void = [lane(0, 0, TaskState.SUPERSEDED), lane(0, 1, TaskState.ABANDONED)]
     assert not audits_closed(void, 0)
     assert audits_closed([*void, merge(0)], 0)
