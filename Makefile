@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fmt types layers bench docs e2e e2e-vm e2e-seal e2e-train fuzz recorded vectors
+.PHONY: help install demo quick test floor lint fmt types layers bench docs e2e e2e-vm e2e-seal e2e-train fuzz recorded vectors
 
 help:
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -34,8 +34,14 @@ $(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
 demo: install ## train among honest nodes, one that dies and one that lies; prove the result
 	@$(BIN)/python examples/demo/run.py
 
-test: install ## run every test but the opt-in ones (25 minutes on 2 cores)
-	$(BIN)/pytest
+quick: install ## run unit tests and simulator but the slow ones, on every core (a minute on 2)
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow" tests/unit tests/simulator
+
+test: install ## run every test but the opt-in ones (25 minutes on 2 cores), or some: make test T=tests/unit/rules
+	$(BIN)/pytest $(or $(T),--floor)
+
+floor: install ## print how many branches of the rooms that decide their own tests take; fail below the floor
+	$(BIN)/python -m tests.floor
 
 lint: install ## check style and format
 	$(BIN)/ruff check .

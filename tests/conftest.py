@@ -20,6 +20,19 @@ settings.register_profile("stannary", deadline=None, max_examples=60, suppress_h
 settings.load_profile("stannary")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take `--floor`."""
+    parser.addoption("--floor", action="store_true", help="hold the coverage floor of tests/floor.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the floor where that is asked for."""
+    if config.getoption("floor"):
+        from tests.floor import Floor
+
+        config.pluginmanager.register(Floor(), "floor")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def nobodys_home() -> Iterator[None]:
     """Whatever this account keeps for itself is neither read nor written; caches of packages stay the account's."""

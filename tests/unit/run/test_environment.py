@@ -24,6 +24,8 @@ from stannary.run import environment
 from stannary.run.environment import Environments, WheelSource
 from stannary.sdk.processes import wait_until
 
+pytestmark = pytest.mark.slow
+
 HASH = "--hash=sha256:" + "0" * 64
 
 

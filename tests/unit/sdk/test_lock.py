@@ -17,6 +17,8 @@ from stannary.run.environment import Environments, WheelSource
 from stannary.sdk import lock, submit
 from stannary.sdk.submit import Overrides
 
+pytestmark = pytest.mark.slow
+
 
 def wheel(folder: Path, name: str, version: str, *, tag: str = "py3-none-any", needs: str = "") -> str:
     """Make a wheel of one module and return its digest."""

@@ -25,6 +25,7 @@ def test_newton_schulz_of_nothing_is_nothing():
     assert torch.equal(newton_schulz(torch.zeros(4, 6)), torch.zeros(4, 6))
 
 
+@pytest.mark.slow
 def test_adamw_is_torch_s_adamw():
     """Three steps agree with torch.optim.AdamW to fp32 rounding."""
     start = torch.randn(7, generator=torch.Generator().manual_seed(1))

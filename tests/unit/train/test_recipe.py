@@ -65,6 +65,7 @@ def loaded(job: Path, options=None):
     return recipe.load(job / "workdir", spec_with(options).recipe, {})
 
 
+@pytest.mark.slow
 def test_the_factory_is_seeded_like_the_steps(job):
     """What a recipe draws while it is made is a function of the signed seed, in any process, before and after."""
     where = job(factory="self.noise = torch.rand(()).item() + random.random()", aim="self.noise")
@@ -76,6 +77,7 @@ def test_the_factory_is_seeded_like_the_steps(job):
     assert determinism.probe_elsewhere(where, spec_with(), {}) == determinism.probe(first, spec_with().recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory",
     [
@@ -94,6 +96,7 @@ def test_what_differs_only_between_processes_is_found(job, factory):
     assert determinism.parted(determinism.probe(made, settings), determinism.probe_elsewhere(where, spec_with(), {}))
 
 
+@pytest.mark.slow
 def test_a_recipe_that_fails_elsewhere_is_told(job):
     """One that runs in its first process alone is refused with its own words."""
     where = job(factory="open('/tmp/no-such-directory/x')")

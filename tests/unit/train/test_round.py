@@ -63,12 +63,14 @@ def test_a_change_that_should_not_alter_the_maths_does_not(tiny, settings):
     assert delta == expected
 
 
+@pytest.mark.slow
 def test_same_class_same_bytes_in_any_process(tiny, settings):
     """Other processes, hash orders and thread settings of one engine class give the same bytes."""
     here = engine.engine_class(), sha(run_round(tiny, a_round(settings, 0, 1), settings, None).outputs["delta"])
     assert in_process(PYTHONHASHSEED="1", OMP_NUM_THREADS="4") == here
 
 
+@pytest.mark.slow
 def test_other_kernels_are_another_class():
     """A process with other kernels names another class without being asked."""
     assert in_process(**OTHER_KERNELS)[0] != engine.engine_class()

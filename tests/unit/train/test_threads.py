@@ -17,6 +17,8 @@ from stannary.errors import SpecError
 from stannary.formats import jobfile, jobspec
 from stannary.run.sandbox import cgroup
 
+pytestmark = pytest.mark.slow
+
 FILE = {"kind": "train", "recipe": {"entry": "recipe.py:recipe", "rounds": 2}}
 SCRIPT = """
 import io, json, sys

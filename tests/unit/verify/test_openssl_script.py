@@ -21,7 +21,10 @@ MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 SHELLS = ("dash", "bash", "bash --posix", "busybox sh", "mksh", "ksh", "zsh --emulate sh", "yash --posix", "posh")
 MANY = 200_000  # bytes of one statement: more than one argument of a program may hold (MAX_ARG_STRLEN is 128 KiB)
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {', '.join(MISSING)}"),
+]
 
 
 @pytest.fixture(scope="module")

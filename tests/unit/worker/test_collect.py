@@ -131,6 +131,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "leads outside" in caught.value.why
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files(tmp_path: Path) -> None:
     """They travel as one archive of the announced length, the same bytes whoever made the files and when."""
     for number in range(20_000):
