@@ -18,6 +18,8 @@ from stannary.jobs.course.state import JobState, Node, Task, World
 from stannary.jobs.states import JobStatus, TaskState
 from stannary.rules.pace import LAST_RESORT_FACTOR
 
+OF_NOBODY = 2  # the last rank of what is no other node's own
+
 
 @dataclass(frozen=True, slots=True)
 class Vacancy:
@@ -61,14 +63,19 @@ def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], 
         return _last_resort(world, vacancy.last_end_ms or task.planned_at_ms)
     if name in vacancy.silent:
         return _last_resort(world, task.planned_at_ms)
-    patient = world.waited_ms(task.planned_at_ms) / 1000 > world.timing.start_link_s
+    patient = is_anybodys(task.planned_at_ms, world)
     if task.kind is TaskKind.MERGE:
         return 1 if task.node != name or patient else None
     if task.epoch == 0 and vacancy.own == name:
         return 0
     if task.epoch > 0 and task.node != name:
-        return 2
+        return OF_NOBODY
     return 3 if patient or _is_orphan(vacancy, world, convicted, occupied) else None
+
+
+def is_anybodys(planned_at_ms: int, world: World) -> bool:
+    """Tell whether a task has waited for its own node for long enough; one planned later has not waited longer."""
+    return world.waited_ms(planned_at_ms) / 1000 > world.timing.start_link_s
 
 
 def _last_resort(world: World, since_ms: int) -> int | None:

@@ -3,21 +3,25 @@
 A cache of the store. Each time a job is read or moved, its entry is made anew (`note`); what it says may be a moment
 old, so whoever takes a task asks for it in a transaction, and looks again where another was quicker.
 
-A poll costs what few jobs cost, not what all tasks do: each job keeps its tasks in the order they are given out, and
-a node's own lane's task is found by its name.
+A poll costs the same however many tasks wait: a node's own lane's task is found by its name; of what is anybody's the
+oldest are looked at, at most MAX_LOOKS; of what may have lost its own node MAX_LOOKS are, the next poll goes on behind.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stannary.formats.ids import TaskKind
 from stannary.jobs.course import masks, offering
 from stannary.jobs.course.offering import Vacancy
 from stannary.jobs.course.state import ONE_PIECE, JobOrder, JobState, Node, Task, World
 from stannary.jobs.states import LeaseState
 
-MAX_LOOKS = 64  # tasks of one job looked at for one node: of more, the oldest are the first to be anybody's
+MAX_LOOKS = 64
+
+Key = tuple[int, str, str]  # planned at, task, job: the order in which tasks are anybody's
 
 
 @dataclass(slots=True)
@@ -27,11 +31,24 @@ class _Entry:
     order: JobOrder
     engine_class: str
     convicted: frozenset[str]
-    waiting: dict[str, Vacancy] = field(default_factory=dict)  # oldest first
-    own: dict[str, str] = field(default_factory=dict)  # node -> the oldest task of its own lane that nobody had
+    waiting: dict[str, Vacancy] = field(default_factory=dict)
     holders: frozenset[str] = frozenset()  # nodes with a piece of this job in hand
     barred: dict[str, bool] = field(default_factory=dict)  # node -> whether it may do none of it
     directory_version: int = -1
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """What waits in one engine class, oldest first."""
+
+    anybodys: list[Key] = field(default_factory=list)  # merges, and what another did not do
+    lanes: list[Key] = field(default_factory=list)  # nobody had it yet: its own node's, for a while
+    next_look: int = 0  # into `lanes`
+
+    def of(self, vacancy: Vacancy) -> list[Key]:
+        """Return the list a task belongs into."""
+        task = vacancy.task
+        return self.anybodys if task.kind is TaskKind.MERGE or task.epoch > 0 else self.lanes
 
 
 class Ready:
@@ -39,6 +56,8 @@ class Ready:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._shelves: dict[str, _Shelf] = {}
+        self._own: dict[str, list[Key]] = {}  # node -> tasks of its own lanes that nobody had, oldest first
         self._occupied: dict[str, int] = {}  # node -> jobs it holds a piece of
         self.num_waiting = 0
 
@@ -49,16 +68,15 @@ class Ready:
         entry = _Entry(state.order, engine_class, state.convicted)
         for vacancy in offering.vacancies(state):
             entry.waiting[vacancy.task.task] = vacancy
-            if vacancy.own is not None and vacancy.task.epoch == 0:
-                entry.own.setdefault(vacancy.own, vacancy.task.task)
         entry.holders = frozenset(
             item.node for item in state.leases.values() if item.state is LeaseState.GRANTED and item.type in ONE_PIECE
         )
-        for node in entry.holders:
-            self._occupied[node] = self._occupied.get(node, 0) + 1
         if entry.waiting or entry.holders:
             self._entries[state.order.job] = entry
-            self.num_waiting += len(entry.waiting)
+            for vacancy in entry.waiting.values():
+                self._put(entry, vacancy)
+            for node in entry.holders:
+                self._occupied[node] = self._occupied.get(node, 0) + 1
         return not entry.waiting.keys() <= (before.waiting.keys() if before is not None else set())
 
     def drop(self, job: str) -> None:
@@ -66,7 +84,8 @@ class Ready:
         entry = self._entries.pop(job, None)
         if entry is None:
             return
-        self.num_waiting -= len(entry.waiting)
+        for vacancy in entry.waiting.values():
+            self._take(entry, vacancy)
         for node in entry.holders:
             self._occupied[node] -= 1
             if not self._occupied[node]:
@@ -75,38 +94,67 @@ class Ready:
     def taken(self, task: Task, node: str) -> None:
         """Note that a task has found its node, before its job is read again."""
         entry = self._entries.get(task.job)
-        if entry is not None and entry.waiting.pop(task.task, None) is not None:
-            self.num_waiting -= 1
-            if node not in entry.holders:
-                entry.holders |= {node}
-                self._occupied[node] = self._occupied.get(node, 0) + 1
+        vacancy = entry.waiting.pop(task.task, None) if entry is not None else None
+        if entry is None or vacancy is None:
+            return
+        self._take(entry, vacancy)
+        if node not in entry.holders:
+            entry.holders |= {node}
+            self._occupied[node] = self._occupied.get(node, 0) + 1
 
     def choose(self, node: Node, world: World, directory_version: int) -> tuple[JobOrder, Task] | None:
         """Return what a node should do next, None if there is nothing for it."""
-        best: tuple[tuple[int, int, str], JobOrder, Task] | None = None
-        for entry in self._entries.values():
-            if not entry.waiting or self._is_barred(entry, node, world, directory_version):
-                continue
-            for vacancy in self._looked_at(entry, node.node):
-                rank = offering.rank(vacancy, node, world, entry.convicted, self._occupied)
-                if rank is None:
+        best: tuple[int, int, str] | None = None
+        found: tuple[JobOrder, Task] | None = None
+        for keys in self._looks(node, world):
+            for _, name, job in keys:
+                entry = self._entries[job]
+                if self._is_barred(entry, node, world, directory_version):
                     continue
-                task = vacancy.task
-                key = (rank, task.planned_at_ms, task.task)
-                if best is None or key < best[0]:
-                    best = (key, entry.order, task)
-                if rank <= 1:  # none of this job is more its own, and none older
-                    break
-        return (best[1], best[2]) if best is not None else None
+                vacancy = entry.waiting[name]
+                rank = offering.rank(vacancy, node, world, entry.convicted, self._occupied)
+                key = (rank, vacancy.task.planned_at_ms, name) if rank is not None else None
+                if key is not None and (best is None or key < best):
+                    best, found = key, (entry.order, vacancy.task)
+                if rank == 0:  # its own, and the oldest of them
+                    return found
+            if best is not None and best[0] <= offering.OF_NOBODY:  # what is looked at next is less its own
+                break
+        return found
 
-    def _looked_at(self, entry: _Entry, node: str) -> Iterator[Vacancy]:
-        own = entry.own.get(node)
-        if own is not None and own in entry.waiting:
-            yield entry.waiting[own]
-        for number, vacancy in enumerate(entry.waiting.values()):
-            if number >= MAX_LOOKS:
-                return
-            yield vacancy
+    def _looks(self, node: Node, world: World) -> Iterator[list[Key]]:
+        """Yield what a node is shown: its own lanes', then what is anybody's, then what may have lost its own node."""
+        yield self._own.get(node.node, [])
+        shelf = self._shelves.get(node.engine_class)
+        if shelf is None:
+            return
+        yield shelf.anybodys[:MAX_LOOKS]
+        lanes = shelf.lanes
+        if len(lanes) <= MAX_LOOKS or offering.is_anybodys(lanes[0][0], world):
+            yield lanes[:MAX_LOOKS]
+            return
+        first = shelf.next_look % len(lanes)
+        shelf.next_look = first + MAX_LOOKS
+        yield lanes[first : first + MAX_LOOKS]
+
+    def _put(self, entry: _Entry, vacancy: Vacancy) -> None:
+        key = _key(entry, vacancy)
+        shelf = self._shelves.setdefault(entry.engine_class, _Shelf())
+        insort(shelf.of(vacancy), key)
+        if vacancy.own is not None and vacancy.task.epoch == 0:
+            insort(self._own.setdefault(vacancy.own, []), key)
+        self.num_waiting += 1
+
+    def _take(self, entry: _Entry, vacancy: Vacancy) -> None:
+        key = _key(entry, vacancy)
+        listed = self._shelves[entry.engine_class].of(vacancy)
+        del listed[bisect_left(listed, key)]
+        if vacancy.own is not None and vacancy.task.epoch == 0:
+            own = self._own[vacancy.own]
+            del own[bisect_left(own, key)]
+            if not own:
+                del self._own[vacancy.own]
+        self.num_waiting -= 1
 
     def _is_barred(self, entry: _Entry, node: Node, world: World, directory_version: int) -> bool:
         if entry.directory_version != directory_version:
@@ -117,3 +165,7 @@ class Ready:
             found = bool(masks.why_barred(node, entry.order, world, entry.engine_class, entry.convicted))
             entry.barred[node.node] = found
         return found
+
+
+def _key(entry: _Entry, vacancy: Vacancy) -> Key:
+    return vacancy.task.planned_at_ms, vacancy.task.task, entry.order.job
