@@ -34,7 +34,7 @@ $(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
 demo: install ## train among honest nodes, one that dies and one that lies; prove the result
 	@$(BIN)/python examples/demo/run.py
 
-quick: install ## run unit tests and simulator but the slow ones, on every core (a minute on 2)
+quick: install ## run unit tests and simulator but the slow ones, on every core
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow" tests/unit tests/simulator
 
 test: install ## run every test but the opt-in ones (25 minutes on 2 cores), or some: make test T=tests/unit/rules
