@@ -25,7 +25,7 @@ FLOOR_PERCENT = {
     "formats": 95.0,
     "rules": 95.0,
     "verify": 95.0,
-    "jobs": 80.0,  # the recorded runs walk the rest of its course (tests/recorded); they take too long to be traced
+    "jobs": 95.0,
     "settle": 95.0,
     "place": 95.0,
 }

@@ -1,0 +1,43 @@
+"""Who may serve a job: the masks of its spec, and what changes by the minute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.integration.market.fake_buyer import train_spec
+from tests.unit.market import moment
+from tests.unit.market.moment import CLASS
+
+from stannary.jobs.course import masks
+
+NODE = moment.node("n-1", "ann")
+ORDER = moment.order(train_spec())
+WORLD = moment.world(NODE)
+NOBODY: frozenset[str] = frozenset()
+
+
+def test_who_was_revoked_or_convicted_serves_nobody() -> None:
+    """In whatever job he lied."""
+    assert masks.why_not(NODE, ORDER, WORLD) == ""
+    assert masks.why_not(replace(NODE, is_revoked=True), ORDER, WORLD) == "revoked"
+    assert masks.why_not(replace(NODE, is_convicted=True), ORDER, WORLD) == "convicted"
+
+
+def test_work_needs_the_jobs_class_and_no_conviction_in_it() -> None:
+    """Whatever the task."""
+    assert masks.why_barred(NODE, ORDER, WORLD, CLASS, NOBODY) == ""
+    assert masks.why_barred(NODE, ORDER, WORLD, "cpu-b", NOBODY) == "another engine class"
+    assert masks.why_barred(NODE, ORDER, WORLD, CLASS, {"n-1"}) == "convicted in this job"
+
+
+def test_an_auditor_must_be_there_besides() -> None:
+    """Who is not heard from would be waited for."""
+    assert masks.why_no_auditor(NODE, ORDER, WORLD, NOBODY) == ""
+    assert masks.why_no_auditor(NODE, ORDER, WORLD, {"n-1"}) == "convicted in this job"
+    away = replace(WORLD, live=NOBODY)
+    assert masks.why_no_auditor(NODE, ORDER, away, NOBODY) == "not heard from, or draining"
+
+
+def test_terms_a_market_does_not_accept_bar_a_node() -> None:
+    """They are the market's to name, not the job's."""
+    assert "terms" in masks.why_not(NODE, ORDER, replace(WORLD, terms=frozenset({"others"})))
