@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Credential, Tier
+from stannary.formats.predicates import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +22,3 @@ class Offer:
     memory_bytes: int
     ask_usd_micros_per_hour: int
     not_ready: str = ""
-
-
-def from_credential(credential: Credential, *, not_ready: str = "") -> Offer:
-    """Return the offer a credential stands for.
-
-    Args:
-        credential: the appraised, unexpired credential; for a site its tier is the minimum already.
-        not_ready: why the node takes no work now (busy, draining, suspect), empty if it does.
-    """
-    return Offer(
-        node=credential.node,
-        operator=credential.operator,
-        jurisdiction=credential.jurisdiction,
-        terms=credential.terms,
-        tier=credential.tier,
-        engine_class=credential.engine_class,
-        cpus=credential.cpus,
-        memory_bytes=credential.memory_bytes,
-        ask_usd_micros_per_hour=credential.ask_usd_micros_per_hour,
-        not_ready=not_ready,
-    )

@@ -159,12 +159,6 @@ def live_of_task(connection: Connection, task: str) -> list[LeaseRow]:
     return _live(connection, leases.c.task == task)
 
 
-def last_end_ms(connection: Connection, task: str) -> int | None:
-    """Return when the newest ended lease of a task ended, None where none has."""
-    found = connection.execute(sa.select(sa.func.max(leases.c.ended_at_ms)).where(leases.c.task == task)).scalar()
-    return int(found) if found is not None else None
-
-
 def live_of_job(connection: Connection, job: str) -> list[LeaseRow]:
     """Return the live leases of a job."""
     return _live(connection, leases.c.job == job)

@@ -91,12 +91,6 @@ def all_nodes(connection: Connection) -> list[NodeRow]:
     return [_node(row) for row in connection.execute(_SELECT.order_by(nodes.c.joined_at_ms, nodes.c.node)).mappings()]
 
 
-def credentialed(connection: Connection, *, now_ms: int) -> list[tuple[str, bool, bytes]]:
-    """Return node, whether it drains, and its newest credential, of every node that may work; oldest first."""
-    rows = connection.exec_driver_sql(_CREDENTIALED, (now_ms,))
-    return [(node, bool(draining), envelope) for node, draining, envelope in rows]
-
-
 def drain(connection: Connection, node: str, *, draining: bool) -> None:
     """Note whether a node is given new work; NotFound if it never joined."""
     if connection.execute(sa.update(nodes).where(nodes.c.node == node).values(draining=int(draining))).rowcount != 1:
@@ -230,12 +224,6 @@ def _node(row: sa.RowMapping) -> NodeRow:
 
 _SELECT = sa.select(*(nodes.c[field.name] for field in fields(NodeRow)))
 # The credential with the latest end, as `credential_of` chooses it; one read for all nodes, not one a node.
-_CREDENTIALED = (
-    "SELECT nodes.node, nodes.draining, credentials.envelope FROM nodes JOIN credentials ON credentials.leaf = ("
-    "SELECT leaf FROM credentials AS held WHERE held.node = nodes.node ORDER BY expires_at_ms DESC, leaf LIMIT 1) "
-    "WHERE nodes.revoked_at_ms IS NULL AND nodes.convicted_at_ms IS NULL AND credentials.expires_at_ms > ? "
-    "ORDER BY nodes.joined_at_ms, nodes.node"
-)
 _STANDING_OF_ANY = (
     "SELECT credentials.envelope, credentials.expires_at_ms, nodes.revoked_at_ms IS NOT NULL, "
     "nodes.convicted_at_ms IS NOT NULL FROM nodes JOIN credentials ON credentials.leaf = ("

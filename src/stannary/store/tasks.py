@@ -126,17 +126,6 @@ def of_job(connection: Connection, job: str, *, round_index: int | None = None) 
     return [_task(row) for row in connection.execute(query).mappings()]
 
 
-def planned(connection: Connection, *, limit: int = 1_000) -> list[TaskRow]:
-    """Return tasks that wait for a node, oldest first."""
-    query = _SELECT.where(tasks.c.state == sa.literal_column("'planned'")).order_by(tasks.c.planned_at_ms, tasks.c.task)
-    return [_task(row) for row in connection.execute(query.limit(limit)).mappings()]
-
-
-def num_planned(connection: Connection) -> int:
-    """Return how many tasks wait for a node."""
-    return int(connection.exec_driver_sql("SELECT count(*) FROM tasks WHERE state = 'planned'").scalar_one())
-
-
 def _task(row: sa.RowMapping) -> TaskRow:
     kinds = {"kind": TaskKind(row["kind"]), "state": TaskState(row["state"]), "verdict": Verdict(row["verdict"])}
     return TaskRow(**{**row, **kinds})
