@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_what_has_expired_goes(tmp_path: Path) -> None:
     """Sessions, answered challenges and join tokens go when they are of no use, by a worker of their own."""
 
     async def scenario() -> None:
-        async with worlds.inside(tmp_path, witness=False) as world:
+        async with worlds.inside(tmp_path, replace(worlds.QUICK, sweep_s=10.0), witness=False) as world:
             await world.node("north", run=False)
             await world.join_token("south")
             assert await kept(world) == {"remembered": 1, "sessions": 1, "challenges": 1, "join_tokens": 2}
