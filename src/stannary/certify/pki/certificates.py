@@ -296,10 +296,15 @@ class _Search:
         return None
 
     def _named(self, child: Certificate) -> list[Certificate]:
-        """Return certificates with the issuer's name; those whose key identifier is the one named come first."""
+        """Return certificates with the issuer's name: those that may sign now first, then by the key that is named."""
         wanted = _authority_key(child)
         found = list(self.issuers.get(names.canonical(child.issuer), {}).values())
-        return sorted(found, key=lambda item: not wanted or _subject_key(item) != wanted)
+
+        def order(item: Certificate) -> tuple[bool, bool]:
+            # what has ended or may not sign leads nowhere: it must not use up the signatures that may be checked
+            return bool(_problem((item, item), self.now)), not wanted or _subject_key(item) != wanted
+
+        return sorted(found, key=order)
 
     def _dead_end(self, path: tuple[Certificate, ...], named: list[Certificate]) -> Path:
         tip = path[-1]

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.certify import forge, world
 
@@ -385,7 +385,13 @@ def _edge(issuer: int, subject: int, flaw: str):
 _EDGES = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from(["sound", "sound", "expired", "no authority"]))
 
 
+_DETOURS = [
+    (0, 0, "sound"), (0, 0, "expired"), (0, 2, "expired"), (2, 0, "sound"), (4, 0, "sound"), (0, 2, "sound"),
+]  # fmt: skip
+
+
 @given(st.lists(_EDGES, max_size=9), st.integers(0, 4))
+@example(_DETOURS, 2)  # what has ended used up the signatures that may be checked
 def test_path_is_found_exactly_where_there_is_one(edges, signer):
     """Whatever the certificates between leaf and root, a path is found if and only if sound ones lead there."""
     root = _edge(4, 4, "sound")
