@@ -1,6 +1,6 @@
 """Planning: which tasks a job needs now, and which of those it has are void. What every kind of job shares.
 
-Rules (jobs/rounds.py decides when a round closes, what a merge admits, and when it may be assigned):
+Rules (rules/pace.py decides when a round closes, jobs/rounds.py what a merge admits and when it may be assigned):
 - An assignment is stated in the transaction that plans its task, hence logged before any commitment to it.
 - What does not count is superseded and planned again as the next attempt. A conviction is nothing special: it makes a
   contribution inadmissible, and the rest follows.
