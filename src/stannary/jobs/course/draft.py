@@ -205,7 +205,7 @@ class CourseDraft:
                     grant.node,
                     1,
                     LeaseState.GRANTED,
-                    "asked",
+                    Reason.ASKED,
                     grant.body,
                     now_ms,
                     grant.deadline_at_ms,

@@ -31,15 +31,15 @@ from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, Grant,
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.rules import verdict
 from stannary.rules.pace import answer_s
+from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
 
-_ABSENCES = {
-    "deadline": Absence.DEADLINE,
-    "node-lost": Absence.LOST,
-    "node-revoked": Absence.REVOKED,
-    "node-convicted": Absence.REVOKED,
+_ABSENCES: dict[str, Absence] = {
+    Reason.DEADLINE: Absence.DEADLINE,
+    Reason.NODE_LOST: Absence.LOST,
+    Reason.NODE_REVOKED: Absence.REVOKED,
+    Reason.NODE_CONVICTED: Absence.REVOKED,
 }  # by what ended the lease; whatever else did was the node's own word
-OUTVOTED = "outvoted"  # why an auditor is convicted; the verdict's own reason is about the prover's work
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class _Hearing:
             self._say_silent(first, Role.PROVER, self._prover)
         for lease in draft.live_of(task.task):
             if lease.lease not in draft.world.answering:  # what is on its way into the log ends its lease itself
-                draft.do(actions.EndLease(lease.lease, LeaseState.REVOKED, "judged"))
+                draft.do(actions.EndLease(lease.lease, LeaseState.REVOKED, Reason.JUDGED))
         stated = TaskVerdict(
             draft.order.job, TaskId(task.task), NodeId(self._prover), made.verdict, made.reason.value, made.refuted
         )
@@ -252,7 +252,7 @@ class _Hearing:
         draft.do(actions.Judge(task.task, made.verdict, made.reason.value, message, stated))
         known = draft.convicted
         for node in made.refuted:
-            reason = made.reason.value if node == self._prover else OUTVOTED
+            reason = made.reason.value if node == self._prover else Reason.OUTVOTED
             bond = 0 if node in known else draft.world.nodes.get(node).bond_usd_micros  # it is lost once
             draft.do(actions.Convict(node, task.task, reason, bond))
 

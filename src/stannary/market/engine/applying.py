@@ -132,7 +132,7 @@ class _Run:
             case actions.MakeDraw(drawn):
                 audits.set_draw(connection, job, drawn.index, self._post("draw", drawn), at_ms=now_ms)
             case actions.Pass(task, number, is_drawn):
-                reason = "drawn" if is_drawn else "not-drawn"
+                reason = Reason.DRAWN if is_drawn else Reason.NOT_DRAWN
                 message = f"the beacon {'drew' if is_drawn else 'passed over'} {task}"
                 cause = self._cause(reason, message)
                 tasks.draw(connection, task, number=number, selected=is_drawn, cause=cause)
@@ -194,7 +194,7 @@ class _Run:
         if "salt" in grant.body:
             grant = with_inputs(self._connection, grant)
         allow(self._connection, self._order, grant.node)
-        leases.grant(self._connection, grant, self._cause("asked", action.message))
+        leases.grant(self._connection, grant, self._cause(Reason.ASKED, action.message))
         self._applied.rings.add(node_topic(grant.node))
 
     def _convict(self, action: actions.Convict) -> None:
@@ -207,6 +207,6 @@ class _Run:
         events.append(connection, self._job, happening)
         for lease in leases.live_of_node(connection, node):  # of other jobs too: it works for nobody any more
             if lease.type in ONE_PIECE and lease.lease not in self._world.answering:
-                leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause("node-convicted"))
+                leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
         self._applied.rings.update({node_topic(node), WORK})
         self._applied.convicted.append(node)

@@ -23,6 +23,7 @@ from stannary.jobs.course.state import Grant, JobOrder, LeaseRow, Node, Task, Wo
 from stannary.jobs.states import JobStatus
 from stannary.rules.pace import CEILING_FACTOR
 from stannary.rules.price import price_of
+from stannary.rules.reasons import Reason
 from stannary.store import blobs, jobs, leases, nodes, tasks
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
@@ -48,7 +49,7 @@ def give(connection: Connection, order: JobOrder, task: Task, node: Node, world:
         price_usd_micros=price_of(task.num_steps, order.shape.step_ms, node.ask_usd_micros_per_hour),
     )
     allow(connection, order, node.node)
-    cause = Cause(world.now_ms, "leased", f"{task.task} to {node.node}")
+    cause = Cause(world.now_ms, Reason.LEASED, f"{task.task} to {node.node}")
     return leases.grant(connection, with_inputs(connection, grant), cause)
 
 
