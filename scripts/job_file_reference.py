@@ -67,7 +67,11 @@ TOP = {
     "budget": Key("dollars", "The job is refused if its worst case costs more; what is not used is paid back.", "1.00"),
 }  # fmt: skip
 RECIPE = {
-    "entry": Key("`file.py:name`", "The recipe: an attribute of a Python file in the work directory.", "recipe.py:recipe", "needed"),
+    "entry": Key("`file.py:name` or `builtin:name`",
+                 "The recipe: an attribute of a Python file in the work directory, or one of this package: "
+                 "`builtin:bytegpt`, a byte-level GPT on the input `corpus`, whose `options` are `width`, `layers`, `heads`, "
+                 "`context` and `buckets`. A job with a built-in recipe has no `workdir`, `setup` or `envs`.",
+                 "recipe.py:recipe", "needed"),
     "rounds": Key("whole number",
                   f"Outer steps. Rounds times (lanes + 1) may be {jobspec.MAX_UNITS:,} at most.", "12", "needed", 1, jobspec.MAX_ROUNDS),
     "lanes": Key("whole number", "Nodes that train side by side between two merges.", "1", "`num_nodes`", 1, jobspec.MAX_LANES),

@@ -91,7 +91,7 @@ SPEC: dict[str, Any] = {
         "max_price_usd_micros_per_hour": N,
     },
     "recipe?": {
-        "entry": T, "rounds": N, "lanes": N, "inner_steps": [N], "seed": N, "step_ms": N, "options": O,
+        "entry": T, "code?": T, "rounds": N, "lanes": N, "inner_steps": [N], "seed": N, "step_ms": N, "options": O,
         "training": {
             **dict.fromkeys(("batch_size", "microbatch_size", "threads", "warmup_steps", "rewarm_steps"), N),
             **dict.fromkeys(("constant_ppm", "final_lr_ppm"), N), "adamw_names": [T], "dtype": ("float32",),
@@ -173,8 +173,12 @@ def check_spec(spec: Any) -> None:
 def check_recipe(spec: Any) -> None:
     """R7.3."""
     recipe, training = spec["recipe"], spec["recipe"]["training"]
-    match = re.fullmatch(r"([^:]+\.py):[A-Za-z_][A-Za-z0-9_]*", recipe["entry"])
-    need(match is not None and match[1] in {item["path"] for item in spec["workdir"]})
+    if recipe["entry"].startswith("builtin:"):  # R7.9
+        matches("builtin:[a-z][a-z0-9_]{0,30}", recipe["entry"])
+        need(is_digest(recipe.get("code")) and not spec["workdir"] and not spec["envs"] and "setup" not in spec)
+    else:
+        match = re.fullmatch(r"([^:]+\.py):[A-Za-z_][A-Za-z0-9_]*", recipe["entry"])
+        need(match is not None and match[1] in {item["path"] for item in spec["workdir"]} and "code" not in recipe)
     within(recipe["rounds"], 1, 5_000)
     need(recipe["lanes"] == spec["num_nodes"] and recipe["rounds"] * (recipe["lanes"] + 1) <= 10_000)
     need(1 <= len(recipe["inner_steps"]) <= 64)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stannary.formats.canonical import Json
+    from stannary.formats.digest import Digest
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -92,11 +93,11 @@ class Draft:
     """A checked spec whose work directory and inputs are not resolved yet."""
 
     spec: JobSpec
-    workdir: str
+    workdir: str  # empty: none
     inputs: Mapping[str, InputSource]
 
-    def resolve(self, files: Sequence[WorkFile], inputs: Mapping[str, Input]) -> JobSpec:
-        """Return the whole spec; raise SpecError if something it names is missing."""
+    def resolve(self, files: Sequence[WorkFile], inputs: Mapping[str, Input], code: Digest | None = None) -> JobSpec:
+        """Return the whole spec, `code` being that of a built-in recipe; raise SpecError if something is missing."""
         if set(inputs) != set(self.inputs):
             raise SpecError(
                 "inputs are not those of the draft",
@@ -104,6 +105,8 @@ class Draft:
                 hint="resolve each input of the draft",
             )
         spec = replace(self.spec, workdir=tuple(sorted(files, key=lambda item: item.path)), inputs=dict(inputs))
+        if spec.recipe is not None:
+            spec = replace(spec, recipe=replace(spec.recipe, code=code))
         jobspec.check_resolved(spec)
         return spec
 
@@ -136,7 +139,16 @@ def parse(value: object) -> Draft:
         budget_usd_micros=dollars(top.get("budget", DEFAULT_BUDGET_USD), "budget", MAX_PLAUSIBLE_BUDGET_USD),
     )
     jobspec.check(spec)
-    return Draft(spec, _text(top.get("workdir", "."), "workdir"), _inputs(top.get("inputs", {})))
+    return Draft(spec, _workdir(top, spec), _inputs(top.get("inputs", {})))
+
+
+def _workdir(top: Mapping[str, object], spec: JobSpec) -> str:
+    """Return the work directory as it is named; empty where no program of the buyer's own runs."""
+    if spec.recipe is None or not spec.recipe.builtin:
+        return _text(top.get("workdir", "."), "workdir")
+    if "workdir" in top:
+        raise SpecError("workdir belongs to a program of your own", why=spec.recipe.entry, hint="leave workdir out")
+    return ""
 
 
 def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | None]:

@@ -54,6 +54,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _ENTRY = re.compile(r"(?P<file>[^:]+\.py):(?P<attribute>[A-Za-z_][A-Za-z0-9_]*)")
+_BUILTIN = "builtin:"
+_BUILTIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
 class JobKind(StrEnum):
@@ -88,7 +90,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The training recipe: an attribute of a file in the work directory, and its public schedule."""
+    """The training recipe and its public schedule: an attribute of a file in the work directory, or one of ours."""
 
     entry: str
     rounds: int
@@ -98,11 +100,17 @@ class Recipe:
     step_ms: int
     options: dict[str, Json]
     training: Training = field(default_factory=Training)
+    code: Digest | None = None  # of a built-in recipe: the code it is made of (stannary/builtin.py)
 
     @property
-    def file(self) -> str:
-        """The file that holds the recipe."""
-        return self.entry.rpartition(":")[0]
+    def builtin(self) -> str:
+        """The name of a recipe of this package; empty where the recipe is the buyer's own code."""
+        return self.entry.removeprefix(_BUILTIN) if self.entry.startswith(_BUILTIN) else ""
+
+    @property
+    def file(self) -> str | None:
+        """The file of the work directory that holds the recipe; None of a built-in one."""
+        return None if self.builtin else self.entry.rpartition(":")[0]
 
     @property
     def attribute(self) -> str:
@@ -244,6 +252,8 @@ def check_resolved(spec: JobSpec) -> None:
         _check_text(_INPUT_NAME, name, "inputs", "a name of letters, digits, '_' and '-'")
         _check_blob(item.digest, item.size_bytes, f"inputs.{name}")
         _check_words(item.source, f"inputs.{name}.source")
+    if spec.recipe is not None:
+        _check_code(spec.recipe, spec.workdir)
     paths = {item.path: item for item in spec.workdir}
     listed = paths.get(spec.setup) if spec.setup is not None else None
     if listed is not None and listed.size_bytes > MAX_SETUP_BYTES:
@@ -256,6 +266,19 @@ def check_resolved(spec: JobSpec) -> None:
     for path, file in wanted.items():
         if file is not None and file not in paths:
             raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
+
+
+def _check_code(recipe: Recipe, files: tuple[WorkFile, ...]) -> None:
+    if (recipe.code is not None) != bool(recipe.builtin):
+        raise SpecError(
+            "recipe.code is the code of a built-in recipe",
+            why=f"{recipe.entry!r:.80} with {recipe.code or 'none'}",
+            hint="leave it out: it is filled in when the job is signed",
+        )
+    if recipe.code is not None:
+        _check_blob(recipe.code, 0, "recipe.code")
+        if files:
+            raise SpecError("workdir belongs to a program of your own", why=recipe.entry, hint="leave workdir out")
 
 
 def check_path(path: str, where: str) -> None:
@@ -320,6 +343,8 @@ def _check_kind(spec: JobSpec) -> None:
     if spec.recipe is None:
         raise SpecError("recipe is missing", why="a train job needs one", hint="add: recipe: {entry: recipe.py:recipe}")
     _check_recipe(spec.recipe, spec.num_nodes)
+    if spec.recipe.builtin:
+        _check_nothing_own(spec)
     threads, cpus = spec.recipe.training.threads, spec.resources.cpus
     if threads > cpus:
         raise SpecError(
@@ -330,11 +355,16 @@ def _check_kind(spec: JobSpec) -> None:
 
 
 def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
-    if _ENTRY.fullmatch(recipe.entry) is None:
+    if recipe.file is None:
+        _check_text(_BUILTIN_NAME, recipe.builtin, "recipe.entry", "the name of a built-in recipe")
+    elif _ENTRY.fullmatch(recipe.entry) is None:
         raise SpecError(
-            "recipe.entry is not file.py:attribute", why=f"{recipe.entry!r:.80}", hint="write entry: recipe.py:recipe"
+            "recipe.entry is not file.py:attribute",
+            why=f"{recipe.entry!r:.80}",
+            hint="write entry: recipe.py:recipe, or entry: builtin:bytegpt",
         )
-    check_path(recipe.file, "recipe.entry")
+    else:
+        check_path(recipe.file, "recipe.entry")
     _check_range(recipe.rounds, "recipe.rounds", 1, MAX_ROUNDS)
     _check_range(recipe.lanes, "recipe.lanes", 1, MAX_LANES)
     if recipe.lanes != num_nodes:
@@ -362,6 +392,17 @@ def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
     _check_range(recipe.step_ms, "recipe.step_ms", 1, MAX_STEP_MS)
     _check_options(recipe.options)
     training.check(recipe.training)
+
+
+def _check_nothing_own(spec: JobSpec) -> None:
+    """Check that a job with a built-in recipe brings no code: what cannot be the buyer's doing rests on it."""
+    for name, found in (("setup", spec.setup), ("envs", spec.envs)):
+        if found:
+            raise SpecError(
+                f"{name} belongs to a program of your own",
+                why=f"{spec.recipe.entry if spec.recipe else ''} runs no code but this package's",
+                hint=f"leave {name} out, or name a recipe of your own",
+            )
 
 
 def _check_options(options: dict[str, Json]) -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary import buyer, workdir
+from stannary import builtin, buyer, workdir
 from stannary.errors import (
     AuthError,
     BelowPolicy,
@@ -149,8 +149,10 @@ def prepare(
         raise text.located(err) from err
     draft = _overridden(draft, overrides)
     _refuse_secrets(draft.spec, overrides.allowed_secrets)
-    root = _locate(path.parent, draft.workdir, "workdir")
-    travels = travel.scan(root, ask, _input_places(draft, path.parent, root), tell)
+    root, travels = path.parent, travel.Travel(())
+    if draft.workdir:
+        root = _locate(path.parent, draft.workdir, "workdir")
+        travels = travel.scan(root, ask, _input_places(draft, path.parent, root), tell)
     _say_what_stays(draft.spec, travels)
     if draft.spec.setup is not None:
         tell(f"looking for the packages of {draft.spec.setup}")
@@ -165,7 +167,8 @@ def prepare(
         blob, words = _resolve_input(name, source, path.parent, own, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
-    spec = draft.resolve(travels.entries, inputs)
+    is_ours = draft.spec.recipe is not None and draft.spec.recipe.builtin
+    spec = draft.resolve(travels.entries, inputs, builtin.code_digest() if is_ours else None)
     return Prepared(spec, tuple(blobs.values()), travels, is_locked_here=locked is not None)
 
 

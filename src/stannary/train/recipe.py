@@ -14,22 +14,27 @@ Rules:
 4. A recipe that lacks a member, or whose member gives something else than is promised, is refused before any lane
    works (`check`).
 
-Loading a recipe runs the buyer's code: only the worker inside the sandbox does it, never the market.
+`entry: builtin:NAME` names a recipe of this package instead (train/recipes/): then no code is the buyer's.
+
+Loading any other recipe runs the buyer's code: only the worker inside the sandbox does it, never the market.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import numbers
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from stannary import builtin
 from stannary.errors import FormatError, SpecError
 from stannary.formats import jobspec
 from stannary.formats.training import Options, read_options
@@ -73,29 +78,49 @@ Factory = Callable[[Options, Mapping[str, Path]], Recipe]
 
 
 def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) -> Recipe:
-    """Run the recipe's file and call its factory.
+    """Run the recipe's file, or import a built-in one, and call its factory.
 
     Raises:
-        SpecError: no such file or attribute, or not a callable.
+        SpecError: no such file, attribute or built-in recipe, not a callable, or not the code that was signed.
     """
-    file = (workdir / settings.file).resolve()
-    if not file.is_relative_to(workdir.resolve()) or not file.is_file():
-        raise SpecError("recipe.entry names no file of the work directory", why=settings.file)
-    if str(workdir) not in sys.path:
-        sys.path.insert(0, str(workdir))  # the recipe may be split over several files
     seed_everything(data.step_seed(settings.seed, FACTORY_STEP, 0))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise SpecError("recipe.entry is not a Python file", why=settings.file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses in the recipe look their module up by name
-    spec.loader.exec_module(module)
-    factory = getattr(module, settings.attribute, None)
+    module = _own_module(workdir, settings.file) if settings.file is not None else _module_of_ours(settings)
+    factory = getattr(module, settings.attribute if settings.file is not None else "recipe", None)
     if not callable(factory):
         raise SpecError("recipe.entry names no callable", why=settings.entry, hint="def recipe(options, inputs): ...")
     made = cast(Factory, factory)(read_options(settings.options), dict(inputs))
     check(made)
     return made
+
+
+def _own_module(workdir: Path, name: str) -> ModuleType:
+    """Run a file of the work directory."""
+    file = (workdir / name).resolve()
+    if not file.is_relative_to(workdir.resolve()) or not file.is_file():
+        raise SpecError("recipe.entry names no file of the work directory", why=name)
+    if str(workdir) not in sys.path:
+        sys.path.insert(0, str(workdir))  # the recipe may be split over several files
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise SpecError("recipe.entry is not a Python file", why=name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # dataclasses in the recipe look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module_of_ours(settings: jobspec.Recipe) -> ModuleType:
+    """Return a built-in recipe's module, if the code it was signed with is the one that is here."""
+    if settings.builtin not in builtin.names():
+        have = ", ".join(builtin.names())
+        raise SpecError("recipe.entry names no built-in recipe", why=settings.entry, hint=f"built in are: {have}")
+    if settings.code != builtin.code_digest():
+        raise SpecError(
+            "this node's package has another code of the recipe than was signed",
+            why=f"{settings.entry}: {builtin.code_digest():.19}, signed {settings.code or '':.19}",
+            hint="buyer and nodes need the same version of stannary",
+        )
+    return importlib.import_module(f"stannary.train.recipes.{settings.builtin}")
 
 
 def check(recipe: Recipe) -> None:
