@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from stannary.formats import predicates
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Verdict
-from stannary.jobs.course import actions
+from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.state import (
     MERGE_LANE,
-    ONE_PIECE,
     AnswerRow,
     AuditOutcome,
     AuditRow,
@@ -250,11 +249,8 @@ class CourseDraft:
             self.leases[item.lease] = replace(item, state=to, reason=reason, ended_at_ms=self.world.now_ms)
 
     def _take_back(self, node: str) -> None:
-        """End what a convicted node holds of this job, unless it is being handed in."""
-        for item in list(self.leases.values()):
-            held = item.node == node and item.state is LeaseState.GRANTED and item.type in ONE_PIECE
-            if held and item.lease not in self.world.answering:
-                self._give_back(item, LeaseState.REVOKED, Reason.NODE_CONVICTED)
+        for item in lapsing.taken_back(self.leases.values(), node, self.world):
+            self._give_back(item, LeaseState.REVOKED, Reason.NODE_CONVICTED)
 
     def _give_back(self, lease: LeaseRow, to: LeaseState, reason: str) -> None:
         """End a lease; work without a result goes back to planned."""

@@ -4,18 +4,21 @@ deadline       its time is over: the time it was given, and the time its reports
 node-lost      no sign of life of its node for long
 node-revoked   its node may not work here any more
 late           a round's task takes longer than median + K MAD of its round, and says nothing of its progress
+
+What a convicted node holds of any job is taken back at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.jobs.course.pace import expected_s
-from stannary.jobs.course.state import JobOrder, Leased, World
+from stannary.jobs.course.state import ONE_PIECE, JobOrder, Leased, LeaseRow, World
+from stannary.jobs.states import LeaseState
 from stannary.rules.pace import Pace, Progress, deadline_s, limit_s
 from stannary.rules.reasons import Reason
 
@@ -50,6 +53,21 @@ def why_over(held: HeldLease, world: World, lost: Container[str], now_s: float) 
     if held.order is None or lease.type is not LeaseType.WORK:
         return ""
     return Reason.LATE if _is_late(held, held.order, world, now_s) else ""
+
+
+def taken_back(leases: Iterable[LeaseRow], node: str, world: World) -> list[LeaseRow]:
+    """Return what a convicted node holds among `leases` and loses: questions about what it did stay.
+
+    What is being handed in is heard out: it is in the log, or will be before anybody can tell.
+    """
+    return [
+        item
+        for item in leases
+        if item.node == node
+        and item.state is LeaseState.GRANTED
+        and item.type in ONE_PIECE
+        and item.lease not in world.answering
+    ]
 
 
 def _is_over(held: HeldLease, world: World, now_s: float) -> bool:

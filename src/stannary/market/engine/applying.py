@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 from stannary.formats import digest, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.jobs.course import actions
+from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.draft import new_task
-from stannary.jobs.course.state import ONE_PIECE, JobState, NewDraw, World, spell_assignment
+from stannary.jobs.course.state import JobState, NewDraw, World, spell_assignment
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.engine.giving import allow, manifest_digests, with_inputs
 from stannary.market.topics import WORK, node_topic, seen_topic
@@ -205,8 +205,8 @@ class _Run:
         message = f"{node} is convicted: {action.reason}"
         happening = events.Happening("node.convicted", message, now_ms, action.task, node, said)
         events.append(connection, self._job, happening)
-        for lease in leases.live_of_node(connection, node):  # of other jobs too: it works for nobody any more
-            if lease.type in ONE_PIECE and lease.lease not in self._world.answering:
-                leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
+        held = leases.live_of_node(connection, node)  # of other jobs too: it works for nobody any more
+        for lease in lapsing.taken_back(held, node, self._world):
+            leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
         self._applied.rings.update({node_topic(node), WORK})
         self._applied.convicted.append(node)

@@ -12,7 +12,7 @@ from tests.unit.market.moment import JOB, NOW_MS
 
 from stannary.formats import ids
 from stannary.formats.ids import LeaseType, TaskKind
-from stannary.jobs.course.lapsing import HeldLease, moved_bytes, why_over
+from stannary.jobs.course.lapsing import HeldLease, moved_bytes, taken_back, why_over
 from stannary.jobs.course.state import Leased, LeaseRow, Timing
 from stannary.jobs.states import LeaseState
 from stannary.rules.pace import Progress, limit_s
@@ -99,3 +99,24 @@ def test_what_a_lease_may_move_counts_what_it_was_given(blobs: list[Any]) -> Non
     order = moment.order(train_spec())
     given = sum(item["size_bytes"] for item in blobs)
     assert moved_bytes(order, {"blobs": blobs}) == moved_bytes(order, {}) + given
+
+
+def lease(name: str, kind: LeaseType, node: str = "n-1", state: LeaseState = LeaseState.GRANTED) -> LeaseRow:
+    """Return a lease of some job."""
+    return LeaseRow(
+        name, kind, f"j-of-{name}", f"t-of-{name}", None, node, 1, state, "leased", {}, NOW_MS, NOW_MS, None
+    )
+
+
+def test_a_convicted_node_loses_its_work_of_every_job_and_owes_its_answers() -> None:
+    """Work and audits go; questions about what it did stay, and so does what is being handed in, or is another's."""
+    lost = [lease("work", LeaseType.WORK), lease("audit", LeaseType.AUDIT)]
+    kept = [
+        lease("question", LeaseType.QUESTION),
+        lease("reveal", LeaseType.REVEAL),
+        lease("handed in", LeaseType.WORK),
+        lease("ended", LeaseType.WORK, state=LeaseState.EXPIRED),
+        lease("another's", LeaseType.AUDIT, "n-2"),
+    ]
+    world = moment.world(NODE, answering=frozenset({"handed in"}))
+    assert taken_back([*kept, *lost], "n-1", world) == lost
