@@ -65,19 +65,27 @@ def job_id(job_digest: Digest) -> JobId:
     return JobId("j-" + parse(job_digest)[7:19])
 
 
+_PLACES = {TaskKind.ROUND: "r{0}/l{1}", TaskKind.MERGE: "r{0}/merge", TaskKind.COMMAND: "run/l{1}"}
+
+
+def task_id(kind: TaskKind, job: JobId, round_index: int, lane: int, attempt: int = 0) -> TaskId:
+    """Name a task of any kind; a merge has no lane, and a command no round."""
+    return TaskId(f"{job}/{_PLACES[kind].format(round_index, lane)}/a{attempt}")
+
+
 def round_task(job: JobId, round_index: int, lane: int, attempt: int = 0) -> TaskId:
     """Name one lane's unit of a round."""
-    return TaskId(f"{job}/r{round_index}/l{lane}/a{attempt}")
+    return task_id(TaskKind.ROUND, job, round_index, lane, attempt)
 
 
 def merge_task(job: JobId, round_index: int, attempt: int = 0) -> TaskId:
     """Name the merge of a round."""
-    return TaskId(f"{job}/r{round_index}/merge/a{attempt}")
+    return task_id(TaskKind.MERGE, job, round_index, 0, attempt)
 
 
 def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
     """Name one command of a job."""
-    return TaskId(f"{job}/run/l{lane}/a{attempt}")
+    return task_id(TaskKind.COMMAND, job, 0, lane, attempt)
 
 
 def task_kind(task: TaskId) -> TaskKind:

@@ -117,20 +117,6 @@ class Recipe:
         """The recipe's name in that file."""
         return self.entry.rpartition(":")[2]
 
-    @property
-    def num_units(self) -> int:
-        """The lanes of each round, and its merge."""
-        return self.rounds * (self.lanes + 1)
-
-    def num_steps(self, round_index: int) -> int:
-        """Return H of a round; the last listed value repeats."""
-        return self.inner_steps[min(round_index, len(self.inner_steps) - 1)]
-
-    def first_step(self, round_index: int) -> int:
-        """Return the global index of a round's first inner step."""
-        listed = self.inner_steps[:round_index]
-        return sum(listed) + (round_index - len(listed)) * self.inner_steps[-1]
-
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -268,6 +254,17 @@ def check_resolved(spec: JobSpec) -> None:
             raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
 
 
+def recipe_of(spec: JobSpec) -> Recipe:
+    """Return the recipe of a training job.
+
+    Raises:
+        SpecError: a job of another kind.
+    """
+    if spec.recipe is None:
+        raise SpecError("the job has no recipe", why=f"kind {spec.kind}")
+    return spec.recipe
+
+
 def _check_code(recipe: Recipe, files: tuple[WorkFile, ...]) -> None:
     if (recipe.code is not None) != bool(recipe.builtin):
         raise SpecError(
@@ -373,7 +370,7 @@ def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
             why=f"{recipe.lanes} lanes on {num_nodes} nodes; several lanes on one node are not yet possible",
             hint="leave one of the two out",
         )
-    units = recipe.num_units
+    units = recipe.rounds * (recipe.lanes + 1)
     if units > MAX_UNITS:
         raise SpecError(
             "recipe has too many tasks",

@@ -1,13 +1,13 @@
 """Decisions about the rounds of a training job, as pure functions of plain records.
 
-    may_merge     when a merge may be assigned (W = 1)
+    may_merge     when a merge may be assigned (W)
     admission     what a merge admits, in which order, and what it leaves out
     merge_stands  whether a merge still counts after a conviction or a late silence
 
 Rules (docs/rounds.md, docs/audits.md):
 - A round closes when every lane has contributed; or with a quorum, once the deadline has passed or
   the grace after the quorum's arrival is over, whichever is later (rules/pace.py). It never closes without quorum.
-- W = 1: merge t+1 is not assigned before every audit of round t and of merge t is closed.
+- W (rules/kinds.py): merge t is not assigned before every audit of round and merge t - W is closed.
 - A merge admits in the order of log indexes: the order is evidence, not the market's choice.
 - A conviction makes void the merge that admitted the work and everything computed from it: whatever does not
   start from the weights of a merge that stands. What was void is planned again as the next attempt
@@ -23,8 +23,7 @@ from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 from stannary.jobs.states import TaskState
-
-WINDOW = 1  # W
+from stannary.rules.kinds import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,9 @@ def audits_closed(units: Iterable[Unit], round_index: int) -> bool:
     return bool(of_round) and all(unit.state in JUDGED for unit in of_round)
 
 
-def may_merge(units: Sequence[Unit], round_index: int) -> bool:
-    """Tell whether merge `round_index` may be assigned: W = 1, all audits of round and merge t-1 are closed."""
-    behind = round_index - WINDOW
-    return all(audits_closed(units, index) for index in range(max(0, behind), behind + 1))
+def may_merge(units: Sequence[Unit], round_index: int, window: int) -> bool:
+    """Tell whether merge `round_index` may be assigned: all audits of the round `window` before it are closed."""
+    return round_index < window or audits_closed(units, round_index - window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def admission(units: Iterable[Unit], round_index: int) -> Admission:
     Left out are the convicted, the silent (`unverified` before the merge) and the late; attempts that
     were superseded are no candidates at all.
     """
-    lanes = [unit for unit in units if unit.kind is TaskKind.ROUND and unit.round == round_index]
+    lanes = [unit for unit in units if not TASKS[unit.kind].is_merge and unit.round == round_index]
     counted = [unit for unit in lanes if unit.state is not TaskState.SUPERSEDED]
     taken = [unit for unit in counted if unit.state in ADMISSIBLE and unit.log_index is not None]
     taken.sort(key=lambda unit: (unit.log_index or 0, unit.task))

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
 from stannary.formats.quantity import PPM
+from stannary.rules.kinds import TASKS
 
 HEARTBEAT_INTERVAL_S = 10.0  # sent at +-20 %, so that a fleet does not beat in step
 SUSPECT_AFTER_S = 35.0  # no new work: three beats missed
@@ -183,6 +184,6 @@ def limit_s(wall_s: float, num_bytes: int) -> float:
 
 def median_step_s(leases: Iterable[Progress]) -> float:
     """Return the time of an inner step over a job's leases, zero where none has reported one."""
-    measured = [found.step_s for found in leases if found.kind is TaskKind.ROUND]  # a merge counts contributions
+    measured = [found.step_s for found in leases if TASKS[found.kind].trains]  # a merge counts contributions
     known = [step_s for step_s in measured if step_s is not None]
     return statistics.median(known) if known else 0.0

@@ -3,9 +3,9 @@
 Rules (docs/receipt.md R7, R12.4):
 - All of it follows from the signed spec. The market plans and holds escrow by it, a node computes by it, the verifier
   recomputes it: nobody is told.
-- A command is one round of lanes of one step each, which takes as long as the job may; it has no merges.
-- A round of training has `inner_steps` steps a lane (the last listed value repeats), and a merge of one step for each
-  contribution it admits, at most one a lane.
+- What differs between kinds of job is in rules/kinds.py.
+- A round has `inner_steps` steps a lane (the last listed value repeats); a merge has one step for each contribution it
+  admits, at most one a lane.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Iterator
 
 from stannary.formats import beacon
 from stannary.formats.ids import TaskKind
-from stannary.formats.jobspec import JobSpec, Recipe
+from stannary.formats.jobspec import JobSpec
 from stannary.formats.lean import dataclass
+from stannary.rules import kinds
+from stannary.rules.kinds import KindRules
 
 SPARE_VALUES = 16  # beacon values beyond one a task, for what is done again
 CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-merges
@@ -25,41 +27,32 @@ CHAIN_VALUES_PER_ROUND = 8  # a reveal costs one value: a few per round, and re-
 class Shape:
     """One job's rounds, lanes and steps."""
 
-    recipe: Recipe | None  # None: a command
+    kind: KindRules
+    num_rounds: int
+    inner_steps: tuple[int, ...]  # of each round's lanes
+    step_ms: int  # the agreed reference time of one inner step, which is paid
     num_lanes: int  # tasks beside one another
     wall_s: int  # the most any task may take
 
     @property
-    def num_rounds(self) -> int:
-        """Outer steps of a train job; a command has one."""
-        return self.recipe.rounds if self.recipe is not None else 1
-
-    @property
     def num_units(self) -> int:
         """Tasks that limits reckon with: the lanes of each round and one more, its merge."""
-        return self.recipe.num_units if self.recipe is not None else self.num_lanes + 1
-
-    @property
-    def step_ms(self) -> int:
-        """The agreed reference time of one inner step, which is paid; a command is one step of its wall limit."""
-        return self.recipe.step_ms if self.recipe is not None else self.wall_s * 1000
+        return self.num_rounds * (self.num_lanes + 1)
 
     def num_steps(self, kind: TaskKind, round_index: int) -> int:
         """Return the inner steps of a round's tasks (merges: at most, all lanes admitted)."""
-        if self.recipe is None:
-            return 1
-        return self.num_lanes if kind is TaskKind.MERGE else self.recipe.num_steps(round_index)
+        return self.num_lanes if kind is self.kind.merge else num_steps(self.inner_steps, round_index)
 
     def first_step(self, round_index: int) -> int:
         """Return the global index of a round's first inner step."""
-        return self.recipe.first_step(round_index) if self.recipe is not None else 0
+        return first_step(self.inner_steps, round_index)
 
     def all_steps(self) -> Iterator[int]:
         """Yield the steps of each task that is to be done, if nothing is done twice."""
         for index in range(self.num_rounds):
-            yield from [self.num_steps(TaskKind.ROUND, index)] * self.num_lanes
-            if self.recipe is not None:
-                yield self.num_steps(TaskKind.MERGE, index)
+            yield from [self.num_steps(self.kind.lane, index)] * self.num_lanes
+            if self.kind.merge is not None:
+                yield self.num_steps(self.kind.merge, index)
 
     def agreed_s(self, num_steps: int) -> float:
         """Return the time agreed for a task: no party of an audit is given less."""
@@ -68,7 +61,8 @@ class Shape:
     @property
     def longest_steps(self) -> int:
         """The most steps of any task."""
-        return 1 if self.recipe is None else max(self.num_lanes, *self.recipe.inner_steps[: self.num_rounds])
+        merging = self.num_lanes if self.kind.merge is not None else 0
+        return max(merging, *self.inner_steps[: self.num_rounds])
 
     def step_s(self, measured_s: float) -> float:
         """Return the time to expect of a step: what was measured, from the agreed time up to the job's wall limit."""
@@ -87,4 +81,16 @@ class Shape:
 
 def shape_of(spec: JobSpec) -> Shape:
     """Return the shape of a job."""
-    return Shape(spec.recipe, spec.num_nodes, spec.resources.wall_s)
+    kind = kinds.of(spec)
+    return Shape(kind, *kind.schedule(spec), spec.num_nodes, spec.resources.wall_s)
+
+
+def num_steps(inner_steps: tuple[int, ...], round_index: int) -> int:
+    """Return the steps of a lane in a round; the last listed value repeats."""
+    return inner_steps[min(round_index, len(inner_steps) - 1)]
+
+
+def first_step(inner_steps: tuple[int, ...], round_index: int) -> int:
+    """Return the global index of a round's first inner step."""
+    listed = inner_steps[:round_index]
+    return sum(listed) + (round_index - len(listed)) * inner_steps[-1]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from stannary.formats import jobspec
 from stannary.formats.quantity import PPM
 from stannary.formats.training import Training
+from stannary.rules.shape import first_step
 
 
 def total_steps(settings: jobspec.Recipe) -> int:
     """Return the inner steps one lane takes in the whole job."""
-    return settings.first_step(settings.rounds)
+    return first_step(settings.inner_steps, settings.rounds)
 
 
 def lr_factor(training: Training, step: int, num_steps: int) -> float:

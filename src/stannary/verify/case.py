@@ -22,7 +22,7 @@ from stannary.errors import FormatError, Refuted
 from stannary.formats import digest, ids, jobspec, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.dsse import Envelope
-from stannary.formats.ids import AuditId, JobId, NodeId, TaskId, TaskKind
+from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
     Answer,
@@ -237,9 +237,9 @@ class Case:
         return refused
 
     @cached_property
-    def attempts(self) -> dict[tuple[str, int, int], list[TaskId]]:
-        """Return the assigned tasks of each unit (kind, round, lane), first attempt first."""
-        listed: dict[tuple[str, int, int], list[TaskId]] = {}
+    def attempts(self) -> dict[TaskId, list[TaskId]]:
+        """Return the assigned tasks of each unit, first attempt first."""
+        listed: dict[TaskId, list[TaskId]] = {}
         for task, item in self.assignments.items():
             listed.setdefault(unit_of(item.predicate), []).append(task)
         return {unit: sorted(tasks, key=attempt_of) for unit, tasks in listed.items()}
@@ -300,13 +300,9 @@ class Case:
             self.credential(reading.predicate.node)
 
 
-def unit_of(assignment: Assignment) -> tuple[str, int, int]:
-    """Return what a task is an attempt at (R12.2)."""
-    if assignment.kind is TaskKind.MERGE:
-        return assignment.kind.value, assignment.round, 0
-    if assignment.kind is TaskKind.COMMAND:
-        return assignment.kind.value, 0, assignment.lane
-    return assignment.kind.value, assignment.round, assignment.lane
+def unit_of(assignment: Assignment, attempt: int = 0) -> TaskId:
+    """Return what a task is an attempt at (R12.2), by the name of its first, or of another attempt."""
+    return ids.task_id(assignment.kind, assignment.job, assignment.round, assignment.lane, attempt)
 
 
 def attempt_of(task: TaskId) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from stannary.errors import Refuted
 from stannary.formats import bounds
 from stannary.formats.digest import Digest
-from stannary.formats.ids import NodeId, TaskId, TaskKind
+from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.jobspec import Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
@@ -33,6 +33,7 @@ from stannary.formats.predicates import (
 )
 from stannary.rules import draw, verdict
 from stannary.rules.draw import CANARY_PPM, Selection
+from stannary.rules.kinds import TASKS
 from stannary.rules.price import price_of
 from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
@@ -226,7 +227,7 @@ def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_
         operator=case.credential(contribution.node).operator,
         price_usd_micros=task_price(case, assignment, contribution.node),
         verdict=decision.verdict,
-        merge=assignment.kind is TaskKind.MERGE,
+        merge=TASKS[assignment.kind].is_merge,
         on_completion=unasked,
         redone=redone,
         caused_by=_cause(case, decisions, task) if redone else None,

@@ -19,10 +19,11 @@ from collections.abc import Iterator, Sequence
 
 from stannary.errors import StannaryError
 from stannary.formats import dsse, ids, instants, predicates
-from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
 from stannary.rules import clocks
+from stannary.rules.kinds import TASKS
 from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, attempt_of, unit_of
 from stannary.verify.report import Findings
@@ -57,9 +58,9 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
         _check_assignment(case, item, findings)
     for task in case.contributions:
         _check_contribution(case, task, findings)
-    for unit, tasks in case.attempts.items():
-        if unit[0] == TaskKind.MERGE.value:
-            for task in tasks:
+    for tasks in case.attempts.values():
+        for task in tasks:
+            if TASKS[case.assignments[task].predicate.kind].is_merge:
                 _check_merge(case, task, findings)
     _check_order_of_merges(case, findings)
     _check_eligible(case, findings)
@@ -94,23 +95,15 @@ def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) 
         place = f"round {assignment.round}, lane {assignment.lane}"
         findings.refute("assignment.range", assignment.task, place, "as the spec says")
         return
-    attempt, kind, lane = attempt_of(assignment.task), assignment.kind, assignment.lane
-    names = {
-        TaskKind.ROUND: ids.round_task(case.job_id, assignment.round, lane, attempt),
-        TaskKind.MERGE: ids.merge_task(case.job_id, assignment.round, attempt),
-        TaskKind.COMMAND: ids.command_task(case.job_id, lane, attempt),
-    }
-    findings.expect("assignment.task", assignment.task, assignment.task, names[kind])
+    attempt, kind = attempt_of(assignment.task), assignment.kind
+    findings.expect("assignment.task", assignment.task, assignment.task, unit_of(assignment, attempt))
     findings.expect("assignment.order", assignment.task, item.index > case.job.index, True)
     attempts = case.attempts[unit_of(assignment)]
     findings.expect("assignment.attempt", assignment.task, attempts.index(assignment.task), attempt)
-    expected = (
-        TaskKind.ROUND if shape.recipe is not None else TaskKind.COMMAND,
-        shape.num_steps(kind, assignment.round),
-    )
-    if shape.recipe is not None and kind is TaskKind.MERGE:
+    expected = (shape.kind.lane, shape.num_steps(kind, assignment.round))
+    if kind is shape.kind.merge:
         expected = (kind, len(assignment.admitted or ()))
-    elif shape.recipe is not None:
+    elif shape.kind.merge is not None:
         first = shape.first_step(assignment.round)
         findings.expect("assignment.first-step", assignment.task, assignment.first_step, first)
     findings.expect("assignment.steps", assignment.task, (kind, assignment.num_steps), expected)
@@ -156,7 +149,7 @@ def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:  # R12.7
         findings.refute("merge.lane-twice", task, lanes, "each lane once")
     for entry in admitted:
         contribution, base = case.contributions.get(entry.task), case.assignments.get(entry.task)
-        if contribution is None or base is None or base.predicate.kind is not TaskKind.ROUND:
+        if contribution is None or base is None or not TASKS[base.predicate.kind].trains:
             findings.refute("merge.admitted", task, entry.task, "a contribution in evidence")
             continue
         observed = (entry.root, entry.log_index, base.predicate.round, base.predicate.theta)
@@ -190,7 +183,7 @@ def _check_order_of_merges(case: Case, findings: Findings) -> None:
     """Check rule 3's W = 1 on the merges that are in the result (R12.9)."""
     assigned = [case.assignments[task].predicate for task in lineage.trace(case).tasks if task in case.assignments]
     for assignment in assigned:
-        if assignment.kind is not TaskKind.MERGE or assignment.round == 0:
+        if not TASKS[assignment.kind].is_merge or assignment.round == 0:
             continue
         task = assignment.task
         before = lineage.merge_behind(case, assignment.round - 1, assignment.theta)

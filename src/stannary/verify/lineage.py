@@ -9,9 +9,9 @@ A task outside the lineage was convicted, late, or superseded: a conviction upst
 
 from __future__ import annotations
 
+from stannary.formats import ids
 from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskId, TaskKind
-from stannary.formats.jobspec import JobKind
+from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.statement import Subject
 from stannary.verify.case import Case, output
@@ -32,7 +32,7 @@ class Lineage:
 
 def trace(case: Case) -> Lineage:
     """Return the lineage of a job's result, as far as it goes."""
-    return _trace_train(case) if case.spec.kind is JobKind.TRAIN else _trace_command(case)
+    return _trace_lanes(case) if case.shape.kind.merge is None else _trace_merges(case)
 
 
 def merge_behind(case: Case, round_index: int, theta: Digest | None) -> TaskId | None:
@@ -41,7 +41,7 @@ def merge_behind(case: Case, round_index: int, theta: Digest | None) -> TaskId |
     A merge whose node fell silent is made again by another node, with the same bytes: the newest is the one that
     stands in the result.
     """
-    for task in reversed(case.attempts.get((TaskKind.MERGE.value, round_index, 0), [])):
+    for task in reversed(case.attempts.get(ids.merge_task(case.job_id, round_index), [])):
         made = merge_output(case, task, THETA)
         if made is not None and made == theta:
             return task
@@ -55,9 +55,9 @@ def merge_output(case: Case, task: TaskId, name: str) -> Digest | None:
     return found.digest if found is not None else None
 
 
-def _trace_train(case: Case) -> Lineage:  # R13.2
+def _trace_merges(case: Case) -> Lineage:  # R13.2
     rounds = case.shape.num_rounds
-    merges = case.attempts.get((TaskKind.MERGE.value, rounds - 1, 0), [])
+    merges = case.attempts.get(ids.merge_task(case.job_id, rounds - 1), [])
     last = merges[-1] if merges else None
     theta = merge_output(case, last, THETA) if last is not None else None
     if last is None or theta is None:
@@ -76,12 +76,12 @@ def _trace_train(case: Case) -> Lineage:  # R13.2
     return Lineage(frozenset(tasks), complete=whole, subjects=(Subject(MODEL, theta),))
 
 
-def _trace_command(case: Case) -> Lineage:  # R13.1
+def _trace_lanes(case: Case) -> Lineage:  # R13.1
     tasks: set[TaskId] = set()
     subjects: list[Subject] = []
     lanes = case.shape.num_lanes
     for lane in range(lanes):
-        attempts = case.attempts.get((TaskKind.COMMAND.value, 0, lane), [])
+        attempts = case.attempts.get(ids.task_id(case.shape.kind.lane, case.job_id, 0, lane), [])
         contribution = case.contributions.get(attempts[-1]) if attempts else None
         if contribution is None:
             continue

@@ -21,10 +21,11 @@ from enum import StrEnum
 
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.ids import TaskId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Assignment, Contribution, Output, Role, Verdict
 from stannary.rules.draw import Selection
+from stannary.rules.kinds import TASKS
 from stannary.verify import conclusion, lineage
 from stannary.verify.case import Case
 from stannary.verify.report import Finding, Severity
@@ -100,7 +101,7 @@ def units(case: Case) -> tuple[Unit, ...]:
 
 def by_default(listed: Iterable[Unit]) -> tuple[Unit, ...]:
     """Return the units replayed unless others are asked for (rule 1)."""
-    return tuple(item for item in listed if item.drawn or item.assignment.kind is TaskKind.MERGE)
+    return tuple(item for item in listed if item.drawn or TASKS[item.assignment.kind].is_merge)
 
 
 def job_blobs(case: Case) -> tuple[Output, ...]:

@@ -15,6 +15,7 @@ import yaml
 from stannary.formats import digest, jobfile
 from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
 from stannary.formats.predicates import Admitted, Assignment
+from stannary.rules.shape import first_step, num_steps
 from stannary.train import engine, merge, recipe
 from stannary.train.round import Recording, keep_none, run_round
 
@@ -77,7 +78,7 @@ def train(seed: int, corpus: Path) -> tuple[bytes, float]:
         deltas, admitted = {}, []
         for lane in range(settings.lanes):
             task = round_task(JOB, index, lane)
-            steps, first = settings.num_steps(index), settings.first_step(index)
+            steps, first = num_steps(settings.inner_steps, index), first_step(settings.inner_steps, index)
             assignment = Assignment(JOB, task, TaskKind.ROUND, index, lane, steps, first, 0)
             done = run_round(hello, assignment, settings, theta, Recording(keep=keep_none))
             deltas[task] = done.outputs["delta"]

@@ -45,12 +45,12 @@ def merge(round_index: int, state: TaskState = TaskState.VERIFIED, attempt: int 
 def test_the_window_holds_the_next_merge_until_audits_are_closed() -> None:
     """Merge t+1 waits for every audit of round t and of merge t; the first waits for nothing."""
     done = [lane(0, 0), lane(0, 1), merge(0)]
-    assert may_merge([], 0)
-    assert may_merge(done, 1)
+    assert may_merge([], 0, 1)
+    assert may_merge(done, 1, 1)
     for index, state in ((0, TaskState.DRAWN), (1, TaskState.CONTRIBUTED), (2, TaskState.DRAWN)):
         waiting = list(done)
         waiting[index] = dataclasses.replace(done[index], state=state)
-        assert not may_merge(waiting, 1)
+        assert not may_merge(waiting, 1, 1)
 
 
 def test_what_is_void_waits_for_no_audit() -> None:

@@ -7,27 +7,21 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.recorded import cast
 
 from stannary.errors import FormatError
-from stannary.formats.jobspec import Recipe
+from stannary.rules.kinds import KINDS
 from stannary.rules.price import MS_PER_HOUR, price_of, worst_case
-from stannary.rules.shape import Shape
+from stannary.rules.shape import Shape, shape_of
 
 ASKS = st.integers(0, 10**9)
 COUNTS = st.integers(0, 10**6)
 SHAPES = st.builds(
     Shape,
-    st.none()
-    | st.builds(
-        Recipe,
-        st.just("recipe.py:recipe"),
-        rounds=st.integers(1, 4),
-        lanes=st.just(1),
-        inner_steps=st.lists(st.integers(1, 1000), min_size=1, max_size=5).map(tuple),
-        seed=st.just(0),
-        step_ms=st.integers(1, 10**6),
-        options=st.just({}),
-    ),
+    st.sampled_from(list(KINDS.values())),
+    num_rounds=st.integers(1, 4),
+    inner_steps=st.lists(st.integers(1, 1000), min_size=1, max_size=5).map(tuple),
+    step_ms=st.integers(1, 10**6),
     num_lanes=st.integers(1, 5),
     wall_s=st.integers(1, 10**5),
 )
@@ -59,7 +53,7 @@ def test_escrow_covers_any_assignment_and_two_audits(shape: Shape, asks: list[in
 
 def test_unverified_work_holds_no_audits() -> None:
     """Where the spec agreed to no check, none is charged for."""
-    command = Shape(None, 1, 3_600)
+    command = shape_of(cast.spec(wall_s=3_600))
     assert worst_case(command, 7, verified=False).escrow_usd_micros == 7
     assert worst_case(command, 7).escrow_usd_micros == 21
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tests.recorded import cast
+
 from stannary.formats import beacon
 from stannary.formats.ids import TaskKind
-from stannary.formats.jobspec import Recipe
-from stannary.rules.shape import CHAIN_VALUES_PER_ROUND, SPARE_VALUES, Shape
+from stannary.rules.shape import CHAIN_VALUES_PER_ROUND, SPARE_VALUES, Shape, shape_of
 
-COMMAND = Shape(None, 3, 60)
+COMMAND = shape_of(cast.spec(nodes=3))
 
 
 def train(rounds: int = 3, inner_steps: tuple[int, ...] = (3, 6), lanes: int = 2, wall_s: int = 60) -> Shape:
     """Return the shape of a training job."""
-    recipe = Recipe("recipe.py:recipe", rounds, lanes, inner_steps, seed=0, step_ms=40, options={})
-    return Shape(recipe, lanes, wall_s)
+    spec = cast.train(rounds=rounds, lanes=lanes, step_ms=40)
+    return replace(shape_of(spec), inner_steps=inner_steps, wall_s=wall_s)
 
 
 def test_a_training_job_has_every_lane_and_a_merge_of_each_round() -> None:

@@ -16,6 +16,7 @@ from stannary.formats import jobspec
 from stannary.formats.ids import JobId, TaskKind, merge_task, round_task
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.formats.training import Training
+from stannary.rules.shape import first_step, num_steps
 from stannary.train import engine
 
 JOB = JobId("j-0123456789ab")
@@ -74,8 +75,8 @@ def a_round(settings, round_index: int, lane: int, **changes) -> Assignment:
         "kind": TaskKind.ROUND,
         "round": round_index,
         "lane": lane,
-        "num_steps": settings.num_steps(round_index),
-        "first_step": settings.first_step(round_index),
+        "num_steps": num_steps(settings.inner_steps, round_index),
+        "first_step": first_step(settings.inner_steps, round_index),
         "tokens": 0,
     }
     return Assignment(**{**members, **changes})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stannary.errors import FormatError, SpecError
 from stannary.formats import jobspec, training
 from stannary.formats.training import Training
+from stannary.rules.shape import first_step, num_steps
 from stannary.train import data, schedule
 
 SETTINGS = jobspec.Recipe("r.py:r", 6, 2, (3, 6, 10), 0, 10, {}, Training(warmup_steps=4))
@@ -18,10 +19,10 @@ SETTINGS = jobspec.Recipe("r.py:r", 6, 2, (3, 6, 10), 0, 10, {}, Training(warmup
 
 def test_inner_steps_are_small_early_and_add_up():
     """Listed H first, the last value repeats, and each round begins where the one before ended."""
-    starts = [SETTINGS.first_step(index) for index in range(7)]
+    starts = [first_step(SETTINGS.inner_steps, index) for index in range(7)]
     assert starts == [0, 3, 9, 19, 29, 39, 49]
     assert schedule.total_steps(SETTINGS) == 49
-    assert [starts[i + 1] - starts[i] for i in range(6)] == [SETTINGS.num_steps(i) for i in range(6)]
+    assert [starts[i + 1] - starts[i] for i in range(6)] == [num_steps(SETTINGS.inner_steps, i) for i in range(6)]
 
 
 def test_the_rate_warms_holds_and_falls():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from stannary.formats import digest, ids
-from stannary.formats.ids import JobId, TaskKind
+from stannary.formats.ids import JobId
 from stannary.formats.predicates import Output
 from stannary.verify import lineage
 
@@ -21,7 +21,8 @@ def test_the_newest_merge_with_the_weights_stands():
     """A merge redone after a silence has the same bytes: the redone one is in the result, not the silent one."""
     silent, redone, other = (ids.merge_task(JOB, 0, attempt) for attempt in (0, 1, 2))
     case = SimpleNamespace(
-        attempts={(TaskKind.MERGE.value, 0, 0): [silent, redone, other]},
+        job_id=JOB,
+        attempts={silent: [silent, redone, other]},
         contributions={
             silent: contributed(THETA),
             redone: contributed(THETA),

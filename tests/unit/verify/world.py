@@ -30,6 +30,7 @@ from stannary.formats.predicates import Role, Spent, Tier, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
 from stannary.formats.workdir import WorkFile
 from stannary.rules import draw, verdict
+from stannary.rules.shape import num_steps
 from stannary.tlog.proof import Proof
 from stannary.tlog.tree import Tree
 from stannary.verify import conclusion, trust
@@ -389,8 +390,8 @@ class World:
         )
         assignment = predicates.Assignment(
             job=self.job_id, task=task, kind=TaskKind.ROUND if train else TaskKind.COMMAND, round=round_index,
-            lane=lane, num_steps=recipe.num_steps(round_index) if recipe else 1,
-            first_step=sum(recipe.num_steps(earlier) for earlier in range(round_index)) if recipe else 0,
+            lane=lane, num_steps=num_steps(recipe.inner_steps, round_index) if recipe else 1,
+            first_step=sum(num_steps(recipe.inner_steps, earlier) for earlier in range(round_index)) if recipe else 0,
             tokens=1024, theta=self.thetas.get(round_index - 1, (None, None))[0],
         )  # fmt: skip
         self._logged_assignment(assignment)

@@ -14,6 +14,7 @@ from stannary.errors import FormatError, NotFound
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX
 from stannary.formats.predicates import Output, result_root
+from stannary.rules.shape import first_step
 from stannary.train import engine
 from stannary.worker.tasks import Prepared, TaskRunner
 
@@ -44,7 +45,7 @@ def runner(blobs: Blobs, state_limit_bytes: int) -> TaskRunner:
 def rounds(made: TaskRunner, count: int):
     settings = dataclasses.replace(made.prepared.settings, rounds=9)
     return [
-        dataclasses.replace(a_round(settings, index, 0), first_step=settings.first_step(index))
+        dataclasses.replace(a_round(settings, index, 0), first_step=first_step(settings.inner_steps, index))
         for index in range(count)
     ]
 

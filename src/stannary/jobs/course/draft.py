@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from stannary.formats import predicates
-from stannary.formats.ids import LeaseType, TaskKind
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
@@ -30,6 +30,7 @@ from stannary.jobs.course.state import (
     spell_assignment,
 )
 from stannary.jobs.states import JobStatus, LeaseState, TaskState, advance
+from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def new_task(assignment: predicates.Assignment, text: str) -> NewTask:
         job=assignment.job,
         kind=assignment.kind,
         round=assignment.round,
-        lane=MERGE_LANE if assignment.kind is TaskKind.MERGE else assignment.lane,
+        lane=MERGE_LANE if TASKS[assignment.kind].is_merge else assignment.lane,
         attempt=int(assignment.task.rpartition("/a")[2]),
         num_steps=assignment.num_steps,
         assignment=text,

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from stannary.formats.canonical import Json
-from stannary.formats.ids import LeaseType, TaskKind
+from stannary.formats.ids import LeaseType
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import ONE_PIECE, JobOrder, Leased, LeaseRow, World
 from stannary.jobs.states import LeaseState
+from stannary.rules.kinds import TASKS
 from stannary.rules.pace import Pace, Progress, deadline_s, limit_s
 from stannary.rules.reasons import Reason
 
@@ -92,7 +93,7 @@ def moved_bytes(order: JobOrder, body: Mapping[str, Json]) -> int:
 
 def _is_late(held: HeldLease, order: JobOrder, world: World, now_s: float) -> bool:
     leased, reported = held.leased, held.reported
-    if leased.kind is not TaskKind.ROUND:
+    if not TASKS[leased.kind].trains:
         return False
     if reported is not None and not reported.is_silent(now_s, world.timing.progress_s, leased.num_steps):
         return False

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course.state import JobState, Node, Task, World
 from stannary.jobs.states import JobStatus, TaskState
+from stannary.rules.kinds import TASKS
 from stannary.rules.pace import LAST_RESORT_FACTOR
 
 OF_NOBODY = 2  # the last rank of what is no other node's own
@@ -38,7 +38,7 @@ def vacancies(state: JobState) -> Iterator[Vacancy]:
         return
     waiting = [task for task in state.tasks.values() if task.state is TaskState.PLANNED]
     for task in sorted(waiting, key=lambda task: (task.planned_at_ms, task.task)):
-        has_own = task.kind is not TaskKind.MERGE and task.lane < len(state.placed)
+        has_own = not TASKS[task.kind].is_merge and task.lane < len(state.placed)
         yield Vacancy(
             task,
             state.placed[task.lane] if has_own else None,
@@ -64,7 +64,7 @@ def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], 
     if name in vacancy.silent:
         return _last_resort(world, task.planned_at_ms)
     patient = is_anybodys(task.planned_at_ms, world)
-    if task.kind is TaskKind.MERGE:
+    if TASKS[task.kind].is_merge:
         return 1 if task.node != name or patient else None
     if task.epoch == 0 and vacancy.own == name:
         return 0

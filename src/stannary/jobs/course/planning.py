@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import PENDING, CourseDraft
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import OPEN_TASK, TaskState
+from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 
 MAX_ATTEMPTS = 100  # a lane that was redone so often never converges
@@ -53,7 +53,7 @@ def read_round(draft: CourseDraft, index: int) -> Round:
     lanes: dict[int, list[Task]] = {}
     merges: list[Task] = []
     for task in draft.of_round(index):
-        (merges if task.kind is TaskKind.MERGE else lanes.setdefault(task.lane, [])).append(task)
+        (merges if TASKS[task.kind].is_merge else lanes.setdefault(task.lane, [])).append(task)
     for listed in (*lanes.values(), merges):
         listed.sort(key=lambda task: task.attempt)
     return Round(index, lanes, merges)

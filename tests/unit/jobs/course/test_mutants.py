@@ -117,7 +117,7 @@ def _draws_less() -> Patch:
 
 def _merges_ahead() -> Patch:
     """A merge does not wait for the audits of the round before it."""
-    return rounds, "may_merge", lambda units, index: True
+    return rounds, "may_merge", lambda units, index, window: True
 
 
 def _keeps_what_a_lie_touched() -> Patch:

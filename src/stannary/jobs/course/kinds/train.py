@@ -123,8 +123,9 @@ def _reconcile_merge(draft: CourseDraft, found: Round, base: Base, before: Round
     _void_merges(draft, found)
     if not _is_closed(draft, found):
         return None
-    if before is not None and not rounds.may_merge([_unit(task) for task in before.tasks], found.index):
-        return None  # W = 1
+    window = draft.order.shape.kind.window
+    if before is not None and not rounds.may_merge([_unit(task) for task in before.tasks], found.index, window):
+        return None
     admission = rounds.admission([_unit(task) for task in found.newest], found.index)
     if admission.admitted:
         planning.plan(draft, _merge(draft, found, base, admission))
