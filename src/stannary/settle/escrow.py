@@ -1,20 +1,35 @@
-"""Money that comes in and is held, as ledger entries, and what covers a settlement. Pure: each returns what to post.
+"""Money that comes in, is held and is settled, as ledger entries. Pure: each returns what to post.
 
     deposit   world           -> buyer.available   entered by the market's operator
     bond      world           -> operator.bond     the same, when a node joins
     hold      buyer.available -> buyer.escrow      on submit: all work, worst-case audits
+    settle    buyer.escrow    -> everybody         at the end: what the lines of the receipt (verify/settlement.py) say
 
-What a job pays, refunds and forfeits at its end is one entry, made from the settlement lines of its receipt
-(verify/settlement.py). Keys name the thing moved for, not the attempt: `hold:<job>` exists once, whatever restarts.
+What a job pays, refunds and forfeits is one entry, all of it or none. Keys name the thing moved for, not the attempt:
+`hold:<job>` and `settle:<job>` exist once, whatever restarts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from stannary.errors import UsageError
+from stannary.formats.predicates import SettlementLine
 from stannary.settle import ledger
-from stannary.settle.ledger import Account, Entry, Purpose
+from stannary.settle.ledger import Account, Entry, Posting, Purpose
+
+BOND = "bond:"  # before the operator, in lines that take a convicted node's bond; their `task` is the node
+
+
+@dataclass(frozen=True, slots=True)
+class Escrow:
+    """What is held of a buyer for a job."""
+
+    job: str
+    buyer: str
+    usd_micros: int
 
 
 def deposit(key: str, buyer: str, usd_micros: int) -> Entry:
@@ -42,6 +57,47 @@ def hold_key(job: str) -> str:
     return f"hold:{job}"
 
 
+def settle_key(job: str) -> str:
+    """Name the entry that settles a job."""
+    return f"settle:{job}"
+
+
+def forfeiting(lines: Iterable[SettlementLine]) -> list[str]:
+    """Return the nodes whose bonds a settlement takes."""
+    return [line.task for line in lines if line.account.startswith(BOND)]
+
+
+def settle(
+    held: Escrow,
+    lines: Sequence[SettlementLine] = (),
+    forfeited: Mapping[str, int] | None = None,
+    balances: Mapping[Account, int] | None = None,
+) -> Entry | None:
+    """Divide what is held by the lines of a receipt; without lines, all of it goes back. None if nothing moves.
+
+    Args:
+        held: the job's escrow.
+        lines: of the receipt; they sum to the escrow, or to nothing of a job that was never placed.
+        forfeited: what settlements of other jobs have taken of each convicted node's bond: it forfeits one, once,
+            and the bonds of its operator's other nodes are not touched.
+        balances: of insurance and fees now.
+    """
+    moved: dict[Account, int] = defaultdict(int)
+    missing = 0
+    for line in lines:
+        amount = line.usd_micros
+        if line.account.startswith(BOND):
+            left = max(-amount - (forfeited or {}).get(line.task, 0), 0)
+            missing += -amount - left
+            amount = -left
+        moved[_account_of(line, held.buyer)] += amount
+    moved[ledger.buyer_available(held.buyer)] += held.usd_micros - sum(line.usd_micros for line in lines)
+    moved[ledger.buyer_escrow(held.buyer)] -= held.usd_micros
+    covered = cover(moved, missing, balances or {})
+    postings = tuple(Posting(account, amount) for account, amount in sorted(covered.items()))
+    return Entry(settle_key(held.job), "settle", postings, held.job) if postings else None
+
+
 def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account, int]) -> dict[Account, int]:
     """Return movements that bring in what a bond no longer holds, so that what a receipt states is paid.
 
@@ -63,6 +119,17 @@ def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account,
         missing -= taken
     covered[ledger.WORLD] = covered.get(ledger.WORLD, 0) - missing
     return {account: amount for account, amount in covered.items() if amount}
+
+
+def _account_of(line: SettlementLine, buyer: str) -> Account:
+    kind, _, name = line.account.partition(":")
+    accounts = {
+        "operator": ledger.operator_available(name),
+        "bond": ledger.operator_bond(name),
+        "buyer": ledger.buyer_available(buyer),
+        "insurance": ledger.INSURANCE,
+    }
+    return accounts[kind]
 
 
 def _positive(what: str, usd_micros: int) -> None:

@@ -10,7 +10,7 @@
 
 Rules:
 - The postings of an entry add up to zero; no account but `world` may fall below zero.
-- Every entry has a key that says what it is for (`work:<task>`, `refund:<job>`). A key is posted
+- Every entry has a key that says what it is for (`hold:<job>`, `settle:<job>`). A key is posted
   once: posting the same entry again changes nothing, another entry under it is a ConflictError.
   That is why nothing is paid twice, whatever restarts in between.
 

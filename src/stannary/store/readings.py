@@ -14,9 +14,8 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
 from stannary.formats.predicates import SettlementLine
+from stannary.settle.escrow import BOND
 from stannary.store.schema import readings, settlement_lines
-
-BOND_ACCOUNTS = "bond:%"  # of settlement lines that take a convicted node's bond; `task` is the node then
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def forfeited(connection: Connection, node: str, *, before: str) -> int:
     """Return what jobs other than `before`, settled earlier, have taken of a node's bond."""
     query = sa.select(sa.func.coalesce(sa.func.sum(settlement_lines.c.usd_micros), 0)).where(
         settlement_lines.c.task == node,
-        settlement_lines.c.account.like(BOND_ACCOUNTS),
+        settlement_lines.c.account.startswith(BOND),
         settlement_lines.c.job != before,
     )
     return -int(connection.execute(query).scalar_one())

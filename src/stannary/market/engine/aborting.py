@@ -16,7 +16,7 @@ from stannary.formats.predicates import Verdict
 from stannary.jobs.course.draft import PENDING
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState, is_terminal
 from stannary.rules.reasons import Reason
-from stannary.settle.ledger import Entry, Posting, buyer_available, buyer_escrow
+from stannary.settle import escrow
 from stannary.store import audits, jobs, leases, ledger, tasks
 from stannary.store.transitions import Cause, move_job, move_lease, move_settlement, move_task, move_verdict
 
@@ -34,10 +34,9 @@ def abort(connection: Connection, job: str, now_ms: int, what: str) -> None:
             move_task(connection, task.task, TaskState.ABANDONED, cause)
     for audit in audits.of_job(connection, job, only_open=True):
         audits.close(connection, audit.audit, audits.Outcome.DROPPED, at_ms=now_ms)
-    left = ledger.escrow_left(connection, job)
-    if left:
-        postings = (Posting(buyer_available(row.buyer), left), Posting(buyer_escrow(row.buyer), -left))
-        ledger.post(connection, Entry(f"settle:{job}", "settle", postings, job), at_ms=now_ms)
+    entry = escrow.settle(escrow.Escrow(job, row.buyer, ledger.escrow_left(connection, job)))
+    if entry is not None:
+        ledger.post(connection, entry, at_ms=now_ms)
     if row.settlement is Settlement.HELD:
         move_settlement(connection, job, Settlement.REFUNDED, cause)
     if row.verdict is Verdict.PENDING:

@@ -10,7 +10,6 @@ What has been done is seen in the store (a receipt statement, a settlement), so 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,18 +25,8 @@ from stannary.jobs.course.state import JobOrder
 from stannary.jobs.states import JobStatus, Settlement
 from stannary.market.engine.applying import Sign, post
 from stannary.rules.reasons import Reason
-from stannary.settle.escrow import cover
-from stannary.settle.ledger import (
-    FEES,
-    INSURANCE,
-    Account,
-    Entry,
-    Posting,
-    buyer_available,
-    buyer_escrow,
-    operator_available,
-    operator_bond,
-)
+from stannary.settle import escrow
+from stannary.settle.ledger import FEES, INSURANCE
 from stannary.store import audits, blobs, envelopes, jobs, ledger, nodes, readings
 from stannary.store.envelopes import Incoming, Kept
 from stannary.store.jobs import JobRow
@@ -118,11 +107,7 @@ def settle(connection: Connection, order: JobOrder, now_ms: int, sign: Sign, con
     row = jobs.get(connection, order.job)
     subjects = concluded.conclusion.lineage.subjects if concluded.receipt.status == conclusion.SUCCEEDED else ()
     post(connection, sign, (RECEIPT, concluded.receipt), order.job, now_ms, subjects)
-    lines = concluded.receipt.settlement
-    readings.settle(connection, order.job, lines)
-    entry = _entry(connection, row, lines)
-    if entry is not None:
-        ledger.post(connection, entry, at_ms=now_ms)
+    pay(connection, row, concluded.receipt.settlement, now_ms)
     to = Settlement.RELEASED if concluded.receipt.paid_usd_micros else Settlement.REFUNDED
     cause = Cause(now_ms, Reason.SETTLED, f"${concluded.receipt.paid_usd_micros / 1e6:.6f} paid")
     move_settlement(connection, order.job, to, cause)
@@ -131,6 +116,17 @@ def settle(connection: Connection, order: JobOrder, now_ms: int, sign: Sign, con
         if nodes.get(connection, node).revoked_at_ms is None:
             nodes.revoke(connection, node, f"refuted in {order.job}", at_ms=now_ms)
     return [str(node) for node in refuted]
+
+
+def pay(connection: Connection, row: JobRow, lines: Sequence[SettlementLine], now_ms: int) -> None:
+    """Move the money of a job. What bonds, insurance and fees hold is every job's: it is read in this transaction."""
+    readings.settle(connection, row.job, lines)
+    forfeited = {node: readings.forfeited(connection, node, before=row.job) for node in escrow.forfeiting(lines)}
+    balances = ledger.balances_of(connection, [INSURANCE, FEES])
+    held = escrow.Escrow(row.job, row.buyer, row.escrow_usd_micros)
+    entry = escrow.settle(held, lines, forfeited, balances)
+    if entry is not None:
+        ledger.post(connection, entry, at_ms=now_ms)
 
 
 def file_bytes(
@@ -210,31 +206,3 @@ def _named(statements: Sequence[case.Logged[DataclassInstance]]) -> set[NodeId]:
         elif isinstance(node := getattr(predicate, "node", None), str):
             found.add(NodeId(node))
     return found
-
-
-def _entry(connection: Connection, row: JobRow, lines: tuple[SettlementLine, ...]) -> Entry | None:
-    """Return the one ledger entry that settles a job: all of it or none, once."""
-    moved: dict[Account, int] = defaultdict(int)
-    missing = 0
-    for line in lines:
-        amount = line.usd_micros
-        if line.account.startswith("bond:"):  # each node's own bond, once: not that of its operator's other nodes
-            held = max(-amount - readings.forfeited(connection, line.task, before=row.job), 0)
-            missing += -amount - held
-            amount = -held
-        moved[_account(row, line)] += amount
-    refund = row.escrow_usd_micros - sum(line.usd_micros for line in lines)  # of a job that was never placed
-    moved[buyer_available(row.buyer)] += refund
-    moved[buyer_escrow(row.buyer)] -= row.escrow_usd_micros
-    covered = cover(moved, missing, ledger.balances_of(connection, [INSURANCE, FEES]))
-    postings = tuple(Posting(account, amount) for account, amount in sorted(covered.items()))
-    return Entry(f"settle:{row.job}", "settle", postings, row.job) if postings else None
-
-
-def _account(row: JobRow, line: SettlementLine) -> Account:
-    kind, _, name = line.account.partition(":")
-    if kind == "operator":
-        return operator_available(name)
-    if kind == "bond":
-        return operator_bond(name)
-    return buyer_available(row.buyer) if kind == "buyer" else INSURANCE

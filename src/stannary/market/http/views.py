@@ -26,6 +26,7 @@ from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
 from stannary.rules.shape import shape_of
+from stannary.settle.escrow import settle_key
 from stannary.settle.ledger import buyer_available
 from stannary.store import envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
 from stannary.store.jobs import JobRow, Submission
@@ -49,7 +50,7 @@ def job(connection: Connection, row: JobRow) -> wire.JobView:
 
 def _job(connection: Connection, row: JobRow) -> wire.JobView:
     spec = _spec_of(connection, row)
-    settled = ledger.find(connection, f"settle:{row.job}")
+    settled = ledger.find(connection, settle_key(row.job))
     refunded = 0
     if settled is not None:
         refunded = sum(item.usd_micros for item in settled.postings if item.account == buyer_available(row.buyer))
