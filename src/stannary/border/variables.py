@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stannary.border.paths import JOB_PATH, PACKAGES
+from stannary.formats import jobspec
 from stannary.formats.canonical import Json
-from stannary.formats.jobspec import JobKind, JobSpec
+from stannary.formats.jobspec import JobSpec
+from stannary.rules import kinds
 
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
 ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)
@@ -56,9 +58,9 @@ def worker_environment(spec: JobSpec, kernel: Mapping[str, Json], packages: Path
     A recipe runs in the worker and gets the job's variables and packages there. A command gets them of its own
     (below): its worker must load nothing of the buyer's, or it would sign for more than it was asked to.
     """
-    if spec.kind is JobKind.COMMAND:
+    if not kinds.of(spec).loads_recipe:
         return job_environment({}, kernel)
-    threads = threads_environment(spec.recipe.training.threads if spec.recipe is not None else 1)
+    threads = threads_environment(jobspec.recipe_of(spec).training.threads)
     path = {"PYTHONPATH": PACKAGES} if packages is not None else {}
     return {**job_environment(spec.envs, kernel), **TRAINING_ENVIRONMENT, **threads, **path}
 

@@ -30,8 +30,9 @@ from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageEr
 from stannary.formats import canonical, ids, jobspec, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskKind
-from stannary.formats.jobspec import JobKind, JobSpec
+from stannary.formats.jobspec import JobSpec
+from stannary.rules import kinds
+from stannary.rules.kinds import TASKS
 from stannary.run.engine_class import measure_engine_class
 from stannary.run.environment import Environments, environment_digest
 from stannary.run.holding import Holding, make_workplace, prepare
@@ -79,7 +80,7 @@ class Replayer:
             entry = next(entry for entry in holding.spec.workdir if entry.path == holding.spec.setup)
             listing = self._blobs.read(entry.digest)
             holding.packages = self._environments.prepare(listing, self._say, holding.spec.resources.disk_bytes)
-        if holding.spec.kind is not JobKind.TRAIN:
+        if not kinds.of(holding.spec).loads_recipe:
             self._engine_class = measure_engine_class({})
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class Replayer:
             for item in unit.blobs:
                 self._bring(item.digest)
             self._start_worker()
-            if self._engine_class == unit.engine_class or unit.assignment.kind is TaskKind.COMMAND:
+            if self._engine_class == unit.engine_class or not kinds.of(self._holding.spec).loads_recipe:
                 return self._bitwise(unit)
             return self._by_tolerance(unit)
         except StannaryError as err:
@@ -115,8 +116,8 @@ class Replayer:
         from stannary.audit import compare
         from stannary.train import checkpoint
 
-        recipe, classes = self._holding.spec.recipe, (self._engine_class, unit.engine_class)
-        if recipe is None or unit.assignment.kind is not TaskKind.ROUND or recipe.training.threads != 1:
+        recipe, classes = jobspec.recipe_of(self._holding.spec), (self._engine_class, unit.engine_class)
+        if not TASKS[unit.assignment.kind].trains or recipe.training.threads != 1:
             return self._incomparable(unit)  # tolerances were measured with one thread
         tolerance = compare.find_tolerance(classes, recipe.training.optimizer, unit.assignment.num_steps)
         if tolerance is None or tolerance.threshold is None:

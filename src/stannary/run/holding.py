@@ -15,7 +15,8 @@ from stannary.formats import jobspec
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
-from stannary.formats.jobspec import JobKind, JobSpec
+from stannary.formats.jobspec import JobSpec
+from stannary.rules import kinds
 from stannary.rules.pace import START_S
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
 from stannary.run.worker_process import TakeProgress, Worker, Workplace
@@ -100,7 +101,7 @@ def prepare(
     Raises:
         JobFailed: the recipe cannot run; the worker is of no more use.
     """
-    if spec.kind is not JobKind.TRAIN:
+    if not kinds.of(spec).loads_recipe:
         return None
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}

@@ -14,8 +14,9 @@ from stannary.errors import FormatError
 from stannary.formats import bounds, canonical, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
-from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Assignment, Output
+from stannary.rules import kinds
 from stannary.run.holding import Holding, worker_of
 from stannary.run.worker_process import Reply, TakeProgress
 
@@ -35,6 +36,11 @@ class TaskInHand:
     def wall_s(self) -> float:
         """How long the task may take: what the job asked for. A step takes what it takes (rules/pace.py)."""
         return float(self.holding.spec.resources.wall_s)
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the worker runs a program and ends with it; else it has loaded a recipe, and remembers."""
+        return not kinds.of(self.holding.spec).loads_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ class SandboxedWork:
 
     def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Ask the worker to recompute the task; only digests and the answer leave it."""
-        if task.assignment.kind is TaskKind.COMMAND:
+        if task.is_program:
             return _command_finding(self.compute(task).outputs, salt)
         header = self._ask(task, "audit", step, salt).header
         listed = header.get("outputs")
@@ -107,7 +113,7 @@ class SandboxedWork:
         """Ask the worker for its state; where the journal lost the result, recompute: it is a pure function."""
         if contributed is None:
             return self.audit(task, step, salt)
-        if task.assignment.kind is TaskKind.COMMAND:
+        if task.is_program:
             return _command_finding(contributed, salt)
         return Recomputed(_hex(self._ask(task, "answer", step, salt).header), contributed)
 
@@ -115,7 +121,7 @@ class SandboxedWork:
         """Run the task in the worker."""
         holding = task.holding
         request: dict[str, Json] = {"op": "run", **_named(task)}
-        if task.assignment.kind is TaskKind.COMMAND:
+        if task.is_program:
             inputs: dict[str, Json] = {
                 name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
             }
@@ -124,7 +130,7 @@ class SandboxedWork:
         try:
             return worker_of(holding).request(request, task.wall_s, task.progress)
         finally:
-            if task.assignment.kind is TaskKind.COMMAND:
+            if task.is_program:
                 holding.end_worker()  # a worker of a command remembers nothing, and what it started must end with it
 
     def _ask(self, task: TaskInHand, operation: str, step: int, salt: str) -> Reply:

@@ -21,6 +21,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.jobs.course.state import Grant, Leased, LeaseRow
 from stannary.jobs.states import LeaseState, TaskState
+from stannary.rules.kinds import TASKS
 from stannary.store import events
 from stannary.store.schema import leases, tasks
 from stannary.store.transitions import Cause, move_lease, move_task
@@ -135,7 +136,7 @@ def live_work(connection: Connection) -> list[Leased]:
     """Return every live lease with what tells whether it is late."""
     held = list(connection.execute(_WITH_TASKS).mappings())
     beside: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    if any(row["kind"] == TaskKind.ROUND for row in held):
+    if any(row["kind"] in _TRAINING for row in held):
         for job, round_index, leased_at_ms, contributed_at_ms in connection.execute(_HANDED_IN):
             beside.setdefault((job, round_index), []).append((leased_at_ms, contributed_at_ms))
     return [
@@ -192,15 +193,16 @@ _WITH_TASKS = (
     .order_by(leases.c.granted_at_ms, leases.c.lease)
 )
 _RUNNING = sa.alias(tasks)
+_TRAINING = [kind.value for kind, task in TASKS.items() if task.trains]
 _HANDED_IN = (
     sa.select(tasks.c.job, tasks.c.round, tasks.c.leased_at_ms, tasks.c.contributed_at_ms)
-    .where(tasks.c.kind == TaskKind.ROUND.value, tasks.c.contributed_at_ms.is_not(None))
+    .where(tasks.c.kind.in_(_TRAINING), tasks.c.contributed_at_ms.is_not(None))
     .where(tasks.c.leased_at_ms.is_not(None))
     .where(
         sa.tuple_(tasks.c.job, tasks.c.round).in_(
             sa.select(_RUNNING.c.job, _RUNNING.c.round)
             .join(leases, leases.c.task == _RUNNING.c.task)
-            .where(_IS_LIVE, leases.c.type == LeaseType.WORK.value, _RUNNING.c.kind == TaskKind.ROUND.value)
+            .where(_IS_LIVE, leases.c.type == LeaseType.WORK.value, _RUNNING.c.kind.in_(_TRAINING))
         )
     )
 )

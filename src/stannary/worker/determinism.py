@@ -108,11 +108,11 @@ def main(arguments: list[str]) -> int:
 
         try:
             spec = jobspec.from_canonical(told["spec"])
-            assert spec.recipe is not None
-            engine.pin(spec.recipe.training.threads)
+            settings = jobspec.recipe_of(spec)
+            engine.pin(settings.training.threads)
             inputs = {name: Path(path) for name, path in told["inputs"].items()}
-            loaded = recipes.load(Path(arguments[0]) / "workdir", spec.recipe, inputs)
-            report({"found": probe(loaded, spec.recipe, lambda step, steps, loss: report(
+            loaded = recipes.load(Path(arguments[0]) / "workdir", settings, inputs)
+            report({"found": probe(loaded, settings, lambda step, steps, loss: report(
                 {"step": step, "steps": steps, "loss": loss}
             ))})  # fmt: skip
         except Exception as err:  # noqa: BLE001  # process edge: the recipe is somebody else's code and may raise anything

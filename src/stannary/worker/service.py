@@ -88,13 +88,12 @@ class Service:
         engine.pin()
         engine_class = engine.engine_class()
         spec = jobspec.from_canonical(request["spec"])
-        if spec.recipe is None:
-            raise UsageError("job has no recipe to prepare", why=f"kind {spec.kind}")
-        engine.pin(spec.recipe.training.threads)
+        settings = jobspec.recipe_of(spec)
+        engine.pin(settings.training.threads)
         inputs = self._inputs(request)
-        loaded = recipe.load(self.job / "workdir", spec.recipe, inputs)
+        loaded = recipe.load(self.job / "workdir", settings, inputs)
         self.runner = None  # nothing is done for a recipe that does not pass
-        prepared, blobs = Prepared(spec, spec.recipe, loaded), Blobs(self.job / "blobs")
+        prepared, blobs = Prepared(spec, settings, loaded), Blobs(self.job / "blobs")
         if request.get("tried") is True:  # by an earlier worker of the same job on this node
             runner, parted = TaskRunner(prepared, blobs), ""
         else:

@@ -20,14 +20,15 @@ from stannary.border.blobs import Blobs
 from stannary.errors import FormatError
 from stannary.formats import jobspec
 from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Admitted, Assignment, Output, assignment_digest, result_root
+from stannary.rules import kinds
+from stannary.rules.kinds import TASKS
 from stannary.train import checkpoint, recipe
 from stannary.train.merge import MergeInputs, OfSize, run_merge, theta_bytes
 from stannary.train.recipe import Recipe
 from stannary.train.round import Keep, Progress, Recording, RoundResult, ignore_progress, keep_all, keep_none, run_round
 
-KEPT_ROUNDS = 2  # with W = 1 every audit of a round closes before the second merge after it
 STATE_SHARE = 4  # at most this part of the job's memory holds states
 
 
@@ -52,6 +53,7 @@ class TaskRunner:
         described = checkpoint.describe(recipe.weights_of(model))
         self.delta_bytes = checkpoint.encoded_bytes(described)  # of an outer state, too
         self.theta_bytes = theta_bytes(described, prepared.settings)
+        self.kept_rounds = kinds.of(prepared.spec).window + 1  # the audits of those before are closed
         self.state_limit_bytes = prepared.spec.resources.memory_bytes // STATE_SHARE
         self.progress: Progress = ignore_progress  # of what is computed for a question
         self.unfetched: Mapping[
@@ -78,7 +80,7 @@ class TaskRunner:
         kept = self.kept.get(assignment_digest(assignment))
         if kept is not None and step in kept.states:
             return answers.answer(kept.states[step], salt)
-        if assignment.kind is TaskKind.ROUND:
+        if TASKS[assignment.kind].trains:
             assignment = dataclasses.replace(assignment, num_steps=step)
         return self.asked(salt).compute(assignment, step).states[step].hex()
 
@@ -90,9 +92,9 @@ class TaskRunner:
     def _compute(self, assignment: Assignment, recording: Recording) -> RoundResult:
         theta = self._optional(assignment.theta)
         settings = self.prepared.settings
-        if assignment.kind is TaskKind.ROUND:
+        if TASKS[assignment.kind].trains:
             return run_round(self.prepared.recipe, assignment, settings, theta, recording)
-        if assignment.kind is TaskKind.MERGE:
+        if TASKS[assignment.kind].is_merge:
             inputs = MergeInputs(theta, self._optional(assignment.outer), self._contributions(assignment))
             return run_merge(self.prepared.recipe, assignment, settings, inputs, recording)
         raise FormatError("a training job has no such task", why=assignment.kind.value)
@@ -123,7 +125,7 @@ class TaskRunner:
             return False
         oldest = next(iter(self.kept.values()))
         total = sum(task.num_bytes for task in self.kept.values())
-        return oldest.round <= round_index - KEPT_ROUNDS or total > self.state_limit_bytes
+        return oldest.round <= round_index - self.kept_rounds or total > self.state_limit_bytes
 
 
 @dataclass(frozen=True, slots=True)

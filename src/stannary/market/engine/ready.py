@@ -13,11 +13,11 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from stannary.formats.ids import TaskKind
 from stannary.jobs.course import masks, offering
 from stannary.jobs.course.offering import Vacancy
 from stannary.jobs.course.state import ONE_PIECE, JobOrder, JobState, Node, Task, World
 from stannary.jobs.states import LeaseState
+from stannary.rules.kinds import TASKS
 
 MAX_LOOKS = 64
 
@@ -48,7 +48,7 @@ class _Shelf:
     def of(self, vacancy: Vacancy) -> list[Key]:
         """Return the list a task belongs into."""
         task = vacancy.task
-        return self.anybodys if task.kind is TaskKind.MERGE or task.epoch > 0 else self.lanes
+        return self.anybodys if TASKS[task.kind].is_merge or task.epoch > 0 else self.lanes
 
 
 class Ready:

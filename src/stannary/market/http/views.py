@@ -18,13 +18,13 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import StannaryError
 from stannary.formats import bounds, dsse, instants, jobspec, statement
-from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.course.waiting import Wait
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
+from stannary.rules.kinds import TASKS
 from stannary.rules.shape import shape_of
 from stannary.settle.escrow import settle_key
 from stannary.settle.ledger import buyer_available
@@ -205,8 +205,9 @@ def cost(connection: Connection, row: JobRow) -> wire.Cost:
 def outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
     """Return a job's results, as far as there are any: the newest merged weights, or each lane's outputs."""
     spec = _spec_of(connection, row)
-    if spec.recipe is not None:
-        return _model(connection, row, spec.recipe.rounds)
+    shape = shape_of(spec)
+    if shape.kind.merge is not None:
+        return _model(connection, row, shape.num_rounds)
     found: list[wire.OutputRef] = []
     newest = {item.lane: item for item in tasks.of_job(connection, row.job)}
     for lane, item in sorted(newest.items()):
@@ -227,7 +228,7 @@ def _spec_in(envelope: bytes) -> JobSpec:
 
 def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.OutputRef]:
     for index in range(min(row.round, rounds - 1), -1, -1):
-        merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if item.kind is TaskKind.MERGE]
+        merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if TASKS[item.kind].is_merge]
         for merge in reversed(merges):
             if merge.state in ADMISSIBLE:
                 return [_ref(MODEL, output) for output in merge.outputs or () if output["name"] == "theta"]

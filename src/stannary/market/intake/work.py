@@ -12,17 +12,17 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
 from stannary.formats import dsse, predicates
-from stannary.formats.ids import LeaseType, TaskKind
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Commitment, Contribution
 from stannary.jobs.course.state import JobOrder
 from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
+from stannary.rules.kinds import TASKS
 from stannary.store import blobs, jobs, leases, tasks
 from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
 
-NEEDED_OUTPUTS = {TaskKind.ROUND: {"delta"}, TaskKind.MERGE: {"theta", "outer"}}  # a command names its own
 SIZE_FACTOR = 2  # of what a task was given: the same tensors, in a wider type at most
 SIZE_SLACK_BYTES = 2**20  # names and metadata
 
@@ -86,8 +86,8 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
         raise FormatError("the contribution answers another assignment", why=f"{observed}, expected {expected}")
     names = {item.name for item in made.outputs}
     # Exactly those: a merge finds a contribution by the root over its one output, so a second one would stop it.
-    needed = NEEDED_OUTPUTS.get(task.kind, names)
-    if len(names) != len(made.outputs) or names != needed:
+    needed = TASKS[task.kind].outputs
+    if len(names) != len(made.outputs) or needed not in (None, names):
         raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
     if predicates.result_root(made.outputs) != made.root:
         raise Refuted("the root is not that of the outputs", why=made.root)
@@ -112,14 +112,14 @@ def _check_sizes(connection: Connection, order: JobOrder | None, made: Contribut
     Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.
     """
     task = tasks.get(connection, made.task)
-    if order is None or task.kind is TaskKind.COMMAND:
+    if order is None or TASKS[task.kind].outputs is None:
         return
     assignment = task.assigned
     given = [blobs.size_of(connection, name) for name in (assignment.theta, assignment.outer) if name is not None]
     for item in assignment.admitted or ():
         given += [cast("int", output["size_bytes"]) for output in tasks.get(connection, item.task).outputs or ()]
     known = [size for size in given if size is not None]
-    is_last = task.kind is TaskKind.MERGE and task.round == order.shape.num_rounds - 1
+    is_last = TASKS[task.kind].is_merge and task.round == order.shape.num_rounds - 1
     for output in made.outputs:
         # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
         whole = order.spec.output_bytes if is_last and output.name == "theta" else 0
