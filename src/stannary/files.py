@@ -16,11 +16,13 @@ import fcntl
 import os
 import pwd
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.errors import EnvironmentProblem, NotFound
+from stannary.formats.workdir import FILE_TIME_S
 
 APP = "stannary"
 
@@ -151,6 +153,19 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
         path.unlink(missing_ok=True)
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
     sync_dir(path.parent)
+
+
+def show_alike(path: Path, mode: int) -> None:
+    """Give what a job will find the mode and time of change it has on every node; its time of use is now.
+
+    Raises:
+        EnvironmentProblem: it is gone, or not ours.
+    """
+    try:
+        path.chmod(mode)
+        os.utime(path, (time.time(), FILE_TIME_S))
+    except OSError as err:
+        raise EnvironmentProblem("cannot show a file to a job", why=str(err)) from err
 
 
 def tail(path: Path, num_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ Rules:
 2. Pickles are refused by name and by their first bytes (formats/workdir.py rule 4).
 3. Writing goes into a new, empty directory through directory file descriptors: no step of a path is
    followed if it is a link, each blob's digest and size are checked, and a failed write leaves nothing.
+   Modes and times are those of the listing and of formats/workdir.py, the same on every node.
 
 Which files of a directory travel is the client's business (sdk/travel.py); sending blobs is the callers'.
 """
@@ -117,6 +118,9 @@ def materialise(entries: tuple[WorkFile, ...], target: Path, open_blob: OpenBlob
         try:
             for entry in checked:
                 _write(root_fd, entry, open_blob)
+            for _, _, _, folder_fd in os.fwalk(dir_fd=root_fd, topdown=False):
+                os.fchmod(folder_fd, grammar.MODE_EXECUTABLE)
+                os.utime(folder_fd, (grammar.FILE_TIME_S, grammar.FILE_TIME_S))
         finally:
             os.close(root_fd)
     except OSError as err:
@@ -189,6 +193,8 @@ def _write(root_fd: int, entry: WorkFile, open_blob: OpenBlob) -> None:
         with os.fdopen(fd, "wb") as file, open_blob(entry.digest) as blob:
             _copy(blob, file, entry)
             os.fchmod(file.fileno(), entry.mode)  # the umask of whoever started us has no say
+            file.flush()
+            os.utime(file.fileno(), (grammar.FILE_TIME_S, grammar.FILE_TIME_S))
     finally:
         for fd in opened:
             os.close(fd)

@@ -8,7 +8,8 @@ Rules:
 2. At most `max_bytes` and `max_files` are kept; what was used longest ago goes first.
 3. What a job uses is never removed: its link is counted by the file system itself.
 
-The directory is the agent's own; a job sees the links of its own inputs, read-only.
+The directory is the agent's own; a job sees the links of its own inputs, read-only. So it is the time of use that tells
+what was used last: the time of change is the same on every node (formats/workdir.py).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class BlobCache:
         if not self.has(named, size_bytes):
             return False
         path = self._path(named)
-        os.utime(path)
+        files.show_alike(path, 0o444)
         link(path, target)
         return True
 
@@ -88,7 +89,7 @@ class BlobCache:
             min(self.max_bytes, num_bytes - spare_bytes),
             min(self.max_files, num_files - spare_files),
         )
-        for path, stat in sorted(found, key=lambda item: item[1].st_mtime):
+        for path, stat in sorted(found, key=lambda item: item[1].st_atime):
             if num_bytes <= most_bytes and num_files <= most_files:
                 break
             if stat.st_nlink == 1:

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from stannary import files
 from stannary.agent.settings import NodeSettings
 from stannary.errors import (
     AuthError,
@@ -287,7 +288,7 @@ def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path, movi
                 moving()
         if num_bytes != size_bytes or PREFIX + state.hexdigest() != digest:
             raise Refuted("the market gave other bytes than the digest names", why=digest)
-        fresh.chmod(0o444)
+        files.show_alike(fresh, 0o444)
         fresh.rename(target)
     except OSError as err:
         raise EnvironmentProblem("cannot keep a blob", why=str(err), hint="free disk space") from err

@@ -32,7 +32,7 @@ from stannary.agent.cache import BlobCache
 from stannary.agent.client import MarketClient
 from stannary.agent.settings import NodeSettings
 from stannary.errors import ConflictError, EnvironmentProblem, Refuted, StannaryError
-from stannary.formats import bounds, digest, dsse, ids, jobspec, statement
+from stannary.formats import bounds, digest, dsse, ids, instants, jobspec, statement
 from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
@@ -177,11 +177,14 @@ class Holdings:
 
     def _fetch(self, job: JobId, tell: Tell) -> Holding:
         manifest = self.client.manifest(job)
-        spec = read_job(job, manifest.job.envelope.open())
+        signed = read_job(job, manifest.job.envelope.open())
+        spec = jobspec.from_canonical(signed.spec)
         directory = self.root / "jobs" / job
-        (directory / "blobs").mkdir(mode=0o755, parents=True, exist_ok=True)
         self._make_disk_room(*self._disk_wanted(spec))
-        holding = Holding(job, spec, directory, environment_digest(None, self.sandbox.describe()), None)
+        submitted_s = instants.parse(signed.submitted_at)
+        environment = environment_digest(None, self.sandbox.describe())
+        holding = Holding(job, spec, directory, environment, None, submitted_s)
+        holding.make_directories()
         for entry in spec.workdir:
             self.bring(holding, entry.digest, entry.size_bytes)
         for item in spec.inputs.values():
@@ -260,8 +263,8 @@ class Holdings:
             self.cache.trim(max(0, num_bytes - free_bytes), 0 if has_files else num_files)
 
 
-def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:
-    """Return the spec of a job, checked against its id and its buyer's signature.
+def read_job(job: JobId, envelope: dsse.Envelope) -> Job:
+    """Return what the buyer signed of a job, checked against its id and its buyer's signature.
 
     Raises:
         Refuted: another job's bytes, or bytes the buyer named inside did not sign.
@@ -271,8 +274,7 @@ def read_job(job: JobId, envelope: dsse.Envelope) -> JobSpec:
         raise Refuted("the market gave another job's spec", why=f"asked for {job}")
     unchecked = statement.read(envelope.payload, "job", Job).predicate
     buyer = dsse.decode_base64(unchecked.buyer, "buyer")
-    checked = statement.open_envelope(envelope, "job", Job, buyer).predicate
-    return jobspec.from_canonical(checked.spec)
+    return statement.open_envelope(envelope, "job", Job, buyer).predicate
 
 
 def _remove(directory: Path) -> None:

@@ -17,6 +17,9 @@ from stannary.rules import kinds
 
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
 ENGINE_VARIABLES = (*KERNEL_VARIABLES, "MKL_ENABLE_INSTRUCTIONS")  # what decides a class (train/engine.py)
+# When the job was signed, in POSIX seconds: the one time that is the same for whoever computes it, now or in a year
+# (reproducible-builds.org, SOURCE_DATE_EPOCH). The wall clock cannot be fixed (docs/sandbox.md).
+TIME_VARIABLE = "SOURCE_DATE_EPOCH"
 PINNED_ENVIRONMENT = {
     "PATH": JOB_PATH,
     "HOME": "/tmp",  # noqa: S108 - the job's own /tmp, inside the sandbox
@@ -52,17 +55,20 @@ def job_environment(envs: Mapping[str, Json], kernel: Mapping[str, Json]) -> dic
     return {name: value for name, value in chosen.items() if name not in ENGINE_VARIABLES or name in kernel}
 
 
-def worker_environment(spec: JobSpec, kernel: Mapping[str, Json], packages: Path | None) -> dict[str, str]:
+def worker_environment(
+    spec: JobSpec, kernel: Mapping[str, Json], packages: Path | None, submitted_s: int
+) -> dict[str, str]:
     """Return the environment of a job's worker.
 
     A recipe runs in the worker and gets the job's variables and packages there. A command gets them of its own
     (below): its worker must load nothing of the buyer's, or it would sign for more than it was asked to.
     """
+    when = {TIME_VARIABLE: str(submitted_s)}
     if not kinds.of(spec).loads_recipe:
-        return job_environment({}, kernel)
+        return {**job_environment({}, kernel), **when}
     threads = threads_environment(jobspec.recipe_of(spec).training.threads)
     path = {"PYTHONPATH": PACKAGES} if packages is not None else {}
-    return {**job_environment(spec.envs, kernel), **TRAINING_ENVIRONMENT, **threads, **path}
+    return {**when, **job_environment(spec.envs, kernel), **TRAINING_ENVIRONMENT, **threads, **path}
 
 
 def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
@@ -70,10 +76,10 @@ def command_environment(spec: JobSpec, given: Mapping[str, str], own: Mapping[st
 
     Args:
         spec: its `envs` come over everything but a kernel setting.
-        given: the worker's environment, for the operator's kernel choice.
+        given: the worker's environment, for the operator's kernel choice and the job's time.
         own: what the node says of inputs, places and shard.
     """
-    kernel = {name: given[name] for name in ENGINE_VARIABLES if name in given}
+    kernel = {name: given[name] for name in (*ENGINE_VARIABLES, TIME_VARIABLE) if name in given}
     envs = {name: str(value) for name, value in spec.envs.items() if name not in ENGINE_VARIABLES}
     wanted = {**PINNED_ENVIRONMENT, **threads_environment(spec.resources.cpus), **kernel, **own, **envs}
     if Path(PACKAGES).is_dir():  # behind the buyer's own: he may have meant to shadow one

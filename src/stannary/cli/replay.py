@@ -16,7 +16,7 @@ from typing import Any
 from stannary.cli import session
 from stannary.cli.output import Output, plain
 from stannary.errors import UsageError
-from stannary.formats import jobspec
+from stannary.formats import instants, jobspec
 from stannary.formats import predicates as records
 from stannary.formats.predicates import Verdict
 from stannary.sdk import replay as replaying
@@ -75,7 +75,7 @@ def run(report: Report, sample: int | None, artifacts: Path | None, out: Output)
     if not asked:
         why = f"verification {case.spec.trust.verify}, job {report.claims.receipt.status}"
         raise UsageError("nothing to replay in this receipt", why=why, hint="stannary verify without --replay")
-    plan = Plan(jobspec.to_canonical(case.spec), asked)
+    plan = Plan(jobspec.to_canonical(case.spec), instants.parse(case.job.predicate.submitted_at), asked)
     items = blobs_of(case, asked)
     out.say(f"replaying {len(asked)} units from {sum(item.size_bytes for item in items):,} bytes of blobs")
     if artifacts is not None:

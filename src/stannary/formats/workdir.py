@@ -25,6 +25,7 @@ from stannary.formats.lean import dataclass
 
 MODE_FILE = 0o644
 MODE_EXECUTABLE = 0o755
+FILE_TIME_S = 315_532_800  # 1980-01-01: when every file was changed that a job finds; no zip archive can say less
 
 MAX_FILES = 20_000  # the longest list in a signed record (formats/record.py)
 MAX_PATH_BYTES = 1024  # POSIX allows 4096; the market's and node's own prefix needs room

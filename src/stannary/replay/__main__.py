@@ -24,13 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from stannary import workdir
+from stannary import files, workdir
 from stannary.border.blobs import CONTRIBUTED, Blobs
 from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.jobspec import JobSpec
 from stannary.rules import kinds
 from stannary.rules.kinds import TASKS
 from stannary.run.engine_class import measure_engine_class
@@ -52,7 +51,7 @@ Send = Callable[[dict[str, Json]], None]
 class Replayer:
     """One job's worker and the units it computes again; used from the thread that made it."""
 
-    def __init__(self, directory: Path, spec: JobSpec, sandbox: Sandbox, send: Send) -> None:
+    def __init__(self, directory: Path, plan: Plan, sandbox: Sandbox, send: Send) -> None:
         self._blobs = Blobs(directory / "blobs")
         self._outbox = directory / "outbox"
         self._sandbox = sandbox
@@ -60,7 +59,8 @@ class Replayer:
         self._work = SandboxedWork()
         self._engine_class = ""
         digests = environment_digest(None, sandbox.describe())
-        self._holding = Holding(ids.JobId("j-000000000000"), spec, directory / "job", digests, None)
+        spec = jobspec.from_canonical(plan.spec)
+        self._holding = Holding(ids.JobId("j-000000000000"), spec, directory / "job", digests, None, plan.submitted_s)
         self._environments = Environments(directory / "environments", sandbox=sandbox)
 
     def open(self) -> None:
@@ -71,7 +71,7 @@ class Replayer:
             EnvironmentProblem: this machine cannot run it.
         """
         holding = self._holding
-        holding.blobs.mkdir(parents=True, exist_ok=True)
+        holding.make_directories()
         self._outbox.mkdir(exist_ok=True)
         for item in holding.spec.inputs.values():
             self._bring(item.digest)
@@ -168,7 +168,7 @@ class Replayer:
             return
         try:
             os.link(self._blobs.path(named), target)  # one file system: the directory is ours
-            target.chmod(0o444)  # the job runs as another user
+            files.show_alike(target, 0o444)  # the job runs as another user
         except FileNotFoundError as err:
             raise NotFound("a blob of the unit is not here", why=named) from err
         except OSError as err:
@@ -190,7 +190,7 @@ def run(directory: Path, send: Send) -> None:
     plan = record.from_json(Plan, canonical.decode_object(data, max_bytes=MAX_PLAN_BYTES), what="plan")
     sandbox = choice.choose("private", lambda line: send({"say": line}))
     send({"say": f"replaying {len(plan.units)} units in {sandbox.describe()}"})
-    replayer = Replayer(directory, jobspec.from_canonical(plan.spec), sandbox, send)
+    replayer = Replayer(directory, plan, sandbox, send)
     try:
         replayer.open()
         for unit in plan.units:

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from stannary import files
 from stannary.border import frames
 from stannary.border.frames import MAX_HEADER_BYTES, FrameLimits
 from stannary.errors import EnvironmentProblem, FormatError, LimitExceeded, ServiceError
@@ -115,7 +116,7 @@ class Environments:
         kept_bytes = _kept_bytes(place)
         if kept_bytes is not None:
             _check_size(kept_bytes, max_bytes)
-            (place / COMPLETE).touch()
+            files.show_alike(place / COMPLETE, MODE_FILE)
             tell(f"environment {place.name[:12]} is here already")
             return place
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ class Environments:
             shutil.rmtree(left, ignore_errors=True)
         kept_bytes = 0
         idle = [path.parent for path in self.root.glob(f"*/{COMPLETE}") if path.parent not in set(used)]
-        for place in sorted(idle, key=lambda path: (path / COMPLETE).stat().st_mtime, reverse=True):
+        for place in sorted(idle, key=lambda path: (path / COMPLETE).stat().st_atime, reverse=True):
             size = _kept_bytes(place)
             kept_bytes += KEPT_BYTES + 1 if size is None else size  # of an older release: never used again
             if kept_bytes > KEPT_BYTES:
@@ -151,12 +152,15 @@ class Environments:
         _fetch([*_installer(), *rules, *self.source.options(), "-r", str(fresh / "list.txt")], fresh, tell, max_bytes)
         num_bytes = self._unpack(wheels, target, tell, max_bytes)
         (target / COMPLETE).write_text(f"{num_bytes}\n")
+        files.show_alike(target / COMPLETE, MODE_FILE)
+        for parent, _, _ in os.walk(target, topdown=False):
+            files.show_alike(Path(parent), MODE_EXECUTABLE)
 
     def _unpack(self, wheels: Path, target: Path, tell: Tell, max_bytes: int) -> int:
         """Unpack wheels in a sandbox into `target` and return how many bytes they are."""
         sandbox = self.sandbox or choice.choose("private", tell)
         replies_in, replies_out = os.pipe()
-        argv = (sys.executable, "-P", "-m", "stannary.worker.unpack", WHEELS, str(replies_out))
+        argv = (sys.executable, "-P", "-m", "stannary.worker.unpack", WHEELS, "3")
         mounts = (Mount(wheels, WHEELS),)
         command = Command(argv, own_path(), mounts, limits=UNPACK_LIMITS, inherited_fds=(replies_out,))
         with os.fdopen(replies_in, "rb") as replies:
@@ -203,7 +207,7 @@ def _receive(replies: BinaryIO, target: Path, max_bytes: int) -> int:
         with path.open("wb") as file:  # nothing here is a link: all of it was made by this loop
             for piece in frames.pieces(replies, size_bytes):
                 file.write(piece)
-        path.chmod(mode)
+        files.show_alike(path, mode)
     raise LimitExceeded("too many files in the wheels", why=f"more than {MAX_FILES:,}")
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stannary import files
 from stannary.border.variables import worker_environment
 from stannary.errors import FormatError, JobFailed
 from stannary.formats import jobspec
@@ -16,6 +17,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
+from stannary.formats.workdir import MODE_EXECUTABLE
 from stannary.rules import kinds
 from stannary.rules.pace import START_S
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
@@ -33,6 +35,7 @@ class Holding:
     directory: Path
     environment: Digest
     packages: Path | None
+    submitted_s: int  # when its buyer says that he signed it: the time a job is told, POSIX seconds
     worker: Worker | None = None
     prepared: Prepared | None = None  # what a training job's worker says of the model
     used_at_s: float = field(default_factory=time.monotonic)
@@ -45,6 +48,12 @@ class Holding:
     def blob_path(self, named: Digest) -> Path:
         """Return where one input lies."""
         return self.blobs / named.removeprefix(PREFIX)
+
+    def make_directories(self) -> None:
+        """Make what inputs will lie in, as every node's jobs see it."""
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        for path in (self.blobs, self.directory):
+            files.show_alike(path, MODE_EXECUTABLE)
 
     def end_worker(self) -> None:
         """End the worker and everything it started."""
@@ -70,7 +79,7 @@ def make_workplace(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> W
         tmp_bytes=wanted.disk_bytes,
         shm_bytes=wanted.memory_bytes,
     )
-    environment = worker_environment(spec, kernel, holding.packages)
+    environment = worker_environment(spec, kernel, holding.packages, holding.submitted_s)
     return Workplace(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages)
 
 

@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
 from stannary.formats.predicates import Output
 from stannary.run import logs
-from stannary.run.sandbox.bubblewrap import interpreter_mounts
+from stannary.run.sandbox.bubblewrap import interpreter, interpreter_mounts
 from stannary.run.sandbox.contract import Command, Limits, Mount, own_path
 from stannary.run.sandbox.process import Sandbox, SandboxedProcess
 
@@ -101,7 +100,7 @@ class Worker:
         if workplace.packages is not None:
             mounts.append(Mount(workplace.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
-        argv = (sys.executable, "-P", "-m", "stannary.worker", str(requests_in), str(replies_out))
+        argv = (interpreter(), "-P", "-m", "stannary.worker", "3", "4")  # the pipes (sandbox/contract.py)
         environment = {**workplace.environment, **own_path(workplace.environment.get("PYTHONPATH", ""))}
         command = Command(argv, environment, tuple(mounts), "/tmp", workplace.limits, (requests_in, replies_out))  # noqa: S108
         try:

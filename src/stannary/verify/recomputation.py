@@ -72,6 +72,7 @@ class Plan:
     """What the computing process is asked."""
 
     spec: dict[str, Json]
+    submitted_s: int  # of the job statement, POSIX seconds
     units: tuple[Unit, ...]
 
 

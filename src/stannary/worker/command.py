@@ -33,6 +33,8 @@ from stannary.border import landlock
 from stannary.border.variables import command_environment
 from stannary.errors import LimitExceeded, UsageError
 from stannary.formats.jobspec import JobSpec
+from stannary.formats.workdir import FILE_TIME_S
+from stannary.worker import processors
 
 SHELL = "/bin/sh"
 STRAYS_TIMEOUT_S = 10.0  # a fork bomb of as many processes as the sandbox allows ends within one
@@ -111,7 +113,7 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
             cwd=places.work,
             env=command_environment(spec, os.environ, own),
             stdin=subprocess.DEVNULL,
-            preexec_fn=landlock.scope_signals,  # a command's worker has no threads
+            preexec_fn=lambda: _begin(spec.resources.cpus),  # a command's worker has no threads
             check=False,
         )
     except OSError as err:
@@ -126,13 +128,29 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
     return ended.returncode
 
 
+def _begin(cpus: int) -> None:
+    processors.keep_to(cpus)
+    landlock.scope_signals()
+
+
 def _lay_out(places: Places, workdir: Path) -> None:
     shutil.rmtree(places.root, ignore_errors=True)
     for path in (places.root, places.home, places.tmp):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copytree(workdir, places.work, symlinks=True)
-    for parent, _, _ in os.walk(places.work):
-        Path(parent).chmod(0o700)  # the original is mounted read-only and may have been listed so
+    for path in (places.home, places.tmp):
+        os.utime(path, (FILE_TIME_S, FILE_TIME_S))
+    _copy(workdir, places.work)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a directory name by name: the order in which a program finds its files is that in which they were made."""
+    target.mkdir(mode=0o700)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            shutil.copy2(path, target / path.name)
+    os.utime(target, (FILE_TIME_S, FILE_TIME_S))
 
 
 def _argv(lines: str, places: Places) -> list[str]:

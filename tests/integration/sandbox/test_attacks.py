@@ -166,7 +166,9 @@ def test_the_kernels_own_files_are_masked(attempt: Attempt) -> None:
                 except OSError:
                     return 0
             folders = ["/proc/" + n for n in "acpi bus driver fs irq scsi tty sysvipc pressure".split()]
-            folders += ["/sys", "/sys/firmware", "/sys/kernel", "/sys/kernel/debug"]
+            folders += ["/sys/firmware", "/sys/kernel", "/sys/kernel/debug"]
+            if os.listdir("/sys") != ["devices"]:
+                folders.append("/sys")
             report([[n for n in {MASKED!r} if read("/proc/" + n)],
                     [p for p in folders if os.path.isdir(p) and os.listdir(p)],
                     sorted(n for n in os.listdir("/proc") if not n.isdigit() and read("/proc/" + n)),
@@ -175,7 +177,7 @@ def test_the_kernels_own_files_are_masked(attempt: Attempt) -> None:
         )
     ).json
     assert report[:2] == [[], []]
-    assert report[2] == ["cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "uptime", "version", "vmstat"]
+    assert report[2] == ["cpuinfo", "loadavg", "meminfo", "stat", "uptime", "vmstat"]
     assert report[3]
 
 
@@ -594,7 +596,7 @@ def test_frame_flood(sandbox: Sandbox) -> None:
     """A worker that claims an endless body is refused by its length, and small frames without end by the clock."""
     read_fd, write_fd = os.pipe()
     text = (
-        f"import os, struct\nf = os.fdopen({write_fd}, 'wb')\n"
+        "import os, struct\nf = os.fdopen(3, 'wb')\n"
         "f.write(struct.pack('>I', 2) + b'{}' + struct.pack('>Q', 3) + b'abc')\n"
         "f.write(struct.pack('>I', 2) + b'{}' + struct.pack('>Q', 1 << 62)); f.flush()\n"
         "while 1: f.write(b'x' * 65536)"

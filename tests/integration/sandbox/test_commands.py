@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stannary import files as files_of_ours
 from stannary import workdir
 from stannary.border import landlock
 from stannary.errors import JobFailed
@@ -26,6 +27,7 @@ from stannary.run.worker_process import Reply, Worker, Workplace, outbox_path
 
 MIB = 1024**2
 WALL_S = 60.0
+SUBMITTED_S = 1_700_000_000
 TRUST = Trust(Tier.T0, "local", Privacy.OPEN, Verification.RERUN_COMPARE, 1_000_000, 600_000, 990_000, (), (), 500_000)
 
 
@@ -49,7 +51,9 @@ class Node:
         blobs = self.root / "job/blobs"
         blobs.mkdir(parents=True, exist_ok=True)
         for data in (*files.values(), b"input\n"):
-            (blobs / digest.digest(data).removeprefix(PREFIX)).write_bytes(data)
+            path = blobs / digest.digest(data).removeprefix(PREFIX)
+            path.write_bytes(data)
+            files_of_ours.show_alike(path, 0o444)
         entries = tuple(
             WorkFile(path, 0o755 if path.endswith(".sh") else 0o644, digest.digest(data), len(data))
             for path, data in sorted(files.items())
@@ -63,7 +67,10 @@ class Node:
             resources=Resources(1, self.memory_bytes, 32 * MIB, 60), inputs=given, outputs=outputs, trust=TRUST,
             budget_usd_micros=10**6, run=run,
         )  # fmt: skip
-        holding = Holding(ids.JobId("j-000000000000"), spec, self.root / "job", digest.digest(b""), self.packages)
+        holding = Holding(
+            ids.JobId("j-000000000000"), spec, self.root / "job", digest.digest(b""), self.packages, SUBMITTED_S
+        )
+        holding.make_directories()
         workplace: Workplace = make_workplace(holding, self.outbox, {})
         worker = Worker.start(self.sandbox, workplace, lambda stream, text: self.lines.append((stream, text)))
         try:

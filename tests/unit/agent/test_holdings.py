@@ -77,7 +77,7 @@ def fixture_held(tmp_path: Path, started: list[FakeWorker], monkeypatch: pytest.
         for name in (JOB, JobId("j-000000000001"), JobId("j-000000000002")):
             directory = tmp_path / "jobs" / name
             (directory / "blobs").mkdir(parents=True)
-            made._held[name] = Holding(name, train_spec(), directory, digest(b""), None)
+            made._held[name] = Holding(name, train_spec(), directory, digest(b""), None, 0)
         return made
 
     return make

@@ -62,7 +62,7 @@ def fixture_holding(tmp_path: Path) -> MakeHolding:
     def make(prepared: Prepared | None) -> Holding:
         directory = tmp_path / "jobs" / JOB
         (directory / "blobs").mkdir(parents=True)
-        return Holding(JOB, train_spec(), directory, digest(b""), None, prepared=prepared)
+        return Holding(JOB, train_spec(), directory, digest(b""), None, 0, prepared=prepared)
 
     return make
 

@@ -62,12 +62,12 @@ def with_threads(threads: int) -> jobspec.JobSpec:
 def test_libraries_are_told() -> None:
     """A recipe's worker and a command see their count in every variable a library reads, whatever `envs` say."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    told = worker_environment(dataclasses.replace(with_threads(4), envs={"OMP_NUM_THREADS": "64"}), {}, None)
+    told = worker_environment(dataclasses.replace(with_threads(4), envs={"OMP_NUM_THREADS": "64"}), {}, None, 0)
     assert [told[name] for name in names] == ["4"] * 3
     assert told["OMP_DYNAMIC"] == told["MKL_DYNAMIC"] == "FALSE"
     command = command_spec("true")
     command = dataclasses.replace(command, resources=dataclasses.replace(command.resources, cpus=6))
-    assert [worker_environment(command, {}, None)[name] for name in names] == ["1"] * 3
+    assert [worker_environment(command, {}, None, 0)[name] for name in names] == ["1"] * 3
     assert [command_environment(command, {}, {})[name] for name in names] == ["6"] * 3
 
 
@@ -91,7 +91,7 @@ def recipe(options, inputs): return R()
         (tmp_path / "workdir/recipe.py").write_text(recipe.replace("THREADS", str(threads)))
         spec = dataclasses.replace(with_threads(threads), inputs={})
         request = jobfile_request(spec)
-        environment = {**os.environ, **worker_environment(spec, {}, None), "PATH": os.environ["PATH"]}
+        environment = {**os.environ, **worker_environment(spec, {}, None, 0), "PATH": os.environ["PATH"]}
         argv = [sys.executable, "-c", SCRIPT, str(tmp_path), request]
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
         said.append(json.loads(done.stdout.splitlines()[-1]))
@@ -161,7 +161,7 @@ print(resident_mb() - before)
 
 def test_freed_tensors_leave_the_process() -> None:
     """A training worker gives back the room of freed matrices, whatever small things were made between them."""
-    environment = {**os.environ, **worker_environment(with_threads(1), {}, None), "PATH": os.environ["PATH"]}
+    environment = {**os.environ, **worker_environment(with_threads(1), {}, None, 0), "PATH": os.environ["PATH"]}
     said = subprocess.run([sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, check=True)
     assert int(said.stdout) < 64
 
@@ -170,4 +170,4 @@ def test_a_job_does_not_say_how_its_memory_is_kept() -> None:
     """The setting stands over the job's own variables, and a command has none of it."""
     name = "MALLOC_MMAP_THRESHOLD_"
     bent = dataclasses.replace(with_threads(1), envs={name: "1"})
-    assert worker_environment(bent, {}, None)[name] == "1048576"
+    assert worker_environment(bent, {}, None, 0)[name] == "1048576"

@@ -28,25 +28,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.border.paths import INTERPRETER
 from stannary.errors import EnvironmentProblem
-from stannary.run.sandbox import process, seccomp, unprivileged
+from stannary.run.sandbox import machine, process, seccomp, unprivileged
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import PACKAGE, Command, Mount
 from stannary.run.sandbox.process import Sandbox, SandboxedProcess
 from stannary.run.sandbox.unprivileged import Stage
 
 JOB_UID = 65534
+MASK_BYTES = str(256 * 1024)  # of a masked directory; but for one they stay empty
 INSIDE = Path(__file__).with_name("inside.py")
-# What programs ask about the machine and themselves; all else in /proc is of the host's kernel and other people's work.
-SHOWN_IN_PROC = frozenset({
-    "cpuinfo", "filesystems", "loadavg", "meminfo", "mounts", "net", "self", "stat", "sys", "thread-self", "uptime",
-    "version", "vmstat",
-})  # fmt: skip
-HOSTNAME = "job"
+# What programs ask about themselves; all else in /proc is of the host's kernel and other people's work.
+SHOWN_IN_PROC = frozenset({"mounts", "net", "self", "thread-self"})  # and what machine.py tells
 PROBE_TIMEOUT_S = 20.0
 DISABLE_USERNS_SINCE = (0, 8, 0)
 _ROOT_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -76,16 +74,23 @@ class Bubblewrap:
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=True))
             plan_file = stack.enter_context(process.as_file(marshal.dumps(inside_plan(command))))
-            options = "\0".join(self._options(command, stage.mounts)) + "\0"
+            told = {
+                path: stack.enter_context(process.as_file(data)).fileno()
+                for path, data in machine.told_files(command.limits).items()
+            }
+            options = "\0".join(self._options(command, stage.mounts, told)) + "\0"
             options_file = stack.enter_context(process.as_file(options.encode()))
             inner = [sys.executable, "-I", "-S", str(INSIDE), str(plan_file.fileno())]
             argv = [*stage.prefix, self.program, "--args", str(options_file.fileno()), "--", *inner]
-            fds = (plan_file.fileno(), options_file.fileno(), *stage.fds())
+            fds = (plan_file.fileno(), options_file.fileno(), *told.values(), *stage.fds())
             return process.start(argv, command, self.hierarchy, fds)
 
-    def _options(self, command: Command, mounts: tuple[Mount, ...]) -> list[str]:
+    def _options(self, command: Command, mounts: tuple[Mount, ...], told: Mapping[str, int]) -> list[str]:
         limits = command.limits
-        options = [*_root_options(), "--proc", "/proc", *_proc_masks(), "--remount-ro", "/proc", "--dev", "/dev"]
+        options = [*_root_options(), "--proc", "/proc", *_proc_masks(told)]
+        for path, fd in told.items():
+            options += ["--perms", "0444", "--ro-bind-data", str(fd), path]
+        options += ["--remount-ro", machine.MASKED_IN_PROC, "--remount-ro", "/proc", "--dev", "/dev"]
         options += ["--size", str(limits.shm_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108 - inside the sandbox
         options += ["--remount-ro", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
         for mount in mounts:
@@ -94,7 +99,7 @@ class Bubblewrap:
         options += ["--unshare-all", "--unshare-user"]
         if self.version >= DISABLE_USERNS_SINCE:
             options.append("--disable-userns")
-        options += ["--uid", str(JOB_UID), "--gid", str(JOB_UID), "--hostname", HOSTNAME, "--clearenv"]
+        options += ["--uid", str(JOB_UID), "--gid", str(JOB_UID), "--clearenv"]
         options += ["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
         for capability in ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETPCAP"):  # inside.py needs them and drops them
             options += ["--cap-add", capability]
@@ -130,6 +135,16 @@ def interpreter_mounts() -> tuple[Mount, ...]:
     return tuple(Mount(path, str(path)) for path in outside)
 
 
+def interpreter() -> str:
+    """Return this interpreter's path inside, which does not tell where the node's owner keeps it."""
+    own = Path(os.path.realpath(sys.executable))
+    for name in ("python3", f"python{sys.version_info.major}.{sys.version_info.minor}"):
+        path = Path(sys.prefix, "bin", name)
+        if path.exists() and path.resolve() == own:
+            return f"{INTERPRETER}/bin/{name}"
+    return sys.executable
+
+
 def with_interpreter(command: Command) -> Command:
     """Return a command that also sees the interpreter, by which its sandbox is finished inside."""
     seen = {mount.target for mount in command.mounts}
@@ -158,18 +173,23 @@ def works(sandbox: Sandbox) -> bool:
         return False
 
 
-def masked_in_proc() -> tuple[list[str], list[str]]:
-    """Return the directories and the files of /proc that a job does not see."""
-    hidden = [path for path in Path("/proc").iterdir() if not path.name.isdigit() and path.name not in SHOWN_IN_PROC]
+def masked_in_proc(told: Container[str]) -> tuple[list[str], list[str]]:
+    """Return the directories and the files of /proc that a job does not see, `told` being laid over their own."""
+    hidden = [
+        path
+        for path in Path("/proc").iterdir()
+        if not path.name.isdigit() and path.name not in SHOWN_IN_PROC and str(path) not in told
+    ]
     directories = sorted(str(path) for path in hidden if path.is_dir())
     return directories, sorted(str(path) for path in hidden if not path.is_dir())
 
 
-def _proc_masks() -> list[str]:
-    directories, files = masked_in_proc()
+def _proc_masks(told: Container[str]) -> list[str]:
+    directories, files = masked_in_proc(told)
     options: list[str] = []
     for name in directories:
-        options += ["--size", "4096", "--tmpfs", name, "--remount-ro", name]
+        options += ["--size", MASK_BYTES, "--tmpfs", name]
+        options += ["--remount-ro", name] if name != machine.MASKED_IN_PROC else []
     for name in files:
         options += ["--ro-bind", "/dev/null", name]  # bound without devices: opening it is refused
     return options

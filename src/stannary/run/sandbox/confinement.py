@@ -49,6 +49,7 @@ def main(plan_fd: int, uid: int | None) -> int:
     """Set everything up and return the job's exit code; `uid` is the job's user where the agent is root."""
     with os.fdopen(plan_fd, "rb") as file:
         plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words, of the same interpreter
+    os.umask(inside.UMASK)  # or the agent's own would say who may walk the root
     inside.call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the agent")
     _make_namespaces(uid)
     first = os.fork()
@@ -111,9 +112,12 @@ def _make_root(plan: dict[str, Any]) -> None:
     _make_directory(root / "proc")
     _mount("proc", str(root / "proc"), "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY, "")
     for name in plan["masked_directories"]:
-        _mount("tmpfs", str(root / name.lstrip("/")), "tmpfs", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "size=4k,mode=0555")
+        _mount("tmpfs", str(root / name.lstrip("/")), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=256k,mode=0755")
     for name in plan["masked_files"]:
         _bind("/dev/null", root / name.lstrip("/"))
+    _tell(root, plan["told"])
+    for name in plan["masked_directories"]:
+        _mount("none", str(root / name.lstrip("/")), "", _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "")
     (root / INTERPRETER.lstrip("/")).symlink_to(plan["interpreter"])
     _make_directory(root / ".old")
     os.chdir(root)
@@ -123,6 +127,22 @@ def _make_root(plan: dict[str, Any]) -> None:
     inside.call(_libc.umount2(b"/.old", _MNT_DETACH), "leave the old root")
     Path("/.old").rmdir()
     _mount("none", "/", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "")
+
+
+def _tell(root: Path, told: dict[str, bytes]) -> None:
+    """Lay the files that tell of the machine where no file is, and over those that are."""
+    store = root / ".told"
+    store.mkdir()
+    for index, (name, data) in enumerate(sorted(told.items())):
+        target = root / name.lstrip("/")
+        source = store / str(index) if target.exists() else target
+        _make_directory(source.parent)
+        source.write_bytes(data)
+        source.chmod(0o444)
+        if source is not target:
+            _bind(str(source), target)
+            source.unlink()
+    store.rmdir()
 
 
 def _make_devices(root: Path, shm_bytes: int) -> None:

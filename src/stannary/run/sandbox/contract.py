@@ -54,7 +54,7 @@ class Command:
     mounts: tuple[Mount, ...] = ()
     workdir: str = "/tmp"  # noqa: S108 - a path inside the sandbox, where /tmp is the job's own
     limits: Limits = Limits()
-    inherited_fds: tuple[int, ...] = ()
+    inherited_fds: tuple[int, ...] = ()  # inside they are 3, 4, ... in this order
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ time of a bare interpreter (bench/sandbox_start.py): `json`, `base64` and `signa
    either (user_namespaces(7)). The old namespace lives as long as this process has it open.
 2. This process is not dumpable: its descriptors are closed to the job, which has the same user id.
 3. The job's own: a user without privileges (where the sandbox was made by root), no capability in any
-   set, no way to gain one, the system call filter, exactly the descriptors it was given.
+   set, no way to gain one, the system call filter, exactly the descriptors it was given, from 3 on.
+   What else a process inherits (mask, limits, signals, names, the place of addresses) is fixed.
 4. It reaps what the job orphans, and ends with the job; then the kernel ends all that is left.
 """
 
@@ -28,9 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-_NEW_NS = 0x00020000
-_SIGINT, _SIGKILL = 2, 9  # the same on every architecture
-_SIG_IGN = ctypes.c_void_p(1)
+_NEW_NS, _NEW_UTS = 0x00020000, 0x04000000
+_SIGINT, _SIGKILL, _NUM_SIGNALS = 2, 9, 64  # the same on every architecture
+_SIG_DFL, _SIG_IGN = ctypes.c_void_p(0), ctypes.c_void_p(1)
+_SIG_SETMASK, _SIGNAL_SET_BYTES = 2, 128
+_HOST_NAME, _DOMAIN_NAME = b"job", b"(none)"
+_ADDR_NO_RANDOMIZE = 0x0040000
+UMASK = 0o022
+_FIRST_FD = 3  # a job's pipes are this and those after it
+# What a session may have set otherwise, and a job is told when it asks: (resource, largest) of getrlimit(2).
+_RLIMITS = ((3, 8 * 1024**2), (6, 4096), (8, 64 * 1024), (11, 1024), (12, 819_200), (13, 0), (14, 0))
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _SECCOMP_MODE_FILTER = 2
@@ -57,6 +65,7 @@ def run(plan: dict[str, Any], fence: Callable[[], None] | None = None) -> int:
     """
     call(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "die with the agent")
     namespace = _hide_mounts()
+    _name_machine()
     call(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "close /proc to the job")
     job = os.fork()
     if job == 0:
@@ -95,16 +104,55 @@ def _hide_mounts() -> int:
     return namespace
 
 
+def _name_machine() -> None:
+    """Have names of our own: the host's domain name would be seen in a namespace that was made beside it."""
+    call(_libc.unshare(_NEW_UTS), "a namespace of names")
+    call(_libc.sethostname(_HOST_NAME, len(_HOST_NAME)), "the host name")
+    call(_libc.setdomainname(_DOMAIN_NAME, len(_DOMAIN_NAME)), "the domain name")
+
+
 def _become(plan: dict[str, Any], fence: Callable[[], None] | None) -> NoReturn:
     """Give up everything, then become the job."""
     os.setsid()
     os.chdir(plan["workdir"])
-    _close_all_but({0, 1, 2, *plan["inherited_fds"]})
+    _put_in_order(plan["inherited_fds"])
+    _begin_alike()
     _give_up(plan, fence)
     try:
         os.execve(plan["argv"][0], plan["argv"], plan["environment"])  # noqa: S606 - the job, where it belongs
     except OSError as err:
         fail(f"{plan['argv'][0]}: {err.strerror}")
+
+
+def _put_in_order(fds: list[int]) -> None:
+    """Have the job's pipes at _FIRST_FD and after, whatever numbers the agent had left, and nothing else open."""
+    _close_all_but({0, 1, 2, *fds})
+    wanted = range(_FIRST_FD, _FIRST_FD + len(fds))
+    copies = [_copy_above(fd, wanted.stop) for fd in fds]
+    for copy, fd in zip(copies, wanted, strict=True):
+        os.dup2(copy, fd)
+    _close_all_but({0, 1, 2, *wanted})
+
+
+def _copy_above(fd: int, first: int) -> int:
+    while (copy := os.dup(fd)) < first:
+        pass  # closed with all that has no place
+    return copy
+
+
+def _begin_alike() -> None:
+    """Take from the job what it would inherit of the session the agent was started in, and the chance in addresses."""
+    os.umask(UMASK)
+    for resource, largest in _RLIMITS:
+        limits = (ctypes.c_ulong * 2)()
+        _libc.getrlimit(resource, limits)
+        lowered = (ctypes.c_ulong * 2)(*(min(limit, largest) for limit in limits))
+        call(_libc.setrlimit(resource, lowered), f"limit {resource}")
+    for number in range(1, _NUM_SIGNALS + 1):
+        _libc.signal(number, _SIG_DFL)  # EINVAL for those nobody may change
+    call(_libc.sigprocmask(_SIG_SETMASK, bytes(_SIGNAL_SET_BYTES), None), "unblock signals")
+    if _libc.personality(_ADDR_NO_RANDOMIZE) < 0:
+        fail("addresses cannot be fixed")
 
 
 def _give_up(plan: dict[str, Any], fence: Callable[[], None] | None = None) -> None:

@@ -35,6 +35,7 @@ def main(plan_fd: int, program: list[str]) -> None:
     """Do what the plan says and become the sandbox program; `{uid}` in its arguments is the job's user."""
     with os.fdopen(plan_fd, "rb") as file:
         plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words, of the same interpreter
+    os.umask(0o022)  # the agent's own would close the place to the job's user
     uid = plan["first_uid"] + os.getpid() if _is_mapped(plan["first_uid"] + os.getpid()) else plan["nobody"]
     _call(_libc.unshare(_NEW_NS), "a mount namespace")
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.border import landlock
-from stannary.run.sandbox import process, unprivileged
+from stannary.run.sandbox import machine, process, unprivileged
 from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_interpreter, works
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import Command, Mount, own_path
@@ -57,7 +57,8 @@ class Unshare:
             return process.start(argv, command, self.hierarchy, (plan.fileno(), *stage.fds()))
 
     def _plan(self, command: Command, mounts: tuple[Mount, ...]) -> dict[str, object]:
-        directories, files = masked_in_proc()
+        told = machine.told_files(command.limits)
+        directories, files = masked_in_proc(told)
         place = unprivileged.find_place(mount.source for mount in mounts)
         return {
             **inside_plan(command),
@@ -65,6 +66,7 @@ class Unshare:
             "place": str(place),
             "masked_directories": directories,
             "masked_files": files,
+            "told": dict(told),
             "interpreter": str(Path(sys.prefix).resolve()),
             "tmp_bytes": command.limits.tmp_bytes,
             "shm_bytes": command.limits.shm_bytes,
