@@ -253,7 +253,7 @@ def check_like(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> N
 
 def seed_everything(seed: int) -> None:
     """Seed every global generator a recipe may use."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed notes the whole stack for each device there is not
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
