@@ -130,6 +130,7 @@ def check_key(key: bytes) -> bytes:
     return key
 
 
+@lru_cache(maxsize=8192)  # the same statements stand in receipt after receipt
 def verifies(key: bytes, signature: bytes, message: bytes) -> bool:
     """R1.9."""
     try:
