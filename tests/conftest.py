@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,8 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning threads on a share
 for name in ("CONFIG_DIR", "DATA_DIR", "PROFILE", "URL", "TOKEN", "DEBUG"):
     os.environ.pop(f"STANNARY_{name}", None)
 
+# A property with a number of its own states it as a multiple of the profile's, so that `quick` shortens it too.
 settings.register_profile("stannary", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("stannary")
+settings.register_profile("quick", settings.get_profile("stannary"), max_examples=15)
+settings.load_profile("stannary")  # before test modules are read; `--hypothesis-profile` comes between
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.floor import Floor
 
         config.pluginmanager.register(Floor(), "floor")
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of the collector's sight: it stays, and is most of all there is."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def test_parser_survives_any_bytes(name):
     """Random bytes give a value or one of our errors."""
 
-    @settings(max_examples=120)
+    @settings(max_examples=2 * settings.default.max_examples)
     @given(st.binary(max_size=600))
     def survive(data):
         _run(name, data)
@@ -35,7 +35,7 @@ def test_parser_survives_damaged_evidence(name):
     """Real shapes with bytes changed, cut or doubled give a value or one of our errors."""
     seed = SEEDS[name]
 
-    @settings(max_examples=150)
+    @settings(max_examples=5 * settings.default.max_examples // 2)
     @given(st.data())
     def survive(data):
         blob = bytearray(seed)

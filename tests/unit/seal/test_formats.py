@@ -260,7 +260,9 @@ LEAVES = st.one_of(
 
 
 @given(choice=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5 * settings.default.max_examples // 2
+)
 def test_manifest_with_any_member_changed(model: Sealed, choice: st.DataObject) -> None:
     """Any value put anywhere into a manifest is refused with our error, or was the value already."""
     artifact = model.open()

@@ -20,7 +20,9 @@ from stannary.seal.stores.directory import DirectoryStore
 from stannary.seal.stores.mirrors import Mirrors
 from stannary.seal.stores.source import envelope_name, head_name, object_name
 
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+SHARED = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5 * settings.default.max_examples // 2
+)
 
 
 class Tampered:

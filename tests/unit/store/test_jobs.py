@@ -67,7 +67,7 @@ def test_each_submit_is_judged_alone(store: Store) -> None:
     assert store.read(lambda c: ledger.all_balances(c)[buyer_available("buyer")]) == 0
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings.default.max_examples // 4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 300)), min_size=1, max_size=200))
 def test_a_bulk_answers_as_one_by_one_would(store: Store, wishes: list[tuple[int, int]]) -> None:
     """However submits are batched, answers and balances are those of taking them one at a time."""

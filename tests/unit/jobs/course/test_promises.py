@@ -28,21 +28,21 @@ def day(fleet: list[frozenset[str]], seed: int, **more: object) -> Day:
 
 
 @given(fleets, st.integers(0, 10_000))
-@settings(max_examples=30, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 2, derandomize=True)
 def test_a_training_keeps_every_promise(fleet: list[frozenset[str]], seed: int) -> None:
     """A training among whatever nodes ends, with a receipt that proves it, and keeps every promise of days.py."""
     days.live(day(fleet, seed))
 
 
 @given(fleets, st.integers(0, 10_000), st.sampled_from([Verification.RERUN_COMPARE, Verification.NONE]))
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 3, derandomize=True)
 def test_a_command_keeps_every_promise(fleet: list[frozenset[str]], seed: int, verify: Verification) -> None:
     """So does a command, and one that nobody verifies."""
     days.live(day(fleet, seed, kind=JobKind.COMMAND, verify=verify))
 
 
 @given(fleets, st.integers(0, 10_000), st.integers(0, 3), st.none() | st.integers(2, 2000))
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 3, derandomize=True)
 @example([frozenset()] * 3, 0, 0, None)
 def test_a_buyer_who_leaves_keeps_nobody_waiting(
     fleet: list[frozenset[str]], seed: int, reveals: int, cancelled_at_s: int | None
@@ -54,7 +54,7 @@ def test_a_buyer_who_leaves_keeps_nobody_waiting(
 
 
 @given(fleets, st.integers(0, 10_000))
-@settings(max_examples=5, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 12, derandomize=True)
 def test_one_seed_replays_a_day(fleet: list[frozenset[str]], seed: int) -> None:
     """One seed makes the same day, byte for byte."""
     first, again = (day(fleet, seed).live() for _ in range(2))
