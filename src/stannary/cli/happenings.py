@@ -117,6 +117,7 @@ KINDS: Mapping[str, Told] = {
     "node.lost": Told("{node} is gone: no sign of life; its work goes to others", "lost"),
     "node.left": Told("{node} has left the market; its work goes to others", "left"),
     "node.convicted": Told("{node} for {unit}: {why}. {cost}", "CONVICTED"),
+    "results.gone": Told("{message}"),
     "beacon.requested": Told("your broker is asked for the value that draws audits"),
     "beacon.revealed": Told("your broker has revealed the value that draws audits"),
     "draw.made": Told("the audits of this round are drawn"),

@@ -11,11 +11,15 @@ import logging
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from stannary import files
 from stannary.errors import ConflictError, EnvironmentProblem, NotFound, StannaryError
 from stannary.jobs.course.state import Timing
+from stannary.jobs.retention import Retention
 from stannary.market.settings import Profile, Settings
+
+S = TypeVar("S", Timing, Retention)
 
 LOG_FILE = "market.log"
 BACKUP_S = 3600.0  # of a large market; the blobs are linked, the database is read once
@@ -52,7 +56,8 @@ def _serve(options: argparse.Namespace) -> int:
             profile=options.profile,
             witness=not options.no_witness,
             witnesses=tuple(options.witness),
-            timing=_timing(options.timing),
+            timing=_changed(Timing(), "--timing", options.timing),
+            retention=_changed(Retention(), "--retention", options.retention),
         )
         settings.check()
         files.make_private_dir(settings.directory)
@@ -134,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--timing", action="append", default=[], metavar="NAME=SECONDS", help="a deadline of market/settings.py"
     )
+    serve.add_argument(
+        "--retention", action="append", default=[], metavar="NAME=SECONDS",
+        help="how long a job's bytes are kept: ended_s behind its end, void_s what it made in vain; inf: for ever",
+    )  # fmt: skip
     save = commands.add_parser("backup", help="copy a market whole, keys included, whether it runs or not")
     save.add_argument("--dir", type=Path, required=True, help="the market's directory")
     save.add_argument("--to", type=Path, required=True, help="a folder that is empty or not there")
@@ -150,18 +159,19 @@ def _profile(text: str) -> Profile:
     return Profile.LOCAL
 
 
-def _timing(given: list[str]) -> Timing:
-    known = {item.name for item in fields(Timing)}
+def _changed(default: S, option: str, given: list[str]) -> S:
+    """Return figures with those changed that NAME=SECONDS words name."""
+    known = {item.name for item in fields(default)}
     values: dict[str, float] = {}
     for text in given:
         name, _, number = text.partition("=")
         try:
             values[name] = float(number)
         except ValueError:
-            raise SystemExit(f"--timing {text}: not NAME=SECONDS") from None
+            raise SystemExit(f"{option} {text}: not NAME=SECONDS") from None
         if name not in known:
-            raise SystemExit(f"--timing {name}: known are {', '.join(sorted(known))}")
-    return replace(Timing(), **values)
+            raise SystemExit(f"{option} {name}: known are {', '.join(sorted(known))}")
+    return replace(default, **values)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Rules:
 - A blob is claimed by a job that is placed or was handed it, by an open job whose order names it, and by the job whose
   receipt it is. Claimed blobs are never deleted here.
+- A job's claims are taken back when their time is over: jobs/retention.py says when. Row and file go later, as those
+  of all that nobody claims, the row first: a crash in between leaves a file nobody knows, and loses none.
 - What a node stored and no contribution claims goes after a day, what a buyer stored for no job after a week. Stored
   again, its time begins anew.
 - What is about to be deleted is doomed first: orders that name it are told that it is missing, uploads of it to come
@@ -23,12 +25,14 @@ from sqlalchemy.engine import Connection
 from stannary.errors import StannaryError
 from stannary.formats import digest
 from stannary.formats.digest import Digest
+from stannary.jobs.retention import spent
 from stannary.market.blobstore import BlobStore
 from stannary.market.engine.giving import manifest_digests
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.intake.blobkeeping import BUYER_GRACE_S, NODE_GRACE_S
-from stannary.store import blobs
+from stannary.market.settings import kept_words
+from stannary.store import blobs, claims, jobs
 from stannary.store.database import Store
 
 DOOM_S = 120.0  # longer than a submit lasts
@@ -42,6 +46,7 @@ async def keep(exchange: Exchange, engines: Engines) -> None:
     """Clear away for ever."""
     while True:
         try:
+            await release(exchange, engines)
             while await clear(exchange, engines) == BATCH:
                 continue
             await clear_readers(exchange)
@@ -70,6 +75,38 @@ async def clear_readers(exchange: Exchange) -> None:
     """Drop the rights to read manifests of jobs that have ended."""
     while owners := await exchange.store.aread(lambda c: blobs.readers_of_ended(c, limit=BATCH)):
         await exchange.store.awrite(partial(blobs.drop_owners, owners=owners))
+
+
+async def release(exchange: Exchange, engines: Engines) -> None:
+    """Take back the claims of jobs to what nobody can ask them for any more."""
+    store, retention = exchange.store, exchange.settings.retention
+    ended_ms, void_ms = exchange.clock.ago_ms(retention.ended_s), exchange.clock.ago_ms(retention.void_s)
+    while ended := await store.aread(partial(claims.ended, before_ms=ended_ms, limit=BATCH)):
+        for job in ended:
+            await _release_ended(exchange, job)
+    for job in await store.aread(partial(claims.with_void, before_ms=void_ms)):
+        kept = await store.aread(partial(claims.kept, job=job))
+        going = spent(kept, _named(engines), void_ms)
+        await store.awrite(partial(_release_spent, job=job, version=kept.version, going=going))
+
+
+async def _release_ended(exchange: Exchange, job: str) -> None:
+    made = await exchange.store.aread(partial(claims.made, job=job))
+    message = f"its files and results are gone: {kept_words(exchange.settings.retention)}"
+
+    def write(connection: Connection) -> bool:
+        claimed = claims.of_job(connection, job, limit=BATCH)
+        claims.release(connection, job, claimed, made)
+        claims.say_gone(connection, job, message, at_ms=exchange.now_ms)
+        return len(claimed) == BATCH
+
+    while await exchange.store.awrite(write):
+        continue
+
+
+def _release_spent(connection: Connection, job: str, version: int, going: frozenset[str]) -> None:
+    if jobs.get(connection, job).num_events == version:  # else it has moved on: there is another look in an hour
+        claims.release(connection, job, going, going)
 
 
 async def clear(exchange: Exchange, engines: Engines) -> int:

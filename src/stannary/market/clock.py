@@ -86,13 +86,13 @@ class RisingClock:
         return self._rising.leaps
 
     def ago_ms(self, seconds: float) -> int:
-        """Return the moment since which so many seconds have really passed, in milliseconds since 1970 UTC."""
+        """Return the moment since which so many seconds have really passed, in milliseconds since 1970; 0 at least."""
         now_s = self.now()
         then_s, leaps = now_s - seconds, self.leaps
         for leap in reversed(leaps):  # each one crossed on the way back takes us further back
             if leap.at_s + leap.length_s > then_s:
                 then_s -= leap.length_s
-        return int(then_s * 1000)
+        return int(max(then_s, 0.0) * 1000)
 
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later, by the clock behind."""

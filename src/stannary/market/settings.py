@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from stannary.errors import UsageError
+from stannary.formats import instants
 from stannary.jobs.course.state import Timing
+from stannary.jobs.retention import DAY_S, Retention
 from stannary.wire import limits
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
 
 
 DEFAULT_TIMING = Timing()
+DEFAULT_RETENTION = Retention()
+MIN_KEPT_S = DAY_S  # what a job lets go counts against its node's quota of the last day
 
 
 class Profile(StrEnum):
@@ -42,6 +47,7 @@ class Settings:
     buyer_quota_bytes: int = 128 * limits.MAX_BLOB_BYTES  # of what a buyer stores in a week for no placed job
     buyer_quota_blobs: int = 1_000_000
     timing: Timing = DEFAULT_TIMING
+    retention: Retention = DEFAULT_RETENTION
 
     @property
     def node_quota(self) -> tuple[int, int]:
@@ -59,11 +65,19 @@ class Settings:
         return self.advertise or self.host
 
     def check(self) -> None:
-        """Refuse addresses that nobody could dial.
+        """Refuse addresses that nobody could dial, and to keep less than is promised.
 
         Raises:
-            UsageError: listening on all addresses without naming one, or naming one that is served no TLS.
+            UsageError: listening on all addresses without naming one, or naming one that is served no TLS; a retention
+                of less than a day.
         """
+        for name, kept_s in asdict(self.retention).items():
+            if not kept_s >= MIN_KEPT_S:  # written so that no number is refused too
+                raise UsageError(
+                    "what jobs used and made is kept for a day at least",
+                    why=f"--retention {name}={kept_s:g}",
+                    hint=f"--retention {name}={MIN_KEPT_S:.0f}",
+                )
         if self.host in WILDCARDS and not self.advertise:
             raise UsageError(
                 "nobody can dial this address",
@@ -86,3 +100,10 @@ class Settings:
     def is_loopback(self) -> bool:
         """Tell whether plain HTTP is allowed here."""
         return self.host in {"127.0.0.1", "::1", "localhost"}
+
+
+def kept_words(retention: Retention) -> str:
+    """Say how long what an ended job used and made is kept, and by which setting."""
+    ended_s = retention.ended_s
+    how_long = "for ever" if ended_s == math.inf else f"for {instants.span(int(ended_s))} after a job's end"
+    return f"they are kept {how_long} (the market's --retention ended_s)"

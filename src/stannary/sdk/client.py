@@ -292,6 +292,10 @@ class Operator:
         """Return the jobs the market itself could not bring to their ends, newest first."""
         return self._connection.get(routes.ADMIN_FAULTS, admin.FaultList)
 
+    def blobs(self) -> admin.StorageUse:
+        """Return how much the market stores, and how long it keeps what jobs claim."""
+        return self._connection.get(routes.ADMIN_BLOBS, admin.StorageUse)
+
     def revoke(self, node: str) -> None:
         """Take a node's credential back."""
         path = routes.node(routes.ADMIN_NODE_REVOKE, quote(node, safe=""))

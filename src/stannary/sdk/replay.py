@@ -109,6 +109,7 @@ def bring_all(items: Iterable[Output], source: BlobSource, directory: Path, talk
     directory.mkdir(parents=True, exist_ok=True)
     wanted = {item.digest: item for item in items}
     brought: list[Path] = []
+    hints: dict[str, None] = {}
     for number, item in enumerate(wanted.values(), 1):
         target = directory / file_name(item.digest)
         talk.status(f"    fetching  {number}/{len(wanted)}  {item.name[:40]}  {item.size_bytes:,} bytes")
@@ -118,6 +119,9 @@ def bring_all(items: Iterable[Output], source: BlobSource, directory: Path, talk
             brought.append(target)
         except (NotFound, FormatError, Refuted) as err:
             talk.say(f"  missing    {item.name[:60]}  {item.digest}: {err}")
+            hints[err.hint] = None
+    for hint in filter(None, hints):
+        talk.say(f"  {hint}")
     return brought
 
 

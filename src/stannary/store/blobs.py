@@ -15,8 +15,6 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.formats.canonical import Json
-from stannary.jobs.course.state import LeaseRow
 from stannary.jobs.states import OPEN_JOB
 from stannary.store import leases
 from stannary.store.schema import blob_owners, blobs, jobs
@@ -50,13 +48,22 @@ def size_of(connection: Connection, digest: str) -> int | None:
     return int(size) if size is not None else None
 
 
+def total(connection: Connection) -> tuple[int, int]:
+    """Return number and bytes of all blobs."""
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).select_from(blobs)
+    num_blobs, num_bytes = connection.execute(query).one()
+    return int(num_blobs), int(num_bytes)
+
+
 def unclaimed(connection: Connection, owner: str, *, since_ms: int) -> tuple[int, int]:
     """Return bytes and number of what a party stored since then and no job claims (yet)."""
     query = (
         sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.func.count())
         .select_from(blob_owners.join(blobs, blobs.c.digest == blob_owners.c.digest))
-        .where(blob_owners.c.owner == owner, blobs.c.stored_at_ms >= since_ms, ~_is_claimed(owner.startswith("node:")))
+        .where(blob_owners.c.owner == owner, blobs.c.stored_at_ms >= since_ms, ~is_claimed(blobs.c.digest))
     )
+    if owner.startswith("node:"):  # of a node's also not what a buyer has: he pays for it
+        query = query.where(~_has_owner(blobs.c.digest, "buyer:%"))
     num_bytes, num_blobs = connection.execute(query).one()
     return int(num_bytes), int(num_blobs)
 
@@ -66,10 +73,10 @@ def collectable(connection: Connection, *, node_before_ms: int, buyer_before_ms:
     by_buyer = _has_owner(blobs.c.digest, "buyer:%")
     is_old = sa.case((by_buyer, blobs.c.stored_at_ms < buyer_before_ms), else_=blobs.c.stored_at_ms < node_before_ms)
     receipts = sa.select(jobs.c.receipt).where(jobs.c.receipt.is_not(None))
-    claimed = _has_owner(blobs.c.digest, "j-%", but_not="%@%")
     query = sa.select(blobs.c.digest).where(
-        blobs.c.stored_at_ms < max(node_before_ms, buyer_before_ms), is_old, ~claimed, blobs.c.digest.not_in(receipts)
+        blobs.c.stored_at_ms < max(node_before_ms, buyer_before_ms), is_old, blobs.c.digest.not_in(receipts)
     )
+    query = query.where(~is_claimed(blobs.c.digest))
     return list(connection.execute(query).scalars())
 
 
@@ -101,18 +108,17 @@ def forget(connection: Connection, digests: Sequence[str]) -> list[str]:
     return list(digests)
 
 
+def is_claimed(digest: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Match a blob some job claims."""
+    return _has_owner(digest, "j-%", but_not="%@%")
+
+
 def _has_owner(digest: sa.ColumnElement[str], like: str, *, but_not: str = "") -> sa.ColumnElement[bool]:
     other = sa.alias(blob_owners)
     conditions = [other.c.digest == digest, other.c.owner.like(like)]
     if but_not:
         conditions.append(~other.c.owner.like(but_not))
     return sa.exists().where(*conditions)
-
-
-def _is_claimed(by_buyer_too: bool) -> sa.ColumnElement[bool]:
-    """Match a blob some job claims; of a node's also one that a buyer has: he pays for it."""
-    claimed = _has_owner(blob_owners.c.digest, "j-%", but_not="%@%")
-    return sa.or_(claimed, _has_owner(blob_owners.c.digest, "buyer:%")) if by_buyer_too else claimed
 
 
 def may_have(connection: Connection, digest: str, owners: Sequence[str]) -> bool:
@@ -126,11 +132,6 @@ def may_node_have(connection: Connection, digest: str, node: str) -> bool:
     if may_have(connection, digest, [f"node:{node}"]):
         return True
     held = leases.live_of_node(connection, node)
-    if any(digest in _inputs(lease) for lease in held):
+    if any(digest in lease.inputs for lease in held):
         return True
     return may_have(connection, digest, sorted({reader(lease.job, node) for lease in held}))
-
-
-def _inputs(lease: LeaseRow) -> set[Json]:
-    listed = lease.body.get("blobs")
-    return {item.get("digest") for item in listed if isinstance(item, dict)} if isinstance(listed, list) else set()

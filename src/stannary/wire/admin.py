@@ -140,6 +140,15 @@ class FaultList(Message):
     faults: list[Fault]
 
 
+class StorageUse(Message):
+    """GET /v1/admin/blobs: what the market stores, and how long it keeps what jobs claim (absent: for ever)."""
+
+    num_blobs: Count
+    size_bytes: Count
+    ended_s: Count | None = None  # what an ended job used and made
+    void_s: Count | None = None  # what an open job made in vain
+
+
 class BackupRequest(Message):
     """POST /v1/admin/backup: back the market up into a folder on its own machine."""
 

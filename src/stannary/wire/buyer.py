@@ -231,6 +231,8 @@ class Outputs(Message):
     """GET /v1/jobs/{id}/outputs."""
 
     outputs: list[OutputRef]
+    gone_at: Instant | None = None  # since when the market keeps their bytes no longer
+    gone_why: Text = ""
 
 
 class BeaconRequest(Message):

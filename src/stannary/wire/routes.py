@@ -50,6 +50,7 @@ ADMIN_NODE_REVOKE = "/v1/admin/nodes/{node}/revoke"
 ADMIN_NODE_DRAIN = "/v1/admin/nodes/{node}/drain"
 ADMIN_LEDGER = "/v1/admin/ledger"
 ADMIN_FAULTS = "/v1/admin/faults"
+ADMIN_BLOBS = "/v1/admin/blobs"
 ADMIN_BACKUP = "/v1/admin/backup"
 
 IDEMPOTENCY_KEY = "Idempotency-Key"

@@ -78,6 +78,8 @@ def test_the_broker_of_a_killed_market_is_stopped_too(private):
 def test_a_stopped_market_says_what_starts_it(private, stannary):
     """Every command that meets a stopped market names one that starts it, and none that fails the same way."""
     private.ensure(())
+    assert document(stannary("market", "status", "--json"))["blobs"]["ended_s"] == 30 * 86_400
+    assert "those of a job are kept for 30 d after its end" in stannary("market", "status").stdout
     assert "market" in document(stannary("market", "stop", "--json"))["stopped"]
     for command in (["ls"], ["offers"], ["cost", "j-000000000000"]):
         refused = stannary(*command)

@@ -10,23 +10,28 @@ from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import PROGRAM, FakeBuyer, command_spec, train_spec
-from tests.integration.market.fake_node import FakeNode
+from tests.integration.market.fake_node import FakeNode, LyingNode
 from tests.integration.market.quiet import QuietClock
+from tests.integration.market.test_market_jobs import case_of
 from tests.integration.market.world import World
 
 from stannary import errors
 from stannary.formats import digest
+from stannary.formats.digest import Digest
 from stannary.formats.predicates import Assignment
+from stannary.jobs.retention import Retention
 from stannary.market import clearing
 from stannary.market.clock import RisingClock
 from stannary.market.engine import loop
 from stannary.market.intake.blobkeeping import BUYER_GRACE_S, DAY_S, NODE_GRACE_S, Blobkeeping
-from stannary.store import schema
+from stannary.store import claims, schema
 from stannary.store.database import Store
+from stannary.verify import recomputation
+from stannary.wire import admin, buyer, limits, message, node, routes
 from stannary.wire import errors as wire_errors
-from stannary.wire import limits, node, routes
 
 
 def lies(world: World, data: bytes) -> bool:
@@ -45,6 +50,7 @@ class Later:
         """Let so many days pass, then clear once."""
         exchange, engines = self.world.inside
         self.world.clock._now += days * DAY_S  # type: ignore[attr-defined]  # a QuietClock: nothing waits for these days
+        await clearing.release(exchange, engines)
         return await clearing.clear(exchange, engines)
 
 
@@ -271,6 +277,154 @@ def test_a_lost_file_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptur
 
     asyncio.run(scenario())
     assert caplog.text.count("its file is gone") == 2
+
+
+async def gone(ada: FakeBuyer, job: str) -> buyer.Outputs:
+    """Return what is said of a job's results."""
+    return message.read(buyer.Outputs, (await ada.call("GET", routes.job(routes.JOB_OUTPUTS, job))).content)
+
+
+def test_an_ended_jobs_bytes_go_after_the_retention_and_its_receipt_stays(tmp_path: Path) -> None:
+    """Thirty days after its end files and results go, said in its history and by whoever is asked for them."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada, job, receipt = await ended(world)
+            (output,) = await ada.outputs(job)
+            later = Later(world)
+            assert await later.clear(29) == 0
+            assert (await ada.call("GET", routes.blob(output.digest))).content
+            assert (await gone(ada, job)).gone_at is None
+            before = await world.admin("GET", routes.ADMIN_BLOBS)
+            assert await later.clear(1.1) == 2
+            after = message.read(admin.StorageUse, (await world.admin("GET", routes.ADMIN_BLOBS)).content)
+            assert message.read(admin.StorageUse, before.content).num_blobs - after.num_blobs == 2
+            assert after.ended_s == 30 * DAY_S
+            assert not lies(world, PROGRAM)
+            said = await gone(ada, job)
+            assert said.outputs == [output]
+            assert said.gone_at is not None
+            assert "--retention ended_s" in said.gone_why
+            told = [item.type for item in await ada.events(job)]
+            assert told[-1] == claims.GONE
+            assert told.count(claims.GONE) == 1
+            with pytest.raises(errors.NotFound) as refused:
+                await ada.call("GET", routes.blob(output.digest))
+            assert "30 d after a job's end" in refused.value.hint
+            assert (await ada.receipt(job)) == receipt
+            assert await later.clear(365) == 0
+            assert lies(world, receipt)
+            assert told == [item.type for item in await ada.events(job)]
+
+    asyncio.run(scenario())
+
+
+def test_what_another_job_holds_too_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a job that waits stays when the time of an ended one that used it is over."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada, job, _ = await ended(world)
+            bob = await world.buyer("bob")
+            await bob.put_blob(PROGRAM)
+            monkeypatch.setattr(loop, "MIN_BACKLOG", 0)
+            monkeypatch.setattr(loop, "BACKLOG", 0)  # nothing begins
+            await bob.submit(command_spec())
+            assert await Later(world).clear(31) == 1  # ada's result
+            assert (await gone(ada, job)).gone_at is not None
+            assert lies(world, PROGRAM)
+            assert (await bob.call("GET", routes.blob(digest.digest(PROGRAM)))).content == PROGRAM
+
+    asyncio.run(scenario())
+
+
+def test_two_ended_jobs_share_what_they_share(tmp_path: Path) -> None:
+    """Results of equal bytes stay until the time of the last job that has them is over."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada, first, _ = await ended(world)
+            exchange, _ = world.inside
+            digests = [item.digest for item in await ada.outputs(first)]
+            second = (await ada.submit(command_spec())).id
+            world.start(ada.broker(second))
+            await ada.finished(second)
+            assert [item.digest for item in await ada.outputs(second)] == digests
+            before_ms = exchange.now_ms
+
+            def settle_first(connection: Connection) -> None:  # as if the second had ended ten days later
+                moved = sa.update(schema.jobs).where(schema.jobs.c.job == second)
+                connection.execute(moved.values(finished_at_ms=before_ms + int(10 * DAY_S * 1000)))
+
+            await exchange.store.awrite(settle_first)
+            later = Later(world)
+            assert await later.clear(31) == 0
+            assert (await gone(ada, first)).gone_at is not None
+            assert (await ada.call("GET", routes.blob(digests[0]))).content
+            assert await later.clear(10) == 2
+            assert not lies(world, PROGRAM)
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_between_row_and_file_loses_nothing_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed market had forgotten and not deleted goes at the next start; what is claimed is all there."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            ada, _, receipt = await ended(world)
+            await Later(world).clear(29)
+            await ada.put_blob(b"stored for no job")
+            exchange, _ = world.inside
+
+            def die(_: object) -> None:
+                raise KeyError("killed")
+
+            monkeypatch.setattr(exchange.blobs, "remove", die)
+            with pytest.raises(KeyError):
+                await Later(world).clear(2)
+            assert lies(world, PROGRAM)  # row gone, file still there
+        async with worlds.inside(tmp_path, witness=False) as world:
+            assert not lies(world, PROGRAM)
+            assert lies(world, receipt)
+            assert lies(world, b"stored for no job")
+
+    asyncio.run(scenario())
+
+
+def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> None:
+    """With claims taken back all the time a job with a liar ends well; all its replay needs is there."""
+
+    async def scenario() -> None:
+        kept = Retention(void_s=0.0)
+        async with worlds.inside(tmp_path, witness=False, retention=kept) as world:
+            for operator in ("north", "south", "east", "west"):
+                await world.node(operator)
+            await world.node("liar", LyingNode, ask_usd_micros_per_hour=1000)
+            exchange, engines = world.inside
+
+            async def release() -> None:
+                while True:
+                    await clearing.release(exchange, engines)
+                    await world.clock.sleep(0.05)
+
+            world.start(release())
+            ada = await world.buyer()
+            job = (await ada.submit(train_spec())).id
+            world.start(ada.broker(job))
+            view = await ada.finished(job)
+            assert (view.status, view.verdict) == ("succeeded", "verified")
+            case = case_of(await ada.receipt(job))
+            needed = {str(item.digest) for item in recomputation.job_blobs(case)}
+            for unit in recomputation.units(case):
+                needed |= {str(item.digest) for item in (*unit.blobs, *unit.outputs)}
+            made = {str(item.digest) for held in case.contributions.values() for item in held.predicate.outputs}
+            await Later(world).clear(1.1)
+            there = {name for name in made | needed if exchange.blobs.path(Digest(name)).exists()}
+            assert needed <= there
+            assert made - there, "nothing was superseded: this test shows nothing"
+
+    asyncio.run(scenario())
 
 
 def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:

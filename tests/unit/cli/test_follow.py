@@ -17,6 +17,7 @@ from stannary.formats.predicates import Verdict
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState
 from stannary.market.presence import Presence
 from stannary.sdk.client import Turn
+from stannary.store import claims
 from stannary.store.audits import Outcome
 from stannary.wire.buyer import Event, JobNode, JobView, LogLine, LogPage, Progress
 
@@ -249,6 +250,7 @@ KINDS = [
         ("job", JobStatus), ("verdict", Verdict), ("settlement", Settlement), ("task", TaskState),
         ("lease", LeaseState), ("audit", Outcome), ("node", Presence),
     ) for state in states),
+    claims.GONE,
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from stannary import files
 from stannary.cli import costs, plan, session
 from stannary.cli.main import run
 from stannary.cli.output import UNPRINTABLE
-from stannary.errors import JobNotFinished
+from stannary.errors import JobNotFinished, NotFound
 from stannary.formats.jobspec import JobKind
 from stannary.sdk import profile, trustfile
 from stannary.wire.buyer import (
@@ -26,6 +26,8 @@ from stannary.wire.buyer import (
     LogPage,
     Offer,
     Offers,
+    OutputRef,
+    Outputs,
     Progress,
     RejectedNode,
 )
@@ -120,6 +122,29 @@ def columns_of(line: str) -> int:
         0 if unicodedata.category(char) in ("Mn", "Me") else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in line
     )
+
+
+def test_results_that_are_no_longer_kept_are_said_to_be(monkeypatch, capsys, tmp_path):
+    """`get` of a job whose time is over says since when, by which setting, and what is left of it."""
+
+    class Forgetful(Market):
+        def outputs(self, job: str) -> Outputs:
+            listed = [OutputRef(name="model.safetensors", digest="sha256:" + "0" * 64, size_bytes=1)]
+            why = "they are kept for 30 d after a job's end (the market's --retention ended_s)"
+            return Outputs(outputs=listed, gone_at="2026-12-22T00:00:00Z", gone_why=why)
+
+        def job(self, job: str) -> JobView:
+            return self.view()
+
+        def download(self, *_: object) -> None:
+            raise NotFound("no such blob of yours")
+
+    monkeypatch.setattr(session, "connect", lambda: Forgetful("oak"))
+    assert run(["get", JOB, "-o", str(tmp_path)]) == NotFound.exit_code
+    told = capsys.readouterr().err
+    assert f"the results of {JOB} are kept no longer" in told
+    assert "since 2026-12-22T00:00:00Z: they are kept for 30 d" in told
+    assert f"stannary wait {JOB}" in told
 
 
 @pytest.mark.parametrize("width", [80, 120])

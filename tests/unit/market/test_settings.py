@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from stannary.errors import UsageError
+from stannary.jobs.retention import Retention
 from stannary.market import __main__ as command
-from stannary.market.settings import Settings, Timing
+from stannary.market.settings import Settings, Timing, kept_words
 
 
 @pytest.mark.parametrize(
@@ -22,14 +24,27 @@ def test_plain_http_is_for_loopback_only(host: str, plain: bool) -> None:
 
 def test_a_deadline_is_set_by_its_name() -> None:
     """--timing changes what it names and nothing else."""
-    assert command._timing(["sweep_s=0.5", "lost_s=7"]) == Timing(sweep_s=0.5, lost_s=7.0)
+    assert command._changed(Timing(), "--timing", ["sweep_s=0.5", "lost_s=7"]) == Timing(sweep_s=0.5, lost_s=7.0)
+
+
+def test_how_long_bytes_are_kept_is_set_by_its_name() -> None:
+    """--retention changes what it names, up to for ever, and says so; less than a day is refused."""
+    kept = command._changed(Retention(), "--retention", ["ended_s=864000"])
+    assert kept == Retention(ended_s=864_000.0)
+    assert "10 d after a job's end" in kept_words(kept)
+    assert "for ever" in kept_words(Retention(ended_s=math.inf))
+    Settings(Path(), retention=Retention(ended_s=math.inf)).check()
+    for figure in ("ended_s=3600", "void_s=-1", "ended_s=nan"):
+        few = command._changed(Retention(), "--retention", [figure])
+        with pytest.raises(UsageError, match="a day at least"):
+            Settings(Path(), retention=few).check()
 
 
 @pytest.mark.parametrize("text", ["sweep_s", "sweep_s=soon", "sleep_s=1"])
 def test_a_deadline_nobody_knows_is_refused(text: str) -> None:
     """A wrong name or number ends the start, naming it."""
     with pytest.raises(SystemExit, match=text.partition("=")[0]):
-        command._timing([text])
+        command._changed(Timing(), "--timing", [text])
 
 
 @pytest.mark.parametrize(("host", "advertise"), [("0.0.0.0", ""), ("::", ""), ("127.0.0.1", "market.example")])

@@ -16,7 +16,7 @@ from stannary.cli.output import Output, plain
 from stannary.errors import NotFound, Refuted, UsageError
 from stannary.formats import digest, workdir
 from stannary.sdk import fetched as noted
-from stannary.wire.buyer import JobView
+from stannary.wire.buyer import JobView, Outputs
 
 REFUTED = Refuted.exit_code
 
@@ -36,7 +36,8 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         _get_artifacts(out, wanted, directory)
         return
     with session.connect() as client:
-        listed = client.outputs(wanted).outputs
+        answer = client.outputs(wanted)
+        listed = answer.outputs
         view = client.job(wanted)
         chosen = [item for item in listed if name is None or item.name == name]
         if not chosen:
@@ -50,7 +51,10 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
                 target = directory / workdir.parse_path(item.name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 out.status(f"    fetching  {item.name}  {item.size_bytes:,} bytes")
-                client.download(digest.parse(item.digest), target, item.size_bytes)
+                try:
+                    client.download(digest.parse(item.digest), target, item.size_bytes)
+                except NotFound as err:
+                    raise _gone(wanted, answer) or err from err
                 fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
         finally:
             noted.note(Path(str(item["path"])) for item in fetched)
@@ -65,6 +69,16 @@ def _no_result(view: JobView, names: list[str], name: str | None) -> NotFound:
     if view.finished_at is None:
         return NotFound(what, why=f"none yet: the job is {view.status}", hint=f"stannary wait {view.id}")
     return NotFound(what, why=f"the job has {view.status} and left none", hint=f"stannary logs {view.id}")
+
+
+def _gone(job: str, answer: Outputs) -> NotFound | None:
+    """Say since when and why the bytes of a job's results are gone; None where the market keeps them."""
+    if answer.gone_at is None:
+        return None
+    hint = f"its receipt is kept: stannary wait {job}"
+    return NotFound(
+        f"the results of {job} are kept no longer", why=f"since {answer.gone_at}: {answer.gone_why}", hint=hint
+    )
 
 
 def _get_artifacts(out: Output, job: str, directory: Path) -> None:

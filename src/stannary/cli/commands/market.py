@@ -16,12 +16,13 @@ from stannary.cli.commands.market_access import card_of, directory_option, opera
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
 from stannary.errors import ConflictError, StannaryError
-from stannary.formats import quantity
+from stannary.formats import instants, quantity
 from stannary.sdk import brokers, local, processes
 from stannary.sdk import profile as profiles
 from stannary.sdk.client import Client
 from stannary.sdk.local import LocalMarket
 from stannary.sdk.profile import Settings
+from stannary.wire import admin
 
 
 @click.group(cls=LazyGroup)
@@ -172,8 +173,26 @@ def _of_directory(place: LocalMarket) -> tuple[dict[str, Any], list[str]]:
         "dir": str(place.directory),
         "processes": [{"name": item.name, "pid": item.pid} for item in running],
     }
+    stored = _stored(place) if found is not None else None
+    if stored is not None:
+        value["blobs"] = stored.model_dump(mode="json")
     first = f"{found.url}  {plain(found.name)}" if found else f"not running  (start it: {start_command(place)})"
-    return value, [f"market    {first}", *(f"{item.name:<10}pid {item.pid}" for item in running)]
+    lines = [f"market    {first}", *(f"{item.name:<10}pid {item.pid}" for item in running)]
+    return value, lines + ([_blobs_line(stored)] if stored is not None else [])
+
+
+def _stored(place: LocalMarket) -> admin.StorageUse | None:
+    """Ask a market of this machine what it stores; None where it does not answer us: status goes on without."""
+    try:
+        with operator_of(place.directory) as operator:
+            return operator.blobs()
+    except StannaryError:
+        return None
+
+
+def _blobs_line(stored: admin.StorageUse) -> str:
+    kept = f"for {instants.span(stored.ended_s)} after its end" if stored.ended_s is not None else "for ever"
+    return f"blobs     {stored.num_blobs:,}, {stored.size_bytes:,} bytes; those of a job are kept {kept}"
 
 
 def _of_address(used: Settings) -> tuple[dict[str, Any], list[str]]:

@@ -212,6 +212,14 @@ class LeaseRow:
     deadline_at_ms: int
     ended_at_ms: int | None
 
+    @property
+    def inputs(self) -> frozenset[Json]:
+        """Digests of what its task is computed from, as its node was told."""
+        listed = self.body.get("blobs")
+        return frozenset(
+            item.get("digest") for item in (listed if isinstance(listed, list) else ()) if isinstance(item, dict)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Leased:

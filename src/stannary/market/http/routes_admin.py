@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -20,7 +22,7 @@ from stannary.market.topics import DEADLINES, QUEUE, WORK
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import operator_bond
-from stannary.store import accounts, jobs, leases, ledger, nodes
+from stannary.store import accounts, blobs, jobs, leases, ledger, nodes
 from stannary.store.accounts import ApiTokenRow, NewJoinToken
 from stannary.wire import admin, join_token, routes
 
@@ -132,6 +134,13 @@ def _add_looking_after(api: APIRouter, exchange: Exchange) -> None:
             log_size=made.log_size, num_blobs=made.num_blobs, num_missing_blobs=made.num_missing_blobs
         )
         return edge.answer(body, 201)
+
+    @api.get(routes.ADMIN_BLOBS)
+    async def count_blobs(request: Request) -> Response:
+        access.admin(exchange, request)
+        num_blobs, size_bytes = await exchange.store.aread(blobs.total)
+        kept = {name: int(kept_s) for name, kept_s in asdict(exchange.settings.retention).items() if kept_s < math.inf}
+        return edge.answer(admin.StorageUse(num_blobs=num_blobs, size_bytes=size_bytes, **kept))
 
     @api.get(routes.ADMIN_FAULTS)
     async def list_faults(request: Request) -> Response:

@@ -137,11 +137,7 @@ def _add_results(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def outputs(request: Request, job: str) -> Response:
         buyer = await access.buyer(exchange, request)
 
-        def read(connection: Connection) -> list[wire.OutputRef]:
-            row = _own(connection, job, buyer)
-            return views.outputs(connection, row)
-
-        return edge.answer(wire.Outputs(outputs=await exchange.store.aread(read)))
+        return edge.answer(await exchange.store.aread(lambda c: views.outputs(c, _own(c, job, buyer))))
 
     @api.get(routes.JOB_RECEIPT)
     async def receipt(request: Request, job: str) -> Response:

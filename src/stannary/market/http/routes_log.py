@@ -18,6 +18,7 @@ from stannary.errors import ConflictError, FormatError, NotFound
 from stannary.formats import bounds, digest, note
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
+from stannary.market.settings import kept_words
 from stannary.store import blobs
 from stannary.wire import errors as wire_errors
 from stannary.wire import proof as proofs
@@ -137,7 +138,8 @@ async def _readable(exchange: Exchange, request: Request, text: str) -> digest.D
         return blobs.may_have(connection, name, [f"buyer:{who}"])
 
     if not await exchange.store.aread(may_have):
-        raise NotFound("no such blob of yours", why=name)
+        hint = f"of what a job used and made: {kept_words(exchange.settings.retention)}"
+        raise NotFound("no such blob of yours", why=name, hint=hint)
     return name
 
 

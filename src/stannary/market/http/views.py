@@ -28,7 +28,7 @@ from stannary.rules.kinds import TASKS
 from stannary.rules.shape import shape_of
 from stannary.settle.escrow import settle_key
 from stannary.settle.ledger import buyer_available
-from stannary.store import envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
+from stannary.store import claims, envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
 from stannary.store.jobs import JobRow, Submission
 from stannary.wire import buyer as wire
 
@@ -202,8 +202,17 @@ def cost(connection: Connection, row: JobRow) -> wire.Cost:
     )
 
 
-def outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
-    """Return a job's results, as far as there are any: the newest merged weights, or each lane's outputs."""
+def outputs(connection: Connection, row: JobRow) -> wire.Outputs:
+    """Return a job's results, as far as there are any, and since when their bytes are gone, if they are."""
+    gone = claims.gone(connection, row)
+    if gone is None:
+        return wire.Outputs(outputs=_outputs(connection, row))
+    at = instants.spell(gone.at_ms / 1000)
+    return wire.Outputs(outputs=_outputs(connection, row), gone_at=at, gone_why=_text(gone.message))
+
+
+def _outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
+    """Return the newest merged weights, or each lane's outputs."""
     spec = _spec_of(connection, row)
     shape = shape_of(spec)
     if shape.kind.merge is not None:

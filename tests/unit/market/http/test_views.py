@@ -84,7 +84,7 @@ class Told:
     def outputs(self) -> list[tuple[str, str, int]]:
         """Return the listed results."""
         found = self.store.read(lambda c: views.outputs(c, jobs.get(c, self.job)))
-        return [(item.name, item.digest, item.size_bytes) for item in found]
+        return [(item.name, item.digest, item.size_bytes) for item in found.outputs]
 
     def hand_in(self, task: TaskId, kind: TaskKind, place: tuple[int, int], names: tuple[str, ...]) -> None:
         """Plan a task, lease it, and hand in outputs of these names."""
