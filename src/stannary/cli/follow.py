@@ -232,7 +232,7 @@ class _Printed:
 
     def show(self, client: Client, view: JobView, follower: Follower) -> None:
         """Show what a command has printed since; the recipe of a training job speaks by its metrics."""
-        while view.kind == "command":
+        while view.is_program:
             page = client.logs(view.id, after=self.after)
             for line in page.lines:
                 follower.output(line, len(view.nodes))

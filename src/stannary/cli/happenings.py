@@ -13,7 +13,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from stannary.cli.output import cell
+from stannary.errors import FormatError
+from stannary.formats import ids
 from stannary.formats.quantity import dollars
+from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 
 if TYPE_CHECKING:
@@ -49,9 +52,6 @@ REASONS: Mapping[str, str] = {
     Reason.STALLED: "nothing of the job moved for long",
     Reason.MARKET_FAULT: "the market could not go on with the job",
 }
-_TASK = re.compile(
-    r"j-[0-9a-f]{12}/(?:r(?P<round>\d+)/(?:l(?P<lane>\d+)|merge)|run/l(?P<command>\d+))/a(?P<attempt>\d+)"
-)
 
 
 class Weight(Enum):
@@ -160,22 +160,19 @@ def sentence(event: Event) -> str:
 
 def unit(task: str | None) -> str:
     """Return a task as people say it: `lane 1 of round 3 (r2/l1/a0)`."""
-    found = _TASK.fullmatch(task or "")
-    if found is None:
+    try:
+        kind, index, lane = ids.place_of(task or "")
+    except FormatError:
         return cell(task or "its work")
-    short = f"({(task or '').partition('/')[2]})"
-    if found["command"] is not None:
-        return f"the command of lane {found['command']} {short}"
-    where = f"round {int(found['round']) + 1}"
-    return f"the merge of {where} {short}" if found["lane"] is None else f"lane {found['lane']} of {where} {short}"
+    return f"{TASKS[kind].words.format(index + 1, lane)} ({(task or '').partition('/')[2]})"
 
 
 def round_merged(event: Event) -> int | None:
     """Return the number of the round, from 1, whose merge this event hands in."""
-    found = _TASK.fullmatch(event.task or "") if event.type == "task.contributed" else None
-    if found is None or found["command"] is not None or found["lane"] is not None:
+    if event.type != "task.contributed" or event.task is None:
         return None
-    return int(found["round"]) + 1
+    kind, index, _ = ids.place_of(event.task)
+    return index + 1 if TASKS[kind].is_merge else None
 
 
 def _is_orderly(event: Event) -> bool:

@@ -140,7 +140,7 @@ def fact_lines(claims: Claims) -> list[str]:
     if claims.witnessed_at:
         lines.append(f"witnessed  {moment(claims.witnessed_at)}")
     size = sum(item.size_bytes for item in spec.workdir)
-    what = spec.recipe.entry if spec.recipe is not None else " ".join((spec.run or "").split())  # a script in one line
+    what = spec.entry or " ".join((spec.run or "").split())  # a script in one line
     num_files = f"{len(spec.workdir):,} file{'s' if len(spec.workdir) != 1 else ''}"
     lines.append(shortened(f"code       {num_files}, {size:,} bytes: {cell(what)}", columns()))
     lines += [f"    {workdir.listing_digest(spec.workdir)}"]
@@ -219,7 +219,7 @@ def _claims(claims: Claims) -> dict[str, Any]:
         "results": [{"name": item.name, "digest": item.digest} for item in claims.results],
         "code": {
             "digest": workdir.listing_digest(spec.workdir),
-            "entry": spec.recipe.entry if spec.recipe is not None else None,
+            "entry": spec.entry,
             "run": spec.run,
             "files": workdir.to_json(spec.workdir),
         },

@@ -33,8 +33,6 @@ AUDIT_TAG_BYTES = 8  # two auditors of one task share a name once in 2**64
 
 NODE_PATTERN = "n-[0-9a-f]{12}"
 JOB_PATTERN = "j-[0-9a-f]{12}"
-TASK_PATTERN = JOB_PATTERN + "/(?:r[0-9]{1,6}/(?:l[0-9]{1,5}|merge)|run/l[0-9]{1,5})/a[0-9]{1,4}"
-_TASK = re.compile(TASK_PATTERN)
 _AUDIT = re.compile(r"(.+)/q[0-9a-f]{16}")
 
 
@@ -44,6 +42,15 @@ class TaskKind(StrEnum):
     ROUND = "round"
     MERGE = "merge"
     COMMAND = "command"
+
+
+_PLACES = {TaskKind.ROUND: "r{0}/l{1}", TaskKind.MERGE: "r{0}/merge", TaskKind.COMMAND: "run/l{1}"}
+_ROUND, _LANE, _ATTEMPT = "[0-9]{1,6}", "[0-9]{1,5}", "a[0-9]{1,4}"
+TASK_PATTERN = f"{JOB_PATTERN}/(?:{'|'.join(place.format(_ROUND, _LANE) for place in _PLACES.values())})/{_ATTEMPT}"
+_TASKS = {
+    kind: re.compile(f"{JOB_PATTERN}/{place.format(f'(?P<round>{_ROUND})', f'(?P<lane>{_LANE})')}/{_ATTEMPT}")
+    for kind, place in _PLACES.items()
+}
 
 
 class LeaseType(StrEnum):
@@ -63,9 +70,6 @@ def node_id(public_key: bytes) -> NodeId:
 def job_id(job_digest: Digest) -> JobId:
     """Return the id of the job with this digest."""
     return JobId("j-" + parse(job_digest)[7:19])
-
-
-_PLACES = {TaskKind.ROUND: "r{0}/l{1}", TaskKind.MERGE: "r{0}/merge", TaskKind.COMMAND: "run/l{1}"}
 
 
 def task_id(kind: TaskKind, job: JobId, round_index: int, lane: int, attempt: int = 0) -> TaskId:
@@ -88,11 +92,23 @@ def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
     return task_id(TaskKind.COMMAND, job, 0, lane, attempt)
 
 
-def task_kind(task: TaskId) -> TaskKind:
-    """Return what a task's name says that it is."""
-    if task.rpartition("/")[0].endswith("/merge"):
-        return TaskKind.MERGE
-    return TaskKind.COMMAND if "/run/" in task else TaskKind.ROUND
+def place_of(task: str) -> tuple[TaskKind, int, int]:
+    """Return what a task's name says that it is, and its round and lane, 0 where it has none.
+
+    Raises:
+        FormatError: not a task id.
+    """
+    for kind, pattern in _TASKS.items():
+        found = pattern.fullmatch(task)
+        if found is not None:
+            numbers = found.groupdict()
+            return kind, int(numbers.get("round", 0)), int(numbers.get("lane", 0))
+    raise FormatError("not a task id", why=f"{task!r:.80}")
+
+
+def attempt_of(task: str) -> int:
+    """Return the attempt number in a task id."""
+    return int(task.rpartition("/a")[2])
 
 
 def audit_id(task: TaskId, tag: bytes) -> AuditId:
@@ -116,6 +132,5 @@ def task_of(audit: AuditId) -> TaskId:
 
 def parse_task(text: str) -> TaskId:
     """Return `text` as a task id."""
-    if _TASK.fullmatch(text) is None:
-        raise FormatError("not a task id", why=f"{text!r:.80}")
+    place_of(text)
     return TaskId(text)

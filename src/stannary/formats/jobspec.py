@@ -168,6 +168,27 @@ class JobSpec:
         return sum(item.size_bytes for item in self.workdir)
 
     @property
+    def entry(self) -> str | None:
+        """What a training job begins with; None of any other."""
+        return self.recipe.entry if self.recipe is not None else None
+
+    @property
+    def options(self) -> dict[str, Json]:
+        """What its recipe is given; empty of a job without one."""
+        return self.recipe.options if self.recipe is not None else {}
+
+    @property
+    def builtin(self) -> str:
+        """The name of its recipe in this package; empty where it runs the buyer's own code."""
+        return self.recipe.builtin if self.recipe is not None else ""
+
+    @property
+    def named_files(self) -> dict[str, str]:
+        """The files of the work directory that members name, by member."""
+        named = {"setup": self.setup, "recipe.entry": self.recipe.file if self.recipe is not None else None}
+        return {member: file for member, file in named.items() if file is not None}
+
+    @property
     def output_bytes(self) -> int:
         """The most one task may hand in: a training job's weights fit in its memory, files on its disk."""
         return self.resources.memory_bytes if self.kind is JobKind.TRAIN else self.resources.disk_bytes
@@ -248,9 +269,8 @@ def check_resolved(spec: JobSpec) -> None:
             why=f"{listed.size_bytes:,} bytes, limit {MAX_SETUP_BYTES:,}",
             hint="take out packages or hashes that are not used",
         )
-    wanted = {"setup": spec.setup, "recipe.entry": spec.recipe.file if spec.recipe else None}
-    for path, file in wanted.items():
-        if file is not None and file not in paths:
+    for path, file in spec.named_files.items():
+        if file not in paths:
             raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class TaskRules:
     """One kind of task."""
 
+    words: str  # as people say it, of round and lane
     outputs: frozenset[str] | None  # exactly what it hands in; None: what the spec's patterns find
     is_merge: bool = False  # joins the lanes of its round: no node's own, always replayed, paid as a merge
     trains: bool = False  # its steps are inner steps: their time is measured, and a lane can be late behind others
@@ -48,15 +49,20 @@ def of(spec: JobSpec) -> KindRules:
     return KINDS[spec.kind]
 
 
+def named(word: str) -> KindRules | None:
+    """Return what holds for the kind of this name, None where another release knows more kinds than this one."""
+    return next((rules for kind, rules in KINDS.items() if kind == word), None)
+
+
 def _of_recipe(spec: JobSpec) -> tuple[int, tuple[int, ...], int]:
     recipe = jobspec.recipe_of(spec)
     return recipe.rounds, recipe.inner_steps, recipe.step_ms
 
 
 TASKS = {
-    TaskKind.ROUND: TaskRules(frozenset({"delta"}), trains=True),
-    TaskKind.MERGE: TaskRules(frozenset({"theta", "outer"}), is_merge=True),
-    TaskKind.COMMAND: TaskRules(None),
+    TaskKind.ROUND: TaskRules("lane {1} of round {0}", frozenset({"delta"}), trains=True),
+    TaskKind.MERGE: TaskRules("the merge of round {0}", frozenset({"theta", "outer"}), is_merge=True),
+    TaskKind.COMMAND: TaskRules("the command of lane {1}", None),
 }
 
 KINDS = {

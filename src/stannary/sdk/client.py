@@ -185,7 +185,7 @@ class Client:
         looked_at = -math.inf
         view: JobView | None = None
         while True:
-            wait_s = COMMAND_WAIT_S if view is not None and view.kind == "command" else FOLLOW_WAIT_S
+            wait_s = COMMAND_WAIT_S if view is not None and view.is_program else FOLLOW_WAIT_S
             page = self.events(job, after, wait_s if view is not None else 0.0)
             after = page.next
             if view is None or clock() - looked_at >= LOOK_INTERVAL_S or not page.events or _may_end(page.events):

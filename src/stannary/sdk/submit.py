@@ -167,8 +167,7 @@ def prepare(
         blob, words = _resolve_input(name, source, path.parent, own, overrides.allowed_secrets)
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
-    is_ours = draft.spec.recipe is not None and draft.spec.recipe.builtin
-    spec = draft.resolve(travels.entries, inputs, builtin.code_digest() if is_ours else None)
+    spec = draft.resolve(travels.entries, inputs, builtin.code_digest() if draft.spec.builtin else None)
     return Prepared(spec, tuple(blobs.values()), travels, is_locked_here=locked is not None)
 
 
@@ -247,10 +246,10 @@ def _refuse_secrets(spec: JobSpec, allowed: frozenset[str]) -> None:
         reason = secrecy.in_variable(name, str(value))
         if reason and name not in allowed:
             raise _secret(f"envs.{name:.80}", reason, name)
-    found = secrecy.in_command(spec.run) if spec.run is not None else None
+    found = secrecy.in_command(spec.run or "")
     if found and "run" not in allowed:
         raise _secret("run", f"line {found[0]}: {found[1]}", "run")
-    for name, text in _option_texts(spec.recipe.options if spec.recipe else {}):
+    for name, text in _option_texts(spec.options):
         reason = secrecy.in_variable(name.rpartition(".")[2], text)
         if reason and name not in allowed:
             raise _secret(name, reason, name)
@@ -301,10 +300,9 @@ def _secret(what: str, reason: str, name: str) -> SpecError:
 
 def _say_what_stays(spec: JobSpec, travels: Travel) -> None:
     """Refuse a spec that names a file which stays behind, saying why it does."""
-    wanted = {"setup": spec.setup, "recipe.entry": spec.recipe.file if spec.recipe else None}
-    for member, file in wanted.items():
+    for member, file in spec.named_files.items():
         for stay in travels.stays:
-            if file is not None and (file == stay.path or (stay.is_folder and file.startswith(f"{stay.path}/"))):
+            if file == stay.path or (stay.is_folder and file.startswith(f"{stay.path}/")):
                 if any(entry.path == file for entry in travels.entries):
                     continue
                 raise SpecError(
@@ -316,8 +314,7 @@ def _say_what_stays(spec: JobSpec, travels: Travel) -> None:
 
 def _input_places(draft: Draft, base: Path, root: Path) -> dict[travel.Place, str]:
     """Return the files that are inputs, by place, but for those the spec also names in the work directory."""
-    named = [name for name in (draft.spec.setup, draft.spec.recipe.file if draft.spec.recipe else None) if name]
-    needed = {travel.place_of(root / name) for name in named}
+    needed = {travel.place_of(root / name) for name in draft.spec.named_files.values()}
     places: dict[travel.Place, str] = {}
     for name, source in draft.inputs.items():
         place = travel.place_of(_locate(base, source.name, f"inputs.{name}.path")) if source.kind == "path" else None

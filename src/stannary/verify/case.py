@@ -242,7 +242,7 @@ class Case:
         listed: dict[TaskId, list[TaskId]] = {}
         for task, item in self.assignments.items():
             listed.setdefault(unit_of(item.predicate), []).append(task)
-        return {unit: sorted(tasks, key=attempt_of) for unit, tasks in listed.items()}
+        return {unit: sorted(tasks, key=ids.attempt_of) for unit, tasks in listed.items()}
 
     def is_superseded(self, task: TaskId) -> bool:
         """Return whether a later attempt at the same unit was assigned (R14.3)."""
@@ -303,11 +303,6 @@ class Case:
 def unit_of(assignment: Assignment, attempt: int = 0) -> TaskId:
     """Return what a task is an attempt at (R12.2), by the name of its first, or of another attempt."""
     return ids.task_id(assignment.kind, assignment.job, assignment.round, assignment.lane, attempt)
-
-
-def attempt_of(task: TaskId) -> int:
-    """Return the attempt number in a task id."""
-    return int(task.rpartition("/a")[2])
 
 
 def output(contribution: Contribution, name: str) -> predicates.Output | None:

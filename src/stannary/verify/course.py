@@ -25,7 +25,7 @@ from stannary.formats.predicates import Answer, Assignment, Contribution, Readin
 from stannary.rules import clocks
 from stannary.rules.kinds import TASKS
 from stannary.verify import lineage
-from stannary.verify.case import Case, Logged, attempt_of, unit_of
+from stannary.verify.case import Case, Logged, unit_of
 from stannary.verify.report import Findings
 
 
@@ -95,7 +95,7 @@ def _check_assignment(case: Case, item: Logged[Assignment], findings: Findings) 
         place = f"round {assignment.round}, lane {assignment.lane}"
         findings.refute("assignment.range", assignment.task, place, "as the spec says")
         return
-    attempt, kind = attempt_of(assignment.task), assignment.kind
+    attempt, kind = ids.attempt_of(assignment.task), assignment.kind
     findings.expect("assignment.task", assignment.task, assignment.task, unit_of(assignment, attempt))
     findings.expect("assignment.order", assignment.task, item.index > case.job.index, True)
     attempts = case.attempts[unit_of(assignment)]

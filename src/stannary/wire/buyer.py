@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stannary.formats.jobspec import MAX_LANES
+from stannary.rules import kinds
 from stannary.wire.message import (
     Ask,
     Count,
@@ -142,6 +143,18 @@ class JobView(Message):
     finished_at: Instant | None = None
     waits: list[JobWait] | None = None  # what it waits for now; absent of one that has ended, or is not yet under way
     faults: list[Text] | None = None  # what was stored of this job and cannot be shown; absent where all can
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether its work goes round by round."""
+        rules = kinds.named(self.kind)
+        return rules is not None and rules.merge is not None
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it tells by what it prints; a recipe does by its metrics."""
+        rules = kinds.named(self.kind)
+        return rules is not None and not rules.loads_recipe
 
 
 class JobPage(Message):

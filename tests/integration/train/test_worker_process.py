@@ -222,7 +222,7 @@ def test_a_recipe_that_was_tried_is_only_loaded(job, start, tmp_path):
     assert runs.read_text() == "xxx"
 
 
-ROOMS = {"audit", "border", "errors", "formats", "heap", "rules", "train", "worker"}
+ROOMS = {"audit", "border", "builtin", "errors", "formats", "heap", "rules", "train", "worker"}
 SIGNING = {"cryptography", "pyrage", *(f"stannary.formats.{name}" for name in ("dsse", "ed25519", "note", "statement"))}
 CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "obstore", "pydantic", "sqlalchemy", "fastapi", "uvicorn"}
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stannary.formats.ids import JobId, TaskKind, command_task, merge_task, round_task, task_kind
+from stannary.formats.ids import JobId, TaskKind
 from stannary.rules.pace import (
     SLACK,
     START_S,
@@ -109,19 +108,6 @@ def test_a_job_has_the_pace_of_the_middle_lane() -> None:
     assert median_step_s([*steady, liar, merge]) == 11.5
     assert median_step_s([lease(("fetch", 0, 0.0)), merge]) == 0.0
     assert median_step_s([]) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("task", "kind"),
-    [
-        (round_task(JOB, 3, 1), TaskKind.ROUND),
-        (merge_task(JOB, 3, 2), TaskKind.MERGE),
-        (command_task(JOB, 4), TaskKind.COMMAND),
-    ],
-)
-def test_a_task_says_what_it_is(task: str, kind: TaskKind) -> None:
-    """A name is enough to tell rounds, merges and commands apart."""
-    assert task_kind(task) is kind
 
 
 def test_a_complete_round_closes_at_once() -> None:

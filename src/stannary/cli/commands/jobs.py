@@ -26,7 +26,7 @@ def ls(out: Output, limit: int, verbose: bool) -> None:
             view.name,
             view.status,
             view.verdict,
-            f"{view.progress.round}/{view.progress.rounds}" if view.kind == "train" else "-",
+            f"{view.progress.round}/{view.progress.rounds}" if view.has_rounds else "-",
             _money(view),
             view.submitted_at[5:16].replace("T", " "),
         )
@@ -54,7 +54,7 @@ def show(out: Output, job: str) -> None:
         f"  verdict     {view.verdict}",
         f"  money       {_money(view)} of {dollars(view.escrow_usd_micros)} held",
     ]
-    if view.kind == "train":
+    if view.has_rounds:
         lines.append(f"  round       {view.progress.round} of {view.progress.rounds}")
     lines += [f"  lane {node.lane}      {node.node} of {node.operator}, {node.state}" for node in view.nodes]
     lines += [f"  waits       {_wait(wait)}" for wait in view.waits or ()]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from stannary.formats import predicates
+from stannary.formats import ids, predicates
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course import actions, lapsing
@@ -278,7 +278,7 @@ def new_task(assignment: predicates.Assignment, text: str) -> NewTask:
         kind=assignment.kind,
         round=assignment.round,
         lane=MERGE_LANE if TASKS[assignment.kind].is_merge else assignment.lane,
-        attempt=int(assignment.task.rpartition("/a")[2]),
+        attempt=ids.attempt_of(assignment.task),
         num_steps=assignment.num_steps,
         assignment=text,
         assignment_digest=predicates.assignment_digest(assignment),

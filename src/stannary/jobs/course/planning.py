@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stannary.formats import ids
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import PENDING, CourseDraft
@@ -61,7 +62,7 @@ def read_round(draft: CourseDraft, index: int) -> Round:
 
 def plan(draft: CourseDraft, assignment: Assignment) -> Task | None:
     """Plan a task, unless it was tried too often: then the job cannot go on."""
-    if int(assignment.task.rpartition("/a")[2]) >= MAX_ATTEMPTS:
+    if ids.attempt_of(assignment.task) >= MAX_ATTEMPTS:
         fail(draft, f"{assignment.task} is attempt number {MAX_ATTEMPTS}")
         return None
     draft.do(actions.Plan(assignment))

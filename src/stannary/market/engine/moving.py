@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
+from stannary.formats import ids
 from stannary.formats.digest import Digest
-from stannary.formats.ids import TaskId, task_kind
 from stannary.jobs.course import ending, failing, lapsing
 from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
 from stannary.jobs.course.decide import course
@@ -232,7 +232,7 @@ class Mover:
         """Take a report of progress."""
         now_s = self._exchange.clock.steady()
         of_job = self._progress.setdefault(lease.job, {})
-        kind = task_kind(TaskId(lease.task))
+        kind, _, _ = ids.place_of(lease.task)
         of_job.setdefault(lease.lease, Progress(kind, now_s, now_s)).hear(phase, step, now_s)
         if len(of_job) > MAX_REPORTED:
             del of_job[next(iter(of_job))]
