@@ -92,7 +92,7 @@ class Setting:
     """One cell's round and the weights it starts from."""
 
     recipe: Recipe
-    settings: jobspec.Recipe
+    settings: jobspec.RecipeSpec
     assignment: Assignment
     theta: bytes
     stale: bytes
@@ -127,7 +127,7 @@ CHEATS: dict[str, Cheat] = {
 }
 
 
-def settings_of(optimizer: str) -> jobspec.Recipe:
+def settings_of(optimizer: str) -> jobspec.RecipeSpec:
     """Return settings whose learning rate is constant, so that every H is compared at full rate."""
     training = Training(
         batch_size=8,
@@ -137,7 +137,7 @@ def settings_of(optimizer: str) -> jobspec.Recipe:
         constant_ppm=1_000_000,
         rewarm_steps=1,
     )
-    return jobspec.Recipe("recipe.py:recipe", 1_000, 1, (max(INNER_STEPS),), 0, 40, OPTIONS, training)
+    return jobspec.RecipeSpec("recipe.py:recipe", 1_000, 1, (max(INNER_STEPS),), 0, 40, OPTIONS, training)
 
 
 def run(setting: Setting) -> bytes:
@@ -170,7 +170,7 @@ def work(directory: Path, name: str) -> None:
                 (directory / f"{name}.{optimizer}.{steps}.{cheat}").write_bytes(run(change(setting)))
 
 
-def bases(directory: Path, hello: Recipe, settings: jobspec.Recipe, optimizer: str) -> tuple[bytes, bytes]:
+def bases(directory: Path, hello: Recipe, settings: jobspec.RecipeSpec, optimizer: str) -> tuple[bytes, bytes]:
     """Train a little natively and leave the weights for the other classes; return (theta, one round older)."""
     first = Assignment(JOB, round_task(JOB, 0, 0), TaskKind.ROUND, 0, 0, 2 * WARM_STEPS, 0, 0)
     states = run_round(hello, first, settings, None).states

@@ -77,7 +77,7 @@ class Bench:
     """The contributions, and every recomputation made so far."""
 
     hello: Recipe
-    settings: jobspec.Recipe
+    settings: jobspec.RecipeSpec
     works: list[Work] = field(default_factory=list)
     replays: dict[str, tuple[RoundResult, float]] = field(default_factory=dict)
     operators: dict[NodeId, str] = field(default_factory=dict)
@@ -238,7 +238,7 @@ def prepare(arguments: argparse.Namespace) -> Bench:
     engine.pin()
     training = Training(batch_size=4, microbatch_size=4, warmup_steps=2)
     rounds = arguments.contributions
-    settings = jobspec.Recipe("recipe.py:recipe", rounds, 1, (INNER_STEPS,), 0, 40, OPTIONS, training)
+    settings = jobspec.RecipeSpec("recipe.py:recipe", rounds, 1, (INNER_STEPS,), 0, 40, OPTIONS, training)
     with tempfile.TemporaryDirectory() as path:
         corpus = Path(path) / "corpus"
         corpus.write_text("".join(topics[key] for key in sorted(topics)), encoding="utf-8")

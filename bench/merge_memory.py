@@ -40,7 +40,7 @@ def compute(task: str, directory: Path, lanes: int, options: dict[str, int]) -> 
     if task.endswith(AUDIT):
         recording = Recording(keep=lambda step: step == 1, evaluate=False, spell=checkpoint.Hasher)
     training = Training(batch_size=1, microbatch_size=1)
-    settings = jobspec.Recipe("_llama.py:recipe", 2, lanes, (1,), 7, 40, dict(options), training)
+    settings = jobspec.RecipeSpec("_llama.py:recipe", 2, lanes, (1,), 7, 40, dict(options), training)
     made = recipe.load(HERE, settings, {})
     job = JobId("j-000000000000")
     model_bytes = 0

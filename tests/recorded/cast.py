@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
 from stannary.formats import digest, dsse, ids, instants, predicates, record, statement
-from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
+from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,
@@ -79,7 +79,7 @@ def spec(*, nodes: int = 1, run: str = "python main.py", verify: str = "rerun-co
 
 def train(*, rounds: int = 3, lanes: int = 3, verify: str = "replay", **changes: Any) -> JobSpec:
     """Return a train job; `changes` as above, and `step_ms`."""
-    recipe = Recipe(
+    recipe = RecipeSpec(
         entry="main.py:recipe",
         rounds=rounds,
         lanes=lanes,

@@ -29,7 +29,7 @@ from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, Verification
 from stannary.formats.predicates import Assignment, Role, Spent, Tier
 from stannary.jobs.course.state import (
-    Checkpoint,
+    CosignedCheckpoint,
     DrawRow,
     JobOrder,
     LeaseRow,
@@ -56,7 +56,7 @@ class Day(World):
         *,
         seed: int,
         fleet: Sequence[Party],
-        settings: jobspec.Recipe,
+        settings: jobspec.RecipeSpec,
         audit_ppm: int = 1_000_000,
         kind: JobKind = JobKind.TRAIN,
         verify: Verification | None = None,
@@ -174,8 +174,8 @@ class Day(World):
             self.say(f"{predicate.task} {predicate.verdict} {predicate.reason} {' '.join(predicate.refuted)}")
         return digest.from_raw(self.log(kind, predicate, self.market_key).leaf()), index
 
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint("", self.tree.size, digest.from_raw(self.tree.root()))
+    def _checkpoint(self) -> CosignedCheckpoint:
+        return CosignedCheckpoint("", self.tree.size, digest.from_raw(self.tree.root()))
 
     def _place(self, order: JobOrder) -> Placed:
         """Give the lanes to the first of the fleet."""

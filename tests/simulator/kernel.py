@@ -62,17 +62,17 @@ class Symbols:
         return {}
 
 
-def settings(rounds: int, lanes: int, seed: int = 5) -> jobspec.Recipe:
+def settings(rounds: int, lanes: int, seed: int = 5) -> jobspec.RecipeSpec:
     """Return a job's signed settings."""
     training = Training(batch_size=4, microbatch_size=2, warmup_steps=2)
-    return jobspec.Recipe("recipe.py:recipe", rounds, lanes, (2, 3), seed, STEP_MS, {}, training)
+    return jobspec.RecipeSpec("recipe.py:recipe", rounds, lanes, (2, 3), seed, STEP_MS, {}, training)
 
 
 @dataclass
 class Kernel:
     """Computes tasks in this process."""
 
-    job: jobspec.Recipe
+    job: jobspec.RecipeSpec
     recipe: Recipe
     remembering: bool = False  # the same question twice is computed once: for tests of draws, not of computing
 
@@ -109,7 +109,7 @@ class Kernel:
 class ForeignKernel(Kernel):
     """Computes in a process with other kernels."""
 
-    def __init__(self, job: jobspec.Recipe, variables: Mapping[str, str]) -> None:
+    def __init__(self, job: jobspec.RecipeSpec, variables: Mapping[str, str]) -> None:
         """Start the process; `wait` for it before the first task."""
         self.job, self.remembering, self.known, self.num_computed = job, False, {}, 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
@@ -150,7 +150,7 @@ class ForeignKernel(Kernel):
 
 def serve() -> None:
     """Answer tasks, one JSON line each, until the end of the input."""
-    job = record.from_json(jobspec.Recipe, json.loads(sys.argv[1]))
+    job = record.from_json(jobspec.RecipeSpec, json.loads(sys.argv[1]))
     kernel = Kernel(job, Symbols())
     print(json.dumps({"engine_class": kernel.engine_class}), flush=True)
     for line in sys.stdin:
@@ -162,7 +162,7 @@ def serve() -> None:
         print(json.dumps({"outputs": outputs, "states": states}), flush=True)
 
 
-def _spelled(job: jobspec.Recipe) -> Any:
+def _spelled(job: jobspec.RecipeSpec) -> Any:
     return record.to_json(job)
 
 

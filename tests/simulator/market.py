@@ -27,7 +27,7 @@ from stannary.jobs.course.state import (
     ONE_PIECE,
     AnswerRow,
     CandidateList,
-    Checkpoint,
+    CosignedCheckpoint,
     JobOrder,
     JobState,
     Leased,
@@ -57,7 +57,7 @@ class Log:
     """What the market states goes here, and this is what it shows of it."""
 
     say: Say
-    checkpoint: Callable[[], Checkpoint]  # that covers all that was said
+    checkpoint: Callable[[], CosignedCheckpoint]  # that covers all that was said
     show: Callable[[], object]  # publish that checkpoint: a buyer is asked for a value
 
 

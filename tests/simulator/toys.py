@@ -13,7 +13,7 @@ from tests.simulator.parties import Computed, Party, Said, Sight
 
 from stannary.formats import jobspec, predicates
 from stannary.formats.ids import TaskKind
-from stannary.formats.jobspec import Recipe
+from stannary.formats.jobspec import RecipeSpec
 from stannary.formats.predicates import Assignment
 
 STEP_MS = 60_000
@@ -31,9 +31,9 @@ LIES = frozenset({"lies", "lies-merging", "accuses", "guesses"})  # what may be 
 NAMES = {TaskKind.ROUND: ["delta"], TaskKind.MERGE: ["outer", "theta"], TaskKind.COMMAND: ["out.txt"]}
 
 
-def recipe(*, rounds: int = 2, lanes: int = 2) -> Recipe:
+def recipe(*, rounds: int = 2, lanes: int = 2) -> RecipeSpec:
     """Return the settings of a toy job."""
-    return jobspec.Recipe("recipe.py:recipe", rounds, lanes, (2, 3), 0, STEP_MS, {})
+    return jobspec.RecipeSpec("recipe.py:recipe", rounds, lanes, (2, 3), 0, STEP_MS, {})
 
 
 @dataclass

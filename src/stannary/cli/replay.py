@@ -22,7 +22,7 @@ from stannary.formats.predicates import Verdict
 from stannary.sdk import replay as replaying
 from stannary.verify import recomputation
 from stannary.verify.case import Case
-from stannary.verify.recomputation import Found, Outcome, Plan, Unit
+from stannary.verify.recomputation import Found, Outcome, ReplayPlan, Unit
 from stannary.verify.report import Report
 
 ORDER = (Outcome.SAME, Outcome.WITHIN, Outcome.DIFFERENT, Outcome.UNCHECKED)
@@ -75,7 +75,7 @@ def run(report: Report, sample: int | None, artifacts: Path | None, out: Output)
     if not asked:
         why = f"verification {case.spec.trust.verify}, job {report.claims.receipt.status}"
         raise UsageError("nothing to replay in this receipt", why=why, hint="stannary verify without --replay")
-    plan = Plan(jobspec.to_canonical(case.spec), instants.parse(case.job.predicate.submitted_at), asked)
+    plan = ReplayPlan(jobspec.to_canonical(case.spec), instants.parse(case.job.predicate.submitted_at), asked)
     items = blobs_of(case, asked)
     out.say(f"replaying {len(asked)} units from {sum(item.size_bytes for item in items):,} bytes of blobs")
     if artifacts is not None:

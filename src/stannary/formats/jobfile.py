@@ -28,7 +28,7 @@ from stannary.formats.jobspec import (
     JobKind,
     JobSpec,
     Privacy,
-    Recipe,
+    RecipeSpec,
     Resources,
     Trust,
     Verification,
@@ -151,7 +151,7 @@ def _workdir(top: Mapping[str, object], spec: JobSpec) -> str:
     return ""
 
 
-def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | None]:
+def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, RecipeSpec | None]:
     members = _section(top["recipe"], "recipe") if "recipe" in top else None
     given = _integer(top["num_nodes"], "num_nodes") if "num_nodes" in top else None
     if members is None:
@@ -162,7 +162,7 @@ def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, Recipe | Non
         raise SpecError("recipe.entry is missing", why="it names the recipe", hint="add: entry: recipe.py:recipe")
     if "rounds" not in members and kind is JobKind.TRAIN:
         raise SpecError("recipe.rounds is missing", why="it says when the job ends", hint="add: rounds: 12")
-    return num_nodes if num_nodes is not None else 1, Recipe(
+    return num_nodes if num_nodes is not None else 1, RecipeSpec(
         entry=_text(members.get("entry", ""), "recipe.entry"),
         rounds=_integer(members.get("rounds", 0), "recipe.rounds"),
         lanes=lanes if lanes is not None else 1,

@@ -89,7 +89,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class RecipeSpec:
     """The training recipe and its public schedule: an attribute of a file in the work directory, or one of ours."""
 
     entry: str
@@ -160,7 +160,7 @@ class JobSpec:
     budget_usd_micros: int
     setup: str | None = None
     run: str | None = None
-    recipe: Recipe | None = None
+    recipe: RecipeSpec | None = None
 
     @property
     def workdir_bytes(self) -> int:
@@ -274,7 +274,7 @@ def check_resolved(spec: JobSpec) -> None:
             raise SpecError(f"{path} names a file that is not in workdir", why=file, hint=f"add {file} to the workdir")
 
 
-def recipe_of(spec: JobSpec) -> Recipe:
+def recipe_of(spec: JobSpec) -> RecipeSpec:
     """Return the recipe of a training job.
 
     Raises:
@@ -285,7 +285,7 @@ def recipe_of(spec: JobSpec) -> Recipe:
     return spec.recipe
 
 
-def _check_code(recipe: Recipe, files: tuple[WorkFile, ...]) -> None:
+def _check_code(recipe: RecipeSpec, files: tuple[WorkFile, ...]) -> None:
     if (recipe.code is not None) != bool(recipe.builtin):
         raise SpecError(
             "recipe.code is the code of a built-in recipe",
@@ -371,7 +371,7 @@ def _check_kind(spec: JobSpec) -> None:
         )
 
 
-def _check_recipe(recipe: Recipe, num_nodes: int) -> None:
+def _check_recipe(recipe: RecipeSpec, num_nodes: int) -> None:
     if recipe.file is None:
         _check_text(_BUILTIN_NAME, recipe.builtin, "recipe.entry", "the name of a built-in recipe")
     elif _ENTRY.fullmatch(recipe.entry) is None:

@@ -1,7 +1,7 @@
 """The optimizer and data settings of a training job, as the buyer signs them (docs/receipt.md R7.3).
 
 Everything a round depends on besides weights, data and the recipe's own code is here or beside it in
-`jobspec.Recipe`, every default explicit, so that prover, auditor and whoever holds the receipt
+`jobspec.RecipeSpec`, every default explicit, so that prover, auditor and whoever holds the receipt
 compute with the same numbers. Fractions are decimal strings (canonical rule 1); they become floats
 once, by `float()`, which rounds correctly and so gives the same bits everywhere.
 

@@ -27,7 +27,7 @@ from stannary.rules.kinds import TASKS
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class UnitAttempt:
     """A task as the decisions see it."""
 
     task: str
@@ -45,13 +45,13 @@ JUDGED = frozenset({TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED, 
 ADMISSIBLE = frozenset({TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED})
 
 
-def audits_closed(units: Iterable[Unit], round_index: int) -> bool:
+def audits_closed(units: Iterable[UnitAttempt], round_index: int) -> bool:
     """Tell whether nothing of a round or its merge waits for a draw, an audit or a verdict."""
     of_round = [unit for unit in units if unit.round == round_index and unit.state not in VOID]
     return bool(of_round) and all(unit.state in JUDGED for unit in of_round)
 
 
-def may_merge(units: Sequence[Unit], round_index: int, window: int) -> bool:
+def may_merge(units: Sequence[UnitAttempt], round_index: int, window: int) -> bool:
     """Tell whether merge `round_index` may be assigned: all audits of the round `window` before it are closed."""
     return round_index < window or audits_closed(units, round_index - window)
 
@@ -64,7 +64,7 @@ class Admission:
     excluded: tuple[str, ...]
 
 
-def admission(units: Iterable[Unit], round_index: int) -> Admission:
+def admission(units: Iterable[UnitAttempt], round_index: int) -> Admission:
     """Decide what the merge of a closed round admits.
 
     Left out are the convicted, the silent (`unverified` before the merge) and the late; attempts that
@@ -78,7 +78,7 @@ def admission(units: Iterable[Unit], round_index: int) -> Admission:
     return Admission(names, tuple(sorted(unit.task for unit in counted if unit.task not in set(names))))
 
 
-def merge_stands(merge: Unit, lanes: Iterable[Unit]) -> bool:
+def merge_stands(merge: UnitAttempt, lanes: Iterable[UnitAttempt]) -> bool:
     """Tell whether a merge still counts: not void itself, and all it admitted, newest attempts of its round, counts."""
     counted = {unit.task for unit in lanes if unit.state in ADMISSIBLE}
     lapsed = merge.state in VOID or merge.state in {TaskState.REFUTED, TaskState.UNVERIFIED}

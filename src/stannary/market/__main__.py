@@ -17,7 +17,7 @@ from stannary import files
 from stannary.errors import ConflictError, EnvironmentProblem, NotFound, StannaryError
 from stannary.jobs.course.state import Timing
 from stannary.jobs.retention import Retention
-from stannary.market.settings import Profile, Settings
+from stannary.market.settings import MarketProfile, Settings
 
 S = TypeVar("S", Timing, Retention)
 
@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--port", type=int, default=0, help="0: that of the last start, any free one the first time")
     serve.add_argument("--name", default="", help="the market's name and the log's origin (default: one of its own)")
-    serve.add_argument("--profile", type=_profile, default=Profile.LOCAL, help="who may join; only `local` so far")
+    serve.add_argument(
+        "--profile", type=_profile, default=MarketProfile.LOCAL, help="who may join; only `local` so far"
+    )
     serve.add_argument(
         "--witness", action="append", default=[], metavar="KEY@URL[#SHA256]",
         help="a witness somebody else runs, to be asked as well (repeatable); SHA256 pins its certificate",
@@ -152,11 +154,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _profile(text: str) -> Profile:
-    if text != Profile.LOCAL:
+def _profile(text: str) -> MarketProfile:
+    if text != MarketProfile.LOCAL:
         # No node of this release shows more than software evidence, and these profiles list none of those.
         raise argparse.ArgumentTypeError(f"{text!r}: only local is offered; others come with hardware certification")
-    return Profile.LOCAL
+    return MarketProfile.LOCAL
 
 
 def _changed(default: S, option: str, given: list[str]) -> S:

@@ -21,7 +21,7 @@ DEFAULT_RETENTION = Retention()
 MIN_KEPT_S = DAY_S  # what a job lets go counts against its node's quota of the last day
 
 
-class Profile(StrEnum):
+class MarketProfile(StrEnum):
     """Who may be on the market. Only `local` lists T0 nodes (software evidence)."""
 
     LOCAL = "local"
@@ -38,7 +38,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""  # the address others dial where it is not `host`: behind NAT, or listening on all of them
-    profile: Profile = Profile.LOCAL
+    profile: MarketProfile = MarketProfile.LOCAL
     witness: bool = True  # start a witness process beside the market
     witnesses: tuple[str, ...] = ()  # others to ask, each KEY@URL or KEY@URL#SHA256 (tlog/witness_client.py)
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end

@@ -1,6 +1,6 @@
 """`python -m stannary.replay DIRECTORY`: compute units of a verified receipt again, in a sandbox.
 
-    DIRECTORY/plan.json    verify/recomputation.py's Plan, written by whoever verified the receipt
+    DIRECTORY/plan.json    verify/recomputation.py's ReplayPlan, written by whoever verified the receipt
     DIRECTORY/blobs/       what the units are computed from and what they gave, one file per digest
     stdout                 one JSON line per event: {"say"}, {"task", "step", "steps"}, {"found": {...}}
 
@@ -39,7 +39,7 @@ from stannary.run.sandbox import choice
 from stannary.run.sandbox.process import Sandbox
 from stannary.run.work import Recomputed, SandboxedWork, TaskInHand
 from stannary.run.worker_process import Worker, outbox_path
-from stannary.verify.recomputation import Found, Outcome, Plan, Unit
+from stannary.verify.recomputation import Found, Outcome, ReplayPlan, Unit
 
 PLAN_FILE = "plan.json"
 MAX_PLAN_BYTES = 64 * 1024 * 1024
@@ -51,7 +51,7 @@ Send = Callable[[dict[str, Json]], None]
 class Replayer:
     """One job's worker and the units it computes again; used from the thread that made it."""
 
-    def __init__(self, directory: Path, plan: Plan, sandbox: Sandbox, send: Send) -> None:
+    def __init__(self, directory: Path, plan: ReplayPlan, sandbox: Sandbox, send: Send) -> None:
         self._blobs = Blobs(directory / "blobs")
         self._outbox = directory / "outbox"
         self._sandbox = sandbox
@@ -187,7 +187,7 @@ class Replayer:
 def run(directory: Path, send: Send) -> None:
     """Replay the plan in `directory`, in its order."""
     data = (directory / PLAN_FILE).read_bytes()
-    plan = record.from_json(Plan, canonical.decode_object(data, max_bytes=MAX_PLAN_BYTES), what="plan")
+    plan = record.from_json(ReplayPlan, canonical.decode_object(data, max_bytes=MAX_PLAN_BYTES), what="plan")
     sandbox = choice.choose("private", lambda line: send({"say": line}))
     send({"say": f"replaying {len(plan.units)} units in {sandbox.describe()}"})
     replayer = Replayer(directory, plan, sandbox, send)

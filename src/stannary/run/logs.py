@@ -42,7 +42,7 @@ _PICTURES = 0x2400  # Unicode's pictures of the control characters, in their ord
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PrintedLine:
     """One line: when, on which stream, and its text."""
 
     at_s: float
@@ -58,25 +58,25 @@ class TaskLog:
     max_lines: int = MAX_LINES
     num_dropped: int = 0
     _first_seq: int = 0
-    _waiting: deque[Line] = field(default_factory=deque)
-    _dropped: deque[Line] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))  # the last of them
+    _waiting: deque[PrintedLine] = field(default_factory=deque)
+    _dropped: deque[PrintedLine] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))  # the last of them
     _num_taken: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, stream: str, text: str) -> None:
         """Take one line, or count it as dropped."""
-        line = Line(self.clock(), stream, printable(text))
+        line = PrintedLine(self.clock(), stream, printable(text))
         with self._lock:
             if self._num_taken >= self.max_lines:
                 self.num_dropped += 1
                 self._dropped.append(line)
                 if self.num_dropped > 1:
                     return
-                line = Line(line.at_s, "agent", f"more than {self.max_lines:,} lines: later ones are dropped")
+                line = PrintedLine(line.at_s, "agent", f"more than {self.max_lines:,} lines: later ones are dropped")
             self._num_taken += 1
             self._waiting.append(line)
 
-    def batch(self) -> tuple[int, list[Line]]:
+    def batch(self) -> tuple[int, list[PrintedLine]]:
         """Return the number of the first unacknowledged line and up to BATCH_LINES lines."""
         with self._lock:
             return self._first_seq, [self._waiting[index] for index in range(min(BATCH_LINES, len(self._waiting)))]

@@ -31,7 +31,7 @@ from stannary.errors import EnvironmentProblem, FormatError, NotFound, Refuted, 
 from stannary.formats import canonical, record
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output
-from stannary.verify.recomputation import Found, Plan
+from stannary.verify.recomputation import Found, ReplayPlan
 
 if TYPE_CHECKING:
     from stannary.sdk.client import Client
@@ -125,7 +125,7 @@ def bring_all(items: Iterable[Output], source: BlobSource, directory: Path, talk
     return brought
 
 
-def replay(plan: Plan, items: Iterable[Output], source: BlobSource, talk: Talk) -> tuple[Found, ...]:
+def replay(plan: ReplayPlan, items: Iterable[Output], source: BlobSource, talk: Talk) -> tuple[Found, ...]:
     """Bring `items`, compute the units of `plan` again on this machine, and return what was found.
 
     Raises:

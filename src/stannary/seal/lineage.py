@@ -16,7 +16,7 @@ from typing import Protocol
 from stannary.errors import ConflictError
 from stannary.seal.content import tensors
 from stannary.seal.head import SealedObject
-from stannary.seal.manifest import Base, Codec
+from stannary.seal.manifest import Codec, DeltaBase
 from stannary.seal.plan import Cut
 from stannary.seal.reader import MAX_CHAIN, SealedArtifact
 
@@ -75,7 +75,7 @@ class Ancestry:
             if (other := theirs.get(item.name)) is not None and (other.dtype, other.shape) == (item.dtype, item.shape)
         ]
 
-    def base_of(self, cut: Cut) -> Base | None:
+    def base_of(self, cut: Cut) -> DeltaBase | None:
         """Return where the parent holds the same tensors as `cut`, if it holds all of them in one run."""
         rows = self._shifts.get(cut.file, [])  # in the order of their bytes, none over another
         first = bisect.bisect_right(rows, cut.offset, key=lambda row: row[1])
@@ -84,9 +84,9 @@ class Ancestry:
         covered = sum(min(end, cut.offset + cut.size) - max(begin, cut.offset) for begin, end, _, _ in inside)
         if not inside or covered != cut.size or len({(file, shift) for _, _, file, shift in inside}) != 1:
             return None
-        return Base(inside[0][2], cut.offset + inside[0][3])
+        return DeltaBase(inside[0][2], cut.offset + inside[0][3])
 
-    def read(self, base: Base, size: int) -> memoryview:
+    def read(self, base: DeltaBase, size: int) -> memoryview:
         """Return the operand of a delta."""
         if self._parent is None:
             raise ConflictError("delta without a parent")

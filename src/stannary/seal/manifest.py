@@ -89,7 +89,7 @@ class KeyGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class DeltaBase:
     """Where the other operand of a delta lies in the parent artifact."""
 
     file: int
@@ -107,7 +107,7 @@ class Shard:
     group: int
     plain: str  # hex BLAKE3 of the decoded bytes: resume, deltas and diff compare it
     codec: Codec = Codec.RAW
-    base: Base | None = None
+    base: DeltaBase | None = None
 
 
 @dataclass(frozen=True, slots=True)

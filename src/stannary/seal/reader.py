@@ -27,7 +27,7 @@ from stannary.seal import message
 from stannary.seal.content import tensors
 from stannary.seal.head import Head
 from stannary.seal.keys import KeyRing
-from stannary.seal.manifest import Base, Codec, Manifest, Shard
+from stannary.seal.manifest import Codec, DeltaBase, Manifest, Shard
 from stannary.seal.stores.mirrors import Mirrors
 from stannary.seal.stores.source import Source
 
@@ -151,7 +151,7 @@ class SealedArtifact:
         if shard.codec is Codec.BF16_SPLIT:
             coder.decode_bf16_split(stored, into)
             return
-        base = shard.base or Base(0, 0)  # the manifest reader refuses a delta without a base
+        base = shard.base or DeltaBase(0, 0)  # the manifest reader refuses a delta without a base
         operand = memoryview(bytearray(shard.size))
         self.parent().read_range(base.file, base.offset, operand)
         coder.decode_xor_sparse(stored, operand, into)

@@ -32,7 +32,7 @@ from stannary.seal.content.kinds import FileKind
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey
 from stannary.seal.lineage import Ancestry, Known, ShardIndex
-from stannary.seal.manifest import Base, Codec, FileEntry, KeyGroup, Manifest, Shard, TensorEntry
+from stannary.seal.manifest import Codec, DeltaBase, FileEntry, KeyGroup, Manifest, Shard, TensorEntry
 from stannary.seal.plan import Cut
 from stannary.seal.reader import SealedArtifact, run_all
 from stannary.seal.stores.link import LinkMeter
@@ -198,7 +198,7 @@ class _Sealer:
             return None
         return known
 
-    def _code(self, cut: Cut, plain: memoryview) -> tuple[memoryview, Codec, Base | None]:
+    def _code(self, cut: Cut, plain: memoryview) -> tuple[memoryview, Codec, DeltaBase | None]:
         """Return what to store for a cut: the shortest of delta, split and raw that is worth it."""
         width = WORD_BYTES.get(cut.dtype, 1)
         base = self._lineage.base_of(cut)

@@ -43,9 +43,6 @@ class Opened:
     outputs: Sequence[Mapping[str, Json]]
 
 
-Outcome = AuditOutcome
-
-
 def fix_candidates(connection: Connection, job: str, number: int, leaf: str) -> None:
     """Note whose statement says who may audit what a draw draws, once and for all."""
     connection.execute(sa.insert(draw_candidates).values(job=job, number=number, leaf=leaf))
@@ -123,7 +120,7 @@ def commit_answer(
 ) -> None:
     """Take a blinded answer; the same one again changes nothing, another is refused."""
     # A prover answers once for all audits of its task: that its first auditor gave up is nothing it can help.
-    if role is Role.AUDITOR and get(connection, audit).outcome is not Outcome.OPEN:
+    if role is Role.AUDITOR and get(connection, audit).outcome is not AuditOutcome.OPEN:
         raise ConflictError("this audit is closed", why=audit)
     given = {(row.role, row.node): row for row in answers_of(connection, audit)}.get((role, node))
     if given is not None:
@@ -152,10 +149,10 @@ def open_answer(connection: Connection, audit: str, role: Role, node: str, opene
         raise ConflictError("no commitment waits for this answer", why=f"{audit}, {role} {node}")
 
 
-def close(connection: Connection, audit: str, outcome: Outcome, *, at_ms: int) -> None:
+def close(connection: Connection, audit: str, outcome: AuditOutcome, *, at_ms: int) -> None:
     """Close an audit, once, with its event."""
     row = get(connection, audit)
-    if row.outcome is not Outcome.OPEN:
+    if row.outcome is not AuditOutcome.OPEN:
         raise ConflictError("this audit is closed", why=f"{audit} {row.outcome}")
     connection.execute(_one(audit).values(outcome=outcome.value, closed_at_ms=at_ms))
     happening = events.Happening(f"audit.{outcome}", f"audit {audit} {outcome}", at_ms, row.task, row.auditor)
@@ -181,7 +178,7 @@ def of_job(connection: Connection, job: str, *, only_open: bool = False) -> list
     """Return the audits of a job in the order they were opened."""
     query = _SELECT.where(audits.c.job == job)
     if only_open:
-        query = query.where(audits.c.outcome == Outcome.OPEN.value)
+        query = query.where(audits.c.outcome == AuditOutcome.OPEN.value)
     return [_audit(row) for row in connection.execute(query.order_by(audits.c.opened_at_ms, audits.c.audit)).mappings()]
 
 
@@ -192,7 +189,7 @@ def answers_of(connection: Connection, audit: str) -> list[AnswerRow]:
 
 
 def _audit(row: sa.RowMapping) -> AuditRow:
-    return AuditRow(**{**row, "canary": bool(row["canary"]), "outcome": Outcome(row["outcome"])})
+    return AuditRow(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
 
 
 def _one(audit: str) -> sa.Update:

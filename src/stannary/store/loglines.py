@@ -44,7 +44,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LineSource:
     """Who printed."""
 
     job: str
@@ -52,7 +52,7 @@ class Source:
     node: str
 
 
-def append(connection: Connection, source: Source, lines: Sequence[NewLine]) -> int:
+def append(connection: Connection, source: LineSource, lines: Sequence[NewLine]) -> int:
     """Keep what still fits of `lines`, count the rest; return how many were kept."""
     row = connection.execute(
         sa.select(jobs.c.num_log_lines, jobs.c.num_log_bytes).where(jobs.c.job == source.job)

@@ -67,7 +67,7 @@ class OfSize:
 def run_merge(
     recipe_: Recipe,
     assignment: Assignment,
-    settings: jobspec.Recipe,
+    settings: jobspec.RecipeSpec,
     inputs: MergeInputs,
     recording: Recording = RECORDING,
 ) -> RoundResult:
@@ -95,7 +95,7 @@ def run_merge(
     )
 
 
-def theta_bytes(described: Mapping[str, checkpoint.Described], settings: jobspec.Recipe) -> int:
+def theta_bytes(described: Mapping[str, checkpoint.Described], settings: jobspec.RecipeSpec) -> int:
     """Return the size of the weights every merge but the last gives: those a later task begins with."""
     return checkpoint.encoded_bytes(described, _metadata(settings))
 
@@ -135,7 +135,7 @@ def _step(
     weights: Mapping[str, Tensor],
     supports: Sequence[Support],
     outer: checkpoint.Source | None,
-    settings: jobspec.Recipe,
+    settings: jobspec.RecipeSpec,
     recording: Recording,
 ) -> tuple[bytes, dict[int, bytes]]:
     """Sum the contributions and apply one Nesterov step to the weights in place, tensor by tensor.
@@ -168,7 +168,7 @@ def _step(
     return written.finish(), {count: encoder.finish() for count, encoder in sums.items()}
 
 
-def _metadata(settings: jobspec.Recipe) -> dict[str, str]:
+def _metadata(settings: jobspec.RecipeSpec) -> dict[str, str]:
     return {"recipe": canonical.encode(settings.options).decode()}
 
 

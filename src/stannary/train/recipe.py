@@ -77,7 +77,7 @@ OWN_OPTIMIZER = ("configure_optimizers", "make_optimizer", "optimizer", "trainin
 Factory = Callable[[Options, Mapping[str, Path]], Recipe]
 
 
-def load(workdir: Path, settings: jobspec.Recipe, inputs: Mapping[str, Path]) -> Recipe:
+def load(workdir: Path, settings: jobspec.RecipeSpec, inputs: Mapping[str, Path]) -> Recipe:
     """Run the recipe's file, or import a built-in one, and call its factory.
 
     Raises:
@@ -109,7 +109,7 @@ def _own_module(workdir: Path, name: str) -> ModuleType:
     return module
 
 
-def _module_of_ours(settings: jobspec.Recipe) -> ModuleType:
+def _module_of_ours(settings: jobspec.RecipeSpec) -> ModuleType:
     """Return a built-in recipe's module, if the code it was signed with is the one that is here."""
     if settings.builtin not in builtin.names():
         have = ", ".join(builtin.names())
@@ -168,7 +168,7 @@ def check_measures(recipe: Recipe, model: nn.Module) -> None:
             raise SpecError("recipe.evaluate returns something that is no named number", why=why, hint=hint)
 
 
-def build(recipe: Recipe, settings: jobspec.Recipe, theta: checkpoint.Source | None) -> nn.Module:
+def build(recipe: Recipe, settings: jobspec.RecipeSpec, theta: checkpoint.Source | None) -> nn.Module:
     """Return the model with the given weights, or with those made from the seed where theta is absent.
 
     Raises:

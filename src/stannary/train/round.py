@@ -81,7 +81,7 @@ class RoundResult:
 def run_round(
     recipe_: Recipe,
     assignment: Assignment,
-    settings: jobspec.Recipe,
+    settings: jobspec.RecipeSpec,
     theta: checkpoint.Source | None,
     recording: Recording = RECORDING,
 ) -> RoundResult:
@@ -125,7 +125,7 @@ def lr_at(training: Training, step: int, inner: int, num_steps: int) -> float:
     return schedule.lr_factor(training, step, num_steps) * schedule.rewarm_factor(training, inner)
 
 
-def accumulate(recipe_: Recipe, model: nn.Module, settings: jobspec.Recipe, *, step: int, lane: int) -> float:
+def accumulate(recipe_: Recipe, model: nn.Module, settings: jobspec.RecipeSpec, *, step: int, lane: int) -> float:
     """Leave the gradient of one step's batch in the weights, microbatch by microbatch; return the mean loss."""
     training = settings.training
     recipe.seed_everything(data.step_seed(settings.seed, step, lane))

@@ -12,7 +12,7 @@ from stannary.formats.training import Training
 from stannary.rules.shape import first_step
 
 
-def total_steps(settings: jobspec.Recipe) -> int:
+def total_steps(settings: jobspec.RecipeSpec) -> int:
     """Return the inner steps one lane takes in the whole job."""
     return first_step(settings.inner_steps, settings.rounds)
 

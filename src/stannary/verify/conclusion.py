@@ -40,7 +40,7 @@ from stannary.rules.verdict import Decision
 from stannary.verify import lineage, settlement, soundness
 from stannary.verify.case import Case, Logged
 from stannary.verify.lineage import Lineage
-from stannary.verify.settlement import AuditWork, Bond, Settlement, Work
+from stannary.verify.settlement import AuditWork, Bond, PayableWork, Settled
 
 SUCCEEDED = "succeeded"
 NOT_ATTESTED = "NOT hardware-attested"
@@ -54,7 +54,7 @@ class Conclusion:
     selections: dict[TaskId, Selection]
     decisions: dict[TaskId, Decision]
     lineage: Lineage
-    settlement: Settlement
+    settlement: Settled
     soundness: Soundness
     time_split: TimeSplit
     verdict: Verdict
@@ -205,7 +205,7 @@ def is_drawn(decision: Decision) -> bool:
     return decision.reason is not Reason.NOT_DRAWN
 
 
-def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool) -> Settlement:  # R14.5
+def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool) -> Settled:  # R14.5
     ordered = sorted(case.contributions.items(), key=lambda item: item[1].index)
     work = [_work(case, decisions, task, buyer_silent=buyer_silent) for task, _ in ordered]
     audits = [
@@ -216,12 +216,12 @@ def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool
     return settlement.settle(escrow_of(case), work, audits, _bonds(case, decisions))
 
 
-def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_silent: bool) -> Work:  # R14.3
+def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_silent: bool) -> PayableWork:  # R14.3
     contribution, assignment = case.contributions[task].predicate, case.assignments[task].predicate
     decision = decisions[task]
     redone = case.is_superseded(task)
     unasked = decision.reason is Reason.NOT_ASKED or (buyer_silent and decision.reason is Reason.AWAITED)
-    return Work(
+    return PayableWork(
         task=task,
         node=contribution.node,
         operator=case.credential(contribution.node).operator,

@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DrawnStep:
     """The drawn inner step of a unit, its salt, and the answer both sides gave."""
 
     step: int
@@ -59,7 +59,7 @@ class Unit:
     engine_class: str
     blobs: tuple[Output, ...]  # what it is computed from: theta, outer, and each admitted contribution
     drawn: bool
-    question: Question | None = None  # where a drawn unit was verified by its own node's answer
+    question: DrawnStep | None = None  # where a drawn unit was verified by its own node's answer
 
     @property
     def task(self) -> TaskId:
@@ -68,7 +68,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """What the computing process is asked."""
 
     spec: dict[str, Json]
@@ -147,7 +147,7 @@ def _unit(case: Case, contribution: Contribution, made: dict[Digest, Output], se
     )
 
 
-def _question(case: Case, contribution: Contribution, selection: Selection | None) -> Question | None:
+def _question(case: Case, contribution: Contribution, selection: Selection | None) -> DrawnStep | None:
     if selection is None or not selection.drawn:
         return None
     if conclusion.decide(case, contribution.task, selection).verdict is not Verdict.VERIFIED:
@@ -155,7 +155,7 @@ def _question(case: Case, contribution: Contribution, selection: Selection | Non
     for item in case.answers_of.get(contribution.task, ()):
         answer = item.predicate
         if answer.role is Role.PROVER and answer.node == contribution.node:
-            return Question(selection.step, selection.salt.hex(), answer.answer)
+            return DrawnStep(selection.step, selection.salt.hex(), answer.answer)
     return None
 
 

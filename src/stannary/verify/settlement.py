@@ -30,7 +30,7 @@ BUYER = "buyer"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PayableWork:
     """One contribution to settle, in log order."""
 
     task: TaskId
@@ -66,7 +66,7 @@ class Bond:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class Settled:
     """The lines of a job and their totals."""
 
     lines: tuple[SettlementLine, ...]
@@ -76,10 +76,10 @@ class Settlement:
 
 def settle(
     escrow_usd_micros: int,
-    work: Sequence[Work],
+    work: Sequence[PayableWork],
     audits: Sequence[AuditWork],
     forfeited: Iterable[Bond] = (),
-) -> Settlement:
+) -> Settled:
     """Divide escrow and forfeited bonds by the rules above (R14.5).
 
     Args:
@@ -165,7 +165,7 @@ class _Books:
     def note(self, operator: str, task: str, reason: str) -> None:
         self._lines.append(SettlementLine(f"operator:{operator}", task, reason, 0))
 
-    def close(self) -> Settlement:
+    def close(self) -> Settled:
         for source in self._sources.values():
             bond = source.bond
             self._lines.append(SettlementLine(f"bond:{bond.operator}", bond.node, "forfeit", -bond.usd_micros))
@@ -175,10 +175,10 @@ class _Books:
         lines = tuple(self._lines)
         if sum(line.usd_micros for line in lines) != self._escrow:
             raise AssertionError("settlement does not conserve money")  # a bug of ours, never input
-        return Settlement(lines, self._escrow - self._left, self._left)
+        return Settled(lines, self._escrow - self._left, self._left)
 
 
-def _is_payable(item: Work) -> bool:  # R14.3
+def _is_payable(item: PayableWork) -> bool:  # R14.3
     if item.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
         return True
     return item.verdict is Verdict.UNVERIFIED and item.on_completion

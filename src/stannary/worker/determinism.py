@@ -35,7 +35,7 @@ LOAD_S = 0.5  # how long the other process has a competitor: enough to cover ste
 OTHER_NICE = 5
 
 
-def probe(recipe: Recipe, settings: jobspec.Recipe, progress: Progress = ignore_progress) -> list[str]:
+def probe(recipe: Recipe, settings: jobspec.RecipeSpec, progress: Progress = ignore_progress) -> list[str]:
     """Return the digests of the states after each of CHECKED_STEPS steps, and of the delta."""
     assignment = Assignment(
         job=JobId("j-000000000000"),

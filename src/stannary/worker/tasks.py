@@ -37,7 +37,7 @@ class Prepared:
     """A job ready to run: its settings and the recipe made from its inputs."""
 
     spec: jobspec.JobSpec
-    settings: jobspec.Recipe
+    settings: jobspec.RecipeSpec
     recipe: Recipe
 
 

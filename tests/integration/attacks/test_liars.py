@@ -72,7 +72,7 @@ def spec() -> JobSpec:
     """Return the hello job at a size that takes milliseconds."""
     training = Training(batch_size=4, microbatch_size=4, warmup_steps=2)
     base = train_spec(rounds=ROUNDS, lanes=LANES)
-    made = jobspec.Recipe("recipe.py:recipe", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training)
+    made = jobspec.RecipeSpec("recipe.py:recipe", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training)
     files = (WorkFile("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),)
     corpus = Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")
     return replace(base, workdir=files, inputs={"corpus": corpus}, recipe=made, budget_usd_micros=10_000_000)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import errors
 from stannary.formats import beacon, canonical, digest, dsse, ids, instants, jobspec, note, statement
-from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
+from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.predicates import Job, Reveal, Tier
 from stannary.formats.workdir import WorkFile
 from stannary.market.clock import Clock, SystemClock
@@ -40,7 +40,7 @@ TRUST = Trust(
 
 def train_spec(rounds: int = 2, lanes: int = 2, **changes: Any) -> JobSpec:
     """Return a small train job."""
-    recipe = Recipe(
+    recipe = RecipeSpec(
         entry="main.py:recipe", rounds=rounds, lanes=lanes, inner_steps=(3, 4), seed=0, step_ms=40, options={}
     )
     return _spec("train", kind=JobKind.TRAIN, num_nodes=lanes, recipe=recipe, **changes)

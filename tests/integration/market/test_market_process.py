@@ -23,7 +23,7 @@ from tests.patience import answered
 from stannary import errors
 from stannary.formats import digest
 from stannary.formats.jobspec import Verification
-from stannary.market.settings import Profile
+from stannary.market.settings import MarketProfile
 from stannary.verify import receipt as verifier
 from stannary.verify.trust import TrustStore, pin
 from stannary.wire import admin, buyer, message, node, routes
@@ -328,7 +328,7 @@ def test_profile_shared_lists_no_t0_node(tmp_path: Path) -> None:
     """Outside profile local a node with software evidence is refused with the reason."""
 
     async def scenario() -> None:
-        async with worlds.inside(tmp_path, witness=False, profile=Profile.SHARED) as world:
+        async with worlds.inside(tmp_path, witness=False, profile=MarketProfile.SHARED) as world:
             with pytest.raises(errors.BelowPolicy, match="T0"):
                 await world.node("north", FakeNode, run=False)
 

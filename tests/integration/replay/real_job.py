@@ -15,7 +15,7 @@ from tests.unit.verify.world import World
 from stannary.border.blobs import Blobs
 from stannary.formats import digest
 from stannary.formats.digest import PREFIX, Digest
-from stannary.formats.jobspec import Input, JobSpec, Recipe, Resources
+from stannary.formats.jobspec import Input, JobSpec, RecipeSpec, Resources
 from stannary.formats.predicates import Assignment, Output
 from stannary.formats.workdir import WorkFile
 from stannary.train import engine, recipe
@@ -51,7 +51,7 @@ class RealJob(World):
             workdir=(WorkFile("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),),
             inputs={"corpus": Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")},
             resources=Resources(1, 2**30, 2**26, 120),
-            recipe=Recipe("recipe.py:recipe", 2, 2, (2, 3), 7, 40, dict(SMALL)),
+            recipe=RecipeSpec("recipe.py:recipe", 2, 2, (2, 3), 7, 40, dict(SMALL)),
         )
 
     def outputs(self, assignment: Assignment, lie: str = "") -> tuple[Output, ...]:

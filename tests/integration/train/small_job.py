@@ -41,7 +41,7 @@ def put(job: Path, data: bytes) -> Digest:
 
 def train_spec(entry: str = "recipe.py:recipe") -> JobSpec:
     """Return a job of three rounds and two lanes."""
-    recipe = jobspec.Recipe(entry, 3, 2, INNER_STEPS, 7, 40, dict(SMALL))
+    recipe = jobspec.RecipeSpec(entry, 3, 2, INNER_STEPS, 7, 40, dict(SMALL))
     return spec_of(jobspec.JobKind.TRAIN, Verification.REPLAY, recipe=recipe)
 
 

@@ -14,11 +14,11 @@ from stannary.cli.follow import GIVE_UP_S, Follower, Patience, follow, going_on
 from stannary.cli.output import Output
 from stannary.errors import MarketUnreachable, ServiceError
 from stannary.formats.predicates import Verdict
+from stannary.jobs.course.state import AuditOutcome
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState
 from stannary.market.presence import Presence
 from stannary.sdk.client import Turn
 from stannary.store import claims
-from stannary.store.audits import Outcome
 from stannary.wire.buyer import Event, JobNode, JobView, LogLine, LogPage, Progress
 
 JOB = "j-0123456789ab"
@@ -248,7 +248,7 @@ def test_a_long_wait_says_what_for():
 KINDS = [
     *(f"{subject}.{state}" for subject, states in (
         ("job", JobStatus), ("verdict", Verdict), ("settlement", Settlement), ("task", TaskState),
-        ("lease", LeaseState), ("audit", Outcome), ("node", Presence),
+        ("lease", LeaseState), ("audit", AuditOutcome), ("node", Presence),
     ) for state in states),
     claims.GONE,
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from stannary.formats.ids import TaskKind
 from stannary.jobs.rounds import (
-    Unit,
+    UnitAttempt,
     admission,
     audits_closed,
     may_merge,
@@ -17,8 +17,8 @@ from stannary.jobs.rounds import (
 from stannary.jobs.states import TaskState
 
 
-def lane(round_index: int, number: int, state: TaskState = TaskState.VERIFIED, attempt: int = 0) -> Unit:
-    return Unit(
+def lane(round_index: int, number: int, state: TaskState = TaskState.VERIFIED, attempt: int = 0) -> UnitAttempt:
+    return UnitAttempt(
         task=f"r{round_index}/l{number}/a{attempt}",
         kind=TaskKind.ROUND,
         round=round_index,
@@ -29,8 +29,8 @@ def lane(round_index: int, number: int, state: TaskState = TaskState.VERIFIED, a
     )
 
 
-def merge(round_index: int, state: TaskState = TaskState.VERIFIED, attempt: int = 0, admitted: str = "") -> Unit:
-    return Unit(
+def merge(round_index: int, state: TaskState = TaskState.VERIFIED, attempt: int = 0, admitted: str = "") -> UnitAttempt:
+    return UnitAttempt(
         task=f"r{round_index}/merge/a{attempt}",
         kind=TaskKind.MERGE,
         round=round_index,

@@ -13,7 +13,7 @@ from stannary.formats import digest, jobspec
 from stannary.formats.ids import JobId, KeyId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Tier
-from stannary.jobs.course.state import Checkpoint, JobOrder, JobState, Node, Timing, World
+from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, Node, Timing, World
 from stannary.jobs.states import JobStatus
 
 JOB = JobId("j-00000000000a")
@@ -71,7 +71,7 @@ def world(*nodes: Node, **changes: Any) -> World:
         nodes=Nodes(*nodes),
         live=frozenset(item.node for item in nodes),
         answering=frozenset(),
-        checkpoint=Checkpoint("", 0, ROOT),
+        checkpoint=CosignedCheckpoint("", 0, ROOT),
         place=no_room,
     )
     return replace(made, **changes)

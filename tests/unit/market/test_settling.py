@@ -22,18 +22,18 @@ from stannary.settle.ledger import (
 from stannary.store import jobs, ledger
 from stannary.store.database import Store
 from stannary.verify import settlement
-from stannary.verify.settlement import AuditWork, Bond, Work
+from stannary.verify.settlement import AuditWork, Bond, PayableWork
 
 BOND = 1_000
 LIAR, HONEST = NodeId("n-1"), NodeId("n-2")
 ESCROW = 600
 
 
-def lines_of(job: str, *, redo: int, audit: int) -> settlement.Settlement:
+def lines_of(job: str, *, redo: int, audit: int) -> settlement.Settled:
     """Return the settlement of a job in which the liar spoilt another's work and was exposed by an audit."""
     work = [
-        Work(TaskId(f"{job}/r0/l0/a0"), LIAR, "ann", 50, Verdict.REFUTED),
-        Work(TaskId(f"{job}/r0/l1/a0"), HONEST, "bob", redo, Verdict.VERIFIED, redone=True, caused_by=LIAR),
+        PayableWork(TaskId(f"{job}/r0/l0/a0"), LIAR, "ann", 50, Verdict.REFUTED),
+        PayableWork(TaskId(f"{job}/r0/l1/a0"), HONEST, "bob", redo, Verdict.VERIFIED, redone=True, caused_by=LIAR),
     ]
     audits = [AuditWork(AuditId(f"{job}/q"), HONEST, "bob", audit, caused_by=LIAR)]
     return settlement.settle(ESCROW, work, audits, [Bond(LIAR, "ann", BOND)])

@@ -18,7 +18,7 @@ from stannary.formats import canonical
 from stannary.seal import head, manifest, plan
 from stannary.seal.content import names, tensors
 from stannary.seal.content.kinds import FileKind
-from stannary.seal.manifest import Base, Codec, KeyGroup, Manifest, Shard
+from stannary.seal.manifest import Codec, DeltaBase, KeyGroup, Manifest, Shard
 
 ONE: Entries = {"a": ("F32", [2], pattern(8))}
 
@@ -207,8 +207,8 @@ def _tensor(index: int, **changes: object) -> Change:
         _shard(0, group=99),
         _shard(0, plain="x"),
         _shard(0, codec=Codec.XOR_SPARSE),
-        _shard(0, codec=Codec.XOR_SPARSE, base=Base(0, 0)),
-        _shard(0, base=Base(0, 0)),
+        _shard(0, codec=Codec.XOR_SPARSE, base=DeltaBase(0, 0)),
+        _shard(0, base=DeltaBase(0, 0)),
         _shard(0, file=7),
         lambda item: dataclasses.replace(item, shards=item.shards[:-1]),
         lambda item: dataclasses.replace(item, shards=item.shards[::-1]),

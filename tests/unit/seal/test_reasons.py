@@ -23,7 +23,7 @@ from stannary.seal.content import tensors
 from stannary.seal.content.kinds import FileKind
 from stannary.seal.head import Head, SealedObject
 from stannary.seal.keys import OwnerKey, ReceivingKey
-from stannary.seal.manifest import Base, Codec, FileEntry, KeyGroup, Layout, Manifest, Shard, TensorEntry
+from stannary.seal.manifest import Codec, DeltaBase, FileEntry, KeyGroup, Layout, Manifest, Shard, TensorEntry
 from stannary.seal.reader import SealedArtifact
 from stannary.seal.stores.directory import DirectoryStore
 from stannary.seal.stores.mirrors import Mirrors
@@ -108,7 +108,7 @@ MANIFESTS: dict[str, tuple[Manifest, str]] = {
     "raw and shorter": (listing(shards=(shard(stored=9),)), "raw shard stores another length"),
     "no hash": (listing(shards=(shard(plain="0" * 63),)), "no plaintext hash"),
     "delta without a base": (listing(shards=(SPARSE,)), "a delta without a base"),
-    "base without a delta": (listing(shards=(shard(base=Base(0, 0)),)), "a delta without a base"),
+    "base without a delta": (listing(shards=(shard(base=DeltaBase(0, 0)),)), "a delta without a base"),
     "two tensors of one name": (weights(tensor("a", 10, 10), tensor("a", 10, 10)), "duplicate tensor name"),
     "tensor of no file": (weights(tensor("a", 10, 10, file=4)), "a file that is not there"),
     "tensor of a plain file": (listing(tensors=(tensor("a", 0, 10),)), "not safetensors"),
@@ -126,13 +126,13 @@ def test_manifest_is_refused_for_its_reason(name: str) -> None:
         manifest.parse(item.to_bytes(), head_of(item))
 
 
-@pytest.mark.parametrize("base", [Base(-1, 0), Base(0, -1)])
-def test_delta_base_before_the_start(base: Base) -> None:
+@pytest.mark.parametrize("base", [DeltaBase(-1, 0), DeltaBase(0, -1)])
+def test_delta_base_before_the_start(base: DeltaBase) -> None:
     """A base at a negative place is refused although there is a parent; one without a parent is, too."""
     item = listing(shards=(dataclasses.replace(SPARSE, base=base),))
     with pytest.raises(FormatError, match="without a parent"):
         manifest.parse(item.to_bytes(), head_of(item, parent=PARENT))
-    good = listing(shards=(dataclasses.replace(SPARSE, base=Base(0, 0)),))
+    good = listing(shards=(dataclasses.replace(SPARSE, base=DeltaBase(0, 0)),))
     assert manifest.parse(good.to_bytes(), head_of(good, parent=PARENT)) == good
     with pytest.raises(FormatError, match="without a parent"):
         manifest.parse(good.to_bytes(), head_of(good))

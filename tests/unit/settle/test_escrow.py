@@ -26,7 +26,7 @@ from stannary.settle.ledger import (
     same_or_conflict,
 )
 from stannary.verify import settlement
-from stannary.verify.settlement import AuditWork, Bond, Work
+from stannary.verify.settlement import AuditWork, Bond, PayableWork
 
 BONDS = {"n-0": 1_000, "n-1": 400, "n-2": 0}  # of nodes of three operators, who are named like them
 AMOUNTS = st.integers(0, 10**6)
@@ -77,7 +77,9 @@ def jobs(draw: st.DrawFn) -> tuple[int, tuple[SettlementLine, ...], int]:
         price = draw(st.integers(0, 700))
         task = TaskId(f"t{number}")
         work.append(
-            Work(task, NodeId(node), node, price, verdict, redone=cause is not None, caused_by=cause and NodeId(cause))
+            PayableWork(
+                task, NodeId(node), node, price, verdict, redone=cause is not None, caused_by=cause and NodeId(cause)
+            )
         )
         audits.append(AuditWork(AuditId(f"q{number}"), NodeId(node), node, price, refuted=node in liars))
     escrow_usd_micros = draw(st.integers(0, 2_000))

@@ -9,12 +9,13 @@ from tests.unit.store.world import JOB, TASK
 
 from stannary.errors import ConflictError, NotFound, UsageError
 from stannary.formats.predicates import Role, SettlementLine
+from stannary.jobs.course.state import AuditOutcome
 from stannary.settle import escrow
 from stannary.settle.ledger import Entry, Purpose, buyer_escrow, operator_available, transfer
 from stannary.store import audits, blobs, envelopes, ledger, loglines, readings
-from stannary.store.audits import NewAudit, NewDraw, Opened, Outcome
+from stannary.store.audits import NewAudit, NewDraw, Opened
 from stannary.store.database import Store
-from stannary.store.loglines import NewLine, Source
+from stannary.store.loglines import LineSource, NewLine
 from stannary.store.readings import ReadingRow
 
 
@@ -108,9 +109,9 @@ def test_answers_are_committed_to_before_they_are_opened(furnished: Store) -> No
     do(furnished, open_it)
     (answer,) = furnished.read(lambda c: audits.answers_of(c, audit))
     assert (answer.role, answer.answer) == (Role.AUDITOR, "answer")
-    do(furnished, lambda c: audits.close(c, audit, Outcome.AGREED, at_ms=5))
+    do(furnished, lambda c: audits.close(c, audit, AuditOutcome.AGREED, at_ms=5))
     with pytest.raises(ConflictError, match="closed"):
-        do(furnished, lambda c: audits.close(c, audit, Outcome.AGREED, at_ms=5))
+        do(furnished, lambda c: audits.close(c, audit, AuditOutcome.AGREED, at_ms=5))
     with pytest.raises(ConflictError, match="closed"):
         do(furnished, lambda c: commit(c, "e"))
     # the prover answers once for all audits of its task: that its first auditor is gone must not cost it its pay
@@ -123,7 +124,7 @@ def test_answers_are_committed_to_before_they_are_opened(furnished: Store) -> No
 def test_logs_are_capped_and_say_so(furnished: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines beyond the cap are counted, and the reader's last line says how many were dropped."""
     monkeypatch.setattr(loglines, "MAX_LINES", 3)
-    source = Source(JOB, TASK, "n-1")
+    source = LineSource(JOB, TASK, "n-1")
     lines = [NewLine(number, "stdout", f"line {number}") for number in range(5)]
     assert do(furnished, lambda c: loglines.append(c, source, lines[:2])) == 2
     assert do(furnished, lambda c: loglines.append(c, source, lines[2:])) == 1
@@ -139,7 +140,7 @@ def test_log_bytes_are_capped_too(furnished: Store, monkeypatch: pytest.MonkeyPa
     """A long line is cut visibly, and bytes run out as lines do, for good."""
     monkeypatch.setattr(loglines, "MAX_LINE", 10)
     monkeypatch.setattr(loglines, "MAX_BYTES", 30)
-    source = Source(JOB, TASK, "n-1")
+    source = LineSource(JOB, TASK, "n-1")
     lines = [NewLine(1, "stderr", "x" * 50), NewLine(2, "stderr", "y" * 50)]
     assert do(furnished, lambda c: loglines.append(c, source, lines)) == 1
     assert do(furnished, lambda c: loglines.append(c, source, [NewLine(3, "stderr", "z")])) == 0

@@ -64,7 +64,9 @@ def tiny():
 @pytest.fixture
 def settings():
     """Three rounds of 2, 3, 3 steps for three lanes."""
-    return jobspec.Recipe("r.py:r", 3, 3, (2, 3), 5, 10, {}, Training(batch_size=4, microbatch_size=2, warmup_steps=2))
+    return jobspec.RecipeSpec(
+        "r.py:r", 3, 3, (2, 3), 5, 10, {}, Training(batch_size=4, microbatch_size=2, warmup_steps=2)
+    )
 
 
 def a_round(settings, round_index: int, lane: int, **changes) -> Assignment:

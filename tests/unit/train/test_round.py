@@ -33,7 +33,8 @@ from stannary.formats.training import Training
 from stannary.train import engine
 from stannary.train.round import run_round
 engine.pin()
-settings = jobspec.Recipe("r.py:r", 3, 3, (2, 3), 5, 10, {}, Training(batch_size=4, microbatch_size=2, warmup_steps=2))
+training = Training(batch_size=4, microbatch_size=2, warmup_steps=2)
+settings = jobspec.RecipeSpec("r.py:r", 3, 3, (2, 3), 5, 10, {}, training)
 delta = run_round(Tiny(), a_round(settings, 0, 1), settings, None).outputs["delta"]
 print(engine.engine_class(), hashlib.sha256(delta).hexdigest())
 """

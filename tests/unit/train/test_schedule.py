@@ -14,7 +14,7 @@ from stannary.formats.training import Training
 from stannary.rules.shape import first_step, num_steps
 from stannary.train import data, schedule
 
-SETTINGS = jobspec.Recipe("r.py:r", 6, 2, (3, 6, 10), 0, 10, {}, Training(warmup_steps=4))
+SETTINGS = jobspec.RecipeSpec("r.py:r", 6, 2, (3, 6, 10), 0, 10, {}, Training(warmup_steps=4))
 
 
 def test_inner_steps_are_small_early_and_add_up():

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.predicates import Reading, Spent, Verdict
-from stannary.verify.settlement import WHOLE, AuditWork, Bond, Work, settle, time_split
+from stannary.verify.settlement import WHOLE, AuditWork, Bond, PayableWork, settle, time_split
 
 NODES = [NodeId(name) for name in ("n-a", "n-b", "n-c")]
 
 
 def work(name="t", node="n-a", price=100, verdict=Verdict.VERIFIED, **options):
-    return Work(TaskId(name), NodeId(node), f"op {node}", price, verdict, **options)
+    return PayableWork(TaskId(name), NodeId(node), f"op {node}", price, verdict, **options)
 
 
 def audit(name="t/q0", node="n-b", price=10, **options):

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary.formats import beacon, digest, dsse, ids, jobspec, note, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId, TaskKind
-from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Recipe, Resources, Trust, Verification
+from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.note import KeyType
 from stannary.formats.predicates import Role, Spent, Tier, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
@@ -351,7 +351,7 @@ class World:
 
     def spec(self) -> JobSpec:
         """Return the job's spec."""
-        recipe = Recipe("recipe.py:recipe", self.rounds, self.lanes, (3, 6), 0, 40, {})
+        recipe = RecipeSpec("recipe.py:recipe", self.rounds, self.lanes, (3, 6), 0, 40, {})
         train = self.kind is JobKind.TRAIN
         return JobSpec(
             name="hello", kind=self.kind, workdir=(WorkFile("recipe.py", 0o644, digest.digest(b"recipe"), 6),), envs={},

@@ -315,7 +315,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CosignedCheckpoint:
     """A published, cosigned checkpoint."""
 
     text: str
@@ -349,7 +349,7 @@ class World:
     nodes: Nodes
     live: Container[str]  # nodes that may get new work: heard from lately, not draining
     answering: Container[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
-    checkpoint: Checkpoint
+    checkpoint: CosignedCheckpoint
     place: Placing
     terms: frozenset[str] = frozenset()  # digests of those this market accepts
     resumed_at_ms: int = 0  # when this process began to listen

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course.draft import PENDING
+from stannary.jobs.course.state import AuditOutcome
 from stannary.jobs.states import JobStatus, LeaseState, Settlement, TaskState, is_terminal
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
@@ -33,7 +34,7 @@ def abort(connection: Connection, job: str, now_ms: int, what: str) -> None:
         if task.state in PENDING:
             move_task(connection, task.task, TaskState.ABANDONED, cause)
     for audit in audits.of_job(connection, job, only_open=True):
-        audits.close(connection, audit.audit, audits.Outcome.DROPPED, at_ms=now_ms)
+        audits.close(connection, audit.audit, AuditOutcome.DROPPED, at_ms=now_ms)
     entry = escrow.settle(escrow.Escrow(job, row.buyer, ledger.escrow_left(connection, job)))
     if entry is not None:
         ledger.post(connection, entry, at_ms=now_ms)

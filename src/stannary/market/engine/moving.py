@@ -22,7 +22,7 @@ from stannary.jobs.course import ending, failing, lapsing
 from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
-from stannary.jobs.course.state import Checkpoint, JobOrder, JobState, LeaseRow, Placed, World
+from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, LeaseRow, Placed, World
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market import terms
 from stannary.market.clock import now_ms
@@ -38,7 +38,7 @@ from stannary.market.topics import WORK, job_topic
 from stannary.place import match
 from stannary.rules.pace import Progress, median_step_s
 from stannary.store import leases, loglines, snapshots
-from stannary.store.loglines import NewLine, Source
+from stannary.store.loglines import LineSource, NewLine
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
@@ -104,7 +104,7 @@ class Mover:
         self.ready = Ready()
         self.resumed_at_ms = 0
         self._progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
-        self._checkpoint = Checkpoint("", 0, Digest(""))
+        self._checkpoint = CosignedCheckpoint("", 0, Digest(""))
 
     def world(self, job: str) -> World:
         """Return what a decision about a job may know now."""
@@ -170,7 +170,7 @@ class Mover:
         cause = Cause(exchange.now_ms, failure.reason, message[: ending.MAX_MESSAGE_CHARS])
 
         def say(connection: Connection) -> None:
-            loglines.append(connection, Source(row.job, row.task, row.node), lines)
+            loglines.append(connection, LineSource(row.job, row.task, row.node), lines)
 
         def give_back(connection: Connection) -> None:
             leases.end(connection, lease, LeaseState.RELEASED, cause)

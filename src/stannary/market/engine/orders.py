@@ -5,7 +5,7 @@ from __future__ import annotations
 from stannary.formats import dsse, jobspec, note, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId
-from stannary.jobs.course.state import Checkpoint, JobOrder
+from stannary.jobs.course.state import CosignedCheckpoint, JobOrder
 from stannary.store.jobs import JobRow
 
 
@@ -17,7 +17,7 @@ def order_of(row: JobRow, envelope: bytes) -> JobOrder:
     return JobOrder(JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, predicate, spec)
 
 
-def read_checkpoint(text: str) -> Checkpoint:
+def read_checkpoint(text: str) -> CosignedCheckpoint:
     """Read our own published checkpoint."""
     body = note.parse_checkpoint(note.parse(text).text)
-    return Checkpoint(text, body.size, Digest("sha256:" + body.root.hex()))
+    return CosignedCheckpoint(text, body.size, Digest("sha256:" + body.root.hex()))

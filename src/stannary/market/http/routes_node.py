@@ -23,7 +23,7 @@ from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.rules.reasons import Reason
 from stannary.store import envelopes, leases, loglines
-from stannary.store.loglines import NewLine, Source
+from stannary.store.loglines import LineSource, NewLine
 from stannary.store.transitions import Cause
 from stannary.wire import buyer as buyer_wire
 from stannary.wire import errors as wire_errors
@@ -160,7 +160,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             NewLine(span.clamp(instants.parse(line.at) * 1000), line.stream, line.text) for line in upload.lines[known:]
         ]
         if fresh:
-            source = Source(held.job, held.task, holder)
+            source = LineSource(held.job, held.task, holder)
             await exchange.store.awrite(lambda c: loglines.append(c, source, fresh))
             kept_lines[lease] = upload.first_seq + len(upload.lines)
             kept_lines.move_to_end(lease)

@@ -26,7 +26,7 @@ from stannary.market import clock, terms
 from stannary.market.exchange import Exchange
 from stannary.market.http import access
 from stannary.market.journal import leaf_of
-from stannary.market.settings import Profile
+from stannary.market.settings import MarketProfile
 from stannary.market.topics import WORK
 from stannary.settle import escrow
 from stannary.store import accounts, envelopes, ledger, nodes
@@ -50,7 +50,7 @@ async def join(exchange: Exchange, asked: wire.JoinRequest) -> wire.Joined:
     """
     envelope = asked.envelope.open()
     made = _read(exchange, envelope, asked.token)
-    if exchange.settings.profile is not Profile.LOCAL:
+    if exchange.settings.profile is not MarketProfile.LOCAL:
         raise BelowPolicy(
             "this market lists no node below policy standard",
             why=f"software evidence is tier T0, and the market's profile is {exchange.settings.profile}",

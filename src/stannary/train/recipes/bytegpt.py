@@ -29,7 +29,7 @@ EVALUATED_AT_ONCE = 32  # windows
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The size of the model: `recipe.options`."""
 
     width: int = 64
@@ -89,7 +89,7 @@ recipe = ByteGPTRecipe
 class ByteGPT(nn.Module):
     """Bytes in, logits of the next byte out."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
         self.emb_byte = nn.Embedding(VOCABULARY, shape.width)
@@ -122,7 +122,7 @@ class ByteGPT(nn.Module):
 class Block(nn.Module):
     """Attention, then a squared-ReLU MLP, each on a normed input."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.attention = Attention(shape)
         self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
@@ -138,7 +138,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal attention with rotary positions and normed queries and keys."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
@@ -156,13 +156,13 @@ class Attention(nn.Module):
         return y_BTD
 
 
-def read_shape(options: Mapping[str, Options]) -> Shape:
+def read_shape(options: Mapping[str, Options]) -> ModelShape:
     """Return the size of the model.
 
     Raises:
         SpecError: another option, no whole number from 1 on, or a width that the heads cannot share out in pairs.
     """
-    known = {item.name: item.default for item in dataclasses.fields(Shape)}
+    known = {item.name: item.default for item in dataclasses.fields(ModelShape)}
     sizes: dict[str, int] = {}
     for name, value in options.items():
         if name not in known:
@@ -171,7 +171,7 @@ def read_shape(options: Mapping[str, Options]) -> Shape:
             why = f"{value!r:.40}, 1 to {MAX_SIZE:,}"
             raise SpecError(f"recipe.options.{name} is no size", why=why, hint=f"the default is {known[name]}")
         sizes[name] = value
-    shape = Shape(**sizes)
+    shape = ModelShape(**sizes)
     if shape.width % (2 * shape.heads):
         why = f"width {shape.width}, heads {shape.heads}"
         raise SpecError("recipe.options.width is no multiple of twice the heads", why=why)
@@ -188,7 +188,7 @@ def norm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, (x.size(-1),))
 
 
-def turns(shape: Shape) -> Tensor:
+def turns(shape: ModelShape) -> Tensor:
     """Return rotation angles of each position and half-pair of a head (rotary positions)."""
     half = shape.width // shape.heads // 2
     rates_K = 1000.0 ** (-torch.arange(half) / half)

@@ -18,7 +18,7 @@ from stannary.jobs.course import drawing, waiting
 from stannary.jobs.course.actions import BeginEnd, FixCandidates, Judge, OpenAudit, Pass, RequestDraw
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
-from stannary.jobs.course.state import CandidateList, Checkpoint, DrawRow, JobState
+from stannary.jobs.course.state import CandidateList, CosignedCheckpoint, DrawRow, JobState
 from stannary.jobs.states import JobStatus, TaskState
 
 LISTED = CandidateList("list", 5, (Candidate(NodeId(JUDGE), "bob", CLASS),))
@@ -40,7 +40,7 @@ def handed_in(state: TaskState = TaskState.CONTRIBUTED, **changes: Any) -> JobSt
 
 def draft_of(state: JobState, size: int = 20) -> CourseDraft:
     """Return a draft at a moment whose checkpoint covers so many leaves."""
-    return CourseDraft(state, moment.world(*NODES, checkpoint=Checkpoint("note", size, ROOT)))
+    return CourseDraft(state, moment.world(*NODES, checkpoint=CosignedCheckpoint("note", size, ROOT)))
 
 
 def revealed(number: int = 0, size: int = 20, draw: str | None = None) -> DrawRow:

@@ -27,7 +27,7 @@ from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tas
 from stannary.store.database import Store
 from stannary.store.envelopes import Incoming
 from stannary.store.leases import Fence
-from stannary.store.loglines import NewLine, Source
+from stannary.store.loglines import LineSource, NewLine
 from stannary.store.schema import jobs as jobs_table
 from stannary.store.tasks import Contributed, NewTask
 from stannary.store.transitions import move_job
@@ -168,7 +168,7 @@ def test_strangers_words_leave_the_store_harmless(store: Store) -> None:
     odd = "\x00\x1b]0;owned\x07\u202ereversed\u2066"
 
     def write(connection: Connection) -> None:
-        source = Source(str(told.job), odd, odd)
+        source = LineSource(str(told.job), odd, odd)
         loglines.append(
             connection, source, [NewLine(-62_135_596_800_000, odd, odd * 1000), NewLine(2**62, "stdout", "x")]
         )
@@ -288,7 +288,7 @@ def test_events_and_log_lines_keep_within_the_wire(store: Store) -> None:
     (named,) = told.store.read(lambda c: events.after(c, told.job, row.seq))
     assert (event.operator, views.event(named).operator) == (None, "bob")
     lines = [NewLine(1_700_000_000_000, "stdout", "hello")]
-    told.do(lambda c: loglines.append(c, Source(told.job, "", ""), lines))
+    told.do(lambda c: loglines.append(c, LineSource(told.job, "", ""), lines))
     line = views.line(told.store.read(lambda c: loglines.after(c, told.job, 0))[0])
     assert (line.node, line.task, line.stream, line.text) == (None, None, "stdout", "hello")
 

@@ -20,7 +20,7 @@ from stannary.jobs.course.kinds.kind import Progress
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
-from stannary.jobs.rounds import Unit
+from stannary.jobs.rounds import UnitAttempt
 from stannary.jobs.states import TaskState
 from stannary.rules.pace import PATIENCE_FACTOR, Pace, closing
 from stannary.rules.reasons import Reason
@@ -65,10 +65,10 @@ class TrainKind:
         return Progress(min(settled, num_rounds - 1), current, finished)
 
 
-def _unit(task: Task) -> Unit:
+def _unit(task: Task) -> UnitAttempt:
     """Return a task as jobs/rounds.py sees it."""
     admitted = task.assigned.admitted or ()
-    return Unit(
+    return UnitAttempt(
         task=task.task,
         kind=task.kind,
         round=task.round,
