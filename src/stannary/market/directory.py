@@ -5,16 +5,14 @@ Read once at the start; whatever joins, is convicted or revoked afterwards is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy.engine import Connection
 
 from stannary.errors import NotFound
 from stannary.formats import dsse, statement
-from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Credential
 from stannary.jobs.course.state import Node
-from stannary.place.offers import Offer
 from stannary.store import nodes
 from stannary.store.nodes import StandingNode
 
@@ -60,13 +58,9 @@ class Directory:
                 self._of_class[node.engine_class] = dict(sorted(beside.items()))
         self.version += 1
 
-    def offers(self, now_ms: int, not_ready: Callable[[str], str]) -> list[Offer]:
-        """Return the offers of all nodes with a valid credential; `not_ready` says why one takes no work now."""
-        return [
-            _offer(node, not_ready(node.node))
-            for node in self._nodes.values()
-            if not node.is_revoked and not node.is_convicted and node.expires_at_ms > now_ms
-        ]
+    def offers(self, now_ms: int) -> list[Node]:
+        """Return all nodes that may work, as long as their credentials are valid."""
+        return [node for node in self._nodes.values() if not node.why_out and node.expires_at_ms > now_ms]
 
 
 def _node(row: StandingNode) -> Node:
@@ -85,21 +79,6 @@ def _node(row: StandingNode) -> Node:
         expires_at_ms=row.expires_at_ms,
         is_revoked=row.is_revoked,
         is_convicted=row.is_convicted,
-    )
-
-
-def _offer(node: Node, not_ready: str) -> Offer:
-    return Offer(
-        node=NodeId(node.node),
-        operator=node.operator,
-        jurisdiction=node.jurisdiction,
-        terms=node.terms,
-        tier=node.tier,
-        engine_class=node.engine_class,
-        cpus=node.cpus,
-        memory_bytes=node.memory_bytes,
-        ask_usd_micros_per_hour=node.ask_usd_micros_per_hour,
-        not_ready=not_ready,
     )
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stannary.errors import NoCapacity
+from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import JobSpec, Verification
+from stannary.jobs.course.state import Node
 from stannary.market import terms
 from stannary.market.clock import Clock, now_ms
 from stannary.market.directory import Directory
 from stannary.market.presence import Roster
 from stannary.place import match
-from stannary.place.offers import Offer
 from stannary.rules.masks import Requirement, required_by
 from stannary.rules.price import WorstCase, worst_case
 from stannary.rules.shape import shape_of
@@ -48,7 +49,8 @@ class OfferBook:
         self._clock = clock
         self._seen: tuple[int, int] | None = None  # versions of directory and roster that `_offers` was made for
         self._read_s = 0.0
-        self._offers: list[Offer] = []
+        self._offers: list[Node] = []
+        self._away: dict[NodeId, str] = {}  # node -> why it takes no work now
         self._answers: dict[Requirement, match.Match | NoCapacity] = {}
 
     def estimate(self, spec: JobSpec) -> Estimate:
@@ -70,19 +72,21 @@ class OfferBook:
             return False
         return True
 
-    def standing(self) -> list[Offer]:
-        """Return every standing offer."""
+    def standing(self) -> list[tuple[Node, str]]:
+        """Return every standing offer, and why its node takes no work now, empty if it does."""
         self._refresh()
-        return self._offers
+        return [(node, self._away.get(node.node, "")) for node in self._offers]
 
     def _refresh(self) -> None:
         steady_s = self._clock.steady()
         versions = self._directory.version, self._roster.version
         if self._seen != versions or not 0 <= steady_s - self._read_s < FRESH_S:
             self._seen, self._read_s = versions, steady_s
-            fresh = self._directory.offers(now_ms(self._clock), lambda node: self._roster.not_ready(node, steady_s))
-            if fresh != self._offers:
-                self._offers = fresh
+            offers = self._directory.offers(now_ms(self._clock))
+            reasons = {node.node: self._roster.not_ready(node.node, steady_s) for node in offers}
+            away = {node: reason for node, reason in reasons.items() if reason}
+            if (offers, away) != (self._offers, self._away):
+                self._offers, self._away = offers, away
                 self._answers.clear()
 
     def _matched(self, wanted: Requirement) -> match.Match:
@@ -92,7 +96,7 @@ class OfferBook:
             if len(self._answers) >= MAX_ANSWERS:
                 self._answers.clear()
             try:
-                known = match.match(self._offers, wanted)
+                known = match.match(self._offers, wanted, self._away)
             except NoCapacity as err:
                 known = err
             self._answers[wanted] = known

@@ -17,45 +17,49 @@ classes' optima, in O(n log n) for n offers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stannary.errors import NoCapacity
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Rejection
 from stannary.formats.quantity import dollars
-from stannary.place.offers import Offer
-from stannary.rules.masks import Requirement, why_not
+from stannary.rules.masks import Offered, Requirement, why_not
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """The decision: chosen offers in lane order, everyone else with a reason, and the dearest eligible ask."""
 
-    chosen: tuple[Offer, ...]
+    chosen: tuple[Offered, ...]
     rejected: tuple[Rejection, ...]
     engine_class: str
     highest_ask_usd_micros_per_hour: int  # of any eligible node of the class: what escrow reckons with
 
 
-def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
+def match(offers: Iterable[Offered], requirement: Requirement, away: Mapping[NodeId, str]) -> Match:
     """Choose the nodes of a job.
+
+    Args:
+        offers: what every node offers that may work at all.
+        requirement: what the job asks for.
+        away: node -> why it takes no work now; such a node holds no lane, and may still audit.
 
     Raises:
         NoCapacity: no engine class has enough; the reasons are counted in the message.
     """
     rejected: dict[NodeId, str] = {}
-    classes: dict[str, list[Offer]] = {}
+    classes: dict[str, list[Offered]] = {}
     for offer in offers:
         reason = why_not(offer, requirement)
         if reason:
             rejected[offer.node] = reason
         else:
             classes.setdefault(offer.engine_class, []).append(offer)
-    best: tuple[int, str, list[Offer]] | None = None
+    best: tuple[int, str, list[Offered]] | None = None
     unfit: dict[str, str] = {}
     for name in sorted(classes):
-        chosen, problem = _cheapest(classes[name], requirement)
+        chosen, problem = _cheapest(classes[name], requirement, away)
         if problem:
             unfit[name] = problem
             continue
@@ -66,6 +70,8 @@ def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
         raise _no_capacity(rejected, classes, unfit, requirement)
     _, name, chosen = best
     rejected.update(_not_chosen(classes, unfit, name, chosen, requirement.max_lanes_per_operator))
+    eligible = [offer for offers in classes.values() for offer in offers]
+    rejected.update({offer.node: away[offer.node] for offer in eligible if offer.node in away})
     return Match(
         chosen=tuple(chosen),
         rejected=tuple(Rejection(node, rejected[node]) for node in sorted(rejected)),
@@ -74,28 +80,32 @@ def match(offers: Iterable[Offer], requirement: Requirement) -> Match:
     )
 
 
-def _cheapest(offers: Sequence[Offer], requirement: Requirement) -> tuple[list[Offer], str]:
+def _cheapest(
+    offers: Sequence[Offered], requirement: Requirement, away: Mapping[NodeId, str]
+) -> tuple[list[Offered], str]:
     """Return the cheapest lanes of one class, or why it cannot hold the job."""
     cap = requirement.max_lanes_per_operator
     held: Counter[str] = Counter()
-    chosen: list[Offer] = []
+    chosen: list[Offered] = []
     # Only a node that takes work now can hold a lane; a busy one still counts as an auditor.
-    for offer in sorted((o for o in offers if not o.not_ready), key=_by_price):
+    for offer in sorted((o for o in offers if o.node not in away), key=_by_price):
         if len(chosen) == requirement.num_nodes:
             break
         if held[offer.operator] < cap:
             held[offer.operator] += 1
             chosen.append(offer)
     if len(chosen) < requirement.num_nodes:
-        return [], _short_of(offers, chosen, requirement)
+        return [], _short_of(offers, chosen, requirement, away)
     if requirement.verified and len({offer.operator for offer in offers}) < 2:
         return [], "nobody of another operator could audit it"
     return chosen, ""
 
 
-def _short_of(offers: Sequence[Offer], chosen: Sequence[Offer], requirement: Requirement) -> str:
+def _short_of(
+    offers: Sequence[Offered], chosen: Sequence[Offered], requirement: Requirement, away: Mapping[NodeId, str]
+) -> str:
     """Say how many lanes a class can hold and what keeps the others of its nodes from holding one."""
-    waiting = Counter(offer.not_ready for offer in offers if offer.not_ready)
+    waiting = Counter(away[offer.node] for offer in offers if offer.node in away)
     capped = len(offers) - len(chosen) - waiting.total()
     parts = [f"{len(chosen)} of {requirement.num_nodes} lanes can be held now"]
     parts += [f"{number} of its nodes {state}" for state, number in sorted(waiting.items())]
@@ -104,12 +114,12 @@ def _short_of(offers: Sequence[Offer], chosen: Sequence[Offer], requirement: Req
     return ", ".join(parts)
 
 
-def _by_price(offer: Offer) -> tuple[int, str]:
+def _by_price(offer: Offered) -> tuple[int, str]:
     return offer.ask_usd_micros_per_hour, offer.node
 
 
 def _not_chosen(
-    classes: dict[str, list[Offer]], unfit: dict[str, str], name: str, chosen: Sequence[Offer], cap: int
+    classes: dict[str, list[Offered]], unfit: dict[str, str], name: str, chosen: Sequence[Offered], cap: int
 ) -> dict[NodeId, str]:
     """Say of every eligible node that lost what it lost to."""
     taken = {offer.node for offer in chosen}
@@ -120,9 +130,7 @@ def _not_chosen(
         for offer in offers:
             if offer.node in taken:
                 continue
-            if offer.not_ready:
-                reasons[offer.node] = offer.not_ready
-            elif engine_class != name:
+            if engine_class != name:
                 reasons[offer.node] = f"engine class: {unfit.get(engine_class, 'another class is cheaper')}"
             elif offer.ask_usd_micros_per_hour > dearest:
                 ask = dollars(offer.ask_usd_micros_per_hour)
@@ -135,7 +143,7 @@ def _not_chosen(
 
 
 def _no_capacity(
-    rejected: dict[NodeId, str], classes: dict[str, list[Offer]], unfit: dict[str, str], requirement: Requirement
+    rejected: dict[NodeId, str], classes: dict[str, list[Offered]], unfit: dict[str, str], requirement: Requirement
 ) -> NoCapacity:
     counted = Counter(rejected.values()).most_common(3)
     parts = [f"{number} x {reason}" for reason, number in counted]

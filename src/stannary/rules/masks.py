@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Tier
@@ -22,8 +23,10 @@ OPERATOR_SHARE_PPM = 500_000  # half: no operator alone makes a quorum of two th
 
 
 class Offered(Protocol):
-    """What a node offers: its credential, or the row or offer made of it."""
+    """What a node offers: its credential, or what a market keeps of it."""
 
+    @property
+    def node(self) -> NodeId: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -32,6 +35,8 @@ class Offered(Protocol):
     def terms(self) -> str: ...  # digest of those it signed
     @property
     def tier(self) -> Tier: ...
+    @property
+    def engine_class(self) -> str: ...
     @property
     def cpus(self) -> int: ...
     @property

@@ -15,7 +15,7 @@ from tests.unit.market.moment import CLASS, JOB, NOW_MS
 
 from stannary.errors import NoCapacity
 from stannary.formats import ids, record
-from stannary.formats.ids import JobId, NodeId, TaskId, TaskKind
+from stannary.formats.ids import JobId, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Tier
 from stannary.jobs.course import drawing, failing
@@ -27,7 +27,6 @@ from stannary.market import terms
 from stannary.market.engine.ready import Ready
 from stannary.market.offerbook import asked
 from stannary.place.match import match
-from stannary.place.offers import Offer
 
 GIB = 2**30
 BIG = {"n-big1": "ann", "n-big2": "bob", "n-big3": "cat"}
@@ -94,9 +93,5 @@ def test_a_report_is_not_held_for_a_node_that_could_not_try() -> None:
 def test_a_small_node_is_no_place_and_no_other_operator_to_audit() -> None:
     """Placement says the same: two big nodes of one operator and a small one of another hold no verified job."""
     listed = [node("n-big1", "ann"), node("n-big2", "ann"), node("n-small", "dan")]
-    offers = [
-        Offer(NodeId(n.node), n.operator, "EU", n.terms, n.tier, n.engine_class, n.cpus, n.memory_bytes, 1)
-        for n in listed
-    ]
     with pytest.raises(NoCapacity, match="tier T0, T2 is required"):
-        match(offers, asked(demanding()))
+        match(listed, asked(demanding()), {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,27 +11,27 @@ from tests.unit.place.test_match import NEED, offers
 
 from stannary.errors import NoCapacity
 from stannary.formats.jobspec import Verification
+from stannary.jobs.course.state import Node
 from stannary.market import terms
 from stannary.market.directory import Directory
 from stannary.market.offerbook import FRESH_S, MAX_ANSWERS, OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Timing
 from stannary.place import match
-from stannary.place.offers import Offer
 from stannary.rules.price import AUDITS_IN_ESCROW
 
 
 class Shelf:
     """A directory that holds offers and counts how often it is asked for them."""
 
-    def __init__(self, *standing: Offer) -> None:
+    def __init__(self, *standing: Node) -> None:
         self.standing = list(standing)
         self.reads = self.version = 0
 
-    def offers(self, now_ms: int, not_ready: Callable[[str], str]) -> list[Offer]:
+    def offers(self, now_ms: int) -> list[Node]:
         """Return what stands."""
         self.reads += 1
-        return [replace(item, not_ready=not_ready(item.node)) for item in self.standing]
+        return self.standing
 
 
 class Moment:
@@ -102,9 +101,9 @@ def test_equal_questions_are_answered_once(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[object] = []
     real = match.match
 
-    def counted(found: list[Offer], wanted: Any) -> match.Match:
+    def counted(found: list[Node], wanted: Any, away: dict[str, str]) -> match.Match:
         asked.append(wanted)
-        return real(found, wanted)
+        return real(found, wanted, away)
 
     monkeypatch.setattr(match, "match", counted)
 

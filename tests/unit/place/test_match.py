@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from stannary.errors import NoCapacity
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Tier
+from stannary.jobs.course.state import Node
 from stannary.place.match import match
-from stannary.place.offers import Offer
 from stannary.rules.masks import Requirement
 
 GIB = 2**30
-BASE = Offer(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100)
+BASE = Node(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100, bond_usd_micros=0, expires_at_ms=0)
 NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified=True)
 
 
-def offers(*rows: tuple[str, str, str, int]) -> list[Offer]:
+def offers(*rows: tuple[str, str, str, int]) -> list[Node]:
     """Make offers of (node, operator, engine class, ask)."""
     return [
         replace(BASE, node=NodeId(node), operator=operator, engine_class=name, ask_usd_micros_per_hour=ask)
@@ -33,29 +33,29 @@ OFFERS = st.lists(
     st.tuples(st.sampled_from(["ann", "bob", "cat"]), st.sampled_from(["x", "y"]), st.integers(0, 30), st.booleans()),
     max_size=9,
 ).map(
-    lambda rows: [
-        replace(offer, not_ready="busy" if busy else "")
-        for index, (operator, name, ask, busy) in enumerate(rows)
-        for offer in offers((f"n-{index}", operator, name, ask))
-    ]
+    lambda rows: (
+        offers(*((f"n-{index}", operator, name, ask) for index, (operator, name, ask, _) in enumerate(rows))),
+        {f"n-{index}": "busy" for index, row in enumerate(rows) if row[-1]},
+    )
 )
 
 
 @given(OFFERS, st.integers(1, 4), st.booleans(), st.randoms())
 def test_the_answer_is_the_cheapest_there_is(
-    found: list[Offer], num_nodes: int, verified: bool, random: object
+    standing: tuple[list[Node], dict[str, str]], num_nodes: int, verified: bool, random: object
 ) -> None:
     """Against every possible choice: feasible, of least price, complete in its reasons, independent of order."""
+    found, away = standing
     need = replace(NEED, num_nodes=num_nodes, verified=verified)
-    least = min((_cost(pick) for pick in _picks(found, need)), default=None)
+    least = min((_cost(pick) for pick in _picks(found, need, away)), default=None)
     shuffled = list(found)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
     if least is None:
         with pytest.raises(NoCapacity):
-            match(found, need)
+            match(found, need, away)
         return
-    answer = match(found, need)
-    assert answer == match(shuffled, need)
+    answer = match(found, need, away)
+    assert answer == match(shuffled, need, away)
     assert sum(offer.ask_usd_micros_per_hour for offer in answer.chosen) == least
     named = {offer.node for offer in answer.chosen} | {rejection.node for rejection in answer.rejected}
     assert named == {offer.node for offer in found}
@@ -67,14 +67,14 @@ def test_nobody_audits_himself() -> None:
     """A class held by one operator alone takes no verified work, but takes unverified work."""
     alone = offers(("n-1", "ann", "x", 1), ("n-2", "ann", "x", 2))
     with pytest.raises(NoCapacity):
-        match(alone, replace(NEED, num_nodes=1))
-    assert len(match(alone, replace(NEED, verified=False)).chosen) == 2
+        match(alone, replace(NEED, num_nodes=1), {})
+    assert len(match(alone, replace(NEED, verified=False), {}).chosen) == 2
 
 
 def test_a_busy_node_audits_but_holds_no_lane() -> None:
     """A node at work makes its class auditable; its own reason is that it is busy."""
-    found = [*offers(("n-1", "ann", "x", 1)), replace(offers(("n-2", "bob", "x", 1))[0], not_ready="busy")]
-    answer = match(found, replace(NEED, num_nodes=1))
+    found = offers(("n-1", "ann", "x", 1), ("n-2", "bob", "x", 1))
+    answer = match(found, replace(NEED, num_nodes=1), {"n-2": "busy"})
     assert [offer.node for offer in answer.chosen] == ["n-1"]
     assert [(item.node, item.reason) for item in answer.rejected] == [("n-2", "busy")]
 
@@ -88,7 +88,7 @@ def test_losers_are_told_what_decided() -> None:
         ("n-4", "cat", "x", 4),
         ("n-5", "bob", "y", 9),
     )
-    reasons = {item.node: item.reason for item in match(found, NEED).rejected}
+    reasons = {item.node: item.reason for item in match(found, NEED, {}).rejected}
     assert "share of lanes" in reasons[NodeId("n-2")]
     assert "price" in reasons[NodeId("n-4")]
     assert "engine class" in reasons[NodeId("n-5")]
@@ -97,13 +97,13 @@ def test_losers_are_told_what_decided() -> None:
 def test_no_capacity_says_why() -> None:
     """The refusal counts the reasons."""
     with pytest.raises(NoCapacity) as refused:
-        match(offers(("n-1", "ann", "x", 5_000)), NEED)
+        match(offers(("n-1", "ann", "x", 5_000)), NEED, {})
     assert "1 x asks $0.005/h" in refused.value.why
     with pytest.raises(NoCapacity) as empty:
-        match([], NEED)
+        match([], NEED, {})
     assert empty.value.why == "no node is offered"
     with pytest.raises(NoCapacity) as short:
-        match(offers(("n-1", "ann", "x", 1), ("n-2", "bob", "x", 1)), replace(NEED, num_nodes=3))
+        match(offers(("n-1", "ann", "x", 1), ("n-2", "bob", "x", 1)), replace(NEED, num_nodes=3), {})
     assert "2 of 3 lanes" in short.value.why
     assert "fewer nodes" in short.value.hint  # no trust or price brings a third one
 
@@ -112,7 +112,7 @@ def test_fifty_thousand_offers_are_no_square() -> None:
     """Placing touches each offer a constant number of times (counted, not timed)."""
     touched = itertools.count()
 
-    class Counting(Offer):
+    class Counting(Node):
         __slots__ = ()
 
         def __getattribute__(self, name: str) -> object:
@@ -120,15 +120,15 @@ def test_fifty_thousand_offers_are_no_square() -> None:
             return object.__getattribute__(self, name)
 
     found = [
-        Counting(NodeId(f"n-{n}"), f"op-{n % 97}", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, n % 991)
+        Counting(NodeId(f"n-{n}"), f"op-{n % 97}", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, n % 991, 0, 0)
         for n in range(5_000)
     ]
-    assert len(match(found, replace(NEED, num_nodes=64)).chosen) == 64
+    assert len(match(found, replace(NEED, num_nodes=64), {}).chosen) == 64
     assert next(touched) < 40 * len(found)
 
 
-def _picks(found: list[Offer], need: Requirement) -> list[tuple[Offer, ...]]:
-    ready = [offer for offer in found if not offer.not_ready]
+def _picks(found: list[Node], need: Requirement, away: dict[str, str]) -> list[tuple[Node, ...]]:
+    ready = [offer for offer in found if offer.node not in away]
     picks = []
     for pick in itertools.combinations(ready, need.num_nodes):
         operators = [offer.operator for offer in pick]
@@ -140,7 +140,7 @@ def _picks(found: list[Offer], need: Requirement) -> list[tuple[Offer, ...]]:
     return picks
 
 
-def _cost(pick: tuple[Offer, ...]) -> int:
+def _cost(pick: tuple[Node, ...]) -> int:
     return sum(offer.ask_usd_micros_per_hour for offer in pick)
 
 
@@ -150,6 +150,7 @@ def test_what_a_node_lost_to_is_true() -> None:
         offers(("n-1", "ann", "x", 10), ("n-2", "ann", "x", 10), ("n-3", "bob", "x", 10), ("n-4", "cat", "x", 10),
                ("n-5", "dan", "x", 11)),
         NEED,
+        {},
     )  # fmt: skip
     said = {item.node: item.reason for item in made.rejected}
     assert said[NodeId("n-2")] == "operator ann holds its share of lanes"
@@ -160,9 +161,8 @@ def test_what_a_node_lost_to_is_true() -> None:
 def test_lanes_that_cannot_be_held_are_told_by_cause() -> None:
     """Nodes that are away and nodes above their operator's share are counted apart."""
     rows = offers(("n-1", "ann", "x", 10), ("n-2", "ann", "x", 10), ("n-3", "bob", "x", 10))
-    rows[2] = replace(rows[2], not_ready="left")
     with pytest.raises(NoCapacity) as refused:
-        match(rows, NEED)
+        match(rows, NEED, {"n-3": "left"})
     assert "1 of 2 lanes can be held now, 1 of its nodes left, 1 of operators that hold their share, 1" in (
         refused.value.why
     )

@@ -10,11 +10,11 @@ from tests.integration.market.fake_buyer import train_spec
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Tier
-from stannary.place.offers import Offer
+from stannary.jobs.course.state import Node
 from stannary.rules.masks import Requirement, required_by, why_not
 
 GIB = 2**30
-BASE = Offer(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100)
+BASE = Node(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100, bond_usd_micros=0, expires_at_ms=0)
 NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified=True)
 
 

@@ -26,7 +26,7 @@ from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import CourseDraft, Drawing
 from stannary.jobs.course.masks import why_no_auditor
-from stannary.jobs.course.state import DrawRow, NewAudit, Task
+from stannary.jobs.course.state import DrawRow, NewAudit, Node, Task
 from stannary.jobs.states import TaskState
 from stannary.rules import draw as rule
 from stannary.rules.price import price_of
@@ -163,7 +163,7 @@ def _fix_candidates(draft: CourseDraft, number: int) -> None:
     """State who may audit what draw `number` draws, once."""
     world = draft.world
     worked = draft.worked | frozenset(draft.placed)
-    of_class = {node.node: node for node in world.nodes.of_class(draft.engine_class)}
+    of_class: dict[str, Node] = {node.node: node for node in world.nodes.of_class(draft.engine_class)}
     listed: list[Candidate] = []
     left_out: list[Rejection] = []
     for name in sorted({*of_class, *worked}):

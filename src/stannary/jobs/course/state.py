@@ -270,7 +270,7 @@ class JobState:
 class Node:
     """What a node's newest credential says of it, and whether it may work."""
 
-    node: str
+    node: NodeId
     operator: str
     jurisdiction: str
     terms: str
@@ -283,6 +283,13 @@ class Node:
     expires_at_ms: int
     is_revoked: bool = False
     is_convicted: bool = False  # in whatever job: who lied to one buyer works for none
+
+    @property
+    def why_out(self) -> str:
+        """Why it works for nobody, empty if it may."""
+        if self.is_revoked:
+            return "revoked"
+        return "convicted" if self.is_convicted else ""
 
 
 class Nodes(Protocol):

@@ -255,10 +255,9 @@ class Mover:
 
     def _place(self, order: JobOrder) -> Placed:
         live = _There(self._exchange.roster, self._exchange.clock.steady())
-        offers = self._exchange.directory.offers(
-            now_ms(self._exchange.clock), lambda node: "" if node in live else "not heard from"
-        )
-        found = match.match(offers, asked(order.spec))
+        offers = self._exchange.directory.offers(now_ms(self._exchange.clock))
+        away = {node.node: "not heard from" for node in offers if node.node not in live}
+        found = match.match(offers, asked(order.spec), away)
         return Placed(tuple(offer.node for offer in found.chosen), found.rejected, found.engine_class)
 
 

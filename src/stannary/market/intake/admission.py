@@ -19,14 +19,13 @@ from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Sta
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
-from stannary.jobs.course.state import JobOrder
+from stannary.jobs.course.state import JobOrder, Node
 from stannary.market import clock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import views
 from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
-from stannary.place.offers import Offer
 from stannary.rules.price import price_of
 from stannary.rules.shape import shape_of
 from stannary.store import blobs, envelopes, jobs
@@ -61,9 +60,9 @@ def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
     )
 
 
-def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
-    """Return an offer as buyers see it."""
-    state = offer.not_ready.replace(" ", "-") or exchange.roster.state(offer.node)
+def offer_view(exchange: Exchange, offer: Node, not_ready: str) -> wire.Offer:
+    """Return an offer as buyers see it; `not_ready` says why its node takes no work now, empty if it does."""
+    state = not_ready.replace(" ", "-") or exchange.roster.state(offer.node)
     return wire.Offer(
         node=offer.node,
         operator=bounds.shown(offer.operator),
@@ -81,7 +80,7 @@ def offer_view(exchange: Exchange, offer: Offer) -> wire.Offer:
 
 def offers(exchange: Exchange) -> list[wire.Offer]:
     """Return every standing offer."""
-    return [offer_view(exchange, item) for item in exchange.offers.standing()]
+    return [offer_view(exchange, node, not_ready) for node, not_ready in exchange.offers.standing()]
 
 
 @dataclass(frozen=True, slots=True)

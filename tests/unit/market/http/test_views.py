@@ -18,11 +18,10 @@ from stannary.formats import canonical, digest, dsse, ids, jobspec, predicates, 
 from stannary.formats.ids import JobId, LeaseType, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Job, Verdict
-from stannary.jobs.course.state import MERGE_LANE, Grant
+from stannary.jobs.course.state import MERGE_LANE, Grant, Node
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.http import views
 from stannary.market.intake import admission
-from stannary.place.offers import Offer
 from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tasks
 from stannary.store.database import Store
 from stannary.store.envelopes import Incoming
@@ -307,7 +306,7 @@ ODD_WORDS = {"empty": "", "long": "x" * 5000, "controls": "\x1b[2J\u202e\x00", "
 @pytest.mark.parametrize("odd", ODD_WORDS.values(), ids=ODD_WORDS.keys())
 def test_an_offer_of_an_older_market_is_shown(odd: str) -> None:
     """A class, jurisdiction or number no join may bear today hides neither its own offer nor another's."""
-    offer = Offer(
+    offer = Node(
         node=ids.NodeId(FIRST),
         operator=odd,
         jurisdiction=odd,
@@ -317,9 +316,11 @@ def test_an_offer_of_an_older_market_is_shown(odd: str) -> None:
         cpus=-1,
         memory_bytes=2**63,
         ask_usd_micros_per_hour=-(2**53),
+        bond_usd_micros=0,
+        expires_at_ms=0,
     )
     exchange: Any = SimpleNamespace(roster=SimpleNamespace(state=lambda _: "idle", name=lambda _: ""))
-    shown = admission.offer_view(exchange, offer)
+    shown = admission.offer_view(exchange, offer, "")
     assert shown.to_bytes().decode().isprintable()
     assert shown.engine_class
     assert (shown.cpus, shown.memory_bytes, shown.ask_usd_micros_per_hour) == (1, 2**53 - 1, 1)
