@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from stannary.formats import canonical, digest, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.market.blobstore import BlobStore
-from stannary.store import jobs, ledger
+from stannary.store import events, jobs, ledger
 from stannary.store.database import Store
 from stannary.verify.report import Report
 from stannary.verify.trust import TrustStore, pin
@@ -142,16 +142,23 @@ def _job(job: str, connection: Connection) -> dict[str, Any]:
 
 
 def _events(connection: Connection, job: str) -> list[str]:
-    query = "SELECT at_ms, type, task, node, message, data FROM events WHERE job = ? ORDER BY seq"
     found, granted = [], dict[str, str]()
-    for at_ms, kind, task, node, message, data in connection.exec_driver_sql(query, (job,)):
-        told = json.loads(data)
-        lease = told.get("lease", "")
+    for event in _history(connection, job):
+        told = dict(event.data)
+        lease = str(told.get("lease", ""))
         if lease.startswith("w-"):  # drawn at random by the market, and in no statement: told by their order
             told["lease"] = granted.setdefault(lease, f"w-{len(granted)}")
-        parts = [f"{at_ms / 1000 - START_S:.3f}", kind, *filter(None, (short(task or ""), node, message))]
+        said = filter(None, (short(event.task or ""), event.node, event.message))
+        parts = [f"{event.at_ms / 1000 - START_S:.3f}", event.type, *said]
         found.append(" ".join([*parts, json.dumps(told)] if told else parts))
     return found
+
+
+def _history(connection: Connection, job: str) -> Iterator[events.Event]:
+    seq = 0
+    while page := events.after(connection, job, seq):
+        yield from page
+        seq = page[-1].seq
 
 
 def _ledger(connection: Connection) -> list[str]:

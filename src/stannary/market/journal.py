@@ -107,18 +107,18 @@ class Journal:
                 continue
             await self._clock.sleep(RETRY_S)
 
-    async def _take(self, kept: list[tuple[str, str | None]]) -> None:
+    async def _take(self, kept: list[envelopes.Unlogged]) -> None:
         async with self._writing:
             await self._append(kept)
 
-    async def _append(self, kept: list[tuple[str, str | None]]) -> None:
-        appended = self._log.append_many([digest.raw(Digest(leaf)) for leaf, _ in kept])
+    async def _append(self, kept: list[envelopes.Unlogged]) -> None:
+        appended = self._log.append_many([digest.raw(Digest(item.leaf)) for item in kept])
         self._log.flush()
         places = await asyncio.wrap_future(appended)
-        indexes = dict(zip((leaf for leaf, _ in kept), places, strict=True))
+        indexes = dict(zip((item.seq for item in kept), places, strict=True))
         await self._store.awrite(lambda c: envelopes.set_indexes(c, indexes))
-        self._tell(indexes)
-        self._bell.ring(*{logged_topic(job) for _, job in kept if job is not None})
+        self._tell({item.leaf: place for item, place in zip(kept, places, strict=True)})
+        self._bell.ring(*{logged_topic(item.job) for item in kept if item.job is not None})
 
     def _tell(self, indexes: Mapping[str, int]) -> None:
         for leaf, index in indexes.items():

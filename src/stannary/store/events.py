@@ -3,6 +3,9 @@
 A sequence number is given once and without gaps, so a reader who asks for everything after the last
 one it saw misses nothing. State changes come through transitions.py, which is the only caller that
 may announce one.
+
+A job's first event is its row: it says all that `job.queued` says of a submit, which so writes it once. (Of jobs that
+were submitted before this was so it stands here too.)
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import NotFound
 from stannary.formats.canonical import Json
+from stannary.jobs.states import JobStatus
 from stannary.store.schema import events, jobs, nodes
 
 MAX_MESSAGE = 2_000  # characters; longer texts belong into the log
@@ -70,8 +74,21 @@ def append(connection: Connection, job: str, happening: Happening) -> int:
 
 def after(connection: Connection, job: str, seq: int, *, limit: int = MAX_PAGE) -> list[Event]:
     """Return the events of `job` behind `seq`, oldest first."""
-    rows = connection.execute(_AFTER, {"key": job, "seq": seq, "limit": min(limit, MAX_PAGE)})
-    return [Event(**row) for row in rows.mappings()]
+    size = min(limit, MAX_PAGE)
+    rows = connection.execute(_AFTER, {"key": job, "seq": seq, "limit": size})
+    found = [Event(**row) for row in rows.mappings()]
+    if seq < 1 and not (found and found[0].seq == 1):
+        return [*_first(connection, job), *found][:size]
+    return found
+
+
+def _first(connection: Connection, job: str) -> list[Event]:
+    """Return what a job's row says of its submit, nothing where there is no such job."""
+    at_ms = connection.execute(sa.select(jobs.c.submitted_at_ms).where(jobs.c.job == job)).scalar_one_or_none()
+    if at_ms is None:
+        return []
+    queued = f"job.{JobStatus.QUEUED}"
+    return [Event(1, at_ms, queued, None, None, "submitted", {"reason": "submitted"}, operator=None)]
 
 
 _NEXT = (

@@ -1,8 +1,8 @@
 """Jobs: submitted once, placed, watched.
 
 `submit` is the hot path: it takes all submits that wait together and writes them with a handful of
-executemany, each with its escrow, its first event and its envelope for the log. Which of them were
-submitted before, and whose money does not reach, is decided in memory before anything is written.
+statements, each with its escrow and its envelope for the log; its first event is its row (events.py). Which of them
+were submitted before, and whose money does not reach, is decided in memory before anything is written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
 from stannary.store import envelopes, ledger, statements
-from stannary.store.schema import events, job_convictions, job_nodes, job_reports, jobs
+from stannary.store.schema import job_convictions, job_nodes, job_reports, jobs
 
 MAX_PAGE = 200
 
@@ -66,7 +66,7 @@ class JobRow:
     name: str
     kind: str
     verification: str
-    leaf: str  # of the buyer's envelope (envelopes.get), which holds the spec
+    leaf: str  # of the buyer's envelope (envelopes.order_of), which holds the spec
     status: JobStatus
     verdict: Verdict
     settlement: Settlement
@@ -275,17 +275,16 @@ def _hold(item: Submission, money: dict[Account, int], touched: dict[Account, in
 def _insert(
     connection: Connection, fresh: Sequence[tuple[Submission, Entry | None]], touched: dict[Account, int]
 ) -> None:
-    _INSERT_JOB(connection, [_job_values(item) for item, _ in fresh])
-    _INSERT_EVENT(connection, [_first_event(item) for item, _ in fresh])
-    envelopes.add_many(
+    first = envelopes.add_orders(
         connection,
         [envelopes.Incoming(item.leaf, "job", item.envelope, item.submitted_at_ms, item.job) for item, _ in fresh],
     )
+    _INSERT_JOB(connection, [_job_values(item, seq) for seq, (item, _) in enumerate(fresh, first)])
     at_ms = max(item.submitted_at_ms for item, _ in fresh)
     ledger.append(connection, [entry for _, entry in fresh if entry is not None], touched, at_ms=at_ms)
 
 
-def _job_values(item: Submission) -> tuple[object, ...]:
+def _job_values(item: Submission, envelope_seq: int) -> tuple[object, ...]:
     return (
         item.job,
         item.buyer,
@@ -296,6 +295,7 @@ def _job_values(item: Submission) -> tuple[object, ...]:
         item.kind,
         item.verification,
         item.leaf,
+        envelope_seq,
         JobStatus.QUEUED.value,
         Verdict.PENDING.value,
         Settlement.HELD.value,
@@ -303,10 +303,6 @@ def _job_values(item: Submission) -> tuple[object, ...]:
         1,
         item.submitted_at_ms,
     )
-
-
-def _first_event(item: Submission) -> tuple[object, ...]:
-    return (item.job, 1, item.submitted_at_ms, f"job.{JobStatus.QUEUED}", "submitted", '{"reason": "submitted"}')
 
 
 # One parameter for a thousand keys: an IN list of them would be compiled anew for each length.
@@ -321,6 +317,5 @@ _BUYERS = "SELECT buyer FROM buyers WHERE buyer IN (SELECT value FROM json_each(
 _INSERT_JOB = statements.insert(
     jobs,
     "job buyer idempotency_key payload_digest job_digest name kind verification leaf"
-    " status verdict settlement escrow_usd_micros num_events submitted_at_ms",
+    " envelope_seq status verdict settlement escrow_usd_micros num_events submitted_at_ms",
 )
-_INSERT_EVENT = statements.insert(events, "job seq at_ms type message data")

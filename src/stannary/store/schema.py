@@ -153,7 +153,8 @@ jobs = Table(
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("verification", Text, nullable=False),
-    Column("leaf", Text, nullable=False),  # of the buyer's envelope, kept in `envelopes`, with the spec in it
+    Column("leaf", Text, nullable=False),  # of the buyer's envelope
+    Column("envelope_seq", Integer, nullable=False, server_default=text("0")),  # in `envelopes`, with the spec in it
     Column("status", Text, nullable=False),
     Column("verdict", Text, nullable=False),
     Column("settlement", Text, nullable=False),
@@ -359,7 +360,7 @@ envelopes = Table(
     "envelopes",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("leaf", Text, nullable=False, unique=True),  # digest spelling of SHA-256(PAE)
+    Column("leaf", Text, nullable=False),  # digest spelling of SHA-256(PAE)
     Column("kind", Text, nullable=False),
     Column("job", Text),  # absent for join and credential
     Column("envelope", LargeBinary, nullable=False),
@@ -372,7 +373,15 @@ envelopes = Table(
         sqlite_where=text("log_index IS NOT NULL"),
         postgresql_where=text("log_index IS NOT NULL"),
     ),
-    # A job's own envelope is found by its leaf (jobs.leaf): a submit writes one random page less.
+    # A job's own envelope is found by its number (jobs.envelope_seq), and is there once as its job is: a submit writes
+    # two random pages less.
+    Index(
+        "uq_envelopes_leaf",
+        "leaf",
+        unique=True,
+        sqlite_where=text("kind <> 'job'"),
+        postgresql_where=text("kind <> 'job'"),
+    ),
     Index(
         "ix_envelopes_job",
         "job",

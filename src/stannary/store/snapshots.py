@@ -31,6 +31,7 @@ from stannary.jobs.course.state import (
 )
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.store import jobs as jobs_
+from stannary.store.envelopes import is_no_order
 from stannary.store.schema import (
     answers,
     audits,
@@ -127,6 +128,10 @@ def _read(envelope: bytes, kind: str, cls: type[P]) -> P:
     return statement.read(dsse.from_bytes(envelope).payload, kind, cls).predicate
 
 
+def _kept_as(table: sa.FromClause, leaf: sa.Column[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.leaf == leaf, is_no_order(table))
+
+
 def _names(cls: type, table: sa.Table) -> list[sa.Column[object]]:
     return [table.c[field.name] for field in fields(cls)]
 
@@ -192,8 +197,8 @@ _DRAWS = (
         draw_candidates.outerjoin(
             draws, sa.and_(draws.c.job == draw_candidates.c.job, draws.c.number == draw_candidates.c.number)
         )
-        .outerjoin(_LOGGED_LIST, _LOGGED_LIST.c.leaf == draw_candidates.c.leaf)
-        .outerjoin(_LOGGED_DRAW, _LOGGED_DRAW.c.leaf == draws.c.draw)
+        .outerjoin(_LOGGED_LIST, _kept_as(_LOGGED_LIST, draw_candidates.c.leaf))
+        .outerjoin(_LOGGED_DRAW, _kept_as(_LOGGED_DRAW, draws.c.draw))
     )
     .where(draw_candidates.c.job == _MINE)
     .where(

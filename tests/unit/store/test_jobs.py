@@ -24,8 +24,12 @@ def test_a_submit_writes_all_that_belongs_to_it(store: Store) -> None:
     assert submit(store, world.submission()) == [Submitted(world.JOB, created=True)]
     job = store.read(lambda c: jobs.get(c, world.JOB))
     assert (job.status, job.num_events, job.escrow_usd_micros) == (JobStatus.QUEUED, 1, 100)
-    assert [event.type for event in store.read(lambda c: events.after(c, world.JOB, 0))] == ["job.queued"]
-    assert store.read(envelopes.leaves_to_log) == [(job.leaf, job.job)]
+    (event,) = store.read(lambda c: events.after(c, world.JOB, 0))
+    said = (event.seq, event.at_ms, event.type, event.message, event.data)
+    assert said == (1, job.submitted_at_ms, "job.queued", "submitted", {"reason": "submitted"})
+    assert store.read(lambda c: events.after(c, world.JOB, 1)) == []
+    assert store.read(lambda c: events.after(c, "j-none", 0)) == []
+    assert [(item.leaf, item.job) for item in store.read(envelopes.leaves_to_log)] == [(job.leaf, job.job)]
     balances = store.read(ledger.all_balances)
     assert balances[buyer_escrow("buyer")] == 100
     assert balances[buyer_available("buyer")] == world.DEPOSIT - 100

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 
 from stannary.errors import EnvironmentProblem
 from stannary.store import engine as engines
-from stannary.store import jobs, migrate
+from stannary.store import envelopes, events, jobs, migrate
 from stannary.store.database import Store
 from stannary.store.schema import metadata
 
@@ -94,3 +94,40 @@ def test_what_a_job_said_of_its_course_is_kept(tmp_path: Path) -> None:
         assert store.read(lambda c: jobs.convicted(c, "j-a")) == {"n-1"}
         listed = sa.text("SELECT task, operator FROM job_reports ORDER BY operator")
         assert store.read(lambda c: c.execute(listed).all()) == [("j-a/r0/l0/a0", "ann"), ("j-a/r0/l0/a0", "bob")]
+
+
+def test_a_job_keeps_its_envelope_and_its_first_event(tmp_path: Path) -> None:
+    """A market of before this release finds each job's envelope by its number, logs what was not logged, tells once."""
+    path = tmp_path / "market.db"
+    engine = engines.writer(path)
+    migrate.upgrade(engine, to="0006")
+    with engine.connect() as connection, connection.begin():
+        connection.exec_driver_sql("INSERT INTO buyers VALUES ('ada', 1)")
+        for number, job in enumerate(("j-a", "j-b")):
+            connection.exec_driver_sql(
+                "INSERT INTO jobs (job, buyer, idempotency_key, payload_digest, job_digest, name, kind, verification,"
+                " leaf, status, verdict, settlement, escrow_usd_micros, num_events, submitted_at_ms)"
+                " VALUES (?, 'ada', ?, 'd', 'd', 'n', 'train', 'replay', ?, 'queued', 'pending', 'held', 5, 1, 7)",
+                (job, job, f"l-{job}"),
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO events (job, seq, at_ms, type, message, data)"
+                " VALUES (?, 1, 7, 'job.queued', 'submitted', '{\"reason\": \"submitted\"}')",
+                (job,),
+            )
+            for seq, leaf, kind in ((2 * number + 3, f"l-{job}", "job"), (2 * number + 4, f"c-{job}", "commitment")):
+                connection.exec_driver_sql(
+                    "INSERT INTO envelopes VALUES (?, ?, ?, ?, ?, ?, 7)",
+                    (seq, leaf, kind, job, leaf.encode(), None if job == "j-b" else seq),
+                )
+    engine.dispose()
+    with Store.open(path) as store:
+        assert store.read(lambda c: envelopes.order_of(c, "j-b")) == b"l-j-b"
+        assert store.read(lambda c: envelopes.get(c, "c-j-a")).log_index == 4
+        assert [item.leaf for item in store.read(lambda c: envelopes.of_job(c, "j-a"))] == ["l-j-a", "c-j-a"]
+        assert [item.seq for item in store.read(envelopes.leaves_to_log)] == [5, 6]
+        (told,) = store.read(lambda c: events.after(c, "j-a", 0))
+        assert (told.seq, told.type, told.at_ms) == (1, "job.queued", 7)
+        fresh = envelopes.Incoming("c", "commitment", b"c", 8, "j-a")
+        store.write(lambda c: envelopes.add(c, fresh)).result(30)
+        assert [item.seq for item in store.read(envelopes.leaves_to_log)] == [5, 6, 7]

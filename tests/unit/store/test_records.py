@@ -61,16 +61,25 @@ def test_a_job_is_not_paid_from_anothers_escrow(furnished: Store) -> None:
 
 def test_envelopes_get_one_log_index(furnished: Store) -> None:
     """A leaf is kept once and logged at one place; the same again changes nothing."""
-    leaf = world.submission().leaf
-    assert do(furnished, lambda c: envelopes.add(c, envelopes.Incoming(leaf, "job", b"{}", 0, JOB))) is False
-    do(furnished, lambda c: envelopes.set_indexes(c, {leaf: 4}))
-    do(furnished, lambda c: envelopes.set_indexes(c, {leaf: 4}))
+    incoming = envelopes.Incoming("sha256:a", "commitment", b"{}", 0, JOB)
+    assert do(furnished, lambda c: envelopes.add(c, incoming)) is True
+    assert do(furnished, lambda c: envelopes.add(c, incoming)) is False
+    order, other = furnished.read(envelopes.leaves_to_log)
+    assert (order.leaf, order.kind, other.leaf, other.job) == (world.submission().leaf, "job", "sha256:a", JOB)
+    for _ in range(2):
+        do(furnished, lambda c: envelopes.set_indexes(c, {order.seq: 4, other.seq: 5}))
     with pytest.raises(ConflictError):
-        do(furnished, lambda c: envelopes.set_indexes(c, {leaf: 5}))
+        do(furnished, lambda c: envelopes.set_indexes(c, {order.seq: 6}))
     assert furnished.read(envelopes.leaves_to_log) == []
-    assert furnished.read(lambda c: envelopes.of_job(c, JOB, kind="job"))[0].log_index == 4
+    assert [(kept.kind, kept.log_index) for kept in furnished.read(lambda c: envelopes.of_job(c, JOB))] == [
+        ("job", 4), ("commitment", 5),
+    ]  # fmt: skip
+    assert furnished.read(lambda c: envelopes.order_of(c, JOB)) == world.submission().envelope
+    for missing in ("sha256:none", order.leaf):  # an order is found by its job
+        with pytest.raises(NotFound):
+            furnished.read(lambda c, leaf=missing: envelopes.get(c, leaf))
     with pytest.raises(NotFound):
-        furnished.read(lambda c: envelopes.get(c, "sha256:none"))
+        furnished.read(lambda c: envelopes.order_of(c, "j-none"))
 
 
 def test_a_beacon_value_is_revealed_once(furnished: Store) -> None:

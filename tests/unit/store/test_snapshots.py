@@ -10,11 +10,12 @@ from tests.integration.market.fake_buyer import train_spec
 from tests.unit.market import moment
 from tests.unit.store import world
 
+from stannary.errors import NotFound
 from stannary.formats import ids
 from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course.state import JobOrder, JobState, NewTask, spell_assignment
-from stannary.store import jobs, snapshots, tasks
+from stannary.store import envelopes, jobs, snapshots, tasks
 from stannary.store.database import Store
 
 MAX_QUERIES = 12
@@ -85,3 +86,35 @@ def test_a_version_grows_with_every_change(market: Store) -> None:
     market.write(lambda c: plan(c, 1, 0)).result(30)
     after, _ = read(market, order)
     assert after.version == before.version + 1
+
+
+def test_no_envelope_is_found_by_reading_them_all(market: Store) -> None:
+    """What asks for envelopes by job, number or leaf finds them through an index, however many there are."""
+    order = moment.order(train_spec())
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        asked.append((statement, parameters))
+
+    def look(connection: Any) -> None:
+        snapshots.load(connection, order)
+        envelopes.order_of(connection, str(moment.JOB))
+        envelopes.of_job(connection, str(moment.JOB))
+        with pytest.raises(NotFound):
+            envelopes.get(connection, "sha256:none")
+
+    sa.event.listen(market._read_engine, "before_cursor_execute", note)
+    try:
+        market.read(look)
+    finally:
+        sa.event.remove(market._read_engine, "before_cursor_execute", note)
+    of_envelopes = [item for item in asked if " envelopes" in item[0]]
+    assert len(of_envelopes) >= 4
+
+    def plans(connection: Any) -> list[str]:
+        explained = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values) for text, values in of_envelopes]
+        return [row[3] for rows in explained for row in rows]
+
+    steps = [step for step in market.read(plans) if "envelopes" in step]
+    assert steps
+    assert [step for step in steps if step.startswith("SCAN")] == []

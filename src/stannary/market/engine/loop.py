@@ -221,7 +221,7 @@ class Engines:
         at_ms = now_ms(self._exchange.clock)
         for row in jobs.open_jobs(connection):
             try:
-                order = order_of(row, envelopes.get(connection, row.leaf).envelope)
+                order = order_of(row, envelopes.order_of(connection, row.job))
             except StannaryError as err:  # taken by an older market, say: one order must not keep all others waiting
                 log.exception("job %s cannot be taken up", row.job)
                 aborting.abort(connection, row.job, at_ms, f"its order cannot be read: {err.what}")

@@ -227,7 +227,7 @@ async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
 
 
 def _manifest(connection: Connection, order: JobOrder) -> buyer_wire.JobManifest:
-    envelope = dsse.from_bytes(envelopes.get(connection, order.leaf).envelope)
+    envelope = dsse.from_bytes(envelopes.order_of(connection, order.job))
     files = order.spec.workdir
     setup = next((item.digest for item in files if item.path == order.spec.setup), None)
     return buyer_wire.JobManifest(

@@ -227,7 +227,7 @@ def _outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
 
 
 def _spec_of(connection: Connection, row: JobRow) -> JobSpec:
-    return _spec_in(envelopes.get(connection, row.leaf).envelope)
+    return _spec_in(envelopes.order_of(connection, row.job))
 
 
 @functools.lru_cache(maxsize=256)  # a watched job is asked about again and again

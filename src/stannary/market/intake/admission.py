@@ -243,7 +243,7 @@ def _key_of(connection: Connection, buyer: str) -> str | None:
     newest = jobs.of_buyer(connection, buyer, limit=1)
     if not newest:
         return None
-    payload = dsse.from_bytes(envelopes.get(connection, newest[0].leaf).envelope).payload
+    payload = dsse.from_bytes(envelopes.order_of(connection, newest[0].job)).payload
     return statement.read(payload, "job", Job).predicate.buyer
 
 
