@@ -125,6 +125,7 @@ KINDS: Mapping[str, Told] = {
     "audit.open": Told("{node} is drawn to compute {unit} again"),
     "audit.agreed": Told("{node} computed {unit} again and agrees"),
     "audit.disagreed": Told("{node} computed {unit} again and got something else: one more is asked", "differs"),
+    "audit.unanswered": Told("{node} computed {unit} again and got the same; who handed it in is silent"),
     "audit.silent": Told("{node} was asked to compute {unit} again and did not answer; the next one is asked"),
     "audit.dropped": Told("the audit of {unit} by {node} is not needed any more"),
 }

@@ -237,7 +237,7 @@ COURSE: tuple[CourseStage, ...] = (
         "the opening of both answers",
         "the deadlines of their leases, as before",
         "prover, auditor",
-        {AuditStage.CLOSED: ("agreed", "disagreed", "silent", "dropped")},
+        {AuditStage.CLOSED: ("agreed", "disagreed", "unanswered", "silent", "dropped")},
     ),
     CourseStage(AuditStage.CLOSED),
 )

@@ -204,14 +204,24 @@ class _Hearing:
     def _decide(self, audit: AuditRow, *, answered: bool) -> None:
         rest = tuple(audit.ranked[1:])
         decision = self._verdict(exhausted=not rest)
-        agreed = decision.verdict is Verdict.VERIFIED and audit.auditor not in decision.refuted
-        self._close(audit, _outcome_of(answered=answered, agreed=agreed))
+        self._close(audit, self._outcome(audit, decision) if answered else AuditOutcome.SILENT)
         if decision.need_auditor:
             self._open_next(rest, canary=False)
         elif decision.verdict is Verdict.VERIFIED and rest and not audit.canary and self._is_canary():
             self._open_next(rest, canary=True)
         else:
             self._judge(decision)
+
+    def _outcome(self, audit: AuditRow, decision: Decision) -> AuditOutcome:
+        """Return how an audit ends whose auditor answered; of a silent prover there is only what it handed in."""
+        if decision.verdict is Verdict.VERIFIED and audit.auditor not in decision.refuted:
+            return AuditOutcome.AGREED
+        prover = self._given(self._audits[0], Role.PROVER, self._prover)
+        found = self._given(audit, Role.AUDITOR, audit.auditor or "")
+        is_unanswered = prover is None or prover.answer_leaf is None
+        if is_unanswered and found is not None and found.root == self._task.root:
+            return AuditOutcome.UNANSWERED
+        return AuditOutcome.DISAGREED
 
     def _is_canary(self) -> bool:
         row = drawing.get_draw(self._draft, self._audits[0].draw_number)
@@ -255,9 +265,3 @@ class _Hearing:
             reason = made.reason.value if node == self._prover else Reason.OUTVOTED
             bond = 0 if node in known else draft.world.nodes.get(node).bond_usd_micros  # it is lost once
             draft.do(actions.Convict(node, task.task, reason, bond))
-
-
-def _outcome_of(*, answered: bool, agreed: bool) -> AuditOutcome:
-    if not answered:
-        return AuditOutcome.SILENT
-    return AuditOutcome.AGREED if agreed else AuditOutcome.DISAGREED

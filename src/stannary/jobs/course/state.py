@@ -36,6 +36,7 @@ class AuditOutcome(StrEnum):
     OPEN = "open"
     AGREED = "agreed"
     DISAGREED = "disagreed"
+    UNANSWERED = "unanswered"  # the auditor found what was handed in, and its prover did not answer
     SILENT = "silent"  # the auditor (next in rank is asked) or the prover did not answer
     DROPPED = "dropped"  # its task was superseded or its job ended
 

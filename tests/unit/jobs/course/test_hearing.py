@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.integration.market.fake_buyer import train_spec
-from tests.unit.jobs.course.test_unsigned_draws import JUDGE, LEAF, LIAR, NODES, PROVER, RIGHT, VALUES, task
+from tests.unit.jobs.course.test_unsigned_draws import JUDGE, LEAF, LIAR, NODES, PROVER, RIGHT, VALUES, WRONG, task
 from tests.unit.market import moment
 from tests.unit.market.moment import JOB, NOW_MS, ROOT
 
@@ -91,6 +91,15 @@ def test_a_prover_who_does_not_open_is_judged_by_his_auditor() -> None:
     (asking,) = draft.actions
     assert isinstance(asking, Ask)
     assert (asking.grant.type, asking.grant.node) == (LeaseType.REVEAL, JUDGE)
+
+
+@pytest.mark.parametrize(("handed_in", "outcome"), [(RIGHT, AuditOutcome.UNANSWERED), (WRONG, AuditOutcome.DISAGREED)])
+def test_a_silent_prover_is_told_apart_from_a_liar(handed_in: str, outcome: AuditOutcome) -> None:
+    """An auditor who finds what was handed in differs from nobody; one who finds something else does."""
+    answered = [said(Role.PROVER, PROVER), said(Role.AUDITOR, JUDGE, opened=True)]
+    draft = heard(answered, [PROVERS_REVEAL], task=replace(TASK, root=handed_in))
+    closed = next(action for action in draft.actions if isinstance(action, CloseAudit))
+    assert closed.outcome is outcome
 
 
 @pytest.mark.parametrize("is_prover_silent", [False, True])
