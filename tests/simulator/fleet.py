@@ -16,7 +16,7 @@ from tests.simulator.parties import Computed, Party, Said, Sight
 from stannary.formats import predicates
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Assignment, Output
-from stannary.train.merge import THETA
+from stannary.rules.kinds import THETA
 
 LR_OFF = 1.02
 

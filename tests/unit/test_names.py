@@ -13,7 +13,7 @@ ROOT = Path(stannary.__file__).parent
 GLOSSARY = Path(__file__).parents[2] / "docs/glossary.md"
 
 # The message that shows to others what the record of this name is.
-SHOWN = {"Challenge", "Event", "Offer", "Progress", "Proof"}
+SHOWN = {"Challenge", "Event", "Progress", "Proof"}
 # One word of the field in planes that never meet: a hardware verifier's and a job's, a sealer's and a job's.
 PLANES = {"Case", "Collected", "Evidence", "Patience", "Result", "Signature", "Tree"}
 # What the process of that room is set up with, keeps or goes through.

@@ -35,7 +35,6 @@ from stannary.agent.journal import EntryKind
 from stannary.agent.meter import Meter, Phase
 from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
-from stannary.border.blobs import CONTRIBUTED
 from stannary.errors import (
     AuthError,
     ConflictError,
@@ -58,6 +57,7 @@ from stannary.formats.predicates import (
     Role,
 )
 from stannary.rules import pace
+from stannary.rules.kinds import DELTA, OUTER, THETA
 from stannary.run.holding import Holding
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.process import Sandbox
@@ -72,7 +72,7 @@ SEEN_FILE = "log-seen.json"  # the market's log as this node saw it last
 POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
 DRAIN_S = 120.0
 SALT_BYTES = 32
-STATES = ("theta", "outer")  # a lease's other inputs are contributions, under their task's name
+STATES = (THETA, OUTER)  # a lease's other inputs are contributions, under their task's name
 
 Tell = Callable[[str], None]
 
@@ -338,7 +338,7 @@ class Agent:
             for name, blob, size_bytes in odd:
                 if name in STATES:
                     raise _misfit(name, size_bytes)
-                unfetched[TaskId(name)] = Output(CONTRIBUTED, blob, size_bytes)
+                unfetched[TaskId(name)] = Output(DELTA, blob, size_bytes)
             for name, blob, size_bytes in named:
                 if name not in unfetched:
                     self.holdings.bring(holding, blob, size_bytes)

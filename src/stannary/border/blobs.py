@@ -15,8 +15,7 @@ from stannary.errors import FormatError, NotFound
 from stannary.formats import bounds, digest
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output, result_root
-
-CONTRIBUTED = "delta"  # the one output of a round (train/round.py)
+from stannary.rules.kinds import DELTA
 
 
 class Blobs:
@@ -60,7 +59,7 @@ class Blobs:
         for file in sorted(self.directory.iterdir()):
             if not bounds.HEX32.fits(file.name):
                 continue  # half fetched: the agent adds files while a task runs
-            listed = Output(CONTRIBUTED, Digest(PREFIX + file.name), file.stat().st_size)
+            listed = Output(DELTA, Digest(PREFIX + file.name), file.stat().st_size)
             if result_root((listed,)) == root:
                 return self.checked(listed.digest)
         raise NotFound("contribution is not in the sandbox", why=root)

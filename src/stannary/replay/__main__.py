@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stannary import files, workdir
-from stannary.border.blobs import CONTRIBUTED, Blobs
+from stannary.border.blobs import Blobs
 from stannary.errors import EnvironmentProblem, NotFound, StannaryError, UsageError
 from stannary.formats import canonical, ids, jobspec, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.rules import kinds
-from stannary.rules.kinds import TASKS
+from stannary.rules.kinds import DELTA, TASKS
 from stannary.run.engine_class import measure_engine_class
 from stannary.run.environment import Environments, environment_digest
 from stannary.run.holding import Holding, make_workplace, prepare
@@ -122,12 +122,12 @@ class Replayer:
         tolerance = compare.find_tolerance(classes, recipe.training.optimizer, unit.assignment.num_steps)
         if tolerance is None or tolerance.threshold is None:
             return self._incomparable(unit)
-        claimed_digest = next((item.digest for item in unit.outputs if item.name == CONTRIBUTED), None)
+        claimed_digest = next((item.digest for item in unit.outputs if item.name == DELTA), None)
         if claimed_digest is None:
             return self._found(unit, Outcome.UNCHECKED, "the contribution holds no pseudo-gradient")
         claimed = checkpoint.decode(self._blobs.read(claimed_digest)).tensors
         made = self._work.do(self._task(unit))
-        computed = next(item.digest for item in made.outputs if item.name == CONTRIBUTED)
+        computed = next(item.digest for item in made.outputs if item.name == DELTA)
         replayed = checkpoint.decode(outbox_path(self._outbox, computed).read_bytes()).tensors
         distance = compare.relative_distance(claimed, replayed)
         words = f"distance {distance:.1e} from engine class {unit.engine_class}, tolerance {tolerance.threshold:.1e}"

@@ -22,6 +22,10 @@ from stannary.formats.lean import dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# What a training job's tasks hand in, by name: a lane its pseudo-gradient, a merge the weights and the outer state.
+DELTA, THETA, OUTER = "delta", "theta", "outer"
+MODEL = "model.safetensors"  # the last weights, as a result
+
 
 @dataclass(frozen=True, slots=True)
 class TaskRules:
@@ -60,8 +64,8 @@ def _of_recipe(spec: JobSpec) -> tuple[int, tuple[int, ...], int]:
 
 
 TASKS = {
-    TaskKind.ROUND: TaskRules("lane {1} of round {0}", frozenset({"delta"}), trains=True),
-    TaskKind.MERGE: TaskRules("the merge of round {0}", frozenset({"theta", "outer"}), is_merge=True),
+    TaskKind.ROUND: TaskRules("lane {1} of round {0}", frozenset({DELTA}), trains=True),
+    TaskKind.MERGE: TaskRules("the merge of round {0}", frozenset({THETA, OUTER}), is_merge=True),
     TaskKind.COMMAND: TaskRules("the command of lane {1}", None),
 }
 

@@ -19,6 +19,7 @@ from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.workdir import MODE_EXECUTABLE
 from stannary.rules import kinds
+from stannary.rules.kinds import THETA
 from stannary.rules.pace import START_S
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
 from stannary.run.worker_process import TakeProgress, Worker, Workplace
@@ -93,7 +94,7 @@ class Prepared:
 
     def size_of(self, name: str) -> int:
         """Return the size an input of a task must have: `theta`, `outer`, or a contribution under its task's name."""
-        return self.theta_bytes if name == "theta" else self.delta_bytes
+        return self.theta_bytes if name == THETA else self.delta_bytes
 
 
 def prepare(

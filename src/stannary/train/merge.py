@@ -36,12 +36,11 @@ from stannary.formats import canonical, jobspec
 from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.formats.training import fraction
+from stannary.rules.kinds import OUTER, THETA
 from stannary.train import checkpoint, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import RECORDING, Recording, RoundResult, decimal
 
-THETA = "theta"
-OUTER = "outer"
 GIVE_BACK_BYTES = 64 * 1024**2  # freed by then, a walk over the heap (milliseconds) is worth it
 
 

@@ -28,11 +28,10 @@ from stannary import heap
 from stannary.formats import jobspec
 from stannary.formats.predicates import Assignment
 from stannary.formats.training import Training
+from stannary.rules.kinds import DELTA
 from stannary.train import checkpoint, data, recipe, schedule
 from stannary.train.muon import InnerOptimizer
 from stannary.train.recipe import Recipe
-
-DELTA = "delta"
 
 Progress = Callable[[int, int, float], None]  # (step, steps, loss)
 Keep = Callable[[int], bool]  # whether to keep the state after a step, 1 .. num_steps

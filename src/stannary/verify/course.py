@@ -23,7 +23,7 @@ from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
 from stannary.rules import clocks
-from stannary.rules.kinds import TASKS
+from stannary.rules.kinds import OUTER, TASKS
 from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, unit_of
 from stannary.verify.report import Findings
@@ -170,7 +170,7 @@ def _check_base(case: Case, assignment: Assignment, findings: Findings) -> None:
     if before is None:
         findings.refute("merge.base", assignment.task, assignment.theta, "the weights of a merge of the round before")
         return
-    findings.expect("merge.outer", assignment.task, assignment.outer, lineage.merge_output(case, before, lineage.OUTER))
+    findings.expect("merge.outer", assignment.task, assignment.outer, lineage.merge_output(case, before, OUTER))
 
 
 def _convicted_before(case: Case, task: TaskId, index: int) -> bool:

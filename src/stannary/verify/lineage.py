@@ -14,11 +14,8 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.statement import Subject
+from stannary.rules.kinds import MODEL, THETA
 from stannary.verify.case import Case, output
-
-THETA = "theta"
-OUTER = "outer"
-MODEL = "model.safetensors"  # the subject's name of a train job's final weights
 
 
 @dataclass(frozen=True, slots=True)

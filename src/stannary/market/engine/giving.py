@@ -21,6 +21,7 @@ from stannary.formats.predicates import Role
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import Grant, JobOrder, LeaseRow, Node, Task, World
 from stannary.jobs.states import JobStatus
+from stannary.rules.kinds import DELTA, OUTER, THETA
 from stannary.rules.pace import CEILING_FACTOR
 from stannary.rules.price import price_of
 from stannary.rules.reasons import Reason
@@ -58,12 +59,12 @@ def with_inputs(connection: Connection, grant: Grant) -> Grant:
     assignment = tasks.get(connection, grant.task).assigned
     wanted: list[tuple[str, str]] = []
     if assignment.theta is not None:
-        wanted.append(("theta", assignment.theta))
+        wanted.append((THETA, assignment.theta))
     if assignment.outer is not None:
-        wanted.append(("outer", assignment.outer))
+        wanted.append((OUTER, assignment.outer))
     for item in assignment.admitted or ():
         outputs = tasks.get(connection, item.task).outputs or ()
-        wanted.extend((str(item.task), str(output["digest"])) for output in outputs if output["name"] == "delta")
+        wanted.extend((str(item.task), str(output["digest"])) for output in outputs if output["name"] == DELTA)
     listed: list[Json] = [
         {"name": name, "digest": blob, "size_bytes": blobs.size_of(connection, blob) or 0} for name, blob in wanted
     ]

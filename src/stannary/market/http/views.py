@@ -24,7 +24,7 @@ from stannary.jobs.course.waiting import Wait
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
 from stannary.market.engine import concluding
-from stannary.rules.kinds import TASKS
+from stannary.rules.kinds import MODEL, TASKS, THETA
 from stannary.rules.shape import shape_of
 from stannary.settle.escrow import settle_key
 from stannary.settle.ledger import buyer_available
@@ -32,7 +32,6 @@ from stannary.store import claims, envelopes, events, jobs, leases, ledger, logl
 from stannary.store.jobs import JobRow, Submission
 from stannary.wire import buyer as wire
 
-MODEL = "model.safetensors"  # the name of a train job's final weights, as in the receipt's subject
 MAX_TEXT_CHARS, MAX_LINE_CHARS = 4096, 16 * 1024  # of wire.message.Text, and of a log line
 BAD_ROW = (StannaryError, ValueError, TypeError, LookupError)  # what reading and showing a stored row may raise
 
@@ -240,7 +239,7 @@ def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.Output
         merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if TASKS[item.kind].is_merge]
         for merge in reversed(merges):
             if merge.state in ADMISSIBLE:
-                return [_ref(MODEL, output) for output in merge.outputs or () if output["name"] == "theta"]
+                return [_ref(MODEL, output) for output in merge.outputs or () if output["name"] == THETA]
     return []
 
 

@@ -18,7 +18,7 @@ from stannary.jobs.course.state import JobOrder
 from stannary.market.engine import recovery
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
-from stannary.rules.kinds import TASKS
+from stannary.rules.kinds import TASKS, THETA
 from stannary.store import blobs, jobs, leases, tasks
 from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
@@ -122,7 +122,7 @@ def _check_sizes(connection: Connection, order: JobOrder | None, made: Contribut
     is_last = TASKS[task.kind].is_merge and task.round == order.shape.num_rounds - 1
     for output in made.outputs:
         # The result holds a tied weight under each of its names (train/recipe.py rule 2): what fits the asked memory.
-        whole = order.spec.output_bytes if is_last and output.name == "theta" else 0
+        whole = order.spec.output_bytes if is_last and output.name == THETA else 0
         most_bytes = max(whole, SIZE_FACTOR * max(known) + SIZE_SLACK_BYTES) if known else order.spec.output_bytes
         if output.size_bytes > most_bytes:
             raise LimitExceeded(

@@ -22,6 +22,7 @@ from stannary.jobs.course.state import MERGE_LANE, Grant, Node
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.http import views
 from stannary.market.intake import admission
+from stannary.rules.kinds import MODEL
 from stannary.store import envelopes, events, jobs, leases, loglines, nodes, tasks
 from stannary.store.database import Store
 from stannary.store.envelopes import Incoming
@@ -243,7 +244,7 @@ def test_a_train_jobs_output_is_its_newest_merge_that_counts(store: Store) -> No
     for index, task in enumerate(merges):
         told.hand_in(task, TaskKind.MERGE, (index, 0), ("theta", "outer", "x" * index))
     told.do(lambda c: jobs.note_rounds(c, told.job, first_open=0, last=1))
-    assert told.outputs() == [(views.MODEL, DIGEST, len("theta"))]
+    assert told.outputs() == [(MODEL, DIGEST, len("theta"))]
 
     def convict(connection: Connection) -> None:
         for task in merges:

@@ -22,6 +22,7 @@ from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
 from stannary.jobs.rounds import UnitAttempt
 from stannary.jobs.states import TaskState
+from stannary.rules.kinds import OUTER, THETA
 from stannary.rules.pace import PATIENCE_FACTOR, Pace, closing
 from stannary.rules.reasons import Reason
 
@@ -90,7 +91,7 @@ def _base_behind(found: Round) -> Base | None:
     if not found.merges or found.merges[-1].state not in rounds.ADMISSIBLE:
         return None
     outputs = {str(item["name"]): Digest(str(item["digest"])) for item in found.merges[-1].outputs or ()}
-    return Base(outputs.get("theta"), outputs.get("outer"))
+    return Base(outputs.get(THETA), outputs.get(OUTER))
 
 
 def _reconcile_lanes(draft: CourseDraft, found: Round, base: Base | None) -> None:
