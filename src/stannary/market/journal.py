@@ -5,6 +5,8 @@ Rules:
   store/envelopes.py). A market killed before logging finds it there and appends the same bytes; the
   log knows a leaf it has, so nothing is logged twice and nothing acknowledged is lost.
 - One batch is under way at a time; what arrives meanwhile goes together in the next.
+- Orders alone are gathered for the log's interval (tlog/log.py INTERVAL_S): no buyer waits for their place in the log,
+  and a commit of few leaves costs as much as one of many. Anything else, and whoever waits for a leaf, ends that.
 - A log that cannot be written stops nothing for good: the batch is tried again until it can.
 """
 
@@ -76,6 +78,7 @@ class Journal:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(leaf, []).append(future)
         self.wake()
+        self._log.flush()
         return await future
 
     @asynccontextmanager
@@ -113,7 +116,8 @@ class Journal:
 
     async def _append(self, kept: list[envelopes.Unlogged]) -> None:
         appended = self._log.append_many([digest.raw(Digest(item.leaf)) for item in kept])
-        self._log.flush()
+        if self._waiting or any(item.kind != "job" for item in kept):
+            self._log.flush()
         places = await asyncio.wrap_future(appended)
         indexes = dict(zip((item.seq for item in kept), places, strict=True))
         await self._store.awrite(lambda c: envelopes.set_indexes(c, indexes))
