@@ -172,6 +172,8 @@ def _check_candidates(case: Case, findings: Findings) -> None:
             is_known = held is not None and said == (held[-1]["operator"], held[-1]["engine_class"])
             findings.say("candidates.unknown", is_known)
             findings.say("candidates.ineligible", held is None or _may(case, entry["node"], item.index, item.index))
+            is_good = _has_good(case, entry["node"], item.index, time(item["fixed_at"]))
+            findings.say("candidates.expired", held is None or is_good)
         heard = {made["node"] for made in case.contributions.values() if made.index < item.index}
         findings.say("candidates.unlisted", chosen | heard <= {*inside, *outside})
 
@@ -550,6 +552,10 @@ def _check_time(case: Case, file: File, item: Said, findings: Findings) -> None:
     seen, unseen = file.seen(item.index), file.unseen(case.job.index if item.kind == "reading" else item.index)
     if findings.say("time.future", seen is None or at <= seen + 300):
         findings.say("time.past", unseen is None or at >= unseen - 86_400)
-    held = (c for c in case.credentials[item["node"]] if c.index < item.index)
-    is_good = any(time(c["issued_at"]) - 86_400 <= at <= time(c["expires_at"]) + 300 for c in held)
-    findings.say("credential.expired", is_good)
+    findings.say("credential.expired", _has_good(case, item["node"], item.index, at))
+
+
+def _has_good(case: Case, node: str, below: int, at: int) -> bool:
+    """R12.13: whether a credential logged below an index was good at a time."""
+    held = (c for c in case.credentials.get(node, []) if c.index < below)
+    return any(time(c["issued_at"]) - 86_400 <= at <= time(c["expires_at"]) + 300 for c in held)

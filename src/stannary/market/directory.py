@@ -59,8 +59,8 @@ class Directory:
         self.version += 1
 
     def offers(self, now_ms: int) -> list[Node]:
-        """Return all nodes that may work, as long as their credentials are valid."""
-        return [node for node in self._nodes.values() if not node.why_out and node.expires_at_ms > now_ms]
+        """Return all nodes that may work now."""
+        return [node for node in self._nodes.values() if not node.why_out(now_ms)]
 
 
 def _node(row: StandingNode) -> Node:

@@ -5,7 +5,8 @@ Rules:
    candidates of a draw are fixed, where it is asked whether anybody else could try, and where a verifier reads who
    was chosen, who worked and who might have been drawn. A node that may not hold a lane may not judge one either.
 2. A mask is never weighed against a price or against another mask.
-3. What changes by the minute is no mask: presence, other work, a conviction, a revocation (jobs/course/masks.py).
+3. What changes by the minute is no mask: presence, other work, a conviction, a revocation, the end of a credential
+   (jobs/course/masks.py).
    Nor is what holds between nodes: one engine class, auditors of other operators, an operator's share of the lanes.
 """
 

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from stannary.errors import FormatError, Refuted
-from stannary.formats import digest, ids, jobspec, predicates, statement
+from stannary.formats import digest, ids, instants, jobspec, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.dsse import Envelope
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
@@ -44,7 +44,7 @@ from stannary.formats.predicates import (
     Silence,
     TaskVerdict,
 )
-from stannary.rules import masks
+from stannary.rules import clocks, masks
 from stannary.rules.shape import Shape, shape_of
 
 if TYPE_CHECKING:
@@ -224,6 +224,14 @@ class Case:
         first = max((at for at, (index, _) in enumerate(known) if index < since), default=0)
         reasons = [reason for _, reason in known[first:]]
         return "" if "" in reasons else reasons[-1] if reasons else "no credential"
+
+    def has_good_credential(self, node: NodeId, below: int, at: int) -> bool:
+        """Tell whether a credential of a node, logged below an index, was good at a time in seconds (R12.13)."""
+        return any(
+            clocks.is_within(at, instants.parse(held.predicate.issued_at), instants.parse(held.predicate.expires_at))
+            for held in self.credentials.get(node, ())
+            if held.index < below
+        )
 
     @cached_property
     def _refusals(self) -> dict[NodeId, list[tuple[int, str]]]:

@@ -236,8 +236,6 @@ def _check_time(case: Case, item: Timed, time: str, between: tuple[int | None, i
         findings.refute("time.future", name, time, f"not after its witness saw it, {latest}")
     elif off_s < 0:
         findings.refute("time.past", name, time, f"not a day before the log, {earliest}")
-    for held in case.credentials.get(item.predicate.node, ()):
-        issued, expires = instants.parse(held.predicate.issued_at), instants.parse(held.predicate.expires_at)
-        if held.index < item.index and clocks.is_within(at, issued, expires):
-            return
-    findings.refute("credential.expired", item.predicate.node, f"worked at {time}", "a credential valid at that time")
+    if not case.has_good_credential(item.predicate.node, item.index, at):
+        expected = "a credential valid at that time"
+        findings.refute("credential.expired", item.predicate.node, f"worked at {time}", expected)

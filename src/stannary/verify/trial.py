@@ -21,7 +21,7 @@ import itertools
 from collections.abc import Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import beacon, predicates
+from stannary.formats import beacon, instants, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
@@ -172,6 +172,9 @@ def _check_listed(case: Case, name: str, made: Logged[Candidates], findings: Fin
         reason = case.why_unfit(item.node, made.index, made.index)
         if reason:
             findings.refute("candidates.ineligible", name, f"{item.node}: {reason}", "a node the spec allows")
+        if not case.has_good_credential(item.node, made.index, instants.parse(said.fixed_at)):
+            expected = f"a credential valid at {said.fixed_at}"
+            findings.refute("candidates.expired", name, item.node, expected)
 
 
 def _check_audits(

@@ -630,6 +630,21 @@ def test_an_expired_credential_is_judged_at_the_time_of_the_work():
     assert verify_receipt(data, world.trust(), world.now + 10 * 365 * 86_400).exit_code == 0
 
 
+def test_who_is_listed_as_a_candidate_holds_a_credential_then():
+    """A list made behind the end of a candidate's credential is refused, whether the beacon draws him or not."""
+    world = World(rounds=1, lanes=2)
+    listed = world.nodes["n5"].id
+
+    def expire(said):
+        ended = replace(said, issued_at="2020-01-01T00:00:00Z", expires_at="2020-02-01T00:00:00Z")
+        return ended if said.node == listed else said
+
+    world.bend["credential"] = expire
+    report = judged(world.play())
+    assert {item.observed for item in report.findings if item.id == "candidates.expired"} == {listed}
+    assert found(report) <= {"candidates.expired", "credential.expired"}
+
+
 def test_a_node_cannot_predate_its_work_past_the_witness():
     """A time after the witness saw the statement, or a day before it was logged, is refused."""
 

@@ -10,7 +10,7 @@ from stannary.rules import masks
 
 def why_not(node: Node, order: JobOrder, world: World) -> str:
     """Return why `node` may not serve the job, empty if it may: what placement asks, but for presence."""
-    return node.why_out or masks.why_not(node, masks.required_by(order.spec, terms=world.terms))
+    return node.why_out(world.now_ms) or masks.why_not(node, masks.required_by(order.spec, terms=world.terms))
 
 
 def why_barred(node: Node, order: JobOrder, world: World, engine_class: str, convicted: Container[str]) -> str:

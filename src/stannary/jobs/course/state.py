@@ -285,12 +285,13 @@ class Node:
     is_revoked: bool = False
     is_convicted: bool = False  # in whatever job: who lied to one buyer works for none
 
-    @property
-    def why_out(self) -> str:
-        """Why it works for nobody, empty if it may."""
+    def why_out(self, now_ms: int) -> str:
+        """Return why it works for nobody and judges nobody now, empty if it may."""
         if self.is_revoked:
             return "revoked"
-        return "convicted" if self.is_convicted else ""
+        if self.is_convicted:
+            return "convicted"
+        return "its credential has ended" if self.expires_at_ms <= now_ms else ""
 
 
 class Nodes(Protocol):

@@ -193,7 +193,7 @@ class Mover:
         """Give a node the piece of work it should do next; None if there is none for it."""
         exchange = self._exchange
         asking, world = exchange.directory.get(node), self.world("")
-        if node not in world.live or asking.expires_at_ms <= world.now_ms:
+        if node not in world.live or asking.why_out(world.now_ms):
             return None
         found = self.ready.choose(asking, world, exchange.directory.version)
         if found is None:

@@ -23,6 +23,18 @@ def test_who_was_revoked_or_convicted_serves_nobody() -> None:
     assert masks.why_not(replace(NODE, is_convicted=True), ORDER, WORLD) == "convicted"
 
 
+def test_a_credential_must_be_in_force() -> None:
+    """Whose has ended is placed nowhere, gets no lost lane and judges nobody, however live he is."""
+    ended = replace(NODE, expires_at_ms=WORLD.now_ms)
+    for why in (
+        masks.why_not(ended, ORDER, WORLD),
+        masks.why_barred(ended, ORDER, WORLD, CLASS, NOBODY),
+        masks.why_no_auditor(ended, ORDER, WORLD, NOBODY),
+    ):
+        assert why == "its credential has ended"
+    assert masks.why_no_auditor(replace(ended, expires_at_ms=WORLD.now_ms + 1), ORDER, WORLD, NOBODY) == ""
+
+
 def test_work_needs_the_jobs_class_and_no_conviction_in_it() -> None:
     """Whatever the task."""
     assert masks.why_barred(NODE, ORDER, WORLD, CLASS, NOBODY) == ""
