@@ -22,6 +22,8 @@ from stannary.errors import ConflictError, NotFound
 from stannary.store import statements
 from stannary.store.schema import envelopes, jobs
 
+RECEIPT = "receipt"  # the kind of the one statement of a job that stands in no evidence
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
@@ -115,6 +117,13 @@ def get(connection: Connection, leaf: str) -> Kept:
     return Kept(**row)
 
 
+def some(connection: Connection, leaves: Sequence[str]) -> list[Kept]:
+    """Return those of some envelopes that are kept, but no job's own."""
+    wanted = sa.text("SELECT value FROM json_each(:leaves)")
+    query = _SELECT.where(envelopes.c.leaf.in_(wanted), is_no_order(envelopes))
+    return [Kept(**row) for row in connection.execute(query, {"leaves": json.dumps(leaves)}).mappings()]
+
+
 def is_no_order(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Match what is found by its leaf: the condition of that index, without which a query reads the whole table."""
     return table.c.kind != sa.literal_column("'job'")
@@ -140,6 +149,12 @@ def of_job(connection: Connection, job: str, *, kind: str | None = None) -> list
         query = query.where(envelopes.c.kind == kind)
     query = query.order_by(envelopes.c.log_index.is_(None), envelopes.c.log_index, envelopes.c.seq)
     return [Kept(**row) for row in connection.execute(query).mappings()]
+
+
+def receipt_of(connection: Connection, job: str) -> Kept | None:
+    """Return the receipt statement of a job, once it is posted."""
+    found = of_job(connection, job, kind=RECEIPT)
+    return found[0] if found else None
 
 
 def _order(job: str) -> sa.ScalarSelect[int]:

@@ -7,6 +7,8 @@ revoked node are worthless from the same transaction on.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import sqlalchemy as sa
@@ -16,6 +18,7 @@ from sqlalchemy.engine import Connection
 from stannary.errors import AuthError, ConflictError, NotFound
 from stannary.formats.predicates import NodeKind, Tier
 from stannary.jobs.states import OPEN_JOB, JobStatus
+from stannary.store import statements
 from stannary.store.accounts import token_hash
 from stannary.store.schema import challenges, credentials, job_nodes, jobs, nodes, sessions
 
@@ -151,11 +154,10 @@ def credential_of(connection: Connection, node: str) -> CredentialRow | None:
     return CredentialRow(**row) if row is not None else None
 
 
-def credentials_of(connection: Connection, node: str) -> list[CredentialRow]:
-    """Return every credential of a node, first issued first."""
-    query = sa.select(credentials).where(credentials.c.node == node)
-    query = query.order_by(credentials.c.issued_at_ms, credentials.c.leaf)
-    return [CredentialRow(**row) for row in connection.execute(query).mappings()]
+def credentials_of(connection: Connection, named: Sequence[str]) -> list[CredentialRow]:
+    """Return every credential of some nodes, first issued first."""
+    rows = statements.run(connection, _CREDENTIALS, (json.dumps(named),))
+    return [CredentialRow(*row) for row in rows]
 
 
 def is_engaged(connection: Connection, engine_class: str) -> bool:
@@ -222,6 +224,10 @@ def _node(row: sa.RowMapping) -> NodeRow:
     return NodeRow(**{**row, **typed})
 
 
+_CREDENTIALS = (
+    "SELECT leaf, node, envelope, issued_at_ms, expires_at_ms FROM credentials "
+    "WHERE node IN (SELECT value FROM json_each(?)) ORDER BY issued_at_ms, leaf"
+)
 _SELECT = sa.select(*(nodes.c[field.name] for field in fields(NodeRow)))
 # The credential with the latest end, as `credential_of` chooses it; one read for all nodes, not one a node.
 _STANDING_OF_ANY = (

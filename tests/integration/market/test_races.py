@@ -20,9 +20,9 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import dsse, statement
 from stannary.formats.jobspec import Verification
-from stannary.market.engine import aborting, concluding, loop, queueing, recovery
+from stannary.market.engine import aborting, applying, concluding, loop, queueing, recovery
 from stannary.settle.ledger import buyer_escrow
-from stannary.store import leases, ledger
+from stannary.store import envelopes, leases, ledger
 from stannary.wire import admin, message, node, routes
 from stannary.wire.buyer import JobView
 
@@ -133,7 +133,7 @@ def test_a_value_on_its_way_is_no_silence(tmp_path: Path) -> None:
             logged = exchange.journal.logged
 
             async def slowly(leaf: str) -> int:
-                kept = await exchange.store.aread(lambda c: concluding.envelopes.get(c, leaf))
+                kept = await exchange.store.aread(lambda c: envelopes.get(c, leaf))
                 if kept.kind == "reveal":
                     await world.clock.sleep(3 * timing.reveal_s)
                 return int(await logged(leaf))
@@ -200,14 +200,14 @@ def test_a_conclusion_that_fails_gives_everything_back(tmp_path: Path, monkeypat
 def test_a_full_disk_is_no_fault_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A market whose disk refuses for longer than any fault may last goes on where it was."""
     tries = itertools.count()
-    honest = concluding.settle
+    honest = applying.pay
 
     def refuses(*args: Any) -> None:
         if next(tries) < 3 * loop.MAX_FAULTS:
             raise errors.EnvironmentProblem("the market cannot write: its disk is full")
         honest(*args)
 
-    monkeypatch.setattr(concluding, "settle", refuses)
+    monkeypatch.setattr(applying, "pay", refuses)
 
     async def scenario() -> JobView:
         async with worlds.inside(tmp_path, witness=False) as world:

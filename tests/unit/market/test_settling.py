@@ -10,7 +10,7 @@ from tests.unit.store import world as stored
 
 from stannary.formats.ids import AuditId, NodeId, TaskId
 from stannary.formats.predicates import Verdict
-from stannary.market.engine import concluding
+from stannary.market.engine import applying
 from stannary.settle import escrow
 from stannary.settle.ledger import (
     INSURANCE,
@@ -42,7 +42,7 @@ def lines_of(job: str, *, redo: int, audit: int) -> settlement.Settled:
 def settled(connection: Connection, number: int, *, redo: int, audit: int) -> None:
     """Settle one job as the market does."""
     row = jobs.get(connection, f"j-{number:012x}")
-    concluding.pay(connection, row, lines_of(row.job, redo=redo, audit=audit).lines, 1)
+    applying.pay(connection, row, lines_of(row.job, redo=redo, audit=audit).lines, 1)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
     decide.py     place, plan, draw, hear; then conclude
     placing, planning, kinds/, drawing, hearing, ending, failing   one subject each
     offering.py   who is given which waiting task
+    concluding.py verdict, money and receipt, once nothing is open
     lapsing.py    when a lease is over though its node has not said so
 
 Nothing here reads a clock, a network or a disk, or draws a number. The market loads a snapshot and carries actions out

@@ -8,16 +8,31 @@ RequestDraw     the buyer owes a beacon value            Settle      a round is 
 MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
 Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
 OpenAudit, Ask, CloseAudit   an audit on its way        ReportTask  an operator says that a task cannot run
+
+Of a job of which nothing is open (concluding.py):
+PostReading, Verify   everything goes to the log         Revoke      who is refuted works here no more
+StateReceipt, Pay     what is shown is stated and paid   Publish     the receipt has its file: the job ends
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stannary.formats.predicates import Assignment, Candidates, Placement, Silence, TaskVerdict, Verdict
+from stannary.formats.digest import Digest
+from stannary.formats.predicates import (
+    Assignment,
+    Candidates,
+    Placement,
+    Receipt,
+    SettlementLine,
+    Silence,
+    TaskVerdict,
+    Verdict,
+)
 from stannary.formats.predicates import Draw as DrawRecord
+from stannary.formats.statement import Subject
 from stannary.jobs.course.state import AuditOutcome, EarlyEnd, Grant, NewAudit
-from stannary.jobs.states import LeaseState, TaskState
+from stannary.jobs.states import LeaseState, Settlement, TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +181,53 @@ class Conclude:
     """Nothing is open any more: the receipt can be made."""
 
 
+@dataclass(frozen=True, slots=True)
+class PostReading:
+    """Let the log have the last reading of a node."""
+
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """All work of a running job is judged: it waits for its receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateReceipt:
+    """State the receipt of a job, once."""
+
+    receipt: Receipt
+    subjects: tuple[Subject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Divide what is held for a job by the lines of its receipt."""
+
+    lines: tuple[SettlementLine, ...]
+    to: Settlement
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Let a node work here no more."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Name the stored file of a receipt, and end the job; `verdict` where it has none yet."""
+
+    file: Digest
+    size_bytes: int
+    verdict: Verdict | None
+    end: EarlyEnd
+
+
 Action = (
     Place
     | Plan
@@ -185,4 +247,10 @@ Action = (
     | Settle
     | BeginEnd
     | Conclude
+    | PostReading
+    | Verify
+    | StateReceipt
+    | Pay
+    | Revoke
+    | Publish
 )

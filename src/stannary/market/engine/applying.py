@@ -15,17 +15,22 @@ from sqlalchemy.engine import Connection
 from stannary.formats import digest, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
+from stannary.formats.predicates import SettlementLine
 from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
+from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.draft import new_task
 from stannary.jobs.course.state import JobState, NewDraw, World, spell_assignment
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market.engine.giving import allow, manifest_digests, with_inputs
 from stannary.market.topics import WORK, node_topic, seen_topic
 from stannary.rules.reasons import Reason
-from stannary.store import audits, blobs, envelopes, events, jobs, leases, nodes, tasks
-from stannary.store.envelopes import Incoming
-from stannary.store.transitions import Cause, move_job
+from stannary.settle import escrow
+from stannary.settle.ledger import FEES, INSURANCE
+from stannary.store import audits, blobs, envelopes, events, jobs, leases, ledger, nodes, readings, tasks
+from stannary.store.envelopes import RECEIPT, Incoming
+from stannary.store.jobs import JobRow
+from stannary.store.transitions import Cause, move_job, move_settlement, move_verdict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 
 Sign = Callable[..., dsse.Envelope]
 Proof = Callable[[int, int], list[bytes]]
+
+
+Decided = JobState | JudgedJob  # what a decision was about
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +59,11 @@ class Applied:
 
     rings: set[str] = field(default_factory=set)
     convicted: list[str] = field(default_factory=list)  # nodes
+    revoked: list[str] = field(default_factory=list)  # nodes
     is_stale: bool = False  # the job has moved on: nothing was done, decide anew
 
 
-def apply(connection: Connection, state: JobState, decided: Sequence[Action], world: World, pen: Pen) -> Applied:
+def apply(connection: Connection, state: Decided, decided: Sequence[Action], world: World, pen: Pen) -> Applied:
     """Carry out what was decided about `state`; does nothing where the job has moved on since."""
     applied = Applied()
     if jobs.get(connection, state.order.job).num_events != state.version:
@@ -82,10 +91,20 @@ def post(
     return leaf
 
 
+def pay(connection: Connection, row: JobRow, lines: Sequence[SettlementLine], now_ms: int) -> None:
+    """Move the money of a job. What bonds, insurance and fees hold is every job's: it is read in this transaction."""
+    readings.settle(connection, row.job, lines)
+    forfeited = {node: readings.forfeited(connection, node, before=row.job) for node in escrow.forfeiting(lines)}
+    balances = ledger.balances_of(connection, [INSURANCE, FEES])
+    entry = escrow.settle(escrow.Escrow(row.job, row.buyer, row.escrow_usd_micros), lines, forfeited, balances)
+    if entry is not None:
+        ledger.post(connection, entry, at_ms=now_ms)
+
+
 class _Run:
     """One transaction."""
 
-    def __init__(self, connection: Connection, state: JobState, world: World, pen: Pen, applied: Applied) -> None:
+    def __init__(self, connection: Connection, state: Decided, world: World, pen: Pen, applied: Applied) -> None:
         self._connection = connection
         self._job = state.order.job
         self._order = state.order
@@ -152,6 +171,29 @@ class _Run:
                 ended = leases.end(connection, lease, to, self._cause(reason, message))
                 self._applied.rings.add(node_topic(ended.node))
             case _:
+                self._do_last(action)
+
+    def _do_last(self, action: Action) -> None:
+        """Carry out what belongs to the end of a job."""
+        connection, job, now_ms = self._connection, self._job, self._world.now_ms
+        match action:
+            case actions.PostReading(envelope):
+                leaf = digest.from_raw(dsse.from_bytes(envelope).leaf())
+                envelopes.add(connection, Incoming(leaf, "reading", envelope, now_ms, job))
+            case actions.Verify():
+                move_job(connection, job, JobStatus.VERIFYING, self._cause(Reason.COMPLETE, "all work is judged"))
+            case actions.StateReceipt(stated, subjects):
+                post(connection, self._pen.sign, (RECEIPT, stated), job, now_ms, subjects)
+            case actions.Pay(lines, to, message):
+                pay(connection, jobs.get(connection, job), lines, now_ms)
+                move_settlement(connection, job, to, self._cause(Reason.SETTLED, message))
+            case actions.Revoke(node, reason):
+                if nodes.get(connection, node).revoked_at_ms is None:
+                    nodes.revoke(connection, node, reason, at_ms=now_ms)
+                    self._applied.revoked.append(node)
+            case actions.Publish():
+                self._publish(action)
+            case _:
                 raise AssertionError(action)
 
     def _cause(self, reason: str, message: str = "") -> Cause:
@@ -210,3 +252,14 @@ class _Run:
             leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
         self._applied.rings.update({node_topic(node), WORK})
         self._applied.convicted.append(node)
+
+    def _publish(self, action: actions.Publish) -> None:
+        connection, job, end = self._connection, self._job, action.end
+        blobs.add(connection, action.file, action.size_bytes, f"buyer:{self._order.buyer}", at_ms=self._world.now_ms)
+        jobs.set_receipt(connection, job, action.file)
+        if action.verdict is not None:
+            cause = self._cause(Reason.CONCLUDED, f"the job is {action.verdict}")
+            move_verdict(connection, job, action.verdict, cause)
+        move_job(connection, job, end.status, self._cause(end.reason, end.message))
+        held = leases.live_of_job(connection, job)
+        self._applied.rings.update({seen_topic(job), WORK, *(node_topic(lease.node) for lease in held)})

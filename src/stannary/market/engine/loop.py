@@ -327,29 +327,10 @@ class Engines:
         return is_terminal(moved.draft.status)
 
     async def _conclude(self, order: JobOrder) -> bool:
-        exchange, store, at_ms = self._exchange, self._exchange.store, self._exchange.now_ms
-        complete = await store.awrite(lambda c: concluding.close(c, order, at_ms))
-        exchange.journal.wake()
-        if not complete:
-            self._awaiting_log.add(order.job)
-            return False  # the journal rings when more is logged
-        kept = await store.aread(lambda c: concluding.posted_receipt(c, order.job))
-        if kept is None:
-            made = await store.aread(lambda c: concluding.conclude(c, order, at_ms, exchange.witness_words))
-            sign = exchange.journal.sign
-            await exchange.forget_nodes(await store.awrite(lambda c: concluding.settle(c, order, at_ms, sign, made)))
-            exchange.journal.wake()
-            kept = await store.aread(lambda c: concluding.posted_receipt(c, order.job))
-        assert kept is not None
-        proof = exchange.log.proof(await exchange.journal.logged(kept.leaf))
-        log_ = exchange.log
-        data = await store.aread(lambda c: concluding.file_bytes(c, order, proof, log_.inclusion, log_.consistency))
-        name = await asyncio.to_thread(exchange.blobs.put, data)
-        await store.awrite(lambda c: concluding.publish(c, order, exchange.now_ms, name, len(data)))
-        exchange.bell.ring(seen_topic(order.job), WORK)
-        for lease in await store.aread(lambda c: leases.live_of_job(c, order.job)):
-            exchange.bell.ring(node_topic(lease.node))
-        return True
+        if await concluding.end(self._exchange, self.mover, order):
+            return True
+        self._awaiting_log.add(order.job)
+        return False  # the journal rings when more is logged
 
     async def cancel(self, job: str) -> None:
         """Begin to end a job at its buyer's wish."""

@@ -20,6 +20,7 @@ from stannary.formats import ids
 from stannary.formats.digest import Digest
 from stannary.jobs.course import ending, failing, lapsing
 from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
+from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
 from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, LeaseRow, Placed, World
@@ -131,7 +132,6 @@ class Mover:
     ) -> Moved:
         """Take a job as far as it goes now; `also` is written in the same transaction."""
         exchange = self._exchange
-        pen = Pen(exchange.journal.sign, exchange.log.inclusion, exchange.log.consistency)
         while True:
             state = await exchange.store.aread(lambda c: snapshots.load(c, order))
             world = self.world(order.job)
@@ -139,12 +139,20 @@ class Mover:
             moved = Moved(draft)
             if all(isinstance(action, Conclude) for action in draft.actions):
                 break
-            write = _applying(state, tuple(draft.actions), world, pen, also)
-            moved = Moved(draft, await exchange.store.awrite(write))
+            moved = Moved(draft, await exchange.store.awrite(self._applying(state, draft.actions, world, also)))
             if not moved.applied.is_stale:
                 break
         await self._tell(moved)
         return moved
+
+    async def carry_out(self, job: JudgedJob, decided: Sequence[Action]) -> None:
+        """Carry out what was decided about a job of which nothing is open, unless it has moved on."""
+        exchange = self._exchange
+        applied = await exchange.store.awrite(self._applying(job, decided, self.world(job.order.job)))
+        exchange.journal.wake()
+        if applied.revoked:
+            await exchange.forget_nodes(applied.revoked)
+        exchange.bell.ring(*applied.rings)
 
     async def end(self, order: JobOrder, to: JobStatus, reason: str, message: str) -> bool:
         """Begin the end of a job; tell whether it begins now."""
@@ -253,24 +261,26 @@ class Mover:
         found = self.ready.note(draft.state(), draft.engine_class)
         exchange.bell.ring(*moved.applied.rings, *([WORK] if found else []))
 
+    def _applying(
+        self, state: JobState | JudgedJob, decided: Sequence[Action], world: World, also: Write = _nothing
+    ) -> Callable[[Connection], Applied]:
+        exchange, decided = self._exchange, tuple(decided)
+        pen = Pen(exchange.journal.sign, exchange.log.inclusion, exchange.log.consistency)
+
+        def write(connection: Connection) -> Applied:
+            applied = applying.apply(connection, state, decided, world, pen)
+            if not applied.is_stale:
+                also(connection)
+            return applied
+
+        return write
+
     def _place(self, order: JobOrder) -> Placed:
         live = _There(self._exchange.roster, self._exchange.clock.steady())
         offers = self._exchange.directory.offers(now_ms(self._exchange.clock))
         away = {node.node: "not heard from" for node in offers if node.node not in live}
         found = match.match(offers, asked(order.spec), away)
         return Placed(tuple(offer.node for offer in found.chosen), found.rejected, found.engine_class)
-
-
-def _applying(
-    state: JobState, decided: Sequence[Action], world: World, pen: Pen, also: Write
-) -> Callable[[Connection], Applied]:
-    def write(connection: Connection) -> Applied:
-        applied = applying.apply(connection, state, decided, world, pen)
-        if not applied.is_stale:
-            also(connection)
-        return applied
-
-    return write
 
 
 def _end(connection: Connection, over: Iterable[tuple[LeaseRow, str]], at_ms: int) -> list[LeaseRow]:

@@ -23,7 +23,6 @@ from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.course.waiting import Wait
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
-from stannary.market.engine import concluding
 from stannary.rules.kinds import MODEL, TASKS, THETA
 from stannary.rules.shape import shape_of
 from stannary.settle.escrow import settle_key
@@ -182,7 +181,7 @@ def _known(name: str | None, bound: bounds.Words) -> str | None:
 def cost(connection: Connection, row: JobRow) -> wire.Cost:
     """Return what a job cost, and for what."""
     lines = readings.settlement(connection, row.job)
-    kept = concluding.posted_receipt(connection, row.job)
+    kept = envelopes.receipt_of(connection, row.job)
     if kept is None:
         return wire.Cost(lines=[], escrow_usd_micros=row.escrow_usd_micros, paid_usd_micros=0, refunded_usd_micros=0)
     stated = statement.read(dsse.from_bytes(kept.envelope).payload, "receipt", Receipt).predicate

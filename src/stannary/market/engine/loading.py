@@ -1,0 +1,121 @@
+"""What decisions rest on, read from the store: each in one transaction and a fixed number of queries.
+
+Beside applying.py the one module of this room that knows the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from stannary.formats import digest, dsse, statement
+from stannary.formats.digest import Digest
+from stannary.formats.ids import NodeId
+from stannary.formats.predicates import Candidates, Credential, Placement, Receipt
+from stannary.jobs.course.concluding import JudgedJob
+from stannary.jobs.course.state import JobOrder
+from stannary.store import audits, envelopes, jobs, nodes, readings
+from stannary.store.envelopes import RECEIPT, Kept
+from stannary.verify import case
+from stannary.verify.case import Logged
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is logged of a job, and what the nodes it names worked under, in log order; its receipt apart."""
+
+    statements: tuple[Logged[DataclassInstance], ...]
+    envelopes: tuple[dsse.Envelope, ...]  # the same
+    checkpoints: tuple[tuple[str, int], ...]  # that draws were made for, with their sizes
+    receipt: tuple[int, dsse.Envelope] | None  # with its index
+
+    @property
+    def leaves(self) -> tuple[Digest, ...]:
+        """Return the leaves a receipt lists."""
+        return tuple(item.leaf for item in self.statements)
+
+
+def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence | None]:
+    """Return a job of which nothing is open, and its evidence once it is closed.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    row, kept = jobs.get(connection, order.job), envelopes.of_job(connection, order.job)
+    posted = {item.leaf for item in kept}
+    last = {reading.node: reading.envelope for reading in readings.of_job(connection, order.job)}
+    receipt = next((item for item in kept if item.kind == RECEIPT), None)
+    job = JudgedJob(
+        order=order,
+        version=row.num_events,
+        status=row.status,
+        ending=row.ending,
+        verdict=row.verdict,
+        begun_at_ms=row.started_at_ms or row.submitted_at_ms,
+        readings=tuple(held for held in last.values() if receipt is None and _leaf(held) not in posted),
+        num_unlogged=sum(item.log_index is None for item in ([receipt] if receipt is not None else kept)),
+        receipt=_predicate(receipt.envelope, RECEIPT, Receipt) if receipt is not None else None,
+        receipt_leaf=receipt.leaf if receipt is not None else None,
+    )
+    logged = [item for item in kept if item.log_index is not None]
+    return job, _evidence(connection, order.job, logged) if job.is_closed else None
+
+
+def _evidence(connection: Connection, job: str, logged: Sequence[Kept]) -> Evidence:
+    own = [_logged(item) for item in logged if item.kind != RECEIPT]
+    papers = _papers(connection, _named(read for read, _ in own))
+    ordered = sorted([*own, *map(_logged, papers)], key=lambda item: item[0].index)
+    draws = [row for row in audits.draws_of_job(connection, job) if row.reveal is not None]
+    receipts = [(item.log_index or 0, _read(item.envelope)) for item in logged if item.kind == RECEIPT]
+    return Evidence(
+        statements=tuple(read for read, _ in ordered),
+        envelopes=tuple(envelope for _, envelope in ordered),
+        checkpoints=tuple((row.checkpoint, row.checkpoint_size) for row in draws),
+        receipt=receipts[0] if receipts else None,
+    )
+
+
+def _papers(connection: Connection, named: Iterable[NodeId]) -> list[Kept]:
+    """Return credentials of nodes and their joins: work before a renewal was done under the old one."""
+    leaves: set[str] = set()
+    for held in nodes.credentials_of(connection, sorted(named)):
+        leaves |= {_predicate(held.envelope, "credential", Credential).join, held.leaf}
+    return envelopes.some(connection, sorted(leaves))
+
+
+def _named(statements: Iterable[Logged[DataclassInstance]]) -> set[NodeId]:
+    found: set[NodeId] = set()
+    for item in statements:
+        predicate = item.predicate
+        if isinstance(predicate, Placement):
+            found.update(predicate.chosen)
+        elif isinstance(predicate, Candidates):
+            found.update(entry.node for entry in predicate.candidates)
+        elif isinstance(node := getattr(predicate, "node", None), str):
+            found.add(NodeId(node))
+    return found
+
+
+def _logged(kept: Kept) -> tuple[Logged[DataclassInstance], dsse.Envelope]:
+    envelope = _read(kept.envelope)
+    return case.read(kept.log_index or 0, envelope), envelope
+
+
+def _read(envelope: bytes) -> dsse.Envelope:
+    return dsse.from_bytes(envelope)
+
+
+def _predicate(envelope: bytes, kind: str, cls: type[P]) -> P:
+    return statement.read(_read(envelope).payload, kind, cls).predicate
+
+
+def _leaf(envelope: bytes) -> Digest:
+    return digest.from_raw(_read(envelope).leaf())
