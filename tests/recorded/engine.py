@@ -6,16 +6,17 @@ market's engine. Whoever changes the engine's shape changes this file; every rec
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from stannary.errors import StannaryError
 from stannary.jobs.course.state import ONE_PIECE, LeaseRow
 from stannary.jobs.states import LeaseState
 from stannary.market.clock import now_ms
-from stannary.market.engine import giving
-from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse, _telling
+from stannary.market.engine import applying, giving
+from stannary.market.engine.loop import MAX_FAULTS, MAX_RETRY_S, RETRY_S, Engines, _Pulse
 from stannary.market.presence import keep
-from stannary.store import leases
+from stannary.store import leases, tasks
 from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
@@ -44,7 +45,9 @@ class Engine(Engines):
         """Tell what became of silent nodes, and end what is overdue."""
         exchange = self._exchange
         for node, presence in exchange.roster.sweep(exchange.clock.steady()):
-            await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
+            await exchange.store.awrite(
+                partial(applying.tell, node=node, presence=presence, now_ms=now_ms(exchange.clock))
+            )
         await self._expire()
         keep(self._presence_file, exchange.roster.here(exchange.clock.steady()))
 
@@ -63,7 +66,7 @@ class Engine(Engines):
 
     async def view(self, lease: LeaseRow) -> wire.Lease:
         """Return a lease as its node is told."""
-        return await self._exchange.store.aread(lambda c: giving.view(c, lease))
+        return giving.view(lease, await self._exchange.store.aread(lambda c: tasks.get(c, lease.task)))
 
     async def fail(self, lease: str, reason: str, message: str) -> None:
         """Take a node's report that it cannot do a lease."""

@@ -22,7 +22,6 @@ from stannary.jobs.course import actions, ending, failing, lapsing, masks, offer
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
-from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import (
     ONE_PIECE,
     AnswerRow,
@@ -39,8 +38,7 @@ from stannary.jobs.course.state import (
     World,
 )
 from stannary.jobs.states import JobStatus, LeaseState, TaskState, advance
-from stannary.rules.pace import CEILING_FACTOR, LATEST_FACTOR
-from stannary.rules.price import price_of
+from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
 
 STANDS_STILL = (actions.Settle, actions.RequestDraw, actions.Ask, actions.Conclude)  # nothing handed in, drawn, judged
@@ -314,10 +312,10 @@ class Market:
 
     def _grant(self, task: Task, node: Node, world: World) -> LeaseRow:
         epoch = task.epoch + 1
-        until_ms = world.now_ms + int(1000 * CEILING_FACTOR * expected_s(self.order, world, task.num_steps))
+        given = offering.grant(self.order, task, node, world, f"w-{task.task}-{epoch}")
         lease = LeaseRow(
-            lease=f"w-{task.task}-{epoch}",
-            type=LeaseType.WORK,
+            lease=given.lease,
+            type=given.type,
             job=self.order.job,
             task=task.task,
             audit=None,
@@ -327,16 +325,15 @@ class Market:
             reason="leased",
             body={},
             granted_at_ms=world.now_ms,
-            deadline_at_ms=until_ms,
+            deadline_at_ms=given.deadline_at_ms,
             ended_at_ms=None,
         )
-        price = price_of(task.num_steps, self.order.shape.step_ms, node.ask_usd_micros_per_hour)
         moved = replace(
             task,
             state=advance(task.state, TaskState.LEASED),
             epoch=epoch,
             node=node.node,
-            price_usd_micros=price,
+            price_usd_micros=given.price_usd_micros,
             commitment=None,
             commitment_index=None,
             leased_at_ms=world.now_ms,

@@ -20,7 +20,7 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import dsse, statement
 from stannary.formats.jobspec import Verification
-from stannary.market.engine import aborting, applying, concluding, loop, queueing, recovery
+from stannary.market.engine import aborting, applying, concluding, loop, queueing, recording
 from stannary.settle.ledger import buyer_escrow
 from stannary.store import envelopes, leases, ledger
 from stannary.wire import admin, message, node, routes
@@ -98,14 +98,14 @@ def test_a_full_disk_between_log_and_record_loses_no_contribution(
 ) -> None:
     """What is logged is recorded as soon as the disk takes it, however many deadlines pass meanwhile."""
     refusals = itertools.count()
-    honest = recovery.record_contribution
+    honest = recording.record_contribution
 
     def refuses(*args: Any) -> None:
         if next(refusals) < 60:
             raise errors.EnvironmentProblem("the market cannot write: its disk is full")
         honest(*args)
 
-    monkeypatch.setattr(recovery, "record_contribution", refuses)
+    monkeypatch.setattr(recording, "record_contribution", refuses)
 
     async def scenario() -> tuple[JobView, int]:
         async with worlds.inside(tmp_path, witness=False) as world:

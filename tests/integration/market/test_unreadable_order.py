@@ -11,7 +11,7 @@ from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import FakeBuyer, train_spec
 
 from stannary.errors import SpecError
-from stannary.market.engine import loop
+from stannary.market.engine import loading
 
 
 def test_one_unreadable_order_keeps_no_market_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,14 +23,14 @@ def test_one_unreadable_order_keeps_no_market_from_starting(tmp_path: Path, monk
                 await world.node(operator, run=False)
             ada = await world.buyer()
             bad, good = (await ada.submit(train_spec())).id, (await ada.submit(train_spec(rounds=3))).id
-        honest = loop.order_of
+        honest = loading.order_of
 
         def stricter(row: Any, envelope: bytes) -> Any:
             if row.job == bad:
                 raise SpecError("outputs names a file that is none", why="a rule of today")
             return honest(row, envelope)
 
-        monkeypatch.setattr(loop, "order_of", stricter)
+        monkeypatch.setattr(loading, "order_of", stricter)
         async with worlds.inside(tmp_path, witness=False) as world:
             again = FakeBuyer(world.url, ada.token, transport=world.transport, clock=world.clock)
             world.buyers.append(again)

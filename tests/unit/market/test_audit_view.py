@@ -22,7 +22,7 @@ from stannary.jobs.course.actions import Ask, OpenAudit
 from stannary.jobs.course.draft import CourseDraft
 from stannary.jobs.course.state import CandidateList, DrawRow
 from stannary.jobs.states import JobStatus, TaskState
-from stannary.market.engine import giving
+from stannary.market.engine import applying, giving
 from stannary.rules import draw
 from stannary.store import audits, blobs, leases, nodes, tasks
 from stannary.store.database import Store
@@ -85,8 +85,8 @@ def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, can
             if isinstance(action, OpenAudit):
                 audits.open_audit(connection, action.new, at_ms=1)
         (asking,) = (action for action in draft.actions if isinstance(action, Ask) and action.grant.node == asked[0])
-        lease = leases.grant(connection, giving.with_inputs(connection, asking.grant), Cause(moment.now_ms, "asked"))
-        raise Seen(giving.view(connection, lease))
+        lease = leases.grant(connection, applying.with_inputs(connection, asking.grant), Cause(moment.now_ms, "asked"))
+        raise Seen(giving.view(lease, task))
 
     with pytest.raises(Seen) as seen:
         store.write(look).result(30)

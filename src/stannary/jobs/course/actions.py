@@ -8,6 +8,7 @@ RequestDraw     the buyer owes a beacon value            Settle      a round is 
 MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
 Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
 OpenAudit, Ask, CloseAudit   an audit on its way        ReportTask  an operator says that a task cannot run
+                                                         Print       what its node says of it
 
 Of a job of which nothing is open (concluding.py):
 PostReading, Verify   everything goes to the log         Revoke      who is refuted works here no more
@@ -162,6 +163,15 @@ class ReportTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Print:
+    """Keep what a node says of a task in the job's log."""
+
+    task: str
+    node: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Note the first round that is not settled for good, and the last that has tasks."""
 
@@ -244,6 +254,7 @@ Action = (
     | Convict
     | EndLease
     | ReportTask
+    | Print
     | Settle
     | BeginEnd
     | Conclude

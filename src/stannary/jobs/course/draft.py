@@ -172,7 +172,7 @@ class CourseDraft:
                 if self.status is not JobStatus.CANCELLING:
                     self.status = advance(self.status, JobStatus.CANCELLING)
                 self.ending = ending
-            case actions.Conclude() | actions.SaySilent():
+            case actions.Conclude() | actions.SaySilent() | actions.Print():
                 pass
             case _:
                 self._fold_proof(action)

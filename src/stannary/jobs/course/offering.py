@@ -4,7 +4,8 @@
     1  a merge                                  4  what it was silent about, or reported, when nobody else came
     2  what another did not do
 
-A node with work or an audit in hand gets no second piece.
+A node with work or an audit in hand gets no second piece. What it is given has a ceiling of time (rules/pace.py), and
+the price of its ask.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
+from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Verdict
-from stannary.jobs.course.state import JobState, Node, Task, World
+from stannary.jobs.course.pace import expected_s
+from stannary.jobs.course.state import Grant, JobOrder, JobState, Node, Task, World
 from stannary.jobs.states import JobStatus, TaskState
 from stannary.rules.kinds import TASKS
-from stannary.rules.pace import LAST_RESORT_FACTOR
+from stannary.rules.pace import CEILING_FACTOR, LAST_RESORT_FACTOR
+from stannary.rules.price import price_of
 
 OF_NOBODY = 2  # the last rank of what is no other node's own
 
@@ -71,6 +75,18 @@ def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], 
     if task.epoch > 0 and task.node != name:
         return OF_NOBODY
     return 3 if patient or _is_orphan(vacancy, world, convicted, occupied) else None
+
+
+def grant(order: JobOrder, task: Task, node: Node, world: World, lease: str) -> Grant:
+    """Return the lease by which a node gets a waiting task; `lease` is its name."""
+    return Grant(
+        lease=lease,
+        type=LeaseType.WORK,
+        task=task.task,
+        node=node.node,
+        deadline_at_ms=world.now_ms + int(1000 * CEILING_FACTOR * expected_s(order, world, task.num_steps)),
+        price_usd_micros=price_of(task.num_steps, order.shape.step_ms, node.ask_usd_micros_per_hour),
+    )
 
 
 def is_anybodys(planned_at_ms: int, world: World) -> bool:

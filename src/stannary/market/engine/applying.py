@@ -6,12 +6,13 @@ the outbox here; whom it concerns is told when the transaction is durable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection
 
+from stannary.errors import ConflictError
 from stannary.formats import digest, dsse
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
@@ -20,16 +21,19 @@ from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.draft import new_task
-from stannary.jobs.course.state import JobState, NewDraw, World, spell_assignment
+from stannary.jobs.course.state import Grant, JobOrder, JobState, LeaseRow, NewDraw, World, spell_assignment
 from stannary.jobs.states import JobStatus, LeaseState
-from stannary.market.engine.giving import allow, manifest_digests, with_inputs
+from stannary.market.engine.giving import manifest_digests
+from stannary.market.presence import Presence
 from stannary.market.topics import WORK, node_topic, seen_topic
+from stannary.rules.kinds import DELTA, OUTER, THETA
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import FEES, INSURANCE
-from stannary.store import audits, blobs, envelopes, events, jobs, leases, ledger, nodes, readings, tasks
+from stannary.store import audits, blobs, envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
 from stannary.store.envelopes import RECEIPT, Incoming
 from stannary.store.jobs import JobRow
+from stannary.store.loglines import LineSource, NewLine
 from stannary.store.transitions import Cause, move_job, move_settlement, move_verdict
 
 if TYPE_CHECKING:
@@ -101,6 +105,72 @@ def pay(connection: Connection, row: JobRow, lines: Sequence[SettlementLine], no
         ledger.post(connection, entry, at_ms=now_ms)
 
 
+def give(connection: Connection, order: JobOrder, grant: Grant, now_ms: int) -> LeaseRow:
+    """Give a waiting task to a node, and with it, as long as the lease lasts, the right to read exactly its inputs.
+
+    Raises:
+        ConflictError: the task is not to be had any more, or the node has work already, or may not work any more.
+    """
+    if jobs.get(connection, order.job).status is not JobStatus.RUNNING:
+        raise ConflictError("this job gives out no work any more", why=order.job)
+    row = nodes.get(connection, grant.node)
+    if row.revoked_at_ms is not None or row.convicted_at_ms is not None:
+        raise ConflictError("this node does no work here any more", why=grant.node)
+    _allow(connection, order, grant.node)
+    cause = Cause(now_ms, Reason.LEASED, f"{grant.task} to {grant.node}")
+    return leases.grant(connection, with_inputs(connection, grant), cause)
+
+
+def with_inputs(connection: Connection, grant: Grant) -> Grant:
+    """Return a grant that names what its task is a function of."""
+    assignment = tasks.get(connection, grant.task).assigned
+    wanted: list[tuple[str, str]] = []
+    if assignment.theta is not None:
+        wanted.append((THETA, assignment.theta))
+    if assignment.outer is not None:
+        wanted.append((OUTER, assignment.outer))
+    for item in assignment.admitted or ():
+        outputs = tasks.get(connection, item.task).outputs or ()
+        wanted.extend((str(item.task), str(output["digest"])) for output in outputs if output["name"] == DELTA)
+    listed: list[Json] = [
+        {"name": name, "digest": blob, "size_bytes": blobs.size_of(connection, blob) or 0} for name, blob in wanted
+    ]
+    return replace(grant, body={**grant.body, "blobs": listed})
+
+
+def take_back(connection: Connection, over: Iterable[tuple[LeaseRow, str]], now_ms: int) -> list[LeaseRow]:
+    """End leases whose time is over, each for its reason; return those that had not ended meanwhile."""
+    ended = []
+    for lease, reason in over:
+        if leases.get(connection, lease.lease).state is LeaseState.GRANTED:
+            cause = Cause(now_ms, reason, f"{lease.type} lease of {lease.task} at {lease.node}: {reason}")
+            ended.append(leases.end(connection, lease.lease, LeaseState.EXPIRED, cause))
+    return ended
+
+
+def release(connection: Connection, lease: LeaseRow, said: actions.EndLease, lines: Sequence[str], now_ms: int) -> None:
+    """End a lease of a job that is not open; its node says why."""
+    leases.end(connection, lease.lease, said.to, Cause(now_ms, said.reason, said.message))
+    write_lines(connection, LineSource(lease.job, lease.task, lease.node), lines, now_ms)
+
+
+def tell(connection: Connection, node: str, presence: Presence, now_ms: int) -> None:
+    """Tell the jobs of a node what became of it."""
+    for job in {lease.job for lease in leases.live_of_node(connection, node)}:
+        message = f"{node} has left" if presence is Presence.LEFT else f"{node} is {presence}: no sign of life"
+        events.append(connection, job, events.Happening(f"node.{presence}", message, now_ms, node=node))
+
+
+def write_lines(connection: Connection, source: LineSource, lines: Iterable[str], now_ms: int) -> None:
+    """Keep what an agent says in the log of its job."""
+    loglines.append(connection, source, [NewLine(now_ms, "agent", text) for text in lines])
+
+
+def _allow(connection: Connection, order: JobOrder, node: str) -> None:
+    """Let a node read the job's manifest; the inputs stand in the lease itself (store/blobs.py)."""
+    blobs.grant(connection, manifest_digests(order.spec), blobs.reader(order.job, node))
+
+
 class _Run:
     """One transaction."""
 
@@ -131,6 +201,8 @@ class _Run:
                 jobs.note_rounds(self._connection, self._job, first_open=first_open, last=round_index)
             case actions.ReportTask(task, operator):
                 jobs.report(self._connection, self._job, task, operator)
+            case actions.Print(task, node, lines):
+                write_lines(self._connection, LineSource(self._job, task, node), lines, self._world.now_ms)
             case actions.BeginEnd():
                 self._begin_end(action)
             case actions.Convict():
@@ -235,7 +307,7 @@ class _Run:
         grant = action.grant
         if "salt" in grant.body:
             grant = with_inputs(self._connection, grant)
-        allow(self._connection, self._order, grant.node)
+        _allow(self._connection, self._order, grant.node)
         leases.grant(self._connection, grant, self._cause(Reason.ASKED, action.message))
         self._applied.rings.add(node_topic(grant.node))
 

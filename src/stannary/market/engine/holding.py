@@ -5,7 +5,7 @@ Rules:
   deadline, loss of the node or conviction of it comes in between. What was kept first stands first in the log, and
   counts; what comes behind it finds the lease as the first left it.
 - Nobody who goes away ends that: the section runs to its end whether its sender still listens or not.
-- A section left by a kill is finished by recovery.py at the next start, before anybody is served.
+- A section left by a kill is finished by recording.py at the next start, before anybody is served.
 """
 
 from __future__ import annotations

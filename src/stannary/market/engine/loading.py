@@ -1,7 +1,4 @@
-"""What decisions rest on, read from the store: each in one transaction and a fixed number of queries.
-
-Beside applying.py the one module of this room that knows the store.
-"""
+"""What decisions rest on, read from the store: each in one transaction and a fixed number of queries."""
 
 from __future__ import annotations
 
@@ -11,14 +8,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from stannary.formats import digest, dsse, statement
+from stannary.errors import StannaryError
+from stannary.formats import digest, dsse, jobspec, statement
 from stannary.formats.digest import Digest
-from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Candidates, Credential, Placement, Receipt
+from stannary.formats.ids import JobId, NodeId
+from stannary.formats.predicates import Candidates, Credential, Job, Placement, Receipt
 from stannary.jobs.course.concluding import JudgedJob
-from stannary.jobs.course.state import JobOrder
-from stannary.store import audits, envelopes, jobs, nodes, readings
+from stannary.jobs.course.state import JobOrder, JobState, Leased, LeaseRow
+from stannary.jobs.states import JobStatus
+from stannary.store import audits, envelopes, jobs, leases, nodes, readings, snapshots
 from stannary.store.envelopes import RECEIPT, Kept
+from stannary.store.jobs import JobRow
 from stannary.verify import case
 from stannary.verify.case import Logged
 
@@ -41,6 +41,47 @@ class Evidence:
     def leaves(self) -> tuple[Digest, ...]:
         """Return the leaves a receipt lists."""
         return tuple(item.leaf for item in self.statements)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that has not ended, as it is taken up at a start."""
+
+    job: str
+    is_queued: bool
+    submitted_at_ms: int
+    order: JobOrder | StannaryError  # why it cannot be read: taken by an older market, say
+
+
+def open_jobs(connection: Connection) -> list[OpenJob]:
+    """Return every job that has not ended."""
+    return [
+        OpenJob(row.job, row.status is JobStatus.QUEUED, row.submitted_at_ms, _order_or_fault(connection, row))
+        for row in jobs.open_jobs(connection)
+    ]
+
+
+def snapshot(connection: Connection, order: JobOrder) -> JobState:
+    """Return one job as it stands; NotFound if there is none."""
+    return snapshots.load(connection, order)
+
+
+def lease(connection: Connection, name: str) -> LeaseRow:
+    """Return one lease; NotFound if there is none."""
+    return leases.get(connection, name)
+
+
+def held(connection: Connection) -> list[Leased]:
+    """Return every live lease, with what tells whether it is late."""
+    return leases.live_work(connection)
+
+
+def order_of(row: JobRow, envelope: bytes) -> JobOrder:
+    """Read the order of a stored job (its envelope was verified when it was admitted)."""
+    made = _predicate(envelope, "job", Job)
+    return JobOrder(
+        JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, made, jobspec.from_canonical(made.spec)
+    )
 
 
 def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence | None]:
@@ -67,6 +108,13 @@ def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence
     )
     logged = [item for item in kept if item.log_index is not None]
     return job, _evidence(connection, order.job, logged) if job.is_closed else None
+
+
+def _order_or_fault(connection: Connection, row: JobRow) -> JobOrder | StannaryError:
+    try:
+        return order_of(row, envelopes.order_of(connection, row.job))
+    except StannaryError as err:  # one order must not keep all others waiting
+        return err
 
 
 def _evidence(connection: Connection, job: str, logged: Sequence[Kept]) -> Evidence:

@@ -19,8 +19,8 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.engine import Connection
@@ -31,17 +31,15 @@ from stannary.jobs.course.state import JobOrder
 from stannary.jobs.course.waiting import Wait
 from stannary.jobs.states import JobStatus, is_terminal
 from stannary.market.clock import now_ms
-from stannary.market.engine import aborting, concluding, recovery
+from stannary.market.engine import aborting, applying, concluding, loading, recording
 from stannary.market.engine.moving import Moved, Mover
-from stannary.market.engine.orders import order_of
 from stannary.market.engine.queueing import Queue, Queued, Slots
 from stannary.market.exchange import Exchange
 from stannary.market.offerbook import asked
-from stannary.market.presence import Presence, keep, kept
+from stannary.market.presence import keep, kept
 from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
 from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
-from stannary.store import envelopes, events, jobs, leases
 from stannary.wire import errors as wire_errors
 
 RETRY_S = 1.0
@@ -89,8 +87,8 @@ class Engines:
         await exchange.journal.drain()
         await exchange.read_nodes()
         await exchange.store.awrite(self._recover)
-        held = await exchange.store.aread(leases.live)
-        were_here, holders = kept(self._presence_file), {row.node for row in held}
+        held = await exchange.store.aread(loading.held)
+        were_here, holders = kept(self._presence_file), {item.lease.node for item in held}
         for node in exchange.directory:
             # A market that was down must not take its own absence for its nodes'.
             was_here = were_here is None or node.node in were_here or node.node in holders
@@ -122,7 +120,9 @@ class Engines:
             mark = exchange.bell.mark()
             try:
                 for node, presence in exchange.roster.sweep(exchange.clock.steady()):
-                    await exchange.store.awrite(_telling(node, presence, now_ms(exchange.clock)))
+                    await exchange.store.awrite(
+                        partial(applying.tell, node=node, presence=presence, now_ms=now_ms(exchange.clock))
+                    )
                 await self._expire()
                 here = frozenset(exchange.roster.here(exchange.clock.steady()))
                 if here != self._kept:
@@ -219,17 +219,16 @@ class Engines:
 
     def _recover(self, connection: Connection) -> None:
         at_ms = now_ms(self._exchange.clock)
-        for row in jobs.open_jobs(connection):
-            try:
-                order = order_of(row, envelopes.order_of(connection, row.job))
-            except StannaryError as err:  # taken by an older market, say: one order must not keep all others waiting
-                log.exception("job %s cannot be taken up", row.job)
-                aborting.abort(connection, row.job, at_ms, f"its order cannot be read: {err.what}")
+        for found in loading.open_jobs(connection):
+            job, order = found.job, found.order
+            if isinstance(order, StannaryError):
+                log.error("job %s cannot be taken up", job, exc_info=order)
+                aborting.abort(connection, job, at_ms, f"its order cannot be read: {order.what}")
                 continue
-            self._take_in(row.job, order)
-            if row.status is JobStatus.QUEUED:
-                self._queue.add(row.job, order.buyer, Queued(asked(order.spec), row.submitted_at_ms))
-            recovery.recover(connection, row.job, at_ms)
+            self._take_in(job, order)
+            if found.is_queued:
+                self._queue.add(job, order.buyer, Queued(asked(order.spec), found.submitted_at_ms))
+            recording.recover(connection, job, at_ms)
 
     async def _run(self, job: str) -> None:
         order, exchange = self.orders[job], self._exchange
@@ -341,12 +340,3 @@ class Engines:
         if self._queue.remove(job):
             self._spawn(job)  # its end is made by its loop, whether there is room or not
         self._exchange.bell.ring(job_topic(job), WORK)
-
-
-def _telling(node: str, presence: Presence, at_ms: int) -> Callable[[Connection], None]:
-    def tell(connection: Connection) -> None:
-        for job in {lease.job for lease in leases.live_of_node(connection, node)}:
-            message = f"{node} has left" if presence is Presence.LEFT else f"{node} is {presence}: no sign of life"
-            events.append(connection, job, events.Happening(f"node.{presence}", message, at_ms, node=node))
-
-    return tell

@@ -10,16 +10,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.formats import ids
+from stannary.formats import ids, note
 from stannary.formats.digest import Digest
-from stannary.jobs.course import ending, failing, lapsing
-from stannary.jobs.course.actions import Action, Ask, Conclude, RequestDraw, Settle
+from stannary.jobs.course import ending, failing, lapsing, offering
+from stannary.jobs.course.actions import Action, Ask, Conclude, EndLease, Print, RequestDraw, Settle
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
@@ -27,10 +28,9 @@ from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, L
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market import terms
 from stannary.market.clock import now_ms
-from stannary.market.engine import applying, giving
-from stannary.market.engine.applying import Applied, Pen
+from stannary.market.engine import applying, loading
+from stannary.market.engine.applying import Applied, Decided, Pen
 from stannary.market.engine.holding import Holds
-from stannary.market.engine.orders import read_checkpoint
 from stannary.market.engine.ready import Ready
 from stannary.market.exchange import Exchange
 from stannary.market.offerbook import asked
@@ -38,9 +38,6 @@ from stannary.market.presence import Presence, Roster
 from stannary.market.topics import WORK, job_topic
 from stannary.place import match
 from stannary.rules.pace import Progress, median_step_s
-from stannary.store import leases, loglines, snapshots
-from stannary.store.loglines import LineSource, NewLine
-from stannary.store.transitions import Cause
 from stannary.wire import node as wire
 
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
@@ -89,13 +86,6 @@ class Moved:
         return any(isinstance(action, Conclude) for action in self.draft.actions)
 
 
-def _nothing(_: Connection) -> None:
-    """Write nothing beside what was decided."""
-
-
-Write = Callable[[Connection], None]
-
-
 class Mover:
     """Moves the jobs of one market."""
 
@@ -127,19 +117,17 @@ class Mover:
             step_s=self.step_s(job),
         )
 
-    async def move(
-        self, order: JobOrder, decide: Callable[[JobState, World], CourseDraft] = course, also: Write = _nothing
-    ) -> Moved:
-        """Take a job as far as it goes now; `also` is written in the same transaction."""
+    async def move(self, order: JobOrder, decide: Callable[[JobState, World], CourseDraft] = course) -> Moved:
+        """Take a job as far as it goes now."""
         exchange = self._exchange
         while True:
-            state = await exchange.store.aread(lambda c: snapshots.load(c, order))
+            state = await exchange.store.aread(lambda c: loading.snapshot(c, order))
             world = self.world(order.job)
             draft = decide(state, world)
             moved = Moved(draft)
             if all(isinstance(action, Conclude) for action in draft.actions):
                 break
-            moved = Moved(draft, await exchange.store.awrite(self._applying(state, draft.actions, world, also)))
+            moved = Moved(draft, await exchange.store.awrite(self._applying(state, draft.actions, world)))
             if not moved.applied.is_stale:
                 break
         await self._tell(moved)
@@ -172,29 +160,22 @@ class Mover:
         """
         exchange = self._exchange
         message = failure.message or failure.reason
-        row = await exchange.store.aread(lambda c: leases.get(c, lease))
-        texts = [*failure.log_tail.splitlines(), message]
-        lines = [NewLine(exchange.now_ms, "agent", text) for text in texts]
-        cause = Cause(exchange.now_ms, failure.reason, message[: ending.MAX_MESSAGE_CHARS])
-
-        def say(connection: Connection) -> None:
-            loglines.append(connection, LineSource(row.job, row.task, row.node), lines)
-
-        def give_back(connection: Connection) -> None:
-            leases.end(connection, lease, LeaseState.RELEASED, cause)
-            say(connection)
+        row = await exchange.store.aread(lambda c: loading.lease(c, lease))
+        lines = (*failure.log_tail.splitlines(), message)
 
         def decide(state: JobState, world: World) -> CourseDraft:
             draft = CourseDraft(state, world)
             if lease not in state.leases:
                 raise ConflictError("this lease has ended", why=lease)
             failing.report(draft, state.leases[lease], failure.reason, message)
+            draft.do(Print(row.task, row.node, lines))
             return draft
 
         if order is None:
-            await exchange.store.awrite(give_back)
+            said = EndLease(lease, LeaseState.RELEASED, failure.reason, message[: ending.MAX_MESSAGE_CHARS])
+            await exchange.store.awrite(lambda c: applying.release(c, row, said, lines, exchange.now_ms))
         else:
-            await self.move(order, decide, say)
+            await self.move(order, decide)
         return row.job
 
     async def give(self, node: str) -> LeaseRow | None:
@@ -209,8 +190,9 @@ class Mover:
         order, task = found
         self.ready.taken(task, node)
         moment = self.world(order.job)
+        grant = offering.grant(order, task, asking, moment, "w-" + secrets.token_hex(12))
         try:
-            return await exchange.store.awrite(lambda c: giving.give(c, order, task, asking, moment))
+            return await exchange.store.awrite(lambda c: applying.give(c, order, grant, moment.now_ms))
         except ConflictError:  # another was quicker, or the job has moved on: read again, it rings when it has work
             exchange.bell.ring(job_topic(order.job))
             return None
@@ -218,7 +200,7 @@ class Mover:
     async def expire(self, orders: Callable[[str], JobOrder | None]) -> list[LeaseRow]:
         """End what is overdue; its tasks go to other nodes, in the next epoch."""
         exchange = self._exchange
-        held = await exchange.store.aread(leases.live_work)
+        held = await exchange.store.aread(loading.held)
         # What is being answered must be known at the moment the write is queued: nothing is awaited from here on.
         now_s, worlds = exchange.clock.steady(), dict[str, World]()
         lost = _Lost(exchange.roster, now_s)
@@ -234,7 +216,7 @@ class Mover:
         if not over:
             return []
         at_ms = exchange.now_ms
-        return await exchange.store.awrite(lambda c: _end(c, over, at_ms))
+        return await exchange.store.awrite(lambda c: applying.take_back(c, over, at_ms))
 
     def hear(self, lease: LeaseRow, phase: str, step: int) -> None:
         """Take a report of progress."""
@@ -261,19 +243,10 @@ class Mover:
         found = self.ready.note(draft.state(), draft.engine_class)
         exchange.bell.ring(*moved.applied.rings, *([WORK] if found else []))
 
-    def _applying(
-        self, state: JobState | JudgedJob, decided: Sequence[Action], world: World, also: Write = _nothing
-    ) -> Callable[[Connection], Applied]:
+    def _applying(self, state: Decided, decided: Sequence[Action], world: World) -> Callable[[Connection], Applied]:
         exchange, decided = self._exchange, tuple(decided)
         pen = Pen(exchange.journal.sign, exchange.log.inclusion, exchange.log.consistency)
-
-        def write(connection: Connection) -> Applied:
-            applied = applying.apply(connection, state, decided, world, pen)
-            if not applied.is_stale:
-                also(connection)
-            return applied
-
-        return write
+        return lambda c: applying.apply(c, state, decided, world, pen)
 
     def _place(self, order: JobOrder) -> Placed:
         live = _There(self._exchange.roster, self._exchange.clock.steady())
@@ -283,10 +256,7 @@ class Mover:
         return Placed(tuple(offer.node for offer in found.chosen), found.rejected, found.engine_class)
 
 
-def _end(connection: Connection, over: Iterable[tuple[LeaseRow, str]], at_ms: int) -> list[LeaseRow]:
-    ended = []
-    for lease, reason in over:
-        if leases.get(connection, lease.lease).state is LeaseState.GRANTED:
-            cause = Cause(at_ms, reason, f"{lease.type} lease of {lease.task} at {lease.node}: {reason}")
-            ended.append(leases.end(connection, lease.lease, LeaseState.EXPIRED, cause))
-    return ended
+def read_checkpoint(text: str) -> CosignedCheckpoint:
+    """Read our own published checkpoint."""
+    body = note.parse_checkpoint(note.parse(text).text)
+    return CosignedCheckpoint(text, body.size, Digest("sha256:" + body.root.hex()))

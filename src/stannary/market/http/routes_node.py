@@ -22,7 +22,7 @@ from stannary.market.intake import answers, joining, readings, work
 from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.rules.reasons import Reason
-from stannary.store import envelopes, leases, loglines
+from stannary.store import envelopes, leases, loglines, tasks
 from stannary.store.loglines import LineSource, NewLine
 from stannary.store.transitions import Cause
 from stannary.wire import buyer as buyer_wire
@@ -128,7 +128,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
 
 
 async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:
-    return await exchange.store.aread(lambda c: giving.view(c, lease))
+    return giving.view(lease, await exchange.store.aread(lambda c: tasks.get(c, lease.task)))
 
 
 async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozenset[str]) -> LeaseRow | None:

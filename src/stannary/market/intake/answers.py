@@ -8,7 +8,7 @@ from stannary.errors import FormatError, Refuted
 from stannary.formats import dsse, predicates
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Answer, AnswerCommitment, Role
-from stannary.market.engine import recovery
+from stannary.market.engine import recording
 from stannary.market.intake.statements import Intake, check_live, expect
 from stannary.store import audits
 
@@ -22,7 +22,7 @@ async def answer_commitment(intake: Intake, node: str, lease: str, envelope: dss
         sent,
         "answer-commitment",
         lambda c: check_live(c, sent),
-        lambda c, _: recovery.record_answer_commitment(c, made, sent.leaf, intake.exchange.now_ms),
+        lambda c, _: recording.record_answer_commitment(c, made, sent.leaf, intake.exchange.now_ms),
     )
 
 
@@ -40,7 +40,7 @@ async def answer(intake: Intake, node: str, lease: str, envelope: dsse.Envelope)
         _check_opening(connection, made)
 
     return await intake.take(
-        sent, "answer", admit, lambda c, _: recovery.record_answer(c, made, sent.leaf, intake.exchange.now_ms)
+        sent, "answer", admit, lambda c, _: recording.record_answer(c, made, sent.leaf, intake.exchange.now_ms)
     )
 
 

@@ -9,7 +9,7 @@ from stannary.formats import beacon, bounds, dsse, statement
 from stannary.formats.predicates import Reveal
 from stannary.jobs.course.decide import beacon_hold
 from stannary.jobs.course.state import DrawRow
-from stannary.market.engine import recovery
+from stannary.market.engine import recording
 from stannary.market.intake.statements import Intake
 from stannary.market.journal import leaf_of
 from stannary.market.topics import job_topic
@@ -44,7 +44,7 @@ async def reveal(intake: Intake, buyer: str, job: str, envelope: dsse.Envelope) 
     async def take() -> int:
         await exchange.store.awrite(admit)
         index = await exchange.journal.logged(leaf)
-        await intake.record(lambda c: recovery.record_reveal(c, made, leaf, intake.exchange.now_ms))
+        await intake.record(lambda c: recording.record_reveal(c, made, leaf, intake.exchange.now_ms))
         return index
 
     index = await intake.engines.holds.alone(beacon_hold(job), take)

@@ -5,7 +5,7 @@ Rules:
 - Every member must be what the lease says: job, task, epoch, node, audit, role, assignment.
 - One verb of a lease is under way at a time (engine/holding.py), and while it is, the lease does not end otherwise: a
   statement that is in the log must find its task as it left it. What the disk does not take is recorded again until
-  it does; what a kill leaves, recovery.py records.
+  it does; what a kill leaves, engine/recording.py records.
 - Sent again, a statement that was taken is answered as before: the answer may have been lost.
 """
 

@@ -15,7 +15,7 @@ from stannary.formats import dsse, predicates
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Commitment, Contribution
 from stannary.jobs.course.state import JobOrder
-from stannary.market.engine import recovery
+from stannary.market.engine import recording
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
 from stannary.rules.kinds import TASKS, THETA
@@ -40,7 +40,7 @@ async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envel
             raise ConflictError("another commitment was made in this epoch", why=made.task)
 
     return await intake.take(
-        sent, "commitment", admit, lambda c, i: recovery.record_commitment(c, fence, made, i, intake.exchange.now_ms)
+        sent, "commitment", admit, lambda c, i: recording.record_commitment(c, fence, made, i, intake.exchange.now_ms)
     )
 
 
@@ -68,7 +68,7 @@ async def contribution(intake: Intake, node: str, lease: str, envelope: dsse.Env
 
 
 def _record(intake: Intake, connection: Connection, fence: Fence, made: Contribution, kept: tuple[str, int]) -> None:
-    recovery.record_contribution(connection, fence, made, kept, intake.exchange.now_ms)
+    recording.record_contribution(connection, fence, made, kept, intake.exchange.now_ms)
     members = {
         name: value
         for name, source in (("loss", "loss"), ("heldout", "heldout_bits_per_byte"))

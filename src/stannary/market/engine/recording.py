@@ -1,9 +1,9 @@
-"""What a killed market had logged but not yet recorded, recorded now, before anybody is served.
+"""What nodes and buyers said, recorded once it is logged: by who takes it in, or, after a kill, at the next start.
 
 A node's statement is kept and logged in one step and recorded in its task in the next. Between the two
 a kill leaves a logged statement nobody knows: a node that came back with another one would then have
-signed two stories. So every statement of an open job is looked at once, in log order, and recorded if
-its lease still waits for it.
+signed two stories. So `recover` looks once at every statement of an open job, in log order, before anybody is
+served, and records it if its lease still waits for it.
 """
 
 from __future__ import annotations
