@@ -38,10 +38,7 @@ from stannary.jobs.course.state import (
     World,
 )
 from stannary.jobs.states import JobStatus, LeaseState, TaskState, advance
-from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
-
-STANDS_STILL = (actions.Settle, actions.RequestDraw, actions.Ask, actions.Conclude)  # nothing handed in, drawn, judged
 
 Say = Callable[[str, Any], tuple[Digest, int]]
 
@@ -111,7 +108,7 @@ class Market:
         while not self.is_concluded:
             draft = course(self.state, self.world(now_ms))
             self._take(draft)
-            if any(not isinstance(action, STANDS_STILL) for action in draft.actions):
+            if any(not isinstance(action, actions.STANDS_STILL) for action in draft.actions):
                 self._moved_at_ms = now_ms
             if not draft.actions:
                 self._note_desertion(draft, now_ms)
@@ -119,13 +116,11 @@ class Market:
 
     def keep_moving(self, now_ms: int) -> None:
         """End a job nobody works for any more, as the market's loop does (market/engine/loop.py)."""
-        shape, timing = self.order.shape, self.timing
-        still_s = (now_ms - self._moved_at_ms) / 1000
-        if still_s > timing.stall_s + LATEST_FACTOR * shape.longest_steps * shape.step_ms / 1000:
+        deserted_s = (now_ms - self._deserted_since_ms) / 1000 if self._deserted_since_ms is not None else None
+        end = ending.overdue(self.order, self.world(now_ms), (now_ms - self._moved_at_ms) / 1000, deserted_s)
+        if end is not None:
             self._moved_at_ms = now_ms
-            self._give_up(Reason.STALLED, now_ms)
-        elif self._deserted_since_ms is not None and now_ms - self._deserted_since_ms > 1000 * timing.lost_s:
-            self._give_up(Reason.NO_CAPACITY, now_ms)
+            self._give_up(*end, now_ms)
 
     def cancel(self, now_ms: int) -> None:
         """Begin the end at the buyer's wish."""
@@ -133,9 +128,9 @@ class Market:
         ending.begin_end(draft, JobStatus.CANCELLED, Reason.CANCELLED, "cancelled by its buyer")
         self._take(draft)
 
-    def _give_up(self, reason: Reason, now_ms: int) -> None:
+    def _give_up(self, reason: Reason, message: str, now_ms: int) -> None:
         draft = CourseDraft(self.state, self.world(now_ms))
-        begins = ending.begin_end(draft, JobStatus.FAILED, reason, reason)
+        begins = ending.begin_end(draft, JobStatus.FAILED, reason, message)
         self._take(draft)
         self.is_concluded = not begins and reason is Reason.STALLED  # its end, too, is overdue: from what is there
 

@@ -265,3 +265,4 @@ Action = (
     | Revoke
     | Publish
 )
+STANDS_STILL = (Settle, RequestDraw, Ask, Conclude)  # nothing was handed in, drawn or judged

@@ -1,11 +1,12 @@
-"""The end of a job that fails, is cancelled, or whose buyer is silent: open work is given up, the rest is judged."""
+"""The end of a job that fails, is cancelled, or that somebody leaves: open work is given up, the rest is judged."""
 
 from __future__ import annotations
 
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import PENDING, CourseDraft
-from stannary.jobs.course.state import AuditOutcome, EarlyEnd
+from stannary.jobs.course.state import AuditOutcome, EarlyEnd, JobOrder, World
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
+from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
 
 MAX_MESSAGE_CHARS = 1000
@@ -20,6 +21,23 @@ def begin_end(draft: CourseDraft, to: JobStatus, reason: str, message: str) -> b
         return False
     draft.do(actions.BeginEnd(EarlyEnd(to, reason, message[:MAX_MESSAGE_CHARS])))
     return True
+
+
+def overdue(order: JobOrder, world: World, still_s: float, deserted_s: float | None) -> tuple[Reason, str] | None:
+    """Return reason and message of the end of a job that nobody brings to one; None while it goes on.
+
+    Args:
+        order: the job.
+        world: the moment; its `step_s` is this job's.
+        still_s: since anything of it was handed in, drawn or judged, on the steady clock.
+        deserted_s: since its work waits and no node that could take it is there (waiting.py), None if one is.
+    """
+    timing, shape = world.timing, order.shape
+    if still_s > timing.stall_s + LATEST_FACTOR * shape.longest_steps * shape.step_s(world.step_s):
+        return Reason.STALLED, f"nothing of it was handed in or judged for {still_s:,.0f} s"
+    if deserted_s is not None and deserted_s > timing.lost_s:
+        return Reason.NO_CAPACITY, "its work waits, and no node that could take it is there"
+    return None
 
 
 def give_up_work(draft: CourseDraft) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from sqlalchemy.engine import Connection
 
 from stannary.errors import EnvironmentProblem, LimitExceeded, ServiceError, StannaryError
-from stannary.jobs.course import waiting
+from stannary.jobs.course import ending, waiting
 from stannary.jobs.course.state import JobOrder
 from stannary.jobs.course.waiting import Wait
 from stannary.jobs.states import JobStatus, is_terminal
@@ -38,7 +38,6 @@ from stannary.market.exchange import Exchange
 from stannary.market.offerbook import asked
 from stannary.market.presence import keep, kept
 from stannary.market.topics import DEADLINES, QUEUE, WORK, job_topic, logged_topic, node_topic, seen_topic
-from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
 from stannary.wire import errors as wire_errors
 
@@ -282,19 +281,15 @@ class Engines:
 
     async def _keep_moving(self, order: JobOrder, pulse: _Pulse, moved: Moved) -> bool:
         """End a job nobody works for any more; tell whether its end, too, is overdue."""
-        now, timing = self._exchange.clock.steady(), self._exchange.settings.timing
+        now = self._exchange.clock.steady()
         if moved.has_moved:
             pulse.moved_at = now
         if not waiting.is_deserted(moved.draft):
             pulse.deserted_since = None
         elif pulse.deserted_since is None:
             pulse.deserted_since = now
-        end: tuple[str, str] | None = None
-        longest_s = order.shape.longest_steps * order.shape.step_s(self.mover.step_s(order.job))
-        if now - pulse.moved_at > timing.stall_s + LATEST_FACTOR * longest_s:
-            end = (Reason.STALLED, f"nothing of it was handed in or judged for {now - pulse.moved_at:,.0f} s")
-        elif pulse.deserted_since is not None and now - pulse.deserted_since > timing.lost_s:
-            end = (Reason.NO_CAPACITY, "its work waits, and no node that could take it is there")
+        deserted_s = now - pulse.deserted_since if pulse.deserted_since is not None else None
+        end = ending.overdue(order, self.mover.world(order.job), now - pulse.moved_at, deserted_s)
         if end is None or is_terminal(moved.draft.status) or moved.concludes:
             return False
         is_new = await self.mover.end(order, JobStatus.FAILED, *end)

@@ -20,7 +20,7 @@ from stannary.errors import ConflictError
 from stannary.formats import ids, note
 from stannary.formats.digest import Digest
 from stannary.jobs.course import ending, failing, lapsing, offering
-from stannary.jobs.course.actions import Action, Ask, Conclude, EndLease, Print, RequestDraw, Settle
+from stannary.jobs.course.actions import STANDS_STILL, Action, Conclude, EndLease, Print
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
@@ -41,7 +41,6 @@ from stannary.rules.pace import Progress, median_step_s
 from stannary.wire import node as wire
 
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
-STANDS_STILL = (Settle, RequestDraw, Ask, Conclude)  # nothing was handed in, drawn or judged
 
 
 @dataclass(frozen=True, slots=True)
