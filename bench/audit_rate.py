@@ -105,7 +105,7 @@ class Bench:
 
     def compute(self, assignment: Assignment) -> RoundResult:
         """Compute one round for real."""
-        return run_round(self.hello, assignment, self.settings, None, Recording(evaluate=False))
+        return run_round(self.hello, assignment, self.settings, None, Recording())
 
     def replay(self, work: Work, number: int) -> tuple[RoundResult, float]:
         """Return the `number`-th auditor's own recomputation and its seconds; computed once for all beacons."""

@@ -38,7 +38,7 @@ def compute(task: str, directory: Path, lanes: int, options: dict[str, int]) -> 
     engine.pin()
     recording = Recording(keep=keep_none)
     if task.endswith(AUDIT):
-        recording = Recording(keep=lambda step: step == 1, evaluate=False, spell=checkpoint.Hasher)
+        recording = Recording(keep=lambda step: step == 1, spell=checkpoint.Hasher)
     training = Training(batch_size=1, microbatch_size=1)
     settings = jobspec.RecipeSpec("_llama.py:recipe", 2, lanes, (1,), 7, 40, dict(options), training)
     made = recipe.load(HERE, settings, {})

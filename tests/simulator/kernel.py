@@ -90,7 +90,7 @@ class Kernel:
             return self.known[key]
         self.num_computed += 1
         theta = blob(assignment.theta) if assignment.theta is not None else None
-        recording = Recording(evaluate=False)
+        recording = Recording()
         if assignment.kind is TaskKind.ROUND:
             done = run_round(self.recipe, assignment, self.job, theta, recording)
         else:

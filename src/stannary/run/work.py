@@ -6,6 +6,7 @@ wants a node that behaves otherwise passes another `Work`; the agent neither kno
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +21,7 @@ from stannary.rules import kinds
 from stannary.run.holding import Holding, worker_of
 from stannary.run.worker_process import Reply, TakeProgress
 
+SALT_BYTES = 32  # as an audit's
 MAX_LEFT_OUT_LINES = 8  # a worker may report anything; the log says so much of it
 
 
@@ -103,11 +105,9 @@ class SandboxedWork:
         """Ask the worker to recompute the task; only digests and the answer leave it."""
         if task.is_program:
             return _command_finding(self.compute(task).outputs, salt)
-        header = self._ask(task, "audit", step, salt).header
-        listed = header.get("outputs")
-        if not isinstance(listed, list):
-            raise FormatError("the worker lists no outputs")
-        return Recomputed(_hex(header), tuple(record.from_json(Output, item) for item in listed))
+        reply = self._ask(task, "task", step, salt, is_kept=False)
+        worker_of(task.holding).request({"op": "forget", **_named(task)}, task.wall_s, task.progress)
+        return Recomputed(_hex(reply.header), reply.outputs)
 
     def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Ask the worker for its state; where the journal lost the result, recompute: it is a pure function."""
@@ -118,29 +118,27 @@ class SandboxedWork:
         return Recomputed(_hex(self._ask(task, "answer", step, salt).header), contributed)
 
     def compute(self, task: TaskInHand) -> Reply:
-        """Run the task in the worker."""
+        """Run the task in the worker, with a question like an auditor's: by it no recipe tells work from an audit."""
         holding = task.holding
-        request: dict[str, Json] = {"op": "run", **_named(task)}
-        if task.is_program:
-            inputs: dict[str, Json] = {
-                name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()
-            }
-            rank = task.assignment.lane
-            request = {"op": "command", "spec": jobspec.to_canonical(holding.spec), "inputs": inputs, "rank": rank}
+        if not task.is_program:
+            step = 1 + secrets.randbelow(task.assignment.num_steps)
+            return self._ask(task, "task", step, secrets.token_hex(SALT_BYTES))
+        inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()}
+        rank = task.assignment.lane
+        request: dict[str, Json] = {
+            "op": "command",
+            "spec": jobspec.to_canonical(holding.spec),
+            "inputs": inputs,
+            "rank": rank,
+        }
         try:
             return worker_of(holding).request(request, task.wall_s, task.progress)
         finally:
-            if task.is_program:
-                holding.end_worker()  # a worker of a command remembers nothing, and what it started must end with it
+            holding.end_worker()  # a worker of a command remembers nothing, and what it started must end with it
 
-    def _ask(self, task: TaskInHand, operation: str, step: int, salt: str) -> Reply:
-        request: dict[str, Json] = {
-            "op": operation,
-            **_named(task),
-            "step": step,
-            "salt": salt,
-        }
-        return worker_of(task.holding).request(request, task.wall_s, task.progress)
+    def _ask(self, task: TaskInHand, operation: str, step: int, salt: str, *, is_kept: bool = True) -> Reply:
+        request: dict[str, Json] = {"op": operation, **_named(task), "step": step, "salt": salt}
+        return worker_of(task.holding).request(request, task.wall_s, task.progress, is_kept=is_kept)
 
 
 def _named(task: TaskInHand) -> dict[str, Json]:

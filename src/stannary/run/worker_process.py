@@ -15,6 +15,7 @@ The thread that starts a worker must live as long as the worker (sandbox/contrac
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import os
@@ -117,8 +118,8 @@ class Worker:
             worker._capture(name, pipe, take_line)
         return worker
 
-    def request(self, header: dict[str, Json], wall_s: float, progress: TakeProgress) -> Reply:
-        """Send a request and collect its answer.
+    def request(self, header: dict[str, Json], wall_s: float, progress: TakeProgress, *, is_kept: bool = True) -> Reply:
+        """Send a request and collect its answer; outputs that are not kept are only hashed.
 
         Raises:
             JobFailed: the worker refused, broke a rule, died or ran too long; `detail` is the reason.
@@ -131,7 +132,7 @@ class Worker:
         num_kills_before = self.process.usage().num_oom_kills
         try:
             frames.write(self._requests, header)
-            return self._collect(progress)
+            return self._collect(progress, is_kept=is_kept)
         except JobFailed as err:  # the worker lives and says that something failed: it cannot know what killed it
             if self.process.usage().num_oom_kills > num_kills_before:
                 raise self._out_of_memory() from err
@@ -163,7 +164,7 @@ class Worker:
             with contextlib.suppress(OSError):  # what a request left unwritten has no reader any more
                 pipe.close()
 
-    def _collect(self, progress: TakeProgress) -> Reply:
+    def _collect(self, progress: TakeProgress, *, is_kept: bool) -> Reply:
         outputs: dict[str, Output] = {}
         num_left_bytes = self.workplace.output_bytes
         for _ in range(MAX_PROGRESS_FRAMES):
@@ -172,7 +173,7 @@ class Worker:
                 raise ServiceError("the worker ended", why="in the middle of a request")
             header, num_body_bytes = started
             if "output" in header:
-                output = self._keep(header["output"], header.get("size"), num_body_bytes)
+                output = self._take(header["output"], header.get("size"), num_body_bytes, is_kept=is_kept)
                 if output.name in outputs or len(outputs) >= MAX_OUTPUTS:
                     raise LimitExceeded("too many outputs, or one twice", why=f"{output.name!r:.120}")
                 outputs[output.name] = output
@@ -186,8 +187,8 @@ class Worker:
             progress(reported if isinstance(reported, dict) else {})
         raise LimitExceeded("too many frames", why=f"{MAX_PROGRESS_FRAMES:,} in one request")
 
-    def _keep(self, name: Json, size_bytes: Json, num_body_bytes: int) -> Output:
-        """Move an output from the stream to the outbox in pieces: it may be larger than this process's memory."""
+    def _take(self, name: Json, size_bytes: Json, num_body_bytes: int, *, is_kept: bool) -> Output:
+        """Hash an output from the stream, and move it to the outbox: in pieces, it may be larger than our memory."""
         if not isinstance(name, str) or size_bytes != num_body_bytes:
             raise FormatError("output frame with a wrong name or size")
         workdir.parse_path(name)
@@ -200,9 +201,13 @@ class Worker:
 
         fresh = self.workplace.outbox / f".{secrets.token_hex(16)}.part"
         try:
-            files.write_pieces(fresh, hashed())
+            if is_kept:
+                files.write_pieces(fresh, hashed())
+            else:
+                collections.deque(hashed(), maxlen=0)
             named = digest.Digest(digest.PREFIX + state.hexdigest())
-            fresh.replace(outbox_path(self.workplace.outbox, named))
+            if is_kept:
+                fresh.replace(outbox_path(self.workplace.outbox, named))
         finally:
             fresh.unlink(missing_ok=True)
         return Output(name, named, num_body_bytes)

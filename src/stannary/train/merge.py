@@ -37,7 +37,7 @@ from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Admitted, Assignment
 from stannary.formats.training import fraction
 from stannary.rules.kinds import OUTER, THETA
-from stannary.train import checkpoint, recipe
+from stannary.train import checkpoint, data, recipe
 from stannary.train.recipe import Recipe
 from stannary.train.round import RECORDING, Recording, RoundResult, decimal
 
@@ -80,7 +80,8 @@ def run_merge(
         for item in sorted(assignment.admitted or (), key=lambda item: item.log_index)
     ]
     outer, states = _step(weights, supports, inputs.outer, settings, recording)
-    metrics = recipe_.evaluate(model) if recording.evaluate else {}
+    recipe.seed_everything(data.step_seed(settings.seed, recipe.EVALUATE_STEP, assignment.round))
+    metrics = recipe_.evaluate(model)  # by every party: what it does to the model is in the result
     aliases = recipe.aliases_of(model) if assignment.round == settings.rounds - 1 else {}
     theta = _taken(weights, aliases, _metadata(settings))
     return RoundResult(

@@ -10,7 +10,8 @@ Rules:
 2. Weights are fp32, named by `named_parameters()`, tied ones once; only the last merge writes a tied weight under
    each of its names, so that the result loads with `strict=True`.
 3. Randomness comes from torch's, Python's or numpy's global generators. They are seeded before the recipe's file
-   is run, before a model is built and before each step, from public seeds; worker/determinism.py finds anything else.
+   is run, before its factory is called, before a model is built, before each step and before held-out measures, from
+   public seeds; worker/determinism.py finds anything else.
 4. A recipe that lacks a member, or whose member gives something else than is promised, is refused before any lane
    works (`check`).
 
@@ -41,7 +42,8 @@ from stannary.formats.training import Options, read_options
 from stannary.train import checkpoint, data
 
 INIT_STEP = 2**53  # no inner step has this index: the seed of theta_0 is that of no step
-FACTORY_STEP = INIT_STEP + 1  # nor this one: the seed of what the recipe's file does when it is run
+FACTORY_STEP = INIT_STEP + 1  # nor this one: the seed of what the recipe's file and factory do when they are run
+EVALUATE_STEP = INIT_STEP + 2  # nor this one: the seed of what held-out measures draw
 MAX_METRICS = 8  # formats/bounds.py: what a contribution may carry
 
 
@@ -88,6 +90,7 @@ def load(workdir: Path, settings: jobspec.RecipeSpec, inputs: Mapping[str, Path]
     factory = getattr(module, settings.attribute if settings.file is not None else "recipe", None)
     if not callable(factory):
         raise SpecError("recipe.entry names no callable", why=settings.entry, hint="def recipe(options, inputs): ...")
+    seed_everything(data.step_seed(settings.seed, FACTORY_STEP, 1))  # numpy's too, where the file imported it first
     made = cast(Factory, factory)(read_options(settings.options), dict(inputs))
     check(made)
     return made

@@ -56,7 +56,6 @@ class Recording:
     """What to keep and whom to tell while a round or merge runs; none of it touches the result."""
 
     keep: Keep = keep_all
-    evaluate: bool = True  # merges: measure the new weights on held-out data
     progress: Progress = ignore_progress
     spell: checkpoint.Spell = checkpoint.Encoder  # what is kept of a state
 

@@ -4,9 +4,9 @@
 
     {"op": "prepare", "spec": {...}, "inputs": {name: hex}}           engine class, parameters, or why not;
                                       "tried": true                   without the check before pay
-    {"op": "run", "assignment": {...}}                                progress*, outputs*, measures
+    {"op": "task", "assignment": {...}, "step": s, "salt": hex}       progress*, outputs*, measures, H(salt, state at s)
+    {"op": "forget", "assignment": {...}}                             no question will come about it
     {"op": "answer", "assignment": {...}, "step": s, "salt": hex}     H(audit salt, state at s)
-    {"op": "audit", "assignment": {...}, "step": s, "salt": hex}      the same, and digests of the outputs
     {"op": "command", "spec": {...}, "inputs": {name: hex}, "rank": n}          outputs*, exit code
     {"op": "stop"}
 
@@ -14,6 +14,7 @@ Rules:
 1. Results leave only as frames; stdout and stderr are the job log. The recipe runs in this process
    and could write frames of its own: the agent believes them no more than it believes the recipe,
    and what it signs is the node's claim, to be audited like any other.
+   Whether a task is work or an audit it is not told: a recipe that knew could do the one well and the other not.
 2. No failure ends the loop: it is answered with a reason, and the agent decides.
 3. Hash order and thread count are fixed before anything is imported that depends on them.
 4. What a command starts reaches nothing of this process: it is not dumpable, so its descriptors, memory

@@ -34,7 +34,7 @@ from stannary.border.variables import command_environment
 from stannary.errors import LimitExceeded, UsageError
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.workdir import FILE_TIME_S
-from stannary.worker import processors
+from stannary.worker.processors import Processors
 
 SHELL = "/bin/sh"
 STRAYS_TIMEOUT_S = 10.0  # a fork bomb of as many processes as the sandbox allows ends within one
@@ -129,7 +129,7 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
 
 
 def _begin(cpus: int) -> None:
-    processors.keep_to(cpus)
+    Processors().take(cpus)
     landlock.scope_signals()
 
 

@@ -24,6 +24,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Assignment, Output
+from stannary.worker.processors import Processors
 
 if TYPE_CHECKING:
     from stannary.border.blobs import Blobs
@@ -45,6 +46,7 @@ class Service:
         self.requests = requests
         self.replies = replies
         self.runner: TaskRunner | None = None
+        self.processors = Processors()
 
     def serve(self) -> None:
         """Answer requests until `stop` or the end of the stream."""
@@ -57,9 +59,9 @@ class Service:
         """Answer one request; a failure is an answer too."""
         handlers: dict[str, Callable[[dict[str, Json]], dict[str, Json]]] = {
             "prepare": self.prepare,
-            "run": self.run,
+            "task": self.task,
+            "forget": self.forget,
             "answer": self.answer,
-            "audit": self.audit,
             "command": self.command,
         }
         operation = request.get("op")
@@ -75,6 +77,8 @@ class Service:
                 traceback.print_exc()
             whose = "the command's worker" if operation == "command" else "the recipe"
             self.refuse("recipe-error", f"{whose} raised {type(err).__name__}", str(err))
+        finally:
+            self.processors.release()
         with _CLOSED:
             sys.stdout.flush()
         heap.give_back()  # the next task of this job needs the machine's room whole
@@ -90,6 +94,7 @@ class Service:
         spec = jobspec.from_canonical(request["spec"])
         settings = jobspec.recipe_of(spec)
         engine.pin(settings.training.threads)
+        self.processors.take(spec.resources.cpus)
         inputs = self._inputs(request)
         loaded = recipe.load(self.job / "workdir", settings, inputs)
         self.runner = None  # nothing is done for a recipe that does not pass
@@ -134,20 +139,27 @@ class Service:
                 return runner, f"{where} differ after step {step}"
         return runner, ""
 
-    def run(self, request: dict[str, Json]) -> dict[str, Json]:
-        """Do a task and hand in its outputs."""
+    def task(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Do a task, be it work or an audit, hand in its outputs and answer the question about it."""
         runner, assignment = self._task(request)
-        result = runner.run(assignment, self._progress())
+        result, answer = runner.task(assignment, *_question(request))
         for note in result.notes:
             sys.stderr.write(note + "\n")
         for name in sorted(result.outputs):
             self.reply({"output": name, "size": len(result.outputs[name])}, result.outputs[name])
         return {
             "ok": True,
+            "answer": answer,
             "metrics": dict(result.metrics),
             "compute_ms": result.compute_ms,
             "num_steps": result.num_steps,
         }
+
+    def forget(self, request: dict[str, Json]) -> dict[str, Json]:
+        """Let go of a task that nobody will ask this worker about."""
+        runner, assignment = self._task(request)
+        runner.forget(assignment)
+        return {"ok": True}
 
     def answer(self, request: dict[str, Json]) -> dict[str, Json]:
         """Answer a question about a task done here (or, after a loss, done again)."""
@@ -157,20 +169,6 @@ class Service:
         step, salt = _question(request)
         replay.check_step(assignment, step)
         return {"ok": True, "answer": runner.answer(assignment, step, salt)}
-
-    def audit(self, request: dict[str, Json]) -> dict[str, Json]:
-        """Recompute a task; only digests and the answer leave."""
-        from stannary.audit import replay
-
-        runner, assignment = self._task(request)
-        step, salt = _question(request)
-        found = replay.replay(assignment, step, runner.asked(salt))
-        return {
-            "ok": True,
-            "answer": found.state.hex(),
-            "outputs": [record.to_json(item) for item in found.outputs],
-            "compute_ms": found.compute_ms,
-        }
 
     def command(self, request: dict[str, Json]) -> dict[str, Json]:
         """Run a command job and hand in what it declared."""
@@ -237,6 +235,7 @@ class Service:
         listed = request.get("unfetched", {})
         if not isinstance(listed, dict):
             raise FormatError("unfetched is not an object")
+        self.processors.take(self.runner.prepared.spec.resources.cpus)
         self.runner.progress = self._progress()
         self.runner.unfetched = {TaskId(task): record.from_json(Output, item) for task, item in listed.items()}
         return self.runner, record.from_json(Assignment, request.get("assignment"), what="assignment")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stannary.audit import answer as answers
+from stannary.audit import replay
 from stannary.border.blobs import Blobs
 from stannary.errors import FormatError
 from stannary.formats import jobspec
@@ -60,15 +61,35 @@ class TaskRunner:
             TaskId, Output
         ] = {}  # contributions of another size than delta_bytes, left where they are
 
+    def task(self, assignment: Assignment, step: int, salt: bytes) -> tuple[RoundResult, str]:
+        """Do a task and answer a question about one of its steps, for whoever asked.
+
+        It is one way for work, of which the question is drawn by the node and thrown away, and for an audit, whose
+        result is: what a recipe sees, counts or changes on its way is the same in both.
+
+        Raises:
+            FormatError: a step the task does not have.
+        """
+        replay.check_step(assignment, step)
+        if self._keep_within_cap(assignment) is keep_none:
+            result = self.asked(salt).compute(assignment, step)
+            return result, result.states[step].hex()
+        result = self.run(assignment, self.progress)
+        return result, answers.answer(result.states[step], salt)
+
+    def forget(self, assignment: Assignment) -> None:
+        """Make room for the states of tasks that questions may come about."""
+        self.kept.pop(assignment_digest(assignment), None)
+
     def run(self, assignment: Assignment, progress: Progress) -> RoundResult:
-        """Do the work of an assignment and remember its states as far as the cap allows."""
+        """Do a task and remember its states as far as the cap allows."""
         recording = Recording(keep=self._keep_within_cap(assignment), progress=progress)
         result = self._compute(assignment, recording)
         self._remember(assignment, result)
         return result
 
     def compute(self, assignment: Assignment, step: int) -> RoundResult:
-        """Recompute an assignment for an audit, keeping one state; held-out measures are not repeated."""
+        """Compute an assignment, keeping one state."""
         return self.recompute(assignment, step, checkpoint.Encoder)
 
     def asked(self, salt: bytes) -> Asked:
@@ -86,7 +107,7 @@ class TaskRunner:
 
     def recompute(self, assignment: Assignment, step: int, spell: checkpoint.Spell) -> RoundResult:
         """Recompute an assignment and keep one state as `spell` has it."""
-        recording = Recording(lambda done: done == step, evaluate=False, progress=self.progress, spell=spell)
+        recording = Recording(lambda done: done == step, progress=self.progress, spell=spell)
         return self._compute(assignment, recording)
 
     def _compute(self, assignment: Assignment, recording: Recording) -> RoundResult:

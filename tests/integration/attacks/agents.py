@@ -20,7 +20,6 @@ from stannary.agent import settings as node_settings
 from stannary.agent.daemon import Agent
 from stannary.agent.holdings import Holdings
 from stannary.agent.join import Application, join
-from stannary.audit import answer as answers
 from stannary.audit import replay
 from stannary.border.blobs import Blobs
 from stannary.errors import AuthError, JobFailed
@@ -68,8 +67,8 @@ class HonestWork:
     def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Recompute somebody's task."""
         with COMPUTING:
-            found = replay.replay(task.assignment, step, self.runner(task.holding))
-        return Recomputed(answers.answer(found.state, bytes.fromhex(salt)), found.outputs)
+            found, answer = self.runner(task.holding).task(task.assignment, step, bytes.fromhex(salt))
+        return Recomputed(answer, replay.outputs_of(found.outputs))
 
     def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
         """Answer for a task of one's own."""

@@ -163,7 +163,7 @@ def without_liars(case: Case, convicted: set[TaskId]) -> bytes:
             for task, item in case.assignments.items()
             if task in in_result and (item.predicate.kind, item.predicate.round) == (TaskKind.MERGE, index)
         )
-        recording = Recording(evaluate=False)
+        recording = Recording()
         deltas = {}
         for entry in merge.admitted or ():
             assert entry.task not in convicted or case.verdicts_of[entry.task][-1].predicate.verdict == "verified"

@@ -86,7 +86,7 @@ def train(seed: int, corpus: Path) -> tuple[bytes, float]:
         assignment = Assignment(
             JOB, merge_task(JOB, index), TaskKind.MERGE, index, 0, len(admitted), 0, 0, admitted=tuple(admitted)
         )
-        recording = Recording(keep=keep_none, evaluate=index == settings.rounds - 1)
+        recording = Recording(keep=keep_none)
         done = merge.run_merge(hello, assignment, settings, merge.MergeInputs(theta, outer, deltas), recording)
         theta, outer = done.outputs["theta"], done.outputs["outer"]
     return theta, float(done.metrics["heldout_bits_per_byte"])

@@ -41,7 +41,8 @@ def test_the_same_bits_inside_and_outside(sandbox, tmp_path):
         described = worker.request(
             {"op": "prepare", "spec": to_canonical(spec), "inputs": inputs}, WALL_S, print
         ).header
-        request = {"op": "run", "assignment": record.to_json(small_job.a_round(0))}
+        asked = {"step": 1, "salt": bytes(32).hex()}
+        request = {"op": "task", "assignment": record.to_json(small_job.a_round(0)), **asked}
         (delta,) = worker.request(request, WALL_S, lambda _: None).outputs
     finally:
         worker.close()

@@ -97,12 +97,12 @@ def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
 
     admitted = []
     for lane in (0, 1):
-        done, outputs = prover.ask(op="run", assignment=assigned(lane))
+        done, outputs = prover.ask(op="task", assignment=assigned(lane), step=2, salt=SALT.hex())
         assert done["ok"] and done["num_steps"] == 2 and float(done["metrics"]["loss"]) > 0
         listed = Output("delta", put(job, outputs["delta"]), len(outputs["delta"]))
         admitted.append(Admitted(round_task(JOB, 0, lane), result_root((listed,)), lane, 1_000_000))
-        replayed = auditor.ask(op="audit", assignment=assigned(lane), step=1, salt=SALT.hex())[0]
-        assert replayed["outputs"] == [record.to_json(listed)]
+        replayed, found = auditor.ask(op="task", assignment=assigned(lane), step=1, salt=SALT.hex())
+        assert found == outputs
         assert prover.ask(op="answer", assignment=assigned(lane), step=1, salt=SALT.hex())[0] == {
             "ok": True,
             "answer": replayed["answer"],
@@ -111,16 +111,13 @@ def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
     merge = record.to_json(
         Assignment(JOB, merge_task(JOB, 0), TaskKind.MERGE, 0, 0, 2, 0, 0, admitted=tuple(admitted), excluded=())
     )
-    done, outputs = prover.ask(op="run", assignment=merge)
+    done, outputs = prover.ask(op="task", assignment=merge, step=1, salt=SALT.hex())
     assert set(outputs) == {"theta", "outer"} and float(done["metrics"]["heldout_bits_per_byte"]) > 0
-    replayed = auditor.ask(op="audit", assignment=merge, step=2, salt=SALT.hex())[0]
-    assert [item["digest"] for item in replayed["outputs"]] == [
-        digest.digest(outputs["outer"]),
-        digest.digest(outputs["theta"]),
-    ]
+    replayed, found = auditor.ask(op="task", assignment=merge, step=2, salt=SALT.hex())
+    assert found == outputs and replayed["metrics"] == done["metrics"]
     # A worker that never saw round 0 starts from the weights alone and answers what it never ran.
     after = assigned(1, 1, put(job, outputs["theta"]))
-    assert prover.ask(op="run", assignment=after)[0]["ok"]
+    assert prover.ask(op="task", assignment=after, step=1, salt=SALT.hex())[0]["ok"]
     answers = {w.ask(op="answer", assignment=after, step=3, salt=SALT.hex())[0]["answer"] for w in (prover, auditor)}
     assert len(answers) == 1
 
@@ -128,11 +125,11 @@ def test_a_job_runs_and_its_audit_by_another_process_agrees(job, start):
 def test_failures_are_answers(job, start):
     """An unknown operation, a missing input and a step too far are answered, and the worker lives on."""
     worker = start(job)
-    assert worker.ask(op="run", assignment=assigned(0))[0]["ok"] is False
+    assert worker.ask(op="task", assignment=assigned(0), step=1, salt=SALT.hex())[0]["ok"] is False
     assert worker.ask(op="dance")[0]["reason"] == "recipe-error"
     assert prepare(worker)["ok"]
     missing = assigned(0, 1, digest.digest(b"nobody has this"))
-    assert "not in the sandbox" in worker.ask(op="run", assignment=missing)[0]["message"]
+    assert "not in the sandbox" in worker.ask(op="task", assignment=missing, step=1, salt=SALT.hex())[0]["message"]
     assert (
         "step the task does not have"
         in worker.ask(op="answer", assignment=assigned(0), step=9, salt=SALT.hex())[0]["message"]
@@ -233,7 +230,7 @@ def test_a_worker_holds_no_key_no_market_and_no_client(job, start, capfd, kind):
     worker = start(job, PYTHONPROFILEIMPORTTIME="1")
     if kind is JobKind.TRAIN:
         assert prepare(worker)["ok"]
-        assert worker.ask(op="audit", assignment=assigned(0), step=1, salt=SALT.hex())[0]["ok"]
+        assert worker.ask(op="task", assignment=assigned(0), step=1, salt=SALT.hex())[0]["ok"]
     else:
         spec = to_canonical(command_spec("echo hello > out.txt", ["out.txt"]))
         assert worker.ask(op="command", spec=spec, inputs={})[1] == {"out.txt": b"hello\n"}

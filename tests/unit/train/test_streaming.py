@@ -19,7 +19,7 @@ from stannary.train import checkpoint, recipe
 from stannary.train.merge import MergeInputs, OfSize, Support, factors, run_merge
 from stannary.train.round import Recording, keep_none, run_round
 
-QUIET = Recording(keep=keep_none, evaluate=False)
+QUIET = Recording(keep=keep_none)
 
 
 @pytest.fixture(name="deltas")

@@ -93,13 +93,18 @@ def test_what_the_cap_drops_is_computed_again(blobs, limit):
             assert tight.answer(assignment, step, SALT) == roomy.answer(assignment, step, SALT)
 
 
-def test_an_audit_keeps_one_state_and_evaluates_nothing(blobs):
-    """An auditor's recomputation has the prover's outputs and only the state it was asked for."""
-    made = runner(blobs, 2**30)
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_work_and_audit_are_one_way(blobs, limit):
+    """Whatever step is asked about, the outputs are the same and the answer is the one given later; what is asked about
+    no more can be forgotten."""
+    made = runner(blobs, limit)
     (assignment,) = rounds(made, 1)
-    worked = made.run(assignment, lambda step, steps, loss: None)
-    audited = made.compute(assignment, 2)
-    assert audited.outputs == worked.outputs and set(audited.states) == {2}
+    (first, answer), (second, other) = (made.task(assignment, step, SALT) for step in (1, 2))
+    assert first.outputs == second.outputs
+    assert [answer, other] == [made.answer(assignment, step, SALT) for step in (1, 2)]
+    assert len(made.kept) == (limit > 0)
+    made.forget(assignment)
+    assert not made.kept
 
 
 def test_a_question_is_answered_without_holding_the_state(blobs):
