@@ -15,7 +15,6 @@ One object serves several threads; each has a connection of its own.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import random
 import threading
@@ -39,7 +38,7 @@ from stannary.errors import (
 )
 from stannary.files import Secret
 from stannary.formats import bounds, dsse
-from stannary.formats.digest import PREFIX, Digest
+from stannary.formats.digest import Digest
 from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, routes
@@ -275,19 +274,9 @@ def _post(link: Connection, path: str, body: message.Message | None) -> None:
 
 def _fetch(link: Connection, digest: Digest, size_bytes: int, target: Path, moving: Moving) -> None:
     fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
-    state = hashlib.sha256()
-    num_bytes = 0
     try:
-        with link.stream(routes.blob(digest)) as chunks, fresh.open("wb") as file:
-            for chunk in chunks:
-                num_bytes += len(chunk)
-                if num_bytes > size_bytes:
-                    break
-                state.update(chunk)
-                file.write(chunk)
-                moving()
-        if num_bytes != size_bytes or PREFIX + state.hexdigest() != digest:
-            raise Refuted("the market gave other bytes than the digest names", why=digest)
+        with fresh.open("wb") as file:
+            link.fetch(digest, size_bytes, file, moving)
         files.show_alike(fresh, 0o444)
         fresh.rename(target)
     except OSError as err:

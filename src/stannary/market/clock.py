@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +22,7 @@ from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError
 from stannary.formats import bounds, instants
 from stannary.rules import clocks
-from stannary.tlog.rising import CATCH_UP, Leap, Rising, skipped_s
+from stannary.tlog.rising import CATCH_UP, Leap, Rising
 from stannary.wire import errors as wire_errors
 
 CLOCK_FILE = "clock"  # in the market's directory
@@ -156,11 +155,6 @@ def _off(signed_at: str, now: float, off_s: int, allowed: str) -> FormatError:
         hint="set this machine's clock: timedatectl set-ntp true",
         detail=wire_errors.CLOCK,
     )
-
-
-def passed_ms(leaps: Iterable[Leap], since_ms: int, until_ms: int) -> int:
-    """Return how much of the market's time between two moments really passed; never more than lies between them."""
-    return until_ms - since_ms - round(1000 * skipped_s(leaps, since_ms / 1000, until_ms / 1000))
 
 
 def most_passed_ms(since_ms: int, until_ms: int) -> int:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from stannary import files, workdir
-from stannary.errors import AuthError, EnvironmentProblem, FormatError, Refuted, ServiceError, UsageError
+from stannary.errors import AuthError, EnvironmentProblem, FormatError, ServiceError, UsageError
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.dsse import Envelope
@@ -219,25 +219,16 @@ class Client:
         self._connection.put(path, chunks, size_bytes)
         return True
 
-    def download(self, digest: Digest, target: Path, max_bytes: int) -> None:
+    def download(self, digest: Digest, target: Path, size_bytes: int) -> None:
         """Fetch a blob into a new file; its bytes are hashed on the way and it appears whole or not at all.
 
         Raises:
             Refuted: the market sent other bytes than the digest names.
         """
         fresh = target.with_name(f".{target.name}.part")
-        state = hashlib.sha256()
-        num_bytes = 0
         try:
-            with self._connection.stream(routes.blob(digest)) as chunks, fresh.open("wb") as file:
-                for chunk in chunks:
-                    num_bytes += len(chunk)
-                    if num_bytes > max_bytes:
-                        break
-                    state.update(chunk)
-                    file.write(chunk)
-            if num_bytes != max_bytes or PREFIX + state.hexdigest() != digest:
-                raise Refuted("the market sent other bytes than asked for", why=f"{digest}, {num_bytes:,} bytes")
+            with fresh.open("wb") as file:
+                self._connection.fetch(digest, size_bytes, file)
             fresh.replace(target)
         except OSError as err:
             raise EnvironmentProblem(

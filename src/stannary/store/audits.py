@@ -164,14 +164,7 @@ def get(connection: Connection, audit: str) -> AuditRow:
     row = connection.execute(_SELECT.where(audits.c.audit == audit)).mappings().one_or_none()
     if row is None:
         raise NotFound("no such audit", why=audit)
-    return _audit(row)
-
-
-def of_task(connection: Connection, task: str) -> list[AuditRow]:
-    """Return the audits of a task by number."""
-    return [
-        _audit(r) for r in connection.execute(_SELECT.where(audits.c.task == task).order_by(audits.c.number)).mappings()
-    ]
+    return read(row)
 
 
 def of_job(connection: Connection, job: str, *, only_open: bool = False) -> list[AuditRow]:
@@ -179,7 +172,7 @@ def of_job(connection: Connection, job: str, *, only_open: bool = False) -> list
     query = _SELECT.where(audits.c.job == job)
     if only_open:
         query = query.where(audits.c.outcome == AuditOutcome.OPEN.value)
-    return [_audit(row) for row in connection.execute(query.order_by(audits.c.opened_at_ms, audits.c.audit)).mappings()]
+    return [read(row) for row in connection.execute(query.order_by(audits.c.opened_at_ms, audits.c.audit)).mappings()]
 
 
 def answers_of(connection: Connection, audit: str) -> list[AnswerRow]:
@@ -188,7 +181,8 @@ def answers_of(connection: Connection, audit: str) -> list[AnswerRow]:
     return [AnswerRow(**{**row, "role": Role(row["role"])}) for row in connection.execute(query).mappings()]
 
 
-def _audit(row: sa.RowMapping) -> AuditRow:
+def read(row: sa.RowMapping) -> AuditRow:
+    """Return an audit as its row says."""
     return AuditRow(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
 
 

@@ -124,7 +124,7 @@ def get(connection: Connection, lease: str) -> LeaseRow:
     row = connection.execute(_SELECT.where(leases.c.lease == lease)).mappings().one_or_none()
     if row is None:
         raise NotFound("no such lease", why=lease)
-    return _lease(row)
+    return read(row)
 
 
 def live(connection: Connection) -> list[LeaseRow]:
@@ -141,7 +141,7 @@ def live_work(connection: Connection) -> list[Leased]:
             beside.setdefault((job, round_index), []).append((leased_at_ms, contributed_at_ms))
     return [
         Leased(
-            _lease({name: row[name] for name in _COLUMNS}),
+            read({name: row[name] for name in _COLUMNS}),
             TaskKind(row["kind"]),
             row["num_steps"],
             tuple(beside.get((row["job"], row["round"]), ())),
@@ -167,10 +167,11 @@ def live_of_job(connection: Connection, job: str) -> list[LeaseRow]:
 
 def _live(connection: Connection, *conditions: sa.ColumnElement[bool]) -> list[LeaseRow]:
     query = _SELECT.where(_IS_LIVE, *conditions).order_by(leases.c.granted_at_ms, leases.c.lease)
-    return [_lease(row) for row in connection.execute(query).mappings()]
+    return [read(row) for row in connection.execute(query).mappings()]
 
 
-def _lease(row: sa.RowMapping | dict[str, Any]) -> LeaseRow:
+def read(row: sa.RowMapping | dict[str, Any]) -> LeaseRow:
+    """Return a lease as its row says."""
     return LeaseRow(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
 
 

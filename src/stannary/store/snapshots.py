@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from stannary.formats import dsse, statement
-from stannary.formats.ids import LeaseType, TaskKind
-from stannary.formats.predicates import Candidates, Role, Verdict
+from stannary.formats.predicates import Candidates, Role
 from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course.state import (
     AnswerRow,
@@ -29,8 +28,10 @@ from stannary.jobs.course.state import (
     LeaseRow,
     Task,
 )
-from stannary.jobs.states import LeaseState, TaskState
+from stannary.store import audits as audits_
 from stannary.store import jobs as jobs_
+from stannary.store import leases as leases_
+from stannary.store import tasks as tasks_
 from stannary.store.envelopes import is_no_order
 from stannary.store.schema import (
     answers,
@@ -58,9 +59,9 @@ def load(connection: Connection, order: JobOrder) -> JobState:
     """
     job = jobs_.get(connection, order.job)
     window = {"job": order.job, "first": max(job.first_open - 1, 0)}
-    found = {row["task"]: _task(row) for row in connection.execute(_TASKS, window).mappings()}
+    found = {row["task"]: tasks_.read(row) for row in connection.execute(_TASKS, window).mappings()}
     rows = list(connection.execute(_DRAWS, window).mappings())
-    heard = {row["audit"]: _audit(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
+    heard = {row["audit"]: audits_.read(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
     given: dict[str, list[AnswerRow]] = {}
     for row in connection.execute(_ANSWERS, {"job": order.job}).mappings():
         given.setdefault(row["audit"], []).append(AnswerRow(**{**row, "role": Role(row["role"])}))
@@ -86,7 +87,7 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         drawn={row["number"]: _drawn(row["draw_envelope"]) for row in rows if row["draw_envelope"] is not None},
         audits=heard,
         answers={audit: tuple(listed) for audit, listed in given.items()},
-        leases={row["lease"]: _lease(row) for row in connection.execute(_LEASES, {"job": order.job}).mappings()},
+        leases={row["lease"]: leases_.read(row) for row in connection.execute(_LEASES, {"job": order.job}).mappings()},
         last_end_ms=dict(iter(_ends(connection, order.job))),
     )
 
@@ -94,19 +95,6 @@ def load(connection: Connection, order: JobOrder) -> JobState:
 def _ends(connection: Connection, job: str) -> Iterator[tuple[str, int]]:
     for row in connection.execute(_ENDS, {"job": job}):
         yield row[0], row[1]
-
-
-def _task(row: sa.RowMapping) -> Task:
-    kinds = {"kind": TaskKind(row["kind"]), "state": TaskState(row["state"]), "verdict": Verdict(row["verdict"])}
-    return Task(**{**row, **kinds})
-
-
-def _audit(row: sa.RowMapping) -> AuditRow:
-    return AuditRow(**{**row, "canary": bool(row["canary"]), "outcome": AuditOutcome(row["outcome"])})
-
-
-def _lease(row: sa.RowMapping) -> LeaseRow:
-    return LeaseRow(**{**row, "type": LeaseType(row["type"]), "state": LeaseState(row["state"])})
 
 
 def _draw(row: sa.RowMapping) -> DrawRow:

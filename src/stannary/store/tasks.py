@@ -34,9 +34,6 @@ class Contributed:
     outputs: Sequence[Mapping[str, Json]]
 
 
-TaskRow = Task
-
-
 def plan(connection: Connection, new: NewTask, *, at_ms: int) -> None:
     """Add a task in state planned, with its event."""
     values = {name.name: getattr(new, name.name) for name in fields(NewTask)}
@@ -109,26 +106,27 @@ def drop(connection: Connection, task: str, to: TaskState, cause: Cause) -> None
     move_task(connection, task, to, cause)
 
 
-def get(connection: Connection, task: str) -> TaskRow:
+def get(connection: Connection, task: str) -> Task:
     """Return one task; NotFound if there is none."""
     row = connection.execute(_SELECT.where(tasks.c.task == task)).mappings().one_or_none()
     if row is None:
         raise NotFound("no such task", why=task)
-    return _task(row)
+    return read(row)
 
 
-def of_job(connection: Connection, job: str, *, round_index: int | None = None) -> list[TaskRow]:
+def of_job(connection: Connection, job: str, *, round_index: int | None = None) -> list[Task]:
     """Return the tasks of a job (or of one of its rounds) by round, lane and attempt."""
     query = _SELECT.where(tasks.c.job == job)
     if round_index is not None:
         query = query.where(tasks.c.round == round_index)
     query = query.order_by(tasks.c.round, tasks.c.kind.desc(), tasks.c.lane, tasks.c.attempt)
-    return [_task(row) for row in connection.execute(query).mappings()]
+    return [read(row) for row in connection.execute(query).mappings()]
 
 
-def _task(row: sa.RowMapping) -> TaskRow:
+def read(row: sa.RowMapping) -> Task:
+    """Return a task as its row says."""
     kinds = {"kind": TaskKind(row["kind"]), "state": TaskState(row["state"]), "verdict": Verdict(row["verdict"])}
-    return TaskRow(**{**row, **kinds})
+    return Task(**{**row, **kinds})
 
 
-_SELECT = sa.select(*(tasks.c[field.name] for field in fields(TaskRow)))
+_SELECT = sa.select(*(tasks.c[field.name] for field in fields(Task)))

@@ -14,18 +14,20 @@ What is asked is left to sdk/client.py and broker/.
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import httpcore2
 import httpx2
 
 from stannary import files
-from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, UsageError
+from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, Refuted, UsageError
+from stannary.formats.digest import PREFIX, Digest
 from stannary.wire import errors, http, limits, message, proof, routes, tls
 from stannary.wire.message import Message
 
@@ -121,6 +123,24 @@ class Connection:
                     self._raise_for(answer)
                     return
             self._sleep(delay_s)
+
+    def fetch(self, digest: Digest, size_bytes: int, file: BinaryIO, moving: Callable[[], None] = lambda: None) -> None:
+        """Write a blob into `file`, hashing it on the way; `moving` is called with each piece.
+
+        Raises:
+            Refuted: the market sent other bytes than the digest names.
+        """
+        state, num_bytes = hashlib.sha256(), 0
+        with self.stream(routes.blob(digest)) as chunks:
+            for chunk in chunks:
+                num_bytes += len(chunk)
+                if num_bytes > size_bytes:
+                    break
+                state.update(chunk)
+                file.write(chunk)
+                moving()
+        if num_bytes != size_bytes or PREFIX + state.hexdigest() != digest:
+            raise Refuted("the market sent other bytes than asked for", why=f"{digest}, {num_bytes:,} bytes")
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:

@@ -127,7 +127,7 @@ def test_answers_are_committed_to_before_they_are_opened(furnished: Store) -> No
     prover = {"commitment": "p", "leaf": "y", "at_ms": 6}
     do(furnished, lambda c: audits.commit_answer(c, audit, Role.PROVER, "n-1", **prover))  # type: ignore[arg-type]  # spelled above
     assert furnished.read(lambda c: audits.of_job(c, JOB, only_open=True)) == []
-    assert furnished.read(lambda c: audits.of_task(c, TASK))[0].canary is True
+    assert furnished.read(lambda c: audits.of_job(c, JOB))[0].canary is True
 
 
 def test_logs_are_capped_and_say_so(furnished: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,4 +97,3 @@ PROFILES = (
     _high("rsa-3072", 0x1C, _rsa(3072, _SHA384, 256)),
     _high("rsa-4096", 0x1E, _rsa(4096, _SHA384, 256)),
 )
-NAMES = tuple(profile.name for profile in PROFILES)
