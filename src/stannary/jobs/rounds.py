@@ -1,4 +1,4 @@
-"""Decisions about the rounds of a training job, as pure functions of plain records.
+"""Decisions about the rounds of a training job, as pure functions of its tasks.
 
     may_merge     when a merge may be assigned (W)
     admission     what a merge admits, in which order, and what it leaves out
@@ -18,68 +18,51 @@ The core executes these decisions (jobs/course/).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stannary.formats.ids import TaskKind
+from stannary.jobs.course.state import Task
 from stannary.jobs.states import TaskState
-from stannary.rules.kinds import TASKS
-
-
-@dataclass(frozen=True, slots=True)
-class UnitAttempt:
-    """A task as the decisions see it."""
-
-    task: str
-    kind: TaskKind
-    round: int
-    lane: int
-    attempt: int
-    state: TaskState
-    log_index: int | None = None  # of its contribution
-    admitted: frozenset[str] = frozenset()  # merges: the tasks admitted
-
 
 VOID = frozenset({TaskState.SUPERSEDED, TaskState.ABANDONED})
 JUDGED = frozenset({TaskState.PASSED, TaskState.VERIFIED, TaskState.UNVERIFIED, TaskState.REFUTED})
 ADMISSIBLE = frozenset({TaskState.CONTRIBUTED, TaskState.DRAWN, TaskState.PASSED, TaskState.VERIFIED})
 
 
-def audits_closed(units: Iterable[UnitAttempt], round_index: int) -> bool:
+def audits_closed(tasks: Iterable[Task], round_index: int) -> bool:
     """Tell whether nothing of a round or its merge waits for a draw, an audit or a verdict."""
-    of_round = [unit for unit in units if unit.round == round_index and unit.state not in VOID]
-    return bool(of_round) and all(unit.state in JUDGED for unit in of_round)
+    of_round = [task for task in tasks if task.round == round_index and task.state not in VOID]
+    return bool(of_round) and all(task.state in JUDGED for task in of_round)
 
 
-def may_merge(units: Sequence[UnitAttempt], round_index: int, window: int) -> bool:
+def may_merge(tasks: Iterable[Task], round_index: int, window: int) -> bool:
     """Tell whether merge `round_index` may be assigned: all audits of the round `window` before it are closed."""
-    return round_index < window or audits_closed(units, round_index - window)
+    return round_index < window or audits_closed(tasks, round_index - window)
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """What a merge takes, in log order, and what it leaves out, by name."""
 
-    admitted: tuple[str, ...]
+    admitted: tuple[Task, ...]
     excluded: tuple[str, ...]
 
 
-def admission(units: Iterable[UnitAttempt], round_index: int) -> Admission:
-    """Decide what the merge of a closed round admits.
+def admission(newest: Iterable[Task]) -> Admission:
+    """Decide what the merge of a closed round admits of the newest attempts of its lanes.
 
     Left out are the convicted, the silent (`unverified` before the merge) and the late; attempts that
     were superseded are no candidates at all.
     """
-    lanes = [unit for unit in units if not TASKS[unit.kind].is_merge and unit.round == round_index]
-    counted = [unit for unit in lanes if unit.state is not TaskState.SUPERSEDED]
-    taken = [unit for unit in counted if unit.state in ADMISSIBLE and unit.log_index is not None]
-    taken.sort(key=lambda unit: (unit.log_index or 0, unit.task))
-    names = tuple(unit.task for unit in taken)
-    return Admission(names, tuple(sorted(unit.task for unit in counted if unit.task not in set(names))))
+    counted = [task for task in newest if task.state is not TaskState.SUPERSEDED]
+    taken = [task for task in counted if task.state in ADMISSIBLE and task.contribution_index is not None]
+    taken.sort(key=lambda task: (task.contribution_index or 0, task.task))
+    names = {task.task for task in taken}
+    return Admission(tuple(taken), tuple(sorted(task.task for task in counted if task.task not in names)))
 
 
-def merge_stands(merge: UnitAttempt, lanes: Iterable[UnitAttempt]) -> bool:
+def merge_stands(merge: Task, newest: Iterable[Task]) -> bool:
     """Tell whether a merge still counts: not void itself, and all it admitted, newest attempts of its round, counts."""
-    counted = {unit.task for unit in lanes if unit.state in ADMISSIBLE}
+    counted = {task.task for task in newest if task.state in ADMISSIBLE}
     lapsed = merge.state in VOID or merge.state in {TaskState.REFUTED, TaskState.UNVERIFIED}
-    return not lapsed and merge.admitted <= counted
+    return not lapsed and all(item.task in counted for item in merge.assigned.admitted or ())

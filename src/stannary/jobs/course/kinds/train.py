@@ -20,7 +20,6 @@ from stannary.jobs.course.kinds.kind import Progress
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
-from stannary.jobs.rounds import UnitAttempt
 from stannary.jobs.states import TaskState
 from stannary.rules.kinds import OUTER, THETA
 from stannary.rules.pace import PATIENCE_FACTOR, Pace, closing
@@ -64,21 +63,6 @@ class TrainKind:
             before, base = found, following
         finished = settled >= num_rounds and len(draft.actions) == num_before
         return Progress(min(settled, num_rounds - 1), current, finished)
-
-
-def _unit(task: Task) -> UnitAttempt:
-    """Return a task as jobs/rounds.py sees it."""
-    admitted = task.assigned.admitted or ()
-    return UnitAttempt(
-        task=task.task,
-        kind=task.kind,
-        round=task.round,
-        lane=task.lane,
-        attempt=task.attempt,
-        state=task.state,
-        log_index=task.contribution_index,
-        admitted=frozenset(item.task for item in admitted),
-    )
 
 
 def _is_settled(found: Round) -> bool:
@@ -125,9 +109,9 @@ def _reconcile_merge(draft: CourseDraft, found: Round, base: Base, before: Round
     if not _is_closed(draft, found):
         return None
     window = draft.order.shape.kind.window
-    if before is not None and not rounds.may_merge([_unit(task) for task in before.tasks], found.index, window):
+    if before is not None and not rounds.may_merge(before.tasks, found.index, window):
         return None
-    admission = rounds.admission([_unit(task) for task in found.newest], found.index)
+    admission = rounds.admission(found.newest)
     if admission.admitted:
         planning.plan(draft, _merge(draft, found, base, admission))
     return None
@@ -160,10 +144,9 @@ def _again(draft: CourseDraft, found: Round, lane: int, base: Base) -> None:
 
 
 def _merge(draft: CourseDraft, found: Round, base: Base, admission: rounds.Admission) -> Assignment:
-    by_task = {task.task: task for task in found.newest}
     admitted = tuple(
-        Admitted(TaskId(name), Digest(by_task[name].root or ""), by_task[name].contribution_index or 0, WEIGHT_PPM)
-        for name in admission.admitted
+        Admitted(TaskId(task.task), Digest(task.root or ""), task.contribution_index or 0, WEIGHT_PPM)
+        for task in admission.admitted
     )
     attempt = found.merges[-1].attempt + 1 if found.merges else 0
     return Assignment(
@@ -185,7 +168,7 @@ def _merge(draft: CourseDraft, found: Round, base: Base, admission: rounds.Admis
 def _merge_stands(merge: Task, found: Round, base: Base) -> bool:
     assignment = merge.assigned
     on_base = assignment.theta == base.theta and assignment.outer == base.outer
-    return on_base and rounds.merge_stands(_unit(merge), [_unit(task) for task in found.newest])
+    return on_base and rounds.merge_stands(merge, found.newest)
 
 
 def _is_closed(draft: CourseDraft, found: Round) -> bool:
