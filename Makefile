@@ -35,10 +35,10 @@ demo: install ## train among honest nodes, one that dies and one that lies; prov
 	@$(BIN)/python examples/demo/run.py
 
 quick: install ## run unit tests and simulator but the slow ones, on every core
-	$(BIN)/pytest -n auto --dist loadfile --hypothesis-profile quick -m "not slow" tests/unit tests/simulator
+	$(BIN)/pytest -n auto --hypothesis-profile quick -m "not slow" tests/unit tests/simulator
 
-test: install ## run every test but the opt-in ones (25 minutes on 2 cores), or some: make test T=tests/unit/rules
-	$(BIN)/pytest $(or $(T),--floor)
+test: install ## run every test but the opt-in ones (20 minutes or more on 2 cores), or some: make test T=tests/unit/rules
+	$(BIN)/pytest $(or $(T),-n 2 --floor)
 
 floor: install ## print how many branches of the rooms that decide their own tests take; fail below the floor
 	$(BIN)/python -m tests.floor

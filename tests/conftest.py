@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.floor import Floor
 
         config.pluginmanager.register(Floor(), "floor")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests among processes as tests/sharing.py says."""
+    from tests.sharing import Sharing
+
+    return Sharing(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,7 @@ Rules:
    happens to take is promised by no test.
 2. Tracing is on for these tests alone, so the rest of the suite runs as fast as without.
 3. A room below its floor fails the run, whatever else passed. A floor rises and never falls.
+4. Where tests run in several processes (`-n`), each traces its own and the first counts them together.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from coverage import Coverage
+from coverage import Coverage, CoverageData
 
 ROOT = Path(__file__).parents[1]
 FLOOR_PERCENT = {
@@ -29,6 +31,7 @@ FLOOR_PERCENT = {
     "settle": 95.0,
     "place": 95.0,
 }
+TRACED = "traced branches"  # the key under which one of several processes hands them over
 NOT_COUNTED = (r"if TYPE_CHECKING:", r"^\s*\.\.\.$")  # what no run takes; bodies of protocols
 
 
@@ -39,6 +42,7 @@ class Floor:
         rooms = [str(ROOT / "src/stannary" / room) for room in FLOOR_PERCENT]
         self.coverage = Coverage(data_file=None, branch=True, source=rooms, config_file=False)
         self.coverage.set_option("report:exclude_also", list(NOT_COUNTED))
+        self.coverage.set_option("run:disable_warnings", ["no-data-collected"])  # of the first process of several
         self.is_on = False
         self.rows: list[tuple[str, int, int, list[str]]] = []
 
@@ -60,11 +64,24 @@ class Floor:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge, unless the run has failed already."""
+        """Judge, unless the run has failed already; one process of several hands over what it traced."""
         self._switch(is_on=False)
+        handed_over: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        if handed_over is not None:
+            handed_over[TRACED] = self.coverage.get_data().dumps()
+            return
         self.rows = [self._count(room) for room in FLOOR_PERCENT]
         if session.exitstatus == pytest.ExitCode.OK and any(map(_is_below, self.rows)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what another process traced; one that died hands over nothing, and its tests have failed."""
+        traced = getattr(node, "workeroutput", {}).get(TRACED)
+        if traced is not None:
+            part = CoverageData(no_disk=True)
+            part.loads(traced)
+            self.coverage.get_data().update(part)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a line for each room, with what is missing where it is below the floor."""
