@@ -208,6 +208,7 @@ class _Books:
         if escrow < 0 or any(bond < 0 for bond in bonds.values()):
             raise Malformed("negative money")
         self.left, self.bonds, self.lines = escrow, dict(bonds), list[dict[str, Any]]()
+        self.void = set[str]()
 
     def line(self, account: str, task: str, reason: str, amount: int) -> None:
         self.lines.append({"account": account, "task": task, "reason": reason, "usd_micros": amount})
@@ -218,7 +219,11 @@ class _Books:
             self.bonds[bond] -= from_bond
         from_escrow = min(self.left, price - from_bond)
         self.left -= from_escrow
-        self.line(f"operator:{operator}", task, reason, from_bond + from_escrow)
+        if task in self.void:
+            self.line(f"operator:{operator}", task, "void", 0)
+            self.line("insurance", task, "void", from_bond + from_escrow)
+        else:
+            self.line(f"operator:{operator}", task, reason, from_bond + from_escrow)
 
 
 def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[list[dict[str, Any]], int, int]:
@@ -229,13 +234,14 @@ def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[li
     convicted = sorted({node for decision in decisions.values() for node in decision.convicted})
     bonds = {node: case.credential(node)["bond_usd_micros"] for node in convicted}
     books = _Books(escrow, bonds)
+    books.void = _void(case, decisions, reason)
     for superseded in (False, True):
         for item in case.contributions.values():
             _pay_work(case, books, item, decisions, reason, superseded=superseded)
     for item in case.of["answer"]:
         if item["role"] == "auditor":
             decision, operator = decisions[item["task"]], case.operator(item["node"])
-            if item["node"] in decision.convicted:
+            if item["node"] in (*decision.convicted, *decision.odd):
                 books.line(f"operator:{operator}", item["audit"], "withheld", 0)
             else:
                 price = _price(case, item["task"], item["node"])
@@ -248,6 +254,33 @@ def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[li
     return books.lines, escrow, books.left
 
 
+def _void(case: Case, decisions: dict[str, Decision], reason: str) -> set[str]:
+    """R14.8."""
+    lost: set[str] = set()
+    for node in {node for decision in decisions.values() for node in decision.odd}:
+        items = [
+            (item.index, task)
+            for task, item in case.contributions.items()
+            if item["node"] == node and _is_payable(decisions[task], reason)
+        ]
+        items += [
+            (item.index, item["audit"])
+            for item in case.of["answer"]
+            if (item["role"], item["node"]) == ("auditor", node)
+            and node not in (*decisions[item["task"]].convicted, *decisions[item["task"]].odd)
+        ]
+        lost |= {name for _, name in sorted(items)[-20:]}
+    return lost
+
+
+def _is_payable(decision: Decision, reason: str) -> bool:
+    """R14.3."""
+    unasked = (decision.reason, reason) == ("auditor-awaited", "buyer-silent")
+    return decision.verdict == "verified" or (
+        decision.verdict == "unverified" and (decision.reason == "verification-none" or unasked)
+    )
+
+
 def _pay_work(
     case: Case, books: _Books, item: Said, decisions: dict[str, Decision], reason: str, *, superseded: bool
 ) -> None:
@@ -255,12 +288,8 @@ def _pay_work(
     task, node = item["task"], item["node"]
     decision, assignment = decisions[task], case.assignments[task]
     price, operator = _price(case, task, node), case.operator(node)
-    payable = decision.verdict == "verified" or (
-        decision.verdict == "unverified"
-        and (decision.reason == "verification-none" or (decision.reason, reason) == ("auditor-awaited", "buyer-silent"))
-    )
     is_superseded = case.units[unit_of(assignment)][-1] != task
-    if not payable:
+    if not _is_payable(decision, reason):
         if not superseded:
             books.line(f"operator:{operator}", task, "withheld", 0)
     elif is_superseded and superseded:

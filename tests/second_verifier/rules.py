@@ -52,6 +52,7 @@ class Decision:
     verdict: str
     reason: str
     convicted: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
 
 # --- R8 ---
@@ -224,14 +225,26 @@ def _answer_commitment(item: Said) -> str | None:
     return H("stannary answer commitment v1", *parts).hex()
 
 
+def can_convict(case: Case) -> bool:
+    """R10.7."""
+    return "rules" not in case.spec or case.spec.get("recipe", {}).get("entry", "").startswith("builtin:")
+
+
 def judge(case: Case, contribution: Said, prover: Said | None, auditors: list[Said], *, closed: bool) -> Decision:
-    """R10.1 to R10.3."""
+    """R10.1 to R10.3, R10.8."""
     heard: dict[str, Said] = {}
     for item in auditors:
         operator = case.operator(item["node"])
         if operator != case.operator(contribution["node"]):
             heard.setdefault(operator, item)
     listed = list(heard.values())
+    made = _judge(contribution, prover, listed, closed=closed)
+    if can_convict(case):
+        return made
+    return Decision("unverified" if made.verdict == "refuted" else made.verdict, made.reason, (), made.convicted)
+
+
+def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, closed: bool) -> Decision:
     if prover is None:
         against = [item for item in listed if item["root"] != contribution["root"]]
         agreeing = [item for item in listed if item not in against]
@@ -281,16 +294,19 @@ def check_verdicts(case: Case, selections: dict[str, Selection], findings: Findi
         findings.say("verdict.node", item["node"] == made["node"])
         findings.say("verdict.order", item.index > made.index)
         decision = decide(case, item["task"], selections.get(item["task"]), before=item.index)
-        said = (item["verdict"], item["reason"], sorted(item["refuted"]))
-        findings.say("verdict.mismatch", said == (decision.verdict, decision.reason, sorted(decision.convicted)))
+        said = (item["verdict"], item["reason"], sorted(item["refuted"]), item.p.get("odd"))
+        odd = None if can_convict(case) else list(decision.odd)
+        expected = (decision.verdict, decision.reason, sorted(decision.convicted), odd)
+        findings.say("verdict.mismatch", said == expected)
     for task, selection in selections.items():
         if not selection.drawn:
             continue
         verdicts = case.verdicts(task)
         if findings.say("verdict.missing", bool(verdicts), BELOW_POLICY):
             decision = decide(case, task, selection)
-            said, refuted = verdicts[-1]["verdict"], set(verdicts[-1]["refuted"])
-            findings.say("verdict.outdated", (said, refuted) == (decision.verdict, set(decision.convicted)))
+            last = verdicts[-1]
+            said = (last["verdict"], {*last["refuted"], *last.p.get("odd", [])})
+            findings.say("verdict.outdated", said == (decision.verdict, {*decision.convicted, *decision.odd}))
 
 
 # --- R11 ---
@@ -386,7 +402,8 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
 
 
 def _is_convicted(case: Case, node: str, before: int) -> bool:
-    return any(item.index < before and node in item["refuted"] for item in case.of["verdict"])
+    verdicts = [item for item in case.of["verdict"] if item.index < before]
+    return any(node in (*item["refuted"], *item.p.get("odd", [])) for item in verdicts)
 
 
 # --- R12 ---
@@ -495,8 +512,10 @@ def _check_merge(case: Case, item: Said, in_result: bool, findings: Findings) ->
         observed = (entry["root"], entry["log_index"], base["round"], base.p.get("theta"))
         say("merge.admitted", observed == (made["root"], made.index, item["round"], theta))
         say("merge.admitted", made.index < item.index and entry["weight_ppm"] > 0)
-        refuted = (v for v in case.verdicts(entry["task"]) if v["verdict"] == "refuted")
-        say("merge.convicted", all(v.index > item.index for v in refuted))
+        against = (
+            v for v in case.verdicts(entry["task"]) if v["verdict"] == "refuted" or v["node"] in v.p.get("odd", [])
+        )
+        say("merge.convicted", all(v.index > item.index for v in against))
     if item["round"] == 0:
         return
     before = merge_behind(case, item["round"] - 1, theta)

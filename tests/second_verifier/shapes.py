@@ -66,7 +66,7 @@ KINDS: dict[str, dict[str, Any]] = {
         **PARTY, "draw": T, "awaited": ("commitment", "answer"),
         "reason": ("deadline", "lost", "revoked", "handed-back"), "asked_at": T, "deadline_at": T, "ended_at": T,
     },
-    "verdict": {"job": T, "task": T, "node": T, "verdict": VERDICT, "reason": T, "refuted": [T]},
+    "verdict": {"job": T, "task": T, "node": T, "verdict": VERDICT, "reason": T, "refuted": [T], "odd?": [T]},
     "reading": {"job": T, "node": T, "seq": N, "previous": T, "spent": SPENT, "read_at": T},
     "receipt": {
         "job": T, "job_digest": T, "status": T, "reason": T, "verdict": VERDICT, "verification": T, "evidence": [T],
@@ -84,7 +84,7 @@ KINDS: dict[str, dict[str, Any]] = {
 SPEC: dict[str, Any] = {
     "name": T, "kind": ("train", "command"), "workdir": [{"path": T, "mode": N, "digest": T, "size_bytes": N}],
     "envs": O, "num_nodes": N, "resources": dict.fromkeys(("cpus", "memory_bytes", "disk_bytes", "wall_s"), N),
-    "inputs": O, "outputs": [T], "budget_usd_micros": N, "setup?": T, "run?": T,
+    "inputs": O, "outputs": [T], "budget_usd_micros": N, "setup?": T, "run?": T, "rules?": N,
     "trust": {
         "tier": TIER, "policy": T, "privacy": ("open",), "verify": ("replay", "rerun-compare", "none"),
         "audit_ppm": N, "gain_ppm": N, "detection_ppm": N, "regions": [T], "exclude_operators": [T],

@@ -61,11 +61,13 @@ class Day(World):
         kind: JobKind = JobKind.TRAIN,
         verify: Verification | None = None,
         timing: Timing | None = None,
+        rules: int | None = None,
     ) -> None:
         super().__init__(
             rounds=settings.rounds, lanes=settings.lanes, audit_ppm=audit_ppm, seed=seed, kind=kind, verify=verify
         )
         self.settings = settings
+        self.rules = rules
         self.fleet = {node.name: node for node in fleet}
         self.nodes = dict(self.fleet)  # the world's nodes, each with a mind of its own
         self.chance = random.Random(seed)
@@ -145,7 +147,7 @@ class Day(World):
         base = super().spec()
         trust = replace(base.trust, max_price_usd_micros_per_hour=500_000)
         recipe = self.settings if self.kind is JobKind.TRAIN else None
-        return replace(base, recipe=recipe, trust=trust, budget_usd_micros=10**9)
+        return replace(base, recipe=recipe, trust=trust, budget_usd_micros=10**9, rules=self.rules)
 
     def checkpoint(self) -> str:
         """Sign and cosign the log as it stands, in no time."""
@@ -154,6 +156,11 @@ class Day(World):
         line = note.cosign(text, "local.witness", self.witness_key, self.now)
         self.notes[size] = note.add_cosignatures(text, [line])
         return self.notes[size]
+
+    @property
+    def struck(self) -> set[str]:
+        """Names of the nodes that stood alone in the buyer's own code."""
+        return {self.party(node).name for node in self.market.state.struck}
 
     @property
     def convicted(self) -> set[str]:

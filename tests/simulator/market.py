@@ -160,12 +160,12 @@ class Market:
         if node not in world.live or node in occupied or state.status is not JobStatus.RUNNING:
             return None
         engine_class = self.nodes[state.placed[0]].engine_class
-        if masks.why_barred(asking, self.order, world, engine_class, state.convicted):
+        if masks.why_barred(asking, self.order, world, engine_class, state.out):
             return None
         ranked = [
             (rank, number, vacancy.task)
             for number, vacancy in enumerate(offering.vacancies(state))
-            if (rank := offering.rank(vacancy, asking, world, state.convicted, occupied)) is not None
+            if (rank := offering.rank(vacancy, asking, world, state.out, occupied)) is not None
         ]
         return self._grant(min(ranked)[2], asking, world) if ranked else None
 

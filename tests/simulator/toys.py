@@ -27,6 +27,7 @@ MANNERS = (
     "vanishes",
     "slow",
 )
+FLIPS = "flips"  # honest, on a machine the buyer's own program aims at: it computes something else there
 LIES = frozenset({"lies", "lies-merging", "accuses", "guesses"})  # what may be convicted
 NAMES = {TaskKind.ROUND: ["delta"], TaskKind.MERGE: ["outer", "theta"], TaskKind.COMMAND: ["out.txt"]}
 
@@ -49,8 +50,8 @@ class Toy(Party):
         return bool(self.manner & LIES)
 
     def compute(self, assignment: Assignment, sight: Sight) -> Computed:
-        """Hash the assignment."""
-        return self.honest(assignment)
+        """Hash the assignment, and the machine where the program looks at it."""
+        return self._made(assignment, f"machine {self.name}") if FLIPS in self.manner else self.honest(assignment)
 
     def honest(self, assignment: Assignment) -> Computed:
         """Return what a task makes."""
@@ -59,13 +60,13 @@ class Toy(Party):
     def work(self, assignment: Assignment, sight: Sight) -> dict[str, bytes]:
         """Do a task, or make it up."""
         wanted = "lies-merging" if assignment.kind is TaskKind.MERGE else "lies"
-        lie = self._lie if wanted in self.manner else ""
-        self.made[assignment.task] = done = self._made(assignment, lie)
+        done = self._made(assignment, self._lie) if wanted in self.manner else self.compute(assignment, sight)
+        self.made[assignment.task] = done
         return done.outputs
 
     def audit(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
         """Recompute somebody's task, or make it up."""
-        honest, false = self.honest(assignment), self._made(assignment, self._lie)
+        honest, false = self.compute(assignment, sight), self._made(assignment, self._lie)
         outputs = false if "accuses" in self.manner else honest
         state = false if self.manner & {"accuses", "guesses"} else honest
         return Said(predicates.answer_hash(salt, state.states[step]), outputs.listed)

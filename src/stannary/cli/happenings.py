@@ -30,6 +30,7 @@ REASONS: Mapping[str, str] = {
     Reason.NODE_LOST: "no sign of life of it",
     Reason.NODE_REVOKED: "it may not work here any more",
     Reason.NODE_CONVICTED: "the node was convicted",
+    Reason.NODE_STRUCK: "the node stood alone with a result",
     Reason.LATE: "it came too late for its round",
     Reason.SUPERSEDED: "what it started from does not count any more",
     Reason.JUDGED: "the verdict is reached already",
@@ -117,6 +118,10 @@ KINDS: Mapping[str, Told] = {
     "node.lost": Told("{node} is gone: no sign of life; its work goes to others", "lost"),
     "node.left": Told("{node} has left the market; its work goes to others", "left"),
     "node.convicted": Told("{node} for {unit}: {why}. {cost}", "CONVICTED"),
+    "node.struck": Told(
+        "{node} for {unit}: {why}. It is not paid for that, nor for its last units of this job, and keeps its bond",
+        "strike",
+    ),
     "results.gone": Told("{message}"),
     "beacon.requested": Told("your broker is asked for the value that draws audits"),
     "beacon.revealed": Told("your broker has revealed the value that draws audits"),

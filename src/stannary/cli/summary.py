@@ -43,8 +43,8 @@ def earnings(receipt: Receipt) -> dict[str, int]:
 
 
 def operator_lines(claims: Claims) -> list[str]:
-    """Return one line per operator: what it earned, with which nodes, and below it what a node was convicted of."""
-    paid, convicted = earnings(claims.receipt), convictions(claims)
+    """Return one line per operator: what it earned, with which nodes, and below it what a node was blamed for."""
+    paid, convicted, struck = earnings(claims.receipt), convictions(claims), strikes(claims)
     nodes: dict[str, list[NodeId]] = defaultdict(list)
     for node, operator in claims.operators.items():
         nodes[operator].append(node)
@@ -57,6 +57,8 @@ def operator_lines(claims: Claims) -> list[str]:
                 bond = forfeited(claims.receipt, node)
                 cost = f"; its bond of {dollars(bond)} is forfeited" if bond else ""
                 lines += wrapped(f"CONVICTED {node}: {convicted[node]}{cost}", indent=4, hanging=6)
+            if node in struck:
+                lines += wrapped(f"STRIKE {node}: {struck[node]}; {_void_words(claims, node)}", indent=4, hanging=6)
     return lines
 
 
@@ -68,6 +70,32 @@ def convictions(claims: Claims) -> dict[str, str]:
             reason = REASONS.get(verdict.reason if node == verdict.node else Reason.OUTVOTED, verdict.reason)
             reasons.setdefault(node, f"{verdict.task.partition('/')[2]}, {reason}")
     return reasons
+
+
+def strikes(claims: Claims) -> dict[str, str]:
+    """Return why each struck node stood alone, the first reason per node."""
+    reasons: dict[str, str] = {}
+    for verdict in claims.strikes:
+        for node in verdict.odd or ():
+            reason = REASONS.get(verdict.reason if node == verdict.node else Reason.OUTVOTED, verdict.reason)
+            reasons.setdefault(node, f"{verdict.task.partition('/')[2]}, {reason}")
+    return reasons
+
+
+def _void_words(claims: Claims, node: str) -> str:
+    """Say what a strike took."""
+    case = claims.case
+    its: set[str] = {task for task, item in case.contributions.items() if item.predicate.node == node}
+    its |= {item.predicate.audit for item in case.answers.values() if item.predicate.node == node}
+    void = [
+        line.usd_micros
+        for line in claims.receipt.settlement
+        if (line.account, line.reason) == ("insurance", "void") and line.task in its
+    ]
+    if not void:
+        return "nothing but this unit is unpaid"
+    units = f"{len(void)} other unit{'s' if len(void) != 1 else ''}"
+    return f"its pay for {units}, {dollars(sum(void))}, goes to insurance"
 
 
 def forfeited(receipt: Receipt, node: str) -> int:
@@ -231,6 +259,7 @@ def _claims(claims: Claims) -> dict[str, Any]:
             "sentence": claims.recomputation(),
         },
         "convicted": convictions(claims),
+        "struck": strikes(claims),
         "operators": claims.operators,
         "earned_usd_micros": earnings(claims.receipt),
         "receipt": {name: value for name, value in record.to_json(claims.receipt).items() if name != "evidence"},

@@ -161,6 +161,7 @@ class JobSpec:
     setup: str | None = None
     run: str | None = None
     recipe: RecipeSpec | None = None
+    rules: int | None = None  # of docs/receipt.md, by which the job is drawn, judged and paid; absent of rules 2
 
     @property
     def workdir_bytes(self) -> int:

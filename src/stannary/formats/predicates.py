@@ -368,6 +368,7 @@ class TaskVerdict:
     verdict: Verdict
     reason: str
     refuted: tuple[NodeId, ...]  # prover and/or auditors convicted by this decision
+    odd: tuple[NodeId, ...] | None = None  # struck by it; of jobs in which nobody can be convicted, and of no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +389,7 @@ class SettlementLine:
 
     account: str  # operator:<name> | buyer | bond:<operator> | insurance
     task: str
-    reason: str  # work | audit | merge | refund | redo | forfeit | withheld
+    reason: str  # work | audit | merge | refund | redo | forfeit | void | withheld
     usd_micros: int
 
 

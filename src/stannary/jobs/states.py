@@ -92,9 +92,16 @@ Reasons = tuple[str, ...]
 
 NODES_WORD = "a node's own word"  # of what it cannot run
 CUT_SHORT: Reasons = (Reason.CANCELLED, Reason.NO_CAPACITY, Reason.STALLED)
-CANNOT_GO_ON: Reasons = (Reason.USELESS, Reason.EXHAUSTED, Reason.BUYER_SILENT, Reason.RUN_FAILED, NODES_WORD)
+CANNOT_GO_ON: Reasons = (
+    Reason.USELESS,
+    Reason.EXHAUSTED,
+    Reason.BUYER_SILENT,
+    Reason.RUN_FAILED,
+    NODES_WORD,
+)
 LET_GO: Reasons = (
-    Reason.DEADLINE, Reason.LATE, Reason.NODE_LOST, Reason.NODE_REVOKED, Reason.NODE_CONVICTED, Reason.RELEASED,
+    Reason.DEADLINE, Reason.LATE, Reason.NODE_LOST, Reason.NODE_REVOKED, Reason.NODE_CONVICTED, Reason.NODE_STRUCK,
+    Reason.RELEASED,
     NODES_WORD,
 )  # fmt: skip
 VOID: Mapping[StrEnum, Reasons] = {
@@ -198,7 +205,13 @@ COURSE: tuple[CourseStage, ...] = (
         "prover, auditors",
         {
             TaskState.VERIFIED: (Reason.AGREED,),
-            TaskState.UNVERIFIED: (Reason.NO_AGREEMENT, Reason.NO_AUDITOR, Reason.CONTESTED, Reason.PROVER_SILENT),
+            TaskState.UNVERIFIED: (
+                Reason.NO_AGREEMENT,
+                Reason.NO_AUDITOR,
+                Reason.CONTESTED,
+                Reason.PROVER_SILENT,
+                Reason.CONTRADICTED,
+            ),
             TaskState.REFUTED: (Reason.CONTRADICTED,),
         },
     ),

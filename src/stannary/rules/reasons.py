@@ -44,6 +44,7 @@ class Reason(StrEnum):
     NODE_LOST = "node-lost"
     NODE_REVOKED = "node-revoked"
     NODE_CONVICTED = "node-convicted"
+    NODE_STRUCK = "node-struck"  # the odd one in a buyer's own code: it does no more of that job
     JUDGED = "judged"  # nobody needs the answer any more
 
     # The end of a job

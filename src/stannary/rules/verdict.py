@@ -15,12 +15,18 @@ Statistics accuse, exact recomputation convicts:
    else whoever lied would fall silent when drawn, and no stake would ever be lost.
 7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
 
+Blame needs code of ours (rules/blame.py). A buyer's program can look at the clock, the machine or a coin, and then no
+number of agreeing recomputations proves that the odd one lied. There (`judge_own`):
+8. Nobody is convicted. Whoever would be is *odd*: a strike. What would be refuted is `unverified`: unpaid, and left out
+   or done again.
+
 A task that was not drawn is `verified` in the statistical sense only; verify/soundness.py says how much that is worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from stannary.formats.ids import NodeId
@@ -60,6 +66,7 @@ class Decision:
     reason: Reason
     refuted: tuple[NodeId, ...] = ()
     need_auditor: bool = False
+    odd: tuple[NodeId, ...] = ()  # rule 8: a strike, no conviction
 
 
 def bitwise(first: Opinion, second: Opinion) -> bool:
@@ -102,6 +109,21 @@ def judge(
         outvoted = [item for item in against if item not in camp]
         return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (_prover(contribution), *_nodes(outvoted)))
     return _open(heard, exhausted=exhausted)
+
+
+def judge_own(
+    contribution: HandedIn,
+    prover: Opinion | None,
+    auditors: Sequence[Opinion],
+    operators: Mapping[NodeId, str],
+    *,
+    exhausted: bool = False,
+    same: Same = bitwise,
+) -> Decision:
+    """Judge one drawn task whose code is the buyer's own, by rule 8 (R10.8); arguments as of `judge`."""
+    made = judge(contribution, prover, auditors, operators, exhausted=exhausted, same=same)
+    verdict = Verdict.UNVERIFIED if made.verdict is Verdict.REFUTED else made.verdict
+    return replace(made, verdict=verdict, refuted=(), odd=made.refuted)
 
 
 def undrawn() -> Decision:

@@ -23,7 +23,7 @@ from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
 from stannary.store import envelopes, ledger, statements
-from stannary.store.schema import job_convictions, job_nodes, job_reports, jobs
+from stannary.store.schema import job_convictions, job_nodes, job_reports, jobs, strikes
 
 MAX_PAGE = 200
 
@@ -185,6 +185,17 @@ def convicted(connection: Connection, job: str) -> frozenset[str]:
     return frozenset(
         connection.execute(sa.select(job_convictions.c.node).where(job_convictions.c.job == job)).scalars()
     )
+
+
+def strike(connection: Connection, job: str, node: str, task: str, *, at_ms: int) -> None:
+    """Note that a node stood alone in a buyer's own code: it gets no more of that job."""
+    row = {"job": job, "node": node, "task": task, "struck_at_ms": at_ms}
+    connection.execute(insert(strikes).values(**row).on_conflict_do_nothing())
+
+
+def struck(connection: Connection, job: str) -> frozenset[str]:
+    """Return the nodes struck in a job."""
+    return frozenset(connection.execute(sa.select(strikes.c.node).where(strikes.c.job == job)).scalars())
 
 
 def report(connection: Connection, job: str, task: str, operator: str) -> None:

@@ -194,6 +194,16 @@ job_convictions = Table(
     PrimaryKeyConstraint("job", "node"),
 )
 
+strikes = Table(  # who stood alone in a buyer's own code, with which task
+    "strikes",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False),
+    Column("struck_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("job", "node", "task"),
+)
+
 job_reports = Table(  # operators who say that a task cannot run
     "job_reports",
     metadata,

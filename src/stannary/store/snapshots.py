@@ -80,6 +80,7 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         placed=tuple(connection.execute(_PLACED, {"job": order.job}).scalars()),
         worked=frozenset(connection.execute(_WORKED, {"job": order.job}).scalars()),
         convicted=jobs_.convicted(connection, order.job),
+        struck=jobs_.struck(connection, order.job),
         reported=reported,
         tasks=found,
         draws=tuple(_draw(row) for row in rows if row["number"] is not None),

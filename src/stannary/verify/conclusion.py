@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stannary.errors import Refuted
 from stannary.formats import bounds
@@ -31,7 +32,7 @@ from stannary.formats.predicates import (
     TimeSplit,
     Verdict,
 )
-from stannary.rules import draw, verdict
+from stannary.rules import blame, draw, verdict
 from stannary.rules.draw import CANARY_PPM, Selection
 from stannary.rules.kinds import TASKS
 from stannary.rules.price import price_of
@@ -173,7 +174,7 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
     heard = [item for item in case.answers_of.get(task, ()) if before is None or item.index < before]
     prover = _prover_answer(heard, contribution)
     auditors = [item.predicate for item in heard if item.predicate.role is Role.AUDITOR]
-    return verdict.judge(contribution, prover, auditors, case.operators, exhausted=True)
+    return blame.judge_of(case.spec)(contribution, prover, auditors, case.operators, exhausted=True)
 
 
 def task_price(case: Case, assignment: Assignment, node: NodeId) -> int:
@@ -213,7 +214,29 @@ def _settle(case: Case, decisions: dict[TaskId, Decision], *, buyer_silent: bool
         for item in sorted(case.answers.values(), key=lambda item: item.index)
         if item.predicate.role is Role.AUDITOR and item.predicate.task in decisions
     ]
-    return settlement.settle(escrow_of(case), work, audits, _bonds(case, decisions))
+    void = _void(case, decisions, work, audits)
+    return settlement.settle(
+        escrow_of(case),
+        [replace(item, is_void=item.task in void) for item in work],
+        [replace(item, is_void=item.audit in void) for item in audits],
+        _bonds(case, decisions),
+    )
+
+
+def _void(
+    case: Case, decisions: dict[TaskId, Decision], work: Sequence[PayableWork], audits: Sequence[AuditWork]
+) -> frozenset[str]:
+    """Return the tasks and audits whose pay the strikes of a job take (R14.8)."""
+    struck = {node for decision in decisions.values() for node in decision.odd}
+    at: dict[str, int] = {item.predicate.audit: item.index for item in case.answers.values()}
+    paid: list[tuple[int, NodeId, str]] = [
+        (at[item.audit], item.node, item.audit) for item in audits if not item.refuted
+    ]
+    paid += [(case.contributions[item.task].index, item.node, item.task) for item in work if item.is_payable]
+    found: set[str] = set()
+    for node in struck:
+        found.update(blame.voided([name for _, whose, name in sorted(paid) if whose == node]))
+    return frozenset(found)
 
 
 def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_silent: bool) -> PayableWork:  # R14.3
@@ -243,7 +266,7 @@ def _audit_work(case: Case, decisions: dict[TaskId, Decision], item: Logged[Answ
         node=answer.node,
         operator=case.credential(answer.node).operator,
         price_usd_micros=task_price(case, assignment, answer.node),
-        refuted=answer.node in decision.refuted,
+        refuted=answer.node in (*decision.refuted, *decision.odd),
         caused_by=others[0] if others else None,
     )
 

@@ -174,9 +174,8 @@ def _check_base(case: Case, assignment: Assignment, findings: Findings) -> None:
 
 
 def _convicted_before(case: Case, task: TaskId, index: int) -> bool:
-    return any(
-        item.predicate.verdict is Verdict.REFUTED and item.index < index for item in case.verdicts_of.get(task, ())
-    )
+    said = [item.predicate for item in case.verdicts_of.get(task, ()) if item.index < index]
+    return any(item.verdict is Verdict.REFUTED or item.node in (item.odd or ()) for item in said)
 
 
 def _check_order_of_merges(case: Case, findings: Findings) -> None:

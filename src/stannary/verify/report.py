@@ -61,6 +61,11 @@ class Claims:
     case: Case  # the statements themselves: what a replay computes again (recomputation.py)
 
     @property
+    def strikes(self) -> tuple[TaskVerdict, ...]:
+        """Return the verdicts that left a node standing alone in the buyer's own code."""
+        return tuple(item.predicate for item in self.case.verdicts if item.predicate.odd)
+
+    @property
     def recomputed_by(self) -> tuple[str, ...]:
         """Return the operators whose nodes computed work of this job again and opened their answers."""
         nodes = {item.predicate.node for item in self.case.answers.values() if item.predicate.role is Role.AUDITOR}

@@ -5,8 +5,10 @@ Rules (micro-dollars throughout; docs/receipt.md R14, R15):
 2. Work is paid when its verdict is `verified` (or, where the signed spec says so, on completion). Verified work that
    a conviction made useless is paid as `redo`. Honest auditors are always paid. Refuted and unverified work gets
    a `withheld` line of zero, so that nobody is left out in silence.
-3. A convicted node forfeits its bond. From it come, in this order, the redone work and the audits its cheating caused;
-   what is left goes to `insurance`, never to the judge and never to the market.
+3. What a struck node is owed for its last units goes to `insurance` (rules/blame.py): the buyer pays for work that
+   holds, and nobody who could gain by a strike is paid. A convicted node forfeits its bond. From it come, in this
+   order, the redone work and the audits its cheating caused; what is left goes to `insurance`, never to the judge and
+   never to the market.
 4. All else comes from escrow, in the order work, redo, audit; what is left goes back to the buyer as `refund`.
    If escrow runs dry, later lines are cut, never earlier ones, and no account goes below zero.
 5. Conservation: the lines (bonds negative) sum to the escrow. `paid` is what the buyer paid, escrow minus refund.
@@ -42,6 +44,14 @@ class PayableWork:
     on_completion: bool = False  # paid though unverified: the spec says `none`, or the buyer never revealed
     redone: bool = False  # a later attempt replaced it: paid as `redo`
     caused_by: NodeId | None = None  # the convicted node whose conviction made this work useless
+    is_void: bool = False  # its node was struck: its pay goes to insurance
+
+    @property
+    def is_payable(self) -> bool:
+        """Whether it is to be paid at all (R14.3)."""
+        if self.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
+            return True
+        return self.verdict is Verdict.UNVERIFIED and self.on_completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,9 @@ class AuditWork:
     node: NodeId
     operator: str
     price_usd_micros: int
-    refuted: bool = False  # this auditor was convicted for it: unpaid
+    refuted: bool = False  # this auditor was convicted or struck for it: unpaid
     caused_by: NodeId | None = None  # the convicted node this audit exposed: it pays
+    is_void: bool = False  # its node was struck: its pay goes to insurance
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +101,18 @@ def settle(
     """
     books = _Books(escrow_usd_micros, {bond.node: bond for bond in forfeited})
     for item in work:
-        if not _is_payable(item):
+        if not item.is_payable:
             books.note(item.operator, item.task, "withheld")
         elif not item.redone:
-            books.pay(item.operator, item.task, "merge" if item.merge else "work", item.price_usd_micros)
+            books.pay(item, item.task, "merge" if item.merge else "work")
     for item in work:
-        if item.redone and _is_payable(item):
-            books.pay(item.operator, item.task, "redo", item.price_usd_micros, first_from=item.caused_by)
+        if item.redone and item.is_payable:
+            books.pay(item, item.task, "redo")
     for audit in audits:
         if audit.refuted:
             books.note(audit.operator, audit.audit, "withheld")
         else:
-            books.pay(audit.operator, audit.audit, "audit", audit.price_usd_micros, first_from=audit.caused_by)
+            books.pay(audit, audit.audit, "audit")
     return books.close()
 
 
@@ -151,16 +162,21 @@ class _Books:
         self._sources = {node: _Source(bond, bond.usd_micros) for node, bond in bonds.items()}
         self._lines: list[SettlementLine] = []
 
-    def pay(self, operator: str, task: str, reason: str, usd_micros: int, *, first_from: NodeId | None = None) -> None:
-        due = usd_micros
-        source = self._sources.get(first_from) if first_from is not None else None
+    def pay(self, done: PayableWork | AuditWork, task: str, reason: str) -> None:
+        due = done.price_usd_micros
+        source = self._sources.get(done.caused_by) if done.caused_by is not None else None
         if source is not None:
             taken = min(source.left, due)
             source.left -= taken
             due -= taken
         from_escrow = min(self._left, due)
         self._left -= from_escrow
-        self._lines.append(SettlementLine(f"operator:{operator}", task, reason, usd_micros - due + from_escrow))
+        paid = done.price_usd_micros - due + from_escrow
+        if done.is_void:
+            self.note(done.operator, task, "void")
+            self._lines.append(SettlementLine(INSURANCE, task, "void", paid))
+        else:
+            self._lines.append(SettlementLine(f"operator:{done.operator}", task, reason, paid))
 
     def note(self, operator: str, task: str, reason: str) -> None:
         self._lines.append(SettlementLine(f"operator:{operator}", task, reason, 0))
@@ -176,12 +192,6 @@ class _Books:
         if sum(line.usd_micros for line in lines) != self._escrow:
             raise AssertionError("settlement does not conserve money")  # a bug of ours, never input
         return Settled(lines, self._escrow - self._left, self._left)
-
-
-def _is_payable(item: PayableWork) -> bool:  # R14.3
-    if item.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
-        return True
-    return item.verdict is Verdict.UNVERIFIED and item.on_completion
 
 
 def _largest_remainder(parts: Mapping[str, int]) -> dict[str, int]:  # R15.6

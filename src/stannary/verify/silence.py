@@ -24,7 +24,7 @@ from stannary.formats import instants
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Absence, Awaited, Role, Silence, Verdict
 from stannary.formats.quantity import PPM
-from stannary.rules import verdict
+from stannary.rules import blame, verdict
 from stannary.rules.clocks import CLOCK_SKEW_S
 from stannary.rules.draw import Selection
 from stannary.verify.case import Case, Logged
@@ -144,7 +144,7 @@ class _Passing:
     def _decision(self, last: int) -> verdict.Decision:
         """Judge by the answers of ranks up to `last`, while others might still be asked."""
         heard = [self._heard[rank].predicate for rank in sorted(self._heard) if rank <= last]
-        return verdict.judge(self._contribution, self._prover, heard, self._case.operators)
+        return blame.judge_of(self._case.spec)(self._contribution, self._prover, heard, self._case.operators)
 
     def _committed_at(self, rank: int) -> int:
         answer = self._heard[rank].predicate
@@ -177,7 +177,8 @@ class _Passing:
 
     def _is_convicted(self, rank: int, before: int) -> bool:
         node = self._selection.auditors[rank].node
-        return any(item.index < before and node in item.predicate.refuted for item in self._case.verdicts)
+        said = [item.predicate for item in self._case.verdicts if item.index < before]
+        return any(node in (*item.refuted, *(item.odd or ())) for item in said)
 
 
 def _count(case: Case, findings: Findings) -> None:  # R11.9

@@ -25,6 +25,7 @@ from stannary.formats import beacon, instants, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
+from stannary.rules import blame
 from stannary.rules.draw import Selection
 from stannary.verify.case import Case, Logged
 from stannary.verify.conclusion import decide
@@ -230,8 +231,9 @@ def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: F
         findings.expect("verdict.node", said.task, said.node, contribution.predicate.node)
         findings.expect("verdict.order", said.task, item.index > contribution.index, True)
         decision = decide(case, said.task, selections.get(said.task), before=item.index)
-        observed = (said.verdict, said.reason, tuple(sorted(said.refuted)))
-        expected = (decision.verdict, decision.reason.value, tuple(sorted(decision.refuted)))
+        odd = None if blame.convicts(case.spec) else decision.odd
+        observed = (said.verdict, said.reason, tuple(sorted(said.refuted)), said.odd)
+        expected = (decision.verdict, decision.reason.value, tuple(sorted(decision.refuted)), odd)
         findings.expect("verdict.mismatch", said.task, observed, expected)
     for task, selection in selections.items():
         if selection.drawn and task not in case.verdicts_of:
@@ -241,5 +243,6 @@ def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: F
         if selection.drawn:
             last = case.verdicts_of[task][-1].predicate
             decision = decide(case, task, selection)
-            if (last.verdict, set(last.refuted)) != (decision.verdict, set(decision.refuted)):
+            stated = (last.verdict, {*last.refuted, *(last.odd or ())})
+            if stated != (decision.verdict, {*decision.refuted, *decision.odd}):
                 findings.refute("verdict.outdated", task, last.verdict, decision.verdict)

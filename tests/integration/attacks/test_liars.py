@@ -1,6 +1,7 @@
 """Lying agents against a real market process: every kind is convicted and unpaid, honest ones never.
 
-The agents are the real ones (journal, sessions, blobs); only their `Work` lies. They train the hello recipe, small.
+The agents are the real ones (journal, sessions, blobs); only their `Work` lies. They train a recipe of the package:
+only there does a recomputation convict (docs/audits.md).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tests.integration.attacks.agents import HonestWork, RunningAgent
 from tests.integration.market.fake_buyer import FakeBuyer, train_spec
 from tests.integration.market.world import Process, World
 
+from stannary import builtin
 from stannary.agent import daemon
 from stannary.formats import canonical, digest, jobspec
 from stannary.formats import receipt as receipt_format
@@ -25,7 +27,6 @@ from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.jobspec import Input, JobSpec
 from stannary.formats.predicates import Role, Verdict
 from stannary.formats.training import Training
-from stannary.formats.workdir import WorkFile
 from stannary.train.merge import MergeInputs, run_merge
 from stannary.train.round import Recording, run_round
 from stannary.verify import lineage
@@ -34,7 +35,6 @@ from stannary.verify.case import Case, read
 from stannary.verify.report import Report, Severity
 from stannary.verify.trust import TrustStore, pin
 
-RECIPE = (Path(__file__).parents[3] / "examples/hello/recipe.py").read_bytes()
 CORPUS = "".join(topics[key] for key in sorted(topics)).encode()
 SMALL = {"width": 16, "layers": 1, "heads": 2, "context": 16, "buckets": 64}
 LANES, ROUNDS = 4, 2
@@ -69,19 +69,18 @@ def case_of(data: bytes) -> Case:
 
 
 def spec() -> JobSpec:
-    """Return the hello job at a size that takes milliseconds."""
+    """Return a job that takes milliseconds, in which no code is the buyer's."""
     training = Training(batch_size=4, microbatch_size=4, warmup_steps=2)
     base = train_spec(rounds=ROUNDS, lanes=LANES)
-    made = jobspec.RecipeSpec("recipe.py:recipe", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training)
-    files = (WorkFile("recipe.py", 0o644, digest.digest(RECIPE), len(RECIPE)),)
+    code = builtin.code_digest()
+    made = jobspec.RecipeSpec("builtin:bytegpt", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training, code)
     corpus = Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")
-    return replace(base, workdir=files, inputs={"corpus": corpus}, recipe=made, budget_usd_micros=10_000_000)
+    return replace(base, workdir=(), inputs={"corpus": corpus}, recipe=made, budget_usd_micros=10_000_000)
 
 
 async def settled(world: World, ada: FakeBuyer) -> tuple[bytes, bytes]:
     """Run the job to its end; return its receipt file and its weights."""
-    for data in (RECIPE, CORPUS):
-        await ada.put_blob(data)
+    await ada.put_blob(CORPUS)
     job = (await ada.submit(spec())).id
     world.start(ada.broker(job))
     view = await ada.finished(job, END_S)

@@ -8,7 +8,7 @@ RequestDraw     the buyer owes a beacon value            Settle      a round is 
 MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
 Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
 OpenAudit, Ask, CloseAudit   an audit on its way        ReportTask  an operator says that a task cannot run
-                                                         Print       what its node says of it
+Strike          a node stood alone in the buyer's code   Print       what its node says of it
 
 Of a job of which nothing is open (concluding.py):
 PostReading, Verify   everything goes to the log         Revoke      who is refuted works here no more
@@ -145,6 +145,15 @@ class Convict:
 
 
 @dataclass(frozen=True, slots=True)
+class Strike:
+    """Note that a node stood alone in the buyer's own code: it does no more of this job."""
+
+    node: str
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndLease:
     """End a lease; work without a result goes back to planned."""
 
@@ -252,6 +261,7 @@ Action = (
     | SaySilent
     | Judge
     | Convict
+    | Strike
     | EndLease
     | ReportTask
     | Print

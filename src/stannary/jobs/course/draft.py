@@ -6,7 +6,7 @@ terms; the shell writes the same to the database, and the next snapshot is read 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from stannary.jobs.course.state import (
     Task,
     World,
     spell_assignment,
+    who_is_out,
 )
 from stannary.jobs.states import JobStatus, LeaseState, TaskState, advance
 from stannary.rules.kinds import TASKS
@@ -68,6 +69,7 @@ class CourseDraft:
         self.round = state.round
         self.placed = state.placed
         self.convicted = state.convicted
+        self.struck = state.struck
         self.tasks = dict(state.tasks)
         self.draws = list(state.draws)
         self.listed = dict(state.listed)
@@ -95,6 +97,7 @@ class CourseDraft:
             placed=self.placed,
             worked=self.worked,
             convicted=self.convicted,
+            struck=self.struck,
             tasks=self.tasks,
             draws=tuple(self.draws),
             listed=self.listed,
@@ -109,6 +112,11 @@ class CourseDraft:
     def engine_class(self) -> str:
         """What results of this job are compared within; none before it is placed."""
         return self.world.nodes.get(self.placed[0]).engine_class if self.placed else ""
+
+    @property
+    def out(self) -> Mapping[str, str]:
+        """Who does nothing more in this job, and why."""
+        return who_is_out(self.convicted, self.struck)
 
     @property
     def submitted_at_ms(self) -> int:
@@ -159,9 +167,8 @@ class CourseDraft:
             case actions.Judge(task, verdict, reason):
                 self._move(task, _STATE_OF[verdict], reason)
                 self.tasks[task] = replace(self.tasks[task], verdict=verdict)
-            case actions.Convict(node):
-                self.convicted |= {node}
-                self._take_back(node)
+            case actions.Convict() | actions.Strike():
+                self._put_out(action)
             case actions.EndLease(lease, to, reason):
                 self._give_back(self.leases[lease], to, reason)
             case actions.ReportTask(task, operator):
@@ -249,9 +256,16 @@ class CourseDraft:
             advance(item.state, to)
             self.leases[item.lease] = replace(item, state=to, reason=reason, ended_at_ms=self.world.now_ms)
 
-    def _take_back(self, node: str) -> None:
-        for item in lapsing.taken_back(self.leases.values(), node, self.world):
-            self._give_back(item, LeaseState.REVOKED, Reason.NODE_CONVICTED)
+    def _put_out(self, action: actions.Convict | actions.Strike) -> None:
+        """Take from a node what it holds of the job; it gets nothing more of it."""
+        reason = Reason.NODE_STRUCK
+        if isinstance(action, actions.Convict):
+            reason = Reason.NODE_CONVICTED
+            self.convicted |= {action.node}
+        else:
+            self.struck |= {action.node}
+        for item in lapsing.taken_back(self.leases.values(), action.node, self.world):
+            self._give_back(item, LeaseState.REVOKED, reason)
 
     def _give_back(self, lease: LeaseRow, to: LeaseState, reason: str) -> None:
         """End a lease; work without a result goes back to planned."""

@@ -89,8 +89,8 @@ class Question:
 
 
 def open_audit(draft: CourseDraft, asked: Question) -> None:
-    """Open an audit; its auditor is the first of those ranked who is not convicted."""
-    ranked = tuple(node for node in asked.ranked if node not in draft.convicted)
+    """Open an audit; its auditor is the first of those ranked who is not out of the job."""
+    ranked = tuple(node for node in asked.ranked if node not in draft.out)
     auditor = ranked[0] if ranked else None
     ask = draft.world.nodes.get(auditor).ask_usd_micros_per_hour if auditor is not None else 0
     new = NewAudit(
@@ -168,7 +168,7 @@ def _fix_candidates(draft: CourseDraft, number: int) -> None:
     left_out: list[Rejection] = []
     for name in sorted({*of_class, *worked}):
         node = of_class.get(name)
-        reason = why_no_auditor(world.nodes.get(name), draft.order, world, draft.convicted)
+        reason = why_no_auditor(world.nodes.get(name), draft.order, world, draft.out)
         if node is not None and not reason:
             listed.append(Candidate(NodeId(name), node.operator, node.engine_class))
         elif name in worked or (node is not None and not node.is_revoked):

@@ -45,7 +45,7 @@ def _needed(draft: CourseDraft, reported: Collection[str]) -> int:
         node.operator not in reported
         and node.node in draft.world.live
         and not masks.why_not(node, draft.order, draft.world)
-        and node.node not in draft.convicted
+        and node.node not in draft.out
         for node in draft.world.nodes.of_class(draft.engine_class)
     )
     return AGREEING if able else len(reported)  # nobody else could ever say otherwise

@@ -6,8 +6,9 @@ Rules (docs/audits.md; rules/verdict.py judges):
   until when, and how it ended (verify/silence.py). So it does of a silent prover before it judges him. A
   silent prover's work is `unverified` at best; the auditor is heard all the same, and a second one if it
   finds another root: silence convicts nobody and hides no lie.
-- Disagreement asks the next-ranked auditor, of a third operator, the same question. Whoever was convicted in this
-  job since the candidates were fixed is passed over.
+- Disagreement asks the next-ranked auditor, of a third operator, the same question. Whoever was convicted or struck in
+  this job since the candidates were fixed is passed over.
+- In the buyer's own code nobody is convicted: whoever would be is struck (rules/blame.py).
 - A canary is an audit whose answer is known already: agreement is, before the verdict, checked by one
   more auditor. Nothing he is told differs from any other audit.
 - Questions have ids made from what they ask, so that asking twice is impossible.
@@ -29,7 +30,7 @@ from stannary.jobs.course.draft import UNSIGNED, CourseDraft
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, Grant, LeaseRow, Task
 from stannary.jobs.states import LeaseState, TaskState
-from stannary.rules import verdict
+from stannary.rules import blame
 from stannary.rules.pace import answer_s
 from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
@@ -214,7 +215,7 @@ class _Hearing:
 
     def _outcome(self, audit: AuditRow, decision: Decision) -> AuditOutcome:
         """Return how an audit ends whose auditor answered; of a silent prover there is only what it handed in."""
-        if decision.verdict is Verdict.VERIFIED and audit.auditor not in decision.refuted:
+        if decision.verdict is Verdict.VERIFIED and audit.auditor not in (*decision.refuted, *decision.odd):
             return AuditOutcome.AGREED
         prover = self._given(self._audits[0], Role.PROVER, self._prover)
         found = self._given(audit, Role.AUDITOR, audit.auditor or "")
@@ -243,7 +244,7 @@ class _Hearing:
         heard = [item for item in given if item.role is Role.AUDITOR]
         named = {self._prover, *(item.node for item in given)}
         operators = {NodeId(node): draft.world.nodes.get(node).operator for node in named}
-        return verdict.judge(self._task, prover, heard, operators, exhausted=exhausted)
+        return blame.judge_of(draft.order.spec)(self._task, prover, heard, operators, exhausted=exhausted)
 
     def _judge(self, made: Decision) -> None:
         """State the verdict."""
@@ -255,9 +256,9 @@ class _Hearing:
         for lease in draft.live_of(task.task):
             if lease.lease not in draft.world.answering:  # what is on its way into the log ends its lease itself
                 draft.do(actions.EndLease(lease.lease, LeaseState.REVOKED, Reason.JUDGED))
-        stated = TaskVerdict(
-            draft.order.job, TaskId(task.task), NodeId(self._prover), made.verdict, made.reason.value, made.refuted
-        )
+        odd = None if blame.convicts(draft.order.spec) else made.odd
+        said = (made.verdict, made.reason.value, made.refuted, odd)
+        stated = TaskVerdict(draft.order.job, TaskId(task.task), NodeId(self._prover), *said)
         message = f"{task.task} by {self._prover}: {made.verdict}, {made.reason}"
         draft.do(actions.Judge(task.task, made.verdict, made.reason.value, message, stated))
         known = draft.convicted
@@ -265,3 +266,5 @@ class _Hearing:
             reason = made.reason.value if node == self._prover else Reason.OUTVOTED
             bond = 0 if node in known else draft.world.nodes.get(node).bond_usd_micros  # it is lost once
             draft.do(actions.Convict(node, task.task, reason, bond))
+        for node in made.odd:
+            draft.do(actions.Strike(node, task.task, made.reason.value if node == self._prover else Reason.OUTVOTED))

@@ -52,14 +52,14 @@ def vacancies(state: JobState) -> Iterator[Vacancy]:
         )
 
 
-def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], occupied: Container[str]) -> int | None:
+def rank(vacancy: Vacancy, node: Node, world: World, out: Container[str], occupied: Container[str]) -> int | None:
     """Return how much a task is this node's (0 most), None if it must wait for another.
 
     Args:
         vacancy: the task.
         node: who asks; it may do the job's work (masks.py).
         world: who is there, and what time it is.
-        convicted: nodes convicted in the job.
+        out: nodes convicted or struck in the job.
         occupied: nodes with a piece of work in hand.
     """
     task, name = vacancy.task, node.node
@@ -74,7 +74,7 @@ def rank(vacancy: Vacancy, node: Node, world: World, convicted: Container[str], 
         return 0
     if task.epoch > 0 and task.node != name:
         return OF_NOBODY
-    return 3 if patient or _is_orphan(vacancy, world, convicted, occupied) else None
+    return 3 if patient or _is_orphan(vacancy, world, out, occupied) else None
 
 
 def grant(order: JobOrder, task: Task, node: Node, world: World, lease: str) -> Grant:
@@ -99,10 +99,10 @@ def _last_resort(world: World, since_ms: int) -> int | None:
     return 4 if world.waited_ms(since_ms) / 1000 > LAST_RESORT_FACTOR * world.timing.start_link_s else None
 
 
-def _is_orphan(vacancy: Vacancy, world: World, convicted: Container[str], occupied: Container[str]) -> bool:
-    """Tell whether the lane's own node cannot take its task now: gone, convicted, or at another piece."""
+def _is_orphan(vacancy: Vacancy, world: World, out: Container[str], occupied: Container[str]) -> bool:
+    """Tell whether the lane's own node cannot take its task now: gone, convicted, struck, or at another piece."""
     own = vacancy.own
-    return own is None or own not in world.live or own in convicted or own in vacancy.silent or own in occupied
+    return own is None or own not in world.live or own in out or own in vacancy.silent or own in occupied
 
 
 def _silent(state: JobState, task: Task) -> frozenset[str]:

@@ -256,6 +256,7 @@ class JobState:
     placed: tuple[str, ...] = ()  # nodes of the lanes
     worked: frozenset[str] = frozenset()  # every node a task of it was leased to
     convicted: frozenset[str] = frozenset()
+    struck: frozenset[str] = frozenset()
     reported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # task -> operators: it cannot run
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
     draws: tuple[DrawRow, ...] = ()
@@ -265,6 +266,11 @@ class JobState:
     answers: Mapping[str, tuple[AnswerRow, ...]] = field(default_factory=dict)  # audit -> in order of commitment
     leases: Mapping[str, LeaseRow] = field(default_factory=dict)  # live ones, and all questions of what is being heard
     last_end_ms: Mapping[str, int] = field(default_factory=dict)  # planned task -> when its newest lease ended
+
+    @property
+    def out(self) -> Mapping[str, str]:
+        """Who does nothing more in this job, and why."""
+        return who_is_out(self.convicted, self.struck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +378,11 @@ class World:
     def passed_ms(self, since_ms: int, until_ms: int) -> int:
         """Return how much of the time between two moments really passed; never more than lies between them."""
         return until_ms - since_ms - round(1000 * skipped_s(self.leaps, since_ms / 1000, until_ms / 1000))
+
+
+def who_is_out(convicted: Iterable[str], struck: Iterable[str]) -> dict[str, str]:
+    """Return who does nothing more in a job, and why."""
+    return {**dict.fromkeys(struck, "struck in this job"), **dict.fromkeys(convicted, "convicted in this job")}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -118,6 +118,6 @@ def is_deserted(draft: CourseDraft) -> bool:
     ):
         return False
     return all(
-        node.node not in world.live or masks.why_barred(node, order, world, draft.engine_class, draft.convicted)
+        node.node not in world.live or masks.why_barred(node, order, world, draft.engine_class, draft.out)
         for node in world.nodes.of_class(draft.engine_class)
     )

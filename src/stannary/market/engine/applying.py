@@ -207,6 +207,8 @@ class _Run:
                 self._begin_end(action)
             case actions.Convict():
                 self._convict(action)
+            case actions.Strike():
+                self._strike(action)
             case actions.Conclude():
                 pass  # concluding.py, once everything is logged
             case _:
@@ -324,6 +326,16 @@ class _Run:
             leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
         self._applied.rings.update({node_topic(node), WORK})
         self._applied.convicted.append(node)
+
+    def _strike(self, action: actions.Strike) -> None:
+        connection, node, now_ms = self._connection, action.node, self._world.now_ms
+        jobs.strike(connection, self._job, node, action.task, at_ms=now_ms)
+        message, said = f"{node} stood alone: {action.reason}", {"reason": action.reason}
+        events.append(connection, self._job, events.Happening("node.struck", message, now_ms, action.task, node, said))
+        held = [item for item in leases.live_of_node(connection, node) if item.job == self._job]
+        for lease in lapsing.taken_back(held, node, self._world):
+            leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_STRUCK))
+        self._applied.rings.update({node_topic(node), WORK})
 
     def _publish(self, action: actions.Publish) -> None:
         connection, job, end = self._connection, self._job, action.end

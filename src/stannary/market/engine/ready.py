@@ -10,7 +10,7 @@ oldest are looked at, at most MAX_LOOKS; of what may have lost its own node MAX_
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stannary.jobs.course import masks, offering
@@ -30,7 +30,7 @@ class _Entry:
 
     order: JobOrder
     engine_class: str
-    convicted: frozenset[str]
+    out: Mapping[str, str]
     waiting: dict[str, Vacancy] = field(default_factory=dict)
     holders: frozenset[str] = frozenset()  # nodes with a piece of this job in hand
     barred: dict[str, bool] = field(default_factory=dict)  # node -> whether it may do none of it
@@ -65,7 +65,7 @@ class Ready:
         """Take a job as it stands now; tell whether a task waits that did not before."""
         before = self._entries.get(state.order.job)
         self.drop(state.order.job)
-        entry = _Entry(state.order, engine_class, state.convicted)
+        entry = _Entry(state.order, engine_class, state.out)
         for vacancy in offering.vacancies(state):
             entry.waiting[vacancy.task.task] = vacancy
         entry.holders = frozenset(
@@ -112,7 +112,7 @@ class Ready:
                 if self._is_barred(entry, node, world, directory_version):
                     continue
                 vacancy = entry.waiting[name]
-                rank = offering.rank(vacancy, node, world, entry.convicted, self._occupied)
+                rank = offering.rank(vacancy, node, world, entry.out, self._occupied)
                 key = (rank, vacancy.task.planned_at_ms, name) if rank is not None else None
                 if key is not None and (best is None or key < best):
                     best, found = key, (entry.order, vacancy.task)
@@ -162,7 +162,7 @@ class Ready:
             entry.directory_version = directory_version
         found = entry.barred.get(node.node)
         if found is None:
-            found = bool(masks.why_barred(node, entry.order, world, entry.engine_class, entry.convicted))
+            found = bool(masks.why_barred(node, entry.order, world, entry.engine_class, entry.out))
             entry.barred[node.node] = found
         return found
 

@@ -7,22 +7,22 @@ from the log, the receipt and the lines of the settlement.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
 from tests.simulator.day import Day
 from tests.simulator.market import Market
-from tests.simulator.toys import Toy
+from tests.simulator.toys import FLIPS, Toy
 
 from stannary.formats import predicates
 from stannary.formats.ids import LeaseType
-from stannary.formats.predicates import Role, Verdict
+from stannary.formats.predicates import Role, SettlementLine, Verdict
 from stannary.jobs.course import decide, waiting
 from stannary.jobs.course.state import JobState, World
 from stannary.jobs.states import LeaseState
-from stannary.rules import draw
+from stannary.rules import blame, draw
 from stannary.rules.reasons import Reason
 from stannary.verify import conclusion
 from stannary.verify.receipt import verify_receipt
@@ -69,6 +69,7 @@ def live(day: Day) -> Day:
         ending = day.market.state.ending
         promise(ending is None or ending.reason != Reason.STALLED, "a stage was left by nothing but the last resort")
         check_convictions(day)
+        check_strikes(day)
         check_verdicts(day)
         check_receipt(day)
     return day
@@ -117,12 +118,14 @@ def check_verdicts(day: Day) -> None:
         made = case.contributions[said.task].predicate
         prover = day.party(made.node)
         assert isinstance(prover, Toy)
+        if FLIPS in prover.manner:
+            continue
         true_root = predicates.result_root(prover.honest(case.assignments[said.task].predicate).listed)
         heard = [answer.predicate for answer in case.answers_of.get(said.task, ())]
         honest = [answer for answer in heard if answer.role is Role.AUDITOR and _is_honest_auditor(day, answer.node)]
         if made.root != true_root:
             promise(said.verdict is not Verdict.VERIFIED, f"a lie was verified: {said.task}")
-            if len(honest) >= 2:
+            if len(honest) >= 2 and blame.convicts(case.spec):
                 promise(said.verdict is Verdict.REFUTED, f"two found {said.task} wrong, and it is {said.verdict}")
         elif any(answer.role is Role.PROVER for answer in heard) and honest:
             promise(said.verdict is Verdict.VERIFIED, f"honest work was confirmed and is {said.verdict}: {said.task}")
@@ -131,7 +134,7 @@ def check_verdicts(day: Day) -> None:
 def _is_honest_auditor(day: Day, node: str) -> bool:
     party = day.party(node)
     assert isinstance(party, Toy)
-    return not party.manner & {"accuses", "guesses"}
+    return not party.manner & {"accuses", "guesses", FLIPS}
 
 
 def check_convictions(day: Day) -> None:
@@ -144,6 +147,22 @@ def check_convictions(day: Day) -> None:
         for node in said.predicate.refuted:
             others = {case.operators[item.node] for item in heard if item.node != node}
             promise(len(others) >= 2, f"{node} was convicted by {len(others)} others' answers")
+
+
+def check_strikes(day: Day) -> None:
+    """Nobody is struck where one may be convicted; who is stood alone against two who agree, and took part falsely."""
+    case = day.case()
+    promise(not day.struck or not blame.convicts(case.spec), "struck in code of ours")
+    promise(not day.convicted or blame.convicts(case.spec), "convicted in the buyer's own code")
+    innocent = {node.name for node in day.fleet.values() if isinstance(node, Toy) and not node.is_liar}
+    aimed_at = {node.name for node in day.fleet.values() if isinstance(node, Toy) and FLIPS in node.manner}
+    promise(not day.struck & (innocent - aimed_at), f"struck though honest: {sorted(day.struck & innocent)}")
+    for said in case.verdicts:
+        for node in said.predicate.odd or ():
+            heard = [item.predicate for item in case.answers_of[said.predicate.task] if item.predicate.node != node]
+            results = Counter((item.root, item.answer) for item in heard)
+            promise(max(results.values()) >= 2, f"{node} was struck though no two others agree")
+            promise(len({case.operators[item.node] for item in heard}) >= 2, f"{node} was struck by one operator")
 
 
 def check_receipt(day: Day) -> None:
@@ -162,10 +181,28 @@ def check_receipt(day: Day) -> None:
     bonds = {line.account.partition(":")[2]: -line.usd_micros for line in lines if line.account.startswith("bond:")}
     lost = {node.operator: node.bond for node in day.fleet.values() if node.name in day.convicted}
     promise(bonds == lost, f"bonds lost: {bonds}, convicted: {lost}")
-    check_pay(day, {line.task: line.usd_micros for line in lines if line.account.startswith("operator:")})
+    void = {line.task for line in lines if line.reason == "void"}
+    check_void(day, lines, void)
+    check_pay(day, {line.task: line.usd_micros for line in lines if line.account.startswith("operator:")}, void)
 
 
-def check_pay(day: Day, paid: dict[str, int]) -> None:
+def check_void(day: Day, lines: Sequence[SettlementLine], void: set[str]) -> None:
+    """What a strike takes is the struck node's own, all its last units, and goes to insurance."""
+    case = day.case()
+    whose = {task: item.predicate.node for task, item in case.contributions.items()}
+    whose |= {item.predicate.audit: item.predicate.node for item in case.answers.values()}
+    promise({day.party(whose[task]).name for task in void} <= day.struck, "somebody lost his pay without a strike")
+    for line in lines:
+        if line.reason == "void" and line.account != "insurance":
+            promise(line.usd_micros == 0, f"{line.account} is paid for {line.task}, which is void")
+    kept = Counter(whose[line.task] for line in lines if line.reason in ("work", "merge", "redo", "audit"))
+    for node, number in kept.items():
+        lost = sum(whose[task] == node for task in void)
+        struck = day.party(node).name in day.struck
+        promise(not struck or lost == blame.HELD_UNITS, f"{node} was struck, lost {lost} units and kept {number}")
+
+
+def check_pay(day: Day, paid: dict[str, int], void: set[str]) -> None:
     """Verified work and honest audits are paid their price, while the escrow lasts."""
     case = day.case()
     price = {
@@ -174,11 +211,12 @@ def check_pay(day: Day, paid: dict[str, int]) -> None:
     }
     for said in case.verdicts:
         task = said.predicate.task
-        if said.predicate.verdict is Verdict.VERIFIED:
+        if said.predicate.verdict is Verdict.VERIFIED and task not in void:
             promise(paid.get(task) == price[task] or is_dry(day), f"{task} is verified and paid {paid.get(task)}")
     for item in case.answers.values():
         answer = item.predicate
-        if answer.role is Role.AUDITOR and day.party(answer.node).name not in day.convicted:
+        is_blamed = day.party(answer.node).name in day.convicted | day.struck
+        if answer.role is Role.AUDITOR and not is_blamed:
             due = conclusion.task_price(case, case.assignments[answer.task].predicate, answer.node)
             promise(paid.get(answer.audit) == due or is_dry(day), f"{answer.audit} is paid {paid.get(answer.audit)}")
 

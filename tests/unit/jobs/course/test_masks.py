@@ -13,7 +13,8 @@ from stannary.jobs.course import masks
 NODE = moment.node("n-1", "ann")
 ORDER = moment.order(train_spec())
 WORLD = moment.world(NODE)
-NOBODY: frozenset[str] = frozenset()
+NOBODY: dict[str, str] = {}
+OUT = {"n-1": "convicted in this job"}
 
 
 def test_who_was_revoked_or_convicted_serves_nobody() -> None:
@@ -39,14 +40,14 @@ def test_work_needs_the_jobs_class_and_no_conviction_in_it() -> None:
     """Whatever the task."""
     assert masks.why_barred(NODE, ORDER, WORLD, CLASS, NOBODY) == ""
     assert masks.why_barred(NODE, ORDER, WORLD, "cpu-b", NOBODY) == "another engine class"
-    assert masks.why_barred(NODE, ORDER, WORLD, CLASS, {"n-1"}) == "convicted in this job"
+    assert masks.why_barred(NODE, ORDER, WORLD, CLASS, OUT) == "convicted in this job"
 
 
 def test_an_auditor_must_be_there_besides() -> None:
     """Who is not heard from would be waited for."""
     assert masks.why_no_auditor(NODE, ORDER, WORLD, NOBODY) == ""
-    assert masks.why_no_auditor(NODE, ORDER, WORLD, {"n-1"}) == "convicted in this job"
-    away = replace(WORLD, live=NOBODY)
+    assert masks.why_no_auditor(NODE, ORDER, WORLD, OUT) == "convicted in this job"
+    away = replace(WORLD, live=frozenset())
     assert masks.why_no_auditor(NODE, ORDER, away, NOBODY) == "not heard from, or draining"
 
 

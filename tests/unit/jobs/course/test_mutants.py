@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.simulator.market import Market
+from tests.simulator.toys import FLIPS
 from tests.unit.jobs.course import days
+from tests.unit.jobs.course.test_own_code import day as own_day
 from tests.unit.jobs.course.test_promises import day
 
 from stannary.formats.predicates import Verdict
@@ -16,7 +18,7 @@ from stannary.jobs import rounds
 from stannary.jobs.course import actions, drawing, hearing
 from stannary.jobs.course.draft import CourseDraft, Drawing
 from stannary.jobs.course.kinds import train
-from stannary.rules import verdict
+from stannary.rules import blame, verdict
 from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
 from stannary.verify import settlement
@@ -157,24 +159,78 @@ MUTANTS = [
 ]
 
 
-def lived_through() -> int:
+def _convicts_in_the_buyers_own_code() -> Patch:
+    """Whom a buyer's program gives another result loses its bond."""
+    return blame, "convicts", lambda spec: True
+
+
+def _strikes_on_one_answer() -> Patch:
+    """Whom one auditor contradicts stands alone."""
+    judge_own = verdict.judge_own
+
+    def wrong(contribution: Any, prover: Any, auditors: Any, operators: Any, **more: Any) -> Decision:
+        made = judge_own(contribution, prover, auditors, operators, **more)
+        if made.need_auditor and prover is not None and auditors:
+            return Decision(Verdict.UNVERIFIED, Reason.CONTRADICTED, odd=(contribution.node,))
+        return made
+
+    return verdict, "judge_own", wrong
+
+
+def _takes_nothing_for_a_strike() -> Patch:
+    """A strike costs no more than the unit."""
+    return blame, "voided", lambda paid: ()
+
+
+OWN_MUTANTS = [
+    _convicts_in_the_buyers_own_code,
+    _strikes_on_one_answer,
+    _takes_nothing_for_a_strike,
+]
+OWN_FLEETS: tuple[tuple[str, ...], ...] = (
+    ("", "", "", "", ""),
+    (FLIPS, "", "", "", ""),
+    ("lies", "", "", "", "accuses"),
+    ("", "", "", "accuses", ""),
+)
+
+
+def lived_through(live: Callable[[list[frozenset[str]], int], object], fleets: Sequence[tuple[str, ...]]) -> int:
     """Live the known days; return which one breaks a promise first, NUM_DAYS if none does."""
     for seed in range(NUM_DAYS):
-        fleet = [frozenset(filter(None, [manner])) for manner in FLEETS[seed % len(FLEETS)]]
+        fleet = [frozenset(filter(None, [manner])) for manner in fleets[seed % len(fleets)]]
         try:
-            days.live(day(fleet, seed))
+            live(fleet, seed)
         except Exception:
             return seed
     return NUM_DAYS
 
 
+def in_our_code(fleet: list[frozenset[str]], seed: int) -> None:
+    """Live a day of a job that may convict."""
+    days.live(day(fleet, seed))
+
+
+def in_own_code(fleet: list[frozenset[str]], seed: int) -> None:
+    """Live a day of a buyer's own code."""
+    days.live(own_day(fleet, seed))
+
+
 def test_the_rules_as_they_are_break_nothing() -> None:
     """With nothing changed the known days keep every promise."""
-    assert lived_through() == NUM_DAYS
+    assert lived_through(in_our_code, FLEETS) == NUM_DAYS
+    assert lived_through(in_own_code, OWN_FLEETS) == NUM_DAYS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__.strip("_"))
 def test_a_wrong_rule_is_caught(mutant: Callable[[], Patch], monkeypatch: pytest.MonkeyPatch) -> None:
     """One wrong rule, and a promise breaks within the known days."""
     monkeypatch.setattr(*mutant())
-    assert lived_through() < NUM_DAYS, mutant.__doc__
+    assert lived_through(in_our_code, FLEETS) < NUM_DAYS, mutant.__doc__
+
+
+@pytest.mark.parametrize("mutant", OWN_MUTANTS, ids=lambda mutant: mutant.__name__.strip("_"))
+def test_a_wrong_rule_of_blame_is_caught(mutant: Callable[[], Patch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wrong rule about the buyer's own code, and a promise breaks within the known days."""
+    monkeypatch.setattr(*mutant())
+    assert lived_through(in_own_code, OWN_FLEETS) < NUM_DAYS, mutant.__doc__

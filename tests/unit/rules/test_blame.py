@@ -1,0 +1,55 @@
+"""Blame in the buyer's own code: strikes in place of convictions, and what they take."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from tests.integration.train.small_job import command_spec, train_spec
+from tests.unit.rules.test_verdict import OPERATORS, answer, contribution
+
+from stannary.formats.predicates import Verdict
+from stannary.rules import blame
+from stannary.rules.reasons import Reason
+from stannary.rules.verdict import judge, judge_own
+
+
+def decide(prover, *auditors, contributed=None, rule=judge_own, **options):
+    heard = [answer(node, voice) for node, voice in zip("abc", auditors, strict=False) if voice]
+    said = answer("p", prover) if prover else None
+    return rule(contribution(contributed or (prover or "x")[0]), said, heard, OPERATORS, **options)
+
+
+def test_every_combination_is_judged_as_in_our_code_but_for_the_blame():
+    """Over all voices: who would be convicted is odd, what would be refuted is unverified, the rest is as it is."""
+    voices = ["xx", "yy", "xy", "zz", None]
+    for prover, *auditors in itertools.product(voices, repeat=4):
+        for exhausted in (False, True):
+            made = decide(prover, *auditors, exhausted=exhausted)
+            ours = decide(prover, *auditors, exhausted=exhausted, rule=judge)
+            assert (made.refuted, made.odd) == ((), ours.refuted)
+            assert (made.reason, made.need_auditor) == (ours.reason, ours.need_auditor)
+            refuted = ours.verdict is Verdict.REFUTED
+            assert made.verdict is (Verdict.UNVERIFIED if refuted else ours.verdict)
+
+
+def test_a_lone_accuser_with_nobody_left_to_ask_harms_nobody():
+    """Two answers, two results: the unit is not paid, and that is all."""
+    made = decide("xx", "yy", exhausted=True)
+    assert (made.verdict, made.reason, made.odd) == (Verdict.UNVERIFIED, Reason.NO_AGREEMENT, ())
+
+
+def test_only_our_own_code_convicts():
+    """A command and a buyer's recipe never; a recipe of the package does; rules 2 did."""
+    ours = train_spec()
+    ours = dataclasses.replace(ours, recipe=dataclasses.replace(ours.recipe, entry="builtin:bytegpt"), rules=3)
+    for spec in (train_spec(), command_spec("true")):
+        assert blame.convicts(spec)
+        assert not blame.convicts(dataclasses.replace(spec, rules=3))
+    assert blame.convicts(ours)
+
+
+def test_a_strike_takes_the_last_units_and_no_more():
+    """S units, in log order."""
+    assert list(blame.voided(range(50))) == list(range(30, 50))
+    assert list(blame.voided(range(3))) == [0, 1, 2]
