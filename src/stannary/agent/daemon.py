@@ -103,8 +103,8 @@ class Agent:
             key=self.key,
             answer_reveal=self.reveal,
             drop_current=self._drop_current,
-            jobs_here=self._jobs_here,
-            end_jobs=self._end_jobs,
+            jobs_here=self.holdings.jobs,
+            end_jobs=self.holdings.end_jobs,
             expel=self._expel,
             tell=tell,
             clock=ClockWatch(directory, tell, self.journal.prune),
@@ -439,12 +439,6 @@ class Agent:
     def _drop_current(self, lease: Lease) -> None:
         self.tell(f"{lease.type.value} {lease.task} was taken back")
         self.holdings.kill_worker(JobId(lease.job), DROPPED)
-
-    def _jobs_here(self) -> list[str]:
-        return self.holdings.jobs()
-
-    def _end_jobs(self, jobs: list[str]) -> None:
-        self.holdings.end_jobs(jobs)
 
     def _hand_back_current(self) -> None:
         lease = self.desk.current

@@ -88,14 +88,6 @@ class Pace:
         return max(1, -(-self.num_lanes * QUORUM_PPM // PPM))
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """Whether a round is closed at the time asked about, and when to ask again if it is not."""
-
-    closed: bool
-    check_again_s: float | None = None
-
-
 def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:
     """Return the time after the opening of a round at which late lanes are left out.
 
@@ -112,17 +104,14 @@ def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:
     return min(max(median_s + MAD_FACTOR * mad_s, floor_s), ceiling_s)
 
 
-def closing(arrivals_s: Sequence[float], pace: Pace, elapsed_s: float) -> Closing:
+def is_closed(arrivals_s: Sequence[float], pace: Pace, elapsed_s: float) -> bool:
     """Tell whether a round that opened `elapsed_s` ago is closed."""
     if len(arrivals_s) >= pace.num_lanes:
-        return Closing(closed=True)
+        return True
     if len(arrivals_s) < pace.quorum:
-        return Closing(closed=False)
+        return False
     quorum_s = sorted(arrivals_s)[pace.quorum - 1]
-    end_s = max(deadline_s(arrivals_s, pace), quorum_s + GRACE_FACTOR * pace.expected_s)
-    if elapsed_s >= end_s:
-        return Closing(closed=True)
-    return Closing(closed=False, check_again_s=end_s)
+    return elapsed_s >= max(deadline_s(arrivals_s, pace), quorum_s + GRACE_FACTOR * pace.expected_s)
 
 
 @dataclass(slots=True)

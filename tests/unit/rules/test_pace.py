@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stannary.formats.ids import JobId, TaskKind
 from stannary.rules.pace import (
+    GRACE_FACTOR,
     SLACK,
     START_S,
     UNMEASURED_S,
     Pace,
     Progress,
     answer_s,
-    closing,
     deadline_s,
+    is_closed,
     limit_s,
     median_step_s,
 )
@@ -112,26 +113,25 @@ def test_a_job_has_the_pace_of_the_middle_lane() -> None:
 
 def test_a_complete_round_closes_at_once() -> None:
     """When every lane has contributed nobody waits for a clock."""
-    assert closing([1.0, 2.0, 900.0], Pace(3, 10.0), 0.0).closed
+    assert is_closed([1.0, 2.0, 900.0], Pace(3, 10.0), 0.0)
 
 
 @given(st.integers(1, 12), st.floats(0.1, 100), st.floats(0, 1e6), ARRIVALS)
 def test_no_round_closes_below_quorum(num_lanes: int, expected: float, elapsed: float, arrivals: list[float]) -> None:
     """However late it is, fewer than two thirds of the lanes make no round."""
     pace = Pace(num_lanes, expected)
-    verdict = closing(arrivals[: pace.quorum - 1], pace, elapsed)
-    assert not verdict.closed
-    assert verdict.check_again_s is None
+    assert not is_closed(arrivals[: pace.quorum - 1], pace, elapsed)
 
 
 @given(st.integers(2, 12), st.floats(0.1, 100), ARRIVALS.filter(bool))
-def test_waiting_names_the_moment_it_ends(num_lanes: int, expected: float, arrivals: list[float]) -> None:
-    """A round with quorum says when to look again, and is closed then."""
-    pace = Pace(num_lanes, expected)
-    verdict = closing(arrivals[: num_lanes - 1], pace, 0.0)
-    if verdict.check_again_s is not None:
-        assert closing(arrivals[: num_lanes - 1], pace, verdict.check_again_s).closed
-        assert not closing(arrivals[: num_lanes - 1], pace, verdict.check_again_s - 1e-3).closed
+def test_a_round_with_quorum_closes_at_one_moment(num_lanes: int, expected: float, arrivals: list[float]) -> None:
+    """That is the later of its deadline and the grace behind its quorum; before it is open, from then on closed."""
+    pace, come = Pace(num_lanes, expected), arrivals[: num_lanes - 1]
+    assume(len(come) >= pace.quorum)
+    end_s = max(deadline_s(come, pace), sorted(come)[pace.quorum - 1] + GRACE_FACTOR * expected)
+    assert is_closed(come, pace, end_s)
+    assert is_closed(come, pace, 2 * end_s)
+    assert not is_closed(come, pace, end_s - 1e-3)
 
 
 @given(ARRIVALS, st.floats(0.1, 1e3))

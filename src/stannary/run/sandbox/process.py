@@ -37,7 +37,6 @@ class SandboxedProcess:
 
     popen: subprocess.Popen[bytes]
     group: Group | None
-    was_killed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _timer: threading.Timer | None = None
     _last_usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
@@ -85,7 +84,6 @@ class SandboxedProcess:
         with self._lock:
             if self._is_closed:
                 return
-            self.was_killed = True
             if self.group is not None:
                 self.group.kill()
             if self.popen.poll() is None:  # the first process of a PID namespace takes the others with it

@@ -22,7 +22,7 @@ from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import TaskState
 from stannary.rules.kinds import OUTER, THETA
-from stannary.rules.pace import PATIENCE_FACTOR, Pace, closing
+from stannary.rules.pace import PATIENCE_FACTOR, Pace, is_closed
 from stannary.rules.reasons import Reason
 
 WEIGHT_PPM = 1_000_000  # lanes of one round have equal tokens; the merge divides by the sum
@@ -184,7 +184,7 @@ def _is_closed(draft: CourseDraft, found: Round) -> bool:
         world.passed_ms(opened_ms, task.contributed_at_ms) / 1000 for task in found.newest if task.contributed_at_ms
     ]
     pace = Pace(num_lanes, PATIENCE_FACTOR * expected_s(draft.order, world, found.newest[0].num_steps))
-    if not closing(arrivals, pace, world.waited_ms(opened_ms) / 1000).closed:
+    if not is_closed(arrivals, pace, world.waited_ms(opened_ms) / 1000):
         return False
     for task in pending:
         planning.drop(draft, task, TaskState.ABANDONED, Reason.LATE)
