@@ -282,7 +282,7 @@ def recipe_of(spec: JobSpec) -> RecipeSpec:
         SpecError: a job of another kind.
     """
     if spec.recipe is None:
-        raise SpecError("the job has no recipe", why=f"kind {spec.kind}")
+        raise SpecError("the job has no recipe", why=f"kind {spec.kind}", hint="ask for a recipe of a training job")
     return spec.recipe
 
 
