@@ -12,7 +12,7 @@ from stannary.errors import NoCapacity, NotFound
 from stannary.formats import digest, jobspec
 from stannary.formats.ids import JobId, KeyId
 from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Job, Tier
+from stannary.formats.predicates import Job, Receipt, SettlementLine, Soundness, Tier, TimeSplit, Verdict
 from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, Node, Timing, World
 from stannary.jobs.states import JobStatus
 
@@ -39,6 +39,18 @@ def node(name: str, operator: str, **changes: Any) -> Node:
     """Return a node that may do anything."""
     made = Node(name, operator, "DE", "terms", Tier.T0, CLASS, 64, 2**36, 100_000, 1_000_000, 2 * NOW_MS)
     return replace(made, **changes)
+
+
+def receipt(job: str, *, status: str = "succeeded", reason: str = "complete", paid: int = 60) -> Receipt:
+    """Return what the market states of a job whose buyer held 100 micro-dollars."""
+    return Receipt(
+        job=JobId(job), job_digest=ROOT, status=status, reason=reason, verdict=Verdict.VERIFIED,
+        verification="replay", evidence=(), settlement=(SettlementLine("buyer", "", "refund", 100 - paid),),
+        escrow_usd_micros=100, paid_usd_micros=paid, refunded_usd_micros=100 - paid,
+        soundness=Soundness(1, 1, 1, 10**6, 1, 1, 1, 1, "0", "declared"),
+        time_split=TimeSplit(5_000, 1_000, 1_000, 1_000, 1_000, 1_000), engine_classes=(), witness="w",
+        attestation="a", started_at="2026-11-22T00:00:00Z", finished_at="2026-11-22T00:00:00Z",
+    )  # fmt: skip
 
 
 class Nodes:

@@ -40,9 +40,7 @@ class Told:
 
     def concluded(self) -> Concluded:
         """Return what the market makes of it."""
-        job = JudgedJob(
-            moment.order(), 1, JobStatus.VERIFYING, self.ending, Verdict.PENDING, 1000 * START, (), 0, None, None
-        )
+        job = JudgedJob(moment.order(), 1, JobStatus.VERIFYING, self.ending, Verdict.PENDING, 1000 * START, (), 0, None)
         witness = self.world.trust().markets[0].witness_words
         return concluding.conclude(job, self.evidence(), 1000 * self.world.now, witness)
 
@@ -53,13 +51,13 @@ class Told:
         index = world.append(envelope.leaf())
         if late is not None:
             world.entries.append((world.append(late.leaf()), late))
-        evidence, checkpoint, tree = self.evidence((index, envelope)), world.checkpoint(), world.tree
+        evidence, checkpoint, tree = self.evidence(envelope), world.checkpoint(), world.tree
         log: Any = SimpleNamespace(
             proof=lambda at: Proof(at, tuple(tree.inclusion(at, tree.size)), checkpoint).to_text(),
             inclusion=tree.inclusion,
             consistency=tree.consistency,
         )
-        return concluding.file_bytes(made.receipt, evidence, log)
+        return concluding.file_bytes(made.receipt, evidence, index, log)
 
 
 def test_a_receipt_is_what_a_verifier_finds() -> None:

@@ -33,9 +33,8 @@ class JudgedJob:
     verdict: Verdict
     begun_at_ms: int
     readings: tuple[bytes, ...]  # envelopes of last readings that are not posted yet, while there is no receipt
-    num_unlogged: int  # its statements on their way into the log; once there is a receipt, that one
+    num_unlogged: int  # of its statements on their way into the log, the same
     receipt: Receipt | None  # once it is posted
-    receipt_leaf: str | None  # the same
 
     @property
     def is_closed(self) -> bool:

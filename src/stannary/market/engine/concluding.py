@@ -19,6 +19,7 @@ from stannary.market.engine import loading
 from stannary.market.engine.loading import Evidence
 from stannary.market.engine.moving import Mover
 from stannary.market.exchange import Exchange
+from stannary.market.journal import leaf_of
 from stannary.tlog.log import Log
 from stannary.verify import conclusion
 from stannary.verify.case import Case
@@ -38,14 +39,13 @@ async def end(exchange: Exchange, mover: Mover, order: JobOrder) -> bool:
             made = await asyncio.to_thread(conclude, job, evidence, at_ms, exchange.witness_words)
             decided = concluding.settle(job, made)
         else:
-            data = await asyncio.to_thread(file_bytes, job.receipt, evidence, exchange.log)
+            assert evidence.receipt is not None
+            index = await exchange.journal.logged(leaf_of(evidence.receipt))
+            data = await asyncio.to_thread(file_bytes, job.receipt, evidence, index, exchange.log)
             decided = concluding.publish(job, await asyncio.to_thread(exchange.blobs.put, data), len(data))
-        if decided:
-            await mover.carry_out(job, decided)
-        elif job.receipt_leaf is not None:
-            await exchange.journal.logged(job.receipt_leaf)
-        else:
+        if not decided:
             return False
+        await mover.carry_out(job, decided)
 
 
 def conclude(job: JudgedJob, evidence: Evidence, at_ms: int, witness: str) -> Concluded:
@@ -65,10 +65,9 @@ def conclude(job: JudgedJob, evidence: Evidence, at_ms: int, witness: str) -> Co
     return Concluded(stated, subjects, tuple(refuted))
 
 
-def file_bytes(stated: Receipt, evidence: Evidence, log: Log) -> bytes:
+def file_bytes(stated: Receipt, evidence: Evidence, index: int, log: Log) -> bytes:
     """Assemble the receipt file against the newest checkpoint; what was said behind the receipt is not in it."""
     assert evidence.receipt is not None
-    index, signed = evidence.receipt
     proof = log.proof(index)
     size = note.parse_checkpoint(note.parse(proof[proof.index("\n\n") + 2 :]).text).size
     listed = set(stated.evidence)
@@ -80,4 +79,4 @@ def file_bytes(stated: Receipt, evidence: Evidence, log: Log) -> bytes:
     checkpoints = [
         EarlierCheckpoint(shown, tuple(log.consistency(old_size, size))) for shown, old_size in evidence.checkpoints
     ]
-    return receipt.build(signed, proof, logged, checkpoints)
+    return receipt.build(evidence.receipt, proof, logged, checkpoints)

@@ -35,7 +35,7 @@ class Evidence:
     statements: tuple[Logged[DataclassInstance], ...]
     envelopes: tuple[dsse.Envelope, ...]  # the same
     checkpoints: tuple[tuple[str, int], ...]  # that draws were made for, with their sizes
-    receipt: tuple[int, dsse.Envelope] | None  # with its index
+    receipt: dsse.Envelope | None  # once it is posted
 
     @property
     def leaves(self) -> tuple[Digest, ...]:
@@ -102,12 +102,10 @@ def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence
         verdict=row.verdict,
         begun_at_ms=row.started_at_ms or row.submitted_at_ms,
         readings=tuple(held for held in last.values() if receipt is None and _leaf(held) not in posted),
-        num_unlogged=sum(item.log_index is None for item in ([receipt] if receipt is not None else kept)),
+        num_unlogged=sum(item.log_index is None for item in kept) if receipt is None else 0,
         receipt=_predicate(receipt.envelope, RECEIPT, Receipt) if receipt is not None else None,
-        receipt_leaf=receipt.leaf if receipt is not None else None,
     )
-    logged = [item for item in kept if item.log_index is not None]
-    return job, _evidence(connection, order.job, logged) if job.is_closed else None
+    return job, _evidence(connection, order.job, kept) if job.is_closed else None
 
 
 def _order_or_fault(connection: Connection, row: JobRow) -> JobOrder | StannaryError:
@@ -117,17 +115,16 @@ def _order_or_fault(connection: Connection, row: JobRow) -> JobOrder | StannaryE
         return err
 
 
-def _evidence(connection: Connection, job: str, logged: Sequence[Kept]) -> Evidence:
-    own = [_logged(item) for item in logged if item.kind != RECEIPT]
+def _evidence(connection: Connection, job: str, kept: Sequence[Kept]) -> Evidence:
+    own = [_logged(item) for item in kept if item.kind != RECEIPT and item.log_index is not None]
     papers = _papers(connection, _named(read for read, _ in own))
     ordered = sorted([*own, *map(_logged, papers)], key=lambda item: item[0].index)
     draws = [row for row in audits.draws_of_job(connection, job) if row.reveal is not None]
-    receipts = [(item.log_index or 0, _read(item.envelope)) for item in logged if item.kind == RECEIPT]
     return Evidence(
         statements=tuple(read for read, _ in ordered),
         envelopes=tuple(envelope for _, envelope in ordered),
         checkpoints=tuple((row.checkpoint, row.checkpoint_size) for row in draws),
-        receipt=receipts[0] if receipts else None,
+        receipt=next((_read(item.envelope) for item in kept if item.kind == RECEIPT), None),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.market import moment
 
-from stannary.formats import digest, predicates
+from stannary.formats import digest
 from stannary.formats.predicates import SettlementLine, Verdict
 from stannary.jobs.course import actions, concluding
 from stannary.jobs.course.actions import Action
@@ -19,25 +19,18 @@ from stannary.jobs.course.state import EarlyEnd
 from stannary.jobs.states import JobStatus, Settlement, is_terminal
 
 FILE = digest.digest(b"file")
-LINES = (SettlementLine("buyer", "", "refund", 40),)
 EARLY = EarlyEnd(JobStatus.FAILED, "run-failed", "it does not start")
 
 
 def judged(**changes: Any) -> JudgedJob:
     """Return a running job of which nothing is open."""
-    made = JudgedJob(moment.order(), 1, JobStatus.RUNNING, None, Verdict.PENDING, moment.NOW_MS, (), 0, None, None)
+    made = JudgedJob(moment.order(), 1, JobStatus.RUNNING, None, Verdict.PENDING, moment.NOW_MS, (), 0, None)
     return replace(made, **changes)
 
 
 def shown(job: JudgedJob, paid: int = 60, refuted: tuple[str, ...] = ()) -> Concluded:
     """Return what the evidence shows."""
-    said = predicates.Receipt(
-        job=job.order.job, job_digest=FILE, status=job.end.status, reason=job.end.reason, verdict=Verdict.VERIFIED,
-        verification="replay", evidence=(), settlement=LINES, escrow_usd_micros=100, paid_usd_micros=paid,
-        refunded_usd_micros=100 - paid, soundness=predicates.Soundness(1, 1, 1, 10**6, 1, 1, 1, 1, "0", "declared"),
-        time_split=predicates.TimeSplit(5_000, 1_000, 1_000, 1_000, 1_000, 1_000), engine_classes=(), witness="w",
-        attestation="a", started_at="2026-11-22T00:00:00Z", finished_at="2026-11-22T00:00:00Z",
-    )  # fmt: skip
+    said = moment.receipt(job.order.job, status=job.end.status, reason=job.end.reason, paid=paid)
     return Concluded(said, (), refuted)
 
 
@@ -51,7 +44,7 @@ def folded(job: JudgedJob, decided: tuple[Action, ...]) -> JudgedJob:
             case actions.Verify():
                 job = replace(job, status=JobStatus.VERIFYING)
             case actions.StateReceipt(stated):
-                job = replace(job, receipt=stated, receipt_leaf="leaf", num_unlogged=1)
+                job = replace(job, receipt=stated)
             case actions.Publish(verdict=verdict, end=end):
                 job = replace(job, status=end.status, verdict=verdict or job.verdict)
             case _:
@@ -101,7 +94,7 @@ def test_every_step_is_taken_once(ending: EarlyEnd | None, num_readings: int, nu
 
 
 def test_nothing_is_stated_while_the_log_lacks_a_word() -> None:
-    """A job waits: for a reading that is not posted, for a statement on its way, for its own receipt."""
+    """A job waits: for a reading that is not posted, for a statement on its way."""
     waiting = judged(status=JobStatus.VERIFYING, num_unlogged=1)
     assert not waiting.is_closed
     assert concluding.close(waiting) == ()
@@ -115,7 +108,8 @@ def test_what_is_paid_says_how_it_is_settled(paid: int, to: Settlement) -> None:
     """The lines are the receipt's own; a job nobody is paid for is refunded."""
     job = judged(status=JobStatus.VERIFYING)
     (pay,) = (item for item in concluding.settle(job, shown(job, paid)) if isinstance(item, actions.Pay))
-    assert pay == actions.Pay(LINES, to, f"$0.0000{paid:02} paid")
+    lines = (SettlementLine("buyer", "", "refund", 100 - paid),)
+    assert pay == actions.Pay(lines, to, f"$0.0000{paid:02} paid")
 
 
 def test_a_job_ends_as_its_receipt_says() -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.engine import Connection
 from tests.integration.market.fake_buyer import command_spec, train_spec
+from tests.unit.market import moment
 from tests.unit.store import world as stored
 
 from stannary.formats import canonical, digest, dsse, ids, jobspec, predicates, record, statement
@@ -260,14 +261,7 @@ def test_a_cost_without_a_settlement_is_what_is_held(store: Store) -> None:
     told = Told(store, train_spec())
     held = told.store.read(lambda c: views.cost(c, jobs.get(c, told.job)))
     assert (held.lines, held.escrow_usd_micros, held.paid_usd_micros, held.split) == ([], 100, 0, None)
-    split = predicates.TimeSplit(5_000, 1_000, 1_000, 1_000, 1_000, 1_000)
-    figures = predicates.Soundness(1, 1, 1, 10**6, 1, 1, 1, 1, "0", "declared")
-    said = predicates.Receipt(
-        job=told.job, job_digest=DIGEST, status="succeeded", reason="complete", verdict=Verdict.VERIFIED,
-        verification="replay", evidence=(), settlement=(), escrow_usd_micros=100, paid_usd_micros=60,
-        refunded_usd_micros=40, soundness=figures, time_split=split, engine_classes=(), witness="w", attestation="a",
-        started_at="2026-11-22T00:00:00Z", finished_at="2026-11-22T00:00:00Z",
-    )  # fmt: skip
+    said = moment.receipt(told.job)
     signed = statement.sign("receipt", said, (), KEY)
     incoming = Incoming(str(digest.from_raw(signed.leaf())), "receipt", signed.to_bytes(), 5, str(told.job))
     told.do(lambda c: envelopes.add(c, incoming))
