@@ -173,7 +173,8 @@ def test_sizes_and_ends_are_exact():
 @pytest.mark.parametrize("num_bytes", [1, 100, 8192])
 def test_zero_fill_of_the_drivers_buffer_is_no_part_of_the_report(num_bytes):
     """Collectors that hand out the driver's whole buffer show the same device, as octets and as hex."""
-    report = _report(DEVICE, NONCE)
+    signed = iter(lambda: _report(DEVICE, NONCE), b"")
+    report = next(made for made in signed if made[-1])  # a signature that itself ends in zero loses nothing below
     assert _appraise(report + bytes(num_bytes)).outcome == "valid"
     assert _appraise((report + bytes(num_bytes)).hex().encode()).outcome == "valid"
     assert _appraise(report[:-1] + bytes(num_bytes)).outcome == "refuse:signature-invalid"
