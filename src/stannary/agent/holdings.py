@@ -38,6 +38,7 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
+from stannary.run import visible
 from stannary.run.environment import Environments, WheelSource, environment_digest
 from stannary.run.holding import Holding, make_workplace, prepare
 from stannary.run.sandbox.process import Sandbox
@@ -218,6 +219,13 @@ class Holdings:
         holding.environment = environment_digest(entry.digest, self.sandbox.describe())
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
+        said = self.settings.engine_class
+        if visible.name_of(said) not in ("", now := visible.visible_name()):
+            raise EnvironmentProblem(
+                "what jobs see of this node's system has changed",
+                why=f"packages were installed or removed: {now} now, the credential says {said}",
+                hint="stannary node join - with a new directory",
+            )
         holding.worker = Worker.start(
             self.sandbox, make_workplace(holding, self.outbox, self.settings.kernel), take_line
         )
@@ -225,10 +233,10 @@ class Holdings:
             if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
                 raise ConflictError("the job is over", why=holding.job)
             made = prepare(holding.worker, holding.spec, self.progress, is_tried=holding.prepared is not None)
-            if made is not None and made.engine_class != self.settings.engine_class:
+            if made is not None and made.engine_class != visible.without_name(said):
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
-                    why=f"the worker says {made.engine_class:.80}, the credential says {self.settings.engine_class}",
+                    why=f"the worker says {made.engine_class:.80}, the credential says {said}",
                     hint="stannary node join - with a new directory",
                 )
             holding.prepared = made

@@ -9,8 +9,9 @@ Rules:
    as on a node, without a network. Where no sandbox works, nothing is run.
 2. The worker sees the job's files and the inputs of this unit and of those before it in the log, never what the unit
    must give: a result cannot be copied from where it lies.
-3. A unit of this machine's engine class must give the same bits, and a drawn one the logged answer. One of another
-   class is compared by tolerance where bench measured one (audit/compare.py), or is `unchecked`.
+3. A unit of this machine's engine class and system (run/visible.py) must give the same bits, and a drawn one the logged
+   answer. One of another system may; one of another class is compared by tolerance where bench measured one
+   (audit/compare.py), or is `unchecked`.
 4. What goes wrong on this machine (memory, time, a missing blob) is `unchecked`, never `different`.
 """
 
@@ -32,6 +33,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.rules import kinds
 from stannary.rules.kinds import DELTA, TASKS
+from stannary.run import visible
 from stannary.run.engine_class import measure_engine_class
 from stannary.run.environment import Environments, environment_digest
 from stannary.run.holding import Holding, make_workplace, prepare
@@ -93,7 +95,10 @@ class Replayer:
             for item in unit.blobs:
                 self._bring(item.digest)
             self._start_worker()
-            if self._engine_class == unit.engine_class or not kinds.of(self._holding.spec).loads_recipe:
+            if (
+                visible.without_name(self._engine_class) == visible.without_name(unit.engine_class)
+                or not kinds.of(self._holding.spec).loads_recipe
+            ):
                 return self._bitwise(unit)
             return self._by_tolerance(unit)
         except StannaryError as err:
@@ -105,7 +110,7 @@ class Replayer:
         salt = question.salt if question is not None else secrets.token_hex(SALT_BYTES)
         made: Recomputed = self._work.audit(self._task(unit), step, salt)
         if made.root != unit.root:
-            if self._engine_class != unit.engine_class:
+            if not visible.is_of_one(self._engine_class, unit.engine_class):
                 return self._incomparable(unit)
             return self._found(unit, Outcome.DIFFERENT, f"computed root {made.root}")
         if question is not None and made.answer != question.answer:
@@ -157,7 +162,8 @@ class Replayer:
         holding.worker = Worker.start(self._sandbox, workplace, _drop_line)
         try:
             made = prepare(holding.worker, holding.spec)
-            self._engine_class = made.engine_class if made is not None else self._engine_class
+            if made is not None:
+                self._engine_class = f"{made.engine_class}.{visible.visible_name()}"
         except StannaryError:
             self.close()
             raise

@@ -1,4 +1,5 @@
-"""The engine class of this machine: what decides the bits of its training (train/engine.py), measured apart."""
+"""The engine class of this machine: what decides the bits of its training (train/engine.py), measured apart, and the
+name of what a job can see of its system (visible.py)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox.contract import own_path
+from stannary.run.visible import visible_name
 
 ENGINE_TIMEOUT_S = 300.0
 
@@ -29,4 +31,4 @@ def measure_engine_class(kernel: dict[str, str]) -> str:
         raise EnvironmentProblem(
             "the engine class cannot be measured", why=last[:300], hint="pip install 'stannary[agent,train]'"
         )
-    return measured
+    return f"{measured}.{visible_name()}"

@@ -286,7 +286,8 @@ class LocalMarket:
                 "is unknown here" if view is None
                 else "was convicted" if view.convicted
                 else "was revoked" if view.revoked
-                else "has a credential that ended" if _has_expired(place) else ""
+                else "has a credential that ended" if _has_expired(place)
+                else "has another system than this machine now" if not self._is_of_now(place) else ""
             )  # fmt: skip
             if not reason:
                 continue
@@ -335,9 +336,16 @@ class LocalMarket:
         """Return the class a node with the same flags measured here: measuring loads torch for seconds."""
         for path in sorted(self.directory.glob(f"nodes/*/{NODE_FILE}")):
             members = _members(path)
-            if members is not None and not plan.flags and not members.get("kernel"):
+            if members is not None and not plan.flags and not members.get("kernel") and self._is_of_now(path.parent):
                 return str(members.get("engine_class", ""))
         return ""
+
+    def _is_of_now(self, place: Path) -> bool:
+        """Say whether a node's engine class names what jobs see of this machine today, or nothing of it."""
+        from stannary.run import visible
+
+        said = (_members(place / NODE_FILE) or {}).get("engine_class", "")
+        return visible.name_of(str(said)) in ("", visible.visible_name())
 
     def _node_place(self, name: str) -> Path:
         return self.directory / "nodes" / name

@@ -16,7 +16,7 @@ from stannary.errors import EnvironmentProblem
 from stannary.formats import canonical
 from stannary.sdk import brokers, local, profile, trustfile
 from stannary.sdk.client import Client
-from stannary.sdk.local import LocalMarket
+from stannary.sdk.local import NODE_FILE, LocalMarket
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -135,6 +135,22 @@ def test_a_convicted_node_is_replaced(private):
     assert {path.name for path in (private.directory / "nodes").iterdir()} == {"one", "two", "one.gone-1", "two.gone-1"}
     assert [line.split(":")[0] for line in private.told] == ["one was convicted", "two was revoked"]
     assert used.profile == again.profile
+
+
+def test_a_node_of_another_system_is_replaced(private):
+    """Packages were installed since a node joined: a fresh node, of what jobs see now, takes its place."""
+    private.ensure(NODES)
+    old = {name: node_of(private, name) for name in ("one", "two")}
+    private.stop()
+    path = private.directory / "nodes/one" / NODE_FILE
+    members = canonical.decode_object(path.read_bytes())
+    assert members["engine_class"] == "cpu-toy"  # declared, so it names no system
+    said = "cpu-fp32-torch2.13.0-t16.0123456789ab.ffffffffffff"
+    path.write_bytes(canonical.encode({**members, "engine_class": said}))
+    again = private.ensure(NODES)
+    assert heard(again) == {node_of(private, "one"), old["two"]}
+    assert node_of(private, "one") != old["one"]
+    assert [line.split(":")[0] for line in private.told] == ["one has another system than this machine now"]
 
 
 def test_a_market_whose_data_is_gone_is_a_new_one(private, stannary):

@@ -14,6 +14,7 @@ import stannary
 from stannary.run.engine_class import measure_engine_class
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
 from stannary.run.sandbox.contract import own_path
+from stannary.run.visible import visible_name
 
 ASKED = """\
 import sys
@@ -75,5 +76,5 @@ def test_the_engine_is_measured_by_the_copy_that_asks(monkeypatch: pytest.Monkey
     own = str(Path(stannary.__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", own)
     monkeypatch.setattr(subprocess, "run", run)
-    assert measure_engine_class({}) == "c1"
+    assert measure_engine_class({}) == f"c1.{visible_name()}"
     assert seen[0]["PYTHONPATH"] == own
