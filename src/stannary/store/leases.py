@@ -127,11 +127,6 @@ def get(connection: Connection, lease: str) -> LeaseRow:
     return read(row)
 
 
-def live(connection: Connection) -> list[LeaseRow]:
-    """Return every live lease: what a market goes on with after a restart."""
-    return _live(connection)
-
-
 def live_work(connection: Connection) -> list[Leased]:
     """Return every live lease with what tells whether it is late."""
     held = list(connection.execute(_WITH_TASKS).mappings())

@@ -144,7 +144,7 @@ def test_a_superseded_task_takes_its_leases_along(furnished: Store) -> None:
     """Dropping a task revokes what is held of it, and it does not come back to planned."""
     do(furnished, lambda c: leases.grant(c, work("L1", "n-1"), cause()))
     do(furnished, lambda c: tasks.drop(c, TASK, TaskState.SUPERSEDED, cause("re-merge")))
-    assert furnished.read(leases.live) == []
+    assert furnished.read(leases.live_work) == []
     assert furnished.read(lambda c: tasks.get(c, TASK)).state is TaskState.SUPERSEDED
     late = Fence("L1", "n-1", 1)
     assert isinstance(furnished.write(lambda c: tasks.commit(c, late, "c", 1, cause())).exception(30), ConflictError)
