@@ -147,7 +147,7 @@ def among($names): . as $name | any($names[]; . == $name);
 
 need(length == 1; "not one JSON document") | .[0]
 | members(["checkpoints", "evidence", "format", "proof", "receipt"]; "the file")
-| need(.format == "stannary.receipt/v2" or .format == "stannary.receipt/v1"; "not a receipt of a known format")
+| need(.format == "stannary.receipt/v3" or .format == "stannary.receipt/v2" or .format == "stannary.receipt/v1"; "not a receipt of a known format")
 | . as $file
 
 # the keys given: the market's, then the witnesses' in the order of a note

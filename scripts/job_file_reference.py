@@ -63,7 +63,7 @@ TOP = {
                   "`$STANNARY_INPUT_NAME`.", "{corpus: {path: corpus.txt}}", "none"),
     "outputs": Key("list of patterns", f"Files that are handed in, at most {jobspec.MAX_OUTPUTS} patterns. See *Outputs*.",
                    "[result.json, plots/*.png]", "none"),
-    "trust": Key("mapping", "What you ask of nodes and of the check of their work. See *trust*.", "{audit: 1.0}", "see there"),
+    "trust": Key("mapping", "What you ask of nodes and of the check of their work. See *trust*.", "{assurance: verified}", "see there"),
     "budget": Key("dollars", "The job is refused if its worst case costs more; what is not used is paid back.", "1.00"),
 }  # fmt: skip
 RECIPE = {
@@ -124,7 +124,12 @@ TRUST = {
                   "`replay`: training steps are computed again. `rerun-compare`: a command's outputs are compared by digest. "
                   "`none`: paid on completion, and the receipt says `unverified`.", "rerun-compare",
                   "`replay` for `train`, `rerun-compare` for `command`"),
-    "audit": Key("share, 0 to 1", "Share of the tasks that are computed again by others.", "0.25"),
+    "assurance": Key("`sampled`, `verified`, `full`",
+                     "`sampled`: so much is computed again by others that cheating is a loss. `verified`: so much that a tenth of the "
+                     "work, faked, passes unseen with a probability of 0.01 at most. `full`: everything.", "verified",
+                     "none: `audit` alone says it"),
+    "audit": Key("share, 0 to 1", "Share of the tasks that are computed again, where you want more than the assurance needs.", "0.25",
+                 "what `assurance` needs, solved when the plan is made; 1 without one"),
     "gain": Key("share, 0 to 1", "What you think cheating saves of a task's price; the plan says which audit deters it.", "0.6"),
     "detection": Key("share, 0 to 1", "How surely a recomputation sees a difference.", "0.99"),
     "regions": Key("list of texts", "Jurisdictions nodes must be in; empty: any.", "[DE, NL]"),
@@ -280,7 +285,7 @@ name: hello
 recipe: {{entry: recipe.py:recipe, rounds: 12, lanes: 2, inner_steps: [3, 6, 10]}}
 inputs: {{corpus: {{module: pydoc_data.topics}}}}
 resources: {{cpus: 1, memory: 1GiB, wall_s: 600}}
-trust: {{audit: 1.0, max_price: 0.50}}
+trust: {{assurance: verified, max_price: 0.50}}
 budget: 1.00
 ```
 

@@ -104,6 +104,7 @@ def _spec(changes: dict[str, Any]) -> JobSpec:
         "regions": (),
         "exclude_operators": (),
         "max_price_usd_micros_per_hour": 500_000,
+        "assurance": None,
     }
     resources: dict[str, Any] = {"cpus": 1, "memory_bytes": 2**28, "disk_bytes": 2**28, "wall_s": 60}
     members: dict[str, Any] = {

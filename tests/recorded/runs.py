@@ -7,6 +7,9 @@ from dataclasses import replace
 from tests.recorded.cast import ENGINE_CLASS, Node, spec, train
 from tests.recorded.stage import CHAIN, JobOrder, Run
 
+from stannary.formats.jobspec import RULES
+from stannary.formats.predicates import Assurance
+
 OTHER_CLASS = ENGINE_CLASS.replace("toy1.0", "toy2.0")
 THREE = (Node("n1"), Node("n2", ask=110_000), Node("n3", ask=120_000))
 FOUR = (*THREE, Node("n4", ask=130_000))
@@ -60,6 +63,39 @@ HONEST = (
         "two of five tasks are drawn, the others are passed over",
         FIVE,
         (JobOrder("job", train(rounds=2, audit_ppm=400_000)),),
+    ),
+)
+
+WORDS = (
+    Run(
+        "sampled",
+        "a training of which chance draws little: the last draw adds one of each operator, and the job waits for it",
+        FIVE,
+        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES)),),
+    ),
+    Run(
+        "sampled-command",
+        "the same of a command on three nodes",
+        FIVE,
+        (JobOrder("job", spec(nodes=3, audit_ppm=30_000, assurance=Assurance.SAMPLED, rules=RULES)),),
+    ),
+    Run(
+        "late-lie",
+        "what the last draw adds is a lie: its round and all that stands on it are done again",
+        among(FIVE, n1="work r?/l* lies"),
+        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES)),),
+    ),
+    Run(
+        "late-and-gone",
+        "a node is gone when the last draw adds its work: an auditor finds its root, and that is enough",
+        among(FIVE, n1="question * silent"),
+        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES)),),
+    ),
+    Run(
+        "full",
+        "every unit is recomputed, one liar among the nodes",
+        among(FIVE, n1="work r0/* lies"),
+        (JobOrder("job", train(rounds=2, assurance=Assurance.FULL, rules=RULES)),),
     ),
 )
 
@@ -479,6 +515,7 @@ COMPANY = (
 
 RUNS: tuple[Run, ...] = (
     *HONEST,
+    *WORDS,
     *LIARS,
     *CANARIES,
     *SILENT,

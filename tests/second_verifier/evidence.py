@@ -70,8 +70,14 @@ class File:
         if value["format"] == "stannary.receipt/v1":
             findings.say("receipt.version", False, BELOW_POLICY)
             raise Ended
-        if value["format"] != "stannary.receipt/v2" or not isinstance(value["proof"], str):
+        formats = {"stannary.receipt/v2": 2, "stannary.receipt/v3": 3}
+        if (
+            not isinstance(value["format"], str)
+            or value["format"] not in formats
+            or not isinstance(value["proof"], str)
+        ):
             raise Malformed("not of this format")
+        self.rules = formats[value["format"]]
         self.evidence = [self._logged(item) for item in limited(value["evidence"], 20_000)]
         indexes = [index for _, index, _ in self.evidence]
         if indexes != sorted(set(indexes)):
@@ -189,6 +195,7 @@ class Case:
             raise Malformed("of another job")
         self.spec = self.job["spec"]
         shapes.check_spec(self.spec)
+        self.rules: int = self.spec.get("rules", 2)  # R0.1
         recipe = self.spec.get("recipe")
         self.step_ms = recipe["step_ms"] if recipe else self.spec["resources"]["wall_s"] * 1000  # R7.8
         self.void = self._void()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal, localcontext
 from typing import Any
 
 from tests.second_verifier import rules
@@ -24,6 +24,7 @@ from tests.second_verifier.evidence import (
     unit_of,
 )
 from tests.second_verifier.rules import Decision, Selection
+from tests.second_verifier.shapes import is_found
 from tests.second_verifier.values import MAX_INT, Malformed, NotJson, read_json, time
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -62,12 +63,14 @@ def verify(
         statements = file.open_evidence()
         findings.say("evidence.list", [item.leaf for item in statements] == stated["evidence"])
         case = Case(statements)
+        findings.say("receipt.version", file.rules == case.rules)
         check_signatures(file, case, findings)
         findings.say("receipt.job", (stated["job"], stated["job_digest"]) == (case.job_id, case.job_digest))
         verdict = stated["verdict"]
         if not findings.refuted:  # R17.2
             computed = _judge(file, case, stated, subjects, findings)
-            _ask(file, stated, findings, job_digest, allow_unverified=allow_unverified)
+            is_enough = allow_unverified or (case.rules == 3 and not has_floors and _is_unasked(case, stated))
+            _ask(file, case, stated, findings, job_digest, is_enough=is_enough, takes_any=allow_unverified)
     except Ended:
         pass
     except Malformed:
@@ -84,7 +87,8 @@ def _judge(
     selections = rules.select(case)
     decisions = {task: rules.decide(case, task, selections.get(task)) for task in case.contributions}
     result, is_complete, expected = _result(case)
-    rules.check_course(case, file, result, findings)
+    late = {task for task, selection in selections.items() if selection.is_late}
+    rules.check_course(case, file, result, late, findings)
     rules.check_draws(case, file, findings)
     rules.check_audits(case, selections, findings)
     rules.check_verdicts(case, selections, findings)
@@ -105,7 +109,14 @@ def _judge(
 
 
 def _ask(
-    file: File, stated: dict[str, Any], findings: Findings, job_digest: str | None, *, allow_unverified: bool
+    file: File,
+    case: Case,
+    stated: dict[str, Any],
+    findings: Findings,
+    job_digest: str | None,
+    *,
+    is_enough: bool,
+    takes_any: bool,
 ) -> None:
     """R16.5 and R16.6."""
     findings.say("receipt.other-job", job_digest in (None, stated["job_digest"]))
@@ -115,8 +126,20 @@ def _ask(
     findings.say("witness.local", bool(file.cosigned & set(file.pins.independent)), NOTICE)
     if not findings.refuted:
         findings.say("receipt.verdict", stated["verdict"] != "refuted")
-        is_enough = stated["verdict"] in ("verified", "refuted") or allow_unverified
-        findings.say("receipt.unverified", is_enough, BELOW_POLICY)
+        word, figures = stated["verdict"], stated["soundness"]
+        if case.rules == 2:
+            findings.say("receipt.unverified", word in ("verified", "refuted") or is_enough, BELOW_POLICY)
+        elif word == "unverified":
+            findings.say("receipt.unverified", is_enough, BELOW_POLICY)
+        elif word != "refuted":
+            reached = {"sampled": 1, "verified": 3 if figures["checked"] == figures["units"] else 2}[word]
+            asked = ("", "sampled", "verified", "full").index(figures["assurance"])
+            findings.say("receipt.assurance", reached >= asked or takes_any, BELOW_POLICY)
+
+
+def _is_unasked(case: Case, stated: dict[str, Any]) -> bool:
+    """R16.6."""
+    return stated["status"] == "succeeded" and case.spec["trust"]["verify"] == "none"
 
 
 def _result(case: Case) -> tuple[set[str], bool, list[tuple[str, str]]]:
@@ -164,6 +187,8 @@ def _compute(
     """R16.1 and R16.2."""
     tasks, is_complete = result
     figures = _soundness(case, selections, decisions)
+    if case.rules == 3:
+        figures |= _worth(case, figures, selections, decisions, tasks)
     lines, escrow, refund = _settle(case, decisions, stated["reason"])
     trust = case.spec["trust"]
     verdict = "unverified"
@@ -172,7 +197,11 @@ def _compute(
         if any(decisions[task].verdict == "refuted" for task in tasks):
             verdict = "refuted"
         elif all(decisions[task].verdict == "verified" for task in tasks) and all_closed:
-            verdict = "verified" if figures["audit_ppm"] >= figures["required_ppm"] else "unverified"
+            verdict = "unverified"
+            if figures["audit_ppm"] >= figures["required_ppm"]:
+                verdict = "verified" if case.rules == 2 else "sampled"
+            if case.rules == 3 and _is_verified(case, figures):
+                verdict = "verified"
     kinds = {held[-1]["attestation"] for held in case.credentials.values()}
     return {
         "job": case.job_id,
@@ -328,10 +357,11 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
     ]
     stake = min(stakes, default=0)
     audit_ppm = 0 if trust["verify"] == "none" else trust["audit_ppm"]
-    drawn = [task for task, selection in selections.items() if selection.drawn]
+    units = _units(case)
+    drawn = [task for task, selection in selections.items() if selection.drawn and task in units]
     gain, detection = trust["gain_ppm"], trust["detection_ppm"]
     return {
-        "units": len(case.contributions),
+        "units": len(units),
         "drawn": len(drawn),
         "audited": sum(decisions[task].verdict in ("verified", "refuted") for task in drawn),
         "audit_ppm": audit_ppm,
@@ -342,6 +372,89 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
         "escape": f"{Decimal(10**6 - audit_ppm) / 10**6:.6f}",
         "independence": "declared",
     }
+
+
+def _units(case: Case) -> set[str]:
+    """R15.3."""
+    made = set(case.contributions)
+    return made if case.rules == 2 else made & {tasks[-1] for tasks in case.units.values()}
+
+
+def _worth(
+    case: Case,
+    figures: dict[str, Any],
+    selections: dict[str, Selection],
+    decisions: dict[str, Decision],
+    tasks: set[str],
+) -> dict[str, Any]:
+    """R15.7."""
+    drawn = {task for task, selection in selections.items() if selection.drawn} & _units(case)
+    unsettled = {task for task in drawn & tasks if decisions[task].verdict not in ("verified", "refuted")}
+    known = {"checked": len(drawn) - len(unsettled)}
+    groups = []
+    for draw in case.of["draw"]:
+        for name in {entry["engine_class"] for entry in draw["drawable"]}:
+            listed = case.lists[draw["candidates"]]["candidates"]
+            groups.append(Counter(item["operator"] for item in listed if item["engine_class"] == name).most_common())
+    shares = [
+        -(-found[0][1] * 10**6 // (sum(number for _, number in found) - found[1][1])) if len(found) > 1 else 10**6
+        for found in groups
+    ]
+    accomplice = max(shares, default=10**6)
+    prices: dict[str, int] = {}
+    for task, item in case.contributions.items():
+        prices[item["node"]] = max(prices.get(item["node"], 0), _price(case, task, item["node"]))
+    bonds = {node: case.credential(node)["bond_usd_micros"] for node in prices}
+
+    def stake(node: str) -> tuple[int, str]:
+        return min(max(bonds[node] * 10**6 // max(prices[node], 1), 0), MAX_INT), node
+
+    weakest = min(prices, key=stake, default=None)
+    price, bond = (prices[weakest], bonds[weakest]) if weakest is not None else (0, 0)
+    whole = 0 < figures["units"] == known["checked"]
+    rate = 10**6 if whole else figures["audit_ppm"]
+    return {
+        **known,
+        "escape": _up(Decimal(10**6 - rate) / 10**6),
+        "assurance": case.spec["trust"]["assurance"],
+        "escape_tenth": _escape(figures | known, 10**5, 0),
+        "operators": min((len(found) for found in groups), default=0),
+        "accomplice_ppm": accomplice,
+        "escape_accomplice": _up(1 - Decimal(rate) * (10**6 - accomplice) / 10**12),
+        "escape_tenth_accomplice": _escape(figures | known, 10**5, accomplice),
+        "saved_usd_micros": price * figures["gain_ppm"] // 10**6,
+        "lost_usd_micros": min(max(bond + price, 0), MAX_INT),
+    }
+
+
+def _rate(figures: dict[str, Any]) -> int:
+    """R15.4."""
+    if figures["checked"] == figures["units"]:
+        return 10**6
+    return int(min(figures["audit_ppm"], figures["checked"] * 10**6 // figures["units"]))
+
+
+def _escape(figures: dict[str, Any], share: int, accomplice: int) -> str:
+    """R15.4."""
+    if not figures["units"]:
+        return "1.000000"
+    num = -(-figures["units"] * share // 10**6)
+    found = _rate(figures) * figures["detection_ppm"] * (10**6 - accomplice)
+    with localcontext() as context:
+        context.prec = 60
+        return _up((1 - Decimal(found) / 10**18) ** num)
+
+
+def _up(value: Decimal) -> str:
+    return f"{value.quantize(Decimal('0.000001'), ROUND_UP):f}"
+
+
+def _is_verified(case: Case, figures: dict[str, Any]) -> bool:
+    """R15.8."""
+    units = figures["units"]
+    if not units:
+        return False
+    return figures["checked"] == units or is_found(case.spec, _rate(figures), -(-units // 10))
 
 
 def _time_split(case: Case, decisions: dict[str, Decision], tasks: set[str]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.second_verifier.evidence import (
@@ -19,6 +19,7 @@ from tests.second_verifier.evidence import (
     root_of,
     unit_of,
 )
+from tests.second_verifier.shapes import is_found
 from tests.second_verifier.values import (
     H,
     Malformed,
@@ -43,6 +44,7 @@ class Selection:
     ranked: list[str]  # nodes
     audits: list[str]
     alone: str
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Decision:
 
 
 def select(case: Case) -> dict[str, Selection]:
-    """R8.5, R8.8 to R8.10."""
+    """R8.5, R8.8 to R8.11."""
+    listing = _Listing(case)
     reveals = {item.leaf: item for item in case.of["reveal"]}
     selected: dict[str, Selection] = {}
     for item in case.of["draw"]:
@@ -70,13 +73,76 @@ def select(case: Case) -> dict[str, Selection]:
         for entry in item["drawable"]:
             if entry["num_steps"] < 1:
                 raise Malformed("a task without steps")
+        late = listing.take(item, beacon)
+        for entry in (*item["drawable"], *late):
             made = case.opened(entry["task"])
             if made is not None and (made.index, made["node"]) == (entry["commitment_index"], entry["node"]):
-                selected.setdefault(entry["task"], _select(case, item, entry, listed, beacon))
+                selection = _select(item, entry, listed, beacon, is_drawn=entry["task"] in listing.drawn)
+                if entry in late:
+                    selected[entry["task"]] = replace(selection, is_late=True)
+                else:
+                    selected.setdefault(entry["task"], selection)
     return selected
 
 
-def _select(case: Case, draw: Said, entry: dict[str, Any], listed: Said, beacon: bytes) -> Selection:
+class _Listing:
+    """R8.11: what has been listed, and what of it is drawn."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._standing: dict[str, str] = {}
+        self.drawn: set[str] = set()
+        job, spec = case.job_id, case.spec
+        self._last = {f"{job}/run/l{lane}" for lane in range(spec["num_nodes"])}
+        if "recipe" in spec:
+            self._last = {f"{job}/r{spec['recipe']['rounds'] - 1}/merge"}
+
+    def take(self, draw: Said, beacon: bytes) -> list[dict[str, Any]]:
+        """Note what a draw lists; return the late entries."""
+
+        def chance(task: str) -> int:
+            return int.from_bytes(H("stannary draw audit v1", beacon, task.encode()), "big")
+
+        trust = self._case.spec["trust"]
+        for entry in draw["drawable"]:
+            task, unit = entry["task"], entry["task"].rpartition("/a")[0]
+            self._entries[task], self._standing[unit] = entry, task
+            is_drawn = chance(task) * 10**6 < trust["audit_ppm"] * 2**256
+            is_drawn = is_drawn or (self._case.rules == 3 and self._is_last_merge(task))
+            (self.drawn.add if is_drawn else self.drawn.discard)(task)
+        if self._case.rules == 2 or not self._last <= set(self._standing):
+            return []
+        undrawn = sorted(set(self._entries) - self.drawn, key=lambda task: (chance(task), task))
+        late = []
+        for task in undrawn:
+            vouched = {other for other in self.drawn if not self._is_last_merge(other)}
+            if self._entries[task]["operator"] not in {self._entries[other]["operator"] for other in vouched}:
+                self.drawn.add(task)
+                late.append(task)
+        standing = set(self._standing.values())
+        wanted = self._needed(len(standing))
+        for task in undrawn:
+            if task in standing - self.drawn and len(standing & self.drawn) < wanted:
+                self.drawn.add(task)
+                late.append(task)
+        own = {entry["task"] for entry in draw["drawable"]}
+        return [self._entries[task] for task in late if task not in own]
+
+    def _is_last_merge(self, task: str) -> bool:
+        unit = task.rpartition("/a")[0]
+        return unit.endswith("/merge") and unit in self._last
+
+    def _needed(self, num: int) -> int:
+        spec = self._case.spec
+        word = spec["trust"]["assurance"]
+        if word != "verified":
+            return 0 if word == "sampled" else num
+        enough = (k for k in range(1, num + 1) if is_found(spec, k * 10**6 // num, -(-num // 10)))
+        return next(enough, num)
+
+
+def _select(draw: Said, entry: dict[str, Any], listed: Said, beacon: bytes, *, is_drawn: bool) -> Selection:
     def h(what: str, *more: bytes) -> bytes:
         return H(f"stannary draw {what} v1", beacon, entry["task"].encode(), *more)
 
@@ -99,7 +165,7 @@ def _select(case: Case, draw: Said, entry: dict[str, Any], listed: Said, beacon:
             ranked.append(item["node"])
     return Selection(
         draw,
-        below(h("audit"), case.spec["trust"]["audit_ppm"]),
+        is_drawn,
         below(h("canary"), 10_000),
         ranked,
         [audit(node) for node in ranked],
@@ -230,7 +296,15 @@ def can_convict(case: Case) -> bool:
     return "rules" not in case.spec or case.spec.get("recipe", {}).get("entry", "").startswith("builtin:")
 
 
-def judge(case: Case, contribution: Said, prover: Said | None, auditors: list[Said], *, closed: bool) -> Decision:
+def judge(
+    case: Case,
+    contribution: Said,
+    prover: Said | None,
+    auditors: list[Said],
+    *,
+    closed: bool,
+    late: bool,
+) -> Decision:
     """R10.1 to R10.3, R10.8."""
     heard: dict[str, Said] = {}
     for item in auditors:
@@ -238,13 +312,13 @@ def judge(case: Case, contribution: Said, prover: Said | None, auditors: list[Sa
         if operator != case.operator(contribution["node"]):
             heard.setdefault(operator, item)
     listed = list(heard.values())
-    made = _judge(contribution, prover, listed, closed=closed)
+    made = _judge(contribution, prover, listed, closed=closed, late=late)
     if can_convict(case):
         return made
     return Decision("unverified" if made.verdict == "refuted" else made.verdict, made.reason, (), made.convicted)
 
 
-def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, closed: bool) -> Decision:
+def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, closed: bool, late: bool) -> Decision:
     if prover is None:
         against = [item for item in listed if item["root"] != contribution["root"]]
         agreeing = [item for item in listed if item not in against]
@@ -254,7 +328,9 @@ def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, close
         against = [item for item in listed if item not in agreeing]
     camps = [[other for other in against if _same(item, other)] for item in against]
     camp = max(camps, key=len, default=[])
-    if prover is None and (agreeing or (closed and len(camp) < 2)):
+    if prover is None and agreeing and late and len(camp) < 2:
+        against = []  # nobody is convicted by it
+    elif prover is None and (agreeing or (closed and len(camp) < 2)):
         return Decision("unverified", "prover-silent")
     if agreeing and len(camp) >= 2:
         return Decision("unverified", "two-against-two")
@@ -284,7 +360,7 @@ def decide(case: Case, task: str, selection: Selection | None, before: int | Non
     answers = [item for item in case.answers_of(task) if before is None or item.index < before]
     own = [item for item in answers if item["role"] == "prover" and item["node"] == contribution["node"]]
     auditors = [item for item in answers if item["role"] == "auditor"]
-    return judge(case, contribution, own[0] if own else None, auditors, closed=True)
+    return judge(case, contribution, own[0] if own else None, auditors, closed=True, late=selection.is_late)
 
 
 def check_verdicts(case: Case, selections: dict[str, Selection], findings: Findings) -> None:
@@ -375,7 +451,7 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
 
     def judged(last: int) -> Decision:
         listed = [heard[rank] for rank in sorted(heard) if rank <= last]
-        return judge(case, contribution, prover, listed, closed=False)
+        return judge(case, contribution, prover, listed, closed=False, late=selection.is_late)
 
     for rank in set(range(last)) - set(heard):
         following = heard[min(later for later in heard if later > rank)]
@@ -409,14 +485,14 @@ def _is_convicted(case: Case, node: str, before: int) -> bool:
 # --- R12 ---
 
 
-def check_course(case: Case, file: File, in_result: set[str], findings: Findings) -> None:
+def check_course(case: Case, file: File, in_result: set[str], late: set[str], findings: Findings) -> None:
     """R12.1 to R12.13."""
     findings.say("statement.void", not case.void, NOTICE)
     _check_placement(case, findings)
     for task, item in case.assignments.items():
         _check_assignment(case, task, item, findings)
         if item["kind"] == MERGE:
-            _check_merge(case, item, task in in_result, findings)
+            _check_merge(case, item, late if task in in_result else None, findings)
     for task, item in case.contributions.items():
         _check_contribution(case, case.assignments[task], item, findings)
     _check_credentials(case, findings)
@@ -495,7 +571,7 @@ def merge_behind(case: Case, at: int, theta: str | None) -> str | None:
     return None
 
 
-def _check_merge(case: Case, item: Said, in_result: bool, findings: Findings) -> None:
+def _check_merge(case: Case, item: Said, late: set[str] | None, findings: Findings) -> None:
     """R12.7 to R12.9."""
     say = findings.say
     admitted, theta = item.p.get("admitted", []), item.p.get("theta")
@@ -522,9 +598,9 @@ def _check_merge(case: Case, item: Said, in_result: bool, findings: Findings) ->
     if not say("merge.base", before is not None) or before is None:
         return
     say("merge.outer", item.p.get("outer") == output(case.contributions[before], "outer"))
-    if in_result:
+    if late is not None:
         earlier = [before, *(entry["task"] for entry in case.assignments[before].p.get("admitted", []))]
-        first = [case.verdicts(task)[0].index for task in earlier if case.verdicts(task)]
+        first = [case.verdicts(task)[0].index for task in earlier if task not in late and case.verdicts(task)]
         say("merge.window", all(index < item.index for index in first))
 
 

@@ -12,7 +12,8 @@ from tests.second_verifier.values import MAX_INT, Malformed, is_digest
 T, N, O = "text", "int", "object"  # noqa: E741
 TIER = ("T0", "T1", "T2", "T3", "T4")
 ROLE = ("prover", "auditor")
-VERDICT = ("pending", "verified", "attested", "unverified", "refuted")
+VERDICT = ("pending", "verified", "sampled", "attested", "unverified", "refuted")
+ASSURANCE = ("sampled", "verified", "full")
 SPENT = dict.fromkeys(("start_ms", "compute_ms", "link_ms", "idle_ms", "audit_ms"), N)
 OUTPUTS = [{"name": T, "digest": T, "size_bytes": N}]
 LEFT_OUT = [{"node": T, "reason": T}]
@@ -74,7 +75,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "paid_usd_micros": N, "refunded_usd_micros": N,
         "soundness": {
             **dict.fromkeys(("units", "drawn", "audited", "audit_ppm", "required_ppm", "gain_ppm", "detection_ppm"), N),
-            "stake_ppm": N, "escape": T, "independence": T,
+            "stake_ppm": N, "escape": T, "independence": T, "assurance?": ASSURANCE,
+            **dict.fromkeys(("checked?", "operators?", "accomplice_ppm?", "saved_usd_micros?", "lost_usd_micros?"), N),
+            **dict.fromkeys(("escape_tenth?", "escape_accomplice?", "escape_tenth_accomplice?"), T),
         },
         "time_split": dict.fromkeys(("useful", "start", "link", "idle", "audit", "churn"), N),
         "engine_classes": [T], "witness": T, "attestation": T, "started_at": T, "finished_at": T,
@@ -88,7 +91,7 @@ SPEC: dict[str, Any] = {
     "trust": {
         "tier": TIER, "policy": T, "privacy": ("open",), "verify": ("replay", "rerun-compare", "none"),
         "audit_ppm": N, "gain_ppm": N, "detection_ppm": N, "regions": [T], "exclude_operators": [T],
-        "max_price_usd_micros_per_hour": N,
+        "max_price_usd_micros_per_hour": N, "assurance?": ASSURANCE,
     },
     "recipe?": {
         "entry": T, "code?": T, "rounds": N, "lanes": N, "inner_steps": [N], "seed": N, "step_ms": N, "options": O,
@@ -168,6 +171,29 @@ def check_spec(spec: Any) -> None:
     else:
         need("run" not in spec and "recipe" in spec)
         check_recipe(spec)
+    need(spec.get("rules", 3) == 3 and ("rules" in spec) == ("assurance" in trust))
+    if "rules" in spec and trust["verify"] != "none":
+        need(trust["audit_ppm"] >= least_rate(spec))
+
+
+def least_rate(spec: Any) -> int:
+    """R7.9."""
+    word, recipe = spec["trust"]["assurance"], spec.get("recipe")
+    if word != "verified":
+        return 1 if word == "sampled" else 10**6
+    units = recipe["rounds"] * (recipe["lanes"] + 1) if recipe else spec["num_nodes"]
+    faked = max(units // 10, 1)
+    low, high = 1, 10**6
+    while low < high:
+        rate = (low + high) // 2
+        low, high = (low, rate) if is_found(spec, rate, faked) else (rate + 1, high)
+    return low
+
+
+def is_found(spec: Any, rate: int, faked: int) -> bool:
+    """R7.9."""
+    escaping: int = (10**12 - rate * spec["trust"]["detection_ppm"]) ** faked
+    return 100 * escaping <= 10 ** (12 * faked)
 
 
 def check_recipe(spec: Any) -> None:

@@ -27,7 +27,7 @@ from stannary.formats import beacon, digest, jobspec, note, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, Verification
-from stannary.formats.predicates import Assignment, Role, Spent, Tier
+from stannary.formats.predicates import Assignment, Assurance, Role, Spent, Tier
 from stannary.jobs.course.state import (
     CosignedCheckpoint,
     DrawRow,
@@ -64,10 +64,15 @@ class Day(World):
         rules: int | None = None,
     ) -> None:
         super().__init__(
-            rounds=settings.rounds, lanes=settings.lanes, audit_ppm=audit_ppm, seed=seed, kind=kind, verify=verify
+            rounds=settings.rounds,
+            lanes=settings.lanes,
+            audit_ppm=audit_ppm,
+            seed=seed,
+            kind=kind,
+            verify=verify,
+            assurance=Assurance.SAMPLED if rules is not None else None,
         )
         self.settings = settings
-        self.rules = rules
         self.fleet = {node.name: node for node in fleet}
         self.nodes = dict(self.fleet)  # the world's nodes, each with a mind of its own
         self.chance = random.Random(seed)
@@ -147,7 +152,7 @@ class Day(World):
         base = super().spec()
         trust = replace(base.trust, max_price_usd_micros_per_hour=500_000)
         recipe = self.settings if self.kind is JobKind.TRAIN else None
-        return replace(base, recipe=recipe, trust=trust, budget_usd_micros=10**9, rules=self.rules)
+        return replace(base, recipe=recipe, trust=trust, budget_usd_micros=10**9)
 
     def checkpoint(self) -> str:
         """Sign and cosign the log as it stands, in no time."""

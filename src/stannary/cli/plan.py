@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from stannary.cli import travels
 from stannary.cli.output import cell, wrapped
 from stannary.errors import UsageError
-from stannary.formats.jobspec import JobSpec
+from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.quantity import dollars
+from stannary.rules.shape import shape_of
 from stannary.sdk.submit import Prepared
 from stannary.wire.buyer import Offer, PriceQuote, RejectedNode
 
@@ -30,13 +31,40 @@ def text(quote: PriceQuote, prepared: Prepared) -> list[str]:
     budget = dollars(spec.budget_usd_micros)
     lines += [
         *travels.lines(prepared),
-        f"  audited   {quote.audit_ppm / 10_000:.2f} % of tasks, {quote.required_ppm / 10_000:.2f} % needed",
+        *assurance_lines(quote, spec),
         f"  work      {dollars(quote.work_usd_micros):>12}",
         f"  audits    {dollars(quote.audit_usd_micros):>12}",
         f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {budget}",
         "NOT hardware-attested: tier T0 nodes show software evidence only.",
     ]
     return lines
+
+
+def assurance_lines(quote: PriceQuote, spec: JobSpec) -> list[str]:
+    """Return what is audited, and what each assurance would need and cost."""
+    if spec.trust.verify is Verification.NONE:
+        return ["  audited   nothing: verify is none"]
+    asked = f"audited   {percent(spec.trust.audit_ppm)} of {num_units(spec)}"
+    if spec.trust.assurance is None:
+        asked += f", {percent(quote.required_ppm)} needed; what an assurance would need"
+    else:
+        asked += f", for assurance: {spec.trust.assurance}; always one of each operator, and the last merge"
+    lines = wrapped(asked, indent=2, hanging=12)
+    for item in quote.words:
+        cost = f"expected {dollars(item.expected_usd_micros)}, at most {dollars(item.worst_usd_micros)}"
+        lines.append(f"    {item.assurance:<9} {percent(item.audit_ppm):>9}  {cost}")
+    return lines
+
+
+def num_units(spec: JobSpec) -> str:
+    """Spell how many units of work a job has."""
+    number = shape_of(spec).num_tasks
+    return f"{number:,} unit{'s' if number != 1 else ''}"
+
+
+def percent(ppm: int) -> str:
+    """Spell an audit rate, rounded to hundredths of a per cent."""
+    return f"{ppm / 10_000:.2f} %"
 
 
 def _rejections(rejected: Sequence[RejectedNode]) -> list[str]:

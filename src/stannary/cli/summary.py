@@ -16,7 +16,6 @@ from stannary.cli.happenings import REASONS
 from stannary.cli.output import cell, columns, shortened, wrapped
 from stannary.formats import ids, instants, record, workdir
 from stannary.formats.ids import NodeId
-from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
 from stannary.formats.quantity import dollars
 from stannary.rules.reasons import Reason
@@ -131,6 +130,7 @@ def headline(report: Report) -> str:
     """Return the verdict in one line."""
     words = {
         Verdict.VERIFIED: "Verified.",
+        Verdict.SAMPLED: "Sampled.",
         Verdict.ATTESTED: "Attested.",
         Verdict.UNVERIFIED: "NOT VERIFIED.",
         Verdict.REFUTED: "REFUTED.",
@@ -140,17 +140,16 @@ def headline(report: Report) -> str:
     verdict = Verdict.REFUTED if report.exit_code == 3 else report.verdict
     if claims is None:
         return words[verdict]
-    if report.exit_code == 4 and verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
-        words[verdict] = "NOT ENOUGH."  # true, and below what was asked
+    if report.exit_code == 4 and verdict in (Verdict.VERIFIED, Verdict.SAMPLED, Verdict.ATTESTED):
+        words[verdict] = f"NOT ENOUGH: {verdict}."  # true, and below what was asked
+    if claims.is_unasked:
+        words[Verdict.UNVERIFIED] = "Unverified, as its buyer asked."
     return f"{words[verdict]} job {claims.receipt.job} {cell(claims.job_name)}: {claims.receipt.status}"
 
 
 def evidence_sentence(claims: Claims) -> str:
     """Say who computed how much again, and what that leaves open; a job without a result leaves nothing open."""
-    said = claims.recomputation()
-    if claims.receipt.status != "succeeded" or claims.receipt.verification == Verification.NONE:
-        return said
-    return f"{said} One faked unit would pass unseen with probability {claims.receipt.soundness.escape}."
+    return " ".join(filter(None, (claims.recomputation(), claims.deterrence(), claims.left_open())))
 
 
 def fact_lines(claims: Claims) -> list[str]:
@@ -257,6 +256,11 @@ def _claims(claims: Claims) -> dict[str, Any]:
             "audited": claims.receipt.soundness.audited,
             "operators": list(claims.recomputed_by),
             "sentence": claims.recomputation(),
+        },
+        "worth": {
+            "asked": spec.trust.assurance,
+            "deterrence": claims.deterrence(),
+            "left_open": claims.left_open(),
         },
         "convicted": convictions(claims),
         "struck": strikes(claims),

@@ -92,6 +92,11 @@ def command_task(job: JobId, lane: int, attempt: int = 0) -> TaskId:
     return task_id(TaskKind.COMMAND, job, 0, lane, attempt)
 
 
+def unit_of(task: TaskId) -> str:
+    """Return what a task is an attempt at: its name without the attempt."""
+    return task.rpartition("/a")[0]
+
+
 def place_of(task: str) -> tuple[TaskKind, int, int]:
     """Return what a task's name says that it is, and its round and lane, 0 where it has none.
 

@@ -33,8 +33,8 @@ from stannary.formats.jobspec import (
     Trust,
     Verification,
 )
-from stannary.formats.predicates import Tier
-from stannary.formats.quantity import show
+from stannary.formats.predicates import Assurance, Tier
+from stannary.formats.quantity import PPM, show
 from stannary.formats.training import Training
 from stannary.formats.workdir import WorkFile
 
@@ -55,8 +55,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "recipe.training": tuple(field.name for field in dataclasses.fields(Training)),
     "resources": ("cpus", "memory", "disk", "wall_s", "accelerators"),
     "trust": (
-        "tier", "policy", "privacy", "verify", "audit", "gain", "detection", "regions", "exclude_operators",
-        "max_price",
+        "tier", "policy", "privacy", "verify", "assurance", "audit", "gain", "detection", "regions",
+        "exclude_operators", "max_price",
     ),
     "inputs.*": ("module", "path"),
 }  # fmt: skip
@@ -78,6 +78,7 @@ DEFAULT_WALL_S = 600
 DEFAULT_GAIN = "0.6"  # cheating saves at most 60 % of a task's price (docs/audits.md)
 DEFAULT_DETECTION = "0.99"
 DEFAULT_STEP_MS = 40
+LEAST_AUDIT_PPM = 1  # stands in a draft until the rate is solved
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Draft:
     spec: JobSpec
     workdir: str  # empty: none
     inputs: Mapping[str, InputSource]
+    has_own_rate: bool = False  # trust.audit was given; else the rate is solved when the plan is made (sdk/submit.py)
 
     def resolve(self, files: Sequence[WorkFile], inputs: Mapping[str, Input], code: Digest | None = None) -> JobSpec:
         """Return the whole spec, `code` being that of a built-in recipe; raise SpecError if something is missing."""
@@ -123,6 +125,7 @@ def parse(value: object) -> Draft:
     resources = _resources(_section(top.get("resources", {}), "resources"))
     if recipe is not None and "threads" not in _section(top["recipe"], "recipe").get("training", {}):  # type: ignore[operator]  # read above
         recipe = replace(recipe, training=replace(recipe.training, threads=resources.cpus))
+    trust = _trust(_section(top.get("trust", {}), "trust"), kind)
     spec = JobSpec(
         name=_text(top.get("name", "job"), "name"),
         kind=kind,
@@ -135,11 +138,13 @@ def parse(value: object) -> Draft:
         resources=resources,
         inputs={},
         outputs=_texts(top.get("outputs", []), "outputs"),
-        trust=_trust(_section(top.get("trust", {}), "trust"), kind),
+        trust=trust,
         budget_usd_micros=dollars(top.get("budget", DEFAULT_BUDGET_USD), "budget", MAX_PLAUSIBLE_BUDGET_USD),
+        rules=jobspec.RULES if trust.assurance is not None else None,
     )
     jobspec.check(spec)
-    return Draft(spec, _workdir(top, spec), _inputs(top.get("inputs", {})))
+    has_own_rate = "audit" in _section(top.get("trust", {}), "trust")
+    return Draft(spec, _workdir(top, spec), _inputs(top.get("inputs", {})), has_own_rate)
 
 
 def _workdir(top: Mapping[str, object], spec: JobSpec) -> str:
@@ -250,12 +255,23 @@ def _trust(members: Mapping[str, object], kind: JobKind) -> Trust:
     policy = _text(members.get("policy", "local"), "trust.policy")
     if policy != "local":
         raise _not_yet("trust.policy", policy)
+    verify = _known(members.get("verify", default_verify.value), "trust.verify", Verification, {"attested"})
+    if verify is Verification.NONE and "assurance" in members:
+        raise SpecError(
+            "trust.assurance does not fit verify: none",
+            why=f"{show(members['assurance'])}, and nothing is checked",
+            hint="leave one of the two out",
+        )
+    assurance = _choice(members["assurance"], "trust.assurance", Assurance) if "assurance" in members else None
+    solved_ppm = PPM if assurance is None else LEAST_AUDIT_PPM
+    audit_ppm = quantity.ppm(members["audit"], "trust.audit") if "audit" in members else solved_ppm
     return Trust(
         tier=tier,
         policy=policy,
         privacy=_known(members.get("privacy", "open"), "trust.privacy", Privacy, {"sealed"}),
-        verify=_known(members.get("verify", default_verify.value), "trust.verify", Verification, {"attested"}),
-        audit_ppm=quantity.ppm(members.get("audit", 1), "trust.audit"),
+        verify=verify,
+        assurance=assurance,
+        audit_ppm=audit_ppm,
         gain_ppm=quantity.ppm(members.get("gain", DEFAULT_GAIN), "trust.gain"),
         detection_ppm=quantity.ppm(members.get("detection", DEFAULT_DETECTION), "trust.detection"),
         regions=_texts(members.get("regions", []), "trust.regions"),

@@ -24,7 +24,7 @@ from stannary.formats import outputs as patterns
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
 from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Tier
+from stannary.formats.predicates import Assurance, Tier
 from stannary.formats.quantity import PPM
 from stannary.formats.training import Training
 from stannary.formats.workdir import WorkFile
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+RULES = 3  # those of a new job
 MAX_ROUNDS = 5_000
 MAX_LANES = 256
 MAX_UNITS = 10_000  # rounds x lanes + merges; the longest receipt a verifier must read (canonical.MAX_DOCUMENT_BYTES)
@@ -142,6 +143,7 @@ class Trust:
     regions: tuple[str, ...]
     exclude_operators: tuple[str, ...]
     max_price_usd_micros_per_hour: int
+    assurance: Assurance | None = None  # absent of specs of rules 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ def check(spec: JobSpec) -> None:
     _check_outputs(spec.outputs)
     _check_kind(spec)
     _check_trust(spec.trust, spec.kind)
+    _check_rules(spec)
 
 
 def check_resolved(spec: JobSpec) -> None:
@@ -466,6 +469,21 @@ def _check_trust(trust: Trust, kind: JobKind) -> None:
             )
         for word in words:
             _check_words(word, f"trust.{name}")
+
+
+def _check_rules(spec: JobSpec) -> None:
+    if spec.rules not in (None, RULES):
+        raise SpecError(
+            "the job is under rules of another release",
+            why=f"rules {spec.rules}, known are 2 and {RULES}",
+            hint="read it with the release that made it",
+        )
+    if (spec.rules is None) != (spec.trust.assurance is None):
+        raise SpecError(
+            "rules and trust.assurance do not fit",
+            why="a spec has both or neither",
+            hint=f"rules 2 knows no assurance; new jobs are under rules {RULES}",
+        )
 
 
 def _check_range(value: int, path: str, low: int, high: int) -> None:

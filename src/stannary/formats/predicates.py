@@ -44,6 +44,14 @@ class Tier(StrEnum):
     T4 = "T4"
 
 
+class Assurance(StrEnum):
+    """What a buyer wants the check of the work to be worth (rules/assurance.py); weakest first."""
+
+    SAMPLED = "sampled"
+    VERIFIED = "verified"
+    FULL = "full"
+
+
 class Attestation(StrEnum):
     """What stands behind a credential. Software satisfies no hardware policy."""
 
@@ -62,6 +70,7 @@ class Verdict(StrEnum):
 
     PENDING = "pending"
     VERIFIED = "verified"
+    SAMPLED = "sampled"  # of a job only: cheating was a loss, no more is known
     ATTESTED = "attested"
     UNVERIFIED = "unverified"
     REFUTED = "refuted"
@@ -407,6 +416,16 @@ class Soundness:
     stake_ppm: int  # slashable value in task prices, times a million
     escape: str  # probability that one cheated unit is never audited, decimal string
     independence: str  # declared | certified | buyer
+    # of rules 3:
+    assurance: Assurance | None = None  # what the buyer asked for
+    checked: int | None = None  # drawn, and recomputed or left out of the result
+    escape_tenth: str | None = None  # probability that a tenth of the units, faked, is never found
+    operators: int | None = None  # m: those who could be asked to audit
+    accomplice_ppm: int | None = None  # how often the first of them asked is one that stands with the prover
+    escape_accomplice: str | None = None  # the figures above, with one accomplice
+    escape_tenth_accomplice: str | None = None
+    saved_usd_micros: int | None = None  # what faking one unit saves where least is at stake
+    lost_usd_micros: int | None = None  # what it costs there when it is found: the bond and the pay
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The receipt file, `JOB.receipt.json`: everything needed to check a job offline, in one document.
 
-    format        "stannary.receipt/v2"
+    format        "stannary.receipt/v3"
     receipt       the market's `receipt` statement (DSSE envelope)
     proof         C2SP tlog-proof of the receipt statement; its checkpoint is the *final* one
     evidence      every other logged statement of the job, and the credentials of the nodes named in them,
@@ -13,8 +13,9 @@ Rules (docs/receipt.md R5.1):
 2. White space and member order carry no meaning: a file that was re-serialised is the same receipt.
 3. Size and count are bounded before anything is built from them.
 
-Version 1 differed in what its statements prove: nothing in it fixed the candidates of a draw before the beacon was
-known, and a silence was nobody's statement (docs/adr/0007-the-draw-is-committed.md). It is recognised, and not read.
+Version 2 is of jobs under rules 2 (rules/edition.py), else the same. Version 1 differed in what its statements prove:
+nothing in it fixed the candidates of a draw before the beacon was known, and a silence was nobody's statement
+(docs/adr/0007-the-draw-is-committed.md). It is recognised, and not read.
 
 What it proves is judged in verify/receipt.py, with keys that never come from this file.
 """
@@ -33,7 +34,8 @@ from stannary.formats.dsse import Envelope, decode_base64, encode_base64
 from stannary.formats.lean import dataclass
 from stannary.formats.quantity import PPM
 
-FORMAT = "stannary.receipt/v2"
+FORMAT = "stannary.receipt/v3"
+FORMATS = ("stannary.receipt/v2", FORMAT)  # which of them follows from the rules its job is under (rules/edition.py)
 EARLIER_FORMATS = ("stannary.receipt/v1",)
 MAX_RECEIPT_BYTES = 64 * 1024 * 1024  # 20,000 statements (record.MAX_ITEMS) of about 2 KiB, and room
 MAX_EVIDENCE = 20_000
@@ -74,12 +76,13 @@ class ReceiptFile:
     proof: str
     evidence: tuple[LoggedEnvelope, ...]
     checkpoints: tuple[EarlierCheckpoint, ...]
+    format: str = FORMAT
 
     def to_bytes(self) -> bytes:
         """Return the file's canonical JSON."""
         return canonical.encode(
             {
-                "format": FORMAT,
+                "format": self.format,
                 "receipt": self.receipt.to_json(),
                 "proof": self.proof,
                 "evidence": [
@@ -114,6 +117,8 @@ def build(
     proof: str,
     evidence: Sequence[LoggedEnvelope],
     checkpoints: Sequence[EarlierCheckpoint] = (),
+    *,
+    file_format: str = FORMAT,
 ) -> bytes:
     """Assemble the file's bytes; `evidence` in log order, `checkpoints` by size, both without repeats.
 
@@ -121,7 +126,7 @@ def build(
         FormatError: evidence out of order, which no verifier would accept.
     """
     _check_rising([item.index for item in evidence])
-    return ReceiptFile(receipt, proof, tuple(evidence), tuple(checkpoints)).to_bytes()
+    return ReceiptFile(receipt, proof, tuple(evidence), tuple(checkpoints), file_format).to_bytes()
 
 
 def read(value: Json) -> ReceiptFile:
@@ -130,15 +135,16 @@ def read(value: Json) -> ReceiptFile:
     if members["format"] in EARLIER_FORMATS:
         why = f"{members['format']}: nothing in it shows that its auditors were fixed before the beacon was known"
         raise UnsupportedFormat("a receipt of an earlier release", why=why, hint="verify it with that release")
-    if members["format"] != FORMAT:
-        raise FormatError("not a receipt of this format", why=f"{members['format']!r:.80}, expected {FORMAT!r}")
+    file_format = members["format"]
+    if not isinstance(file_format, str) or file_format not in FORMATS:
+        raise FormatError("not a receipt of this format", why=f"{file_format!r:.80}, expected {FORMAT!r}")
     proof = members["proof"]
     if not isinstance(proof, str):
         raise FormatError("receipt proof is not text", why=f"a {type(proof).__name__}")
     evidence = tuple(_evidence(item) for item in _list(members["evidence"], "evidence", MAX_EVIDENCE))
     _check_rising([item.index for item in evidence])
     checkpoints = tuple(_checkpoint(item) for item in _list(members["checkpoints"], "checkpoints", MAX_CHECKPOINTS))
-    return ReceiptFile(dsse.parse(members["receipt"]), proof, evidence, checkpoints)
+    return ReceiptFile(dsse.parse(members["receipt"]), proof, evidence, checkpoints, file_format)
 
 
 def _evidence(value: Json) -> LoggedEnvelope:

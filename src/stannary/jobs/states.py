@@ -215,11 +215,11 @@ COURSE: tuple[CourseStage, ...] = (
             TaskState.REFUTED: (Reason.CONTRADICTED,),
         },
     ),
-    CourseStage(TaskState.PASSED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
+    CourseStage(TaskState.PASSED, ways={TaskState.DRAWN: (Reason.DRAWN,), TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
     CourseStage(TaskState.VERIFIED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
     CourseStage(TaskState.UNVERIFIED, ways={TaskState.SUPERSEDED: (Reason.SUPERSEDED,)}),
     CourseStage(TaskState.REFUTED),
-    CourseStage(TaskState.SUPERSEDED),
+    CourseStage(TaskState.SUPERSEDED, ways={TaskState.DRAWN: (Reason.DRAWN,)}),
     CourseStage(TaskState.ABANDONED),
     # --- a draw
     CourseStage(
@@ -257,9 +257,7 @@ COURSE: tuple[CourseStage, ...] = (
 
 OTHERS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
     Verdict: {
-        verdict: frozenset({Verdict.VERIFIED, Verdict.ATTESTED, Verdict.UNVERIFIED, Verdict.REFUTED})
-        if verdict is Verdict.PENDING
-        else frozenset()
+        verdict: frozenset(set(Verdict) - {Verdict.PENDING}) if verdict is Verdict.PENDING else frozenset()
         for verdict in Verdict
     },
     Settlement: {

@@ -11,7 +11,11 @@ Rules (docs/receipt.md R8):
 4. Auditors belong to another operator than the prover and to its engine class, at most one node per operator,
    the smallest H(beacon, task, node) first. The next in rank serves when one is silent or another opinion is needed.
 5. `canary`: when prover and auditor agree, the task goes, as if new, to the next in rank too: his answer is known.
-6. An audit's name follows from beacon, task and auditor. It has no order: a first opinion, a second one and a canary
+6. From rules 3 on the merge of the last round is always drawn, and a draw behind which nothing is left to be done adds
+   what is missing (R8.11): one unit of every operator that had none drawn, and as many as the job's assurance needs.
+   Which ones, its beacon says: nobody knew before the last work was committed to. Such a *late* unit is asked about as
+   if this draw had taken it.
+7. An audit's name follows from beacon, task and auditor. It has no order: a first opinion, a second one and a canary
    look alike to whoever is asked.
 
 The market draws with these functions, and the verifier draws again (verify/receipt.py).
@@ -20,14 +24,19 @@ The market draws with these functions, and the verifier draws again (verify/rece
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from stannary.errors import FormatError
 from stannary.formats import digest, ids
 from stannary.formats.digest import SIZE_BYTES, Digest
 from stannary.formats.ids import AuditId, TaskId
+from stannary.formats.jobspec import JobSpec
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
 from stannary.formats.quantity import PPM
+from stannary.rules import assurance, edition
+from stannary.rules.kinds import TASKS
+from stannary.rules.shape import shape_of
 
 CANARY_PPM = 10_000  # 1 %: auditors must not learn that a first opinion always agrees
 
@@ -44,6 +53,86 @@ class Selection:
     audits: tuple[AuditId, ...]  # the name of each one's audit; the prover answers in the first that is opened
     alone: AuditId  # the name of an audit that nobody is left to make: the prover is asked all the same
     canary: bool
+    number: int = 0  # of the draw that asks, from 0
+    is_late: bool = False  # a draw before that one had taken the task and passed over it
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An entry of a draw, and what is selected for it."""
+
+    entry: Drawable
+    selection: Selection
+
+
+class Draws:
+    """The draws of one job, taken in order (R8.9, R8.11)."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        """Begin before the first draw."""
+        self._spec = spec
+        self._adds = edition.of(spec).adds_missing
+        self._entries: dict[TaskId, Drawable] = {}  # the last of each task
+        self._newest: dict[str, TaskId] = {}  # unit -> the task of it that was listed last
+        self._drawn: set[TaskId] = set()
+        self._last: frozenset[str] = frozenset()
+        self._num = 0
+
+    def note(self, draw: Draw, randomness: bytes) -> None:
+        """Take a draw of which only what it drew is wanted, by the draws behind it."""
+        self._draw(draw, randomness)
+
+    def take(
+        self, draw: Draw, candidates: Sequence[Candidate], randomness: bytes
+    ) -> tuple[tuple[Taken, ...], tuple[Taken, ...]]:
+        """Return what a draw selects for its own entries, in their order, and for late ones (rule 6)."""
+        number, late = self._num, self._draw(draw, randomness)
+
+        def taken(entries: Sequence[Drawable], *, is_late: bool) -> tuple[Taken, ...]:
+            found = []
+            for entry in entries:
+                selection = _select(entry, candidates, randomness, audit_ppm=0, canary_ppm=CANARY_PPM)
+                is_drawn = entry.task in self._drawn
+                found.append(Taken(entry, replace(selection, drawn=is_drawn, number=number, is_late=is_late)))
+            return tuple(found)
+
+        return taken(draw.drawable, is_late=False), taken(late, is_late=True)
+
+    def _draw(self, draw: Draw, randomness: bytes) -> tuple[Drawable, ...]:
+        """Note what a draw draws; return the entries of earlier ones among it."""
+        self._num += 1
+        self._last = shape_of(self._spec).last_units(draw.job) if self._adds else frozenset()
+        for entry in draw.drawable:
+            unit = ids.unit_of(entry.task)
+            self._entries[entry.task] = entry
+            self._newest[unit] = entry.task
+            beneath = _chosen(_hash("audit", randomness, entry.task), self._spec.trust.audit_ppm)
+            is_drawn = beneath or self._is_last_merge(entry.task)
+            (self._drawn.add if is_drawn else self._drawn.discard)(entry.task)
+        if not self._adds or not self._last <= self._newest.keys():
+            return ()
+        added = self._missing(randomness)
+        self._drawn |= added
+        own = {entry.task for entry in draw.drawable}
+        return tuple(self._entries[task] for task in sorted(added - own))
+
+    def _is_last_merge(self, task: TaskId) -> bool:
+        return ids.unit_of(task) in self._last and TASKS[ids.place_of(task)[0]].is_merge
+
+    def _missing(self, randomness: bytes) -> set[TaskId]:
+        """Return what the last draw adds: of the undrawn the first by their hashes (R8.11)."""
+        order = sorted(self._entries.keys() - self._drawn, key=lambda task: (_hash("audit", randomness, task), task))
+        added: set[TaskId] = set()
+        # everybody knows that a last merge is drawn: it vouches for nothing else its operator did
+        known = {self._entries[task].operator for task in self._drawn if not self._is_last_merge(task)}
+        for task in order:
+            if self._entries[task].operator not in known:
+                known.add(self._entries[task].operator)
+                added.add(task)
+        standing, trust = set(self._newest.values()), self._spec.trust
+        wanted = assurance.needed(trust.assurance, len(standing), trust.detection_ppm) if trust.assurance else 0
+        short = max(wanted - len(standing & (self._drawn | added)), 0)
+        return added | set([task for task in order if task in standing - added][:short])
 
 
 def beacon(value: str, checkpoint_root: Digest) -> bytes:

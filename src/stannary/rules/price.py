@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from stannary.errors import FormatError
 from stannary.formats.lean import dataclass
+from stannary.formats.quantity import PPM
 from stannary.rules.shape import Shape
 
 MS_PER_HOUR = 3_600_000
@@ -39,6 +40,16 @@ def price_of(num_steps: int, step_ms: int, ask_usd_micros_per_hour: int) -> int:
     if min(num_steps, step_ms, ask_usd_micros_per_hour) < 0:
         raise FormatError("price of a negative amount", why=f"{num_steps} x {step_ms} ms x {ask_usd_micros_per_hour}")
     return -(-num_steps * step_ms * ask_usd_micros_per_hour // MS_PER_HOUR)
+
+
+def expected_audits(shape: Shape, audit_ppm: int, num_operators: int, ask_usd_micros_per_hour: int) -> int:
+    """Return what audits cost where everybody agrees, in micro-dollars, rounded up.
+
+    So many units in a million are audited, and at least one of each operator and the last merge.
+    """
+    work = sum(price_of(steps, shape.step_ms, ask_usd_micros_per_hour) for steps in shape.all_steps())
+    least = min(num_operators + (1 if shape.kind.merge is not None else 0), shape.num_tasks)
+    return -(-work * max(audit_ppm, least * PPM // shape.num_tasks) // PPM)
 
 
 def worst_case(shape: Shape, highest_ask_usd_micros_per_hour: int, *, verified: bool = True) -> WorstCase:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stannary.formats import beacon
-from stannary.formats.ids import TaskKind
+from stannary.formats import beacon, ids
+from stannary.formats.ids import JobId, TaskKind
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.lean import dataclass
 from stannary.rules import kinds
@@ -38,6 +38,19 @@ class Shape:
     def num_units(self) -> int:
         """Tasks that limits reckon with: the lanes of each round and one more, its merge."""
         return self.num_rounds * (self.num_lanes + 1)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks that are to be done, if nothing is done twice."""
+        return self.num_rounds * (self.num_lanes + (1 if self.kind.merge is not None else 0))
+
+    def last_units(self, job: JobId) -> frozenset[str]:
+        """Return the units behind which none follows, by name: the last merge, or all lanes where there is none."""
+        last = self.num_rounds - 1
+        if self.kind.merge is not None:
+            return frozenset({ids.unit_of(ids.task_id(self.kind.merge, job, last, 0))})
+        lanes = range(self.num_lanes)
+        return frozenset(ids.unit_of(ids.task_id(self.kind.lane, job, last, lane)) for lane in lanes)
 
     def num_steps(self, kind: TaskKind, round_index: int) -> int:
         """Return the inner steps of a round's tasks (merges: at most, all lanes admitted)."""

@@ -13,6 +13,8 @@ Statistics accuse, exact recomputation convicts:
 6. The prover does not answer: silence is a pause, never a conviction, and its work is `unverified` at best. But it
    hides no lie: two auditors of different operators who agree against the root it signed refute it as by rule 3,
    else whoever lied would fall silent when drawn, and no stake would ever be lost.
+   A *late* unit (draw.py rule 6) is asked about when its node may be gone for good: there one auditor of another
+   operator who finds the root it signed is enough.
 7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
 
 Blame needs code of ours (rules/blame.py). A buyer's program can look at the clock, the machine or a coin, and then no
@@ -81,6 +83,7 @@ def judge(
     operators: Mapping[NodeId, str],
     *,
     exhausted: bool = False,
+    late: bool = False,
     same: Same = bitwise,
 ) -> Decision:
     """Judge one drawn task from the opened answers (R10.1, R10.2).
@@ -92,11 +95,12 @@ def judge(
             operator only the first.
         operators: the operator of every node named.
         exhausted: no further auditor can be had, so an open question closes as `unverified`.
+        late: the last draw added the task long after it was done (R10.3).
         same: how two answers are compared; bitwise inside an engine class.
     """
     heard = _independent(auditors, operators[_prover(contribution)], operators)
     if prover is None:
-        return _judge_silent(contribution, heard, exhausted=exhausted, same=same)
+        return _judge_silent(contribution, heard, exhausted=exhausted, late=late, same=same)
     honest_root = prover.root == contribution.root  # else it answers for work it did not hand in
     with_prover = [item for item in heard if honest_root and same(prover, item)]
     against = [item for item in heard if item not in with_prover]
@@ -118,10 +122,11 @@ def judge_own(
     operators: Mapping[NodeId, str],
     *,
     exhausted: bool = False,
+    late: bool = False,
     same: Same = bitwise,
 ) -> Decision:
     """Judge one drawn task whose code is the buyer's own, by rule 8 (R10.8); arguments as of `judge`."""
-    made = judge(contribution, prover, auditors, operators, exhausted=exhausted, same=same)
+    made = judge(contribution, prover, auditors, operators, exhausted=exhausted, late=late, same=same)
     verdict = Verdict.UNVERIFIED if made.verdict is Verdict.REFUTED else made.verdict
     return replace(made, verdict=verdict, refuted=(), odd=made.refuted)
 
@@ -131,10 +136,14 @@ def undrawn() -> Decision:
     return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
 
 
-def _judge_silent(contribution: HandedIn, heard: Sequence[Opinion], *, exhausted: bool, same: Same) -> Decision:
+def _judge_silent(
+    contribution: HandedIn, heard: Sequence[Opinion], *, exhausted: bool, late: bool, same: Same
+) -> Decision:
     """Judge signed work whose prover does not answer (rule 6); one auditor who finds its root ends the matter."""
     against = [item for item in heard if item.root != contribution.root]
     camp = _largest_camp(against, same)
+    if late and len(against) < len(heard) and len(camp) < 2:
+        return Decision(Verdict.VERIFIED, Reason.AGREED)
     if len(against) < len(heard) or (exhausted and len(camp) < 2):
         return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT)
     if len(camp) >= 2:

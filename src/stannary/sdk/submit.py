@@ -9,7 +9,9 @@ Rules:
    name is in `Overrides.allowed_secrets`: all of them stand readable on the nodes, and all but files in
    the receipt. What of the work directory stays is sdk/travel.py's to say.
 5. A setup list that is not locked is locked, and travels in that form; the file on disk is left as it is.
-6. The idempotency key is the job digest: sending again after a lost answer is the same job.
+6. How much is audited is solved for the assurance asked for, when the plan is made, and signed beside it.
+   A buyer may raise the rate, never lower it below his word.
+7. The idempotency key is the job digest: sending again after a lost answer is the same job.
 """
 
 from __future__ import annotations
@@ -58,17 +60,19 @@ from stannary.formats import (
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.jobfile import Draft, InputSource
-from stannary.formats.jobspec import Input, JobSpec
+from stannary.formats.jobspec import Input, JobSpec, Verification
 from stannary.formats.predicates import Job
+from stannary.formats.quantity import PPM
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import WorkFile
+from stannary.rules import assurance
 from stannary.rules.shape import shape_of
 from stannary.sdk import jobtext, lock, travel
 from stannary.sdk.client import Client, Progress
 from stannary.sdk.jobtext import JobText
 from stannary.sdk.profile import Profile
 from stannary.sdk.travel import Travel
-from stannary.wire.buyer import JobView
+from stannary.wire.buyer import JobView, PriceQuote
 
 MAX_INPUT_BYTES = 8 * 1024**3
 
@@ -104,6 +108,7 @@ class Prepared:
     blobs: tuple[Blob, ...]
     travel: Travel
     is_locked_here: bool = False  # the setup list was open and travels in its locked form (sdk/lock.py)
+    has_own_rate: bool = False  # the buyer said himself how much is to be audited
 
     @property
     def size_bytes(self) -> int:
@@ -168,7 +173,31 @@ def prepare(
         blobs[blob.digest] = blob
         inputs[name] = Input(blob.digest, blob.size_bytes, words)
     spec = draft.resolve(travels.entries, inputs, builtin.code_digest() if draft.spec.builtin else None)
-    return Prepared(spec, tuple(blobs.values()), travels, is_locked_here=locked is not None)
+    return Prepared(
+        spec, tuple(blobs.values()), travels, is_locked_here=locked is not None, has_own_rate=draft.has_own_rate
+    )
+
+
+def priced(client: Client, prepared: Prepared) -> tuple[Prepared, PriceQuote]:
+    """Ask what a job costs, and solve its audit rate for its assurance (rule 6).
+
+    Raises:
+        SpecError: the buyer's own rate is below what his word needs.
+        NoCapacity, UsageError: as the market says.
+    """
+    spec = prepared.spec
+    quote = client.quote(jobspec.to_canonical(spec))
+    word = spec.trust.assurance
+    if spec.trust.verify is Verification.NONE or word is None:
+        return prepared, quote
+    # what follows from the shape alone is reckoned here: no market talks anybody down
+    said = next((item.audit_ppm for item in quote.words if item.assurance == word), 0)
+    least = assurance.least_ppm(word, shape_of(spec).num_tasks, spec.trust.detection_ppm)
+    least = min(max(least, said), PPM)
+    if prepared.has_own_rate and spec.trust.audit_ppm < least:
+        raise assurance.too_low(spec.trust.audit_ppm, word, least)
+    trust = replace(spec.trust, audit_ppm=max(spec.trust.audit_ppm, least))
+    return replace(prepared, spec=replace(spec, trust=trust)), quote
 
 
 def upload(client: Client, prepared: Prepared, progress: Progress) -> int:

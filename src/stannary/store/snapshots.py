@@ -1,7 +1,8 @@
 """A job read into the core's snapshot (jobs/course/state.py): a fixed number of queries, whatever the job holds.
 
-Of a training job the rounds from the one before the first open one are read; the draws that may still take one of
-their tasks, and the last; audits and answers of tasks that are being heard, and the leases that asked them.
+Of a training job the rounds from the one before the first open one are read, and all in its last round, where a draw
+may add what earlier ones passed over; the draws that may still take one of their tasks, and the last, or all; audits
+and answers of tasks that are being heard, and the leases that asked them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from stannary.formats import dsse, statement
-from stannary.formats.predicates import Candidates, Role
+from stannary.formats.predicates import Candidates, Drawable, Role
 from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course.state import (
     AnswerRow,
@@ -28,6 +29,7 @@ from stannary.jobs.course.state import (
     LeaseRow,
     Task,
 )
+from stannary.rules import edition
 from stannary.store import audits as audits_
 from stannary.store import jobs as jobs_
 from stannary.store import leases as leases_
@@ -58,7 +60,8 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         NotFound: there is no such job.
     """
     job = jobs_.get(connection, order.job)
-    window = {"job": order.job, "first": max(job.first_open - 1, 0)}
+    is_last = edition.of(order.spec).adds_missing and job.round + 1 >= order.shape.num_rounds
+    window = {"job": order.job, "first": 0 if is_last else max(job.first_open - 1, 0), "all": is_last}
     found = {row["task"]: tasks_.read(row) for row in connection.execute(_TASKS, window).mappings()}
     rows = list(connection.execute(_DRAWS, window).mappings())
     heard = {row["audit"]: audits_.read(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
@@ -108,8 +111,9 @@ def _listed(row: sa.RowMapping) -> CandidateList:
     )
 
 
-def _drawn(envelope: bytes) -> tuple[str, ...]:
-    return tuple(item.task for item in _read(envelope, "draw", DrawRecord).drawable)
+def _drawn(envelope: bytes) -> tuple[Drawable, ...]:
+    drawable: tuple[Drawable, ...] = _read(envelope, "draw", DrawRecord).drawable
+    return drawable
 
 
 @functools.lru_cache(maxsize=1024)  # of our own signing; what is open is looked at again and again
@@ -171,8 +175,8 @@ _LAST = sa.select(sa.func.max(draws.c.number)).where(draws.c.job == _MINE).scala
 _ASKED = sa.select(audits.c.draw_number).where(audits.c.audit.in_(_HEARD))
 _LOGGED_LIST = sa.alias(envelopes)
 _LOGGED_DRAW = sa.alias(envelopes)
-# Draws that may still take a task, the last one, and those of audits under way; beside them the candidates of each,
-# and of the next one, which may be fixed already.
+# Draws that may still take a task, the last one, and those of audits under way, or all; beside them the candidates of
+# each, and of the next one, which may be fixed already.
 _DRAWS = (
     sa.select(
         *_names(DrawRow, draws),
@@ -192,6 +196,7 @@ _DRAWS = (
     .where(draw_candidates.c.job == _MINE)
     .where(
         sa.or_(
+            sa.bindparam("all", type_=sa.Boolean),
             draws.c.number.is_(None),
             draws.c.number == _LAST,
             draws.c.checkpoint_size > _UNDECIDED,

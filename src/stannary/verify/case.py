@@ -44,7 +44,8 @@ from stannary.formats.predicates import (
     Silence,
     TaskVerdict,
 )
-from stannary.rules import clocks, masks
+from stannary.rules import assurance, clocks, edition, masks
+from stannary.rules.price import price_of
 from stannary.rules.shape import Shape, shape_of
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class Case:
         self.job_id: JobId = ids.job_id(self.job_digest)
         self._check_one_job()
         self.spec: JobSpec = jobspec.from_canonical(self.job.predicate.spec)
+        assurance.check_rate(self.spec)
+        self.edition = edition.of(self.spec)
         self.joins = self._of(Join)
         self.credentials = _grouped(self._of(Credential))
         self.placements = self._of(Placement)
@@ -187,16 +190,6 @@ class Case:
             listed.setdefault(item.predicate.task, []).append(item)
         return {task: tuple(items) for task, items in listed.items()}
 
-    @cached_property
-    def draw_of(self) -> dict[TaskId, Logged[Draw]]:
-        """Return the draw that took each task's work: the first that lists the commitment its contribution opens."""
-        found: dict[TaskId, Logged[Draw]] = {}
-        for item in self.draws:
-            for entry in item.predicate.drawable:
-                if self.is_taken(entry):
-                    found.setdefault(entry.task, item)
-        return found
-
     def is_taken(self, entry: Drawable) -> bool:
         """Tell whether an entry of a draw is of the work that was handed in, not of an epoch before that gave up."""
         made = self.opened.get(entry.task)
@@ -217,6 +210,11 @@ class Case:
         if not held:
             raise Refuted("a node without a credential", why=node)
         return held[-1].predicate
+
+    def price(self, task: TaskId, node: NodeId) -> int:
+        """Return the price of a task for a node (R14.2)."""
+        ask = self.credential(node).ask_usd_micros_per_hour
+        return price_of(self.assignments[task].predicate.num_steps, self.shape.step_ms, ask)
 
     def why_unfit(self, node: NodeId, since: int, until: int) -> str:
         """Return the mask that barred a node at every moment between two log indexes; empty if at some none did."""

@@ -6,7 +6,7 @@ is stated and what follows from the evidence cannot drift apart.
     draws       -> selections: what the beacon selected for each commitment (draw.py)
     answers     -> decisions: the verdict on each contribution (verdict.py)
     merges      -> lineage: which contributions are in the result (lineage.py)
-    verdicts    -> settlement, soundness, time split (settlement.py, soundness.py)
+    verdicts    -> settlement, soundness, time split (settlement.py, worth.py)
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from stannary.formats.jobspec import Verification
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
     Answer,
-    Assignment,
     Attestation,
     Contribution,
     Receipt,
@@ -33,19 +32,17 @@ from stannary.formats.predicates import (
     Verdict,
 )
 from stannary.rules import blame, draw, verdict
-from stannary.rules.draw import CANARY_PPM, Selection
+from stannary.rules.draw import Selection
 from stannary.rules.kinds import TASKS
-from stannary.rules.price import price_of
 from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
-from stannary.verify import lineage, settlement, soundness
+from stannary.verify import lineage, settlement, worth
 from stannary.verify.case import Case, Logged
 from stannary.verify.lineage import Lineage
+from stannary.verify.report import SUCCEEDED
 from stannary.verify.settlement import AuditWork, Bond, PayableWork, Settled
 
-SUCCEEDED = "succeeded"
 NOT_ATTESTED = "NOT hardware-attested"
-DECLARED = "declared"  # operators are what their join statements say; nothing here proves them independent
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def conclude(case: Case, *, status: str, reason: str) -> Conclusion:
     selections = selections_of(case)
     decisions = {task: decide(case, task, selections.get(task)) for task in case.contributions}
     result = lineage.trace(case)
-    figures = _soundness(case, selections, decisions)
+    figures = worth.figures(case, selections, decisions, result)
     return Conclusion(
         selections=selections,
         decisions=decisions,
@@ -145,6 +142,7 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
     """
     reveals = {item.leaf: item.predicate for item in case.reveals}
     selected: dict[TaskId, Selection] = {}
+    taking = draw.Draws(case.spec)
     for item in case.draws:
         reveal = reveals.get(item.predicate.reveal)
         if reveal is None:
@@ -153,12 +151,12 @@ def selections_of(case: Case) -> dict[TaskId, Selection]:
         if listed is None:
             raise Refuted("a draw without its candidates", why=f"draw {item.predicate.index}")
         randomness = draw.beacon(reveal.value, item.predicate.checkpoint_root)
-        candidates = listed.predicate.candidates
-        chosen = draw.select(item.predicate, candidates, randomness, case.spec.trust.audit_ppm, CANARY_PPM)
-        for drawable, selection in zip(item.predicate.drawable, chosen, strict=True):
-            # a commitment that was never opened (its node died) leaves the task to its successor
-            if case.is_taken(drawable):
-                selected.setdefault(drawable.task, selection)
+        own, late = taking.take(item.predicate, listed.predicate.candidates, randomness)
+        # a commitment that was never opened (its node died) leaves the task to its successor
+        for taken in own:
+            if case.is_taken(taken.entry):
+                selected.setdefault(taken.entry.task, taken.selection)
+        selected.update((taken.entry.task, taken.selection) for taken in late if case.is_taken(taken.entry))
     return selected
 
 
@@ -174,12 +172,8 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
     heard = [item for item in case.answers_of.get(task, ()) if before is None or item.index < before]
     prover = _prover_answer(heard, contribution)
     auditors = [item.predicate for item in heard if item.predicate.role is Role.AUDITOR]
-    return blame.judge_of(case.spec)(contribution, prover, auditors, case.operators, exhausted=True)
-
-
-def task_price(case: Case, assignment: Assignment, node: NodeId) -> int:
-    """Return the price of a task for a node (R14.2)."""
-    return price_of(assignment.num_steps, case.shape.step_ms, case.credential(node).ask_usd_micros_per_hour)
+    judge, late = blame.judge_of(case.spec), selection.is_late
+    return judge(contribution, prover, auditors, case.operators, exhausted=True, late=late)
 
 
 def _prover_answer(heard: Sequence[Logged[Answer]], contribution: Contribution) -> Answer | None:
@@ -197,8 +191,7 @@ def _verdict(case: Case, decisions: dict[TaskId, Decision], result: Lineage, fig
     # a verdict must also have been logged: one that only could be given is not yet anybody's word
     closed = all(not is_drawn(decisions[task]) or task in case.verdicts_of for task in result.tasks)
     verified = all(decisions[task].verdict is Verdict.VERIFIED for task in result.tasks)
-    sound = soundness.is_sound(figures.audit_ppm, figures.required_ppm)
-    return Verdict.VERIFIED if closed and verified and sound else Verdict.UNVERIFIED
+    return worth.word(case, figures) if closed and verified else Verdict.UNVERIFIED
 
 
 def is_drawn(decision: Decision) -> bool:
@@ -248,7 +241,7 @@ def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_
         task=task,
         node=contribution.node,
         operator=case.credential(contribution.node).operator,
-        price_usd_micros=task_price(case, assignment, contribution.node),
+        price_usd_micros=case.price(task, contribution.node),
         verdict=decision.verdict,
         merge=TASKS[assignment.kind].is_merge,
         on_completion=unasked,
@@ -259,13 +252,13 @@ def _work(case: Case, decisions: dict[TaskId, Decision], task: TaskId, *, buyer_
 
 def _audit_work(case: Case, decisions: dict[TaskId, Decision], item: Logged[Answer]) -> AuditWork:  # R14.5
     answer = item.predicate
-    decision, assignment = decisions[answer.task], case.assignments[answer.task].predicate
+    decision = decisions[answer.task]
     others = [node for node in decision.refuted if node != answer.node]
     return AuditWork(
         audit=answer.audit,
         node=answer.node,
         operator=case.credential(answer.node).operator,
-        price_usd_micros=task_price(case, assignment, answer.node),
+        price_usd_micros=case.price(answer.task, answer.node),
         refuted=answer.node in (*decision.refuted, *decision.odd),
         caused_by=others[0] if others else None,
     )
@@ -292,31 +285,6 @@ def _cause(case: Case, decisions: dict[TaskId, Decision], task: TaskId) -> NodeI
         if current is not None and decisions[current].verdict is Verdict.REFUTED:
             return case.contributions[current].predicate.node
     return None
-
-
-def _soundness(case: Case, selections: dict[TaskId, Selection], decisions: dict[TaskId, Decision]) -> Soundness:
-    trust = case.spec.trust
-    dearest: dict[NodeId, int] = {}
-    for task, item in case.contributions.items():
-        node = item.predicate.node
-        dearest[node] = max(task_price(case, case.assignments[task].predicate, node), dearest.get(node, 0))
-    stakes = [soundness.stake_ppm(case.credential(node).bond_usd_micros, price) for node, price in dearest.items()]
-    stake = min(stakes, default=0)
-    audit_ppm = 0 if trust.verify is Verification.NONE else trust.audit_ppm
-    drawn = [task for task, selection in selections.items() if selection.drawn]
-    settled = (Verdict.VERIFIED, Verdict.REFUTED)
-    return Soundness(
-        units=len(case.contributions),
-        drawn=len(drawn),
-        audited=sum(decisions[task].verdict in settled for task in drawn),
-        audit_ppm=audit_ppm,
-        required_ppm=soundness.required_ppm(trust.gain_ppm, trust.detection_ppm, stake),
-        gain_ppm=trust.gain_ppm,
-        detection_ppm=trust.detection_ppm,
-        stake_ppm=stake,
-        escape=soundness.escape(audit_ppm),
-        independence=DECLARED,
-    )
 
 
 def _split(case: Case, decisions: dict[TaskId, Decision], result: Lineage) -> TimeSplit:  # R15.5

@@ -6,7 +6,8 @@ Rules (docs/receipt.md R12):
    that commitment (node, salt, root), answers exactly that assignment, and its root is that of its outputs.
 3. A merge starts from the weights its contributions started from, admits contributions of its round in log order with
    the roots they were logged with, and nobody who was convicted before it was assigned. Round t's audits close
-   before merge t + 1 is assigned (W = 1), so a conviction never comes too late to be undone.
+   before merge t + 1 is assigned (W = 1), so a conviction never comes too late to be undone; what the last draw adds
+   is audited behind that, and what a conviction then makes void is done again before the job ends.
 4. A node worked only while a credential of it was valid, and was chosen and worked only where that credential passed
    the spec's masks (rules/masks.py). Times are the node's own, held between the witness times of the checkpoints around
    the statement.
@@ -15,7 +16,7 @@ Rules (docs/receipt.md R12):
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stannary.errors import StannaryError
 from stannary.formats import dsse, ids, instants, predicates
@@ -23,6 +24,7 @@ from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
 from stannary.rules import clocks
+from stannary.rules.draw import Selection
 from stannary.rules.kinds import OUTER, TASKS
 from stannary.verify import lineage
 from stannary.verify.case import Case, Logged, unit_of
@@ -47,7 +49,7 @@ class Witnessed:
         return self.times[position] if position >= 0 else None
 
 
-def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
+def check(case: Case, selections: Mapping[TaskId, Selection], witnessed: Witnessed, findings: Findings) -> None:
     """Add a finding for everything in the course of the job that breaks a rule."""
     for late in case.void:
         findings.notice(
@@ -62,7 +64,7 @@ def check(case: Case, witnessed: Witnessed, findings: Findings) -> None:
         for task in tasks:
             if TASKS[case.assignments[task].predicate.kind].is_merge:
                 _check_merge(case, task, findings)
-    _check_order_of_merges(case, findings)
+    _check_order_of_merges(case, {task for task, item in selections.items() if item.is_late}, findings)
     _check_eligible(case, findings)
     for node, credentials in case.credentials.items():
         for held in credentials:
@@ -178,8 +180,8 @@ def _convicted_before(case: Case, task: TaskId, index: int) -> bool:
     return any(item.verdict is Verdict.REFUTED or item.node in (item.odd or ()) for item in said)
 
 
-def _check_order_of_merges(case: Case, findings: Findings) -> None:
-    """Check rule 3's W = 1 on the merges that are in the result (R12.9)."""
+def _check_order_of_merges(case: Case, late: set[TaskId], findings: Findings) -> None:
+    """Check rule 3's W = 1 on the merges that are in the result, but for what the last draw added (R12.9)."""
     assigned = [case.assignments[task].predicate for task in lineage.trace(case).tasks if task in case.assignments]
     for assignment in assigned:
         if not TASKS[assignment.kind].is_merge or assignment.round == 0:
@@ -191,7 +193,7 @@ def _check_order_of_merges(case: Case, findings: Findings) -> None:
         earlier = [before, *(entry.task for entry in case.assignments[before].predicate.admitted or ())]
         for name in earlier:
             verdicts = case.verdicts_of.get(name, ())
-            if verdicts and verdicts[0].index > case.assignments[task].index:
+            if name not in late and verdicts and verdicts[0].index > case.assignments[task].index:
                 findings.refute("merge.window", task, f"{name} was still being audited", "audits closed before (W = 1)")
 
 

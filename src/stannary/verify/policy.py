@@ -153,6 +153,9 @@ def _check_audits(wanted: Requirements, stated: Receipt, findings: Findings) -> 
     if Decimal(escape) > Decimal(wanted.max_escape):
         share = percent(wanted.cheating_share_ppm)
         observed = f"{escape} when {share} of {figures.units} units is cheated ({figures.audited} recomputed)"
+        if figures.accomplice_ppm is not None:
+            other = soundness.escape_of_share(figures, wanted.cheating_share_ppm, figures.accomplice_ppm)
+            observed += f", {other} with one accomplice among {figures.operators} operators"
         findings.below_policy("policy.escape", "escape probability", observed, f"at most {wanted.max_escape}")
 
 

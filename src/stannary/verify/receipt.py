@@ -30,6 +30,7 @@ from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Receipt, Verdict
 from stannary.formats.receipt import ReceiptFile
 from stannary.formats.statement import Statement
+from stannary.rules import assurance
 from stannary.rules.clocks import CLOCK_SKEW_S
 from stannary.tlog import proof, tree
 from stannary.verify import conclusion, course, silence, trial
@@ -37,7 +38,7 @@ from stannary.verify.case import Case, Logged
 from stannary.verify.case import read as read_statement
 from stannary.verify.conclusion import Ending
 from stannary.verify.course import Witnessed
-from stannary.verify.report import Claims, Findings, Report
+from stannary.verify.report import SUCCEEDED, Claims, Findings, Report
 from stannary.verify.trust import TrustedMarket, TrustStore, names_in
 
 if TYPE_CHECKING:
@@ -120,13 +121,13 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Expectations
     if findings.refuted:  # what is not in the log, or not signed, is not worth judging further
         return Report(Verdict.REFUTED, tuple(findings.items), None)
     selections = conclusion.selections_of(case)
-    course.check(case, opened.witnessed, findings)
+    course.check(case, selections, opened.witnessed, findings)
     trial.check(case, opened.roots, selections, findings)
     silence.check(case, selections, opened.witnessed, findings)
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
     _check_witnesses(said.predicate, opened, findings)
-    _apply_policy(said.predicate, policy, findings)
+    _apply_policy(case, said.predicate, policy, findings)
     if policy.requirements is not None and not findings.refuted:
         from stannary.verify import policy as policies
 
@@ -275,6 +276,7 @@ def _open_evidence(opened: _Opened, said: Receipt, findings: Findings) -> Case: 
             findings.refute(
                 "signature", f"{read.kind} at log index {read.index}", str(err), "signed as its kind demands"
             )
+    findings.expect("receipt.version", "receipt", file.format, case.edition.receipt_format)
     findings.expect("receipt.job", "receipt", (said.job, said.job_digest), (case.job_id, case.job_digest))
     findings.expect("job.market", "job", case.job.predicate.market, opened.market.key_id)
     return case
@@ -311,10 +313,10 @@ def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Fi
         observed, expected = getattr(stated, field.name), getattr(computed, field.name)
         if observed != expected:
             findings.refute(f"receipt.{field.name}", "receipt", observed, expected)
-    expected_subjects = concluded.lineage.subjects if stated.status == conclusion.SUCCEEDED else ()
+    expected_subjects = concluded.lineage.subjects if stated.status == SUCCEEDED else ()
     findings.expect("receipt.subject", "receipt", said.subjects, expected_subjects)
     complete = concluded.lineage.complete
-    if stated.status == conclusion.SUCCEEDED and not complete:
+    if stated.status == SUCCEEDED and not complete:
         findings.refute("receipt.status", "receipt", stated.status, "a result every part of which is in evidence")
     _check_span(case, stated, opened, findings)
 
@@ -345,19 +347,28 @@ def _check_witnesses(stated: Receipt, opened: _Opened, findings: Findings) -> No
         findings.notice("witness.local", "final checkpoint", what)
 
 
-def _apply_policy(stated: Receipt, policy: Expectations, findings: Findings) -> None:  # R16.5, R16.6
+def _apply_policy(case: Case, stated: Receipt, policy: Expectations, findings: Findings) -> None:  # R16.5, R16.6
     if policy.job_digest is not None and stated.job_digest != policy.job_digest:
         findings.refute("receipt.other-job", "receipt", stated.job_digest, policy.job_digest)
-    if stated.verdict is Verdict.VERIFIED or findings.refuted:
+    if findings.refuted:
         return
+    figures, remedy = stated.soundness, "accept it knowingly: stannary verify RECEIPT --allow-unverified"
     if stated.verdict is Verdict.REFUTED:
         findings.refute("receipt.verdict", "receipt", "the result contains convicted work", "a result without it")
-    elif not policy.accepts_unverified:
-        figures = stated.soundness
+    elif policy.accepts_unverified:
+        return
+    elif stated.verdict is Verdict.UNVERIFIED:
+        is_unasked = stated.verification == Verification.NONE and stated.status == SUCCEEDED
+        if is_unasked and case.edition.takes_unasked and policy.requirements is None:
+            return
         why = f"job {stated.status}"
         if stated.verification == Verification.NONE:
             why = "the buyer asked for no verification"
         elif figures.audit_ppm < figures.required_ppm:
             why = f"audited {figures.audit_ppm} ppm, cheating pays below {figures.required_ppm} ppm"
-        remedy = "accept it knowingly: stannary verify RECEIPT --allow-unverified"
         findings.below_policy("receipt.unverified", "receipt", why, "a verified result", remedy)
+    elif figures.assurance is not None:
+        is_full = figures.checked == figures.units
+        if assurance.falls_short(figures.assurance, stated.verdict, is_full=is_full):
+            observed = f"{stated.verdict}: {figures.checked} of {figures.units} units checked"
+            findings.below_policy("receipt.assurance", "receipt", observed, figures.assurance, remedy)

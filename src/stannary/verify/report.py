@@ -11,17 +11,20 @@ follows from the worst of them:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Receipt, Role, TaskVerdict, Verdict
+from stannary.formats.quantity import dollars
 from stannary.formats.statement import Subject
 
 if TYPE_CHECKING:
     from stannary.verify.case import Case
 
+SUCCEEDED = "succeeded"
 MAX_NAMED = 4  # operators named in a sentence; --json names all
 
 
@@ -71,6 +74,36 @@ class Claims:
         nodes = {item.predicate.node for item in self.case.answers.values() if item.predicate.role is Role.AUDITOR}
         return tuple(sorted({self.operators[node] for node in nodes}))
 
+    @property
+    def is_unasked(self) -> bool:
+        """Tell whether the work is unverified because its buyer asked for no verification."""
+        return self.receipt.verification == Verification.NONE and self.receipt.status == SUCCEEDED
+
+    def deterrence(self) -> str:
+        """Say of sampled work what a cheat stood to lose and gain; empty of any other."""
+        figures = self.receipt.soundness
+        if self.receipt.verdict is not Verdict.SAMPLED or figures.saved_usd_micros is None:
+            return ""
+        lost, saved = dollars(figures.lost_usd_micros or 0), dollars(figures.saved_usd_micros)
+        return (
+            f"Whoever faked a unit stood to gain at most {saved}, and to lose {lost} where it was audited, as "
+            f"{Decimal(figures.audit_ppm) / 10_000:f} % of units are: cheating was a loss from "
+            f"{Decimal(figures.required_ppm) / 10_000:f} % on."
+        )
+
+    def left_open(self) -> str:
+        """Say with which probability fakes pass unseen, alone and with an accomplice; empty where none is claimed."""
+        figures = self.receipt.soundness
+        if self.receipt.status != SUCCEEDED or self.receipt.verification == Verification.NONE:
+            return ""
+        alone = f"One faked unit would pass unseen with probability {figures.escape}"
+        if figures.escape_tenth is None:
+            return f"{alone}."
+        return (
+            f"{alone}, a tenth of them with {figures.escape_tenth}; with one accomplice among the {figures.operators} "
+            f"operators of the class with {figures.escape_accomplice} and {figures.escape_tenth_accomplice}."
+        )
+
     def recomputation(self) -> str:
         """Say in one sentence who computed how much of the result again."""
         figures, others = self.receipt.soundness, self.recomputed_by
@@ -87,7 +120,7 @@ class Claims:
         was = "was" if figures.audited == 1 else "were"
         more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
         whom = f"{len(others)} operator{'s' if len(others) != 1 else ''} ({', '.join(others[:MAX_NAMED])}{more})"
-        agreed = ", which agreed" if self.receipt.verdict is Verdict.VERIFIED else ""
+        agreed = ", which agreed" if self.receipt.verdict in (Verdict.VERIFIED, Verdict.SAMPLED) else ""
         return f"{share} {was} computed again by nodes of {whom}{agreed}."
 
 

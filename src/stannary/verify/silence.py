@@ -62,7 +62,7 @@ def _check_statement(
         asked = {(prover, audit) for audit in (*selection.audits, selection.alone)}
     if (said.node, said.audit) not in asked:
         findings.refute("silence.party", name, said.role, "a party the draw asks")
-    drawn = case.draw_of[said.task]
+    drawn = case.draws[selection.number]
     findings.expect("silence.draw", name, (said.draw, item.index > drawn.index), (drawn.leaf, True))
     _check_times(case, item, drawn.index, witnessed, findings)
     key = (said.audit, said.node, said.role)
@@ -144,7 +144,8 @@ class _Passing:
     def _decision(self, last: int) -> verdict.Decision:
         """Judge by the answers of ranks up to `last`, while others might still be asked."""
         heard = [self._heard[rank].predicate for rank in sorted(self._heard) if rank <= last]
-        return blame.judge_of(self._case.spec)(self._contribution, self._prover, heard, self._case.operators)
+        judge, late = blame.judge_of(self._case.spec), self._selection.is_late
+        return judge(self._contribution, self._prover, heard, self._case.operators, late=late)
 
     def _committed_at(self, rank: int) -> int:
         answer = self._heard[rank].predicate

@@ -2,7 +2,7 @@
 
 Cheating saves the fraction g of a task's price, is audited with probability p, found with probability d when audited,
 and then costs S task prices. It loses money exactly when p > g / (d·(S + 1)). Below that p the verdict of a job is
-`unverified`, whatever its audits said.
+`unverified`, whatever its audits said, unless so much was recomputed that no stake is needed (rules/assurance.py).
 
 All figures are integers in parts per million, or decimal strings: what is signed must be recomputed exactly.
 """
@@ -40,25 +40,31 @@ def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
     return bounds.STAKE_PPM.clamp(bond_usd_micros * PPM // max(task_price_usd_micros, 1))
 
 
-def escape(audit_ppm: int) -> str:
-    """Return the probability that one cheated unit is never audited, as a decimal string (R15.3)."""
-    return _decimal(Decimal(PPM - audit_ppm) / PPM)
+def escape(audit_ppm: int, accomplice_ppm: int = 0) -> str:
+    """Return the probability that one cheated unit is never audited, as a decimal string (R15.3, R15.7).
+
+    An audit that begins with an accomplice of the prover's, as so many in a million do, is none.
+    """
+    return _rounded_up(1 - Decimal(audit_ppm) * (PPM - accomplice_ppm) / (PPM * PPM))
 
 
-def escape_of_share(figures: Soundness, share_ppm: int) -> str:
+def escape_of_share(figures: Soundness, share_ppm: int, accomplice_ppm: int = 0) -> str:
     """Return the probability that cheating a share of the units is never found, (1 - p·d)^n, rounded up (R15.4).
 
     n is the share of the units, at least one; p the smaller of the signed audit rate and the share that was really
-    recomputed, since silent auditors find nothing. A job without units shows nothing: 1.
+    checked, since silent auditors find nothing. A job without units shows nothing: 1.
     """
     if figures.units == 0:
-        return _decimal(Decimal(1))
-    really_ppm = min(figures.audit_ppm, figures.audited * PPM // figures.units)
+        return _rounded_up(Decimal(1))
+    checked = figures.audited if figures.checked is None else figures.checked
+    really_ppm = min(figures.audit_ppm, checked * PPM // figures.units)
+    if figures.checked == figures.units:  # that is no chance any more
+        really_ppm = PPM
     cheated = -(-figures.units * share_ppm // PPM)
     with localcontext() as context:
         context.prec = 40
-        caught = Decimal(really_ppm) * figures.detection_ppm / (PPM * PPM)
-        return format(((1 - caught) ** cheated).quantize(_PLACES, ROUND_UP), "f")
+        caught = Decimal(really_ppm) * figures.detection_ppm * (PPM - accomplice_ppm) / PPM**3
+        return _rounded_up((1 - caught) ** cheated)
 
 
 def is_sound(audit_ppm: int, required: int) -> bool:
@@ -66,5 +72,5 @@ def is_sound(audit_ppm: int, required: int) -> bool:
     return audit_ppm >= required
 
 
-def _decimal(value: Decimal) -> str:
-    return format(value.quantize(_PLACES), "f")
+def _rounded_up(value: Decimal) -> str:
+    return format(value.quantize(_PLACES, ROUND_UP), "f")

@@ -55,7 +55,7 @@ def check(case: Case, roots: dict[int, Digest], selections: dict[TaskId, Selecti
             continue
         _check_audits(case, task, selection, answers, findings)
         for answer in answers:
-            _check_answer(case, answer, case.draw_of[task].index, findings)
+            _check_answer(case, answer, case.draws[selection.number].index, findings)
     _check_verdicts(case, selections, findings)
 
 

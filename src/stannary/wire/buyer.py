@@ -75,8 +75,17 @@ class RejectedNode(Message):
     reason: Text
 
 
+class PricedWord(Message):
+    """What one assurance needs and costs, on the nodes of a quote."""
+
+    assurance: Word
+    audit_ppm: Count  # the rate its word needs
+    expected_usd_micros: UsdMicros
+    worst_usd_micros: UsdMicros
+
+
 class PriceQuote(Message):
-    """What a job would cost at worst, on which nodes, and why not on the others."""
+    """What a job would cost, on which nodes, and why not on the others."""
 
     chosen: list[NodeText]
     rejected: list[RejectedNode]
@@ -86,6 +95,7 @@ class PriceQuote(Message):
     escrow_usd_micros: UsdMicros
     audit_ppm: Count
     required_ppm: Count
+    words: list[PricedWord]  # weakest first
 
 
 class Submit(Signed):

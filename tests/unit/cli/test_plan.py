@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from stannary.cli import plan
 from stannary.cli.commands import run
 from stannary.cli.output import Output
-from stannary.errors import NoCapacity
+from stannary.errors import NoCapacity, SpecError
+from stannary.formats.jobspec import RULES
+from stannary.formats.predicates import Assurance
 from stannary.sdk import submit
 from stannary.sdk.submit import Overrides, Prepared
-from stannary.wire.buyer import Offer, PriceQuote, RejectedNode
+from stannary.wire.buyer import Offer, PricedWord, PriceQuote, RejectedNode
 
 
 def offer(node: str) -> Offer:
@@ -29,7 +32,11 @@ def quote(escrow_usd_micros: int) -> PriceQuote:
     return PriceQuote(
         chosen=[nodes[0]], rejected=[RejectedNode(node=nodes[1], reason="too dear\x1b[2J")],
         offers=[offer(node) for node in nodes], work_usd_micros=1_000, audit_usd_micros=2_000,
-        escrow_usd_micros=escrow_usd_micros, audit_ppm=1_000_000, required_ppm=10_000,
+        escrow_usd_micros=escrow_usd_micros, audit_ppm=1, required_ppm=10_000,
+        words=[
+            PricedWord(assurance=word, audit_ppm=ppm, expected_usd_micros=1_500, worst_usd_micros=escrow_usd_micros)
+            for word, ppm in (("sampled", 10_000), ("verified", 1_000_000), ("full", 1_000_000))
+        ],
     )  # fmt: skip
 
 
@@ -39,6 +46,12 @@ def prepared(tmp_path: Path) -> Prepared:
     (tmp_path / "a.py").write_text("print()\n")
     (tmp_path / ".env").write_text("x")
     return submit.prepare(tmp_path / "job.yaml", Overrides())
+
+
+def asking(prepared: Prepared) -> Prepared:
+    """Return the same job, asked to be sampled."""
+    trust = replace(prepared.spec.trust, assurance=Assurance.SAMPLED, audit_ppm=1)
+    return replace(prepared, spec=replace(prepared.spec, trust=trust, rules=RULES))
 
 
 class Market:
@@ -69,6 +82,33 @@ def test_what_travels_who_could_run_it_and_the_worst_case(prepared: Prepared) ->
     assert "2 files" in text
     assert ".env" in text
     assert "at most         $0.003   of a budget of $0.50" in text
+
+
+def test_the_rate_is_solved_for_the_word_and_each_word_has_its_price(prepared: Prepared) -> None:
+    """Rate and cost of all three words stand in the plan, and the rate that will be signed."""
+    plain, prepared = prepared, asking(prepared)
+    assert "audited   100.00 % of 1 unit, 1.00 % needed" in shown(plain, quote(3_000))[1]
+    _, text, _ = shown(prepared, quote(3_000))
+    assert "audited   1.00 % of 1 unit, for assurance: sampled; always one of each" in text
+    for word, rate in (("sampled", "1.00 %"), ("verified", "100.00 %"), ("full", "100.00 %")):
+        assert f"    {word:<9} {rate:>9}  expected $0.0015, at most $0.003" in text
+    _, text, _ = shown(prepared, quote(3_000), as_json=True)
+    members = json.loads(text)
+    assert (members["assurance"], members["audit_ppm"]) == ("sampled", 10_000)
+    assert [item["assurance"] for item in members["words"]] == ["sampled", "verified", "full"]
+
+
+def test_a_rate_of_the_buyers_own_may_raise_and_never_lower(prepared: Prepared) -> None:
+    """Below what the word needs it is refused; above it stands."""
+    prepared = asking(prepared)
+    trust = prepared.spec.trust
+    low, high = (
+        replace(prepared, spec=replace(prepared.spec, trust=replace(trust, audit_ppm=ppm)), has_own_rate=True)
+        for ppm in (9_999, 500_000)
+    )
+    with pytest.raises(SpecError, match=r"trust\.audit is below what assurance: sampled needs"):
+        shown(low, quote(3_000))
+    assert "audited   50.00 %" in shown(high, quote(3_000))[1]
 
 
 def test_over_budget_is_no_success(prepared: Prepared) -> None:

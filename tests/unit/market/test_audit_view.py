@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.engine import Connection
 from tests.integration.market.fake_buyer import PROGRAM
-from tests.unit.market.moment import JOB, ROOT, node, state, world
+from tests.unit.market.moment import CLASS, JOB, ROOT, node, state, world
 from tests.unit.store import world as stored
 
 from stannary.formats import canonical, digest, ids, predicates, record
 from stannary.formats.ids import TaskId, TaskKind
-from stannary.formats.predicates import Assignment
+from stannary.formats.predicates import Assignment, Drawable
 from stannary.jobs.course import drawing, hearing
 from stannary.jobs.course.actions import Ask, OpenAudit
 from stannary.jobs.course.draft import CourseDraft
@@ -73,7 +73,9 @@ def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, can
 
     def look(connection: Connection) -> None:
         task = replace(tasks.get(connection, TASK), node="n-1", state=TaskState.DRAWN)
-        drawn = state(status=JobStatus.RUNNING, draws=(row,), listed=listed, tasks={TASK: task})
+        entry = Drawable(TASK, ids.NodeId("n-1"), "n-1", CLASS, 3, task.commitment_index or 0)
+        tables = {"draws": (row,), "listed": listed, "drawn": {0: (entry,)}, "tasks": {TASK: task}}
+        drawn = state(status=JobStatus.RUNNING, **tables)
         moment = world(*(node(name, name) for name in ("n-1", AUDITOR, OTHER)))
         draft = CourseDraft(drawn, moment)
         selection = drawing.selection_of(draft, row, task)

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.market import moment
 from tests.unit.verify.world import START, World
 
-from stannary.formats import digest, statement
+from stannary.formats import digest, receipt, statement
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course.concluding import Concluded, JudgedJob
 from stannary.jobs.course.state import EarlyEnd
@@ -57,7 +57,7 @@ class Told:
             inclusion=tree.inclusion,
             consistency=tree.consistency,
         )
-        return concluding.file_bytes(made.receipt, evidence, index, log)
+        return concluding.file_bytes(made.receipt, evidence, index, log, receipt.FORMATS[0])
 
 
 def test_a_receipt_is_what_a_verifier_finds() -> None:

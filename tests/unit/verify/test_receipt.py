@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from stannary.errors import FormatError, LimitExceeded
 from stannary.formats import digest, dsse
 from stannary.formats.jobspec import JobKind, Verification
-from stannary.formats.predicates import Tier, Verdict
+from stannary.formats.predicates import Assurance, Tier, Verdict
 from stannary.formats.receipt import LoggedEnvelope
+from stannary.verify.policy import built_in
 from stannary.verify.receipt import Expectations, verify_receipt
 from stannary.verify.report import Severity
 from stannary.verify.trust import TrustStore, pin
@@ -102,11 +103,15 @@ def test_a_command_job_is_verified_by_rerunning_it():
     assert judged(World(kind=JobKind.COMMAND).play()).exit_code == 0
 
 
-def test_a_job_without_verification_is_below_policy_unless_accepted():
-    """`verify: none` gives an unverified receipt: exit 4, or 0 where the reader accepts it."""
-    world = World(kind=JobKind.COMMAND, verify=Verification.NONE).play()
+def test_a_job_without_verification_is_what_its_buyer_asked_for():
+    """`verify: none` gives an unverified receipt: exit 0, but 4 under rules 2, or where a policy wants more."""
+    world = World(kind=JobKind.COMMAND, verify=Verification.NONE, assurance=Assurance.SAMPLED).play()
     data = world.receipt()
-    assert judged(world, data).exit_code == 4
+    assert (judged(world, data).exit_code, judged(world, data).verdict) == (0, Verdict.UNVERIFIED)
+    wanting = Expectations(requirements=built_in("local"))
+    assert judged(world, data, wanting).exit_code == 4
+    before = World(kind=JobKind.COMMAND, verify=Verification.NONE).play()
+    assert judged(before, before.receipt()).exit_code == 4
     report = judged(world, data, Expectations(allow_unverified=True))
     assert (report.exit_code, report.verdict) == (0, Verdict.UNVERIFIED)
     assert any(line.reason == "work" and line.usd_micros > 0 for line in report.claims.receipt.settlement)

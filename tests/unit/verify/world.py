@@ -26,10 +26,10 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.note import KeyType
-from stannary.formats.predicates import Role, Spent, Tier, Verdict
+from stannary.formats.predicates import Assurance, Role, Spent, Tier, Verdict
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
 from stannary.formats.workdir import WorkFile
-from stannary.rules import draw, verdict
+from stannary.rules import blame, draw, edition, verdict
 from stannary.rules.shape import num_steps
 from stannary.tlog.proof import Proof
 from stannary.tlog.tree import Tree
@@ -81,6 +81,7 @@ class World:
         kind: JobKind = JobKind.TRAIN,
         verify: Verification | None = None,
         audit_ppm: int = 1_000_000,
+        assurance: Assurance | None = None,
         liars: Iterable[str] = (),
         false_accusers: Iterable[str] = (),
         silent: Iterable[str] = (),
@@ -90,6 +91,8 @@ class World:
         self.name, self.rounds, self.lanes, self.kind = name, rounds, lanes, kind
         self.verify = verify or (Verification.REPLAY if kind is JobKind.TRAIN else Verification.RERUN_COMPARE)
         self.audit_ppm, self.seed = audit_ppm, seed
+        self.assurance = assurance  # None: a job under rules 2
+        self.taking: draw.Draws | None = None
         self.liars, self.false_accusers, self.silent = set(liars), set(false_accusers), set(silent)
         self.fails_canaries = set(fails_canaries)  # answer honestly, except where the answer is already known
         self.canaries: list[tuple[TaskId, str]] = []
@@ -159,6 +162,7 @@ class World:
             checkpoints=tuple(
                 EarlierCheckpoint(self.notes[old], tuple(self.tree.consistency(old, size))) for old in used
             ),
+            format=edition.of(self.spec()).receipt_format,
         )
         return self.bend_file(file).to_bytes()
 
@@ -247,9 +251,12 @@ class World:
         listed, leaf = self._fix_candidates(number)
         _, made, randomness = self._draw_tasks(leaf)
         candidates = self.ranked_instead or listed.candidates
-        for selection in draw.select(made, candidates, randomness, self.audit_ppm):
-            if selection.drawn:
-                self._audit(selection)
+        if self.taking is None:
+            self.taking = draw.Draws(self.spec())
+        own, late = self.taking.take(made, candidates, randomness)
+        for taken in (*own, *late):
+            if taken.selection.drawn:
+                self._audit(taken.selection)
 
     def close(self) -> None:
         """Log the last reading of every node."""
@@ -359,8 +366,10 @@ class World:
             outputs=("model.safetensors",), budget_usd_micros=1_000_000, recipe=recipe if train else None,
             run=None if train else "python recipe.py",
             trust=Trust(
-                Tier.T0, "local", Privacy.OPEN, self.verify, self.audit_ppm, 600_000, 990_000, (), (), 500_000
+                Tier.T0, "local", Privacy.OPEN, self.verify, self.audit_ppm, 600_000, 990_000, (), (), 500_000,
+                self.assurance,
             ),
+            rules=jobspec.RULES if self.assurance is not None else None,
         )  # fmt: skip
 
     def _credential(self, node: Node) -> None:
@@ -439,6 +448,12 @@ class World:
         answers: list[predicates.Answer] = []
         prover_answer: predicates.Answer | None = None
         absent = self.silent | self.skips
+
+        def judged(*, exhausted: bool = False) -> verdict.Decision:
+            late = selection.is_late
+            judge = blame.judge_of(self.spec())
+            return judge(made, prover_answer, answers, operators, exhausted=exhausted, late=late)
+
         for number, auditor in enumerate(ranked):
             parties = [(auditor, Role.AUDITOR)] if auditor.name not in absent else []
             if number == 0 and prover.name not in self.silent:
@@ -451,19 +466,25 @@ class World:
                     prover_answer = answer
                 else:
                     answers.append(answer)
-            decision = verdict.judge(made, prover_answer, answers, operators)
+            decision = judged()
             if not decision.need_auditor:
                 if selection.canary and decision.verdict is Verdict.VERIFIED and number + 1 < len(ranked):
                     answers += self._canary(selection, number + 1, ranked[number + 1])
-                    decision = verdict.judge(made, prover_answer, answers, operators, exhausted=True)
+                    decision = judged(exhausted=True)
                 break
         else:
-            decision = verdict.judge(made, prover_answer, answers, operators, exhausted=True)
+            decision = judged(exhausted=True)
         self.verdicts[selection.task] = decision.verdict
         if prover_answer is None and self.says_silences:
             self.say_silent(selection, Role.PROVER, prover, 0)
         said = predicates.TaskVerdict(
-            self.job_id, selection.task, made.node, decision.verdict, decision.reason.value, decision.refuted
+            self.job_id,
+            selection.task,
+            made.node,
+            decision.verdict,
+            decision.reason.value,
+            decision.refuted,
+            odd=None if blame.convicts(self.spec()) else decision.odd,
         )
         self.log("verdict", said, self.market_key)
 

@@ -12,7 +12,6 @@ from stannary.cli import ending, follow, jobpath, plan, session, travels
 from stannary.cli.command import command
 from stannary.cli.output import Output, plain
 from stannary.errors import ConfirmationRequired, SpecError, StannaryError, UsageError
-from stannary.formats import jobspec
 from stannary.formats.quantity import dollars
 from stannary.sdk import brokers, examples, local
 from stannary.sdk import submit as submission
@@ -102,6 +101,7 @@ def run(out: Output, **options: Any) -> int:
     with client:
         if options["dry_run"]:
             return _show_plan(client, prepared, out)
+        prepared, _ = submission.priced(client, prepared)
         brokers.ensure(settings)  # before the order: no money is held for a job nobody can answer for
         keeper = Keeper(settings)
         out.say(keeper.tend())
@@ -165,14 +165,16 @@ def _market(out: HeldTalk) -> Settings:
 
 def _show_plan(client: Client, prepared: Prepared, out: Output) -> int:
     try:
-        quote = client.quote(jobspec.to_canonical(prepared.spec))
+        prepared, quote = submission.priced(client, prepared)
     except StannaryError:
         for line in travels.lines(prepared):  # what would be sent is known also where nobody can run it
             out.say(line)
         raise
     over = plan.over_budget(quote, prepared.spec)
     problems = [] if over is None else [{"code": over.code, "message": over.what, "why": over.why, "hint": over.hint}]
-    members = {**quote.model_dump(mode="json"), "travels": travels.to_json(prepared), "problems": problems}
+    trust = prepared.spec.trust
+    solved = {"assurance": trust.assurance, "audit_ppm": trust.audit_ppm}
+    members = {**quote.model_dump(mode="json"), **solved, "travels": travels.to_json(prepared), "problems": problems}
     out.result(members, plan.text(quote, prepared))
     if over is None:
         return 0

@@ -29,7 +29,7 @@ MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this
 
 @command
 @click.argument("receipt", type=click.Path(path_type=Path))
-@click.option("--allow-unverified", is_flag=True, help="Accept work nobody checked (verify: none).")
+@click.option("--allow-unverified", is_flag=True, help="Accept less than was asked for, even work nobody checked.")
 @click.option("--job-digest", metavar="DIGEST", help="The receipt must be of this job.")
 @click.option("--trust-file", type=click.Path(path_type=Path), help="Pinned keys, in place of your trust.toml.")
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Judge as of this time (UTC).")
@@ -49,7 +49,7 @@ MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this
 def verify(
     out: Output, receipt: Path, trust_file: Path | None, replays: bool, result: Path | None, **options: object
 ) -> int:
-    """Check a receipt offline, against pinned keys. Exit code 0 verified, 3 refuted, 4 below policy."""
+    """Check a receipt offline, against pinned keys. Exit code 0 what was asked for, 3 refuted, 4 below it."""
     sample, artifacts = options["sample"], options["artifacts"]
     if not replays and (sample is not None or artifacts is not None):
         raise UsageError("--sample and --artifacts are for a replay", hint="add --replay")

@@ -195,7 +195,7 @@ class CourseDraft:
                 self.draws.append(DrawRow(self.order.job, number, *shown, (), now_ms, None, None, None, None))
             case actions.MakeDraw(made):
                 self.draws = [replace(row, draw=UNSIGNED) if row.number == made.index else row for row in self.draws]
-                self.drawn[made.index] = tuple(item.task for item in made.drawable)
+                self.drawn[made.index] = made.drawable
             case actions.Pass(task, number, is_drawn):
                 self._move(task, TaskState.DRAWN if is_drawn else TaskState.PASSED, "")
                 self.tasks[task] = replace(self.tasks[task], draw_number=number)

@@ -9,13 +9,15 @@ Rules:
 - A draw takes every commitment its checkpoint covers, opened or not yet: a task held back for a luckier
   beacon would be a task not audited. What is opened later is judged by the draw that took it.
 - What is selected is computed by rules/draw.py from the logged draw; the market adds nothing.
+- What the last draw adds (rules/draw.py rule 6) is heard like anything else, though its round was settled: the job is
+  planned from that round on again, so that a conviction makes void what stands on it.
 - A chain without another value draws nothing more: what waits for it is unverified, and its job ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from stannary.errors import ConflictError
 from stannary.formats import instants
@@ -34,6 +36,7 @@ from stannary.rules.reasons import Reason
 
 FIRST_INDEX = 0  # formats/beacon.py
 TAKEN = frozenset({TaskState.COMMITTED, TaskState.CONTRIBUTED})
+PASSED_OVER = frozenset({TaskState.PASSED, TaskState.SUPERSEDED})
 
 
 def advance(draft: CourseDraft) -> Drawing:
@@ -43,6 +46,8 @@ def advance(draft: CourseDraft) -> Drawing:
         _make(draft, last)
         last = draft.draws[-1]
     fresh = _pass_made(draft)
+    if last is not None and last.draw is not None:
+        _pass_late(draft, last)
     number = last.number + 1 if last is not None else FIRST_INDEX
     length = draft.order.predicate.beacon_length
     if (
@@ -71,9 +76,10 @@ def pass_unasked(draft: CourseDraft) -> None:
 
 
 def selection_of(draft: CourseDraft, row: DrawRow, task: Task) -> rule.Selection:
-    """Return what a made draw says of one task (auditors aside, which the audit keeps)."""
+    """Return what a made draw says of one task, its own or a late one (auditors aside, which the audit keeps)."""
     drawable = Drawable(TaskId(task.task), NodeId(task.node or ""), "", "", task.num_steps, task.commitment_index or 0)
-    return _select(draft, row, (drawable,), ())[0]
+    is_late = all(entry.task != task.task for entry in draft.drawn[row.number])
+    return replace(rule.select(_record(draft, row, (drawable,)), (), randomness(row), 0)[0], is_late=is_late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +131,37 @@ def get_draw(draft: CourseDraft, number: int) -> DrawRow:
 def _pass_made(draft: CourseDraft) -> list[Task]:
     """Give handed-in tasks what the draw that took them selected; return those no draw has taken."""
     fresh = []
+    selected: dict[int, dict[str, rule.Selection]] = {}
     for task in list(draft.tasks.values()):
         if task.state is TaskState.CONTRIBUTED:
             taken = _taken_by(task, draft.draws)
             if taken is None:
                 fresh.append(task)
             elif taken.draw is not None:
-                _pass(draft, taken, task)
+                if taken.number not in selected:
+                    own, _ = _select(draft, taken)
+                    selected[taken.number] = {item.entry.task: item.selection for item in own}
+                # or it was committed after the draw's revelation was recorded, by an epoch before this one
+                if task.task in selected[taken.number]:
+                    _pass(draft, taken, task, selected[taken.number][task.task])
     return fresh
 
 
-def _pass(draft: CourseDraft, row: DrawRow, task: Task) -> None:
-    if task.task not in draft.drawn[row.number]:
-        return  # committed after the draw's revelation was recorded, by an epoch before this one
-    node = draft.world.nodes.get(task.node or "")
-    selection = _select(draft, row, (_drawable(task, node.operator, node.engine_class),), _candidates(draft, row))[0]
+def _pass_late(draft: CourseDraft, row: DrawRow) -> None:
+    """Draw what the last draw adds of what earlier ones have passed over."""
+    if not any(task.state in PASSED_OVER for task in draft.tasks.values()):
+        return
+    for item in _select(draft, row)[1]:
+        task = draft.tasks.get(item.entry.task)
+        if task is None or task.state not in PASSED_OVER or task.contribution is None or task.draw_number == row.number:
+            continue
+        if (task.node, task.commitment_index) == (item.entry.node, item.entry.commitment_index):
+            _pass(draft, row, task, item.selection)
+            if task.round < draft.first_open:
+                draft.do(actions.Settle(task.round, draft.round))
+
+
+def _pass(draft: CourseDraft, row: DrawRow, task: Task, selection: rule.Selection) -> None:
     draft.do(actions.Pass(task.task, row.number, selection.drawn))
     if selection.drawn:
         open_audit(draft, Question(task, row, selection, tuple(item.node for item in selection.auditors)))
@@ -218,15 +240,15 @@ def _drawable(task: Task, operator: str, engine_class: str) -> Drawable:
     )
 
 
-def _candidates(draft: CourseDraft, row: DrawRow) -> tuple[Candidate, ...]:
-    return draft.listed[row.number].candidates
-
-
-def _select(
-    draft: CourseDraft, row: DrawRow, drawable: tuple[Drawable, ...], candidates: Sequence[Candidate]
-) -> tuple[rule.Selection, ...]:
-    made = _record(draft, row, drawable)
-    return rule.select(made, candidates, randomness(row), draft.order.spec.trust.audit_ppm)
+def _select(draft: CourseDraft, row: DrawRow) -> tuple[tuple[rule.Taken, ...], tuple[rule.Taken, ...]]:
+    """Return what a made draw selects; those before it are all there where it may be the last (store/snapshots.py)."""
+    draws = rule.Draws(draft.order.spec)
+    for earlier in draft.draws:
+        if earlier.number < row.number and earlier.draw is not None:
+            draws.note(_record(draft, earlier, draft.drawn[earlier.number]), randomness(earlier))
+    return draws.take(
+        _record(draft, row, draft.drawn[row.number]), draft.listed[row.number].candidates, randomness(row)
+    )
 
 
 def _record(draft: CourseDraft, row: DrawRow, drawable: tuple[Drawable, ...]) -> DrawRecord:

@@ -28,9 +28,10 @@ from stannary.formats.predicates import Absence, Awaited, Role, Silence, TaskVer
 from stannary.jobs.course import actions, drawing
 from stannary.jobs.course.draft import UNSIGNED, CourseDraft
 from stannary.jobs.course.pace import expected_s
-from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, Grant, LeaseRow, Task
+from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, DrawRow, Grant, LeaseRow, Task
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.rules import blame
+from stannary.rules.draw import Selection
 from stannary.rules.pace import answer_s
 from stannary.rules.reasons import Reason
 from stannary.rules.verdict import Decision
@@ -224,14 +225,19 @@ class _Hearing:
             return AuditOutcome.UNANSWERED
         return AuditOutcome.DISAGREED
 
+    @property
+    def _row(self) -> DrawRow:
+        """The draw that asks."""
+        return drawing.get_draw(self._draft, self._audits[0].draw_number)
+
     def _is_canary(self) -> bool:
-        row = drawing.get_draw(self._draft, self._audits[0].draw_number)
-        return drawing.selection_of(self._draft, row, self._task).canary
+        return self._selection().canary
+
+    def _selection(self) -> Selection:
+        return drawing.selection_of(self._draft, self._row, self._task)
 
     def _open_next(self, ranked: tuple[str, ...], *, canary: bool) -> None:
-        row = drawing.get_draw(self._draft, self._audits[0].draw_number)
-        selection = drawing.selection_of(self._draft, row, self._task)
-        question = drawing.Question(self._task, row, selection, ranked, len(self._audits), canary)
+        question = drawing.Question(self._task, self._row, self._selection(), ranked, len(self._audits), canary)
         drawing.open_audit(self._draft, question)
 
     def _close(self, audit: AuditRow, outcome: AuditOutcome) -> None:
@@ -244,7 +250,8 @@ class _Hearing:
         heard = [item for item in given if item.role is Role.AUDITOR]
         named = {self._prover, *(item.node for item in given)}
         operators = {NodeId(node): draft.world.nodes.get(node).operator for node in named}
-        return blame.judge_of(draft.order.spec)(self._task, prover, heard, operators, exhausted=exhausted)
+        judge, late = blame.judge_of(draft.order.spec), self._selection().is_late
+        return judge(self._task, prover, heard, operators, exhausted=exhausted, late=late)
 
     def _judge(self, made: Decision) -> None:
         """State the verdict."""

@@ -17,7 +17,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, LeaseType, NodeId, TaskKind
 from stannary.formats.jobspec import JobSpec, Verification
-from stannary.formats.predicates import Assignment, Candidate, Job, Rejection, Role, Tier, Verdict
+from stannary.formats.predicates import Assignment, Candidate, Drawable, Job, Rejection, Role, Tier, Verdict
 from stannary.jobs.states import JobStatus, LeaseState, TaskState
 from stannary.rules import pace
 from stannary.rules.shape import Shape, shape_of
@@ -261,7 +261,7 @@ class JobState:
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
     draws: tuple[DrawRow, ...] = ()
     listed: Mapping[int, CandidateList] = field(default_factory=dict)  # draw number -> candidates
-    drawn: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # draw number -> tasks of a made draw, in order
+    drawn: Mapping[int, tuple[Drawable, ...]] = field(default_factory=dict)  # draw number -> what a made draw lists
     audits: Mapping[str, AuditRow] = field(default_factory=dict)  # in the order they were opened
     answers: Mapping[str, tuple[AnswerRow, ...]] = field(default_factory=dict)  # audit -> in order of commitment
     leases: Mapping[str, LeaseRow] = field(default_factory=dict)  # live ones, and all questions of what is being heard

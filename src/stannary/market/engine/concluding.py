@@ -20,10 +20,12 @@ from stannary.market.engine.loading import Evidence
 from stannary.market.engine.moving import Mover
 from stannary.market.exchange import Exchange
 from stannary.market.journal import leaf_of
+from stannary.rules import edition
 from stannary.tlog.log import Log
 from stannary.verify import conclusion
 from stannary.verify.case import Case
 from stannary.verify.conclusion import Ending
+from stannary.verify.report import SUCCEEDED
 
 
 async def end(exchange: Exchange, mover: Mover, order: JobOrder) -> bool:
@@ -41,7 +43,8 @@ async def end(exchange: Exchange, mover: Mover, order: JobOrder) -> bool:
         else:
             assert evidence.receipt is not None
             index = await exchange.journal.logged(leaf_of(evidence.receipt))
-            data = await asyncio.to_thread(file_bytes, job.receipt, evidence, index, exchange.log)
+            file_format = edition.of(order.spec).receipt_format
+            data = await asyncio.to_thread(file_bytes, job.receipt, evidence, index, exchange.log, file_format)
             decided = concluding.publish(job, await asyncio.to_thread(exchange.blobs.put, data), len(data))
         if not decided:
             return False
@@ -60,12 +63,12 @@ def conclude(job: JudgedJob, evidence: Evidence, at_ms: int, witness: str) -> Co
         finished_at=instants.spell(at_ms / 1000),
     )
     stated = conclusion.compose(of_job, made, ending, evidence.leaves)
-    subjects = made.lineage.subjects if stated.status == conclusion.SUCCEEDED else ()
+    subjects = made.lineage.subjects if stated.status == SUCCEEDED else ()
     refuted = sorted({node for item in made.decisions.values() for node in item.refuted})
     return Concluded(stated, subjects, tuple(refuted))
 
 
-def file_bytes(stated: Receipt, evidence: Evidence, index: int, log: Log) -> bytes:
+def file_bytes(stated: Receipt, evidence: Evidence, index: int, log: Log, file_format: str) -> bytes:
     """Assemble the receipt file against the newest checkpoint; what was said behind the receipt is not in it."""
     assert evidence.receipt is not None
     proof = log.proof(index)
@@ -79,4 +82,4 @@ def file_bytes(stated: Receipt, evidence: Evidence, index: int, log: Log) -> byt
     checkpoints = [
         EarlierCheckpoint(shown, tuple(log.consistency(old_size, size))) for shown, old_size in evidence.checkpoints
     ]
-    return receipt.build(evidence.receipt, proof, logged, checkpoints)
+    return receipt.build(evidence.receipt, proof, logged, checkpoints, file_format=file_format)

@@ -17,8 +17,9 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, StannaryError, UsageError
 from stannary.formats import beacon, bounds, canonical, digest, dsse, ids, jobspec, receipt, statement
-from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Job
+from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.predicates import Assurance, Job
+from stannary.formats.quantity import PPM
 from stannary.jobs.course.state import JobOrder, Node
 from stannary.market import clock
 from stannary.market.engine.loop import Engines
@@ -26,7 +27,10 @@ from stannary.market.exchange import Exchange
 from stannary.market.http import views
 from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
-from stannary.rules.price import price_of
+from stannary.market.offerbook import Estimate, asked
+from stannary.rules import assurance
+from stannary.rules.masks import why_not
+from stannary.rules.price import expected_audits, price_of, worst_case
 from stannary.rules.shape import shape_of
 from stannary.store import blobs, envelopes, jobs
 from stannary.store.jobs import Submission, Submitted
@@ -44,10 +48,7 @@ def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
     _check_length(spec)
     made = exchange.offers.estimate(spec)
-    shape = shape_of(spec)
-    dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
-    bonds = [exchange.directory.get(offer.node).bond_usd_micros for offer in made.match.chosen]
-    stake = min(soundness.stake_ppm(bond, dearest) for bond in bonds)
+    required = _required_ppm(exchange, spec, made)
     return wire.PriceQuote(
         chosen=[offer.node for offer in made.match.chosen],
         rejected=[wire.RejectedNode(node=item.node, reason=bounds.shown(item.reason)) for item in made.match.rejected],
@@ -56,7 +57,38 @@ def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
         audit_usd_micros=bounds.COUNT.clamp(made.worst.audit_usd_micros),
         escrow_usd_micros=bounds.COUNT.clamp(made.worst.escrow_usd_micros),
         audit_ppm=spec.trust.audit_ppm,
-        required_ppm=soundness.required_ppm(spec.trust.gain_ppm, spec.trust.detection_ppm, stake),
+        required_ppm=required,
+        words=[_priced(spec, made, word, _least_ppm(spec, word, required)) for word in Assurance],
+    )
+
+
+def _required_ppm(exchange: Exchange, spec: JobSpec, made: Estimate) -> int:
+    """Return the rate below which cheating pays, at the least bond and the dearest task of whoever may get work."""
+    shape, wanted = shape_of(spec), asked(spec)
+    dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
+    listed = [node for node, _ in exchange.offers.standing() if node.engine_class == made.match.engine_class]
+    able = [node for node in listed if not why_not(node, wanted)]
+    stake = min(soundness.stake_ppm(node.bond_usd_micros, dearest) for node in able)
+    return soundness.required_ppm(spec.trust.gain_ppm, spec.trust.detection_ppm, stake)
+
+
+def _least_ppm(spec: JobSpec, word: Assurance, required_ppm: int) -> int:
+    if word is Assurance.SAMPLED:
+        return min(required_ppm, PPM)  # where no rate deters, every unit is recomputed
+    return assurance.least_ppm(word, shape_of(spec).num_tasks, spec.trust.detection_ppm)
+
+
+def _priced(spec: JobSpec, made: Estimate, word: Assurance, audit_ppm: int) -> wire.PricedWord:
+    shape, chosen = shape_of(spec), made.match.chosen
+    dearest = max(offer.ask_usd_micros_per_hour for offer in chosen)
+    expected = worst_case(shape, dearest, verified=False).work_usd_micros
+    if spec.trust.verify is not Verification.NONE:
+        expected += expected_audits(shape, audit_ppm, len({offer.operator for offer in chosen}), dearest)
+    return wire.PricedWord(
+        assurance=word.value,
+        audit_ppm=audit_ppm,
+        expected_usd_micros=bounds.COUNT.clamp(expected),
+        worst_usd_micros=bounds.COUNT.clamp(made.worst.escrow_usd_micros),
     )
 
 
@@ -168,6 +200,7 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
     if order.market != exchange.keyid:
         raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
     clock.check_signed_now(order.submitted_at, exchange.clock.now())
+    assurance.check_rate(spec)
     _check_length(spec)
     shape = shape_of(spec)
     if not shape.least_beacon_values <= order.beacon_length <= beacon.MAX_LENGTH:
@@ -192,7 +225,9 @@ async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> i
     """Check blobs, buyer key and budget; return the escrow."""
     await _check_key(exchange, buyer, order)
     await _check_blobs(exchange, buyer, spec)
-    worst = exchange.offers.estimate(spec).worst
+    made = exchange.offers.estimate(spec)
+    _check_sampled(exchange, spec, made)
+    worst = made.worst
     if worst.escrow_usd_micros > spec.budget_usd_micros:
         raise UsageError(
             "the budget is too small for the worst case",
@@ -201,6 +236,16 @@ async def _price(exchange: Exchange, buyer: str, order: Job, spec: JobSpec) -> i
             detail=wire_errors.BUDGET_TOO_SMALL,
         )
     return worst.escrow_usd_micros
+
+
+def _check_sampled(exchange: Exchange, spec: JobSpec, made: Estimate) -> None:
+    """Refuse a rate that is none for its word at the stake of now (rules/assurance.py rule 1)."""
+    word = spec.trust.assurance
+    if word is not Assurance.SAMPLED or spec.trust.verify is Verification.NONE:
+        return
+    least = _least_ppm(spec, word, _required_ppm(exchange, spec, made))
+    if spec.trust.audit_ppm < least:
+        raise assurance.too_low(spec.trust.audit_ppm, word, least)
 
 
 async def _check_key(exchange: Exchange, buyer: str, order: Job) -> None:

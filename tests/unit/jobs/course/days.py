@@ -24,7 +24,6 @@ from stannary.jobs.course.state import JobState, World
 from stannary.jobs.states import LeaseState
 from stannary.rules import blame, draw
 from stannary.rules.reasons import Reason
-from stannary.verify import conclusion
 from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Severity
 
@@ -46,7 +45,7 @@ def many_canaries() -> Iterator[None]:
     """Let every second answer that is known be asked for once more, by market and verifier alike."""
     with (
         mock.patch.object(draw.select, "__defaults__", (CANARIES_PPM,)),
-        mock.patch.object(conclusion, "CANARY_PPM", CANARIES_PPM),
+        mock.patch.object(draw, "CANARY_PPM", CANARIES_PPM),
     ):
         yield
 
@@ -205,10 +204,7 @@ def check_void(day: Day, lines: Sequence[SettlementLine], void: set[str]) -> Non
 def check_pay(day: Day, paid: dict[str, int], void: set[str]) -> None:
     """Verified work and honest audits are paid their price, while the escrow lasts."""
     case = day.case()
-    price = {
-        task: conclusion.task_price(case, case.assignments[task].predicate, item.predicate.node)
-        for task, item in case.contributions.items()
-    }
+    price = {task: case.price(task, item.predicate.node) for task, item in case.contributions.items()}
     for said in case.verdicts:
         task = said.predicate.task
         if said.predicate.verdict is Verdict.VERIFIED and task not in void:
@@ -217,7 +213,7 @@ def check_pay(day: Day, paid: dict[str, int], void: set[str]) -> None:
         answer = item.predicate
         is_blamed = day.party(answer.node).name in day.convicted | day.struck
         if answer.role is Role.AUDITOR and not is_blamed:
-            due = conclusion.task_price(case, case.assignments[answer.task].predicate, answer.node)
+            due = case.price(answer.task, answer.node)
             promise(paid.get(answer.audit) == due or is_dry(day), f"{answer.audit} is paid {paid.get(answer.audit)}")
 
 

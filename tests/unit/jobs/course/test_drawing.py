@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.integration.market.fake_buyer import train_spec
-from tests.unit.jobs.course.test_unsigned_draws import JUDGE, LEAF, LIAR, NODES, PROVER, VALUES, task
+from tests.unit.jobs.course.test_unsigned_draws import JUDGE, LEAF, LIAR, NODES, PROVER, VALUES, entry, task
 from tests.unit.market import moment
 from tests.unit.market.moment import CLASS, JOB, NOW_MS, ROOT
 
@@ -87,8 +87,8 @@ def test_a_chain_at_its_end_draws_nothing_more() -> None:
 
 def test_a_late_opening_is_judged_by_the_draw_that_took_it() -> None:
     """The selection is of the logged draw; a task it did not list (another epoch's) is passed by."""
-    name = task(0, TaskState.CONTRIBUTED, 3).task
-    made = handed_in(draws=(revealed(draw=LEAF),), drawn={0: (name,)})
+    listed = entry(task(0, TaskState.CONTRIBUTED, 3))
+    made = handed_in(draws=(revealed(draw=LEAF),), drawn={0: (listed,)})
     draft = draft_of(made)
     drawing.advance(draft)
     assert [type(action) for action in draft.actions[:2]] == [Pass, OpenAudit]
@@ -99,8 +99,8 @@ def test_a_late_opening_is_judged_by_the_draw_that_took_it() -> None:
 
 def test_an_audit_nobody_is_left_to_make_has_no_auditor() -> None:
     """Of the ranked whoever was convicted is passed over; with nobody left the prover is asked all the same."""
-    name = task(0, TaskState.CONTRIBUTED, 3).task
-    made = handed_in(draws=(revealed(draw=LEAF),), drawn={0: (name,)}, convicted=frozenset({JUDGE}))
+    listed = entry(task(0, TaskState.CONTRIBUTED, 3))
+    made = handed_in(draws=(revealed(draw=LEAF),), drawn={0: (listed,)}, convicted=frozenset({JUDGE}))
     draft = draft_of(made)
     drawing.advance(draft)
     (opened,) = (action for action in draft.actions if isinstance(action, OpenAudit))

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 from tests.integration.market.fake_buyer import train_spec
-from tests.unit.jobs.course.test_unsigned_draws import JUDGE, LEAF, LIAR, NODES, PROVER, RIGHT, VALUES, WRONG, task
+from tests.unit.jobs.course.test_unsigned_draws import (
+    JUDGE,
+    LEAF,
+    LIAR,
+    NODES,
+    PROVER,
+    RIGHT,
+    VALUES,
+    WRONG,
+    entry,
+    task,
+)
 from tests.unit.market import moment
 from tests.unit.market.moment import JOB, NOW_MS, ROOT
 
@@ -56,6 +67,7 @@ def heard(answers: list[AnswerRow], leases: list[LeaseRow], **changes: Any) -> C
         tasks={TASK.task: changes.pop("task", TASK)},
         draws=(DRAW,),
         listed={0: CandidateList("list", 1)},
+        drawn={0: (entry(TASK),)},
         audits={AUDIT: changes.pop("audit", OPEN)},
         answers={AUDIT: tuple(answers)},
         leases={item.lease: item for item in leases},
@@ -133,6 +145,8 @@ def test_a_canary_is_let_go_with_its_auditor() -> None:
         placed=(PROVER,),
         tasks={TASK.task: TASK},
         draws=(DRAW,),
+        listed={0: CandidateList("list", 1)},
+        drawn={0: (entry(TASK),)},
         audits={AUDIT: replace(OPEN, canary=True)},
         answers={AUDIT: tuple(answered)},
         leases={item.lease: item for item in (silent, kept)},

@@ -11,7 +11,7 @@ from tests.unit.market.moment import CLASS, JOB, NOW_MS, ROOT
 
 from stannary.formats import digest, ids
 from stannary.formats.ids import NodeId, TaskKind
-from stannary.formats.predicates import Absence, Assignment, Candidate, Role, Verdict
+from stannary.formats.predicates import Absence, Assignment, Candidate, Drawable, Role, Verdict
 from stannary.jobs.course.actions import Convict, MakeDraw, SaySilent
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
@@ -49,6 +49,12 @@ def task(lane: int, state: TaskState, commitment_index: int) -> Task:
     )  # fmt: skip
 
 
+def entry(made: Task) -> Drawable:
+    """Return what a draw lists of a task."""
+    at = made.commitment_index or 0
+    return Drawable(ids.parse_task(made.task), NodeId(made.node or ""), "ada", CLASS, made.num_steps, at)
+
+
 def answers(audit: str, role: Role, node: str, root: str) -> tuple[AnswerRow, ...]:
     """Return one opened answer."""
     return (AnswerRow(audit, role, node, "c", "leaf", NOW_MS, "leaf", "aa", root, [], NOW_MS),)
@@ -82,7 +88,7 @@ def about_to_convict() -> JobState:
         tasks={heard.task: heard, drawn.task: drawn},
         draws=draws,
         listed={0: CandidateList("list", 1), 1: CandidateList(digest.digest(b"list"), 11, liar_alone)},
-        drawn={0: (heard.task,)},
+        drawn={0: (entry(heard),)},
         audits=audits,
         answers=given,
     )
