@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 from tests.integration.market import world as worlds
@@ -119,6 +120,7 @@ def test_the_keeper_of_blobs_survives_what_nobody_foresaw(
         return 0
 
     cleared: list[int] = []
+    monkeypatch.setattr(clearing, "release", mock.AsyncMock())
     monkeypatch.setattr(clearing, "clear_readers", clear)
     monkeypatch.setattr(clearing, "clear", failing_once(clear))  # as a bug of ours would
     exchange = cast("Exchange", SimpleNamespace(clock=SimpleNamespace(sleep=sleep)))
