@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from stannary.border.variables import KERNEL_VARIABLES, PINNED_ENVIRONMENT
 from stannary.errors import EnvironmentProblem
@@ -19,6 +20,7 @@ def measure_engine_class(kernel: dict[str, str]) -> str:
     chosen = {name: kernel[name] for name in KERNEL_VARIABLES if name in kernel}
     environment = {**PINNED_ENVIRONMENT, **own_path(), **chosen}
     argv = [sys.executable, "-P", "-m", "stannary.train.engine"]
+    system = ThreadPoolExecutor(1).submit(visible_name)  # a second or two, beside the seconds that torch takes to load
     try:
         done = subprocess.run(  # noqa: S603 - our own module
             argv, env=environment, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_S, check=False
@@ -31,4 +33,4 @@ def measure_engine_class(kernel: dict[str, str]) -> str:
         raise EnvironmentProblem(
             "the engine class cannot be measured", why=last[:300], hint="pip install 'stannary[agent,train]'"
         )
-    return f"{measured}.{visible_name()}"
+    return f"{measured}.{system.result()}"
