@@ -99,7 +99,7 @@ def main() -> int:
 def _run(client: Client, known: Profile, drama: Drama, out: Output) -> JobView:
     prepared = submit.prepare(HERE / "job.yaml", submit.Overrides())
     submit.upload(client, prepared, lambda _: None)
-    prepared, _ = submit.priced(client, prepared)
+    prepared = submit.solved(client, prepared)
     view = submit.submit(client, prepared.spec, known, buyer.root())
     share = prepared.spec.trust.audit_ppm / 10_000
     out.say(f"Job    {view.id}  audited {share:.0f} %, at most {dollars(view.escrow_usd_micros)}")

@@ -144,3 +144,19 @@ def test_more_inputs_than_a_job_may_name_are_refused() -> None:
     draft = jobfile.parse({"run": "true", "inputs": {name: {"path": name} for name in names}})
     with pytest.raises(SpecError, match="inputs has too many entries"):
         draft.resolve([ENTRY], dict.fromkeys(names, Input(digest(b"x"), 1, "file x")))
+
+
+def test_a_job_that_names_an_assurance_is_under_rules_3() -> None:
+    """Its rate is solved later unless it is given; without one the job is as before, every unit audited."""
+    job = {"run": "python main.py"}
+    before, asked, raised = (
+        jobfile.parse({**job, "trust": trust})
+        for trust in ({}, {"assurance": "verified"}, {"assurance": "sampled", "audit": 0.5})
+    )
+    assert (before.spec.rules, before.spec.trust.assurance, before.spec.trust.audit_ppm) == (None, None, 1_000_000)
+    assert (asked.spec.rules, asked.spec.trust.assurance, asked.has_own_rate) == (3, "verified", False)
+    assert (raised.spec.trust.audit_ppm, raised.has_own_rate) == (500_000, True)
+    with pytest.raises(SpecError, match=r"trust\.assurance is not a known value"):
+        jobfile.parse({**job, "trust": {"assurance": "certain"}})
+    with pytest.raises(SpecError, match="does not fit verify: none"):
+        jobfile.parse({**job, "trust": {"assurance": "full", "verify": "none"}})

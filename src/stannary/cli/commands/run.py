@@ -101,8 +101,8 @@ def run(out: Output, **options: Any) -> int:
     with client:
         if options["dry_run"]:
             return _show_plan(client, prepared, out)
-        prepared, _ = submission.priced(client, prepared)
         brokers.ensure(settings)  # before the order: no money is held for a job nobody can answer for
+        prepared = submission.solved(client, prepared)
         keeper = Keeper(settings)
         out.say(keeper.tend())
         view = submission.submit(client, prepared.spec, settings.profile, buyer.root(), settings.account)
