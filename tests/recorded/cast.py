@@ -78,16 +78,20 @@ def spec(*, nodes: int = 1, run: str = "python main.py", verify: str = "rerun-co
 
 
 def train(*, rounds: int = 3, lanes: int = 3, verify: str = "replay", **changes: Any) -> JobSpec:
-    """Return a train job; `changes` as above, and `step_ms`."""
+    """Return a train job; `changes` as above, `step_ms`, and `is_ours`: of a recipe of the package."""
+    is_ours = changes.pop("is_ours", False)
     recipe = RecipeSpec(
-        entry="main.py:recipe",
+        entry="builtin:bytegpt" if is_ours else "main.py:recipe",
         rounds=rounds,
         lanes=lanes,
         inner_steps=(3, 4),
         seed=0,
         step_ms=changes.pop("step_ms", 2000),
         options={},
+        code=digest.digest(b"any code: nothing of it is run here") if is_ours else None,
     )
+    if is_ours:
+        changes["workdir"] = ()
     kind = {"kind": JobKind.TRAIN, "num_nodes": lanes, "recipe": recipe, "verify": Verification(verify)}
     return _spec({**kind, **changes})
 

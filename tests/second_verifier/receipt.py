@@ -351,10 +351,7 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
     dearest: Counter[str] = Counter()
     for task, item in case.contributions.items():
         dearest[item["node"]] = max(dearest[item["node"]], _price(case, task, item["node"]))
-    stakes = [
-        min(max(case.credential(node)["bond_usd_micros"] * 10**6 // max(price, 1), 0), MAX_INT)
-        for node, price in dearest.items()
-    ]
+    stakes = [min(max(_bond(case, node) * 10**6 // max(price, 1), 0), MAX_INT) for node, price in dearest.items()]
     stake = min(stakes, default=0)
     audit_ppm = 0 if trust["verify"] == "none" else trust["audit_ppm"]
     units = _units(case)
@@ -372,6 +369,11 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
         "escape": f"{Decimal(10**6 - audit_ppm) / 10**6:.6f}",
         "independence": "declared",
     }
+
+
+def _bond(case: Case, node: str) -> int:
+    """R15.1."""
+    return int(case.credential(node)["bond_usd_micros"]) if rules.can_convict(case) else 0
 
 
 def _units(case: Case) -> set[str]:
@@ -404,7 +406,7 @@ def _worth(
     prices: dict[str, int] = {}
     for task, item in case.contributions.items():
         prices[item["node"]] = max(prices.get(item["node"], 0), _price(case, task, item["node"]))
-    bonds = {node: case.credential(node)["bond_usd_micros"] for node in prices}
+    bonds = {node: _bond(case, node) for node in prices}
 
     def stake(node: str) -> tuple[int, str]:
         return min(max(bonds[node] * 10**6 // max(prices[node], 1), 0), MAX_INT), node

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from stannary.formats.jobspec import JobSpec
-from stannary.rules import verdict
+from stannary.rules import edition, verdict
 from stannary.rules.verdict import Decision
 
 HELD_UNITS = 20  # S: so much pay is at stake in the buyer's own code, beside the unit itself
@@ -24,7 +24,12 @@ T = TypeVar("T")
 
 def convicts(spec: JobSpec) -> bool:
     """Return whether a recomputation may convict in a job (R10.7)."""
-    return spec.rules is None or bool(spec.builtin)
+    return edition.of(spec).convicts_in_own_code or bool(spec.builtin)
+
+
+def at_stake(spec: JobSpec, bond_usd_micros: int) -> int:
+    """Return what of a node's bond a recomputation can take in a job, in micro-dollars (R15.1)."""
+    return bond_usd_micros if convicts(spec) else 0
 
 
 def judge_of(spec: JobSpec) -> Callable[..., Decision]:

@@ -21,12 +21,22 @@ class Edition:
     receipt_format: str  # of the file (R5.1)
     adds_missing: bool  # the last merge is drawn, and the last draw adds what the word needs (R8.11)
     says_assurance: bool  # the verdict of a job is the word its figures reach (R15.7, R16.2)
+    convicts_in_own_code: bool  # a recomputation convicts whatever the code is, not only in this package's (R10.7)
     takes_unasked: bool  # work whose buyer asked for no verification is not below policy by itself (R16.6)
 
 
 _EDITIONS = (
-    Edition(2, receipt.FORMATS[0], adds_missing=False, says_assurance=False, takes_unasked=False),
-    Edition(jobspec.RULES, receipt.FORMAT, adds_missing=True, says_assurance=True, takes_unasked=True),
+    Edition(
+        2, receipt.FORMATS[0], adds_missing=False, says_assurance=False, convicts_in_own_code=True, takes_unasked=False
+    ),
+    Edition(
+        jobspec.RULES,
+        receipt.FORMAT,
+        adds_missing=True,
+        says_assurance=True,
+        convicts_in_own_code=False,
+        takes_unasked=True,
+    ),
 )
 FIRST = _EDITIONS[0]
 

@@ -16,7 +16,7 @@ from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Soundness, Verdict
 from stannary.formats.quantity import PPM
-from stannary.rules import assurance
+from stannary.rules import assurance, blame
 from stannary.rules.draw import Selection
 from stannary.rules.verdict import Decision
 from stannary.verify import soundness
@@ -36,9 +36,8 @@ def figures(
     for task, item in case.contributions.items():
         node = item.predicate.node
         dearest[node] = max(case.price(task, node), dearest.get(node, 0))
-    stakes = {
-        node: soundness.stake_ppm(case.credential(node).bond_usd_micros, price) for node, price in dearest.items()
-    }
+    bonds = {node: blame.at_stake(case.spec, case.credential(node).bond_usd_micros) for node in dearest}
+    stakes = {node: soundness.stake_ppm(bonds[node], price) for node, price in dearest.items()}
     weakest = min(stakes, key=lambda node: (stakes[node], node), default=None)
     stake = stakes[weakest] if weakest is not None else 0
     audit_ppm = 0 if trust.verify is Verification.NONE else trust.audit_ppm
@@ -60,7 +59,7 @@ def figures(
     if whole:
         return found
     price = dearest[weakest] if weakest is not None else 0
-    bond = case.credential(weakest).bond_usd_micros if weakest is not None else 0
+    bond = bonds[weakest] if weakest is not None else 0
     unchecked = sum(task in result.tasks and decisions[task].verdict not in SETTLED for task in drawn)
     operators, accomplice_ppm = _accomplice(case)
     found = replace(

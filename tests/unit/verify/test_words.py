@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.unit.verify import world as worlds
 
-from stannary.formats.jobspec import JobKind
+from stannary.formats import digest
+from stannary.formats.jobspec import JobKind, JobSpec
 from stannary.formats.predicates import Assurance, Verdict
 from stannary.formats.receipt import FORMATS
 from stannary.rules import assurance
@@ -20,10 +21,20 @@ LOW_PPM = 20_000  # of 8 units none or one is drawn by chance
 
 
 class World(worlds.World):
-    """A job under rules 3, sampled unless a test says otherwise."""
+    """A job under rules 3, sampled and of a recipe of the package unless a test says otherwise."""
 
-    def __init__(self, **more: Any) -> None:
+    def __init__(self, *, is_ours: bool = True, **more: Any) -> None:
         super().__init__(**{"assurance": Assurance.SAMPLED, **more})
+        self.is_ours = is_ours and self.kind is JobKind.TRAIN
+
+    def spec(self) -> JobSpec:
+        """Return the job's spec."""
+        made = super().spec()
+        if not self.is_ours:
+            return made
+        assert made.recipe is not None
+        ours = replace(made.recipe, entry="builtin:bytegpt", code=digest.digest(b"any"))
+        return replace(made, recipe=ours, workdir=())
 
 
 def judged(world: World, policy: Expectations | None = None) -> Report:
@@ -36,21 +47,13 @@ def ids_of(report: Report) -> set[str]:
     return {item.id for item in report.findings if item.severity != "notice"}
 
 
-def quiet(**more: object) -> World:
-    """Return a world of which the beacon draws nothing by chance but a last merge: the first seed that does so."""
+def quiet(**more: Any) -> World:
+    """Return a world of which the beacon draws nothing by chance before its last draw: the first seed that does so."""
     for seed in range(50):
-        world = World(seed=seed, audit_ppm=LOW_PPM, **more)  # type: ignore[arg-type]
-        before = replace_rate(world)
-        if not before:
-            return World(seed=seed, audit_ppm=LOW_PPM, **more)  # type: ignore[arg-type]
+        case = World(seed=seed, audit_ppm=LOW_PPM, **more).play().case()
+        if all(item.number == len(case.draws) - 1 for item in conclusion.selections_of(case).values() if item.drawn):
+            return World(seed=seed, audit_ppm=LOW_PPM, **more)
     raise AssertionError("every seed draws something")
-
-
-def replace_rate(world: World) -> int:
-    """Return how many units of a job of rules 2, which adds nothing, are drawn by chance."""
-    world.assurance = None
-    world.play()
-    return sum(item.drawn for item in conclusion.selections_of(world.case()).values())
 
 
 def test_the_last_draw_adds_a_unit_of_every_operator_and_the_last_merge() -> None:
@@ -109,17 +112,29 @@ def test_a_silent_prover_of_a_late_unit_is_no_fault_where_an_auditor_finds_its_r
 
 def test_a_late_lie_leaves_nothing_of_the_word() -> None:
     """Whoever faked what the last draw adds is the odd one, and a result with it in it is not even sampled."""
-    honest = quiet(rounds=2, lanes=3).play()
+    honest = quiet(rounds=2, lanes=3, is_ours=False).play()
     late = next(task for task, item in conclusion.selections_of(honest.case()).items() if item.is_late)
     node = honest.contributions[late][1].node
     name = next(item.name for item in honest.nodes.values() if item.id == node)
     for seed in range(honest.seed, honest.seed + 50):
-        world = World(seed=seed, rounds=2, lanes=3, audit_ppm=LOW_PPM, liars={name}).play()
+        world = World(seed=seed, rounds=2, lanes=3, audit_ppm=LOW_PPM, liars={name}, is_ours=False).play()
         if any(item.predicate.reason == "two-recomputations-disagree" for item in world.case().verdicts):
             break
     report = judged(world)
     assert (report.verdict, report.exit_code) == (Verdict.UNVERIFIED, 4)
     assert "receipt.unverified" in ids_of(report)
+
+
+def test_no_bond_deters_in_a_buyers_own_code() -> None:
+    """Nobody can be convicted there: what a cheat stands to lose is the unit's pay, and a low rate proves nothing."""
+    ours = judged(quiet(rounds=2, lanes=3).play())
+    own = judged(quiet(rounds=2, lanes=3, is_ours=False).play())
+    assert (ours.verdict, own.verdict) == (Verdict.SAMPLED, Verdict.UNVERIFIED)
+    assert ours.claims is not None
+    assert own.claims is not None
+    figures = own.claims.receipt.soundness
+    assert (figures.stake_ppm, figures.required_ppm) == (0, 606_061)
+    assert (figures.lost_usd_micros or 0) < 1000 < (ours.claims.receipt.soundness.lost_usd_micros or 0)
 
 
 def test_one_accomplice_of_few_operators_is_said() -> None:

@@ -28,7 +28,7 @@ from stannary.market.http import views
 from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
 from stannary.market.offerbook import Estimate, asked
-from stannary.rules import assurance
+from stannary.rules import assurance, blame
 from stannary.rules.masks import why_not
 from stannary.rules.price import expected_audits, price_of, worst_case
 from stannary.rules.shape import shape_of
@@ -68,7 +68,7 @@ def _required_ppm(exchange: Exchange, spec: JobSpec, made: Estimate) -> int:
     dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
     listed = [node for node, _ in exchange.offers.standing() if node.engine_class == made.match.engine_class]
     able = [node for node in listed if not why_not(node, wanted)]
-    stake = min(soundness.stake_ppm(node.bond_usd_micros, dearest) for node in able)
+    stake = min(soundness.stake_ppm(blame.at_stake(spec, node.bond_usd_micros), dearest) for node in able)
     return soundness.required_ppm(spec.trust.gain_ppm, spec.trust.detection_ppm, stake)
 
 
