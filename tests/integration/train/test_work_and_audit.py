@@ -16,7 +16,7 @@ from stannary.run.worker_process import Worker
 SALT = bytes(range(32)).hex()
 TOLD = "told: "
 ASKING = r"""
-import json, os, random, sys, threading
+import hashlib, json, os, random, sys, threading
 
 import numpy
 
@@ -41,12 +41,19 @@ def fds():
     return found
 
 
+def below(root):
+    for top, folders, names in os.walk(root):
+        yield from (os.path.join(top, name) for name in [*folders, *names])
+        if root == "/tmp":  # what is mounted there is the package itself, where this checkout lies below it
+            folders[:] = [name for name in folders if not os.path.ismount(os.path.join(top, name))]
+
+
 def told(where):
-    listed = sorted(os.path.join(top, name) for root in ("/tmp", "/job", "/dev/shm")
-                    for top, folders, names in os.walk(root) for name in [*folders, *names])
+    listed = sorted(name for root in ("/tmp", "/job", "/dev/shm") for name in below(root))
     print("told: " + json.dumps([
         where, FIRST, random.random(), float(numpy.random.rand()), sys.argv, dict(os.environ),
-        os.getcwd(), stack(), listed, fds(), os.umask(0o022), len(os.sched_getaffinity(0)), os.cpu_count(),
+        os.getcwd(), stack(), hashlib.sha256(repr(listed).encode()).hexdigest(), listed[-9:], fds(),
+        os.umask(0o022), len(os.sched_getaffinity(0)), os.cpu_count(),
         sorted(item.name for item in threading.enumerate()),
     ]))
 
