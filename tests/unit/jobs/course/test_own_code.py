@@ -53,7 +53,7 @@ def void_of(lived: Day) -> dict[str, int]:
 
 
 @given(fleets, st.integers(0, 10_000), st.sampled_from(JobKind))
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 3, derandomize=True)
 @example([frozenset({FLIPS})] * 4, 1, JobKind.TRAIN)
 def test_whoever_takes_part_no_bond_is_lost(fleet: list[frozenset[str]], seed: int, kind: JobKind) -> None:
     """Lying, accusing, aimed-at, silent and vanishing nodes: every promise of days.py, and both verifiers agree."""
