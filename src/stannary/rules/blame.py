@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from stannary.formats.jobspec import JobSpec
@@ -32,9 +32,9 @@ def at_stake(spec: JobSpec, bond_usd_micros: int) -> int:
     return bond_usd_micros if convicts(spec) else 0
 
 
-def judge_of(spec: JobSpec) -> Callable[..., Decision]:
-    """Return how a drawn task of a job is judged: `judge` or `judge_own`."""
-    return verdict.judge if convicts(spec) else verdict.judge_own
+def decided(spec: JobSpec, made: Decision) -> Decision:
+    """Return what a judgement of a drawn task comes to in a job: convictions, or strikes in their place (R10.8)."""
+    return made if convicts(spec) else verdict.without_blame(made)
 
 
 def voided(paid: Sequence[T]) -> Sequence[T]:

@@ -18,7 +18,7 @@ Statistics accuse, exact recomputation convicts:
 7. An auditor agrees with the prover and two others agree against: two against two cannot be decided, `unverified`.
 
 Blame needs code of ours (rules/blame.py). A buyer's program can look at the clock, the machine or a coin, and then no
-number of agreeing recomputations proves that the odd one lied. There (`judge_own`):
+number of agreeing recomputations proves that the odd one lied. There (`without_blame`):
 8. Nobody is convicted. Whoever would be is *odd*: a strike. What would be refuted is `unverified`: unpaid, and left out
    or done again.
 
@@ -115,18 +115,8 @@ def judge(
     return _open(heard, exhausted=exhausted)
 
 
-def judge_own(
-    contribution: HandedIn,
-    prover: Opinion | None,
-    auditors: Sequence[Opinion],
-    operators: Mapping[NodeId, str],
-    *,
-    exhausted: bool = False,
-    late: bool = False,
-    same: Same = bitwise,
-) -> Decision:
-    """Judge one drawn task whose code is the buyer's own, by rule 8 (R10.8); arguments as of `judge`."""
-    made = judge(contribution, prover, auditors, operators, exhausted=exhausted, late=late, same=same)
+def without_blame(made: Decision) -> Decision:
+    """Return a decision as it is where the code is the buyer's own, by rule 8 (R10.8)."""
     verdict = Verdict.UNVERIFIED if made.verdict is Verdict.REFUTED else made.verdict
     return replace(made, verdict=verdict, refuted=(), odd=made.refuted)
 

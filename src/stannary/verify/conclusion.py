@@ -172,8 +172,9 @@ def decide(case: Case, task: TaskId, selection: Selection | None, *, before: int
     heard = [item for item in case.answers_of.get(task, ()) if before is None or item.index < before]
     prover = _prover_answer(heard, contribution)
     auditors = [item.predicate for item in heard if item.predicate.role is Role.AUDITOR]
-    judge, late = blame.judge_of(case.spec), selection.is_late
-    return judge(contribution, prover, auditors, case.operators, exhausted=True, late=late)
+    late = selection.is_late
+    made = verdict.judge(contribution, prover, auditors, case.operators, exhausted=True, late=late)
+    return blame.decided(case.spec, made)
 
 
 def _prover_answer(heard: Sequence[Logged[Answer]], contribution: Contribution) -> Answer | None:

@@ -144,8 +144,9 @@ class _Passing:
     def _decision(self, last: int) -> verdict.Decision:
         """Judge by the answers of ranks up to `last`, while others might still be asked."""
         heard = [self._heard[rank].predicate for rank in sorted(self._heard) if rank <= last]
-        judge, late = blame.judge_of(self._case.spec), self._selection.is_late
-        return judge(self._contribution, self._prover, heard, self._case.operators, late=late)
+        late, operators = self._selection.is_late, self._case.operators
+        made = verdict.judge(self._contribution, self._prover, heard, operators, late=late)
+        return blame.decided(self._case.spec, made)
 
     def _committed_at(self, rank: int) -> int:
         answer = self._heard[rank].predicate

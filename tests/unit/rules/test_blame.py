@@ -11,13 +11,13 @@ from tests.unit.rules.test_verdict import OPERATORS, answer, contribution
 from stannary.formats.predicates import Verdict
 from stannary.rules import blame
 from stannary.rules.reasons import Reason
-from stannary.rules.verdict import judge, judge_own
+from stannary.rules.verdict import judge, without_blame
 
 
-def decide(prover, *auditors, contributed=None, rule=judge_own, **options):
+def decide(prover, *auditors, contributed=None, **options):
     heard = [answer(node, voice) for node, voice in zip("abc", auditors, strict=False) if voice]
     said = answer("p", prover) if prover else None
-    return rule(contribution(contributed or (prover or "x")[0]), said, heard, OPERATORS, **options)
+    return judge(contribution(contributed or (prover or "x")[0]), said, heard, OPERATORS, **options)
 
 
 def test_every_combination_is_judged_as_in_our_code_but_for_the_blame():
@@ -25,8 +25,8 @@ def test_every_combination_is_judged_as_in_our_code_but_for_the_blame():
     voices = ["xx", "yy", "xy", "zz", None]
     for prover, *auditors in itertools.product(voices, repeat=4):
         for exhausted in (False, True):
-            made = decide(prover, *auditors, exhausted=exhausted)
-            ours = decide(prover, *auditors, exhausted=exhausted, rule=judge)
+            ours = decide(prover, *auditors, exhausted=exhausted)
+            made = without_blame(ours)
             assert (made.refuted, made.odd) == ((), ours.refuted)
             assert (made.reason, made.need_auditor) == (ours.reason, ours.need_auditor)
             refuted = ours.verdict is Verdict.REFUTED
@@ -35,7 +35,7 @@ def test_every_combination_is_judged_as_in_our_code_but_for_the_blame():
 
 def test_a_lone_accuser_with_nobody_left_to_ask_harms_nobody():
     """Two answers, two results: the unit is not paid, and that is all."""
-    made = decide("xx", "yy", exhausted=True)
+    made = without_blame(decide("xx", "yy", exhausted=True))
     assert (made.verdict, made.reason, made.odd) == (Verdict.UNVERIFIED, Reason.NO_AGREEMENT, ())
 
 

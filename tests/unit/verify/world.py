@@ -451,8 +451,8 @@ class World:
 
         def judged(*, exhausted: bool = False) -> verdict.Decision:
             late = selection.is_late
-            judge = blame.judge_of(self.spec())
-            return judge(made, prover_answer, answers, operators, exhausted=exhausted, late=late)
+            found = verdict.judge(made, prover_answer, answers, operators, exhausted=exhausted, late=late)
+            return blame.decided(self.spec(), found)
 
         for number, auditor in enumerate(ranked):
             parties = [(auditor, Role.AUDITOR)] if auditor.name not in absent else []

@@ -30,7 +30,7 @@ from stannary.jobs.course.draft import UNSIGNED, CourseDraft
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, DrawRow, Grant, LeaseRow, Task
 from stannary.jobs.states import LeaseState, TaskState
-from stannary.rules import blame
+from stannary.rules import blame, verdict
 from stannary.rules.draw import Selection
 from stannary.rules.pace import answer_s
 from stannary.rules.reasons import Reason
@@ -250,8 +250,9 @@ class _Hearing:
         heard = [item for item in given if item.role is Role.AUDITOR]
         named = {self._prover, *(item.node for item in given)}
         operators = {NodeId(node): draft.world.nodes.get(node).operator for node in named}
-        judge, late = blame.judge_of(draft.order.spec), self._selection().is_late
-        return judge(self._task, prover, heard, operators, exhausted=exhausted, late=late)
+        late = self._selection().is_late
+        made = verdict.judge(self._task, prover, heard, operators, exhausted=exhausted, late=late)
+        return blame.decided(draft.order.spec, made)
 
     def _judge(self, made: Decision) -> None:
         """State the verdict."""

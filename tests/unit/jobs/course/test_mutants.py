@@ -164,19 +164,6 @@ def _convicts_in_the_buyers_own_code() -> Patch:
     return blame, "convicts", lambda spec: True
 
 
-def _strikes_on_one_answer() -> Patch:
-    """Whom one auditor contradicts stands alone."""
-    judge_own = verdict.judge_own
-
-    def wrong(contribution: Any, prover: Any, auditors: Any, operators: Any, **more: Any) -> Decision:
-        made = judge_own(contribution, prover, auditors, operators, **more)
-        if made.need_auditor and prover is not None and auditors:
-            return Decision(Verdict.UNVERIFIED, Reason.CONTRADICTED, odd=(contribution.node,))
-        return made
-
-    return verdict, "judge_own", wrong
-
-
 def _takes_nothing_for_a_strike() -> Patch:
     """A strike costs no more than the unit."""
     return blame, "voided", lambda paid: ()
@@ -184,7 +171,7 @@ def _takes_nothing_for_a_strike() -> Patch:
 
 OWN_MUTANTS = [
     _convicts_in_the_buyers_own_code,
-    _strikes_on_one_answer,
+    _convicts_on_one_answer,  # strikes, there
     _takes_nothing_for_a_strike,
 ]
 OWN_FLEETS: tuple[tuple[str, ...], ...] = (
