@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,11 +30,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
 from stannary.formats import digest, dsse, ids, instants, predicates, record, statement
-from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
+from stannary.formats.jobspec import RULES, JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.predicates import (
     Answer,
     AnswerCommitment,
     Assignment,
+    Assurance,
     Commitment,
     Contribution,
     Join,
@@ -44,6 +45,7 @@ from stannary.formats.predicates import (
     Role,
     Spent,
     Tier,
+    Used,
 )
 from stannary.formats.workdir import WorkFile
 from stannary.market import terms
@@ -53,6 +55,7 @@ from stannary.wire import join_token, node
 ENGINE_CLASS = "cpu-fp32-toy1.0-000000000000"
 ENVIRONMENT = digest.digest(b"toy environment")
 PROGRAM = b"print('recorded')\n"
+WORKDIR = (WorkFile("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),)
 BOND = 50_000
 WORK_S, ANSWER_S, LINK_S = 5.0, 2.0, 1.0  # what an honest node takes: its work or audit, a question, a way
 
@@ -78,7 +81,7 @@ def spec(*, nodes: int = 1, run: str = "python main.py", verify: str = "rerun-co
 
 
 def train(*, rounds: int = 3, lanes: int = 3, verify: str = "replay", **changes: Any) -> JobSpec:
-    """Return a train job; `changes` as above, `step_ms`, and `is_ours`: of a recipe of the package."""
+    """Return a train job; `changes` as above, and `is_ours`: of a recipe of the package."""
     is_ours = changes.pop("is_ours", False)
     recipe = RecipeSpec(
         entry="builtin:bytegpt" if is_ours else "main.py:recipe",
@@ -86,14 +89,21 @@ def train(*, rounds: int = 3, lanes: int = 3, verify: str = "replay", **changes:
         lanes=lanes,
         inner_steps=(3, 4),
         seed=0,
-        step_ms=changes.pop("step_ms", 2000),
-        options={},
         code=digest.digest(b"any code: nothing of it is run here") if is_ours else None,
     )
     if is_ours:
         changes["workdir"] = ()
     kind = {"kind": JobKind.TRAIN, "num_nodes": lanes, "recipe": recipe, "verify": Verification(verify)}
     return _spec({**kind, **changes})
+
+
+def before(new: JobSpec, step_ms: int = 2000) -> JobSpec:
+    """Return a job as an earlier release asked for it: under rules 2, every program its buyer's own."""
+    recipe = new.recipe
+    if recipe is not None:
+        recipe = replace(recipe, entry="main.py:recipe", code=None, step_ms=step_ms)
+    trust = replace(new.trust, assurance=None)
+    return replace(new, recipe=recipe, workdir=WORKDIR, trust=trust, rules=None)
 
 
 def _spec(changes: dict[str, Any]) -> JobSpec:
@@ -108,16 +118,17 @@ def _spec(changes: dict[str, Any]) -> JobSpec:
         "regions": (),
         "exclude_operators": (),
         "max_price_usd_micros_per_hour": 500_000,
-        "assurance": None,
+        "assurance": Assurance.FULL,
     }
     resources: dict[str, Any] = {"cpus": 1, "memory_bytes": 2**28, "disk_bytes": 2**28, "wall_s": 60}
     members: dict[str, Any] = {
         "name": "recorded",
-        "workdir": (WorkFile("main.py", 0o644, digest.digest(PROGRAM), len(PROGRAM)),),
+        "workdir": WORKDIR,
         "envs": {},
         "inputs": {},
         "outputs": (),
         "budget_usd_micros": 10_000_000,
+        "rules": RULES,
     }
     for name, value in changes.items():
         next((group for group in (trust, resources) if name in group), members)[name] = value
@@ -166,6 +177,7 @@ class Player:
     state: str = "idle"
     served: set[str] = field(default_factory=set)  # leases it knows of
     results: dict[str, Mapping[str, bytes]] = field(default_factory=dict)  # task -> what it handed in
+    endings: dict[str, str | None] = field(default_factory=dict)  # task -> how its program ended
     openings: dict[str, Opening] = field(default_factory=dict)
     readings: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -179,8 +191,8 @@ class Player:
         """Return whose node it is."""
         return self.cast.operator or f"op-{self.cast.name}"
 
-    def join(self, token: str, now_s: float) -> dsse.Envelope:
-        """Sign a join."""
+    def join(self, token: str, now_s: float, *, signs_bond: bool) -> dsse.Envelope:
+        """Sign a join; of jobs under rules 2 as nodes did before they signed their bond."""
         claim = Join(
             node=self.id,
             key=base64.b64encode(dsse.public_bytes(self.key)).decode(),
@@ -195,6 +207,7 @@ class Player:
             ask_usd_micros_per_hour=self.cast.ask,
             token=join_token.token_digest(token),
             joined_at=instants.spell(now_s),
+            bond_usd_micros=self.cast.bond if signs_bond else None,
         )
         return statement.sign("join", claim, (), self.key)
 
@@ -207,11 +220,11 @@ class Player:
         self.results[lease.task] = found
         return found
 
-    def commitment(self, lease: node.Lease) -> dsse.Envelope:
+    def commitment(self, lease: node.Lease, used: Used | None) -> dsse.Envelope:
         """Sign the commitment to a result."""
-        root = toy_work.root(self.results[lease.task])
+        root = toy_work.root(self.results[lease.task], self.endings.get(lease.task))
         hashed = predicates.commitment_hash(self.id, self._salt(lease), root)
-        made = Commitment(ids.JobId(lease.job), ids.TaskId(lease.task), lease.epoch, self.id, hashed)
+        made = Commitment(ids.JobId(lease.job), ids.TaskId(lease.task), lease.epoch, self.id, hashed, used)
         return statement.sign("commitment", made, (), self.key)
 
     def contribution(self, lease: node.Lease, now_s: float) -> dsse.Envelope:
@@ -225,7 +238,7 @@ class Player:
             node=self.id,
             assignment=predicates.assignment_digest(assignment),
             salt=self._salt(lease),
-            root=toy_work.root(results),
+            root=toy_work.root(results, self.endings.get(lease.task)),
             outputs=toy_work.listed(results),
             engine_class=self.cast.engine_class,
             environment=ENVIRONMENT,
@@ -234,6 +247,7 @@ class Player:
             spent=Spent(1, 10, 1, 0, 0),
             metrics={"loss": "1.25"},
             finished_at=instants.spell(now_s),
+            ended=self.endings.get(lease.task),
         )
         return statement.sign("contribution", made, (), self.key)
 
@@ -267,7 +281,7 @@ class Player:
             outputs=toy_work.listed(results),
         )
         self.openings[f"{audit} {role}"] = opening
-        root = predicates.result_root(opening.outputs)
+        root = predicates.result_root(opening.outputs, self.endings.get(lease.task))
         made = AnswerCommitment(
             job=assignment.job,
             audit=ids.AuditId(audit),
@@ -278,7 +292,7 @@ class Player:
         )
         return statement.sign("answer-commitment", made, (), self.key)
 
-    def answer(self, lease: node.Lease, now_s: float) -> dsse.Envelope:
+    def answer(self, lease: node.Lease, now_s: float, used: Used | None) -> dsse.Envelope:
         """Sign the answer that opens a commitment."""
         assert lease.audit is not None
         opening = self.openings[f"{lease.audit.audit_id} {lease.audit.role}"]
@@ -290,10 +304,12 @@ class Player:
             node=self.id,
             blind=opening.blind,
             answer=opening.answer,
-            root=predicates.result_root(opening.outputs),
+            root=predicates.result_root(opening.outputs, self.endings.get(lease.task)),
             outputs=opening.outputs,
             spent=Spent(0, 0, 1, 0, 10),
             answered_at=instants.spell(now_s),
+            used=used if opening.role is Role.AUDITOR else None,
+            ended=self.endings.get(lease.task),
         )
         return statement.sign("answer", made, (), self.key)
 

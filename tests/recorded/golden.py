@@ -38,7 +38,8 @@ _FIXED = {  # by the run itself
     "credential": {"key", "terms", "cpus", "memory_bytes", "kind", "ear_status", "attestation", "tier"},
     "job": {"spec", "buyer", "market", "nonce"},
     "contribution": {"outputs", "environment", "engine_class", "metrics", "spent", "sandbox"},
-    "answer": {"outputs", "spent"},
+    "commitment": {"used"},
+    "answer": {"outputs", "spent", "used"},
     "receipt": {"evidence", "engine_classes", "attestation", "witness"},
 }
 _WHOLE = {"settlement", "soundness", "candidates", "drawable", "left_out", "rejected"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.recorded.cast import ENGINE_CLASS, Node, spec, train
+from tests.recorded.cast import ENGINE_CLASS, Node, before, spec, train
 from tests.recorded.stage import CHAIN, JobOrder, Run
 
-from stannary.formats.jobspec import RULES
 from stannary.formats.predicates import Assurance
 
+OURS = {"is_ours": True}  # where a recomputation convicts
 OTHER_CLASS = ENGINE_CLASS.replace("toy1.0", "toy2.0")
 THREE = (Node("n1"), Node("n2", ask=110_000), Node("n3", ask=120_000))
 FOUR = (*THREE, Node("n4", ask=130_000))
@@ -62,7 +62,7 @@ HONEST = (
         "train-partly-drawn",
         "two of five tasks are drawn, the others are passed over",
         FIVE,
-        (JobOrder("job", train(rounds=2, audit_ppm=400_000)),),
+        (JobOrder("job", train(rounds=2, audit_ppm=400_000, assurance=Assurance.SAMPLED)),),
     ),
 )
 
@@ -71,46 +71,60 @@ WORDS = (
         "sampled",
         "a training of which chance draws little: the last draw adds one of each operator, and the job waits for it",
         FIVE,
-        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES, is_ours=True)),),
+        (JobOrder("job", train(audit_ppm=20_000, wall_s=30, assurance=Assurance.SAMPLED, is_ours=True)),),
     ),
     Run(
         "sampled-command",
-        "the same of a command on three nodes; in the buyer's own code no bond deters",
+        "the same of a command on three nodes; in the buyer's own code each first unit has the rate of one",
         FIVE,
-        (JobOrder("job", spec(nodes=3, audit_ppm=610_000, assurance=Assurance.SAMPLED, rules=RULES)),),
+        (JobOrder("job", spec(nodes=3, audit_ppm=610_000, assurance=Assurance.SAMPLED)),),
+    ),
+    Run(
+        "sampled-own-code",
+        "a longer training in the buyer's own code: units are drawn the less the more pay stands behind them",
+        FIVE,
+        (JobOrder("job", train(rounds=6, audit_ppm=30_000, assurance=Assurance.SAMPLED)),),
     ),
     Run(
         "late-lie",
         "what the last draw adds is a lie: its round and all that stands on it are done again",
         among(FIVE, n1="work r?/l* lies"),
-        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES, is_ours=True)),),
+        (JobOrder("job", train(audit_ppm=20_000, wall_s=30, assurance=Assurance.SAMPLED, is_ours=True)),),
     ),
     Run(
         "late-and-gone",
         "a node is gone when the last draw adds its work: an auditor finds its root, and that is enough",
         among(FIVE, n1="question * silent"),
-        (JobOrder("job", train(audit_ppm=20_000, assurance=Assurance.SAMPLED, rules=RULES, is_ours=True)),),
+        (JobOrder("job", train(audit_ppm=20_000, wall_s=30, assurance=Assurance.SAMPLED, is_ours=True)),),
     ),
     Run(
         "full",
         "every unit of a buyer's own code is recomputed; one liar is struck, and loses no bond",
         among(FIVE, n1="work r0/* lies"),
-        (JobOrder("job", train(rounds=2, assurance=Assurance.FULL, rules=RULES)),),
+        (JobOrder("job", train(rounds=2)),),
     ),
 )
 
 LIARS = (
-    training("liar-in-lane", "a lane's result is made up: two auditors convict it", among(FOUR, n1="work r0/* lies")),
     training(
-        "liar-in-merge", "a merge is made up: what stands on it is done again", among(FOUR, n1="work */merge/* lies")
+        "liar-in-lane",
+        "a lane's result is made up: two auditors convict it",
+        among(FOUR, n1="work r0/* lies"),
+        shape=OURS,
+    ),
+    training(
+        "liar-in-merge",
+        "a merge is made up: what stands on it is done again",
+        among(FOUR, n1="work */merge/* lies"),
+        shape=OURS,
     ),
     command(
-        "liar-outvotes-nobody", "an auditor lies about honest work and is convicted", among(FIVE, n2="audit * lies")
+        "liar-outvotes-nobody", "an auditor lies about honest work, and stands alone", among(FIVE, n2="audit * lies")
     ),
     command("auditor-guesses", "an auditor has the right root and a made-up state", among(FIVE, n2="audit * guesses")),
     command(
         "all-differ",
-        "every auditor finds something else: nobody is convicted, and after four tries the work does not count",
+        "every auditor finds something else: nobody is convicted, and the work does not count",
         among(FIVE, **{f"n{i}": "audit * lies" for i in range(1, 6)}),
     ),
 )
@@ -130,7 +144,7 @@ CANARIES = (
     ),
     Run(
         "canary-lied-to",
-        "the auditor of a canary lies: it is outvoted and convicted",
+        "the auditor of a canary lies: it is outvoted",
         among(FIVE, n5="audit * lies"),
         (JobOrder("canary-4", spec(nodes=3)),),
     ),
@@ -149,7 +163,7 @@ SILENT = (
     ),
     command(
         "silent-liar",
-        "a prover who lied falls silent when drawn: two auditors convict it all the same",
+        "a prover who lied falls silent when drawn: two auditors agree without it",
         among(FIVE, n1="work * lies, question * silent"),
     ),
     command(
@@ -283,6 +297,7 @@ MORE_LEASES = (
         "convicted-at-work",
         "a node is convicted while it holds another lease: that one is revoked",
         among(FOUR, n1="work r0/* lies, work r1/* slow:30"),
+        shape=OURS,
     ),
     command(
         "lease-at-its-limit",
@@ -451,6 +466,7 @@ CROSSINGS = (
         "answering",
         "a contribution is in the log and not recorded when its round is made void: it is taken and judged",
         among(FOUR, n1="work r0/l0/* lies", n2="contribution r1/l1/a0* crawls:15"),
+        shape=OURS,
     ),
     training(
         "answering-at-the-deadline",
@@ -474,7 +490,7 @@ COMPANY = (
     ),
     Run(
         "bond-once",
-        "a node lies in two jobs at once: its bond is lost once",
+        "a node lies in two jobs at once: nothing of it is taken twice",
         among(FIVE, n1="work run/* lies"),
         (JobOrder("one", spec()), JobOrder("two", spec(), at_s=6.5, buyer="bob")),
     ),
@@ -482,7 +498,7 @@ COMPANY = (
         "bonds-too-small",
         "a convicted node's bond does not cover what its lie cost",
         among((replace(FIVE[0], bond=100), *FIVE[1:]), n1="work r0/* lies"),
-        (JobOrder("job", train(rounds=2, lanes=2)),),
+        (JobOrder("job", train(rounds=2, lanes=2, is_ours=True)),),
     ),
     Run(
         "masks",
@@ -513,9 +529,8 @@ COMPANY = (
     ),
 )
 
-RUNS: tuple[Run, ...] = (
+EITHER = (
     *HONEST,
-    *WORDS,
     *LIARS,
     *CANARIES,
     *SILENT,
@@ -526,3 +541,12 @@ RUNS: tuple[Run, ...] = (
     *CROSSINGS,
     *COMPANY,
 )
+
+
+def _before(run: Run) -> Run:
+    """Return a run as one of an earlier release: what it took is brought to its end under rules 2, for ever."""
+    orders = tuple(replace(item, spec=before(item.spec)) for item in run.orders)
+    return replace(run, name=f"rules-2/{run.name}", orders=orders)
+
+
+RUNS: tuple[Run, ...] = (*EITHER, *WORDS, *map(_before, EITHER))

@@ -20,7 +20,7 @@ import heapq
 import itertools
 import tempfile
 import unittest.mock
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +30,8 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.engine import Connection
+from tests.integration.market import toy_work
+from tests.integration.market.fake_buyer import taken_before
 from tests.recorded import cast
 from tests.recorded.cast import Node, Player, derived, short
 from tests.recorded.engine import Engine
@@ -38,9 +40,10 @@ from stannary.errors import StannaryError
 from stannary.formats import beacon, digest, dsse, ids, instants, jobspec, note, statement
 from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
-from stannary.formats.predicates import Job, Reveal
+from stannary.formats.predicates import Job, Reveal, Used
 from stannary.jobs.course.state import DrawRow, Timing
 from stannary.jobs.states import LeaseState
+from stannary.market import terms
 from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import RisingClock
@@ -53,7 +56,7 @@ from stannary.market.journal import Journal
 from stannary.market.offerbook import OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Settings
-from stannary.rules import shape
+from stannary.rules import edition, shape
 from stannary.settle import escrow
 from stannary.store import accounts, audits, blobs, envelopes, leases, ledger, nodes
 from stannary.store.accounts import NewJoinToken
@@ -199,8 +202,18 @@ def play(run: Run, directory: Path) -> Played:
     """Play a run to its end in an empty directory; the store, the log and the blobs stay there."""
     for name, data in _new_database().items():
         (directory / name).write_bytes(data)
-    with unittest.mock.patch.object(shape, "SPARE_VALUES", run.spare_values):
+    with unittest.mock.patch.object(shape, "SPARE_VALUES", run.spare_values), as_of(run):
         return asyncio.run(_Stage(run, directory).play())
+
+
+@contextlib.contextmanager
+def as_of(run: Run) -> Iterator[None]:
+    """Let the market be as it was when it took jobs like those of a run: its terms, and what it took."""
+    if all(order.spec.rules is not None for order in run.orders):
+        yield
+        return
+    with taken_before(), unittest.mock.patch.object(terms, "DIGEST", terms.FORMER):
+        yield
 
 
 @functools.cache
@@ -388,7 +401,8 @@ class _Stage:
         expires_at_ms = exchange.now_ms + 3_600_000
         new = NewJoinToken(token, player.operator, player.cast.bond, 1, exchange.now_ms, expires_at_ms)
         await self._store.awrite(lambda c: accounts.add_join_token(c, new))
-        signed = EnvelopeBody.of(player.join(token, exchange.clock.now()))
+        signs_bond = any(order.spec.rules is not None for order in self._orders.values())
+        signed = EnvelopeBody.of(player.join(token, exchange.clock.now(), signs_bond=signs_bond))
         await joining.join(exchange, wire.JoinRequest(token=token, envelope=signed))
         exchange.roster.beat(player.id, player.state, self._clock.steady())
 
@@ -577,11 +591,15 @@ class _Stage:
         player = self._players[name]
         if not player.present:
             return
+        player.endings[lease.task] = self._ended(lease)
         for data in player.work(lease, await self._blobs(lease), self._command(lease.job), deed).values():
             self._bytes[digest.digest(data)] = data
             if not self._is_down:
                 await self._put(data, f"node:{player.id}")
-        doing, envelope = f"commitment {short(lease.task)} e{lease.epoch}", player.commitment(lease)
+        doing, envelope = (
+            f"commitment {short(lease.task)} e{lease.epoch}",
+            player.commitment(lease, self._used(lease.job)),
+        )
         take = work.commitment
         crossed = player.cast.deed(doing)
         taken = await self._send(name, doing, lambda: take(self._intake, player.id, lease.lease_id, envelope), crossed)
@@ -608,6 +626,7 @@ class _Stage:
             return
         assert lease.audit is not None
         doing = f"answer-commitment {short(lease.task)} {lease.audit.role}"
+        player.endings[lease.task] = self._ended(lease)
         envelope = player.answer_commitment(lease, await self._blobs(lease), self._command(lease.job), deed)
 
         async def take() -> int:
@@ -621,7 +640,7 @@ class _Stage:
             return
         assert lease.audit is not None
         doing = f"answer {short(lease.task)} {lease.audit.role}"
-        envelope = player.answer(lease, self._exchange.clock.now())
+        envelope = player.answer(lease, self._exchange.clock.now(), self._used(lease.job))
 
         async def take() -> int:
             return await answers.answer(self._intake, player.id, lease.lease_id, envelope)
@@ -660,9 +679,19 @@ class _Stage:
     async def _blobs(self, lease: wire.Lease) -> dict[str, bytes]:
         return {item.name: self._bytes[item.digest] for item in lease.blobs}
 
-    def _command(self, job: str) -> str:
+    def _spec(self, job: str) -> JobSpec:
         (name,) = (name for name, other in self._jobs.items() if other == job)
-        return self._orders[name].spec.run or ""
+        return self._orders[name].spec
+
+    def _command(self, job: str) -> str:
+        return self._spec(job).run or ""
+
+    def _used(self, job: str) -> Used | None:
+        """Return what every task takes, where that is paid by."""
+        return Used(10, 0, 10) if edition.of(self._spec(job)).pays_by_use else None
+
+    def _ended(self, lease: wire.Lease) -> str | None:
+        return toy_work.ended(self._spec(lease.job), ids.place_of(lease.task)[0])
 
     def _say(self, text: str) -> None:
         self._said.append(f"{self._clock.ms / 1000 - START_S:9.3f} {text}")

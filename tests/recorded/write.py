@@ -19,7 +19,7 @@ def main(wanted: list[str]) -> None:
             text, _ = golden.replayed(run)
             golden.path_of(run.name).write_text(text, encoding="utf-8")
             sys.stdout.write(f"{run.name}\n")
-    for path in set(golden.DIRECTORY.glob("*.json")) - {golden.path_of(run.name) for run in RUNS}:
+    for path in set(golden.DIRECTORY.rglob("*.json")) - {golden.path_of(run.name) for run in RUNS}:
         path.unlink()
 
 
