@@ -34,6 +34,7 @@ NEEDS_ROOT = "network namespaces need root and `ip` on Linux"
 CAN_RUN = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") is not None
 PORT = 7433
 STOP_S = 30.0
+OTHER_RELEASE = 'mount --bind "$0" /usr/lib/os-release && exec "$@"'  # in a mount namespace of its own
 _counter = itertools.count(1)
 
 COMMAND_JOB = """\
@@ -42,7 +43,7 @@ kind: command
 workdir: .
 run: python work.py
 outputs: [out/answer.txt]
-trust: {tier: T0, policy: local, privacy: open, verify: rerun-compare, audit: 1.0, max_price: 0.50}
+trust: {tier: T0, policy: local, privacy: open, verify: rerun-compare, assurance: full, max_price: 0.50}
 resources: {cpus: 1, memory: 256MiB, disk: 256MiB, wall_s: 300}
 budget: 1.00
 """
@@ -73,6 +74,7 @@ class Host:
             "STANNARY_DATA_DIR": str(self.data),
             "OMP_NUM_THREADS": "1",
         }
+        self.release = ""  # os-release of this machine, where it is to differ from the others'
         self._running: list[subprocess.Popen[bytes]] = []
 
     def stannary(self, *arguments: str, stdin: str = "", timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
@@ -111,8 +113,9 @@ class Host:
 
     def words(self, *arguments: str) -> list[str]:
         """Return the command line that runs `stannary ...` here."""
+        other = ["unshare", "--mount", "sh", "-c", OTHER_RELEASE, self.release] if self.release else []
         # -P as an installed `stannary` has it: its modules are not looked for in the working directory
-        return ["ip", "netns", "exec", self.namespace, sys.executable, "-P", "-m", "stannary", *arguments]
+        return ["ip", "netns", "exec", self.namespace, *other, sys.executable, "-P", "-m", "stannary", *arguments]
 
     def job(self, text: str = COMMAND_JOB, *, sleep_s: float = 0.0, name: str = "job.yaml") -> str:
         """Write a small command job and return its file's name."""
@@ -177,10 +180,14 @@ class Market(Host):
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def node(self, operator: str, name: str) -> Host:
-        """Let a node of a new host join, and run it."""
+    def node(self, operator: str, name: str, *, release: str = "") -> Host:
+        """Let a node of a new host join, and run it; `release` is what its os-release says, where that is to differ."""
         assert self.realm is not None
         host = self.realm.host(name)
+        if release:
+            path = host.data.with_name("os-release")
+            path.write_text(release)
+            host.release = str(path)
         words = ("node", "join", "-", "--accept-terms", "--name", name)
         joined = host.stannary(*words, stdin=self.join_token(operator) + "\n", timeout_s=PATIENCE_S)
         assert joined.returncode == 0, joined.stderr

@@ -2,7 +2,7 @@
 
 The recipe has the shape of SmolLM2-135M (134.5 million fp32 weights, 538 MB), filled at random from the job's seed:
 neither time nor memory depends on what the weights are. Sequences are short, the batch is one and the optimizer is
-AdamW, the cheapest step and the one whose moments take most memory; step_ms, deadlines and audit are the defaults.
+AdamW, the cheapest step and the one whose moments take most memory; every task is audited, deadlines are the defaults.
 
 Memory is read from the kernel: each look takes a process's resident peak since the look before (VmHWM) and resets it
 (proc(5), clear_refs), so that no peak falls between two looks. What it belongs to is the last line of the node's log.
@@ -48,6 +48,7 @@ recipe:
   options: {context: 16}
   training: {optimizer: adamw, batch_size: 1, microbatch_size: 1}
 resources: {memory: 3GiB}
+trust: {assurance: full}
 """
 EVENTS = """\
 import json, sys

@@ -11,7 +11,7 @@ from tests.e2e.realm import COMMAND_JOB, Host, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.needs_root, pytest.mark.timeout(600)]
 
 HOUR_S = 3600
-TWO_OPERATORS = COMMAND_JOB.replace("audit: 1.0,", "audit: 1.0, exclude_operators: [granite],")
+TWO_OPERATORS = COMMAND_JOB.replace("assurance: full,", "assurance: full, exclude_operators: [granite],")
 # every Python of a host adds to the time what stands in a file at that moment
 OFFSET = """\
 import time

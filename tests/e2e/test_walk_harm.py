@@ -19,7 +19,8 @@ SCRIPT = Path(__file__).with_name("harmful.py")
 # The lease of a node that says nothing lapses after six times what its task should take: 30 s here.
 TIMING = ("start_link_s=1",)
 HARMFUL = {"mica": "wrong", "pyrite": "nan", "slag": "oversized"}
-JOB = COMMAND_JOB.replace("python work.py", "mkdir out && echo 42 > out/answer.txt")
+# The disk is less than what slag hands in: that is refused at the door, and so mica alone stands alone.
+JOB = COMMAND_JOB.replace("python work.py", "mkdir out && echo 42 > out/answer.txt").replace("disk: 256", "disk: 32")
 LANES_JOB = JOB.replace("kind: command\n", "kind: command\nnum_nodes: 3\n")
 SHORT_JOB = JOB.replace("wall_s: 300", "wall_s: 4")
 # The client without what keeps a broker.
@@ -233,14 +234,13 @@ def test_the_result_is_the_honest_one(harm, lanes):
     assert [path.read_text() for path in answers] == ["42\n"] * 3
 
 
-def test_liars_are_convicted_and_nobody_honest(lanes):
-    """Who handed in something else is convicted, its bond lost once, and told with its operator; nobody else is."""
+def test_liars_are_struck_and_nobody_honest(lanes):
+    """Who handed in something else in the buyer's own code is struck, and told with its operator; nobody else is."""
     _, said, told = lanes
     claims = told["claims"]
-    guilty = {claims["operators"][node] for node in claims["convicted"]}
-    assert "mica" in guilty and guilty <= {"mica", "slag"}
-    assert "(mica) for the command of lane" in said
-    assert said.count("bond of $10.00") == len(guilty)
+    assert claims["convicted"] == {}, "no bond rests on a buyer's program"
+    assert {claims["operators"][node] for node in claims["struck"]} == {"mica"}
+    assert said.count("STRIKE ") == 1
 
 
 def test_harm_is_not_paid(lanes):

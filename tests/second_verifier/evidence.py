@@ -13,7 +13,8 @@ from tests.second_verifier import log, shapes
 from tests.second_verifier.values import Envelope, Malformed, canonical, digest, from_base64, key_id, members, statement
 
 REFUTED, BELOW_POLICY, NOTICE = "refuted", "below policy", "notice"
-BY_MARKET = {"credential", "placement", "assignment", "candidates", "draw", "silence", "verdict"}
+BY_MARKET = {"credential", "placement", "assignment", "candidates", "draw", "silence", "stopped", "verdict"}
+CUT = ("wall-limit", "out-of-memory")
 TASK = re.compile(r"(j-[0-9a-f]{12})/(?:r[0-9]{1,6}/(?:l[0-9]{1,5}|merge)|run/l[0-9]{1,5})/a([0-9]{1,4})")
 
 
@@ -191,13 +192,16 @@ class Case:
         (self.job,) = jobs
         self.job_digest = digest(self.job.envelope.payload)
         self.job_id = "j-" + self.job_digest[7:19]
-        if any(item.kind not in ("join", "credential", "job") and item["job"] != self.job_id for item in statements):
+        if any(
+            item.kind not in ("join", "credential", "power", "job") and item["job"] != self.job_id
+            for item in statements
+        ):
             raise Malformed("of another job")
         self.spec = self.job["spec"]
         shapes.check_spec(self.spec)
         self.rules: int = self.spec.get("rules", 2)  # R0.1
         recipe = self.spec.get("recipe")
-        self.step_ms = recipe["step_ms"] if recipe else self.spec["resources"]["wall_s"] * 1000  # R7.8
+        self.step_ms = recipe.get("step_ms", 1000) if recipe else self.spec["resources"]["wall_s"] * 1000  # R7.8
         self.void = self._void()
         counting = [item for item in statements if item not in self.void]
         of: dict[str, list[Said]] = defaultdict(list)
@@ -258,7 +262,9 @@ class Case:
             self.credential(item["node"])
         if any(item["task"] not in self.contributions for item in self.of["verdict"]):
             raise Malformed("a verdict on nothing")
-        for item in self.of["reading"]:
+        if any(item["task"] not in self.assignments for item in self.of["stopped"]):
+            raise Malformed("a stop of nothing")
+        for item in (*self.of["reading"], *self.of["stopped"]):
             self.credential(item["node"])
 
     def credential(self, node: str) -> Said:
@@ -266,6 +272,45 @@ class Case:
         if node not in self.credentials:
             raise Malformed("no credential")
         return self.credentials[node][-1]
+
+    def in_force(self, node: str, index: int) -> Said:
+        """R6.24: the credential that counts of what a node says at an index."""
+        last = self.credential(node)
+        below = [item for item in self.credentials[node] if item.index < index]
+        return last if self.rules == 2 else (below or self.credentials[node][:1])[-1]
+
+    def said_at(self, item: Said) -> int:
+        """R6.24: where a contribution or an answer was said."""
+        if item.kind == "contribution":
+            made = self.opened(item["task"])
+        else:
+            made = self.committed.get((item["audit"], item["node"], item["role"]))
+        return item.index if made is None else made.index
+
+    def ask(self, item: Said) -> int:
+        """R6.24: what a node asks for a contribution or an answer."""
+        return self.ask_at(item["node"], self.said_at(item))
+
+    def ask_at(self, node: str, until: int) -> int:
+        """R6.24: what a node asks for what it did by an index."""
+        since = (self.of["placement"] or [self.job])[0].index
+        counting = [self.in_force(node, since), self.in_force(node, until)]
+        if self.rules == 3:
+            counting += [held for held in self.credentials[node] if since <= held.index < until]
+        return int(min(held["ask_usd_micros_per_hour"] for held in counting))
+
+    def grade(self, node: str, index: int) -> int:
+        """R6.25: the grade of a node's work at an index."""
+        return grade_of(self.in_force(node, index).p)
+
+    def bond(self, node: str) -> int:
+        """R6.24."""
+        if self.rules == 2:
+            return int(self.credential(node)["bond_usd_micros"])
+        signed = {item.leaf: item.p.get("bond_usd_micros", 0) for item in self.of["join"]}
+        said = [item for item in (*self.contributions.values(), *self.of["answer"]) if item["node"] == node]
+        held = [self.in_force(node, self.said_at(item)) for item in said]
+        return max(min((min(item["bond_usd_micros"], signed.get(item["join"], 0)) for item in held), default=0), 0)
 
     def operator(self, node: str) -> str:
         """R6.24."""
@@ -305,6 +350,11 @@ def check_signatures(file: File, case: Case, findings: Findings) -> None:
     findings.say("job.market", case.job["market"] == key_id(file.market.public))
 
 
+def grade_of(credential: dict[str, Any]) -> int:
+    """R6.25."""
+    return int(min(max(credential.get("grade_ppm", 10**6), 1), 10**9))
+
+
 def unit_of(assignment: Said) -> tuple[Any, ...]:
     """R12.2."""
     kind = assignment["kind"]
@@ -329,9 +379,34 @@ def once(items: list[Said], *names: str) -> dict[Any, Said]:
     return found
 
 
-def root_of(outputs: list[dict[str, Any]]) -> str:
-    """R9.1."""
-    return digest(canonical(sorted(outputs, key=lambda item: item["name"])))
+def root_of(made: Said) -> str:
+    """R9.1, of a contribution or answer."""
+    outputs = sorted(made["outputs"], key=lambda item: item["name"])
+    return digest(canonical({"ended": made["ended"], "outputs": outputs} if "ended" in made.p else outputs))
+
+
+def is_ended(case: Case, made: Said) -> bool:
+    """R9.11 and R9.13."""
+    kind = case.assignments[made["task"]]["kind"]
+    if "ended" not in made.p:
+        return case.rules == 2 or kind != "command"
+    said = made.p["ended"]
+    is_own = re.fullmatch(r"exit-(0|[1-9][0-9]{0,2})|signal-[1-9][0-9]?", said) is not None
+    if case.rules == 2 or kind == "merge":
+        return False
+    if kind == "round" and (made["outputs"] or "code" in case.spec["recipe"]):
+        return not made["outputs"] and said in CUT
+    return said in CUT or is_own
+
+
+def has_broken_off(case: Case, made: Said | None) -> bool:
+    """R9.13."""
+    return made is not None and "ended" in made.p and case.assignments[made["task"]]["kind"] == "round"
+
+
+def is_cut(made: Said) -> bool:
+    """R9.12."""
+    return made.p.get("ended") in CUT
 
 
 def output(contribution: Said | None, name: str) -> str | None:

@@ -20,6 +20,7 @@ from tests.second_verifier.evidence import (
     Pins,
     Said,
     check_signatures,
+    is_cut,
     output,
     unit_of,
 )
@@ -28,7 +29,6 @@ from tests.second_verifier.shapes import is_found
 from tests.second_verifier.values import MAX_INT, Malformed, NotJson, read_json, time
 
 MAX_BYTES = 64 * 1024 * 1024
-MAX_MS = 316_224_000_000
 NOT_INDEPENDENT = "local, not independent"
 
 
@@ -77,6 +77,8 @@ def verify(
         findings.say("receipt.malformed", False)
     weights = {weight for _, weight in findings.found}
     exit_code = 3 if REFUTED in weights else 4 if BELOW_POLICY in weights else 0
+    if verdict == "not-reproducible" and exit_code != 3:
+        exit_code = 100
     return Outcome(frozenset(findings.found), "refuted" if exit_code == 3 else verdict, exit_code, computed)
 
 
@@ -93,9 +95,13 @@ def _judge(
     rules.check_audits(case, selections, findings)
     rules.check_verdicts(case, selections, findings)
     rules.check_silences(case, file, selections, findings)
+    rules.check_stopped(case, file, stated["reason"], findings)
     used = {item["checkpoint_size"] for item in case.of["reveal"]}
     findings.say("checkpoint.unused", all(made.size in used for made, _ in file.checkpoints))  # R5.13
-    computed = _compute(file, case, stated, selections, decisions, (result, is_complete))
+    counted = rules.as_counted(decisions)
+    prices = Prices(case, counted, stated["reason"])
+    findings.say("use.apart", not prices.apart(), NOTICE)
+    computed = _compute(file, case, stated, selections, counted, (result, is_complete), prices)
     for name, said in computed.items():
         findings.say(f"receipt.{name}", stated[name] == said)
     succeeded = stated["status"] == "succeeded"
@@ -127,6 +133,8 @@ def _ask(
     if not findings.refuted:
         findings.say("receipt.verdict", stated["verdict"] != "refuted")
         word, figures = stated["verdict"], stated["soundness"]
+        if word == "not-reproducible":
+            return
         if case.rules == 2:
             findings.say("receipt.unverified", word in ("verified", "refuted") or is_enough, BELOW_POLICY)
         elif word == "unverified":
@@ -183,24 +191,30 @@ def _compute(
     selections: dict[str, Selection],
     decisions: dict[str, Decision],
     result: tuple[set[str], bool],
+    prices: Prices,
 ) -> dict[str, Any]:
     """R16.1 and R16.2."""
     tasks, is_complete = result
-    figures = _soundness(case, selections, decisions)
+    figures = _soundness(case, selections, decisions, prices)
     if case.rules == 3:
-        figures |= _worth(case, figures, selections, decisions, tasks)
-    lines, escrow, refund = _settle(case, decisions, stated["reason"])
+        figures |= _worth(case, figures, selections, decisions, tasks, prices)
+    is_reproducible = all(made.reason != "not-reproducible" for made in decisions.values())
+    lines, escrow, refund = _settle(case, decisions, (stated["reason"] if is_reproducible else "", prices))
     trust = case.spec["trust"]
     verdict = "unverified"
-    if stated["status"] == "succeeded" and trust["verify"] != "none" and is_complete:
+    if not is_reproducible:
+        verdict = "not-reproducible"
+    elif stated["status"] == "succeeded" and trust["verify"] != "none" and is_complete:
         all_closed = all(decisions[task].reason == "not-drawn" or case.verdicts(task) for task in tasks)
         if any(decisions[task].verdict == "refuted" for task in tasks):
             verdict = "refuted"
-        elif all(decisions[task].verdict == "verified" for task in tasks) and all_closed:
+        elif all(_stands(case, task, decisions[task]) for task in tasks) and all_closed:
             verdict = "unverified"
-            if figures["audit_ppm"] >= figures["required_ppm"]:
+            if figures["audit_ppm"] >= figures["required_ppm"] and not figures.get("unheard"):
                 verdict = "verified" if case.rules == 2 else "sampled"
-            if case.rules == 3 and _is_verified(case, figures):
+            if any(is_cut(case.contributions[task]) for task in tasks):
+                verdict = "sampled" if case.rules == 3 and _is_verified(case, figures) else verdict
+            elif case.rules == 3 and _is_verified(case, figures):
                 verdict = "verified"
     kinds = {held[-1]["attestation"] for held in case.credentials.values()}
     return {
@@ -219,15 +233,106 @@ def _compute(
     }
 
 
+def _stands(case: Case, task: str, decision: Decision) -> bool:
+    """R16.2."""
+    return decision.verdict == "verified" or (decision.reason == "cut" and is_cut(case.contributions[task]))
+
+
 # --- R14 ---
 
 
-def _price(case: Case, task: str, node: str) -> int:
+def _price(case: Case, item: Said) -> int:
     """R14.2."""
-    steps, ask = case.assignments[task]["num_steps"], case.credential(node)["ask_usd_micros_per_hour"]
+    steps, ask = case.assignments[item["task"]]["num_steps"], case.ask(item)
     if steps < 0 or ask < 0:
         raise Malformed("a negative price")
     return int(-(-steps * case.step_ms * ask // 3_600_000))
+
+
+class Prices:
+    """R14.2 and R14.9."""
+
+    def __init__(self, case: Case, decisions: dict[str, Decision], reason: str) -> None:
+        self.case = case
+        self.sides: dict[str, list[tuple[str, int]]] = {}  # of a task: names and work of those who are paid
+        self.twice: set[str] = set()
+        self.beside: set[str] = set()  # audits that are paid and are no side
+        self.medians: dict[str, int] = {}
+        if case.rules == 2:
+            return
+        rates: dict[str, list[tuple[bool, int]]] = {}
+        for task, decision in decisions.items():
+            blamed = (*decision.convicted, *decision.odd)
+            audits = [item for item in case.answers_of(task, "auditor") if item["node"] not in blamed]
+            self.beside |= {item["audit"] for item in audits if is_cut(item) != is_cut(case.contributions[task])}
+            audits = [item for item in audits if item["audit"] not in self.beside]
+            sides = [(item["audit"], self.work_us(item, item)) for item in audits]
+            self.twice |= {task} if sides else set()
+            if _is_payable(decisions, task, case.contributions[task]["node"], reason):
+                sides.append((task, self.work_us(case.opened(task), case.contributions[task])))
+                if task in self.twice:
+                    lowest = min(amount for _, amount in sides)
+                    rate = lowest // max(case.assignments[task]["num_steps"], 1)
+                    rates.setdefault(self._kind(task), []).append((rules.is_first(case, task), rate))
+            self.sides[task] = sides
+        for kind, found in rates.items():
+            others = [rate for first, rate in found if not first]
+            self.medians[kind] = rules.median(others or [rate for _, rate in found])
+
+    def _kind(self, task: str) -> str:
+        return str(self.case.assignments[task]["kind"])
+
+    def work_us(self, said: Said | None, of: Said) -> int:
+        """R14.9: of what a commitment or an answer says, at the grade of where it was said."""
+        return 0 if said is None else rules.work_us(self.case, said, self.case.said_at(of))
+
+    def stopped(self, item: Said) -> int:
+        """R14.12."""
+        held = [r for r in self.case.of["reading"] if r.leaf == item["reading"]]
+        if not held:
+            return 0
+
+        def compute(said: Said) -> int:
+            return int(min(max(said["spent"]["compute_ms"], 0), rules.MAX_MS))
+
+        own = [c for c in self.case.contributions.values() if c["node"] == item["node"] and c.index < item.index]
+        passed = 1000 * (time(item["stopped_at"]) - time(item["since"]) + 1)
+        asked = self.case.spec["resources"]
+        left = max(min(compute(held[0]) - sum(map(compute, own)), passed), 0)
+        grade = self.case.grade(item["node"], item.index)
+        amount = min(left, asked["wall_s"] * 1000) * asked["cpus"] * grade // 1000
+        return int(-(-amount * self.case.ask_at(item["node"], item.index) // 3_600_000_000))
+
+    def apart(self) -> bool:
+        """R14.11."""
+        found = []
+        for task, listed in self.sides.items():
+            sides = dict(listed)
+            if task not in sides:
+                continue
+            steps, kind = self.case.assignments[task]["num_steps"], self._kind(task)
+            if task in self.twice:
+                found.append((max(sides.values()), min(sides.values())))
+            elif kind in self.medians:
+                found.append((sides[task], self.medians[kind] * steps))
+        return any(4 * high > 5 * low and high - low > 1_000_000 for high, low in found)
+
+    def of(self, said: Said, by: Said | None = None) -> int:
+        """Return the price of a contribution, or of an auditor's answer; at the ask of another, if given."""
+        case, task, asking = self.case, said["task"], by or said
+        if case.rules == 2:
+            return _price(case, asking)
+        is_audit = "audit" in said.p
+        sides = dict(self.sides[task])
+        own = self.work_us(said if is_audit else case.opened(task), said)
+        if (said["audit"] if is_audit else task) in sides:
+            if task in self.twice:
+                own = min(sides.values())
+            elif self._kind(task) in self.medians:
+                own = min(own, self.medians[self._kind(task)] * case.assignments[task]["num_steps"])
+        elif is_audit and said["audit"] in self.beside:
+            own = min([own, *sides.values()])
+        return int(-(-own * case.ask(asking) // 3_600_000_000))
 
 
 class _Books:
@@ -238,43 +343,58 @@ class _Books:
             raise Malformed("negative money")
         self.left, self.bonds, self.lines = escrow, dict(bonds), list[dict[str, Any]]()
         self.void = set[str]()
+        self.insured: dict[str, int] = {}
 
     def line(self, account: str, task: str, reason: str, amount: int) -> None:
         self.lines.append({"account": account, "task": task, "reason": reason, "usd_micros": amount})
 
-    def pay(self, operator: str, task: str, reason: str, price: int, bond: str | None = None) -> None:
-        from_bond = min(self.bonds.get(bond, 0) if bond is not None else 0, price)
-        if bond is not None and bond in self.bonds:
-            self.bonds[bond] -= from_bond
-        from_escrow = min(self.left, price - from_bond)
+    def pay(self, whose: tuple[str, str], task: str, reason: str, price: int, cause: str | None = None) -> None:
+        node, operator = whose
+        from_bond = min(self.bonds.get(cause or "", 0), price)
+        if from_bond and cause is not None:
+            self.bonds[cause] -= from_bond
+        from_insurance = 0 if task in self.void else min(self.insured.get(cause or "", 0), price - from_bond)
+        from_escrow = min(self.left, price - from_bond - from_insurance)
         self.left -= from_escrow
+        taken = from_bond + from_insurance + from_escrow
         if task in self.void:
             self.line(f"operator:{operator}", task, "void", 0)
-            self.line("insurance", task, "void", from_bond + from_escrow)
+            self.line("insurance", task, "void", taken)
+            self.insured[node] = self.insured.get(node, 0) + taken
         else:
-            self.line(f"operator:{operator}", task, reason, from_bond + from_escrow)
+            self.line(f"operator:{operator}", task, reason, taken)
+        if from_insurance and cause is not None:
+            self.line("insurance", task, reason, -from_insurance)
+            self.insured[cause] -= from_insurance
 
 
-def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[list[dict[str, Any]], int, int]:
+def _settle(
+    case: Case, decisions: dict[str, Decision], more: tuple[str, Prices]
+) -> tuple[list[dict[str, Any]], int, int]:
     """R14: lines, escrow, refund."""
+    reason, prices = more
     if len(case.of["placement"]) > 1:
         raise Malformed("placed twice")
     escrow = case.of["placement"][0]["escrow_usd_micros"] if case.of["placement"] else 0
     convicted = sorted({node for decision in decisions.values() for node in decision.convicted})
-    bonds = {node: case.credential(node)["bond_usd_micros"] for node in convicted}
+    bonds = {node: case.bond(node) for node in convicted} if case.rules == 2 else {}
     books = _Books(escrow, bonds)
     books.void = _void(case, decisions, reason)
     for superseded in (False, True):
         for item in case.contributions.values():
-            _pay_work(case, books, item, decisions, reason, superseded=superseded)
+            _pay_work(case, books, item, decisions, (reason, prices), superseded=superseded)
+        for item in case.of["stopped"] if not superseded else ():
+            books.pay((item["node"], case.operator(item["node"])), item["task"], "stopped", prices.stopped(item))
     for item in case.of["answer"]:
         if item["role"] == "auditor":
             decision, operator = decisions[item["task"]], case.operator(item["node"])
             if item["node"] in (*decision.convicted, *decision.odd):
                 books.line(f"operator:{operator}", item["audit"], "withheld", 0)
             else:
-                price = _price(case, item["task"], item["node"])
-                books.pay(operator, item["audit"], "audit", price, next(iter(decision.convicted), None))
+                price, accused = prices.of(item), next(iter(decision.convicted), None)
+                if case.rules == 3 and accused is not None:
+                    price = min(price, prices.of(item, case.contributions[item["task"]]))
+                books.pay((item["node"], operator), item["audit"], "audit", price, accused)
     for node, bond in bonds.items():
         books.line(f"bond:{case.operator(node)}", node, "forfeit", -bond)
         if books.bonds[node]:
@@ -286,73 +406,104 @@ def _settle(case: Case, decisions: dict[str, Decision], reason: str) -> tuple[li
 def _void(case: Case, decisions: dict[str, Decision], reason: str) -> set[str]:
     """R14.8."""
     lost: set[str] = set()
-    for node in {node for decision in decisions.values() for node in decision.odd}:
-        items = [
-            (item.index, task)
-            for task, item in case.contributions.items()
-            if item["node"] == node and _is_payable(decisions[task], reason)
-        ]
-        items += [
-            (item.index, item["audit"])
-            for item in case.of["answer"]
-            if (item["role"], item["node"]) == ("auditor", node)
-            and node not in (*decisions[item["task"]].convicted, *decisions[item["task"]].odd)
-        ]
-        lost |= {name for _, name in sorted(items)[-20:]}
+    for task, decision in decisions.items():
+        for node in decision.odd:
+            made = case.contributions[task]
+            answers = [item for item in case.answers_of(task) if (item["role"], item["node"]) == ("auditor", node)]
+            odd = made.index if made["node"] == node else answers[0].index
+            units = [
+                (item.index, name)
+                for name, item in case.contributions.items()
+                if item["node"] == node and _is_payable(decisions, name, node, reason)
+            ]
+            audits = [
+                (item.index, item["audit"])
+                for item in case.of["answer"]
+                if (item["role"], item["node"]) == ("auditor", node)
+                and node not in (*decisions[item["task"]].convicted, *decisions[item["task"]].odd)
+            ]
+            for items in (sorted(units), sorted(audits)):
+                lost |= {name for index, name in items if index < odd and _num(items, index, odd) < 20}
+                lost |= {name for index, name in items if index > odd and _num(items, odd, index) < 20}
     return lost
 
 
-def _is_payable(decision: Decision, reason: str) -> bool:
+def _num(items: list[tuple[int, str]], low: int, high: int) -> int:
+    """Return how many items stand between two log indexes."""
+    return sum(low < index < high for index, _ in items)
+
+
+def _is_payable(decisions: dict[str, Decision], task: str, node: str, reason: str) -> bool:
     """R14.3."""
+    decision = decisions[task]
+    if decision.reason == "not-audited" and any(node in (*each.convicted, *each.odd) for each in decisions.values()):
+        return False
     unasked = (decision.reason, reason) == ("auditor-awaited", "buyer-silent")
     return decision.verdict == "verified" or (
-        decision.verdict == "unverified" and (decision.reason == "verification-none" or unasked)
+        decision.verdict == "unverified" and (decision.reason in ("verification-none", "cut") or unasked)
     )
 
 
 def _pay_work(
-    case: Case, books: _Books, item: Said, decisions: dict[str, Decision], reason: str, *, superseded: bool
+    case: Case,
+    books: _Books,
+    item: Said,
+    decisions: dict[str, Decision],
+    more: tuple[str, Prices],
+    *,
+    superseded: bool,
 ) -> None:
     """R14.3 and the first two of R14.5."""
     task, node = item["task"], item["node"]
-    decision, assignment = decisions[task], case.assignments[task]
-    price, operator = _price(case, task, node), case.operator(node)
+    assignment = case.assignments[task]
+    reason, prices = more
+    price, operator = prices.of(item), case.operator(node)
     is_superseded = case.units[unit_of(assignment)][-1] != task
-    if not _is_payable(decision, reason):
+    if not _is_payable(decisions, task, node, reason):
         if not superseded:
             books.line(f"operator:{operator}", task, "withheld", 0)
     elif is_superseded and superseded:
-        books.pay(operator, task, "redo", price, _cause(case, decisions, task))
+        books.pay((node, operator), task, "redo", price, cause_of(case, decisions, task))
     elif not is_superseded and not superseded:
-        books.pay(operator, task, "merge" if assignment["kind"] == "merge" else "work", price)
+        books.pay((node, operator), task, "merge" if assignment["kind"] == "merge" else "work", price)
 
 
-def _cause(case: Case, decisions: dict[str, Decision], task: str) -> str | None:
+def cause_of(case: Case, decisions: dict[str, Decision], task: str) -> str | None:
     """R14.6."""
+
+    def fault(of: str) -> str | None:
+        node, made = str(case.contributions[of]["node"]), decisions[of]
+        return node if made.verdict == "refuted" or node in made.odd else None
+
     current: str | None = task
     while current is not None:
         assignment = case.assignments[current]
-        for item in assignment.p.get("admitted", []):
-            if item["task"] in decisions and decisions[item["task"]].verdict == "refuted":
-                return str(case.contributions[item["task"]]["node"])
+        listed = [item["task"] for item in assignment.p.get("admitted", []) if item["task"] in decisions]
+        for of in listed:
+            if fault(of) is not None:
+                return fault(of)
         at = assignment["round"]
         current = rules.merge_behind(case, at - 1, assignment.p.get("theta")) if at else None
-        if current is not None and decisions[current].verdict == "refuted":
-            return str(case.contributions[current]["node"])
+        if current is not None and fault(current) is not None:
+            return fault(current)
     return None
 
 
 # --- R15 ---
 
 
-def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str, Decision]) -> dict[str, Any]:
+def _soundness(
+    case: Case, selections: dict[str, Selection], decisions: dict[str, Decision], prices: Prices
+) -> dict[str, Any]:
     """R15.1 to R15.3."""
     trust = case.spec["trust"]
     dearest: Counter[str] = Counter()
-    for task, item in case.contributions.items():
-        dearest[item["node"]] = max(dearest[item["node"]], _price(case, task, item["node"]))
-    stakes = [min(max(_bond(case, node) * 10**6 // max(price, 1), 0), MAX_INT) for node, price in dearest.items()]
-    stake = min(stakes, default=0)
+    for item in case.contributions.values():
+        dearest[item["node"]] = max(dearest[item["node"]], prices.of(item))
+    bonds = {node: _bond(case, node, price, prices) for node, price in dearest.items()}
+    stakes = [min(max(bonds[node] * 10**6 // max(price, 1), 0), MAX_INT) for node, price in dearest.items()]
+    least = min(stakes, default=0)
+    stake = least if rules.can_convict(case) else 20 * 10**6
     audit_ppm = 0 if trust["verify"] == "none" else trust["audit_ppm"]
     units = _units(case)
     drawn = [task for task, selection in selections.items() if selection.drawn and task in units]
@@ -365,15 +516,19 @@ def _soundness(case: Case, selections: dict[str, Selection], decisions: dict[str
         "required_ppm": gain * 10**12 // (detection * (stake + 10**6)) + 1,
         "gain_ppm": gain,
         "detection_ppm": detection,
-        "stake_ppm": stake,
+        "stake_ppm": least,
         "escape": f"{Decimal(10**6 - audit_ppm) / 10**6:.6f}",
         "independence": "declared",
     }
 
 
-def _bond(case: Case, node: str) -> int:
+def _bond(case: Case, node: str, dearest: int, costs: Prices) -> int:
     """R15.1."""
-    return int(case.credential(node)["bond_usd_micros"]) if rules.can_convict(case) else 0
+    if rules.can_convict(case):
+        return case.bond(node) if case.rules == 2 else min(case.bond(node), 100 * dearest)
+    prices = [costs.of(item) for item in case.contributions.values() if item["node"] == node]
+    prices.remove(max(prices))
+    return sum(prices[-20:])
 
 
 def _units(case: Case) -> set[str]:
@@ -388,11 +543,14 @@ def _worth(
     selections: dict[str, Selection],
     decisions: dict[str, Decision],
     tasks: set[str],
+    costs: Prices,
 ) -> dict[str, Any]:
     """R15.7."""
     drawn = {task for task, selection in selections.items() if selection.drawn} & _units(case)
     unsettled = {task for task in drawn & tasks if decisions[task].verdict not in ("verified", "refuted")}
-    known = {"checked": len(drawn) - len(unsettled)}
+    unheard = [task for task in drawn if decisions[task].reason == "not-audited"]
+    known = {"checked": len(drawn) - len(unsettled) - len(unheard), "unheard": len(unheard)}
+    known["audited"] = figures["audited"] - len(unheard)
     groups = []
     for draw in case.of["draw"]:
         for name in {entry["engine_class"] for entry in draw["drawable"]}:
@@ -404,9 +562,9 @@ def _worth(
     ]
     accomplice = max(shares, default=10**6)
     prices: dict[str, int] = {}
-    for task, item in case.contributions.items():
-        prices[item["node"]] = max(prices.get(item["node"], 0), _price(case, task, item["node"]))
-    bonds = {node: _bond(case, node) for node in prices}
+    for item in case.contributions.values():
+        prices[item["node"]] = max(prices.get(item["node"], 0), costs.of(item))
+    bonds = {node: _bond(case, node, price, costs) for node, price in prices.items()}
 
     def stake(node: str) -> tuple[int, str]:
         return min(max(bonds[node] * 10**6 // max(prices[node], 1), 0), MAX_INT), node
@@ -414,7 +572,10 @@ def _worth(
     weakest = min(prices, key=stake, default=None)
     price, bond = (prices[weakest], bonds[weakest]) if weakest is not None else (0, 0)
     whole = 0 < figures["units"] == known["checked"]
-    rate = 10**6 if whole else figures["audit_ppm"]
+    heard = figures["audit_ppm"]
+    if drawn:
+        heard = heard * (len(drawn) - len(unheard)) // len(drawn)
+    rate = 10**6 if whole else heard
     return {
         **known,
         "escape": _up(Decimal(10**6 - rate) / 10**6),
@@ -440,7 +601,7 @@ def _escape(figures: dict[str, Any], share: int, accomplice: int) -> str:
     """R15.4."""
     if not figures["units"]:
         return "1.000000"
-    num = -(-figures["units"] * share // 10**6)
+    num = max(-(-figures["units"] * share // 10**6) - figures.get("unheard", 0), 0)
     found = _rate(figures) * figures["detection_ppm"] * (10**6 - accomplice)
     with localcontext() as context:
         context.prec = 60
@@ -456,14 +617,16 @@ def _is_verified(case: Case, figures: dict[str, Any]) -> bool:
     units = figures["units"]
     if not units:
         return False
-    return figures["checked"] == units or is_found(case.spec, _rate(figures), -(-units // 10))
+    return figures["checked"] == units or is_found(
+        case.spec, _rate(figures), max(-(-units // 10) - figures["unheard"], 0)
+    )
 
 
 def _time_split(case: Case, decisions: dict[str, Decision], tasks: set[str]) -> dict[str, int]:
     """R15.5 and R15.6."""
 
     def ms(value: int) -> int:
-        return min(max(value, 0), MAX_MS)
+        return min(max(value, 0), rules.MAX_MS)
 
     useful: Counter[str] = Counter()
     for task in tasks:

@@ -14,6 +14,9 @@ from tests.second_verifier.evidence import (
     Findings,
     Said,
     attempt_of,
+    has_broken_off,
+    is_cut,
+    is_ended,
     output,
     raw,
     root_of,
@@ -31,6 +34,7 @@ from tests.second_verifier.values import (
     time,
 )
 
+MAX_MS = 316_224_000_000
 MERGE, ROUND, COMMAND = "merge", "round", "command"
 
 
@@ -44,7 +48,12 @@ class Selection:
     ranked: list[str]  # nodes
     audits: list[str]
     alone: str
+    runs: dict[str, tuple[str, str]]  # node -> names
     is_late: bool = False
+
+    def is_run(self, answer: Said) -> bool:
+        """R9.7."""
+        return answer["role"] == "auditor" and any(answer["audit"] in names for names in self.runs.values())
 
 
 @dataclass(frozen=True)
@@ -108,26 +117,31 @@ class _Listing:
         for entry in draw["drawable"]:
             task, unit = entry["task"], entry["task"].rpartition("/a")[0]
             self._entries[task], self._standing[unit] = entry, task
-            is_drawn = chance(task) * 10**6 < trust["audit_ppm"] * 2**256
-            is_drawn = is_drawn or (self._case.rules == 3 and self._is_last_merge(task))
+            is_drawn = chance(task) * 10**6 < entry.get("audit_ppm", trust["audit_ppm"]) * 2**256
+            is_drawn = is_drawn or (self._case.rules == 3 and self._is_foreseen(task))
+            is_drawn = is_drawn or has_broken_off(self._case, self._case.contributions.get(task))
             (self.drawn.add if is_drawn else self.drawn.discard)(task)
         if self._case.rules == 2 or not self._last <= set(self._standing):
             return []
         undrawn = sorted(set(self._entries) - self.drawn, key=lambda task: (chance(task), task))
         late = []
         for task in undrawn:
-            vouched = {other for other in self.drawn if not self._is_last_merge(other)}
+            vouched = {other for other in self.drawn if not self._is_foreseen(other)}
             if self._entries[task]["operator"] not in {self._entries[other]["operator"] for other in vouched}:
                 self.drawn.add(task)
                 late.append(task)
         standing = set(self._standing.values())
         wanted = self._needed(len(standing))
         for task in undrawn:
-            if task in standing - self.drawn and len(standing & self.drawn) < wanted:
+            counted = {other for other in standing & self.drawn if not is_first(self._case, other)}
+            if task in standing - self.drawn and len(counted) < wanted:
                 self.drawn.add(task)
                 late.append(task)
         own = {entry["task"] for entry in draw["drawable"]}
         return [self._entries[task] for task in late if task not in own]
+
+    def _is_foreseen(self, task: str) -> bool:
+        return self._is_last_merge(task) or is_first(self._case, task)
 
     def _is_last_merge(self, task: str) -> bool:
         unit = task.rpartition("/a")[0]
@@ -142,6 +156,15 @@ class _Listing:
         return next(enough, num)
 
 
+def is_first(case: Case, task: str) -> bool:
+    """R8.14."""
+    spec, lanes = case.spec, case.spec["num_nodes"]
+    if case.rules == 2 or spec["trust"]["verify"] == "none" or ("recipe" not in spec and lanes == 1):
+        return False
+    unit = "r0/l0" if "recipe" in spec else "run/l0"
+    return task.rpartition("/a")[0] == f"{case.job_id}/{unit}"
+
+
 def _select(draw: Said, entry: dict[str, Any], listed: Said, beacon: bytes, *, is_drawn: bool) -> Selection:
     def h(what: str, *more: bytes) -> bytes:
         return H(f"stannary draw {what} v1", beacon, entry["task"].encode(), *more)
@@ -149,27 +172,42 @@ def _select(draw: Said, entry: dict[str, Any], listed: Said, beacon: bytes, *, i
     def below(value: bytes, ppm: int) -> bool:
         return int.from_bytes(value, "big") * 10**6 < ppm * 2**256
 
-    def audit(of: str) -> str:
-        return f"{entry['task']}/q{h('audit name', of.encode()).hex()[:16]}"
-
-    eligible = [
-        item
-        for item in listed["candidates"]
-        if item["operator"] != entry["operator"] and item["engine_class"] == entry["engine_class"]
-    ]
-    ranked: list[str] = []
-    operators: set[str] = set()
-    for item in sorted(eligible, key=lambda item: (h("auditor", item["node"].encode()), item["node"])):
-        if item["operator"] not in operators:
-            operators.add(item["operator"])
-            ranked.append(item["node"])
+    found = ranked(entry, listed["candidates"], beacon)
     return Selection(
         draw,
         is_drawn,
         below(h("canary"), 10_000),
-        ranked,
-        [audit(node) for node in ranked],
-        audit(""),
+        [node for node, _ in found],
+        [audit for _, audit in found],
+        _audit(entry, beacon, ""),
+        {node: (_run(entry, beacon, node, 1), _run(entry, beacon, node, 2)) for node, _ in found},
+    )
+
+
+def ranked(entry: dict[str, Any], candidates: list[dict[str, Any]], beacon: bytes) -> list[tuple[str, str]]:
+    """R8.9: nodes in rank order, each with the name of its audit."""
+
+    def chance(node: str) -> bytes:
+        return H("stannary draw auditor v1", beacon, entry["task"].encode(), node.encode())
+
+    found: list[tuple[str, str]] = []
+    operators: set[str] = {entry["operator"]}
+    eligible = [item for item in candidates if item["engine_class"] == entry["engine_class"]]
+    for item in sorted(eligible, key=lambda item: (chance(item["node"]), item["node"])):
+        if item["operator"] not in operators:
+            operators.add(item["operator"])
+            found.append((item["node"], _audit(entry, beacon, item["node"])))
+    return found
+
+
+def _run(entry: dict[str, Any], beacon: bytes, of: str, number: int) -> str:
+    name = H("stannary draw run name v1", beacon, entry["task"].encode(), of.encode(), str(number).encode())
+    return f"{entry['task']}/q{name.hex()[:16]}"
+
+
+def _audit(entry: dict[str, Any], beacon: bytes, of: str) -> str:
+    return (
+        f"{entry['task']}/q{H('stannary draw audit name v1', beacon, entry['task'].encode(), of.encode()).hex()[:16]}"
     )
 
 
@@ -204,10 +242,12 @@ def check_draws(case: Case, file: File, findings: Findings) -> None:
         say("draw.drawable", entries == sorted(set(entries)))
         size = item["checkpoint_size"]
         fresh = {c.index: c for c in case.of["commitment"] if covered <= c.index < size}
-        for entry in item["drawable"]:
-            made = fresh.pop(entry["commitment_index"], None)
+        found = [(entry, fresh.pop(entry["commitment_index"], None)) for entry in item["drawable"]]
+        far = _far_out(case, [made for _, made in found if made is not None])
+        for entry, made in found:
             if say("draw.drawable", made is not None) and made is not None:
-                say("draw.drawable", entry == _entry(case, made))
+                more = {"audit_ppm": 10**6} if made.index in far else {}
+                say("draw.drawable", entry == _entry(case, made) | more)
         for made in fresh.values():
             of = case.contributions.get(made["task"])
             is_opened = of is not None and (of["node"], of["epoch"]) == (made["node"], made["epoch"])
@@ -215,18 +255,80 @@ def check_draws(case: Case, file: File, findings: Findings) -> None:
         covered = max(covered, size)
 
 
+def _far_out(case: Case, listed: list[Said]) -> set[int]:
+    """R8.13."""
+    known = [made for made in listed if made["task"] in case.assignments]
+    if case.rules == 2 or not known:
+        return set()
+
+    def took(made: Said) -> tuple[str, int, int]:
+        assignment = case.assignments[made["task"]]
+        return assignment["kind"], work_us(case, made, made.index), max(assignment["num_steps"], 1)
+
+    start = min(made.index for made in known)
+    opened = [(task, case.opened(task)) for task, item in case.contributions.items() if item.index < start]
+    past = [(is_first(case, task), took(made)) for task, made in opened if made is not None]
+    far = set()
+    for made in known:
+        kind, work, steps = took(made)
+        beside = [w // n for k, w, n in map(took, known) if k == kind]
+        others = [w // n for first, (k, w, n) in past if k == kind and not first]
+        others = others or [w // n for _, (k, w, n) in past if k == kind]
+        level = min(median(rates) for rates in (beside, others) if rates) * steps
+        if 4 * work > 5 * level and work - level > 1_000_000:
+            far.add(made.index)
+    return far
+
+
+def median(rates: list[int]) -> int:
+    """Return the middle one, of two the lower."""
+    return sorted(rates)[(len(rates) - 1) // 2]
+
+
+def work_us(case: Case, said: Said, index: int) -> int:
+    """R14.9."""
+    return reading_ms(case, said.p.get("used")) * case.grade(said["node"], index) // 1000
+
+
+def reading_ms(case: Case, used: dict[str, int] | None) -> int:
+    """R9.10."""
+    if used is None:
+        return 0
+    asked = case.spec["resources"]
+    wall, waited, cpu = (min(max(used[name], 0), MAX_MS) for name in ("wall_ms", "waited_ms", "cpu_ms"))
+    held = min(wall, asked["wall_s"] * 1000) * asked["cpus"]
+    return int(min(max(held - waited, cpu), held))
+
+
 def _entry(case: Case, made: Said) -> dict[str, Any]:
-    held, assignment = case.credential(made["node"]), case.assignments.get(made["task"])
+    held, assignment = case.in_force(made["node"], made.index), case.assignments.get(made["task"])
+    steps = assignment["num_steps"] if assignment else 0
     return {
         "task": made["task"], "node": made["node"], "operator": held["operator"],
-        "engine_class": held["engine_class"], "num_steps": assignment["num_steps"] if assignment else 0,
-        "commitment_index": made.index,
+        "engine_class": held["engine_class"], "num_steps": steps, "commitment_index": made.index,
+        **_own_rate(case, made, steps),
     }  # fmt: skip
+
+
+def _own_rate(case: Case, made: Said, steps: int) -> dict[str, int]:
+    """R8.12."""
+    trust = case.spec["trust"]
+    if can_convict(case) or trust["verify"] == "none":
+        return {}
+    before = [
+        (item.index, case.assignments[task]["num_steps"])
+        for task, item in case.contributions.items()
+        if item["node"] == made["node"] and item.index < made.index
+    ]
+    unit, behind = max(steps, 1), sum(steps for _, steps in sorted(before)[-20:])
+    least = trust["gain_ppm"] * 10**6 * unit // (trust["detection_ppm"] * (unit + behind)) + 1
+    return {"audit_ppm": max(trust["audit_ppm"], min(least, 10**6))}
 
 
 def _check_candidates(case: Case, findings: Findings) -> None:
     """R8.4."""
     chosen = {node for item in case.of["placement"] for node in item["chosen"]}
+    lists = case.rules == 2 or "auditors" in case.spec["trust"]  # R12.19
     for number, item in enumerate(sorted(case.lists.values(), key=lambda item: item.index)):
         findings.say("candidates.index", item["index"] == number)
         inside = [entry["node"] for entry in item["candidates"]]
@@ -234,11 +336,13 @@ def _check_candidates(case: Case, findings: Findings) -> None:
         in_order = inside == sorted(set(inside)) and outside == sorted(set(outside))
         findings.say("candidates.order", in_order and not set(inside) & set(outside))
         for entry in item["candidates"]:
-            held = case.credentials.get(entry["node"])
+            held = case.in_force(entry["node"], item.index) if entry["node"] in case.credentials else None
             said = (entry["operator"], entry["engine_class"])
-            is_known = held is not None and said == (held[-1]["operator"], held[-1]["engine_class"])
+            is_known = held is not None and said == (held["operator"], held["engine_class"])
             findings.say("candidates.unknown", is_known)
-            findings.say("candidates.ineligible", held is None or _may(case, entry["node"], item.index, item.index))
+            findings.say(
+                "candidates.ineligible", held is None or _may(case, entry["node"], item.index, item.index, lists)
+            )
             is_good = _has_good(case, entry["node"], item.index, time(item["fixed_at"]))
             findings.say("candidates.expired", held is None or is_good)
         heard = {made["node"] for made in case.contributions.values() if made.index < item.index}
@@ -261,6 +365,8 @@ def check_audits(case: Case, selections: dict[str, Selection], findings: Finding
                 provers += 1
                 say("audit.prover", item["node"] == case.contributions[task]["node"] and provers == 1)
                 say("audit.name", item["audit"] in (*selection.audits, selection.alone))
+            elif selection.is_run(item):
+                say("audit.name", item["audit"] in selection.runs.get(item["node"], ()))
             elif say("audit.auditor", item["node"] in selection.ranked[behind:]):
                 rank = selection.ranked.index(item["node"])
                 say("audit.name", item["audit"] == selection.audits[rank])
@@ -280,7 +386,9 @@ def _check_answer(case: Case, item: Said, drawn_at: int, findings: Findings) -> 
     findings.say("answer.order", drawn_at < min(of_audit) and max(of_audit) < item.index)
     findings.say("answer.opening", own["commitment"] == _answer_commitment(item))
     if item["role"] == "auditor":
-        findings.say("answer.root", item["root"] == root_of(item["outputs"]))
+        findings.say("answer.root", item["root"] == root_of(item))
+    findings.say("answer.used", ("used" in item.p) == (case.rules == 3 and item["role"] == "auditor"))
+    findings.say("answer.ended", is_ended(case, item))
 
 
 def _answer_commitment(item: Said) -> str | None:
@@ -293,7 +401,9 @@ def _answer_commitment(item: Said) -> str | None:
 
 def can_convict(case: Case) -> bool:
     """R10.7."""
-    return "rules" not in case.spec or case.spec.get("recipe", {}).get("entry", "").startswith("builtin:")
+    spec = case.spec
+    is_ours = spec.get("recipe", {}).get("entry", "").startswith("builtin:")
+    return "rules" not in spec or (is_ours and "auditors" not in spec["trust"])
 
 
 def judge(
@@ -306,16 +416,28 @@ def judge(
     late: bool,
 ) -> Decision:
     """R10.1 to R10.3, R10.8."""
+    listed = _heard(case, contribution, auditors)
+    whole = [item for item in listed if not is_cut(item)]
+    if is_cut(contribution):
+        made = _judge_cut(contribution, prover, listed, closed=closed)
+    elif closed and listed and not whole and prover is not None and prover["root"] == contribution["root"]:
+        made = Decision("unverified", "cut")
+    else:
+        made = _judge(contribution, prover, whole, closed=closed, late=late)
+    if can_convict(case):
+        is_harmless = is_cut(contribution) and made.verdict == "refuted"
+        return Decision("unverified", made.reason) if is_harmless else made
+    return Decision("unverified" if made.verdict == "refuted" else made.verdict, made.reason, (), made.convicted)
+
+
+def _heard(case: Case, contribution: Said, auditors: list[Said]) -> list[Said]:
+    """R10.1."""
     heard: dict[str, Said] = {}
     for item in auditors:
         operator = case.operator(item["node"])
         if operator != case.operator(contribution["node"]):
             heard.setdefault(operator, item)
-    listed = list(heard.values())
-    made = _judge(contribution, prover, listed, closed=closed, late=late)
-    if can_convict(case):
-        return made
-    return Decision("unverified" if made.verdict == "refuted" else made.verdict, made.reason, (), made.convicted)
+    return list(heard.values())
 
 
 def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, closed: bool, late: bool) -> Decision:
@@ -344,6 +466,22 @@ def _judge(contribution: Said, prover: Said | None, listed: list[Said], *, close
     return Decision("pending", "mismatch" if listed else "auditor-awaited")
 
 
+def _judge_cut(contribution: Said, prover: Said | None, listed: list[Said], *, closed: bool) -> Decision:
+    """R10.9."""
+    against = [item for item in listed if not is_cut(item)]
+    if len(against) < len(listed):
+        return Decision("unverified", "prover-silent" if prover is None else "cut")
+    camp = max(([other for other in against if _same(item, other)] for item in against), key=len, default=[])
+    if len(camp) >= 2:
+        if contribution["ended"] == "wall-limit":
+            return Decision("unverified", "two-recomputations-disagree")
+        outside = [item["node"] for item in against if item not in camp]
+        return Decision("refuted", "two-recomputations-disagree", (contribution["node"], *outside))
+    if closed:
+        return Decision("unverified", "no-two-agree" if listed else "no-auditor-answered")
+    return Decision("pending", "mismatch" if listed else "auditor-awaited")
+
+
 def _same(one: Said, other: Said) -> bool:
     return (one["root"], one["answer"]) == (other["root"], other["answer"])
 
@@ -360,7 +498,134 @@ def decide(case: Case, task: str, selection: Selection | None, before: int | Non
     answers = [item for item in case.answers_of(task) if before is None or item.index < before]
     own = [item for item in answers if item["role"] == "prover" and item["node"] == contribution["node"]]
     auditors = [item for item in answers if item["role"] == "auditor"]
-    return judge(case, contribution, own[0] if own else None, auditors, closed=True, late=selection.is_late)
+    runs = [item for item in auditors if selection.is_run(item)]
+    heard = [item for item in auditors if item not in runs]
+    prover = own[0] if own else None
+    if _is_not_audited(case, task, before) and _has_nobody_heard(case, contribution, own, heard):
+        made = Decision("verified", "not-audited")
+    else:
+        made = judge(case, contribution, prover, heard, closed=True, late=selection.is_late)
+    earlier = past(case, task, before)
+    num = spare(case, selection, contribution, prover, heard, earlier)
+    return ask(case, contribution, prover, heard, runs, made, earlier, late=selection.is_late, num_spare=num)
+
+
+def past(case: Case, task: str, before: int | None = None) -> list[Said]:
+    """R10.9: the verdicts before."""
+    own = case.verdicts(task)
+    if before is None and own:
+        before = own[-1].index
+    return [item for item in case.of["verdict"] if before is None or item.index < before]
+
+
+def spare(
+    case: Case,
+    selection: Selection,
+    contribution: Said,
+    prover: Said | None,
+    auditors: list[Said],
+    before: list[Said],
+) -> int:
+    """R10.14."""
+    if not is_first(case, contribution["task"]):
+        return 0
+    root = contribution["root"]
+    for item in _heard(case, contribution, auditors):
+        honest = prover is not None and prover["root"] == root and _same(prover, item)
+        if is_cut(item) or honest or (prover is None and item["root"] == root):
+            continue
+        if item["node"] not in selection.ranked:
+            return 0
+        placed = {case.operator(node) for made in case.of["placement"] for node in made["chosen"]}
+        out = {node for said in before for node in (*said["refuted"], *said.p.get("odd", []))}
+        behind = selection.ranked[selection.ranked.index(item["node"]) + 1 :]
+        return sum(case.operator(node) not in placed and node not in out for node in behind)
+    return 0
+
+
+def ask(
+    case: Case,
+    contribution: Said,
+    prover: Said | None,
+    auditors: list[Said],
+    runs: list[Said],
+    made: Decision,
+    before: list[Said],
+    *,
+    late: bool,
+    num_spare: int,
+    closed: bool = True,
+) -> Decision:
+    """R10.10 and R10.12."""
+    if can_convict(case) or is_cut(contribution):
+        return made
+    reasons = {item["reason"] for item in before}
+    if reasons & {"not-reproducible", "no-outsider-answered"}:
+        return replace(made, odd=())
+    heard = [item for item in _heard(case, contribution, auditors) if not is_cut(item)]
+    odd = {case.operator(node) for node in made.odd}
+    answered = [at for at, item in enumerate(before) if item["reason"] == "four-runs-agree"]
+    since = before[answered[-1] + 1 :] if answered else before
+    odd |= {case.operator(node) for item in since for node in item.p.get("odd", [])}
+    different = {(item["root"], item["answer"]) for item in heard}
+    root = contribution["root"]
+    if prover is not None and prover["root"] == root:
+        different.add((root, prover["answer"]))
+    elif all(item["root"] != root for item in heard):
+        different.add(("handed in", ""))
+    is_opened = (bool(made.odd) and len(odd) >= 2) or len(different) >= 3 or (num_spare >= 2 and not answered)
+    if not is_opened:
+        return made
+    if len(answered) >= 2:
+        return Decision("unverified", "no-outsider-answered")
+    return _answered(contribution, prover, heard, runs, late=late, closed=closed)
+
+
+def _answered(
+    contribution: Said, prover: Said | None, heard: list[Said], runs: list[Said], *, late: bool, closed: bool
+) -> Decision:
+    """R10.12."""
+    root = contribution["root"]
+    nodes = [item["node"] for item in runs]
+    twice = [item for item in runs if nodes.count(item["node"]) == 2]
+    whole = [item for item in twice if not is_cut(item)]
+    found = {(item["root"], item["answer"]) for item in whole}
+    if len(found) > 1:
+        return Decision("unverified", "not-reproducible")
+    if len(twice) < 4:
+        return Decision("unverified", "no-outsider-answered") if closed else Decision("pending", "outsiders-awaited")
+    if len(whole) < 4:
+        return Decision("unverified", "no-outsider-answered")
+    (true,) = found
+    is_right = root == true[0] and (prover is None or (prover["root"], prover["answer"]) == true)
+    wrong = tuple(item["node"] for item in heard if (item["root"], item["answer"]) != true)
+    is_verified = is_right and (prover is not None or late)
+    odd_nodes = wrong if is_right else (contribution["node"], *wrong)
+    return Decision("verified" if is_verified else "unverified", "four-runs-agree", (), odd_nodes)
+
+
+def as_counted(decisions: dict[str, Decision]) -> dict[str, Decision]:
+    """R10.13."""
+    if all(made.reason != "not-reproducible" for made in decisions.values()):
+        return decisions
+    counted = {}
+    for task, made in decisions.items():
+        good = made.reason == "two-against-two"
+        good = good or (made.verdict == "verified" and made.reason in ("agreed", "four-runs-agree"))
+        counted[task] = replace(made, verdict="verified" if good else "unverified", odd=())
+    return counted
+
+
+def _is_not_audited(case: Case, task: str, before: int | None) -> bool:
+    """R10.4: an auditor had no room for the task, and its prover is not silent."""
+    said = [item for item in case.of["silence"] if item["task"] == task and (before is None or item.index < before)]
+    untaken = any((item["role"], item["reason"]) == ("auditor", "not-taken") for item in said)
+    return case.rules == 3 and untaken and all(item["role"] != "prover" for item in said)
+
+
+def _has_nobody_heard(case: Case, contribution: Said, own: list[Said], auditors: list[Said]) -> bool:
+    operators = {case.operator(item["node"]) for item in auditors} - {case.operator(contribution["node"])}
+    return not operators and (not own or own[0]["root"] == contribution["root"])
 
 
 def check_verdicts(case: Case, selections: dict[str, Selection], findings: Findings) -> None:
@@ -397,7 +662,9 @@ def check_silences(case: Case, file: File, selections: dict[str, Selection], fin
     for task, selection in selections.items():
         if selection.drawn:
             _check_passed_over(case, task, selection, findings)
-    silent = [item["task"] for item in case.of["silence"] if item["role"] == "auditor"]
+            _check_outsiders(case, task, selection, findings)
+    said = [item for item in case.of["silence"] if item["role"] == "auditor"]
+    silent = [item["task"] for item in said if item["reason"] != "not-taken"]
     heard = sum(item["role"] == "auditor" for item in case.of["answer"])
     many = len(silent) >= 4 and 2 * len(silent) >= len(silent) + heard
     many = many or any(silent.count(task) > 2 for task in silent)
@@ -409,16 +676,30 @@ def _check_silence(case: Case, file: File, item: Said, selection: Selection, fin
     say = findings.say
     if item["role"] == "auditor":
         is_asked = (item["node"], item["audit"]) in zip(selection.ranked, selection.audits, strict=True)
+        is_asked = is_asked or item["audit"] in selection.runs.get(item["node"], ())
     else:
         is_asked = item["node"] == case.contributions[item["task"]]["node"]
         is_asked = is_asked and item["audit"] in (*selection.audits, selection.alone)
     say("silence.party", is_asked)
     say("silence.draw", item["draw"] == selection.draw.leaf and item.index > selection.draw.index)
     asked, deadline, ended = (time(item[name]) for name in ("asked_at", "deadline_at", "ended_at"))
-    say("silence.time", asked <= min(deadline, ended) and (item["reason"] != "deadline" or ended >= deadline))
+    is_timed = item["reason"] in ("deadline", "not-taken")
+    say("silence.time", asked <= min(deadline, ended) and (not is_timed or ended >= deadline))
+    taken = item.p.get("taken_at")
+    begun = asked if taken is None else time(taken)
+    say("silence.time", asked <= begun <= ended)
     if item["awaited"] == "commitment":
         agreed_ms = case.assignments[item["task"]]["num_steps"] * case.step_ms
-        say("silence.hasty", (deadline - asked + 1) * 1000 >= agreed_ms)
+        done = case.opened(item["task"])
+        if done is not None and "used" in done.p:
+            took_ms = min(max(done["used"]["wall_ms"], 0), MAX_MS, case.spec["resources"]["wall_s"] * 1000)
+            agreed_ms = max(agreed_ms, took_ms)
+        say("silence.hasty", (deadline - begun + 1) * 1000 >= agreed_ms * (3 if item["reason"] == "not-taken" else 1))
+    if case.rules == 3 and (item["role"], item["awaited"]) == ("auditor", "commitment"):
+        must = {"not-taken": False, "deadline": True, "handed-back": True}.get(item["reason"], taken is not None)
+        say("silence.taken", must == (taken is not None))
+    else:
+        say("silence.taken", taken is None and item["reason"] != "not-taken")
     unseen, seen = file.unseen(selection.draw.index), file.seen(item.index)
     say("silence.time", (unseen is None or asked >= unseen - 300) and (seen is None or ended <= seen + 300))
     party = (item["audit"], item["node"], item["role"])
@@ -434,13 +715,17 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
     contribution, ranked = case.contributions[task], selection.ranked
     provers = case.answers_of(task, "prover")
     prover = provers[0] if provers else None
-    answered = {item["node"]: item for item in case.answers_of(task, "auditor")}
+    answered = {item["node"]: item for item in case.answers_of(task, "auditor") if not selection.is_run(item)}
     heard = {rank: answered[node] for rank, node in enumerate(ranked) if node in answered}
     last = max(heard, default=-1)
 
     def is_silent(rank: int, before: int) -> bool:
         said = case.silences.get((selection.audits[rank], ranked[rank], "auditor"))
         return said is not None and said.index < before
+
+    def had_no_room(rank: int, before: int) -> bool:
+        said = case.silences.get((selection.audits[rank], ranked[rank], "auditor"))
+        return is_silent(rank, before) and said is not None and said["reason"] == "not-taken"
 
     def expect_words(ranks: Iterable[int], before: int) -> None:
         for rank in ranks:
@@ -451,21 +736,27 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
 
     def judged(last: int) -> Decision:
         listed = [heard[rank] for rank in sorted(heard) if rank <= last]
-        return judge(case, contribution, prover, listed, closed=False, late=selection.is_late)
+        made = judge(case, contribution, prover, listed, closed=False, late=selection.is_late)
+        before = past(case, task)
+        num = spare(case, selection, contribution, prover, listed, before)
+        late = selection.is_late
+        return ask(case, contribution, prover, listed, [], made, before, late=late, num_spare=num, closed=False)
 
     for rank in set(range(last)) - set(heard):
         following = heard[min(later for later in heard if later > rank)]
         own = case.committed.get((following["audit"], following["node"], "auditor"))
+        findings.say("audit.skipped", not had_no_room(rank, (own or following).index))
         expect_words([rank], (own or following).index)
     verdicts = case.verdicts(task)
     if not verdicts:
         return
     at = verdicts[-1].index
-    if prover is None:
-        mine = (s for s in case.of["silence"] if (s["task"], s["node"]) == (task, contribution["node"]))
-        findings.say("audit.skipped", any(s["role"] == "prover" and s.index < at for s in mine))
-    if judged(last).verdict == "pending":
-        expect_words(range(last + 1, len(ranked)), at)
+    is_unaudited = decide(case, task, selection, before=at).reason == "not-audited"
+    findings.say("audit.skipped", prover is not None or is_unaudited or _is_prover_silent(case, task, at))
+    if judged(last).reason in ("mismatch", "auditor-awaited"):
+        behind = list(range(last + 1, len(ranked)))
+        closes_at = [rank for rank in behind if had_no_room(rank, at)]
+        expect_words([rank for rank in behind if rank <= min(closes_at, default=rank)], at)
     elif selection.canary:
         agreed = next((rank for rank in sorted(heard) if judged(rank).verdict == "verified"), None)
         if agreed is not None and last == agreed:
@@ -477,9 +768,83 @@ def _check_passed_over(case: Case, task: str, selection: Selection, findings: Fi
             expect_words(behind[:1], at)
 
 
+def _is_prover_silent(case: Case, task: str, before: int) -> bool:
+    """R11.8 (a)."""
+    party = (task, case.contributions[task]["node"], "prover")
+    said = [item for item in case.of["silence"] if (item["task"], item["node"], item["role"]) == party]
+    return any(item.index < before for item in said)
+
+
+def _check_outsiders(case: Case, task: str, selection: Selection, findings: Findings) -> None:
+    """R11.11 and R11.12."""
+    contribution, say = case.contributions[task], findings.say
+    provers = [item for item in case.answers_of(task, "prover") if item["node"] == contribution["node"]]
+    prover = provers[0] if provers else None
+    auditors = [item for item in case.answers_of(task, "auditor") if not selection.is_run(item)]
+    late = selection.is_late
+    made = judge(case, contribution, prover, auditors, closed=False, late=late)
+    num = spare(case, selection, contribution, prover, auditors, past(case, task))
+    made = ask(case, contribution, prover, auditors, [], made, past(case, task), late=late, num_spare=num, closed=False)
+    began: dict[int, int] = {}
+    for rank, node in enumerate(selection.ranked):
+        parties = [(run, node, "auditor") for run in selection.runs[node]]
+        words = [case.committed.get(party) or case.silences.get(party) for party in parties]
+        if any(words):
+            began[rank] = min(said.index for said in words if said is not None)
+    if made.reason != "outsiders-awaited":
+        say("question.unasked", not began)
+        return
+    heard = {item["node"] for item in auditors}
+    last = -1
+    for rank, (node, audit) in enumerate(zip(selection.ranked, selection.audits, strict=True)):
+        if node in heard or (audit, node, "auditor") in case.silences:
+            last = rank
+    verdicts, complete = case.verdicts(task), 0
+    for rank, node in list(enumerate(selection.ranked))[last + 1 :]:
+        if rank in began:
+            say("question.unasked", complete < 2)
+            say("question.insider", not _has_part(case, node, began[rank]))
+            if all((run, node, "auditor") in case.answers for run in selection.runs[node]):
+                complete += 1
+            elif verdicts:
+                silent = [case.silences.get((run, node, "auditor")) for run in selection.runs[node]]
+                say("question.skipped", any(said is not None and said.index < verdicts[-1].index for said in silent))
+        elif complete < 2:
+            behind = [began[other] for other in began if other > rank]
+            if behind or verdicts:
+                say("question.skipped", _has_part(case, node, min(behind) if behind else verdicts[-1].index))
+
+
+def _has_part(case: Case, node: str, before: int) -> bool:
+    """R10.11."""
+    nodes = {chosen for item in case.of["placement"] if item.index < before for chosen in item["chosen"]}
+    nodes |= {item["node"] for item in case.contributions.values() if item.index < before}
+    told = case.of["answer-commitment"]
+    nodes |= {item["node"] for item in told if item["role"] == "auditor" and item.index < before}
+    return case.operator(node) in {case.operator(other) for other in nodes}
+
+
 def _is_convicted(case: Case, node: str, before: int) -> bool:
     verdicts = [item for item in case.of["verdict"] if item.index < before]
     return any(node in (*item["refuted"], *item.p.get("odd", [])) for item in verdicts)
+
+
+def check_stopped(case: Case, file: File, reason: str, findings: Findings) -> None:
+    """R12.18."""
+    seen: set[str] = set()
+    for item in case.of["stopped"]:
+        assigned, task = case.assignments[item["task"]].index, item["task"]
+        findings.say("stopped.reason", case.rules == 3 and reason == "cancelled")
+        in_hand = assigned < item.index and task not in case.contributions and task not in seen
+        findings.say("stopped.task", in_hand and _may(case, item["node"], assigned, item.index))
+        seen.add(task)
+        own = [r for r in case.of["reading"] if r.leaf == item["reading"] and r.index < item.index]
+        findings.say("stopped.reading", [r["node"] for r in own] == [item["node"]])
+        since, until = time(item["since"]), time(item["stopped_at"])
+        unseen, sight = file.unseen(assigned), file.seen(item.index)
+        earliest = max(time(case.job["submitted_at"]), unseen or 0)
+        fits = since <= until and since >= earliest - 300 and (sight is None or until <= sight + 300)
+        findings.say("stopped.time", fits)
 
 
 # --- R12 ---
@@ -493,11 +858,85 @@ def check_course(case: Case, file: File, in_result: set[str], late: set[str], fi
         _check_assignment(case, task, item, findings)
         if item["kind"] == MERGE:
             _check_merge(case, item, late if task in in_result else None, findings)
+            if case.rules == 3:
+                _check_admission(case, item, findings)
+    if case.rules == 3:
+        _check_attempts(case, findings)
+        _check_first(case, findings)
     for task, item in case.contributions.items():
         _check_contribution(case, case.assignments[task], item, findings)
     _check_credentials(case, findings)
+    _check_redone(case, findings)
     for item in (*case.of["contribution"], *case.of["answer"], *case.of["reading"]):
         _check_time(case, file, item, findings)
+
+
+def _check_attempts(case: Case, findings: Findings) -> None:
+    """R12.16."""
+
+    def fell(task: str, j: int) -> bool:
+        item = case.assignments.get(task)
+        if item is None:
+            return False
+        tasks = case.units[unit_of(item)]
+        later = tasks[tasks.index(task) + 1 :]
+        return _is_undone(case, task, j) or any(case.assignments[other].index < j for other in later)
+
+    for tasks in case.units.values():
+        for number in range(1, len(tasks)):
+            before, item = case.assignments[tasks[number - 1]], case.assignments[tasks[number]]
+            j, old, made = item.index, before["task"], case.contributions.get(before["task"])
+            beneath = [entry["task"] for entry in before.p.get("admitted", [])]
+            beneath += [
+                task
+                for task in case.units.get((MERGE, before["round"] - 1), [])
+                if output(case.contributions.get(task), "theta") == before.p.get("theta", 0)
+            ]
+            rebased = [before.p.get(name) != item.p.get(name) for name in ("theta", "outer")]
+            causes = [made is None or made.index > j, _is_undone(case, old, j), *rebased]
+            findings.say("assignment.cause", any(causes) or any(fell(task, j) for task in beneath))
+
+
+def _check_first(case: Case, findings: Findings) -> None:
+    """R12.21."""
+    if not any(is_first(case, f"{case.job_id}/{unit}/a0") for unit in ("r0/l0", "run/l0")):
+        return
+    ends = [
+        item.index
+        for item in case.of["verdict"]
+        if is_first(case, item["task"])
+        and (item["verdict"] == "verified" or item["reason"] in ("cut", "four-runs-agree"))
+    ]
+    for task, item in case.assignments.items():
+        if not is_first(case, task):
+            findings.say("first.unchecked", any(index < item.index for index in ends))
+
+
+def _is_undone(case: Case, task: str, below: int) -> bool:
+    """R12.16: whether a verdict on a task is not `verified`."""
+    stands = ("cut",) if case.spec["kind"] == COMMAND else ()
+    said = [item for item in case.verdicts(task) if item.index < below]
+    if has_broken_off(case, case.contributions.get(task)) and any(item["reason"] == "not-audited" for item in said):
+        return True
+    return any(item["verdict"] != "verified" and item["reason"] not in stands for item in said)
+
+
+def _check_admission(case: Case, item: Said, findings: Findings) -> None:
+    """R12.17."""
+    say, m, lanes = findings.say, item.index, case.spec["num_nodes"]
+    stands = []
+    for lane in range(lanes):
+        tasks = [task for task in case.units.get((ROUND, item["round"], lane), []) if case.assignments[task].index < m]
+        if tasks and case.assignments[tasks[-1]].p.get("theta") == item.p.get("theta"):
+            stands.append(tasks[-1])
+    in_time = [task for task in stands if task in case.contributions and case.contributions[task].index < m]
+    taken = {task for task in in_time if not _is_undone(case, task, m)}
+    admitted = [entry["task"] for entry in item.p.get("admitted", [])]
+    is_whole = len(stands) == lanes and sorted(admitted) == sorted(taken)
+    say("merge.admission", is_whole and item.p.get("excluded", []) == sorted(set(stands) - taken))
+    say("merge.weight", {entry["weight_ppm"] for entry in item.p.get("admitted", [])} == {10**6})
+    if len(in_time) < len(stands):
+        say("merge.quorum", len(in_time) >= -(-lanes * 666_667 // 10**6))
 
 
 def _check_placement(case: Case, findings: Findings) -> None:
@@ -546,13 +985,16 @@ def _check_contribution(case: Case, assigned: Said, item: Said, findings: Findin
     """R12.5 and R12.6."""
     say = findings.say
     say("contribution.assignment", item["assignment"] == digest(canonical(assigned.p)))
-    say("contribution.root", item["root"] == root_of(item["outputs"]))
+    say("contribution.root", item["root"] == root_of(item))
+    say("contribution.ended", is_ended(case, item))
     say("contribution.steps", item["num_steps"] == assigned["num_steps"])
-    say("contribution.engine-class", item["engine_class"] == case.credential(item["node"])["engine_class"])
+    held = case.in_force(item["node"], case.said_at(item))
+    say("contribution.engine-class", item["engine_class"] == held["engine_class"])
     made = case.opened(item["task"])
     if say("commitment.missing", made is not None) and made is not None:
         say("commitment.order", assigned.index < made.index < item.index)
         say("commitment.opening", made["commitment"] == _commitment(item))
+        say("commitment.used", ("used" in made.p) == (case.rules == 3))
 
 
 def _commitment(item: Said) -> str | None:
@@ -585,6 +1027,7 @@ def _check_merge(case: Case, item: Said, late: set[str] | None, findings: Findin
             continue
         assert made is not None
         assert base is not None
+        say("merge.admitted", "ended" not in made.p)
         observed = (entry["root"], entry["log_index"], base["round"], base.p.get("theta"))
         say("merge.admitted", observed == (made["root"], made.index, item["round"], theta))
         say("merge.admitted", made.index < item.index and entry["weight_ppm"] > 0)
@@ -604,6 +1047,28 @@ def _check_merge(case: Case, item: Said, late: set[str] | None, findings: Findin
         say("merge.window", all(index < item.index for index in first))
 
 
+def _check_redone(case: Case, findings: Findings) -> None:
+    """R12.15."""
+    if can_convict(case):
+        return
+    for tasks in case.units.values():
+        accusers: list[Said] = []
+        for task in tasks:
+            made = case.contributions.get(task)
+            if made is None:
+                continue
+            known = {case.operator(item["node"]) for item in accusers if item.index < case.assignments[task].index}
+            findings.say("redo.accuser", case.operator(made["node"]) not in known)
+            if not case.verdicts(task) or case.verdicts(task)[-1]["verdict"] == "verified":
+                continue
+            provers = [item["answer"] for item in case.answers_of(task) if item["role"] == "prover"]
+            for item in case.answers_of(task):
+                is_other = item["root"] != made["root"] or any(item["answer"] != answer for answer in provers[:1])
+                is_compared = not (is_cut(item) and is_cut(made))
+                if item["role"] == "auditor" and is_other and is_compared:
+                    accusers.append(item)
+
+
 def _check_credentials(case: Case, findings: Findings) -> None:
     """R12.10 and R12.11."""
     say = findings.say
@@ -614,27 +1079,79 @@ def _check_credentials(case: Case, findings: Findings) -> None:
         for node in item["chosen"]:
             say("placement.ineligible", _may(case, node, item.index, item.index))
     for task, made in case.contributions.items():
-        say("placement.ineligible", _may(case, made["node"], case.assignments[task].index, made.index))
+        until = made.index if case.rules == 2 else case.said_at(made)
+        say("placement.ineligible", _may(case, made["node"], case.assignments[task].index, until))
     named = {item["join"] for item in case.of["credential"]}
     say("credential.join", all(item.leaf in named for item in case.of["join"]))
+    if case.rules == 3:
+        _check_joins(case, findings)
 
 
-def _may(case: Case, node: str, since: int, until: int) -> bool:
-    """R12.10: whether a node may work or judge from one index to another."""
+def _check_joins(case: Case, findings: Findings) -> None:
+    """R12.14."""
+    joins = {item.leaf: item for item in case.of["join"]}
+    for held in case.credentials.values():
+        findings.say("credential.changed", len({(item["key"], item["operator"]) for item in held}) == 1)
+        behind = 0
+        for item in held:
+            join = joins.get(item["join"])
+            is_good = join is not None and behind <= join.index < item.index
+            if findings.say("credential.join", is_good) and join is not None:
+                behind = join.index
+                names = set(join.p) - {"token", "joined_at", "bond_usd_micros", "members"}
+                same = all(join[name] == item[name] for name in names)
+                members = [[member["name"] for member in of["members"]] for of in (join, item)]
+                findings.say("credential.differs", same and members[0] == members[1])
+    _check_grades(case, findings)
+
+
+def _check_grades(case: Case, findings: Findings) -> None:
+    """R12.20."""
+    powers = {item.leaf: item for item in case.of["power"]}
+    for node, held in case.credentials.items():
+        tested = False
+        for item in held:
+            tests = item.p.get("tests", [])
+            known = [(powers[t["power"]], t["took_ms"]) for t in tests if t["power"] in powers]
+            if not tests:
+                findings.say("credential.grade", not tested and not {"grade_ppm", "best_grade_ppm"} & set(item.p))
+                continue
+            tested = True
+            signed = all(power["node"] == node and power.index < item.index for power, _ in known)
+            once = len({power["nonce"] for power, _ in known}) == len(known) == len(tests) <= 3
+            shown = [_shown(power, took) for power, took in known] or [0]
+            stated = (item.p.get("grade_ppm"), item.p.get("best_grade_ppm"))
+            findings.say("credential.grade", signed and once and stated == (min(shown), max(shown)))
+    named = {test["power"] for item in case.of["credential"] for test in item.p.get("tests", [])}
+    findings.say("credential.power", set(powers) <= named)
+
+
+def _shown(power: Said, took_ms: int) -> int:
+    """R6.25."""
+    longest = max(took_ms, power["took_ms"], 1)
+    shown = max(power["rounds"], 0) * 80 * 10**6 // (max(power["cpus"], 1) * longest)
+    return int(min(max(shown, 1), 10**9))
+
+
+def _may(case: Case, node: str, since: int, until: int, lists: bool = True) -> bool:
+    """R12.10: whether a node may work from one index to another; without the lists, judge (R12.19)."""
     held = case.credentials.get(node, [])
     ends = [*(item.index for item in held[1:]), until]
     return any(
-        item.index < until and end >= since and _is_allowed(case.spec, item, held[-1]["ask_usd_micros_per_hour"])
+        item.index < until
+        and end >= since
+        and _is_allowed(case.spec, item, (item if case.rules == 3 else held[-1])["ask_usd_micros_per_hour"], lists)
         for item, end in zip(held, ends, strict=False)
     )
 
 
-def _is_allowed(spec: dict[str, Any], item: Said, ask: int) -> bool:
+def _is_allowed(spec: dict[str, Any], item: Said, ask: int, lists: bool) -> bool:
     trust, resources = spec["trust"], spec["resources"]
     return (
         item["tier"] >= trust["tier"]
-        and item["operator"] not in trust["exclude_operators"]
-        and (not trust["regions"] or item["jurisdiction"] in trust["regions"])
+        and not (lists and item["operator"] in trust["exclude_operators"])
+        and ("root" not in spec or item["engine_class"].endswith(".r" + spec["root"][7:19]))  # R7.11
+        and (not lists or not trust["regions"] or item["jurisdiction"] in trust["regions"])
         and item["cpus"] >= resources["cpus"]
         and item["memory_bytes"] >= resources["memory_bytes"]
         and ask <= trust["max_price_usd_micros_per_hour"]

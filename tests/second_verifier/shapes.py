@@ -12,8 +12,9 @@ from tests.second_verifier.values import MAX_INT, Malformed, is_digest
 T, N, O = "text", "int", "object"  # noqa: E741
 TIER = ("T0", "T1", "T2", "T3", "T4")
 ROLE = ("prover", "auditor")
-VERDICT = ("pending", "verified", "sampled", "attested", "unverified", "refuted")
+VERDICT = ("pending", "verified", "sampled", "attested", "unverified", "not-reproducible", "refuted")
 ASSURANCE = ("sampled", "verified", "full")
+USED = dict.fromkeys(("wall_ms", "waited_ms", "cpu_ms", "device_ms?"), N)
 SPENT = dict.fromkeys(("start_ms", "compute_ms", "link_ms", "idle_ms", "audit_ms"), N)
 OUTPUTS = [{"name": T, "digest": T, "size_bytes": N}]
 LEFT_OUT = [{"node": T, "reason": T}]
@@ -25,10 +26,13 @@ NODE = {
 }  # fmt: skip
 
 KINDS: dict[str, dict[str, Any]] = {
-    "join": {**NODE, "token": T, "joined_at": T},
+    "join": {**NODE, "token": T, "joined_at": T, "bond_usd_micros?": N},
     "credential": {
         **NODE, "tier": TIER, "attestation": ("software",), "ear_status": T, "bond_usd_micros": N, "join": T,
-        "issued_at": T, "expires_at": T,
+        "issued_at": T, "expires_at": T, "grade_ppm?": N, "best_grade_ppm?": N, "tests?": [{"power": T, "took_ms": N}],
+    },
+    "power": {
+        "node": T, "nonce": T, "cpus": N, "rounds": N, "root": T, "took_ms": N, "measured_at": T,
     },
     "job": {
         "spec": O, "market": T, "buyer": T, "beacon_tip": T, "beacon_length": N, "nonce": T, "submitted_at": T,
@@ -42,11 +46,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "first_step": N, "tokens": N, "theta?": T, "outer?": T,
         "admitted?": [{"task": T, "root": T, "log_index": N, "weight_ppm": N}], "excluded?": [T],
     },
-    "commitment": {"job": T, "task": T, "epoch": N, "node": T, "commitment": T},
+    "commitment": {"job": T, "task": T, "epoch": N, "node": T, "commitment": T, "used?": USED},
     "contribution": {
         "job": T, "task": T, "epoch": N, "node": T, "assignment": T, "salt": T, "root": T, "outputs": OUTPUTS,
         "engine_class": T, "environment": T, "sandbox": T, "num_steps": N, "spent": SPENT, "metrics": O,
-        "finished_at": T,
+        "finished_at": T, "ended?": T,
     },
     "candidates": {
         "job": T, "index": N, "candidates": [{"node": T, "operator": T, "engine_class": T}], "left_out": LEFT_OUT,
@@ -59,14 +63,20 @@ KINDS: dict[str, dict[str, Any]] = {
         "job": T, "index": N, "reveal": T, "checkpoint_size": N, "checkpoint_root": T, "candidates": T,
         "drawable": [{
             "task": T, "node": T, "operator": T, "engine_class": T, "num_steps": N, "commitment_index": N,
+            "audit_ppm?": N,
         }],
     },
     "answer-commitment": {**PARTY, "commitment": T},
-    "answer": {**PARTY, "blind": T, "answer": T, "root": T, "outputs": OUTPUTS, "spent": SPENT, "answered_at": T},
+    "answer": {
+        **PARTY, "blind": T, "answer": T, "root": T, "outputs": OUTPUTS, "spent": SPENT, "answered_at": T,
+        "used?": USED, "ended?": T,
+    },
     "silence": {
         **PARTY, "draw": T, "awaited": ("commitment", "answer"),
-        "reason": ("deadline", "lost", "revoked", "handed-back"), "asked_at": T, "deadline_at": T, "ended_at": T,
+        "reason": ("deadline", "lost", "revoked", "handed-back", "not-taken"), "asked_at": T, "deadline_at": T,
+        "ended_at": T, "taken_at?": T,
     },
+    "stopped": {"job": T, "task": T, "node": T, "reading": T, "since": T, "stopped_at": T},
     "verdict": {"job": T, "task": T, "node": T, "verdict": VERDICT, "reason": T, "refuted": [T], "odd?": [T]},
     "reading": {"job": T, "node": T, "seq": N, "previous": T, "spent": SPENT, "read_at": T},
     "receipt": {
@@ -76,7 +86,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "soundness": {
             **dict.fromkeys(("units", "drawn", "audited", "audit_ppm", "required_ppm", "gain_ppm", "detection_ppm"), N),
             "stake_ppm": N, "escape": T, "independence": T, "assurance?": ASSURANCE,
-            **dict.fromkeys(("checked?", "operators?", "accomplice_ppm?", "saved_usd_micros?", "lost_usd_micros?"), N),
+            **dict.fromkeys(("checked?", "unheard?", "operators?", "accomplice_ppm?"), N),
+            **dict.fromkeys(("saved_usd_micros?", "lost_usd_micros?"), N),
             **dict.fromkeys(("escape_tenth?", "escape_accomplice?", "escape_tenth_accomplice?"), T),
         },
         "time_split": dict.fromkeys(("useful", "start", "link", "idle", "audit", "churn"), N),
@@ -87,14 +98,14 @@ KINDS: dict[str, dict[str, Any]] = {
 SPEC: dict[str, Any] = {
     "name": T, "kind": ("train", "command"), "workdir": [{"path": T, "mode": N, "digest": T, "size_bytes": N}],
     "envs": O, "num_nodes": N, "resources": dict.fromkeys(("cpus", "memory_bytes", "disk_bytes", "wall_s"), N),
-    "inputs": O, "outputs": [T], "budget_usd_micros": N, "setup?": T, "run?": T, "rules?": N,
+    "inputs": O, "outputs": [T], "budget_usd_micros": N, "setup?": T, "run?": T, "root?": T, "rules?": N,
     "trust": {
         "tier": TIER, "policy": T, "privacy": ("open",), "verify": ("replay", "rerun-compare", "none"),
         "audit_ppm": N, "gain_ppm": N, "detection_ppm": N, "regions": [T], "exclude_operators": [T],
-        "max_price_usd_micros_per_hour": N, "assurance?": ASSURANCE,
+        "max_price_usd_micros_per_hour": N, "assurance?": ASSURANCE, "auditors?": ("listed",),
     },
     "recipe?": {
-        "entry": T, "code?": T, "rounds": N, "lanes": N, "inner_steps": [N], "seed": N, "step_ms": N, "options": O,
+        "entry": T, "code?": T, "rounds": N, "lanes": N, "inner_steps": [N], "seed": N, "step_ms?": N, "options": O,
         "training": {
             **dict.fromkeys(("batch_size", "microbatch_size", "threads", "warmup_steps", "rewarm_steps"), N),
             **dict.fromkeys(("constant_ppm", "final_lr_ppm"), N), "adamw_names": [T], "dtype": ("float32",),
@@ -172,6 +183,9 @@ def check_spec(spec: Any) -> None:
         need("run" not in spec and "recipe" in spec)
         check_recipe(spec)
     need(spec.get("rules", 3) == 3 and ("rules" in spec) == ("assurance" in trust))
+    need("auditors" not in trust or "rules" in spec)
+    need("root" not in spec or ("rules" in spec and is_digest(spec["root"])))
+    need("rules" not in spec or "root" in spec or trust["policy"] == "local")  # R7.11
     if "rules" in spec and trust["verify"] != "none":
         need(trust["audit_ppm"] >= least_rate(spec))
 
@@ -211,7 +225,8 @@ def check_recipe(spec: Any) -> None:
     for steps in recipe["inner_steps"]:
         within(steps, 1, 100_000)
     within(recipe["seed"], 0, 2**32 - 1)
-    within(recipe["step_ms"], 1, 3_600_000)
+    need(("step_ms" in recipe) == ("rules" not in spec))
+    within(recipe.get("step_ms", 1), 1, 3_600_000)
     need(count_options(recipe["options"], 0) <= 4_096)
     within(training["batch_size"], 1, 1_048_576)
     within(training["microbatch_size"], 1, training["batch_size"])

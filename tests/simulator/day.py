@@ -25,6 +25,7 @@ from tests.unit.verify.world import CHAIN_LENGTH, START, World
 
 from stannary.formats import beacon, digest, jobspec, note, predicates
 from stannary.formats.digest import Digest
+from stannary.formats.ended import WELL
 from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, Verification
 from stannary.formats.predicates import Assignment, Assurance, Role, Spent, Tier
@@ -39,9 +40,9 @@ from stannary.jobs.course.state import (
     Timing,
     read_assignment,
 )
+from stannary.rules import edition, ending
 from stannary.rules.pace import LOST_AFTER_S
-from stannary.rules.price import AUDITS_IN_ESCROW, price_of
-from stannary.rules.shape import shape_of
+from stannary.rules.price import worst_case
 
 LINK_S = 20.0  # the way of a result, an answer or a beacon value
 BACK_S = 3600.0  # when a vanished node hands in what it had begun
@@ -73,6 +74,7 @@ class Day(World):
             assurance=Assurance.SAMPLED if rules is not None else None,
         )
         self.settings = settings
+        self.step_ms = settings.step_ms or 0
         self.fleet = {node.name: node for node in fleet}
         self.nodes = dict(self.fleet)  # the world's nodes, each with a mind of its own
         self.chance = random.Random(seed)
@@ -82,11 +84,12 @@ class Day(World):
         self.journal: list[str] = []
         self.reveals_until = CHAIN_LENGTH  # the buyer's broker falls silent at this draw
         self.cancelled_at_s: float | None = None
+        self.breaks_off_in = 0  # the first round that a recipe does not end well, where `end` is another
+        self.meter_percent = 100  # what meters say of work in hand: 200 is twice as much
         self._timing = timing if timing is not None else Timing()
         self._acts: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._away: set[str] = set()
-        self._lost: set[str] = set()
         self._served: set[str] = set()  # leases
         self._owed: set[int] = set()  # draws whose value is on its way
         self._salts: dict[str, str] = {}
@@ -100,6 +103,9 @@ class Day(World):
         self.after(self.sweep_s, self._sweep)
         if self.cancelled_at_s is not None:
             self.after(self.cancelled_at_s, self._cancel)
+        for node in self.fleet.values():
+            if node.busy_s is not None:
+                self._keep_busy(node, *node.busy_s)
         self._look()
         for _ in range(MAX_ACTS):
             if self.market.is_concluded:
@@ -123,7 +129,7 @@ class Day(World):
     @property
     def sweep_s(self) -> float:
         """How often deadlines are looked at: twice a step."""
-        return max(1.0, self.settings.step_ms / 2000)
+        return max(1.0, self.step_ms / 2000)
 
     def append(self, leaf: bytes) -> int:
         """Append a leaf; time is the virtual clock's, not the log's."""
@@ -143,7 +149,7 @@ class Day(World):
         case = self.case()
         order = JobOrder(self.job_id, case.job_digest, "", "buyer", case.job.predicate, self.spec())
         nodes = [self._as_seen(node) for node in self.fleet.values()]
-        log = Log(self._state, self._checkpoint, self.checkpoint)
+        log = Log(self._state, self._checkpoint, self.checkpoint, self._stop)
         self.market = Market(order, nodes, log, place=self._place, timing=self._timing)
         self.market.open(self._escrow(), self.now_ms)
 
@@ -152,7 +158,10 @@ class Day(World):
         base = super().spec()
         trust = replace(base.trust, max_price_usd_micros_per_hour=500_000)
         recipe = self.settings if self.kind is JobKind.TRAIN else None
-        return replace(base, recipe=recipe, trust=trust, budget_usd_micros=10**9)
+        if recipe is not None and base.rules is not None:
+            recipe = replace(recipe, step_ms=None)
+        workdir = () if recipe is not None and recipe.builtin else base.workdir
+        return replace(base, recipe=recipe, trust=trust, workdir=workdir, budget_usd_micros=10**9)
 
     def checkpoint(self) -> str:
         """Sign and cosign the log as it stands, in no time."""
@@ -198,9 +207,7 @@ class Day(World):
 
     def _escrow(self) -> int:
         """Return the worst case: every task done once and audited twice, at the dearest ask."""
-        shape, dearest = shape_of(self.spec()), max(node.ask for node in self.fleet.values())
-        work = sum(price_of(steps, shape.step_ms, dearest) for steps in shape.all_steps())
-        return work if self.verify is Verification.NONE else (1 + AUDITS_IN_ESCROW) * work
+        return worst_case(self.spec(), max(node.ask for node in self.fleet.values())).escrow_usd_micros
 
     def _as_seen(self, node: Party) -> Node:
         return Node(
@@ -215,19 +222,44 @@ class Day(World):
             ask_usd_micros_per_hour=node.ask,
             bond_usd_micros=node.bond,
             expires_at_ms=1000 * (START + 10**6),
+            signed_bond_usd_micros=node.bond,
         )
 
     def _sweep(self) -> None:
         """Look at deadlines."""
-        for lease in self.market.lapse(self.now_ms, frozenset(self._lost)):
+        for lease in self.market.lapse(self.now_ms):
             self.say(f"{lease} is over")
         self.market.keep_moving(self.now_ms)
         self.after(self.sweep_s, self._sweep)
         self._look()
 
+    def _keep_busy(self, node: Party, from_s: float, until_s: float) -> None:
+        """Have a node at a piece of another job for a while."""
+        self.after(from_s, lambda: self.market.kept_busy.add(node.id))
+
+        def let_go() -> None:
+            self.market.kept_busy.discard(node.id)
+            self._look()
+
+        self.after(until_s, let_go)
+
     def _cancel(self) -> None:
         self.market.cancel(self.now_ms)
         self._look()
+
+    def _stop(self, task: str, name: str, granted_at_ms: int) -> None:
+        """State what a node had in hand when the buyer stopped the job, by its meter."""
+        node = self.party(name)
+        since = granted_at_ms // 1000
+        node.compute_ms += (self.now - since) * 1000 * self.meter_percent // 100
+        read = predicates.Reading(self.job_id, node.id, 0, "0" * 64, self._spent(node), self.time(self.now))
+        leaf, _ = self._log_of(node, "reading", read)
+        times = (self.time(since), self.time(self.now))
+        made = predicates.Stopped(self.job_id, TaskId(task), node.id, leaf, *times)
+        self._state("stopped", made)
+
+    def _spent(self, node: Party) -> Spent:
+        return Spent(0, node.compute_ms, 0, 0, 0)
 
     def _look(self) -> None:
         """Let the market decide, then let everybody take what is his."""
@@ -238,7 +270,7 @@ class Day(World):
             if lease.type is not LeaseType.WORK and lease.lease not in self._served:
                 self._served.add(lease.lease)
                 self._begin(lease)
-        given, asking = True, list(self.fleet.values())
+        given, asking = True, self._askers()
         while given:
             given = False
             self.chance.shuffle(asking)  # who asks first is chance
@@ -246,8 +278,13 @@ class Day(World):
                 lease_ = None if node.name in self._away else self.market.give(node.id, self.now_ms)
                 if lease_ is not None:
                     given = True
+                    self._served.add(lease_.lease)
                     self._begin(lease_)
         self._ask_buyer()
+
+    def _askers(self) -> list[Party]:
+        """Return who asks for work now."""
+        return list(self.fleet.values())
 
     def _finish(self) -> None:
         self.close()
@@ -284,7 +321,7 @@ class Day(World):
     def _begin(self, lease: LeaseRow) -> None:
         """Let a node begin what a lease asks of it."""
         node, task = self.party(lease.node), self.market.state.tasks[lease.task]
-        expected = task.num_steps * self.market.order.shape.step_ms / 1000
+        expected = task.num_steps * self.step_ms / 1000
         if lease.type is LeaseType.REVEAL:
             self.after(LINK_S, lambda: self._open_answer(lease))
             return
@@ -305,11 +342,11 @@ class Day(World):
         self.market.live.discard(node.id)
 
         def lose() -> None:
-            self._lost.add(node.id)
+            self.market.gone.add(node.id)
 
         def come_back() -> None:
             self._away.discard(node.name)
-            self._lost.discard(node.id)
+            self.market.gone.discard(node.id)
             self.market.live.add(node.id)
             self._commit(lease, task)
 
@@ -319,31 +356,38 @@ class Day(World):
     def _commit(self, lease: LeaseRow, task: Task) -> None:
         node, assignment = self.party(lease.node), task.assigned
         outputs = node.work(assignment, self._sight())
-        listed = node.made[task.task].listed
-        root = predicates.result_root(listed)
+        ended = self.end_of(assignment, node.made[task.task].ended)
+        listed = self.handed_in(assignment, node.made[task.task].listed, ended)
+        root = predicates.result_root(listed, ended)
         self.blobs.update({digest.digest(data): data for data in outputs.values()})
         if "delta" in outputs:
             self.blobs[root] = outputs["delta"]
         salt = hashlib.sha256(f"{node.name} {task.task} {lease.epoch}".encode()).hexdigest()
         made = predicates.Commitment(
-            self.job_id, assignment.task, lease.epoch, node.id, predicates.commitment_hash(node.id, salt, root)
-        )
+            self.job_id, assignment.task, lease.epoch, node.id, predicates.commitment_hash(node.id, salt, root),
+            self.used(assignment, node),
+        )  # fmt: skip
         if self._is_taken(lease, "commitment"):
             self.market.commit(lease.lease, made, self._log_of(node, "commitment", made)[1])
-            self.after(LINK_S, lambda: self._contribute(lease, assignment, salt, listed))
+            self.after(LINK_S, lambda: self._contribute(lease, assignment, salt, listed, ended))
         self._look()
 
     def _contribute(
-        self, lease: LeaseRow, assignment: Assignment, salt: str, outputs: tuple[predicates.Output, ...]
+        self,
+        lease: LeaseRow,
+        assignment: Assignment,
+        salt: str,
+        outputs: tuple[predicates.Output, ...],
+        ended: str | None,
     ) -> None:
         node = self.party(lease.node)
-        compute_ms = assignment.num_steps * self.settings.step_ms
+        compute_ms = assignment.num_steps * self.step_ms
         made = predicates.Contribution(
             job=self.job_id, task=assignment.task, epoch=lease.epoch, node=node.id,
-            assignment=predicates.assignment_digest(assignment), salt=salt, root=predicates.result_root(outputs),
+            assignment=predicates.assignment_digest(assignment), salt=salt, root=predicates.result_root(outputs, ended),
             outputs=outputs, engine_class=node.engine_class, environment=digest.digest(b"environment"),
             sandbox="bubblewrap", num_steps=assignment.num_steps, spent=Spent(5, compute_ms, 3, 2, 0),
-            metrics={}, finished_at=self.time(self.now),
+            metrics={}, finished_at=self.time(self.now), ended=ended,
         )  # fmt: skip
         if self._is_taken(lease, "contribution"):
             node.compute_ms += compute_ms
@@ -351,6 +395,12 @@ class Day(World):
             self.contributions[assignment.task] = (kept[1], made)
             self.market.contribute(lease.lease, made, kept, self.now_ms)
         self._look()
+
+    def used(self, assignment: Assignment, node: Party, role: Role = Role.PROVER) -> predicates.Used | None:
+        """Return what a node's meter says that a task took, where that is paid by."""
+        took_ms = node.metered_ms(assignment, role, assignment.num_steps * self.step_ms)
+        is_said = edition.of(self.market.order.spec).pays_by_use
+        return predicates.Used(took_ms, 0, took_ms) if is_said else None
 
     def _commit_answer(self, lease: LeaseRow) -> None:
         node, role = self.party(lease.node), Role(str(lease.body["role"]))
@@ -361,11 +411,14 @@ class Day(World):
         assert isinstance(step, int)
         assert lease.audit is not None
         said = speak(assignment, step, salt, self._sight())
+        ended = self.end_of(assignment, said.ended)
+        outputs = self.handed_in(assignment, said.outputs, ended)
         answer = predicates.Answer(
             job=self.job_id, audit=AuditId(lease.audit), task=assignment.task, role=role, node=NodeId(node.id),
             blind=hashlib.sha256(f"{node.name} {lease.audit}".encode()).hexdigest(), answer=said.answer,
-            root=predicates.result_root(said.outputs), outputs=said.outputs,
-            spent=Spent(0, 0, 0, 0, self.settings.step_ms * assignment.num_steps), answered_at=self.time(self.now),
+            root=predicates.result_root(outputs, ended), outputs=outputs, ended=ended,
+            spent=Spent(0, 0, 0, 0, self.step_ms * assignment.num_steps), answered_at=self.time(self.now),
+            used=self.used(assignment, node, role) if role is Role.AUDITOR else None,
         )  # fmt: skip
         hidden = predicates.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
         made = predicates.AnswerCommitment(self.job_id, answer.audit, answer.task, role, node.id, hidden)
@@ -383,6 +436,20 @@ class Day(World):
             leaf = self._log_of(node, "answer", made)[0]
             self.market.answer(lease.lease, made, leaf, self.now_ms)
         self._look()
+
+    def end_of(self, assignment: Assignment, said: str | None) -> str | None:
+        """Return how a program ended, where that is part of its result: well, unless its node says otherwise."""
+        how = said or self.end
+        if ending.is_stated(self.spec(), assignment.kind):
+            return how
+        is_off = ending.may_break_off(self.spec(), assignment.kind) and assignment.round >= self.breaks_off_in
+        return how if is_off and how != WELL else None
+
+    def handed_in(
+        self, assignment: Assignment, outputs: tuple[predicates.Output, ...], ended: str | None
+    ) -> tuple[predicates.Output, ...]:
+        """Return what is handed in beside how a program ended: a recipe that broke off has nothing."""
+        return () if ending.has_broken_off(assignment.kind, ended) else outputs
 
     def _is_taken(self, lease: LeaseRow, what: str) -> bool:
         """Tell whether the market takes what is handed in under a lease; one that has ended takes nothing."""

@@ -7,7 +7,7 @@ its leaf and its index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from stannary.formats.digest import Digest
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.formats.predicates import Answer as AnswerRecord
 from stannary.formats.predicates import AnswerCommitment, Commitment, Contribution, Reveal, Role
-from stannary.jobs.course import actions, ending, failing, lapsing, masks, offering, waiting
+from stannary.jobs.course import actions, asking, ending, failing, lapsing, masks, offering, waiting
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
@@ -54,6 +54,7 @@ class Log:
     say: Say
     checkpoint: Callable[[], CosignedCheckpoint]  # that covers all that was said
     show: Callable[[], object]  # publish that checkpoint: a buyer is asked for a value
+    stop: Callable[[str, str, int], None]  # the buyer stops what a node has in hand
 
 
 class Market:
@@ -63,7 +64,10 @@ class Market:
         self.order = order
         self.nodes = {node.node: node for node in sorted(nodes, key=lambda node: node.node)}
         self.live = set(self.nodes)
+        self.gone: set[str] = set()  # given up as lost
+        self.kept_busy: set[str] = set()  # nodes with a piece of somebody else's job in hand
         self.answering: set[str] = set()
+        self._last_given: dict[str, LeaseType] = {}
         self.timing = timing
         self.taken: list[Action] = []  # all that was ever decided
         self.is_concluded = False
@@ -100,7 +104,8 @@ class Market:
             answering=frozenset(self.answering),
             checkpoint=self._log.checkpoint(),
             place=self._place,
-            terms=frozenset({TERMS}),
+            terms=lambda _: frozenset({TERMS}),
+            gone=frozenset(self.gone),
         )
 
     def move(self, now_ms: int) -> None:
@@ -140,12 +145,12 @@ class Market:
         elif self._deserted_since_ms is None:
             self._deserted_since_ms = now_ms
 
-    def lapse(self, now_ms: int, lost: frozenset[str]) -> list[str]:
+    def lapse(self, now_ms: int) -> list[str]:
         """End what is overdue; return those leases."""
         world, ended = self.world(now_ms), []
         for lease in [item for item in self.state.leases.values() if item.state is LeaseState.GRANTED]:
             held = lapsing.HeldLease(self._leased(lease), self.order, None)
-            reason = lapsing.why_over(held, world, lost, now_ms / 1000)
+            reason = lapsing.why_over(held, world, self.gone, now_ms / 1000)
             if reason:
                 self._end(lease.lease, LeaseState.EXPIRED, reason, world)
                 ended.append(lease.lease)
@@ -153,21 +158,40 @@ class Market:
 
     def give(self, node: str, now_ms: int) -> LeaseRow | None:
         """Give a node the piece of work it should do next; None if there is none for it."""
-        asking, world, state = self.nodes[node], self.world(now_ms), self.state
+        world, state = self.world(now_ms), self.state
         occupied = {
             item.node for item in state.leases.values() if item.state is LeaseState.GRANTED and item.type in ONE_PIECE
         }
-        if node not in world.live or node in occupied or state.status is not JobStatus.RUNNING:
+        if node not in world.live or node in occupied or node in self.kept_busy:
+            return None
+        offered = next((item for item in asking.offers(state) if item.node == node), None)
+        if offered is not None and asking.is_audits_turn(self._last_given.get(node)):
+            return self._take_audit(offered, world)
+        given = self._give_work(self.nodes[node], world, occupied)
+        return self._take_audit(offered, world) if given is None and offered is not None else given
+
+    def _take_audit(self, offer: asking.OfferedAudit, world: World) -> LeaseRow:
+        """Let a node take the audit it is offered."""
+        draft = CourseDraft(self.state, world)
+        grant = asking.take(self.order, offer, world)
+        draft.do(actions.Ask(grant, "taken"))
+        self._take(draft)
+        self._last_given[offer.node] = LeaseType.AUDIT
+        return self.state.leases[grant.lease]
+
+    def _give_work(self, holder: Node, world: World, occupied: Container[str]) -> LeaseRow | None:
+        state = self.state
+        if state.status is not JobStatus.RUNNING:
             return None
         engine_class = self.nodes[state.placed[0]].engine_class
-        if masks.why_barred(asking, self.order, world, engine_class, state.out):
+        if masks.why_barred(holder, self.order, world, engine_class, state.out):
             return None
         ranked = [
             (rank, number, vacancy.task)
             for number, vacancy in enumerate(offering.vacancies(state))
-            if (rank := offering.rank(vacancy, asking, world, state.out, occupied)) is not None
+            if (rank := offering.rank(vacancy, holder, world, state.out, occupied)) is not None
         ]
-        return self._grant(min(ranked)[2], asking, world) if ranked else None
+        return self._grant(min(ranked)[2], holder, world) if ranked else None
 
     # --- what parties say (the market's intake records so much of it)
 
@@ -187,6 +211,7 @@ class Market:
             state=advance(task.state, TaskState.COMMITTED),
             commitment=made.commitment,
             commitment_index=index,
+            used=record.to_json(made.used) if made.used is not None else None,
         )
         self._set_task(moved)
 
@@ -202,8 +227,10 @@ class Market:
             root=made.root,
             outputs=[record.to_json(item) for item in made.outputs],
             contributed_at_ms=now_ms,
+            ended=made.ended,
         )
         self._set_task(moved)
+        self.state = replace(self.state, took_part=self.state.took_part | {made.node})
         self._complete(lease, now_ms)
 
     def commit_answer(self, lease: str, made: AnswerCommitment, leaf: Digest, now_ms: int) -> None:
@@ -213,7 +240,8 @@ class Market:
             made.audit, made.role, made.node, made.commitment, leaf, now_ms, None, None, None, None, None
         )  # fmt: skip
         answers = {**self.state.answers, made.audit: (*self.state.answers.get(made.audit, ()), said)}
-        self.state = replace(self.state, answers=answers, version=self.state.version + 1)
+        took_part = self.state.took_part | ({made.node} if made.role is Role.AUDITOR else set())
+        self.state = replace(self.state, answers=answers, took_part=took_part, version=self.state.version + 1)
         self._complete(lease, now_ms)
 
     def answer(self, lease: str, made: AnswerRecord, leaf: Digest, now_ms: int) -> None:
@@ -223,7 +251,9 @@ class Market:
         def opened(said: AnswerRow) -> AnswerRow:
             if (said.role, said.node) != (made.role, made.node):
                 return said
-            return replace(said, answer_leaf=leaf, answer=made.answer, root=made.root, answered_at_ms=now_ms)
+            outputs = [record.to_json(item) for item in made.outputs]
+            shown = {"answer": made.answer, "root": made.root, "outputs": outputs, "ended": made.ended}
+            return replace(said, answer_leaf=leaf, answered_at_ms=now_ms, **shown)
 
         given = tuple(opened(said) for said in self.state.answers[made.audit])
         answers = {**self.state.answers, made.audit: given}
@@ -285,6 +315,8 @@ class Market:
                 self.state = replace(state, draws=rows)
             case actions.SaySilent(said):
                 say("silence", said)
+            case actions.SayStopped(task, node, granted_at_ms):
+                self._log.stop(task, node, granted_at_ms)
             case actions.Judge(stated=stated) if stated is not None:
                 say("verdict", stated)
             case actions.Convict(node):
@@ -323,6 +355,7 @@ class Market:
             deadline_at_ms=given.deadline_at_ms,
             ended_at_ms=None,
         )
+        self._last_given[node.node] = LeaseType.WORK
         moved = replace(
             task,
             state=advance(task.state, TaskState.LEASED),

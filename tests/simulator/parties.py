@@ -3,6 +3,7 @@
 work      what a task makes                       (a liar makes something else)
 answer    the state behind its own contribution
 audit     what somebody else's task makes         (a lazy auditor makes it up)
+metered   what its meter says of that               (who inflates it says more)
 minutes   how long it takes, None for never       (slow, vanishing, silent)
 """
 
@@ -16,7 +17,7 @@ from tests.unit.verify.world import Node as Signer
 
 from stannary.formats import digest, predicates
 from stannary.formats.digest import Digest
-from stannary.formats.predicates import Assignment, Output
+from stannary.formats.predicates import Assignment, Output, Role
 
 Blob = Callable[[Digest], bytes]
 
@@ -27,6 +28,7 @@ class Said:
 
     answer: str
     outputs: tuple[Output, ...]
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Computed:
 
     outputs: dict[str, bytes]
     states: dict[int, bytes]
+    ended: str | None = None  # how its program ended, where that is part of the result
 
     @property
     def listed(self) -> tuple[Output, ...]:
@@ -57,6 +60,7 @@ class Party(Signer):
     """An honest node."""
 
     pace: float = 1.0
+    busy_s: tuple[float, float] | None = None  # from when until when it has a piece of another job in hand
     made: dict[str, Computed] = field(default_factory=dict)
 
     def compute(self, assignment: Assignment, sight: Sight) -> Computed:
@@ -71,12 +75,16 @@ class Party(Signer):
     def answer(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
         """Answer for one's own task."""
         done = self.made[assignment.task]
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed)
+        return Said(predicates.answer_hash(salt, done.states[step]), done.listed, done.ended)
 
     def audit(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
         """Recompute somebody's task."""
         done = self.compute(assignment, sight)
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed)
+        return Said(predicates.answer_hash(salt, done.states[step]), done.listed, done.ended)
+
+    def metered_ms(self, assignment: Assignment, role: Role, took_ms: int) -> int:
+        """Return what its sandbox says that a task took it, as its prover or as an auditor."""
+        return took_ms
 
     def minutes(self, expected: float, what: str, chance: random.Random) -> float | None:
         """Return how long a task or question takes; None: it never comes."""

@@ -28,6 +28,7 @@ MANNERS = (
     "slow",
 )
 FLIPS = "flips"  # honest, on a machine the buyer's own program aims at: it computes something else there
+LATER = "lies-later"  # in rounds behind the first, whose unit is checked before another is begun
 LIES = frozenset({"lies", "lies-merging", "accuses", "guesses"})  # what may be convicted
 NAMES = {TaskKind.ROUND: ["delta"], TaskKind.MERGE: ["outer", "theta"], TaskKind.COMMAND: ["out.txt"]}
 
@@ -43,11 +44,12 @@ class Toy(Party):
 
     manner: frozenset[str] = field(default_factory=frozenset)
     word: str = ""  # of its lies; its own name where none is given
+    ends: str | None = None  # how programs end, as it says whatever they do
 
     @property
     def is_liar(self) -> bool:
         """Tell whether it may be convicted."""
-        return bool(self.manner & LIES)
+        return bool(self.manner & {*LIES, LATER}) or self.ends is not None
 
     def compute(self, assignment: Assignment, sight: Sight) -> Computed:
         """Hash the assignment, and the machine where the program looks at it."""
@@ -60,7 +62,9 @@ class Toy(Party):
     def work(self, assignment: Assignment, sight: Sight) -> dict[str, bytes]:
         """Do a task, or make it up."""
         wanted = "lies-merging" if assignment.kind is TaskKind.MERGE else "lies"
-        done = self._made(assignment, self._lie) if wanted in self.manner else self.compute(assignment, sight)
+        is_late = LATER in self.manner and assignment.kind is TaskKind.ROUND and "/r0/" not in assignment.task
+        made_up = is_late or wanted in self.manner
+        done = self._made(assignment, self._lie) if made_up else self.compute(assignment, sight)
         self.made[assignment.task] = done
         return done.outputs
 
@@ -69,7 +73,7 @@ class Toy(Party):
         honest, false = self.compute(assignment, sight), self._made(assignment, self._lie)
         outputs = false if "accuses" in self.manner else honest
         state = false if self.manner & {"accuses", "guesses"} else honest
-        return Said(predicates.answer_hash(salt, state.states[step]), outputs.listed)
+        return Said(predicates.answer_hash(salt, state.states[step]), outputs.listed, outputs.ended)
 
     def minutes(self, expected: float, what: str, chance: random.Random) -> float | None:
         """Take the time, take long, or never come."""
@@ -88,4 +92,4 @@ class Toy(Party):
         seed = f"{predicates.assignment_digest(assignment)} {lie}".encode()
         outputs = {name: hashlib.sha256(seed + name.encode()).digest() for name in NAMES[assignment.kind]}
         states = {step: hashlib.sha256(seed + b"%d" % step).digest() for step in range(1, assignment.num_steps + 1)}
-        return Computed(outputs, states)
+        return Computed(outputs, states, self.ends)

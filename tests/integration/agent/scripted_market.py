@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from stannary.errors import AuthError, ConflictError, NotFound, StannaryError
+from stannary.errors import AuthError, ConflictError, NotFound, ServiceError, StannaryError
 from stannary.formats import canonical, digest, dsse, ids, jobspec, note, predicates, record, statement
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, Resources, Trust, Verification
@@ -49,6 +49,8 @@ class ScriptedMarket:
     released: list[str] = field(default_factory=list)
     beats: list[dict[str, Any]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
+    loses: set[str] = field(default_factory=set)  # statements that are taken and whose answer never comes
+    lost: list[dict[str, Any]] = field(default_factory=list)  # leases that ended so
     ended: list[str] = field(default_factory=list)  # jobs a beat is told of, if it names them
     sessions: dict[str, str] = field(default_factory=dict)  # token to node
     holders: dict[str, str] = field(default_factory=dict)  # lease to the node it was given first; others get another
@@ -302,8 +304,16 @@ class ScriptedMarket:
             payload = dsse.verify(envelope, self.node_keys[who])
             self.statements.append((what, lease_id, statement.read(payload, what, cls).predicate))
             self.envelopes.setdefault((what, lease_id), []).append(canonical.encode(envelope.to_json()).decode())
+            if what == "commitment":
+                known[0]["committed"] = self.statements[-1][2].commitment
             if what in ("contribution", "answer-commitment", "answer"):
                 self.leases.remove(known[0])
+                self.lost += [known[0]] if what in self.loses else []
+            if what in self.loses:
+                with self.changed:
+                    self.changed.notify_all()
+                    self.changed.wait_for(lambda: not self.loses, 60.0)
+                raise ServiceError("lost")
         return {"log_index": len(self.statements)}
 
 

@@ -94,6 +94,49 @@ def test_join_refuses_another_market(market: ScriptedMarket, tmp_path: Path) -> 
     assert market.node_keys == {}
 
 
+def test_questions_are_answered_beside_the_work(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """A piece that never ends is in hand: what was done before is answered for all the same, and the piece goes on."""
+    done = market.add_command_job(HELLO, {"data/a.txt": b"x"}, envs={"WORD": "hello"})
+    market.lease(done)
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    endless = market.add_command_job(f"echo up; {FOREVER}")
+    market.lease(endless)
+    market.wait_for(lambda: "up" in market.lines)
+    market.question(done, "prover", SALT)
+    market.wait_for(lambda: market.count("answer-commitment") == 1)
+    market.question(done, "prover", "", kind="reveal")
+    market.wait_for(lambda: market.count("answer") == 1)
+    shown = json.loads((directory / "in-hand.json").read_text())
+    assert [item["type"] for item in shown if item["task"].startswith(endless)] == ["work"]
+    answer = market.predicate("answer")
+    assert answer.root == market.predicate("contribution").root
+    assert predicates.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root) == (
+        market.predicate("answer-commitment").commitment
+    )
+    assert market.count("contribution") == 1
+    assert market.failures == []
+
+
+def test_a_question_whose_result_is_lost_is_computed_beside_the_work(
+    market: ScriptedMarket, launch: Launch, directory: Path
+) -> None:
+    """A journal that lost what was handed in: the task is run again by a worker of its own while another never ends."""
+    done = market.add_command_job(HELLO, {"data/a.txt": b"x"}, envs={"WORD": "hello"})
+    market.lease(done)
+    launch()
+    market.wait_for(lambda: market.count("contribution") == 1)
+    for path in (directory / "journal" / "result").glob("*.json"):
+        path.unlink()
+    market.lease(market.add_command_job(f"echo up; {FOREVER}"))
+    market.wait_for(lambda: "up" in market.lines)
+    market.question(done, "prover", SALT)
+    market.wait_for(lambda: market.count("answer-commitment") == 1)
+    market.question(done, "prover", "", kind="reveal")
+    market.wait_for(lambda: market.count("answer") == 1)
+    assert market.predicate("answer").root == market.predicate("contribution").root
+
+
 def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
     """A command is run, committed before it is shown, metered, and answered for; an audit finds the same root."""
     job = market.add_command_job(HELLO, {"data/a.txt": b"x"}, envs={"WORD": "hello"})
@@ -187,6 +230,111 @@ def test_killed_in_mid_task(market: ScriptedMarket, launch: Launch, directory: P
     assert len(set(sent)) == 1
     made = market.predicate("contribution")
     assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
+
+
+COIN = "head -c 8 /dev/urandom > out.txt"  # a buyer's program that never says the same twice
+
+
+def wipe(path: Path) -> None:
+    for file in path.glob("*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "role"),
+    [("commitment", ""), ("contribution", ""), ("answer-commitment", "auditor"), ("answer", "auditor")],
+)
+def test_killed_around_every_word_it_says_it_once(market: ScriptedMarket, launch: Launch, what: str, role: str) -> None:
+    """Killed between keeping and sending, then between sending and the answer: the same bytes, though nothing repeats.
+
+    The buyer's program flips a coin: whatever is signed anew would be another story.
+    """
+    job = market.add_command_job(COIN)
+    lease = market.question(job, role, SALT) if role else market.lease(job)
+    blocked = ServiceError("not now")
+    reached: list[str] = []
+
+    def before(method: str, path: str) -> ServiceError | None:
+        if not path.endswith(f"/{what}"):
+            return None
+        reached.append(path)
+        with market.changed:
+            market.changed.notify_all()
+        return blocked
+
+    market.refuse = before
+    agent = launch()
+    if what == "answer":
+        market.wait_for(lambda: market.count("answer-commitment") == 1)
+        lease = market.question(job, role, SALT, kind="reveal")
+    market.wait_for(lambda: bool(reached))
+    agent.kill()
+    agent.wait()
+    market.refuse = lambda method, path: None
+    market.loses = {what}  # taken, and its answer is lost
+    agent = launch()
+    market.wait_for(lambda: market.count(what) >= 1)
+    agent.kill()
+    agent.wait()
+    market.loses = set()
+    if not any(item["lease_id"] == lease for item in market.leases):
+        market.leases.append(market.lost.pop())  # the market, killed too, hands it out again
+    num_sent = len(market.envelopes[(what, lease)])
+    launch()
+    market.wait_for(lambda: len(market.envelopes[(what, lease)]) > num_sent)
+    assert len(set(market.envelopes[(what, lease)])) == 1
+
+
+def test_a_result_that_is_lost_is_not_signed_anew(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """Outputs gone after the commitment: the same result is handed in as it was signed, another one by nobody."""
+    for run, same in ((HELLO, True), (COIN, False)):
+        job = market.add_command_job(run, envs={"WORD": "hello"})
+        lease = market.lease(job)
+        blocked = ServiceError("not now")
+        market.refuse = lambda method, path, blocked=blocked: blocked if method in ("PUT", "HEAD") else None
+        before = market.count("commitment")
+        agent = launch()
+        market.wait_for(lambda before=before: market.count("commitment") == before + 1)
+        agent.kill()
+        agent.wait()
+        wipe(directory / "outbox")
+        market.refuse = lambda method, path: None
+        agent = launch()
+        market.wait_for(lambda same=same: market.count("contribution") == 1 and (same or len(market.failures) == 1))
+        agent.kill()
+        agent.wait()
+        assert len(set(market.envelopes[("commitment", lease)])) == 1
+    assert market.failures[0]["reason"] == "result-differs"
+
+
+def test_an_older_directory_signs_no_second_story(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """Its journal restored from before a commitment, a node says so and hands the work back."""
+    job = market.add_command_job(COIN)
+    lease = market.lease(job)
+    blocked = ServiceError("not now")
+    market.refuse = lambda method, path: blocked if path.endswith("/contribution") else None
+    agent = launch()
+    market.wait_for(lambda: market.count("commitment") == 1)
+    agent.kill()
+    agent.wait()
+    for kind in ("claim", "result"):
+        wipe(directory / "journal" / kind)
+    market.refuse = lambda method, path: None
+    launch()
+    market.wait_for(lambda: len(market.failures) == 1)
+    assert market.failures[0]["reason"] == "directory-older"
+    assert len(market.envelopes[("commitment", lease)]) == 1
+    assert market.count("contribution") == 0
+
+
+def test_a_node_has_one_agent(market: ScriptedMarket, launch: Launch, directory: Path) -> None:
+    """A second one from the same directory is refused, and says why."""
+    launch()
+    market.wait_for(lambda: market.num_polls > 0)
+    argv = [sys.executable, "-m", "stannary.agent", "run", "--dir", str(directory)]
+    second = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert second.returncode == ConflictError("").exit_code
+    assert "an agent of n1 runs already" in second.stderr
 
 
 def test_reveals_do_not_wait_for_a_long_task(market: ScriptedMarket, launch: Launch) -> None:

@@ -25,20 +25,21 @@ from stannary.border.blobs import Blobs
 from stannary.errors import AuthError, JobFailed
 from stannary.formats import digest
 from stannary.formats.ids import JobId, TaskKind
-from stannary.formats.predicates import Assignment, Output
+from stannary.formats.predicates import Assignment, Output, Used
 from stannary.run.holding import Holding
 from stannary.run.sandbox.contract import Command
-from stannary.run.work import Recomputed, Result, TaskInHand
+from stannary.run.work import Brought, Recomputed, Result, TaskInHand
 from stannary.run.worker_process import outbox_path
 from stannary.train import engine, recipe
 from stannary.train.recipe import Recipe
-from stannary.train.round import RoundResult, ignore_progress
+from stannary.train.round import RoundResult
 from stannary.wire import errors as wire_errors
 from stannary.worker.tasks import Prepared, TaskRunner
 
 COMPUTING = threading.RLock()  # torch seeds are the process's: one task at a time
 RECIPES: dict[JobId, Recipe] = {}
 LR_OFF = 1.02
+USED = Used(10, 0, 10)
 
 
 class Workshop:
@@ -70,23 +71,25 @@ class HonestWork:
             found, answer = self.runner(task.holding).task(task.assignment, step, bytes.fromhex(salt))
         return Recomputed(answer, replay.outputs_of(found.outputs))
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Answer for a task of one's own."""
         if contributed is None:
             return self.audit(task, step, salt)
         with COMPUTING:
-            return Recomputed(self.runner(task.holding).answer(task.assignment, step, bytes.fromhex(salt)), contributed)
+            return Recomputed(
+                self.runner(task.holding).answer(task.assignment, step, bytes.fromhex(salt)), contributed.outputs
+            )
 
     def compute(self, task: TaskInHand) -> RoundResult:
         """Compute a task."""
-        return self.runner(task.holding).run(task.assignment, ignore_progress)
+        return self.runner(task.holding).task(task.assignment, 1, bytes(32))[0]
 
     def hand_in(self, task: TaskInHand, done: RoundResult) -> Result:
         """Leave outputs where the agent looks for them."""
         self.outbox.mkdir(parents=True, exist_ok=True)
         for data in done.outputs.values():
             outbox_path(self.outbox, digest.digest(data)).write_bytes(data)
-        return Result(replay.outputs_of(done.outputs), dict(done.metrics), task.assignment.num_steps)
+        return Result(replay.outputs_of(done.outputs), dict(done.metrics), task.assignment.num_steps, USED)
 
     def runner(self, holding: Holding) -> TaskRunner:
         """Return the job's runner, its recipe loaded once for all nodes of this process."""
@@ -112,12 +115,12 @@ class LyingWork(HonestWork):
             return self.false(task)
         return super().compute(task)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Stand by the lie: any answer will do."""
         honest = super().answer(task, contributed, step, salt)
         if task.assignment.kind is not TaskKind.ROUND or contributed is None:
             return honest
-        return Recomputed(secrets.token_hex(32), contributed)
+        return Recomputed(secrets.token_hex(32), contributed.outputs)
 
     def false(self, task: TaskInHand) -> RoundResult:
         """Return what is handed in instead of the work."""
@@ -146,7 +149,7 @@ class WrongRate(LyingWork):
         rates = {name: str(float(getattr(training, name)) * LR_OFF) for name in ("muon_lr", "adamw_lr")}
         off = dataclasses.replace(honest.settings, training=dataclasses.replace(training, **rates))
         runner = TaskRunner(dataclasses.replace(honest, settings=off), Blobs(task.holding.blobs))
-        return runner.run(task.assignment, ignore_progress)
+        return runner.task(task.assignment, 1, bytes(32))[0]
 
 
 class StaleBase(LyingWork):
@@ -184,7 +187,7 @@ class Copier(LyingWork):
 class SilentLiar(SkippedSteps):
     """Skips steps, and refuses every question about them."""
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Say nothing."""
         raise JobFailed("no comment", why="the question is not convenient", detail="no-comment")
 

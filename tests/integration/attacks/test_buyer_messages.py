@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import LENGTH, TRUST, FakeBuyer, train_spec
+from tests.integration.market.fake_buyer import LENGTH, TRUST, FakeBuyer, before, train_spec
 
 from stannary import errors
-from stannary.formats import beacon, digest, dsse, note, statement
+from stannary.formats import beacon, digest, dsse, jobspec, note, statement
 from stannary.formats.predicates import Reveal
 from stannary.verify import receipt as verifier
 from stannary.verify.trust import TrustStore, pin
@@ -137,6 +137,7 @@ def test_no_wrong_order_is_taken(tmp_path: Path) -> None:
             signed |= {name: dsse.sign(change(honest).encode(), ada.key) for name, change in RAW.items()}
             long = replace(TRUST, audit_ppm=1_000_000)
             signed["a receipt nobody reads"] = await ada.order(train_spec(rounds=3000, trust=long))
+            signed["rules of an earlier release"] = await ada.order(before(train_spec()))
             for name, envelope in signed.items():
                 with pytest.raises(errors.StannaryError) as refusal:
                     await ada.submit(train_spec(), envelope=envelope)
@@ -170,8 +171,7 @@ def test_a_quote_for_all_the_money_there_is_is_a_number(tmp_path: Path) -> None:
             ada = await world.buyer()
             trust = replace(TRUST, max_price_usd_micros_per_hour=10**12)
             spec = train_spec(rounds=500, trust=trust)
-            assert spec.recipe is not None
-            dear = replace(spec, recipe=replace(spec.recipe, step_ms=3_600_000, inner_steps=(100_000,)))
+            dear = replace(spec, resources=replace(spec.resources, wall_s=jobspec.MAX_WALL_S))
             quote = await ada.quote(dear)
             assert quote.escrow_usd_micros == 2**53 - 1
             with pytest.raises(errors.UsageError, match="budget"):

@@ -73,7 +73,7 @@ def spec() -> JobSpec:
     training = Training(batch_size=4, microbatch_size=4, warmup_steps=2)
     base = train_spec(rounds=ROUNDS, lanes=LANES)
     code = builtin.code_digest()
-    made = jobspec.RecipeSpec("builtin:bytegpt", ROUNDS, LANES, (3, 4), 7, 40, dict(SMALL), training, code)
+    made = jobspec.RecipeSpec("builtin:bytegpt", ROUNDS, LANES, (3, 4), 7, None, dict(SMALL), training, code)
     corpus = Input(digest.digest(CORPUS), len(CORPUS), "module pydoc_data.topics")
     return replace(base, workdir=(), inputs={"corpus": corpus}, recipe=made, budget_usd_micros=10_000_000)
 
@@ -143,7 +143,7 @@ def check(ended: Ended, guilty: set[str]) -> None:
         if said.verdict is Verdict.REFUTED:
             assert ended.paid(operators[said.node])[said.task] == 0
     lines = report.claims.receipt.settlement
-    assert {line.account for line in lines if line.account.startswith("bond:")} == {f"bond:{name}" for name in refuted}
+    assert not [line for line in lines if line.account.startswith("bond:")], "an appeal decides about bonds"
     assert sum(line.usd_micros for line in lines) == report.claims.receipt.escrow_usd_micros
     assert ended.theta == without_liars(ended.case, {item.task for item in report.claims.convictions})
 

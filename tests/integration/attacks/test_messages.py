@@ -19,7 +19,7 @@ from tests.integration.market.fake_node import FakeNode, Opening
 from stannary import errors
 from stannary.formats import digest, dsse, ids, predicates, record, statement
 from stannary.formats.ids import LeaseType
-from stannary.formats.predicates import Answer, AnswerCommitment, Assignment, Commitment, Contribution, Role
+from stannary.formats.predicates import Answer, AnswerCommitment, Assignment, Commitment, Contribution, Role, Used
 from stannary.verify import receipt as verifier
 from stannary.verify.trust import TrustStore, pin
 from stannary.wire import message, node, routes
@@ -59,6 +59,8 @@ class Attacker(FakeNode):
             "another node", self.send(path, lease, kind, replace(honest, node=ids.NodeId("n-" + "0" * 12)))
         )
         await self.refused("another job", self.send(path, lease, kind, replace(honest, job=ids.JobId("j-" + "0" * 12))))
+        used = Used(1, 0, 1) if honest.used is None else None
+        await self.refused("a use too many or too few", self.send(path, lease, kind, replace(honest, used=used)))
         await self.refused("not a hash", self.send(path, lease, kind, replace(honest, commitment="AB" * 32)))
         await self.refused("another kind", self.send(path, lease, "answer", honest))
         for victim in self.victims:
@@ -93,6 +95,7 @@ class Attacker(FakeNode):
             "an output too many": replace(honest, outputs=extra, root=predicates.result_root(extra)),
             "another assignment": replace(honest, assignment=digest.digest(b"")),
             "another class": replace(honest, engine_class="gpu-fp8-fast"),
+            "an end where none belongs": replace(honest, ended="exit-0"),
             "fewer steps": replace(honest, num_steps=honest.num_steps + 1),
             "next epoch's": replace(honest, epoch=honest.epoch + 1),
         }
@@ -119,7 +122,7 @@ class Attacker(FakeNode):
         """Return an opened answer."""
         return Answer(
             committed.job, committed.audit, committed.task, committed.role, self.id, opening.blind, opening.answer,
-            opening.root, opening.outputs, predicates.Spent(0, 0, 0, 0, 0), "2026-01-01T00:00:00Z",
+            opening.root, opening.outputs, predicates.Spent(0, 0, 0, 0, 0), "2026-01-01T00:00:00Z", opening.ended,
         )  # fmt: skip
 
     async def bad_answers(self, lease: node.Lease, honest: Answer) -> None:
@@ -129,7 +132,9 @@ class Attacker(FakeNode):
             "another answer": replace(honest, answer=secrets.token_hex(32)),
             "another root": replace(honest, root=digest.digest(b"")),
             "outputs of another root": replace(honest, outputs=()),
+            "an end where none belongs": replace(honest, ended="exit-0"),
             "another blind": replace(honest, blind=secrets.token_hex(32)),
+            "an answer's use too many or too few": replace(honest, used=Used(1, 0, 1) if honest.used is None else None),
         }
         for name, made in variants.items():
             await self.refused(name, self.send(path, lease, "answer", made))

@@ -34,7 +34,9 @@ BODIES: list[bytes] = [
     b'{"operator":"\\u0430lice","bond_usd_micros":1}', b'{"operator":"x","bond_usd_micros":1,"ttl_s":0,"uses":-1}',
 ]  # fmt: skip
 # whatever comes is not read
-BODILESS = {routes.LEASE_RELEASE, routes.JOB_CANCEL, routes.ADMIN_NODE_REVOKE, routes.ADMIN_API_TOKEN_REVOKE}
+BODILESS = {
+    routes.LEASE_RELEASE, routes.JOB_CANCEL, routes.ADMIN_NODE_REVOKE, routes.ADMIN_API_TOKEN_REVOKE, routes.POWER_NEXT,
+}  # fmt: skip
 ODD_SPEC_VALUES: list[Any] = [-1, 2**53, 10**400, 1.5, True, None, "\0", "\u202e", [], {}, "x" * 100_000]
 
 
@@ -72,7 +74,7 @@ def test_no_body_breaks_the_market(tmp_path: Path) -> None:
 def _of_nodes(lease: str, headers: Headers) -> dict[str, Headers]:
     under = [value for name, value in vars(routes).items() if name.startswith("LEASE_") and "{lease}" in value]
     paths = [routes.lease(path, lease) for path in under if path not in BODILESS]
-    paths += [routes.JOIN, routes.SESSION_CHALLENGE, routes.SESSIONS, routes.HEARTBEAT, routes.LEASE_NEXT]
+    paths += [routes.JOIN, routes.SESSION_CHALLENGE, routes.SESSIONS, routes.HEARTBEAT, routes.LEASE_NEXT, routes.POWER]
     return dict.fromkeys(paths, headers)
 
 

@@ -73,6 +73,7 @@ def test_two_slots_join_and_serve(home, private, stannary, join):
             assert wait_until(is_up, 60)
             shown = document(stannary("node", "status", "--json"))["nodes"]
             assert [item["state"].partition(",")[0] for item in shown] == ["running", "running"]
+            assert [item["in_hand"] for item in shown] == ["nothing", "nothing"]
             assert stannary("node", "leave", "--name", "big", "--yes").returncode == 1
             assert stannary("node", "run").returncode == 1, "a family runs once"
         finally:
@@ -99,7 +100,7 @@ def test_selling_cores_twice_is_said(private, stannary, join):
     assert done.stdout == "more has joined; start it: stannary node run --name more\n"
     assert f"sell {2 * (CPUS // 2)} cores already" in done.stderr
     assert done.stderr.index("cores already") < done.stderr.index("Bond")
-    assert "forfeited: first to whoever had to do work again" in done.stderr, "terms are as wide as the screen"
+    assert "goes to the insurance account" in done.stderr, "terms are as wide as the screen"
     refused = stannary("node", "join", "-", "--name", "huge", "--slots", str(CPUS + 1), *CLASS, stdin=made.stdout)
     assert refused.returncode == 2
     assert "this machine has fewer cores" in refused.stderr

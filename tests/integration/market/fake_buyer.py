@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 import time
+import unittest.mock
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary import errors
 from stannary.formats import beacon, canonical, digest, dsse, ids, instants, jobspec, note, statement
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
-from stannary.formats.predicates import Job, Reveal, Tier
+from stannary.formats.predicates import Assurance, Job, Reveal, Tier
 from stannary.formats.workdir import WorkFile
 from stannary.market.clock import Clock, SystemClock
+from stannary.rules import edition
 from stannary.wire import buyer, message, routes
 from stannary.wire import errors as wire_errors
 from stannary.wire.market import MarketInfo
@@ -35,14 +38,16 @@ TRUST = Trust(
     regions=(),
     exclude_operators=(),
     max_price_usd_micros_per_hour=500_000,
+    assurance=Assurance.FULL,
 )
 
 
-def train_spec(rounds: int = 2, lanes: int = 2, **changes: Any) -> JobSpec:
-    """Return a small train job."""
-    recipe = RecipeSpec(
-        entry="main.py:recipe", rounds=rounds, lanes=lanes, inner_steps=(3, 4), seed=0, step_ms=40, options={}
-    )
+def train_spec(rounds: int = 2, lanes: int = 2, *, is_ours: bool = False, **changes: Any) -> JobSpec:
+    """Return a small train job; `is_ours`: of a recipe of the package, where a recomputation convicts."""
+    recipe = RecipeSpec(entry="main.py:recipe", rounds=rounds, lanes=lanes, inner_steps=(3, 4), seed=0)
+    if is_ours:
+        recipe = replace(recipe, entry="builtin:bytegpt", code=digest.digest(b"any code: nothing of it is run"))
+        changes["workdir"] = ()
     return _spec("train", kind=JobKind.TRAIN, num_nodes=lanes, recipe=recipe, **changes)
 
 
@@ -63,8 +68,20 @@ def _spec(name: str, **changes: Any) -> JobSpec:
         "outputs": (),
         "trust": TRUST,
         "budget_usd_micros": 1_000_000,
+        "rules": jobspec.RULES,
     }
     return JobSpec(**{**fields, **changes})
+
+
+def before(spec: JobSpec) -> JobSpec:
+    """Return a job as an earlier release would have asked for it, under rules 2."""
+    recipe = replace(spec.recipe, step_ms=40) if spec.recipe is not None else None
+    return replace(spec, recipe=recipe, trust=replace(spec.trust, assurance=None), rules=None)
+
+
+def taken_before() -> contextlib.AbstractContextManager[object]:
+    """Let a market in this process take orders of rules 2, as those of earlier releases did."""
+    return unittest.mock.patch.object(edition, "check_new", lambda _: None)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -33,8 +33,10 @@ from stannary.formats.predicates import (
     Reading,
     Role,
     Spent,
+    Used,
 )
 from stannary.market.clock import Clock, SystemClock
+from stannary.rules import edition
 from stannary.settle import meter
 from stannary.wire import errors as wire_errors
 from stannary.wire import join_token as tokens
@@ -56,6 +58,7 @@ class Opening:
     root: digest.Digest
     outputs: tuple[Output, ...]
     role: Role
+    ended: str | None = None
 
 
 @dataclass
@@ -118,8 +121,15 @@ class FakeNode:
 
     # --- joining
 
-    async def join(self, token: str) -> None:
-        """Join with a token and open a session."""
+    async def join(self, token: str) -> node.JoinRequest:
+        """Join with a token and open a session; return what was signed."""
+        body = await self.sign_join(token)
+        await self.send_join(body)
+        await self.open_session()
+        return body
+
+    async def sign_join(self, token: str, **other: Any) -> node.JoinRequest:
+        """Return a signed join, with members of a liar's."""
         info = message.read(MarketInfo, (await self.get(routes.MARKET)).content)
         claim = Join(
             node=self.id,
@@ -135,14 +145,19 @@ class FakeNode:
             ask_usd_micros_per_hour=self.ask_usd_micros_per_hour,
             token=tokens.token_digest(token),
             joined_at=instants.spell(self.clock.now()),
+            bond_usd_micros=tokens.parse(token).bond_usd_micros,
         )
-        body = node.JoinRequest(
+        claim = replace(claim, **other)
+        return node.JoinRequest(
             token=token, envelope=message.EnvelopeBody.of(statement.sign("join", claim, (), self.key))
         )
+
+    async def send_join(self, body: node.JoinRequest) -> node.Joined:
+        """Send a signed join."""
         joined = message.read(node.Joined, (await self.call(routes.JOIN, body)).content)
         assert joined.node == self.id
         self.market = joined.market
-        await self.open_session()
+        return joined
 
     async def open_session(self) -> None:
         """Prove possession of the node key."""
@@ -227,7 +242,9 @@ class FakeNode:
         assignment = record.from_json(Assignment, lease.assignment)
         results = await self.results(lease, assignment)
         salt = self.salts.setdefault(lease.lease_id, secrets.token_hex(32))  # a lease served again: the same words
-        await self.commit(lease, predicates.commitment_hash(self.id, salt, self.claimed_root(results)))
+        await self.commit(
+            lease, predicates.commitment_hash(self.id, salt, self.claimed_root(results, await self.ended(lease)))
+        )
         for data in results.values():
             await self.put_blob(data)
         await self.contribute(lease, assignment, results, salt)
@@ -235,7 +252,8 @@ class FakeNode:
 
     async def commit(self, lease: node.Lease, commitment: str) -> None:
         """Hand in the commitment."""
-        made = Commitment(ids.JobId(lease.job), ids.TaskId(lease.task), lease.epoch, self.id, commitment)
+        job, used = ids.JobId(lease.job), await self.used(lease)
+        made = Commitment(job, ids.TaskId(lease.task), lease.epoch, self.id, commitment, used)
         await self._post(routes.LEASE_COMMITMENT, lease, "commitment", made)
 
     async def contribute(self, lease: node.Lease, assignment: Assignment, results: dict[str, bytes], salt: str) -> None:
@@ -247,7 +265,7 @@ class FakeNode:
             node=self.id,
             assignment=predicates.assignment_digest(assignment),
             salt=salt,
-            root=toy_work.root(results),
+            root=toy_work.root(results, await self.ended(lease)),
             outputs=toy_work.listed(results),
             engine_class=self.engine_class,
             environment=ENVIRONMENT,
@@ -256,6 +274,7 @@ class FakeNode:
             spent=Spent(1, 10, 1, 0, 0),
             metrics={"loss": "1.25"},
             finished_at=instants.spell(self.clock.now()),
+            ended=await self.ended(lease),
         )
         await self._post(routes.LEASE_CONTRIBUTION, lease, "contribution", made)
 
@@ -312,7 +331,9 @@ class FakeNode:
         )
         inner = self.state(assignment, lease.step or 1, blobs, run, role)
         answer = predicates.answer_hash(bytes.fromhex(lease.salt or ""), inner)
-        return Opening(secrets.token_hex(32), answer, toy_work.root(results), toy_work.listed(results), role)
+        ended = await self.ended(lease)
+        root = toy_work.root(results, ended)
+        return Opening(secrets.token_hex(32), answer, root, toy_work.listed(results), role, ended)
 
     async def reveal(self, lease: node.Lease) -> None:
         """Open the answer whose commitment is logged."""
@@ -330,6 +351,8 @@ class FakeNode:
             outputs=opening.outputs,
             spent=Spent(0, 0, 1, 0, 10),
             answered_at=instants.spell(self.clock.now()),
+            used=await self.used(lease) if opening.role is Role.AUDITOR else None,
+            ended=opening.ended,
         )
         await self._post(routes.LEASE_ANSWER, lease, "answer", made)
 
@@ -339,9 +362,13 @@ class FakeNode:
         """Compute a task's outputs."""
         return toy_work.outputs(assignment, await self.blobs(lease), await self.command_line(lease.job))
 
-    def claimed_root(self, results: dict[str, bytes]) -> digest.Digest:
+    async def ended(self, lease: node.Lease) -> str | None:
+        """Return how the program of a task ended, where that is part of its result."""
+        return toy_work.ended(await self.spec(lease.job), ids.place_of(lease.task)[0])
+
+    def claimed_root(self, results: dict[str, bytes], ended: str | None) -> digest.Digest:
         """Return the root to commit to."""
-        return toy_work.root(results)
+        return toy_work.root(results, ended)
 
     def state(self, assignment: Assignment, step: int, blobs: toy_work.Blobs, run: str, role: Role) -> bytes:
         """Return the state a question asks for."""
@@ -358,8 +385,21 @@ class FakeNode:
             fetched[item.name] = data
         return fetched
 
+    async def used(self, lease: node.Lease) -> Used | None:
+        """Return what a task takes, where that is paid by; of a job it has no part in any more it knows nothing."""
+        try:
+            spec = await self.spec(lease.job)
+        except errors.NotFound:
+            return None
+        return Used(10, 0, 10) if edition.of(spec).pays_by_use else None
+
     async def command_line(self, job: str) -> str:
         """Return the job's command, from its manifest."""
+        spec = await self.spec(job)
+        return spec.run or "" if spec.kind is JobKind.COMMAND else ""
+
+    async def spec(self, job: str) -> JobSpec:
+        """Return what the job's buyer signed, from its manifest."""
         if job not in self.specs:
             from stannary.wire.buyer import JobManifest
 
@@ -369,8 +409,7 @@ class FakeNode:
             payload = manifest.job.envelope.open().payload
             members: Any = canonical.decode_object(payload)
             self.specs[job] = from_canonical(members["predicate"]["spec"])
-        spec = self.specs[job]
-        return spec.run or "" if spec.kind is JobKind.COMMAND else ""
+        return self.specs[job]
 
     async def put_blob(self, data: bytes) -> None:
         """Store an output."""
@@ -431,7 +470,8 @@ class FalseAccuser(FakeNode):
         if role is Role.PROVER:
             return honest
         false = {"delta": secrets.token_bytes(32)}
-        return Opening(honest.blind, secrets.token_hex(32), toy_work.root(false), toy_work.listed(false), role)
+        root = toy_work.root(false, honest.ended)
+        return Opening(honest.blind, secrets.token_hex(32), root, toy_work.listed(false), role, honest.ended)
 
 
 class LazyAuditor(FakeNode):

@@ -27,13 +27,14 @@ class QuietClock:
 
     def __init__(self) -> None:
         self._now = float(int(time.time()))
+        self.ahead_s = 0.0  # of what really passed: somebody set the machine's clock
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._under_way = 0
 
     def now(self) -> float:
         """Return seconds since 1970 UTC; at the start the machine's own."""
-        return self._now
+        return self._now + self.ahead_s
 
     def steady(self) -> float:
         """Return the same: nobody sets this clock."""

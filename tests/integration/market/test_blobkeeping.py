@@ -410,19 +410,23 @@ def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> 
 
             world.start(release())
             ada = await world.buyer()
-            job = (await ada.submit(train_spec())).id
-            world.start(ada.broker(job))
-            view = await ada.finished(job)
-            assert (view.status, view.verdict) == ("succeeded", "verified")
-            case = case_of(await ada.receipt(job))
-            needed = {str(item.digest) for item in recomputation.job_blobs(case)}
-            for unit in recomputation.units(case):
-                needed |= {str(item.digest) for item in (*unit.blobs, *unit.outputs)}
-            made = {str(item.digest) for held in case.contributions.values() for item in held.predicate.outputs}
-            await Later(world).clear(1.1)
-            there = {name for name in made | needed if exchange.blobs.path(Digest(name)).exists()}
-            assert needed <= there
-            assert made - there, "nothing was superseded: this test shows nothing"
+            made_in_vain: set[str] = set()
+            for _ in range(8):  # until the beacon draws the liar: it may let a whole job pass
+                job = (await ada.submit(train_spec())).id
+                world.start(ada.broker(job))
+                view = await ada.finished(job)
+                assert (view.status, view.verdict) == ("succeeded", "verified")
+                case = case_of(await ada.receipt(job))
+                needed = {str(item.digest) for item in recomputation.job_blobs(case)}
+                for unit in recomputation.units(case):
+                    needed |= {str(item.digest) for item in (*unit.blobs, *unit.outputs)}
+                made = {str(item.digest) for held in case.contributions.values() for item in held.predicate.outputs}
+                await Later(world).clear(1.1)
+                there = {name for name in made | needed if exchange.blobs.path(Digest(name)).exists()}
+                assert needed <= there
+                if made_in_vain := made - there:
+                    break
+            assert made_in_vain, "nothing was superseded: this test shows nothing"
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
+from tests.integration.market.fake_buyer import FakeBuyer, before, command_spec, taken_before, train_spec
 from tests.integration.market.fake_node import FakeNode, LyingNode
 from tests.integration.market.test_market_jobs import case_of, check
 from tests.integration.market.world import World
@@ -88,7 +88,7 @@ def test_a_lone_operators_word_ends_its_job(tmp_path: Path) -> None:
 
 
 def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conviction alone, long before the settlement that revokes the node, keeps it from every other job's work."""
+    """Under rules 2 a conviction alone, long before the settlement that revokes, keeps a node from all other work."""
     monkeypatch.setattr(nodes, "revoke", lambda *_, **__: None)  # as if the job were never settled
 
     async def scenario() -> tuple[list[str], list[str]]:
@@ -97,19 +97,20 @@ def test_a_convicted_node_gets_nothing_more_of_any_job(tmp_path: Path, monkeypat
                 await world.node(operator)
             liar = await world.node("fox", LyingNode, ask_usd_micros_per_hour=1)
             ada, bob = await world.buyer(), await world.buyer("bob")
-            assert (await ended(world, ada, train_spec())).verdict == "verified"
-            before = list(liar.served)
+            with taken_before():
+                assert (await ended(world, ada, before(train_spec()))).verdict == "verified"
+            served = list(liar.served)
             assert liar.id not in (await bob.quote(train_spec())).chosen
             assert (await ended(world, bob, train_spec())).verdict == "verified"
-            return before, liar.served[len(before) :]
+            return served, liar.served[len(served) :]
 
-    before, after = asyncio.run(scenario())
-    assert any(line.startswith("work") for line in before)
+    first, after = asyncio.run(scenario())
+    assert any(line.startswith("work") for line in first)
     assert after == []
 
 
 def test_a_refuted_nodes_session_ends_with_the_settlement(tmp_path: Path) -> None:
-    """Who is revoked by a receipt is nobody to the market from then on, whatever it had cached of his session."""
+    """Under rules 2 a receipt revokes: who is, is nobody to the market, whatever it had cached of his session."""
 
     async def scenario() -> None:
         async with worlds.inside(tmp_path, witness=False) as world:
@@ -118,7 +119,8 @@ def test_a_refuted_nodes_session_ends_with_the_settlement(tmp_path: Path) -> Non
             liar = await world.node("fox", LyingNode, ask_usd_micros_per_hour=1)
             token = liar.token
             ada = await world.buyer()
-            assert (await ended(world, ada, train_spec())).verdict == "verified"
+            with taken_before():
+                assert (await ended(world, ada, before(train_spec()))).verdict == "verified"
             assert any(line.startswith("work") for line in liar.served)
             exchange, _ = world.inside
             assert liar.id not in {holder for holder, _ in exchange.sessions.values()}

@@ -1,13 +1,15 @@
 """Fuzzed signed statements: what intake accepts, views can say, a conclusion can settle, the verifier does not refute.
 
-A node with a valid key sends, before and instead of each honest statement, the same statement with one member made odd
-(extreme, ill-typed, oversized, of another script, of another time) and signed as it stands. The market may take it or
-refuse it in its own words; it may not break, and what it took must carry the job to a receipt that verifies.
+A node or buyer with a valid key sends, before and instead of each honest statement, the same statement with one member
+made odd (extreme, ill-typed, oversized, of another script, of another time) and signed as it stands; each member in its
+turn. The market may take it or refuse it in its own words; it may not break, and what it took must carry the job to a
+receipt that neither verifier refutes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections import Counter
@@ -20,14 +22,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import command_spec, train_spec
+from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.world import World
+from tests.second_verifier import comparison
 
 from stannary import errors
 from stannary.formats import dsse, record, statement
 from stannary.formats.instants import spell
-from stannary.verify import receipt as verifier
+from stannary.formats.predicates import Answer, Commitment, Contribution
 from stannary.verify.trust import TrustStore, pin
 from stannary.wire import buyer as wire
 from stannary.wire import message, node, routes
@@ -36,15 +39,22 @@ BIG = 2**53 - 1
 TRIES = 6  # of each statement
 HANGS_S = 60.0
 FREE = {  # members a node may choose, and still hand in its work
-    "contribution": ("environment", "sandbox", "spent", "metrics", "finished_at"),
-    "answer": ("spent", "answered_at"),
+    "contribution": ("environment", "sandbox", "spent", "metrics", "finished_at", "ended"),
+    "answer": ("spent", "answered_at", "ended", "used"),
     "reading": ("spent", "seq", "read_at"),
-    "commitment": ("epoch",),
+    "commitment": ("epoch", "used"),
     "answer-commitment": ("role",),
 }
 WORDS: list[Any] = [
     "", "\0", "a\0b", "\n", "x" * 201, "x" * 100_000, "\u202eevil", "\u2066x\u2069", "é", "e\u0301", "\uff11",
     "../../etc/passwd", "/", "NaN", "nan", "inf", "-0", "1e400", "sha256:" + "A" * 64, "sha256:" + "0" * 64, "x",
+]  # fmt: skip
+ENDS: list[Any] = ["exit-0", "exit-1", "exit-1000", "signal-9", "wall-limit", "out-of-memory", "stopped", "", 0, None]
+USES: list[Any] = [
+    None, {}, {"wall_ms": BIG, "waited_ms": 0, "cpu_ms": 0}, {"wall_ms": 0, "waited_ms": BIG, "cpu_ms": 0},
+    {"wall_ms": 316_224_000_000, "waited_ms": 0, "cpu_ms": 316_224_000_000},
+    {"wall_ms": 1, "waited_ms": 1, "cpu_ms": 0},
+    {"wall_ms": 1, "waited_ms": 0, "cpu_ms": 1, "device_ms": 5}, {"wall_ms": -1, "waited_ms": 0, "cpu_ms": 0},
 ]  # fmt: skip
 NUMBERS: list[Any] = [-1, 0, 1, -BIG, BIG, 2**31, 2**32, True, False, "1", None, [], {}]
 TIMES: list[Any] = [
@@ -70,6 +80,8 @@ def odd_value(rng: random.Random, name: str, honest: Any, now: float) -> Any:
     """Return another value for a member."""
     if name.endswith("_at"):
         return rng.choice([*TIMES, *(spell(now + offset) for offset in OFFSETS_S)])
+    if name in ("ended", "used"):
+        return rng.choice(ENDS if name == "ended" else USES)
     if name == "metrics":
         odd = {rng.choice(WORDS): rng.choice([*WORDS, *NUMBERS]) for _ in range(rng.randint(1, 3))}
         many = {f"m{number}": "1.5" for number in range(rng.randint(0, 20))}
@@ -82,6 +94,15 @@ def odd_value(rng: random.Random, name: str, honest: Any, now: float) -> Any:
     return rng.choice(NUMBERS if isinstance(honest, int) else [*WORDS, 1, None, []])
 
 
+def least_tried(tried: Counter[tuple[str, str]], kind: str, members: dict[str, Any], rng: random.Random) -> str:
+    """Choose the member of a statement to make odd: of those tried least by chance."""
+    names = [*members, *FREE.get(kind, ())]
+    rng.shuffle(names)
+    name = min(names, key=lambda item: tried[kind, item])
+    tried[kind, name] += 1
+    return name
+
+
 @dataclass
 class Fuzzer(FakeNode):
     """Sends odd statements first; whatever the market takes instead of the honest one stands."""
@@ -90,6 +111,7 @@ class Fuzzer(FakeNode):
     taken: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+    tried: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     async def _post(self, template: str, lease: node.Lease, kind: str, predicate: Any) -> dsse.Envelope:
         honest = statement.sign(kind, predicate, (), self.key)
@@ -113,9 +135,9 @@ class Fuzzer(FakeNode):
 
     def odd_payload(self, kind: str, members: dict[str, Any]) -> bytes | None:
         """Return the statement with one thing odd, as bytes to be signed."""
-        name = self.rng.choice([*members, *FREE.get(kind, ())])
+        name = least_tried(self.tried, kind, members, self.rng)
         binding = {"commitment", "salt", "root", "blind", "answer"}
-        value = odd_value(self.rng, name, members[name], self.clock.now())
+        value = odd_value(self.rng, name, members.get(name), self.clock.now())
         if name in binding and isinstance(value, str) and len(value) == 64:
             return None
         text = statement.Statement(kind, (), _Given({**members, name: value}))
@@ -173,6 +195,34 @@ async def see_everything(world: World, buyer: Any, job: str) -> None:
         await world.admin("GET", path)
 
 
+@dataclass
+class FuzzingBuyer(FakeBuyer):
+    """Reveals odd values first, and the same in other words behind."""
+
+    rng: random.Random = field(default_factory=random.Random)
+    broken: list[str] = field(default_factory=list)
+    tried: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        """Send; a revelation goes out odd before."""
+        content = more.get("content")
+        if method == "POST" and path.endswith("/beacon") and isinstance(content, bytes):
+            honest = message.read(wire.RevealSubmit, content).envelope.open()
+            body = json.loads(honest.payload)
+            for _ in range(TRIES):
+                name = least_tried(self.tried, "reveal", body["predicate"], self.rng)
+                value = odd_value(self.rng, name, body["predicate"][name], self.clock.now())
+                if value == body["predicate"][name]:
+                    continue
+                said = {**body, "predicate": {**body["predicate"], name: value}}
+                payload = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+                odd = wire.RevealSubmit.of(dsse.sign(payload.encode("utf-8", "surrogatepass"), self.key))
+                answer = await self.client.request(method, path, headers=self.headers, content=odd.to_bytes())
+                if answer.status_code >= 500:
+                    self.broken.append(f"reveal of {name}: {answer.status_code}")
+        return await super().call(method, path, **more)
+
+
 @given(seed=st.integers(0, 2**32 - 1), is_command=st.booleans())
 @settings(
     max_examples=6,
@@ -185,23 +235,28 @@ def test_what_is_accepted_verifies(tmp_path_factory: pytest.TempPathFactory, see
 
     async def scenario() -> None:
         async with worlds.inside(tmp_path_factory.mktemp("market")) as world:
-            made = []
+            made, tried = [], Counter[tuple[str, str]]()
             for number, operator in enumerate(("north", "south", "east")):
-                made.append(await world.node(operator, Fuzzer, rng=random.Random(seed + number)))
-            ada = await world.buyer()
+                made.append(await world.node(operator, Fuzzer, rng=random.Random(seed + number), tried=tried))
+            ada = await world.buyer(cls=FuzzingBuyer)
+            assert isinstance(ada, FuzzingBuyer)
+            ada.rng = random.Random(seed)
             job = (await ada.submit(command_spec() if is_command else train_spec())).id
             world.start(ada.broker(job))
             view = await ada.finished(job, HANGS_S)
             dead = [task.exception() for task in world.tasks if task.done()]
             assert dead == []
-            broken = [line for item in made for line in item.broken]
+            broken = [line for item in (*made, ada) for line in item.broken]
             assert broken == []
             await see_everything(world, ada, job)
             trust = TrustStore(()).with_market(pin(world.vkey, world.witness_vkeys))
-            report = verifier.verify_receipt(await ada.receipt(job), trust, int(world.clock.now()))
+            report = comparison.verify_both(await ada.receipt(job), trust, int(world.clock.now()))
             assert [item for item in report.findings if item.severity == "refuted"] == []
             assert (view.status, view.verdict) == ("succeeded", "verified")
             assert sum(sum(item.refused.values()) for item in made) > 0
+            for kind, cls in {"commitment": Commitment, "contribution": Contribution, "answer": Answer}.items():
+                untried = {item.name for item in dataclasses.fields(cls)} - {name for of, name in tried if of == kind}
+                assert is_command or untried == set(), "a job of several tasks has every member odd once"
 
     asyncio.run(scenario())
 

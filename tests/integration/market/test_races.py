@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import FakeBuyer, command_spec, train_spec
+from tests.integration.market.fake_buyer import FakeBuyer, before, command_spec, taken_before, train_spec
 from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.test_failing import Griefer
 from tests.integration.market.test_market_jobs import check
 from tests.integration.market.world import World
 
 from stannary import errors
-from stannary.formats import dsse, statement
+from stannary.formats import dsse, jobspec, statement
 from stannary.formats.jobspec import Verification
 from stannary.market.engine import aborting, applying, concluding, loop, queueing, recording
 from stannary.settle.ledger import buyer_escrow
@@ -299,9 +300,9 @@ def test_an_exhausted_beacon_ends_its_job(tmp_path: Path) -> None:
 
 
 def test_a_node_keeps_its_offer_under_work(tmp_path: Path) -> None:
-    """A node that joins again with another price under open work is refused; with the same offer, its job verifies."""
+    """A node that joins again at a higher price under open work is refused; at the same or a lower, it verifies."""
 
-    async def scenario() -> tuple[Any, str]:
+    async def scenario() -> tuple[Any, errors.StannaryError, str, str]:
         async with worlds.inside(tmp_path, witness=False) as world:
             made = [await world.node(operator, run=False) for operator in ("north", "south", "east")]
             ada = await world.buyer()
@@ -311,18 +312,48 @@ def test_a_node_keeps_its_offer_under_work(tmp_path: Path) -> None:
             with pytest.raises(errors.ConflictError) as refused:
                 await made[0].join(await world.join_token("north"))
             made[0].ask_usd_micros_per_hour = 100_000
+            with pytest.raises(errors.ConflictError) as poorer:
+                await made[0].join(await world.join_token("north", bond=1))
             for party in made:
                 world.start(party.run())
             world.start(ada.broker(job))
             while not any(line.startswith("audit") for party in made for line in party.served):
                 await world.clock.sleep(0.1)
             await made[0].join(await world.join_token("north"))  # its credential is renewed while it works
+            made[0].ask_usd_micros_per_hour = 90_000
+            await made[0].join(await world.join_token("north"))
             await ada.finished(job)
-            return check(world, await ada.receipt(job)), refused.value.what
+            return check(world, await ada.receipt(job)), refused.value, poorer.value.what, job
 
-    report, what = asyncio.run(scenario())
-    assert "does not change" in what
+    report, refused, poorer, job = asyncio.run(scenario())
+    assert "does not change" in refused.what
+    assert "400000: it may fall" in refused.why
+    assert job in refused.hint  # when it may rise
+    assert "keeps the bond" in poorer
     assert [item for item in report.findings if item.severity != "notice"] == []
+
+
+def test_a_join_is_used_once(tmp_path: Path) -> None:
+    """What a node signed before its last join brings no credential any more: it would take its newer word back."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            made = await world.node("north", run=False)
+            token = await world.join_token("north", uses=3)
+            first = await made.join(token)
+            assert (await made.send_join(first)).credential == (await made.send_join(first)).credential
+            made.ask_usd_micros_per_hour = 50_000
+            await made.join(token)
+            with pytest.raises(errors.ConflictError, match="used before"):
+                await made.send_join(first)
+            lying = await made.sign_join(token, bond_usd_micros=2 * worlds.BOND)
+            with pytest.raises(errors.FormatError, match="another bond"):
+                await made.send_join(lying)
+            made.operator = "south"  # a node keeps its operator
+            with pytest.raises(errors.ConflictError, match="another operator"):
+                await made.join(await world.join_token("south"))
+
+    asyncio.run(scenario())
 
 
 def test_an_aborted_job_leaves_nothing_open(tmp_path: Path) -> None:
@@ -366,3 +397,55 @@ def test_a_buyer_who_reveals_nothing_holds_up_nobody(tmp_path: Path, monkeypatch
     view, took_s = asyncio.run(scenario())
     assert view.verdict == "verified"
     assert took_s < 1000
+
+
+OFFERS: tuple[dict[str, Any], ...] = (
+    {"ask_usd_micros_per_hour": 1}, {"ask_usd_micros_per_hour": 10**12}, {"ask_usd_micros_per_hour": 100_000},
+    {"engine_class": "another"}, {"jurisdiction": "DE"}, {"cpus": 1}, {"cpus": 2**20}, {"memory_bytes": 1},
+    {"memory_bytes": 2**53 - 1}, {"bond_usd_micros": None}, {"bond_usd_micros": 1}, {"operator": "south"}, {},
+)  # fmt: skip
+
+
+@dataclass
+class Restless(FakeNode):
+    """Joins again before each statement, with every offer in turn; it does not care what is refused."""
+
+    joined: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    invite: Callable[[], Awaitable[str]] | None = None
+
+    async def _post(self, template: str, lease: node.Lease, kind: str, predicate: Any) -> dsse.Envelope:
+        """Join again, then say what is true."""
+        offer = OFFERS[(len(self.joined) + len(self.refused)) % len(OFFERS)]
+        assert self.invite is not None
+        try:
+            await self.send_join(await self.sign_join(await self.invite(), **offer))
+            self.joined.append(offer)
+        except errors.StannaryError:
+            self.refused.append(offer)
+        return await super()._post(template, lease, kind, predicate)
+
+
+@pytest.mark.parametrize("rules", [None, jobspec.RULES])
+def test_no_join_that_is_taken_refutes_a_receipt(tmp_path: Path, rules: int | None) -> None:
+    """A node offers something else before each of its statements: what the market takes, its verifier takes too."""
+
+    async def scenario() -> tuple[Any, Restless]:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            restless = await world.node("north", Restless, run=False)
+            restless.invite = lambda: world.join_token("north")
+            world.start(restless.run())
+            for operator in ("south", "east"):
+                await world.node(operator)
+            ada = await world.buyer()
+            with contextlib.nullcontext() if rules else taken_before():
+                job = (await ada.submit(train_spec(rounds=3) if rules else before(train_spec(rounds=3)))).id
+            world.start(ada.broker(job))
+            await ada.finished(job)
+            return check(world, await ada.receipt(job)), restless
+
+    report, restless = asyncio.run(scenario())
+    assert [item for item in report.findings if item.severity == "refuted"] == []
+    assert restless.joined
+    assert {"engine_class": "another"} in restless.refused
+    assert {"ask_usd_micros_per_hour": 10**12} in restless.refused

@@ -10,8 +10,11 @@ import hashlib
 from collections.abc import Mapping
 
 from stannary.formats import digest, predicates
+from stannary.formats.ended import WELL
 from stannary.formats.ids import TaskKind
+from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Assignment, Output
+from stannary.rules import ending
 
 Blobs = Mapping[str, bytes]  # by the names of the lease: theta, outer, task ids
 
@@ -46,9 +49,14 @@ def listed(results: Mapping[str, bytes]) -> tuple[Output, ...]:
     return tuple(Output(name, digest.digest(data), len(data)) for name, data in sorted(results.items()))
 
 
-def root(results: Mapping[str, bytes]) -> digest.Digest:
+def root(results: Mapping[str, bytes], ended: str | None = None) -> digest.Digest:
     """Return the root of results."""
-    return predicates.result_root(listed(results))
+    return predicates.result_root(listed(results), ended)
+
+
+def ended(spec: JobSpec, kind: TaskKind) -> str | None:
+    """Return how a task's program ends, where that is part of its result: well."""
+    return WELL if ending.is_stated(spec, kind) else None
 
 
 def _hash(*parts: bytes) -> bytes:

@@ -58,9 +58,9 @@ class World:
             raise wire_errors.from_body(response.status_code, response.content)
         return response
 
-    async def join_token(self, operator: str, bond: int = BOND) -> str:
+    async def join_token(self, operator: str, bond: int = BOND, uses: int = 1) -> str:
         """Return a fresh join token."""
-        asked = admin.JoinTokenRequest(operator=operator, bond_usd_micros=bond)
+        asked = admin.JoinTokenRequest(operator=operator, bond_usd_micros=bond, uses=uses)
         response = await self.admin("POST", routes.ADMIN_JOIN_TOKENS, asked)
         return message.read(admin.JoinTokenAnswer, response.content).token
 
@@ -73,11 +73,13 @@ class World:
             self.tasks.append(asyncio.create_task(made.run()))
         return made
 
-    async def buyer(self, name: str = "ada", deposit: int = 10_000_000) -> FakeBuyer:
+    async def buyer(
+        self, name: str = "ada", deposit: int = 10_000_000, *, cls: type[FakeBuyer] = FakeBuyer
+    ) -> FakeBuyer:
         """Open an account."""
         asked = admin.ApiTokenRequest(name=name, deposit_usd_micros=deposit)
         token = message.read(admin.ApiToken, (await self.admin("POST", routes.ADMIN_API_TOKENS, asked)).content).token
-        made = FakeBuyer(self.url, token, transport=self.transport, clock=self.clock)
+        made = cls(self.url, token, transport=self.transport, clock=self.clock)
         self.buyers.append(made)
         return made
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from stannary.run.sandbox import bubblewrap, cgroup, unshare
-from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.contract import Command, Limits, Mount
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.sandbox.system import interpreter_mounts
 
 REPORT_TIMEOUT_S = 60.0
 DEFAULT_LIMITS = Limits()

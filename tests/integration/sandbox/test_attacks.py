@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from stannary.border import frames
-from stannary.run.sandbox.bubblewrap import interpreter_mounts
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import Command, Limits, Mount
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.sandbox.system import interpreter_mounts
 
 from .conftest import Attempt
 
@@ -553,11 +553,11 @@ def test_dies_with_the_agent(
             textwrap.dedent(
                 f"""
                 import sys
-                from stannary.run.sandbox import bubblewrap, cgroup, unshare
+                from stannary.run.sandbox import bubblewrap, cgroup, system, unshare
                 from stannary.run.sandbox.contract import Command
                 job = {type(sandbox).__name__.lower()}.find(cgroup.find()).start(Command(
                     (sys.executable, "-I", "-S", "-c", "print(1, flush=True); {PAUSE}", {mark!r}),
-                    mounts=bubblewrap.interpreter_mounts()))
+                    mounts=system.interpreter_mounts()))
                 job.stdout.readline()
                 print("up", flush=True)
                 job.wait()

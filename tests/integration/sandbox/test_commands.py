@@ -6,6 +6,7 @@ import json
 import os
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stannary.errors import JobFailed
 from stannary.formats import digest, ids, jobspec
 from stannary.formats.digest import PREFIX
 from stannary.formats.jobspec import Input, JobKind, JobSpec, Privacy, Resources, Trust, Verification
-from stannary.formats.predicates import Tier
+from stannary.formats.predicates import Assurance, Tier
 from stannary.formats.workdir import WorkFile
 from stannary.run import logs
 from stannary.run.holding import Holding, make_workplace
@@ -27,6 +28,7 @@ from stannary.run.worker_process import Reply, Worker, Workplace, outbox_path
 
 MIB = 1024**2
 WALL_S = 60.0
+GROW = "python -c 'x = bytearray(1 << 29); x[::4096] = b\"1\" * (1 << 17)'"
 SUBMITTED_S = 1_700_000_000
 TRUST = Trust(Tier.T0, "local", Privacy.OPEN, Verification.RERUN_COMPARE, 1_000_000, 600_000, 990_000, (), (), 500_000)
 
@@ -40,8 +42,11 @@ class Node:
         self.outbox = root / "outbox"
         self.lines: list[tuple[str, str]] = []
         self.packages: Path | None = None
+        self.system: Path | None = None
         self.num_nodes = 1
         self.memory_bytes = 256 * MIB
+        self.rules: int | None = None
+        self.wall_s = 60
 
     def run(self, run: str, *outputs: str, files: dict[str, bytes] | None = None, **envs: str) -> Reply:
         """Do a command job and return its worker's reply."""
@@ -62,22 +67,27 @@ class Node:
         if not target.exists():
             workdir.materialise(entries, target, lambda named: (blobs / named.removeprefix(PREFIX)).open("rb"))
         given = {"data": Input(digest.digest(b"input\n"), 6, "test")}
+        trust = replace(TRUST, assurance=Assurance.FULL if self.rules else None)
         spec = JobSpec(
             name="test", kind=JobKind.COMMAND, workdir=entries, envs=dict(envs), num_nodes=self.num_nodes,
-            resources=Resources(1, self.memory_bytes, 32 * MIB, 60), inputs=given, outputs=outputs, trust=TRUST,
-            budget_usd_micros=10**6, run=run,
+            resources=Resources(1, self.memory_bytes, 32 * MIB, self.wall_s), inputs=given,
+            outputs=outputs, trust=trust, budget_usd_micros=10**6, run=run, rules=self.rules,
         )  # fmt: skip
         holding = Holding(
             ids.JobId("j-000000000000"), spec, self.root / "job", digest.digest(b""), self.packages, SUBMITTED_S
         )
+        holding.root = self.system
         holding.make_directories()
         workplace: Workplace = make_workplace(holding, self.outbox, {})
         worker = Worker.start(self.sandbox, workplace, lambda stream, text: self.lines.append((stream, text)))
         try:
             request: dict[str, Any] = {
                 "op": "command", "spec": jobspec.to_canonical(spec), "rank": self.num_nodes - 1,
+                "states_ending": self.rules is not None,
                 "inputs": {"data": given["data"].digest.removeprefix(PREFIX)},
             }  # fmt: skip
+            if self.rules is not None:
+                return worker.run_program(request, float(self.wall_s), lambda _: None)
             return worker.request(request, WALL_S, lambda _: None)
         finally:
             worker.close()
@@ -311,6 +321,92 @@ def test_a_command_cannot_end_its_worker(node: Node) -> None:
     assert node.output(reply, "out.txt") == b"own\nend\n"
 
 
+@pytest.mark.parametrize(
+    ("run", "ended"),
+    [
+        ("echo found > out.txt; exit 3", "exit-3"),
+        ("echo found > out.txt", "exit-0"),
+        ("echo found > out.txt; kill -SEGV $$", "signal-11"),
+        ("echo found > out.txt; kill -KILL $$", "signal-9"),
+        ("echo found > out.txt; sh -c 'kill -ABRT $$'", "exit-134"),  # a shell's word for its child's signal
+        ("#!/bin/sh\necho found > out.txt\nexit 255", "exit-255"),
+    ],
+)
+def test_however_a_program_ends_it_has_a_result(node: Node, run: str, ended: str) -> None:
+    """Its exit code or signal is part of it, and its outputs are handed in."""
+    node.rules = 3
+    reply = node.run(run, "out.txt")
+    assert reply.header["ended"] == ended
+    assert node.output(reply, "out.txt") == b"found\n"
+
+
+def test_what_a_program_did_not_leave_is_said_and_the_rest_handed_in(node: Node) -> None:
+    """A pattern that names nothing fails no job: the log says which, and the result is what there is."""
+    node.rules = 3
+    reply = node.run("echo half > a.txt; exit 1", "a.txt", "b/*.txt", "c.txt")
+    assert [item.name for item in reply.outputs] == ["a.txt"]
+    assert reply.header["ended"] == "exit-1"
+    assert ("stderr", "no such output: b/*.txt, c.txt") in node.lines
+    nothing = node.run("exit 1", "a.txt", files={"unused": b""})
+    assert (nothing.outputs, nothing.header["ended"]) == ((), "exit-1")
+
+
+@pytest.mark.parametrize(
+    ("run", "ended"),
+    [("#!/no/such/program\n", "exit-127"), ("#!/tmp\n", "exit-126"), ("no-such-program", "exit-127")],
+)
+def test_a_program_that_does_not_start_has_ended_as_a_shell_says(node: Node, run: str, ended: str) -> None:
+    """It is the buyer's own doing, the same on every node, and no failure of one."""
+    node.rules = 3
+    assert node.run(run).header["ended"] == ended
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "echo half > out.txt; sleep 600; echo whole > out.txt",
+        "#!/bin/sh\ntrap 'echo half > out.txt; exit 7' TERM\nwhile :; do sleep 0.1; done",
+    ],
+)
+def test_what_a_program_left_when_its_time_was_over_is_handed_in(node: Node, run: str) -> None:
+    """It is asked to end, and may write down what there is; its exit code then says nothing."""
+    node.rules, node.wall_s = 3, 1
+    reply = node.run(run, "out.txt")
+    assert reply.header["ended"] == "wall-limit"
+    assert node.output(reply, "out.txt") == b"half\n"
+
+
+def test_a_program_that_will_not_end_is_ended(node: Node) -> None:
+    """It catches SIGTERM, starts others that do, and writes for ever: its time is over all the same."""
+    node.rules, node.wall_s = 3, 1
+    reply = node.run(
+        "trap '' TERM; (while :; do echo more >> out.txt; done) & while :; do sleep 0.1; done", "out.txt", "no"
+    )
+    assert reply.header["ended"] == "wall-limit"
+    assert node.output(reply, "out.txt").startswith(b"more\n")
+
+
+def test_memory_that_ran_out_cuts_a_program_and_blames_no_node(node: Node) -> None:
+    """The kernel's own count says so, whatever the program or its shell made of it; what it left is kept."""
+    node.rules, node.memory_bytes = 3, 128 * MIB
+    reply = node.run(f"echo half > out.txt; {GROW}; exit 0", "out.txt")
+    assert reply.header["ended"] == "out-of-memory"
+    assert node.output(reply, "out.txt") == b"half\n", "the kernel killed the program, and its worker handed in"
+
+
+def test_who_kills_itself_was_not_out_of_memory(node: Node) -> None:
+    """SIGKILL alone is the program's own doing: it is the kernel that counts who ran out."""
+    node.rules = 3
+    assert node.run("kill -KILL $$").header["ended"] == "signal-9"
+
+
+def test_a_fork_bomb_has_a_result_of_its_own_making(node: Node) -> None:
+    """It fills its limit of processes and gives up or stands still: no report of a failure that would blame a node."""
+    node.rules, node.wall_s = 3, 2
+    reply = node.run("echo half > out.txt; b() { b | b & }; b; wait; sleep 600", "out.txt")
+    assert reply.header["ended"] in {"wall-limit", "out-of-memory", "exit-2"}  # 2: a shell that cannot fork
+
+
 def test_signals_have_names(node: Node) -> None:
     """A crash is said by its signal's name, once, and not as a bare number."""
     with pytest.raises(JobFailed) as caught:
@@ -376,3 +472,14 @@ def test_a_command_writes_into_nothing_but_its_own(node: Node, packages: Path) -
     assert [item.name for item in reply.outputs] == ["out.txt"]
     assert [text for stream, text in node.lines if stream == "stdout"] == []
     assert (packages / "tin/__init__.py").read_text() == "ORE = 'cassiterite'\n"
+
+
+def test_what_a_command_took_is_measured(node: Node) -> None:
+    """One that sleeps holds its processor and uses none; of two that share one, each waits while the other runs."""
+    asleep = node.run("sleep 1 && touch done", "done").used
+    assert asleep.wall_ms >= 1000
+    assert asleep.cpu_ms < asleep.wall_ms
+    spin = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
+    shared = node.run('python3 -c "$SPIN" & python3 -c "$SPIN"; wait; touch done', "done", SPIN=spin).used
+    assert shared.waited_ms > 0
+    assert shared.cpu_ms > 0

@@ -154,6 +154,57 @@ def test_a_recipe_that_is_not_deterministic_is_found_before_pay(job, start):
     assert reply["reason"] == "recipe-not-deterministic" and "step 1" in reply["message"]
 
 
+COUNTING = """
+import itertools, subprocess, torch
+from recipe import Hello
+CALLS = itertools.count()
+class Counting(Hello):
+    def loss(self, model, examples):
+        torch.manual_seed(next(CALLS))  # what was done before in this process would show in every result
+        subprocess.Popen(["sleep", "600"])
+        return super().loss(model, examples) * (1 + torch.rand(1))
+"""
+
+
+def test_what_a_recipe_remembers_ends_with_its_task(job, start):
+    """A recipe that counts its calls gives an auditor who never saw the task before the bytes of a busy prover, whether
+    it was tried there or not; what it left running is gone."""
+    (job / "workdir/counting.py").write_text(COUNTING)
+    prover, auditor = start(job), start(job)
+    assert prepare(prover, train_spec("counting.py:Counting"))["ok"]
+    assert prepare(auditor, train_spec("counting.py:Counting"), tried=True)["ok"]
+    agree(prover, auditor)
+    listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
+    mine = {str(worker.process.pid) for worker in (prover, auditor)}
+    assert not [line for line in listed.splitlines() if "sleep 600" in line and line.split()[0] in mine]
+
+
+def agree(prover, auditor):
+    """Have one do some tasks and another only the last of them: outputs and answers are the same."""
+    for lane in (1, 1, 0):
+        assert prover.ask(op="task", assignment=assigned(lane), step=1, salt=SALT.hex())[0]["ok"]
+    question = {"assignment": assigned(0), "step": 2, "salt": SALT.hex()}
+    done, outputs = prover.ask(op="task", **question)
+    assert done["ok"], done
+    replayed, found = auditor.ask(op="task", **question)
+    assert found == outputs
+    assert replayed["answer"] == done["answer"]
+    assert auditor.ask(op="answer", **question)[0]["answer"] == done["answer"]
+
+
+@pytest.mark.parametrize(("end", "code"), [("os._exit(3)", 3), ("os.kill(os.getpid(), 11)", -11)])
+def test_a_task_that_ends_its_process_ends_the_worker_alike(job, start, end, code):
+    """The agent sees the signal or exit code that the recipe's own process ended with."""
+    (job / "workdir/odd.py").write_text(
+        f"import os\nfrom recipe import Hello\nclass Odd(Hello):\n    def loss(self, model, examples):\n        {end}\n"
+    )
+    worker = start(job)
+    assert prepare(worker, train_spec("odd.py:Odd"), tried=True)["ok"]
+    with pytest.raises(AssertionError, match="without a reply"):
+        worker.ask(op="task", assignment=assigned(0), step=1, salt=SALT.hex())
+    assert worker.process.wait(60) == code
+
+
 @pytest.mark.parametrize(
     ("member", "message", "told"),
     [
@@ -186,7 +237,7 @@ def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, star
     spec = to_canonical(command_spec(line, ["s*.txt"]))
     worker = start(job, SECRET="agent")
     done, outputs = worker.ask(op="command", spec=spec, inputs={"corpus": digest.digest(CORPUS)[7:]})
-    assert done["ok"] and done["exit_code"] == 0
+    assert done["ok"]
     assert set(outputs) == {"size.txt", "sub.txt"}
     assert int(outputs["size.txt"]) == len(CORPUS)
     assert outputs["sub.txt"].splitlines()[0] == b"hello" and b"recipe.py" in outputs["sub.txt"]
@@ -194,7 +245,7 @@ def test_a_command_sees_what_it_was_promised_and_its_outputs_come_back(job, star
         spec = to_canonical(command_spec(run, [pattern]))
         assert says in worker.ask(op="command", spec=spec)[0]["message"]
     spec = to_canonical(command_spec("exit 7", verify=Verification.NONE))
-    assert worker.ask(op="command", spec=spec)[0]["exit_code"] == 7
+    assert "exit code 7" in worker.ask(op="command", spec=spec)[0]["message"]
 
 
 def test_a_recipe_that_closes_its_log(job, start):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-from stannary.agent.desk import Desk
+from stannary.agent.desk import ANSWERS, Desk
 from stannary.agent.pulse import Pulse
 from stannary.formats.ids import LeaseType, TaskKind
 from stannary.run.logs import TaskLog
@@ -41,8 +42,40 @@ def test_lines_and_progress_of_the_next_lease_do_not_go_out_under_the_last_one()
     desk.finish(first)
     desk.hold(second, log)
     log.add("stdout", "a secret of the second buyer")
-    desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+    desk.report(ProgressReport(step=0, steps=0, phase="fetch"))
     for ended in (first, second):
         pulse._ship(ended)
         pulse._send_progress(ended)
     assert client.sent == [("l-2", ["a secret of the second buyer"]), ("l-2", "fetch")]
+
+
+def test_questions_are_taken_beside_the_work() -> None:
+    """Who works gets no question, who answers gets no work; what each prints goes out under its own lease."""
+    desk = Desk()
+    work, question = lease("l-1"), lease("l-2").model_copy(update={"type": LeaseType.QUESTION, "job": "j-other"})
+    for each in (work, question):
+        desk.put(each)
+    answered: list[Lease | None] = []
+
+    def answer() -> None:
+        desk.answer_here()
+        answered.append(desk.take(ANSWERS))
+        assert answered[0] is not None
+        desk.hold(answered[0], TaskLog(lambda: 2.0))
+        desk.report(ProgressReport(step=1, steps=2, phase="compute"))
+
+    beside = threading.Thread(target=answer)
+    beside.start()
+    beside.join(60)
+    assert answered == [question]
+    assert desk.take() == work
+    assert desk.take() is None
+    desk.hold(work, TaskLog(lambda: 1.0))
+    assert desk.in_hand() == [work, question]
+    assert desk.progress_under(work) is None
+    reported = desk.progress_under(question)
+    assert reported is not None
+    assert reported.step == 1
+    assert desk.log_of("j-other") is desk.log_under(question) is not desk.log_under(work)
+    assert desk.drop(["l-2"]) is None, "the work goes on"
+    assert desk.drop(["l-1"]) == work

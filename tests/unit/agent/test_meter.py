@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,38 @@ def test_journal_names_cannot_escape(tmp_path: Path) -> None:
     assert journal.get(EntryKind.CLAIM, "../../evil") is None
     journal.put(EntryKind.RESULT, "old", {})
     assert journal.prune(now_s=1e12) == 1
+
+
+def test_two_threads_at_one_job_count_a_moment_once(meter: Meter, clock: Clock) -> None:
+    """A question answered beside the work: what both spend is disjoint, and no more than the time that passed."""
+    claimed: list[Spent] = []
+
+    def beside(act: Callable[[], object]) -> None:
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join(60)
+
+    meter.switch(JOB, Phase.COMPUTE)
+    clock.now_s += 2
+
+    def answer() -> None:
+        with meter.phase(JOB, Phase.AUDIT):
+            clock.now_s += 3
+        with meter.phase(OTHER, Phase.AUDIT):
+            clock.now_s += 4
+        claimed.extend((meter.claim(JOB), meter.claim(OTHER)))
+
+    beside(answer)
+    assert meter.spent(JOB) == Spent(0, 9000, 0, 0, 0)
+    assert claimed == [Spent(0, 0, 0, 0, 0), Spent(0, 0, 0, 0, 4000)]
+    assert meter.claim(JOB) == Spent(0, 9000, 0, 0, 0)
+    meter.switch(JOB, Phase.IDLE)
+
+    def recompute() -> None:
+        with meter.phase(JOB, Phase.AUDIT):
+            clock.now_s += 5
+        claimed.append(meter.claim(JOB))
+
+    beside(recompute)
+    assert claimed[-1] == Spent(0, 0, 0, 0, 5000)
+    assert meter.claim(JOB) == Spent(0, 0, 0, 0, 0)

@@ -289,3 +289,24 @@ def test_a_silent_auditor_is_a_sentence():
         f"{NODE} (oak) was asked to compute lane 1 of round 3 (r2/l1/a0) again and did not answer; "
         "the next one is asked"
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exit-3", ["ended with exit code 3"]),
+        ("signal-11", ["ended with SIGSEGV (Segmentation fault)"]),
+        ("wall-limit", ["cut at resources.wall_s"]),
+        ("exit-0", []),
+        ("\x1b[2Jexit-3", []),
+        (3, []),
+    ],
+)
+def test_how_a_program_ended_is_said_at_once_as_pending(how, said):
+    """Its buyer need not wait for those who compute it again; what is no end of a program is not shown."""
+    happened = event(1, "task.contributed", task=f"{JOB}/run/l0/a0").model_copy(update={"data": {"ended": how}})
+    text = shown(Turn([happened], view()))
+    assert ("pending" in text) == bool(said)
+    assert all(words in " ".join(text.split()) for words in said)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "\x1b" not in text

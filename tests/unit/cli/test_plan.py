@@ -13,11 +13,10 @@ from stannary.cli import plan
 from stannary.cli.commands import run
 from stannary.cli.output import Output
 from stannary.errors import NoCapacity, SpecError
-from stannary.formats.jobspec import RULES
-from stannary.formats.predicates import Assurance
 from stannary.sdk import submit
 from stannary.sdk.submit import Overrides, Prepared
 from stannary.wire.buyer import Offer, PricedWord, PriceQuote, RejectedNode
+from stannary.wire.market import MarketInfo
 
 
 def offer(node: str) -> Offer:
@@ -32,7 +31,7 @@ def quote(escrow_usd_micros: int) -> PriceQuote:
     return PriceQuote(
         chosen=[nodes[0]], rejected=[RejectedNode(node=nodes[1], reason="too dear\x1b[2J")],
         offers=[offer(node) for node in nodes], work_usd_micros=1_000, audit_usd_micros=2_000,
-        escrow_usd_micros=escrow_usd_micros, audit_ppm=1, required_ppm=10_000,
+        escrow_usd_micros=escrow_usd_micros, audit_ppm=1, required_ppm=10_000, reveal_s=3_660,
         words=[
             PricedWord(assurance=word, audit_ppm=ppm, expected_usd_micros=1_500, worst_usd_micros=escrow_usd_micros)
             for word, ppm in (("sampled", 10_000), ("verified", 1_000_000), ("full", 1_000_000))
@@ -48,15 +47,18 @@ def prepared(tmp_path: Path) -> Prepared:
     return submit.prepare(tmp_path / "job.yaml", Overrides())
 
 
-def asking(prepared: Prepared) -> Prepared:
-    """Return the same job, asked to be sampled."""
-    trust = replace(prepared.spec.trust, assurance=Assurance.SAMPLED, audit_ppm=1)
-    return replace(prepared, spec=replace(prepared.spec, trust=trust, rules=RULES))
+ROOT = "sha256:" + "ab" * 32
 
 
 class Market:
     def __init__(self, answer: PriceQuote | Exception) -> None:
         self.answer = answer
+        self.root: str | None = None
+
+    def market(self) -> MarketInfo:
+        return MarketInfo(
+            name="m", vkey="m+0+A", witness_vkeys=[], profile="local", version="1", terms_digest=ROOT, root=self.root
+        )
 
     def quote(self, spec: object) -> PriceQuote:
         if isinstance(self.answer, Exception):
@@ -82,14 +84,15 @@ def test_what_travels_who_could_run_it_and_the_worst_case(prepared: Prepared) ->
     assert "2 files" in text
     assert ".env" in text
     assert "at most         $0.003   of a budget of $0.50" in text
+    assert "pay for 20 units" in text
+    assert "away for 1 h 1 min when it is asked" in " ".join(text.split())
 
 
 def test_the_rate_is_solved_for_the_word_and_each_word_has_its_price(prepared: Prepared) -> None:
     """Rate and cost of all three words stand in the plan, and the rate that will be signed."""
-    plain, prepared = prepared, asking(prepared)
-    assert "audited   100.00 % of 1 unit, 1.00 % needed" in shown(plain, quote(3_000))[1]
     _, text, _ = shown(prepared, quote(3_000))
-    assert "audited   1.00 % of 1 unit, for assurance: sampled; always one of each" in text
+    assert "audited   1.00 % of 1 unit, for assurance: sampled; always the" in text
+    assert "price     of what is measured: expected reckons with" in text
     for word, rate in (("sampled", "1.00 %"), ("verified", "100.00 %"), ("full", "100.00 %")):
         assert f"    {word:<9} {rate:>9}  expected $0.0015, at most $0.003" in text
     _, text, _ = shown(prepared, quote(3_000), as_json=True)
@@ -98,9 +101,16 @@ def test_the_rate_is_solved_for_the_word_and_each_word_has_its_price(prepared: P
     assert [item["assurance"] for item in members["words"]] == ["sampled", "verified", "full"]
 
 
+def test_the_markets_root_is_filled_in(prepared: Prepared) -> None:
+    """A job names the root file system its market publishes when it is priced."""
+    market = Market(quote(3_000))
+    for published in (ROOT, None):
+        market.root = published
+        assert submit.priced(market, prepared)[0].spec.root == published  # type: ignore[arg-type]  # as much
+
+
 def test_a_rate_of_the_buyers_own_may_raise_and_never_lower(prepared: Prepared) -> None:
     """Below what the word needs it is refused; above it stands."""
-    prepared = asking(prepared)
     trust = prepared.spec.trust
     low, high = (
         replace(prepared, spec=replace(prepared.spec, trust=replace(trust, audit_ppm=ppm)), has_own_rate=True)
@@ -109,6 +119,14 @@ def test_a_rate_of_the_buyers_own_may_raise_and_never_lower(prepared: Prepared) 
     with pytest.raises(SpecError, match=r"trust\.audit is below what assurance: sampled needs"):
         shown(low, quote(3_000))
     assert "audited   50.00 %" in shown(high, quote(3_000))[1]
+
+
+def test_no_job_is_made_under_rules_of_an_earlier_release(prepared: Prepared) -> None:
+    """A spec of rules 2 is not priced, and so not signed; the refusal names the command that makes it anew."""
+    old = replace(prepared.spec, trust=replace(prepared.spec.trust, assurance=None), rules=None)
+    with pytest.raises(SpecError, match="no new job is taken under rules 2") as caught:
+        shown(replace(prepared, spec=old), quote(3_000))
+    assert "stannary run JOB.yaml" in caught.value.hint
 
 
 def test_over_budget_is_no_success(prepared: Prepared) -> None:

@@ -10,6 +10,7 @@ from tests.unit.verify.world import World
 
 from stannary.cli import summary
 from stannary.formats.jobspec import JobKind
+from stannary.formats.predicates import Assurance
 from stannary.verify.receipt import verify_receipt
 from stannary.verify.report import Finding, Severity
 
@@ -55,3 +56,14 @@ def test_a_script_is_shown_in_one_line():
     assert claims is not None
     (line,) = (line for line in summary.fact_lines(claims) if line.startswith("code"))
     assert line.endswith(": #!/bin/bash set -e python count.py 1")
+
+
+def test_a_program_that_did_not_end_well_has_not_succeeded():
+    """Beside the word stands how it ended, and no line calls it a success."""
+    world = World(kind=JobKind.COMMAND, lanes=1, assurance=Assurance.FULL)
+    world.end = "exit-3"
+    report = verify_receipt(world.play().receipt(), world.trust(), world.now)
+    first, second, *_ = summary.text(report, receipt_file="")
+    assert first.startswith("Verified. job ") and first.endswith(": done")
+    assert second == "  The program ended with exit code 3."
+    assert summary.to_json(report)["claims"]["ended"] == {"0": "exit-3"}

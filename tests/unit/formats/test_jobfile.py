@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -77,6 +78,29 @@ def test_what_comes_later_is_said_to_come_later(trust: dict[str, str]) -> None:
     assert f"trust.{path}" in said.what and "not yet" in said.what
 
 
+@pytest.mark.parametrize("trust", [{}, {"verify": "none"}, {"assurance": "full"}, {"audit": 0.5}])
+def test_every_job_is_of_the_newest_rules(trust: dict[str, Any]) -> None:
+    """Whoever names no assurance asks for `sampled`; how much that needs is solved when the plan is made."""
+    spec = jobfile.parse({"run": "true", "trust": trust}).spec
+    assert spec.rules == jobspec.RULES
+    assert spec.trust.assurance == trust.get("assurance", "sampled")
+    assert spec.trust.audit_ppm == (500_000 if "audit" in trust else jobfile.LEAST_AUDIT_PPM)
+
+
+def test_a_step_has_no_agreed_time() -> None:
+    """A step is paid as measured: `step_ms` is refused with what bounds a job; specs of rules 2 cannot go without."""
+    with pytest.raises(SpecError, match=r"unknown key recipe\.step_ms") as caught:
+        jobfile.parse({**TRAIN, "recipe": {**TRAIN["recipe"], "step_ms": 60}})
+    assert caught.value.hint == "leave it out: steps are measured; resources.wall_s and budget are the ceilings"
+    spec = jobfile.parse(TRAIN).spec
+    assert spec.recipe is not None and spec.recipe.step_ms is None
+    with pytest.raises(SpecError, match=r"recipe\.step_ms does not fit trust\.assurance"):
+        jobspec.check(dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, step_ms=60)))
+    old = dataclasses.replace(spec, trust=dataclasses.replace(spec.trust, assurance=None), rules=None)
+    with pytest.raises(SpecError, match="steps have no price"):
+        jobspec.check(old)
+
+
 @pytest.mark.parametrize(
     ("missing", "hint"), [("entry", "add: entry: recipe.py:recipe"), ("rounds", "add: rounds: 12")]
 )
@@ -146,15 +170,11 @@ def test_more_inputs_than_a_job_may_name_are_refused() -> None:
         draft.resolve([ENTRY], dict.fromkeys(names, Input(digest(b"x"), 1, "file x")))
 
 
-def test_a_job_that_names_an_assurance_is_under_rules_3() -> None:
-    """Its rate is solved later unless it is given; without one the job is as before, every unit audited."""
+def test_how_much_is_audited_follows_from_the_assurance_unless_it_is_said() -> None:
+    """A rate of one's own is kept and known for that; no other word than the three is an assurance."""
     job = {"run": "python main.py"}
-    before, asked, raised = (
-        jobfile.parse({**job, "trust": trust})
-        for trust in ({}, {"assurance": "verified"}, {"assurance": "sampled", "audit": 0.5})
-    )
-    assert (before.spec.rules, before.spec.trust.assurance, before.spec.trust.audit_ppm) == (None, None, 1_000_000)
-    assert (asked.spec.rules, asked.spec.trust.assurance, asked.has_own_rate) == (3, "verified", False)
+    asked, raised = (jobfile.parse({**job, "trust": trust}) for trust in ({"assurance": "verified"}, {"audit": 0.5}))
+    assert (asked.spec.trust.assurance, asked.has_own_rate) == ("verified", False)
     assert (raised.spec.trust.audit_ppm, raised.has_own_rate) == (500_000, True)
     with pytest.raises(SpecError, match=r"trust\.assurance is not a known value"):
         jobfile.parse({**job, "trust": {"assurance": "certain"}})

@@ -12,7 +12,7 @@ import pytest
 from stannary.jobs.states import COURSE, NODES_WORD, TRANSITIONS, JobStatus, TaskState
 
 ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = sorted((ROOT / "tests" / "recorded" / "golden").glob("*.json"))
+GOLDEN = sorted((ROOT / "tests" / "recorded" / "golden").rglob("*.json"))
 
 
 def test_the_page_shows_the_table() -> None:

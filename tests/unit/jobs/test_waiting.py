@@ -38,10 +38,10 @@ def test_a_queued_job_waits_for_its_turn_and_nodes() -> None:
 
 
 def test_a_placed_job_waits_for_nodes_to_ask() -> None:
-    """Each planned task is a wait of its own."""
-    listed = waits(course(moment.state(), world()))
-    assert {spoken(wait) for wait in listed} == {("planned", "a node that asks for work and may take it", "lease it")}
-    assert len(listed) == 2
+    """The first task alone is planned: what the others wait for is said beside it."""
+    check, planned = waits(course(moment.state(), world()))
+    assert spoken(planned) == ("planned", "a node that asks for work and may take it", "lease it")
+    assert check.waits_for.startswith("the first check: another operator to compute ")
 
 
 def test_an_owed_beacon_value_is_named_first() -> None:
@@ -54,7 +54,7 @@ def test_an_owed_beacon_value_is_named_first() -> None:
     owed = DrawRow(JOB, 0, "note", 9, ROOT, (), NOW_MS, None, None, None, None)
     listed = {0: CandidateList("leaf", 2, (Candidate(NodeId("n-2"), "bob", moment.CLASS),))}
     asked = replace(planned, status=JobStatus.RUNNING, tasks=tasks, draws=(owed,), listed=listed)
-    (wait,) = waits(course(asked, world()))
+    wait, *_ = waits(course(asked, world()))
     assert spoken(wait) == ("owed", "the beacon value of draw 0", "draw")
     assert wait.until_ms == NOW_MS + 1000 * TIMING.reveal_s
 

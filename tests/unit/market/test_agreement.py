@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 ATTACKS = "tests/integration/attacks/test_messages.py"
 FUZZED = "tests/integration/market/test_fuzzed_statements.py"
 BUYERS = "tests/integration/attacks/test_buyer_messages.py"
+RACES = "tests/integration/market/test_races.py"
 CLOCK = "tests/unit/market/test_clock.py"
 INTAKE = "src/stannary/market/intake/statements.py"
 WORK = "src/stannary/market/intake/work.py"
@@ -30,16 +31,20 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
     "signature": (INTAKE, "statement.open_envelope", ATTACKS, "another's signature"),
     "receipt.malformed": (INTAKE, "bounds.check", FUZZED, "odd_payload"),
     "contribution.assignment": (WORK, "task.assignment_digest", ATTACKS, "another assignment"),
-    "contribution.root": (WORK, "result_root(made.outputs) != made.root", ATTACKS, "another's output"),
+    "contribution.root": (WORK, "result_root(made.outputs, made.ended) != made.root", ATTACKS, "another's output"),
     "contribution.steps": (WORK, "task.num_steps", ATTACKS, "fewer steps"),
     "contribution.engine-class": (WORK, "sent.node.engine_class", ATTACKS, "another class"),
     "commitment.missing": (WORK, "nothing was committed to", ATTACKS, "contribution first"),
     "commitment.order": (WORK, "nothing was committed to", ATTACKS, "contribution first"),
     "commitment.opening": (WORK, "commitment_hash", ATTACKS, "another salt"),
+    "contribution.ended": (WORK, "intake.check_ended", ATTACKS, "an end where none belongs"),
+    "answer.ended": (ANSWERS, "intake.check_ended", ATTACKS, "an end where none belongs"),
     "answer.commitment": (ANSWERS, "committed is None", ATTACKS, "opened too early"),
     "answer.order": (ANSWERS, "LeaseType.REVEAL", ATTACKS, "opened too early"),
     "answer.opening": (ANSWERS, "answer_commitment_hash", ATTACKS, "another blind"),
-    "answer.root": (ANSWERS, "result_root(made.outputs) != made.root", ATTACKS, "outputs of another root"),
+    "answer.root": (ANSWERS, "result_root(made.outputs, made.ended) != made.root", ATTACKS, "outputs of another root"),
+    "commitment.used": (WORK, "intake.check_used", ATTACKS, "a use too many or too few"),
+    "answer.used": (ANSWERS, "intake.check_used", ATTACKS, "an answer's use too many or too few"),
     "audit.auditor": (ANSWERS, "expect(sent, kind", ATTACKS, "another role"),
     "audit.name": (ANSWERS, "audit=made.audit", ATTACKS, "another audit"),
     "audit.prover": (ANSWERS, "expect(sent, kind", ATTACKS, "a second answer"),
@@ -48,6 +53,8 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
     "time.past": (INTAKE, "check_signed_since", CLOCK, "86,401 s behind"),
     "credential.expired": (INTAKE, "clocks.is_within", FUZZED, "OFFSETS_S"),
     "credential.node": (JOINING, "ids.node_id(key)", FUZZED, '"key"'),
+    "credential.changed": ("src/stannary/store/nodes.py", "belongs to another operator", RACES, "keeps its operator"),
+    "credential.join": (JOINING, "this join was used before", RACES, "used before"),
     "job.market": (
         ADMISSION,
         "order.market != exchange.keyid",
@@ -64,13 +71,15 @@ AT_THE_DOOR: dict[str, tuple[str, str, str, str]] = {
 NO_DOOR = {
     "reveal.length": "the market asks for no more values than tasks; admission checks the chain's length against them",
     "audit.silent": "a silence is nobody's statement but the market's; it is a notice",
+    "use.apart": "two measurements of a unit are compared when both are logged, the lower is paid; it is a notice",
     "statement.void": "a later statement that lost a race is listed and counts for nothing; it is a notice",
     "receipt.span": "submitted_at is held to the market's clock at admission; the rest is the market's own",
 }
 # what the market states: assignments, placements, candidates, draws, silences, verdicts, credentials, the receipt
 OF_THE_MARKET = (
-    "assignment.", "placement.", "candidates.", "draw.", "silence.", "verdict.", "merge.", "checkpoint.", "evidence.",
-    "credential.missing", "credential.join", "receipt.", "audit.skipped",
+    "assignment.", "placement.", "candidates.", "draw.", "silence.", "stopped.", "verdict.", "merge.", "checkpoint.",
+    "evidence.", "first.", "credential.missing", "credential.differs",
+    "credential.grade", "credential.power", "receipt.", "audit.skipped", "question.", "redo.", "appeal.", "ruling.",
 )  # fmt: skip
 OF_THE_READER = ("policy.", "witness.", "log.", "result.", "replay.")  # his pins, his clock, his files, his machine
 

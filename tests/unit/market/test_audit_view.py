@@ -17,8 +17,8 @@ from tests.unit.store import world as stored
 from stannary.formats import canonical, digest, ids, predicates, record
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Assignment, Drawable
-from stannary.jobs.course import drawing, hearing
-from stannary.jobs.course.actions import Ask, OpenAudit
+from stannary.jobs.course import asking, drawing, hearing
+from stannary.jobs.course.actions import OpenAudit
 from stannary.jobs.course.draft import CourseDraft
 from stannary.jobs.course.state import CandidateList, DrawRow
 from stannary.jobs.states import JobStatus, TaskState
@@ -86,8 +86,9 @@ def view_of(store: Store, seed: int, *, asked: tuple[str, ...], number: int, can
         for action in draft.actions:
             if isinstance(action, OpenAudit):
                 audits.open_audit(connection, action.new, at_ms=1)
-        (asking,) = (action for action in draft.actions if isinstance(action, Ask) and action.grant.node == asked[0])
-        lease = leases.grant(connection, applying.with_inputs(connection, asking.grant), Cause(moment.now_ms, "asked"))
+        (offered,) = (item for item in asking.offers(draft.state()) if item.audit.auditor == asked[0])
+        grant = asking.take(drawn.order, offered, moment)
+        lease = leases.grant(connection, applying.with_inputs(connection, grant), Cause(moment.now_ms, "asked"))
         raise Seen(giving.view(lease, task))
 
     with pytest.raises(Seen) as seen:

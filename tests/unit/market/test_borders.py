@@ -11,7 +11,7 @@ import pytest
 import stannary.market.engine
 
 ROOM = Path(stannary.market.engine.__file__).parent
-TOUCHES_STORE = {"loading.py", "applying.py", "recording.py", "aborting.py"}
+TOUCHES_STORE = {"loading.py", "applying.py", "recording.py", "aborting.py", "ruling.py", "ordering.py"}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -50,7 +50,7 @@ def node(name: str, operator: str) -> Node:
 def world(**changes: Any) -> World:
     """Return a moment at which everybody is here, long after everything was planned."""
     listed = [node(name, operator) for name, operator in (BIG | SMALL).items()]
-    return moment.world(*listed, now_ms=NOW_MS + 3_600_000, terms=frozenset({terms.DIGEST}), **changes)
+    return moment.world(*listed, now_ms=NOW_MS + 3_600_000, terms=terms.accepted, **changes)
 
 
 def running() -> JobState:

@@ -18,7 +18,7 @@ from stannary.market.offerbook import FRESH_S, MAX_ANSWERS, OfferBook
 from stannary.market.presence import Roster
 from stannary.market.settings import Timing
 from stannary.place import match
-from stannary.rules.price import AUDITS_IN_ESCROW
+from stannary.rules.price import worst_case
 
 
 class Shelf:
@@ -119,13 +119,13 @@ def test_equal_questions_are_answered_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_estimate_is_the_worst_case_of_the_match() -> None:
-    """The escrow of a quote is all work at the dearest chosen ask, twice audited; an empty book has no capacity."""
+    """The escrow of a quote is the worst case at the dearest chosen ask; an empty book has no capacity."""
 
     booth = Booth(*TWO)
     booth.shelf.standing = [replace(item, terms=str(terms.DIGEST)) for item in booth.shelf.standing]
     made = booth.book.estimate(command_spec())
     assert [offer.node for offer in made.match.chosen] == ["n-1"]
-    assert made.worst.audit_usd_micros == AUDITS_IN_ESCROW * made.worst.work_usd_micros
+    assert made.worst == worst_case(command_spec(), made.match.highest_ask_usd_micros_per_hour)
     unverified = booth.book.estimate(command_spec(verify=Verification.NONE))
     assert unverified.worst.audit_usd_micros == 0
     with pytest.raises(NoCapacity):

@@ -11,6 +11,7 @@ from tests.unit.store import world as stored
 from stannary.formats.ids import AuditId, NodeId, TaskId
 from stannary.formats.predicates import Verdict
 from stannary.market.engine import applying
+from stannary.market.http import routes_admin
 from stannary.settle import escrow
 from stannary.settle.ledger import (
     INSURANCE,
@@ -80,6 +81,29 @@ def test_a_bond_forfeited_twice_is_forfeited_once(store: Store, redo: int, audit
     assert after.get(INSURANCE, 0) == BOND - 2 * (redo + audit)
     assert after.get(operator_available("bob"), 0) == 2 * (redo + audit)
     assert after[buyer_escrow("buyer")] == 0
+
+
+def test_every_movement_of_insurance_can_be_read(store: Store) -> None:
+    """Of one account alone: what came from whom and what went to whom comes to what it holds; others are not shown."""
+    with store:
+
+        def settle_both(connection: Connection) -> None:
+            settled(connection, 1, redo=100, audit=50)
+            settled(connection, 2, redo=100, audit=50)
+
+        store.write(settle_both).result(30)
+        page = store.read(lambda c: routes_admin._ledger(c, INSURANCE))
+        nothing = store.read(lambda c: routes_admin._ledger(c, "nobody"))
+        whole = store.read(lambda c: routes_admin._ledger(c, None))
+    moved = [(item.debit, item.credit, item.usd_micros, item.job) for item in page.entries]
+    # the first job leaves what it did not need of the bond; the second, whose bond is gone, is made whole from that
+    assert moved == [
+        ("several", INSURANCE, BOND - 150, "j-000000000001"),
+        (INSURANCE, "several", 150, "j-000000000002"),
+    ]
+    assert sum(amount if to == INSURANCE else -amount for _, to, amount, _ in moved) == page.balances[INSURANCE]
+    assert nothing.entries == []
+    assert {item.seq for item in page.entries} < {item.seq for item in whole.entries}
 
 
 def test_what_insurance_cannot_cover_is_the_markets_own_loss(store: Store) -> None:

@@ -166,3 +166,38 @@ def test_lanes_that_cannot_be_held_are_told_by_cause() -> None:
     assert "1 of 2 lanes can be held now, 1 of its nodes left, 1 of operators that hold their share, 1" in (
         refused.value.why
     )
+
+
+def test_a_class_of_more_operators_comes_before_a_cheaper_one() -> None:
+    """Under rules 3 two who share a class of their own draw no job by a price; inside a class the cheapest works."""
+    found = offers(
+        ("n-1", "ann", "theirs", 1),
+        ("n-2", "bob", "theirs", 1),
+        ("n-3", "cat", "common", 50),
+        ("n-4", "dan", "common", 40),
+        ("n-5", "eve", "common", 60),
+    )
+    need = replace(NEED, num_nodes=1)
+    assert [offer.node for offer in match(found, need, {}).chosen] == ["n-1"]
+    answer = match(found, replace(need, most_operators=True), {})
+    assert [offer.node for offer in answer.chosen] == ["n-4"]
+    reasons = {item.node: item.reason for item in answer.rejected}
+    assert reasons["n-1"] == "engine class: another class has 3 operators, this one 2"
+    tied = match([item for item in found if item.node != "n-5"], replace(need, most_operators=True), {})
+    assert [offer.node for offer in tied.chosen] == ["n-1"]
+    assert {item.node: item.reason for item in tied.rejected}["n-4"] == "engine class: another class is cheaper"
+
+
+def test_whoever_is_left_out_of_work_still_audits_it() -> None:
+    """An operator the buyer excludes holds no lane, makes the class one that can be audited, and is held for."""
+    standing = offers(("n-0", "ann", "x", 100), ("n-1", "bob", "x", 300), ("n-2", "bob", "x", 2_000))
+    need = replace(NEED, num_nodes=1, exclude_operators=frozenset({"bob"}))
+    with pytest.raises(NoCapacity, match="nobody of another operator could audit it"):
+        match(standing, need, {})
+    found = match(standing, replace(need, audits_by_class=True), {})
+    assert [item.node for item in found.chosen] == ["n-0"]
+    assert found.highest_ask_usd_micros_per_hour == 300  # dearer ones than his ceiling he pays nobody
+    assert [(item.node, item.reason) for item in found.rejected] == [
+        ("n-1", "operator bob is excluded"),
+        ("n-2", "operator bob is excluded"),
+    ]

@@ -44,7 +44,7 @@ def test_the_units_a_word_needs_bear_it(num_units: int) -> None:
     wanted = assurance.needed(Assurance.VERIFIED, num_units, D)
 
     def word(checked: int) -> Verdict:
-        return assurance.reached(PPM, 1, D, units=num_units, checked=checked)
+        return assurance.reached(PPM, 1, D, units=num_units, checked=checked, unheard=0)
 
     assert word(wanted) is Verdict.VERIFIED
     assert word(wanted - 1) is Verdict.SAMPLED
@@ -54,9 +54,9 @@ def test_the_units_a_word_needs_bear_it(num_units: int) -> None:
 
 def test_nothing_recomputed_is_never_verified() -> None:
     """0 of 15 units recomputed at a rate of 5 % (one fake escapes with 0.95) are a sample at best."""
-    assert assurance.reached(50_000, 20_000, D, units=15, checked=0) is Verdict.SAMPLED
-    assert assurance.reached(50_000, 60_000, D, units=15, checked=0) is Verdict.UNVERIFIED
-    assert assurance.reached(50_000, 20_000, D, units=0, checked=0) is Verdict.SAMPLED
+    assert assurance.reached(50_000, 20_000, D, units=15, checked=0, unheard=0) is Verdict.SAMPLED
+    assert assurance.reached(50_000, 60_000, D, units=15, checked=0, unheard=0) is Verdict.UNVERIFIED
+    assert assurance.reached(50_000, 20_000, D, units=0, checked=0, unheard=0) is Verdict.SAMPLED
 
 
 @pytest.mark.parametrize(

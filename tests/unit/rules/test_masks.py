@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 from tests.integration.market.fake_buyer import train_spec
 
+from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId
-from stannary.formats.jobspec import Verification
+from stannary.formats.jobspec import RULES, Auditors, Verification
 from stannary.formats.predicates import Tier
 from stannary.jobs.course.state import Node
 from stannary.rules.masks import Requirement, required_by, why_not
 
 GIB = 2**30
 BASE = Node(NodeId("n-0"), "ann", "EU", "terms", Tier.T0, "cpu-a", 4, 4 * GIB, 100, bond_usd_micros=0, expires_at_ms=0)
+ROOT = Digest("sha256:" + "abcdef" * 10 + "0123")
 NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified=True)
 
 
@@ -25,6 +27,8 @@ NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified
         ({}, {"exclude_operators": frozenset({"ann"})}, "excluded"),
         ({}, {"terms": frozenset({"other"})}, "terms"),
         ({}, {"regions": frozenset({"US"})}, "region EU"),
+        ({}, {"root": ROOT}, "no jobs in the root file system rabcdefabcdef"),
+        ({"engine_class": "cpu-a.abcdefabcdef"}, {"root": ROOT}, "no jobs in the root file system"),
         ({"cpus": 1}, {"cpus": 2}, "1 cpus, 2"),
         ({"memory_bytes": GIB - 1}, {}, "bytes of memory"),
         ({"ask_usd_micros_per_hour": 1_001}, {}, "$0.001001/h"),
@@ -55,7 +59,7 @@ def test_a_spec_asks_for_all_it_names() -> None:
         verify=Verification.NONE,
     )
     resources = replace(spec.resources, cpus=64, memory_bytes=64 * GIB)
-    wanted = required_by(replace(spec, trust=trust, resources=resources), terms=frozenset({"terms"}))
+    wanted = required_by(replace(spec, trust=trust, resources=resources, root=ROOT), terms=frozenset({"terms"}))
     assert wanted == Requirement(
         num_nodes=3,
         tier=Tier.T2,
@@ -65,8 +69,30 @@ def test_a_spec_asks_for_all_it_names() -> None:
         exclude_operators=frozenset({"ann"}),
         max_ask_usd_micros_per_hour=7,
         verified=False,
+        audits_by_class=True,
         terms=frozenset({"terms"}),
+        most_operators=True,
+        root=ROOT,
     )
+    assert wanted.of_auditors == replace(wanted, regions=frozenset(), exclude_operators=frozenset())
+
+
+def test_lists_bind_who_works_and_not_who_audits() -> None:
+    """From rules 3 on, unless the buyer says that they do; a ceiling, a tier and a size bind everybody."""
+    spec = replace(train_spec(), rules=RULES)
+    trust = replace(spec.trust, regions=("US",), exclude_operators=("ann",), max_price_usd_micros_per_hour=100)
+    wanted = required_by(replace(spec, trust=trust))
+    fit = replace(BASE, memory_bytes=wanted.memory_bytes)
+    assert why_not(fit, wanted) != ""
+    assert why_not(fit, wanted.of_auditors) == ""
+    assert "asks" in why_not(replace(fit, ask_usd_micros_per_hour=101), wanted.of_auditors)
+    listed = required_by(replace(spec, trust=replace(trust, auditors=Auditors.LISTED)))
+    assert why_not(fit, listed.of_auditors) == why_not(fit, listed) != ""
+
+
+def test_a_root_is_kept_to_by_the_nodes_whose_class_names_it() -> None:
+    """A class of the root passes, whatever comes before its name."""
+    assert why_not(replace(BASE, engine_class="cpu-fp32.0123456789ab.rabcdefabcdef"), replace(NEED, root=ROOT)) == ""
 
 
 def test_no_operator_holds_more_than_half_of_verified_lanes() -> None:

@@ -15,7 +15,7 @@ COMMAND = shape_of(cast.spec(nodes=3))
 
 def train(rounds: int = 3, inner_steps: tuple[int, ...] = (3, 6), lanes: int = 2, wall_s: int = 60) -> Shape:
     """Return the shape of a training job."""
-    spec = cast.train(rounds=rounds, lanes=lanes, step_ms=40)
+    spec = cast.before(cast.train(rounds=rounds, lanes=lanes), step_ms=40)
     return replace(shape_of(spec), inner_steps=inner_steps, wall_s=wall_s)
 
 
@@ -53,6 +53,13 @@ def test_a_step_is_expected_as_measured_between_what_is_agreed_and_the_wall() ->
     assert shape.step_s(0.0) == 0.04
     assert shape.step_s(5.0) == 5.0
     assert shape.step_s(1e9) == 60 / 6
+
+
+def test_where_no_step_time_is_agreed_the_measured_one_is_expected() -> None:
+    """Before anything was measured a task may take all of its wall limit; then as long as measured, however short."""
+    shape = shape_of(cast.train(rounds=3, wall_s=60))
+    assert (shape.step_ms, shape.longest_steps) == (1000, 4)
+    assert [shape.step_s(measured_s) for measured_s in (0.0, 0.001, 5.0, 1e9)] == [15.0, 0.001, 5.0, 15.0]
 
 
 def test_a_buyers_own_chain_is_long_enough_for_the_market() -> None:

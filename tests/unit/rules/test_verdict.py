@@ -1,10 +1,11 @@
 """Verdicts: a table of cases, and the same rules proven over every combination of four voices."""
 
+import dataclasses
 import itertools
 
 import pytest
 
-from stannary.formats import digest
+from stannary.formats import digest, ended
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.predicates import Answer, Contribution, Role, Spent, Verdict
 from stannary.rules.reasons import Reason
@@ -136,6 +137,17 @@ def test_order_of_auditors_changes_no_verdict():
         assert len(verdicts) == 1
 
 
+@pytest.mark.parametrize("num_cut", [1, 2])
+def test_where_every_auditor_was_cut_the_unit_stands_as_cut(num_cut):
+    """They accuse nobody, nor is it said that there were none; a root that was never handed in stands for nothing."""
+    cut = [dataclasses.replace(answer(node, "yy"), ended=ended.OUT_OF_MEMORY) for node in "ab"[:num_cut]]
+    for root, reason in (("x", Reason.CUT), ("z", Reason.NO_AUDITOR)):
+        asked = contribution(root), answer("p", "xx"), cut, OPERATORS
+        assert judge(*asked).need_auditor
+        closed = judge(*asked, exhausted=True)
+        assert (closed.verdict, closed.reason, closed.refuted) == (Verdict.UNVERIFIED, reason, ())
+
+
 def test_comparison_can_be_replaced():
     """Across engine classes a tolerance decides what is the same."""
     assert decide("xx", "xy", same=lambda first, second: first.root == second.root).verdict is Verdict.VERIFIED
@@ -145,3 +157,17 @@ def test_comparison_can_be_replaced():
 def test_undrawn_work_is_verified_only_statistically():
     """A task the beacon passed over says so in its reason."""
     assert (undrawn().verdict, undrawn().reason) == (Verdict.VERIFIED, Reason.NOT_DRAWN)
+
+
+def test_fewer_than_three_operators_convict_nobody():
+    """Whatever they answer, however many nodes they have, and whether or not anybody is left to ask."""
+    voices = ["xx", "yy", "xy", None]
+    for of in itertools.product("PQ", repeat=3):
+        operators = {NodeId("p"): "P", **dict(zip(map(NodeId, "abc"), of, strict=True))}
+        for prover, *auditors in itertools.product(voices, repeat=4):
+            heard = [answer(node, voice) for node, voice in zip("abc", auditors, strict=True) if voice]
+            said = answer("p", prover) if prover else None
+            for exhausted, late in itertools.product((False, True), repeat=2):
+                made = judge(contribution("x"), said, heard, operators, exhausted=exhausted, late=late)
+                assert (made.refuted, made.odd) == ((), ())
+                assert made.verdict is not Verdict.REFUTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ class DeadProcess:
 
     def kill(self) -> None:
         self.kills += 1
+
+    def threads(self) -> list[str]:
+        return []
 
     def usage(self) -> Usage:
         return Usage(0, 0, self.num_oom_kills)
@@ -104,7 +108,7 @@ def test_a_lost_worker_has_a_reason(ask: Callable[..., Any]) -> None:
 def test_memory_and_time_are_said_in_words(ask: Callable[..., Any], tmp_path: Path) -> None:
     """What the kernel killed for its memory behind a worker that lives, and what took too long, is said as such."""
     process = DeadProcess()
-    counts = iter((0, 1))
+    counts = itertools.chain((0,), itertools.repeat(1))
     process.usage = lambda: Usage(0, 0, next(counts))  # type: ignore[method-assign]
     with pytest.raises(JobFailed) as caught:
         ask(({"ok": False, "reason": "command-failed", "message": "exit code 137"}, b""), process=process)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from stannary.errors import ConflictError
 from stannary.formats.ids import AuditId, NodeId, TaskId
 from stannary.formats.predicates import SettlementLine, Verdict
+from stannary.rules import appeal
+from stannary.rules.appeal import Due, TakenBond
 from stannary.settle import escrow
 from stannary.settle.ledger import (
     FEES,
@@ -134,3 +136,47 @@ def test_without_lines_everything_goes_back() -> None:
         buyer_escrow("ada"): -600,
     }
     assert escrow.settle(escrow.Escrow("j-1", "ada", 0)) is None
+
+
+OWED = st.builds(Due, st.sampled_from(sorted(BONDS)), st.just("t/q1"), st.just("appeal"), AMOUNTS)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(BONDS)), AMOUNTS), st.lists(OWED, max_size=4), AMOUNTS, st.booleans())
+def test_a_ruling_moves_what_its_lines_say(bonds: dict[str, int], due: list[Due], redo: int, is_insured: bool) -> None:
+    """Whoever loses or hears, also twice or both: each account moves by the sum of its lines, and all by nothing."""
+    taken = [TakenBond(NodeId(node), node, amount) for node, amount in sorted(bonds.items())]
+    lines = appeal.lines(taken, due, redo, appeal.short_of(taken, due) if is_insured else 0)
+    stated: Counter[Account] = Counter()
+    for line in lines:
+        kind, _, name = line.account.partition(":")
+        whose = {"bond": operator_bond(name), "operator": operator_available(name), "buyer": buyer_available("ada")}
+        stated[whose.get(kind, INSURANCE)] += line.usd_micros
+    stated = Counter({account: amount for account, amount in stated.items() if amount})
+    entry = escrow.rule("j-1", "n-0", "ada", lines)
+    if entry is None:
+        assert not stated
+        return
+    assert {item.account: item.usd_micros for item in entry.postings} == stated
+    assert sum(item.usd_micros for item in entry.postings) == 0
+
+
+def test_each_disputed_bond_is_ruled_on_once() -> None:
+    """The key is that of job and node: rulings on two nodes both move, a second on one of them is refused."""
+    one, same, less = (appeal.lines([TakenBond(NodeId("n-0"), "n-0", amount)], (), 0, 0) for amount in (9, 9, 8))
+    first, again, other, otherwise = (
+        escrow.rule("j-1", node, "ada", lines)
+        for node, lines in (("n-0", one), ("n-0", same), ("n-1", one), ("n-0", less))
+    )
+    assert first is not None and again is not None and other is not None and otherwise is not None
+    assert (first, first.job) == (again, "j-1")
+    assert first.key != other.key
+    with pytest.raises(ConflictError):
+        same_or_conflict(first, otherwise)
+
+
+@pytest.mark.parametrize("owed", [(), (Due("n-1", "t/q1", "appeal", 5),)])
+def test_a_ruling_by_which_nothing_moves_is_no_entry(owed: tuple[Due, ...]) -> None:
+    """Nobody loses and nobody was heard, or there is nothing to pay him with: lines of nothing post nothing."""
+    lines = appeal.lines((), owed, 7, 0)
+    assert len(lines) == len(owed)
+    assert escrow.rule("j-1", "n-0", "ada", lines) is None

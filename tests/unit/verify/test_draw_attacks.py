@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.verify.world import Node, World
 
-from stannary.formats import canonical, digest, predicates, receipt, statement
+from stannary.formats import canonical, digest, instants, predicates, receipt, statement
 from stannary.formats.digest import Digest
 from stannary.formats.jobspec import JobKind
 from stannary.formats.predicates import Absence, Answer, Awaited, Role, Verdict
@@ -280,6 +280,27 @@ def test_a_silent_party_had_the_agreed_time() -> None:
         world.bend["silence"] = change
         results[name] = found(judged(world.play()))
     assert results == {"as agreed": set(), "too short": {"silence.hasty"}}
+
+
+@pytest.mark.parametrize(
+    ("took_s", "given_s", "is_hasty"), [(9, 30, False), (599, 30, True), (700, 598, True), (700, 600, False)]
+)
+def test_a_silent_party_had_the_time_that_the_task_took(took_s: int, given_s: int, *, is_hasty: bool) -> None:
+    """Where no time of a step is agreed, what its node said that it took is, up to the wall limit of 600 s."""
+
+    def slow() -> World:
+        world = World(**SMALL, assurance=predicates.Assurance.FULL)
+        world.step_ms = took_s * 1000 // 3
+        return world
+
+    def bend(said: predicates.Silence) -> predicates.Silence:
+        deadline = world.time(instants.parse(said.asked_at) + given_s)
+        return replace(said, taken_at=said.asked_at, deadline_at=deadline)
+
+    world = slow()
+    world.skips = {first_ranked(slow().play())}
+    world.bend["silence"] = bend
+    assert ("silence.hasty" in found(judged(world.play()))) is is_hasty
 
 
 def test_an_open_question_may_not_be_closed_early() -> None:

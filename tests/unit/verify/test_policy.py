@@ -1,18 +1,21 @@
 """Policies for receipts: strict floors, judged on what verification recomputed, exit code 4 below them."""
 
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 
 from stannary.errors import SpecError
 from stannary.formats import dsse, note
+from stannary.formats.jobspec import JobKind, Verification
 from stannary.formats.note import KeyType
-from stannary.formats.predicates import Tier
+from stannary.formats.predicates import Assurance, Tier
 from stannary.verify import policy, soundness
-from stannary.verify.policy import BUILT_IN, Independence
+from stannary.verify.policy import BUILT_IN, Independence, LeastWord
 from stannary.verify.receipt import Expectations, verify_receipt
 from stannary.verify.trust import TrustStore, pin
 
+from .test_words import World as Ours
 from .world import World, key_of
 
 LOCAL = policy.built_in("local")
@@ -62,6 +65,20 @@ def test_a_low_audit_rate_is_below_policy():
     report = judged(world, world.receipt(), replace(LOCAL, min_audit_ppm=950_000, max_escape="0.05"))
     assert {item.id for item in report.findings if item.severity == "policy"} >= {"policy.audit", "policy.escape"}
     assert report.exit_code == 4
+
+
+def test_what_an_accomplice_adds_is_told_beside_the_escape():
+    """Where operators could help one another, a policy that is missed names both probabilities."""
+    world = Ours(rounds=1, lanes=2).play()
+    report = judged(world, world.receipt(), replace(LOCAL, max_escape="0.000001"))
+    (found,) = [item for item in report.findings if item.id == "policy.escape"]
+    figures = report.claims.receipt.soundness
+    assert report.exit_code == 4
+    alone = soundness.escape_of_share(figures, LOCAL.cheating_share_ppm)
+    helped = soundness.escape_of_share(figures, LOCAL.cheating_share_ppm, figures.accomplice_ppm)
+    assert found.observed.startswith(f"{alone} when")
+    assert found.observed.endswith(f", {helped} with one accomplice among 5 operators")
+    assert helped > alone
 
 
 def test_software_evidence_satisfies_no_hardware_policy():
@@ -132,6 +149,41 @@ def test_escape_counts_what_was_really_recomputed():
     assert soundness.escape_of_share(replace(figures, units=0, audited=0), 10_000) == "1.000000"
 
 
+@pytest.mark.parametrize(
+    ("floor", "assurance", "rate", "exit_code"),
+    [
+        (LeastWord.NONE, Assurance.SAMPLED, 20_000, 0),
+        (LeastWord.SAMPLED, Assurance.SAMPLED, 20_000, 0),
+        (LeastWord.VERIFIED, Assurance.SAMPLED, 20_000, 4),
+        (LeastWord.FULL, Assurance.SAMPLED, 20_000, 4),
+        (LeastWord.VERIFIED, Assurance.VERIFIED, 1_000_000, 0),
+        (LeastWord.FULL, Assurance.VERIFIED, 1_000_000, 0),  # all of so few units were checked
+        (LeastWord.SAMPLED, None, 1_000_000, 0),
+        (LeastWord.VERIFIED, None, 1_000_000, 0),
+        (LeastWord.VERIFIED, None, 300_000, 4),  # `verified` by the rules of before, and no more than sampled
+    ],
+)
+def test_a_policy_has_a_floor_for_the_word(floor, assurance, rate, exit_code):
+    """A true receipt whose word is below the policy's ends with exit code 4, and says which word it bears."""
+    made = Ours if assurance is not None else World
+    world = made(**({"assurance": assurance} if assurance is not None else {"rounds": 3}), audit_ppm=rate).play()
+    report = judged(world, world.receipt(), replace(LOCAL, min_assurance=floor))
+    said = [item for item in report.findings if item.id == "policy.assurance"]
+    assert (report.exit_code, len(said)) == (exit_code, 1 if exit_code else 0)
+    assert all(item.observed.startswith("sampled: ") and item.expected == f"at least {floor}" for item in said)
+
+
+def test_who_takes_unverified_work_asks_for_no_word_of_it():
+    """`allow_unverified` is not undone by the floor; nor does a file of before ask for a word."""
+    world = Ours(kind=JobKind.COMMAND, verify=Verification.NONE).play()
+    data = world.receipt()
+    assert judged(world, data, replace(LOCAL, allow_unverified=True)).exit_code == 0
+    assert "policy.assurance" in {item.id for item in judged(world, data, LOCAL).findings}
+    text = resources.files("stannary.verify").joinpath("policies/local.toml").read_text()
+    old = policy.parse(text.replace('version = 2\nmin_assurance = "sampled"\n', "version = 1\n").encode())
+    assert "policy.assurance" not in {item.id for item in judged(world, data, old).findings}
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_policies_read(name):
     """Each policy of the release parses under its own name."""
@@ -157,7 +209,10 @@ def test_a_broken_policy_is_refused(text, word):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("version = 1", "version = 2"),
+        ("version = 2", "version = 3"),
+        ("version = 2", "version = 1"),
+        ('min_assurance = "sampled"\n', ""),
+        ('"sampled"', '"certain"'),
         ('"T0"', '"T9"'),
         ("cheating_share_ppm = 10000", "cheating_share_ppm = 0"),
         ("min_audit_ppm = 0", "min_audit_ppm = 1000001"),
@@ -171,8 +226,6 @@ def test_a_broken_policy_is_refused(text, word):
 )
 def test_values_out_of_range_are_refused(old, new):
     """Every member is typed and bounded."""
-    from importlib import resources
-
     text = resources.files("stannary.verify").joinpath("policies/local.toml").read_text()
     assert old in text
     with pytest.raises(SpecError):

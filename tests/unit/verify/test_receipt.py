@@ -117,27 +117,9 @@ def test_a_job_without_verification_is_what_its_buyer_asked_for():
     assert any(line.reason == "work" and line.usd_micros > 0 for line in report.claims.receipt.settlement)
 
 
-def remerged():
-    """Round 0 is merged and round 1 has begun before the liar of round 0 is convicted; both are done again."""
-    world = World(rounds=2, liars={"n3"})
-    world.open()
-    world.run_lanes(0)
-    world.merge(0)
-    world.run_lanes(1)
-    world.audit()
-    world.merge(0, attempt=1)
-    world.audit()
-    world.run_lanes(1, attempt=1)
-    world.audit()
-    world.merge(1)
-    world.audit()
-    world.close()
-    return world
-
-
 def test_a_late_conviction_merges_again_and_pays_redo_from_the_bond():
     """Verified work that a conviction made useless is paid as redo, out of the liar's bond and not by the buyer."""
-    world = remerged()
+    world = World(rounds=2, liars={"n3"}).play_remerged()
     report = judged(world)
     assert report.exit_code == 0, report.findings
     redo = [line for line in report.claims.receipt.settlement if line.reason == "redo"]
@@ -665,6 +647,22 @@ def test_excluded_operators_may_not_work():
     spec = world.spec()
     world.spec = lambda: replace(spec, trust=replace(spec.trust, exclude_operators=("elm",)))
     assert "placement.ineligible" in found(judged(world.play()))
+
+
+ROOT = digest.digest(b"a root file system")
+
+
+@pytest.mark.parametrize("stray", ["", "n1", "n4", "n5"])
+def test_a_job_that_names_a_root_is_done_and_judged_by_nodes_of_it(stray):
+    """A node whose engine class is of another system may neither work nor be drawn, wherever it stands."""
+    world = World(rounds=1, lanes=2, assurance=Assurance.FULL)
+    spec = world.spec()
+    world.spec = lambda: replace(spec, root=ROOT)
+    for node in world.nodes.values():
+        node.engine_class = f"{node.engine_class}.{'' if node.name == stray else 'r'}{ROOT[7:19]}"
+    findings = found(judged(world.play()))
+    assert ("candidates.ineligible" in findings) == bool(stray)
+    assert ("placement.ineligible" in findings) == (stray in ("n1", "n4"))
 
 
 def test_a_statement_signed_by_another_key_is_refused():

@@ -108,3 +108,24 @@ def test_the_sentence_says_who_computed_how_much_again(units: int, audited: int,
         assert "operators (" in said and said.endswith("which agreed.")
         unverified = replace(made.receipt, soundness=soundness, verdict=Verdict.UNVERIFIED)
         assert "agreed" not in replace(made, receipt=unverified).recomputation()
+
+
+@pytest.mark.parametrize(
+    ("unheard", "told"),
+    [
+        (None, ""),
+        (0, ""),
+        (1, " 1 more was drawn and not audited: its auditor had no room in all the time an audit is waited for."),
+        (2, " 2 more were drawn and not audited: their auditors had no room in all the time an audit is waited for."),
+    ],
+)
+@pytest.mark.parametrize("audited", [0, 4])
+def test_what_was_drawn_and_never_heard_is_told_beside_it(unheard: int | None, told: str, audited: int) -> None:
+    """Whether anything was computed again or not, what no auditor had room for is counted behind it, once."""
+    made = claims(honest())
+
+    def said(number: int | None) -> str:
+        soundness = replace(made.receipt.soundness, units=8, audited=audited, unheard=number)
+        return replace(made, receipt=replace(made.receipt, soundness=soundness)).recomputation()
+
+    assert said(unheard) == said(0) + told

@@ -33,23 +33,48 @@ WORLDS: dict[str, Callable[[], World]] = {
     "false accuser": lambda: World(rounds=1, false_accusers={"n2"}),
     "silent prover": lambda: World(rounds=1, silent={"n3"}),
     "command": lambda: World(kind=JobKind.COMMAND, lanes=2),
+    "stopped": lambda: world_of("stopped"),
+    "graded": lambda: world_of("power"),
     "unasked": lambda: World(kind=JobKind.COMMAND, lanes=2, verify=Verification.NONE),
 }
 
 
-def all_kinds() -> World:
-    """Return a small world in which every kind of statement is made."""
-    return World(rounds=1, lanes=2, silent={"n2"})
+class StoppedWorld(World):
+    """One lane of a command, stopped by its buyer while its node worked."""
+
+    def __init__(self) -> None:
+        super().__init__(kind=JobKind.COMMAND, lanes=1, assurance=predicates.Assurance.SAMPLED)
+
+    def play(self) -> World:
+        """Order, place, work, stop."""
+        self.open()
+        self.stop(0)
+        self.close()
+        return self
+
+    def receipt(self, *, status: str = "cancelled", reason: str = "cancelled") -> bytes:
+        """Return the receipt of a job that was cancelled."""
+        return super().receipt(status=status, reason=reason)
+
+
+def world_of(kind: str) -> World:
+    """Return a small world in which this kind of statement is made."""
+    if kind == "power":
+        graded = World(rounds=1, lanes=2, assurance=predicates.Assurance.FULL)
+        for at, node in enumerate(graded.nodes.values()):
+            node.tests = [(1000 + at, 15_000, 15_100), (900, 15_000, 14_000)]
+        return graded
+    return StoppedWorld() if kind == "stopped" else World(rounds=1, lanes=2, silent={"n2"})
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, list[dict[str, Any]]]:
     """What an honest market, buyer and nodes sign there, kind by kind."""
-    world = all_kinds()
     heard: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SIGNED}
-    for kind in SIGNED:
-        world.bend[kind] = lambda made, kind=kind: (heard[kind].append(record.to_json(made)), made)[1]
-    world.play().receipt()
+    for world, kinds in ((world_of(""), SIGNED), (world_of("stopped"), ("stopped",)), (world_of("power"), ("power",))):
+        for kind in kinds:
+            world.bend[kind] = lambda made, kind=kind: (heard[kind].append(record.to_json(made)), made)[1]
+        world.play().receipt()
     return heard
 
 
@@ -74,7 +99,7 @@ def test_it_refutes_what_ours_refutes(kind, said):
     for member, value in honest.items():
         read = [bent for changed in changes(value) if (bent := as_record(kind, {**honest, member: changed}))]
         for bent in read[:CHANGES]:
-            world = all_kinds()
+            world = world_of(kind)
             world.bend[kind] = replace_nth(nth, bent)
             report = verify_receipt(played(world, said), world.trust(), world.now)  # conftest.py verifies it twice
             refuted |= {member} if report.exit_code == 3 else set()
@@ -189,3 +214,29 @@ def reads(read: Callable[..., object], *value: Any) -> bool:
     except (StannaryError, Malformed):
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("change", "is_one"),
+    [
+        ({"root": digest.digest(b"root")}, True),
+        ({"root": digest.digest(b"root"), "policy": "strangers"}, True),
+        ({"root": "sha256:0"}, False),
+        ({"root": None}, False),
+        ({"policy": "strangers"}, False),
+        ({"root": digest.digest(b"root"), "rules": 2}, False),
+    ],
+)
+def test_both_want_the_same_root_of_a_spec(change, is_one):
+    """A root is a digest, belongs to rules 3, and outside policy local must be named."""
+    members = jobspec.to_canonical(World(rounds=1, lanes=2, assurance=predicates.Assurance.FULL).spec())
+    members |= {name: value for name, value in change.items() if name == "root"}
+    members["trust"] = {**members["trust"], **{name: value for name, value in change.items() if name == "policy"}}
+    if "rules" in change:
+        del members["rules"], members["trust"]["assurance"]
+    for read, error in ((jobspec.from_canonical, StannaryError), (shapes.check_spec, Malformed)):
+        if is_one:
+            read(members)
+            continue
+        with pytest.raises(error):
+            read(members)

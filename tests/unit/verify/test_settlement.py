@@ -49,6 +49,29 @@ def test_the_convicted_pays_for_what_it_caused():
     ]  # fmt: skip
 
 
+def test_what_a_strike_takes_pays_for_what_has_to_be_done_again():
+    """As far as it reaches, and for what the struck node's own work made useless; the rest stays with insurance."""
+    void = [work("u1", "n-x", 100, is_void=True), work("u2", "n-x", 60, is_void=True)]
+    redone = [
+        work("r1", "n-b", 120, redone=True, caused_by=NodeId("n-x")),
+        work("r2", "n-c", 30, redone=True, caused_by=NodeId("n-y")),
+        work("r3", "n-b", 70, redone=True, caused_by=NodeId("n-x")),
+    ]
+    made = settle(1_000, [*void, *redone], [])
+    lines = [(line.account, line.task, line.usd_micros) for line in made.lines if line.account == "insurance"]
+    assert lines == [
+        ("insurance", "u1", 100),
+        ("insurance", "u2", 60),
+        ("insurance", "r1", -120),
+        ("insurance", "r3", -40),
+    ]
+    paid = {line.task: line.usd_micros for line in made.lines if line.reason == "redo" and line.account != "insurance"}
+    assert paid == {"r1": 120, "r2": 30, "r3": 70}
+    assert made.refunded_usd_micros == 1_000 - 160 - 30 - 30
+    kept = settle(1_000, [*void, *redone[:1]], [])
+    assert sum(line.usd_micros for line in kept.lines if line.account == "insurance") == 40
+
+
 def test_a_bond_too_small_is_topped_up_from_escrow():
     """Honest redone work is paid whole even if the liar's bond is not enough."""
     settled = settle(1000, [work(redone=True, caused_by=NodeId("n-b"))], [], [Bond(NodeId("n-b"), "b", 30)])
@@ -72,7 +95,7 @@ def test_a_convicted_auditor_is_not_paid_for_its_answer():
 works = st.builds(
     work, name=st.text(max_size=3), node=st.sampled_from(NODES), price=st.integers(0, 1000),
     verdict=st.sampled_from(Verdict), merge=st.booleans(), on_completion=st.booleans(), redone=st.booleans(),
-    caused_by=st.none() | st.sampled_from(NODES),
+    caused_by=st.none() | st.sampled_from(NODES), is_void=st.booleans(),
 )  # fmt: skip
 audits = st.builds(
     audit, node=st.sampled_from(NODES), price=st.integers(0, 100), refuted=st.booleans(),
@@ -85,13 +108,13 @@ bonds = st.lists(st.sampled_from(NODES), unique=True).flatmap(
 
 @given(st.integers(0, 5000), st.lists(works, max_size=12), st.lists(audits, max_size=12), bonds)
 def test_money_is_conserved(escrow, work_done, audits_done, forfeited):
-    """Whatever happens: lines sum to the escrow, only bonds are negative, nobody is paid more than the price."""
+    """Whatever happens: lines sum to the escrow, only bonds and insurance pay, it no more than it got."""
     settled = settle(escrow, work_done, audits_done, forfeited)
     assert sum(line.usd_micros for line in settled.lines) == escrow
     assert settled.paid_usd_micros + settled.refunded_usd_micros == escrow
-    assert all(
-        (line.usd_micros <= 0) if line.account.startswith("bond:") else line.usd_micros >= 0 for line in settled.lines
-    )
+    assert all(line.usd_micros <= 0 for line in settled.lines if line.account.startswith("bond:"))
+    assert all(line.usd_micros >= 0 for line in settled.lines if line.account.startswith(("operator:", "buyer")))
+    assert sum(line.usd_micros for line in settled.lines if line.account == "insurance") >= 0
     due = sum(item.price_usd_micros for item in (*work_done, *audits_done))
     assert sum(line.usd_micros for line in settled.lines if line.account.startswith("operator:")) <= due
     refuted = [item for item in work_done if item.verdict is Verdict.REFUTED]

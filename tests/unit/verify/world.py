@@ -15,22 +15,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.formats import beacon, digest, dsse, ids, jobspec, note, predicates, statement
 from stannary.formats.digest import Digest
+from stannary.formats.ended import WELL
 from stannary.formats.ids import NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.note import KeyType
 from stannary.formats.predicates import Assurance, Role, Spent, Tier, Verdict
+from stannary.formats.quantity import PPM
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope, ReceiptFile
+from stannary.formats.shown import GradeTest, ShownPower
 from stannary.formats.workdir import WorkFile
-from stannary.rules import blame, draw, edition, verdict
+from stannary.rules import blame, draw, edition, first, grade, stake, use, verdict
+from stannary.rules.ending import has_broken_off, is_stated, may_break_off
 from stannary.rules.shape import num_steps
+from stannary.rules.stake import UnitDone
+from stannary.rules.use import DrawnUse, StepRates
 from stannary.tlog.proof import Proof
 from stannary.tlog.tree import Tree
 from stannary.verify import conclusion, trust
@@ -60,6 +66,8 @@ class Node:
     key: Ed25519PrivateKey = field(init=False)
     id: NodeId = field(init=False)
     compute_ms: int = 0
+    meter_percent: int = 100  # what it says of what it used: 200 is twice as much
+    tests: list[tuple[int, int, int]] = field(default_factory=list)  # of its power: rounds, its and the market's ms
 
     def __post_init__(self) -> None:
         self.key = key_of(f"node {self.name}")
@@ -71,6 +79,8 @@ NODES = (("n0", "oak"), ("n1", "elm"), ("n2", "ash"), ("n3", "fir"), ("n4", "yew
 
 class World:
     """One job from order to receipt; every step can be played alone."""
+
+    credential_s = 100_000
 
     def __init__(
         self,
@@ -93,11 +103,13 @@ class World:
         self.audit_ppm, self.seed = audit_ppm, seed
         self.assurance = assurance  # None: a job under rules 2
         self.taking: draw.Draws | None = None
+        self.broken_off: set[TaskId] = set()
         self.liars, self.false_accusers, self.silent = set(liars), set(false_accusers), set(silent)
         self.fails_canaries = set(fails_canaries)  # answer honestly, except where the answer is already known
         self.canaries: list[tuple[TaskId, str]] = []
         self.bend: dict[str, Callable[[Any], Any]] = {}
         self.bend_file: Callable[[ReceiptFile], ReceiptFile] = lambda file: file
+        self.end, self.false_end = WELL, ""  # how programs end, and how liars say they do (empty: the same)
         self.now = START
         self.market_key, self.witness_key = key_of(f"market {name}"), key_of("witness")
         self.buyer_key = key_of("buyer")
@@ -116,6 +128,7 @@ class World:
         self.ranked_instead: tuple[predicates.Candidate, ...] = ()  # whom a dishonest market ranks after the reveal
         self.skips: set[str] = set()  # nodes a dishonest market passes over when they come first
         self.says_silences = True  # a dishonest market passes over without a word
+        self.step_ms = 40  # what a step takes, by an honest meter
         self.job_id = ids.JobId("")
 
     # --- the whole story ---
@@ -123,15 +136,35 @@ class World:
     def play(self) -> World:
         """Play the whole job: every round audited before its merge, every merge before the next round."""
         self.open()
+        is_checked = first.is_checked(self.spec())
+        if is_checked:
+            self.run_lanes(0, lanes=range(1))
+            self.audit()
         if self.kind is JobKind.COMMAND:
-            self.run_lanes(0)
+            self.run_lanes(0, lanes=range(is_checked, self.lanes))
             self.audit()
         else:
             for round_index in range(self.rounds):
-                self.run_lanes(round_index)
+                self.run_lanes(round_index, lanes=range(is_checked and not round_index, self.lanes))
                 self.audit()
                 self.merge(round_index)
                 self.audit()
+        self.close()
+        return self
+
+    def play_remerged(self) -> Self:
+        """Merge round 0 and begin round 1 before a liar of round 0 is convicted; both are done again."""
+        self.open()
+        self.run_lanes(0)
+        self.merge(0)
+        self.run_lanes(1)
+        self.audit()
+        self.merge(0, attempt=1)
+        self.audit()
+        self.run_lanes(1, attempt=1)
+        self.audit()
+        self.merge(1)
+        self.audit()
         self.close()
         return self
 
@@ -212,11 +245,23 @@ class World:
         self.job_id = ids.job_id(digest.digest(envelope.payload))
         self.entries.append((self.append(envelope.leaf()), envelope))
 
-    def run_lanes(self, round_index: int, attempt: int = 0) -> None:
-        """Assign, commit and contribute one round (or the commands) on every lane."""
-        for lane in range(self.lanes):
+    def run_lanes(self, round_index: int, attempt: int = 0, *, lanes: Iterable[int] | None = None) -> None:
+        """Assign, commit and contribute one round (or the commands) on every lane, or on these."""
+        for lane in range(self.lanes) if lanes is None else lanes:
             node = self.node_of(lane)
             self._work(self._assign(round_index, lane, attempt), node, lie=node.name in self.liars)
+
+    def stop(self, lane: int) -> None:
+        """Assign a lane, and stop what its node has in hand after a while."""
+        assignment, node, since = self._assign(0, lane, 0), self.node_of(lane), self.time(self.now)
+        node.compute_ms += 8_000
+        self.now += 10
+        reading = predicates.Reading(
+            self.job_id, node.id, 0, "0" * 64, Spent(0, node.compute_ms, 0, 0, 0), self.time(self.now)
+        )
+        leaf = digest.from_raw(self.log("reading", reading, node.key).leaf())
+        made = predicates.Stopped(self.job_id, assignment.task, node.id, leaf, since, self.time(self.now))
+        self.log("stopped", made, self.market_key)
 
     def merge(self, round_index: int, attempt: int = 0, *, by: str = "n4") -> None:
         """Assign and contribute the merge of a round from all work not refuted or unverified so far."""
@@ -252,7 +297,7 @@ class World:
         _, made, randomness = self._draw_tasks(leaf)
         candidates = self.ranked_instead or listed.candidates
         if self.taking is None:
-            self.taking = draw.Draws(self.spec())
+            self.taking = draw.Draws(self.spec(), self.broken_off)
         own, late = self.taking.take(made, candidates, randomness)
         for taken in (*own, *late):
             if taken.selection.drawn:
@@ -320,19 +365,30 @@ class World:
         reveal = self.log("reveal", said, self.buyer_key)
         fresh = [item for item in self.commitments if self.drawn_up_to <= item[0] < size]
         self.drawn_up_to = size
+        assigned = [(self.assignments[task], node) for _, task, node in fresh]
+        listed = [self._drawn_use(item, node) for item, node in assigned]
+        far = use.far_out(listed, self._handed_in(fresh), self.spec().resources)
+        drawable = [
+            replace(self._drawable(*item), audit_ppm=PPM) if is_far else self._drawable(*item)
+            for item, is_far in zip(fresh, far, strict=True)
+        ]
         made = predicates.Draw(
             job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
             checkpoint_root=root,
-            drawable=tuple(
-                predicates.Drawable(
-                    task, node.id, node.operator, node.engine_class, self.assignments[task].num_steps, at
-                )
-                for at, task, node in fresh
-            ),
+            drawable=tuple(drawable),
             candidates=candidates,
         )  # fmt: skip
         self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
         return fresh, made, draw.beacon(value, root)
+
+    def _drawable(self, at: int, task: TaskId, node: Node) -> predicates.Drawable:
+        steps = self.assignments[task].num_steps
+        done = [
+            UnitDone(made.node, index, self.assignments[made.task].num_steps)
+            for index, made in self.contributions.values()
+        ]
+        rate = stake.unit_ppm(self.spec(), steps, stake.held_steps(done, node.id, at))
+        return predicates.Drawable(task, node.id, node.operator, node.engine_class, steps, at, rate)
 
     def say_silent(self, selection: draw.Selection, role: Role, node: Node, rank: int) -> None:
         """State, as the market, that a party did not answer."""
@@ -358,7 +414,9 @@ class World:
 
     def spec(self) -> JobSpec:
         """Return the job's spec."""
-        recipe = RecipeSpec("recipe.py:recipe", self.rounds, self.lanes, (3, 6), 0, 40, {})
+        recipe = RecipeSpec(
+            "recipe.py:recipe", self.rounds, self.lanes, (3, 6), 0, 40 if self.assurance is None else None, {}
+        )
         train = self.kind is JobKind.TRAIN
         return JobSpec(
             name="hello", kind=self.kind, workdir=(WorkFile("recipe.py", 0o644, digest.digest(b"recipe"), 6),), envs={},
@@ -378,16 +436,29 @@ class World:
             node=node.id, key=key, operator=node.operator, jurisdiction="XX", terms=TERMS,
             kind=predicates.NodeKind.MACHINE, members=(), engine_class=node.engine_class, cpus=1, memory_bytes=2**30,
             ask_usd_micros_per_hour=node.ask, token=digest.digest(b"token"), joined_at=self.time(self.now),
+            bond_usd_micros=node.bond if self.assurance is not None else None,  # as nodes signed under rules 2
         )  # fmt: skip
         joined = self.log("join", join, node.key)
+        said = [(self._power(node, at), took_ms) for at, (_, _, took_ms) in enumerate(node.tests)]
+        tests = [
+            GradeTest(digest.from_raw(self.log("power", power, node.key).leaf()), took_ms) for power, took_ms in said
+        ]
         held = predicates.Credential(
             node=node.id, key=key, operator=node.operator, jurisdiction="XX", terms=TERMS, kind=join.kind, members=(),
             tier=Tier.T0, attestation=predicates.Attestation.SOFTWARE, ear_status="none",
             engine_class=node.engine_class, cpus=1, memory_bytes=2**30, ask_usd_micros_per_hour=node.ask,
             bond_usd_micros=node.bond, join=digest.from_raw(joined.leaf()), issued_at=self.time(START - 100),
-            expires_at=self.time(START + 100_000),
+            expires_at=self.time(START + self.credential_s),
         )  # fmt: skip
+        if tests:
+            low, high = grade.of_tests(said)
+            held = replace(held, grade_ppm=low, best_grade_ppm=high, tests=tuple(tests))
         self.log("credential", held, self.market_key)
+
+    def _power(self, node: Node, at: int) -> ShownPower:
+        rounds, took_ms, _ = node.tests[at]
+        nonce = digest.digest(f"{node.name} {at}".encode())[7:]
+        return ShownPower(node.id, nonce, 1, rounds, digest.digest(b"proof"), took_ms, self.time(self.now))
 
     def _assign(self, round_index: int, lane: int, attempt: int) -> predicates.Assignment:
         train = self.kind is JobKind.TRAIN
@@ -412,6 +483,8 @@ class World:
 
     def outputs(self, assignment: predicates.Assignment, lie: str = "") -> tuple[predicates.Output, ...]:
         """Return what a task computes: a function of its assignment, and of the lie."""
+        if has_broken_off(assignment.kind, self.ended(assignment, self.nodes["n0"] if lie else None)):
+            return ()
         names = {TaskKind.ROUND: ["delta"], TaskKind.MERGE: ["outer", "theta"], TaskKind.COMMAND: ["out.txt"]}
         seed = f"{predicates.assignment_digest(assignment)}{lie}"
         return tuple(
@@ -420,10 +493,12 @@ class World:
 
     def _work(self, assignment: predicates.Assignment, node: Node, *, lie: bool) -> predicates.Contribution:
         outputs = self.outputs(assignment, "lie" if lie else "")
-        root, salt = predicates.result_root(outputs), hashlib.sha256(assignment.task.encode()).hexdigest()
+        ended = self.ended(assignment, node if lie else None)
+        root, salt = predicates.result_root(outputs, ended), hashlib.sha256(assignment.task.encode()).hexdigest()
         commitment = predicates.Commitment(
-            self.job_id, assignment.task, 0, node.id, predicates.commitment_hash(node.id, salt, root)
-        )
+            self.job_id, assignment.task, 0, node.id, predicates.commitment_hash(node.id, salt, root),
+            self.used(assignment, node),
+        )  # fmt: skip
         self.commitments.append((self.tree.size, assignment.task, node))
         self.log("commitment", commitment, node.key)
         compute_ms = 40 * assignment.num_steps
@@ -433,11 +508,33 @@ class World:
             assignment=predicates.assignment_digest(assignment), salt=salt, root=root, outputs=outputs,
             engine_class=node.engine_class, environment=digest.digest(b"environment"), sandbox="bubblewrap",
             num_steps=assignment.num_steps, spent=Spent(5, compute_ms, 3, 2, 0), metrics={"loss": "2.5"},
-            finished_at=self.time(self.now),
+            finished_at=self.time(self.now), ended=ended,
         )  # fmt: skip
         self.contributions[assignment.task] = (self.tree.size, made)
+        if has_broken_off(assignment.kind, ended):
+            self.broken_off.add(assignment.task)
         self.log("contribution", made, node.key)
         return made
+
+    def used(self, assignment: predicates.Assignment, node: Node) -> predicates.Used | None:
+        """Return what a node's sandbox says that a task took, where that is paid by."""
+        if not edition.of(self.spec()).pays_by_use:
+            return None
+        took_ms = self.step_ms * assignment.num_steps * node.meter_percent // 100
+        return predicates.Used(took_ms, 0, took_ms)
+
+    def _drawn_use(self, assignment: predicates.Assignment, node: Node) -> DrawnUse:
+        low, _ = grade.of_tests([(self._power(node, at), took_ms) for at, (_, _, took_ms) in enumerate(node.tests)])
+        return DrawnUse(assignment.kind, assignment.num_steps, self.used(assignment, node), low)
+
+    def _handed_in(self, fresh: list[tuple[int, TaskId, Node]]) -> StepRates:
+        found, spec = StepRates(), self.spec()
+        for index, made in self.contributions.values():
+            if fresh and index < fresh[0][0]:
+                took = self._drawn_use(self.assignments[made.task], self._by_id(made.node))
+                is_first = first.is_first(spec, self.job_id, made.task)
+                found.add(took.kind, took.work_us(spec.resources), took.num_steps, is_first=is_first)
+        return found
 
     def _audit(self, selection: draw.Selection) -> None:
         """Question the prover, then auditors in rank order until a verdict stands."""
@@ -525,12 +622,22 @@ class World:
             lie = f"false {node.name}" if node.name in self.false_accusers else ""
             outputs = self.outputs(assignment, lie)
         state = self.state(assignment, selection.step, lie)
+        ended = self.ended(assignment, node if lie else None)
         return predicates.Answer(
             job=self.job_id, audit=selection.audits[number], task=task, role=role, node=node.id,
             blind=hashlib.sha256(f"{node.name} {task} {number}".encode()).hexdigest(),
-            answer=predicates.answer_hash(selection.salt, state), root=predicates.result_root(outputs),
+            answer=predicates.answer_hash(selection.salt, state), root=predicates.result_root(outputs, ended),
             outputs=outputs, spent=Spent(0, 0, 0, 0, 40 * assignment.num_steps), answered_at=self.time(self.now),
+            used=self.used(assignment, node) if role is Role.AUDITOR else None,
+            ended=ended,
         )  # fmt: skip
+
+    def ended(self, assignment: predicates.Assignment, liar: Node | None = None) -> str | None:
+        """Return how a task's program ends, where that is part of its result; a liar may say otherwise."""
+        said = self.false_end if liar is not None and self.false_end else self.end
+        if is_stated(self.spec(), assignment.kind):
+            return said
+        return said if may_break_off(self.spec(), assignment.kind) and said != WELL else None
 
     def state(self, assignment: predicates.Assignment, step: int, lie: str = "") -> bytes:
         """Return the state after a step: a function of assignment and step, and of the lie."""

@@ -33,6 +33,7 @@ ANOTHER_THING = {
     "Failure.message": "a stranger's, made harmless",
     "Failure.reason": "a node's word",
     "Heartbeat.leases": "ids",
+    "HeartbeatAnswer.ended": "jobs; a result's is how its program ended",
     "Heartbeat.name": "what a node calls itself",
     "Heartbeat.state": "what a node says of itself",
     "JobPage.next": "a cursor",
@@ -53,6 +54,7 @@ ANOTHER_THING = {
     "NodeView.name": "what a node calls itself",
     "Offer.name": "what a node calls itself",
     "OutputRef.name": "a path, behind its lane",
+    "PowerTest.nonce": "a test's, made by us; a job's is its buyer's choice",
     "Session.token": "a bearer's secret",
     "SessionRequest.nonce": "a session's",
 }

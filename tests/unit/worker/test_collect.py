@@ -48,7 +48,7 @@ def test_one_bad_name_loses_one_file(tmp_path: Path) -> None:
     found = collect.collect(tmp_path, ["out"], PLENTY)
     assert names(found) == ["out/-rf", "out/a b", "out/good", "out/größe"]
     assert len(found.refusals) == 6
-    lines = list(collect.words(found.refusals))
+    lines = list(collect.words(found))
     assert all(line.isprintable() for line in lines)
     assert any("new\\nline" in line for line in lines)
     assert any("\\udcff" in line for line in lines)
@@ -119,16 +119,38 @@ def test_a_file_larger_than_the_disk(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    """Patterns that name nothing are all named; a result of which nothing is left is a failure, with its reason."""
+    """Patterns that name nothing are all named, and the rest is found; a link that leads outside is left out."""
     put(tmp_path, "a")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "l").symlink_to("/etc/passwd")
+    found = collect.collect(tmp_path, ["a", "b/*.txt", "empty/", "l"], PLENTY)
+    assert found.missing == ("b/*.txt", "empty/")
+    assert [item.name for item in found.files] == ["a"]
+    lines = list(collect.words(found))
+    assert lines[0] == "no such output: b/*.txt, empty/"
+    assert "leads outside" in lines[1]
+
+
+def test_jobs_of_rules_2_want_every_output(tmp_path: Path) -> None:
+    """There a pattern that names nothing is a failure, and so is a result of which nothing is left."""
+    put(tmp_path, "a")
     with pytest.raises(NotFound) as caught:
-        collect.collect(tmp_path, ["a", "b/*.txt", "empty/"], PLENTY)
-    assert caught.value.why == "b/*.txt, empty/"
+        collect.collect_all(tmp_path, ["a", "b/*.txt"], PLENTY)
+    assert caught.value.why == "b/*.txt"
     (tmp_path / "l").symlink_to("/etc/passwd")
     with pytest.raises(NotFound) as caught:
-        collect.collect(tmp_path, ["l"], PLENTY)
+        collect.collect_all(tmp_path, ["l"], PLENTY)
     assert "leads outside" in caught.value.why
+
+
+def test_more_names_than_are_looked_at_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the program's doing, the same on every node: the result is empty, and the log says why."""
+    for name in "abc":
+        put(tmp_path, name)
+    monkeypatch.setattr(collect, "MAX_VISITED", 2)
+    found = collect.collect(tmp_path, ["**"], PLENTY)
+    assert (found.files, found.missing) == ((), ("**",))
+    assert "more than 2" in list(collect.words(found))[-1]
 
 
 @pytest.mark.slow
@@ -158,4 +180,4 @@ def test_an_archive_keeps_to_the_disk(tmp_path: Path) -> None:
     assert found.is_archived
     assert collect.archive_bytes(found.files) <= 1_900 * 1024
     assert len(found.refusals) > 0
-    assert len(list(collect.words(found.refusals))) == collect.MAX_NAMED_REFUSALS + 1
+    assert len(list(collect.words(found))) == collect.MAX_NAMED_REFUSALS + 1

@@ -1,7 +1,8 @@
 """Receipts of format 2, kept as the market of their time wrote them, are verified under their own rules for ever.
 
 Each is a run of tests/recorded (its name is the file's), played before rules 3 were made; `format-2.json` holds what
-the verifier of that commit said of it without a policy and under each policy of the release. Nothing writes them anew.
+the verifier of that commit said of it without a policy and under each policy of the release. Nothing writes them anew;
+a floor that a policy of this package was given since (the word) stands in it beside what was said then.
 """
 
 from __future__ import annotations

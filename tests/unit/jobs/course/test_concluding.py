@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.integration.market.fake_buyer import before, train_spec
 from tests.unit.market import moment
 
 from stannary.formats import digest
@@ -61,12 +62,24 @@ def decided_about(job: JudgedJob) -> tuple[Action, ...]:
     return concluding.publish(job, FILE, 7)
 
 
-@given(st.sampled_from([None, EARLY]), st.integers(0, 3), st.integers(0, 3), st.data())
-def test_every_step_is_taken_once(ending: EarlyEnd | None, num_readings: int, num_unlogged: int, data: Any) -> None:
-    """Wherever the market is killed, and whenever the log takes what, a job is stated, paid and ended exactly once."""
+@given(
+    is_former=st.booleans(),
+    ending=st.sampled_from([None, EARLY]),
+    num_readings=st.integers(0, 3),
+    num_unlogged=st.integers(0, 3),
+    data=st.data(),
+)
+def test_every_step_is_taken_once(
+    *, is_former: bool, ending: EarlyEnd | None, num_readings: int, num_unlogged: int, data: Any
+) -> None:
+    """Wherever the market is killed, and whenever the log takes what, a job is stated, paid and ended exactly once.
+
+    Who is convicted is revoked under rules 2; since then an appeal decides.
+    """
+    order = moment.order(before(train_spec()) if is_former else None)
     status = JobStatus.CANCELLING if ending is not None else JobStatus.RUNNING
     readings = tuple(b"reading %d" % number for number in range(num_readings))
-    job = judged(status=status, ending=ending, readings=readings, num_unlogged=num_unlogged)
+    job = judged(order=order, status=status, ending=ending, readings=readings, num_unlogged=num_unlogged)
     taken: list[Action] = []
     for _ in range(20):
         decided = decided_about(job)
@@ -88,7 +101,7 @@ def test_every_step_is_taken_once(ending: EarlyEnd | None, num_readings: int, nu
     assert counts == {actions.StateReceipt: 1, actions.Pay: 1}
     assert [item.envelope for item in taken if isinstance(item, actions.PostReading)] == list(readings)
     assert sum(isinstance(item, actions.Verify) for item in taken) == (ending is None)
-    assert [item.node for item in taken if isinstance(item, actions.Revoke)] == ["n-3"]
+    assert [item.node for item in taken if isinstance(item, actions.Revoke)] == (["n-3"] if is_former else [])
     assert isinstance(taken[-1], actions.Publish)
     assert job.status is (JobStatus.FAILED if ending is not None else JobStatus.SUCCEEDED)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.integration.market.fake_buyer import train_spec
+from tests.integration.market.fake_buyer import before, train_spec
 from tests.unit.jobs.course.test_unsigned_draws import (
     JUDGE,
     LEAF,
@@ -28,8 +28,8 @@ from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Awaited, Role, Verdict
 from stannary.jobs.course import hearing
 from stannary.jobs.course.actions import Ask, CloseAudit, EndLease, Judge, OpenAudit, SaySilent
+from stannary.jobs.course.asking import question_id
 from stannary.jobs.course.draft import CourseDraft
-from stannary.jobs.course.hearing import question_id
 from stannary.jobs.course.state import AnswerRow, AuditOutcome, AuditRow, CandidateList, DrawRow, LeaseRow
 from stannary.jobs.states import JobStatus, LeaseState, TaskState
 from stannary.rules import draw as rule
@@ -61,7 +61,7 @@ def asked(kind: LeaseType, role: Role, node: str, state: LeaseState) -> LeaseRow
 def heard(answers: list[AnswerRow], leases: list[LeaseRow], **changes: Any) -> CourseDraft:
     """Return what a hearing decides once."""
     state = moment.state(
-        train_spec(lanes=1),
+        before(train_spec(lanes=1)),  # where an audit is asked for at once, before its node has room
         status=JobStatus.RUNNING,
         placed=(PROVER,),
         tasks={TASK.task: changes.pop("task", TASK)},
@@ -164,7 +164,8 @@ def test_an_audit_of_work_that_was_superseded_is_dropped() -> None:
 
 def test_nobody_is_silent_who_was_never_asked() -> None:
     """A silence rests on the lease that asked."""
-    state = moment.state(train_spec(lanes=1), status=JobStatus.RUNNING, placed=(PROVER,), tasks={TASK.task: TASK})
+    spec = before(train_spec(lanes=1))
+    state = moment.state(spec, status=JobStatus.RUNNING, placed=(PROVER,), tasks={TASK.task: TASK})
     draft = CourseDraft(replace(state, audits={AUDIT: OPEN}, draws=(DRAW,)), moment.world(*NODES))
     with pytest.raises(NotFound, match="no such lease"):
         hearing._Hearing(draft, TASK)._say_silent(OPEN, Role.AUDITOR, JUDGE)

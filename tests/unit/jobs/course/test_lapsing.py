@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.integration.market.fake_buyer import train_spec
+from tests.integration.market.fake_buyer import before, train_spec
 from tests.unit.market import moment
 from tests.unit.market.moment import JOB, NOW_MS
 
@@ -83,8 +83,8 @@ def test_a_lane_far_behind_its_round_is_late_unless_it_says_how_far_it_is() -> N
     """Median and spread of those who handed in tell late from slow; a merge or a question is late for no round."""
     quick = tuple((NOW_MS, NOW_MS + 1_000 * seconds) for seconds in (2, 2, 3))
     waited_s = 50.0
-    slow = replace(Timing(), start_link_s=1.0)
-    assert over(waited_s, handed_in_ms=quick, timing=slow) == "late"
+    slow, order = replace(Timing(), start_link_s=1.0), moment.order(before(train_spec()))  # whose steps have a time
+    assert over(waited_s, handed_in_ms=quick, timing=slow, order=order) == "late"
     assert over(waited_s, timing=slow) == "", "nobody else handed in"
     assert over(waited_s, handed_in_ms=quick, timing=slow, kind=TaskKind.MERGE) == ""
     assert over(waited_s, handed_in_ms=quick, timing=slow, type=LeaseType.AUDIT) == ""

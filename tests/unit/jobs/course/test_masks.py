@@ -8,6 +8,7 @@ from tests.integration.market.fake_buyer import train_spec
 from tests.unit.market import moment
 from tests.unit.market.moment import CLASS
 
+from stannary.formats.jobspec import RULES
 from stannary.jobs.course import masks
 
 NODE = moment.node("n-1", "ann")
@@ -22,6 +23,17 @@ def test_who_was_revoked_or_convicted_serves_nobody() -> None:
     assert masks.why_not(NODE, ORDER, WORLD) == ""
     assert masks.why_not(replace(NODE, is_revoked=True), ORDER, WORLD) == "revoked"
     assert masks.why_not(replace(NODE, is_convicted=True), ORDER, WORLD) == "convicted"
+
+
+def test_who_is_suspended_gets_nothing_new_in_a_buyers_own_code() -> None:
+    """Neither work nor audits there; where a bond is at stake it may show that it computes right."""
+    held = replace(NODE, is_suspended=True)
+    own = moment.order(replace(train_spec(), rules=RULES))
+    assert own.spec.recipe is not None
+    ours = moment.order(replace(own.spec, recipe=replace(own.spec.recipe, entry="builtin:bytegpt")))
+    assert masks.why_barred(held, own, WORLD, CLASS, NOBODY) == "suspended"
+    assert masks.why_no_auditor(held, own, WORLD, NOBODY) == "suspended"
+    assert masks.why_barred(held, ours, WORLD, CLASS, NOBODY) == ""
 
 
 def test_a_credential_must_be_in_force() -> None:
@@ -53,4 +65,4 @@ def test_an_auditor_must_be_there_besides() -> None:
 
 def test_terms_a_market_does_not_accept_bar_a_node() -> None:
     """They are the market's to name, not the job's."""
-    assert "terms" in masks.why_not(NODE, ORDER, replace(WORLD, terms=frozenset({"others"})))
+    assert "terms" in masks.why_not(NODE, ORDER, replace(WORLD, terms=lambda _: frozenset({"others"})))

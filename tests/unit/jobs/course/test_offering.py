@@ -12,7 +12,9 @@ from tests.unit.market.moment import CLASS, JOB, NOW_MS
 
 from stannary.formats import ids
 from stannary.formats.ids import NodeId
+from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Verdict
+from stannary.formats.quantity import PPM
 from stannary.jobs.course import offering, planning, waiting
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
@@ -48,6 +50,19 @@ def test_a_job_that_ends_gives_out_nothing() -> None:
     """Its open work is given up: whoever asks now would work for nothing."""
     assert len(list(offering.vacancies(running()))) == 1
     assert list(offering.vacancies(running(status=JobStatus.CANCELLING))) == []
+
+
+def test_who_contradicted_a_unit_does_not_do_it_again() -> None:
+    """Nobody of his operator's nodes, however long it waits; where nobody else is there, it is deserted."""
+    accused = vacancy(accusers=frozenset({"ann"}))
+    assert ranked(accused, ANN, 10_000.0) is None
+    assert ranked(accused, BOB, 0.0) == 3  # at once: its own node may not
+    state = running()
+    (waiting_task,) = state.tasks.values()
+    unit = ids.unit_of(ids.parse_task(waiting_task.task))
+    for accusers, deserted in (({"ann"}, False), ({"ann", "bob"}, True)):
+        late = moment.world(ANN, BOB, now_ms=NOW_MS + 10_000_000)
+        assert waiting.is_deserted(CourseDraft(replace(state, accusers={unit: frozenset(accusers)}), late)) is deserted
 
 
 def test_a_lane_is_its_own_nodes_for_a_while() -> None:
@@ -106,6 +121,20 @@ def test_of_many_waits_the_first_are_told() -> None:
     """A job of a hundred lanes is no page of a hundred lines."""
     chosen = tuple(NodeId("n-ann") for _ in range(100))
     world = moment.world(ANN, BOB, place=lambda _: Placed(chosen, (), CLASS))
-    draft = course(moment.state(train_spec(lanes=100)), world)
+    spec = train_spec(lanes=100)
+    unchecked = replace(spec, trust=replace(spec.trust, verify=Verification.NONE))  # whose lanes all begin at once
+    draft = course(moment.state(unchecked), world)
     assert len(draft.tasks) == 100
     assert len(waiting.waits(draft)) == waiting.MAX_LISTED
+
+
+def test_a_node_that_is_slow_by_all_its_tests_has_more_time() -> None:
+    """By its best test, so that throttling at one of them brings nothing; a fast one has no less than was agreed."""
+    (found,), world = offering.vacancies(running()), moment.world(ANN, BOB)
+
+    def left_ms(best_ppm: int) -> int:
+        node = replace(ANN, grade_ppm=1, best_grade_ppm=best_ppm)
+        return offering.grant(moment.state(command_spec()).order, found.task, node, world, "w").deadline_at_ms - NOW_MS
+
+    assert left_ms(PPM // 4) == 4 * left_ms(PPM)
+    assert left_ms(4 * PPM) == left_ms(PPM)

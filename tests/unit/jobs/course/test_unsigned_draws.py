@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.integration.market.fake_buyer import train_spec
+from tests.integration.market.fake_buyer import before, train_spec
 from tests.unit.market import moment
 from tests.unit.market.moment import CLASS, JOB, NOW_MS, ROOT
 
@@ -81,7 +81,7 @@ def about_to_convict() -> JobState:
     }
     liar_alone = (Candidate(NodeId(LIAR), "xen", CLASS),)
     return moment.state(
-        train_spec(lanes=2),
+        before(train_spec(lanes=2)),  # where an audit is asked for at once, before its node has room
         status=JobStatus.RUNNING,
         placed=(PROVER, PROVER),
         worked=frozenset({PROVER}),
