@@ -31,7 +31,7 @@ $(SYSTEM_STAMP): scripts/install-system.sh | $(STAMP)
 	@sh scripts/install-system.sh
 	@touch $@
 
-demo: install ## train among honest nodes, one that dies and one that lies; prove the result
+demo: install ## train twice among honest nodes, one that dies and two that lie; prove the results
 	@$(BIN)/python examples/demo/run.py
 
 quick: install ## run unit tests and simulator but the slow ones, on every core
@@ -53,6 +53,7 @@ fmt: install ## rewrite to the format
 
 types: install
 	$(BIN)/mypy
+	$(BIN)/mypy examples/demo
 
 layers: install
 	$(BIN)/lint-imports --no-cache

@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from stannary.jobs.states import COURSE, AuditStage, CourseStage, DrawStage, JobStatus, TaskState
+from stannary.jobs.states import COURSE, AuditStage, CourseStage, DisputeStage, DrawStage, JobStatus, TaskState
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "course.md"
 BEGIN, END = "<!-- course: written by scripts/course.py -->", "<!-- end of course -->"
-TITLES = {JobStatus: "a job", TaskState: "a task", DrawStage: "a draw", AuditStage: "an audit"}
+TITLES = {
+    JobStatus: "a job",
+    TaskState: "a task",
+    DrawStage: "a draw",
+    AuditStage: "an audit",
+    DisputeStage: "a disputed bond",
+}
 
 
 HEAD = "| stage | waits for | until | moved by | then, and why |"

@@ -79,8 +79,6 @@ RECIPE = {
                        f"Steps of each round, each 1 to {jobspec.MAX_INNER_STEPS:,}; the last one repeats. "
                        f"At most {jobspec.MAX_STEP_LIST} numbers.", "[3, 6, 10]"),
     "seed": Key("whole number", "What weights and data order begin from.", "7", low=0, high=2**32 - 1),
-    "step_ms": Key("whole number", "Milliseconds one inner step is paid as; leases follow measured time.", "40",
-                   low=1, high=jobspec.MAX_STEP_MS),
     "options": Key("mapping", f"Whatever the recipe reads: at most {jobspec.MAX_OPTION_VALUES:,} values, "
                    f"{jobspec.MAX_OPTION_DEPTH} levels deep.", "{width: 64}", "none"),
     "training": Key("mapping", "Optimizer and data. See *recipe.training*.", "{batch_size: 32}", "see there"),
@@ -113,7 +111,7 @@ RESOURCES = {
                   high=quantity.MAX_SIZE_BYTES),
     "disk": Key("size", "What the job may write, results included.", "1GiB", low=quantity.MIN_PLAUSIBLE_BYTES,
                 high=quantity.MAX_SIZE_BYTES),
-    "wall_s": Key("seconds", "How long a task may run; a command is paid as so long.", "3600", low=1, high=jobspec.MAX_WALL_S),
+    "wall_s": Key("seconds", "How long a task may run: a ceiling for its time and for what is held; paid is what was measured.", "3600", low=1, high=jobspec.MAX_WALL_S),
     "accelerators": Key("`none`", "GPU nodes come later.", "none", "`none`"),
 }  # fmt: skip
 TRUST = {
@@ -129,11 +127,14 @@ TRUST = {
                      "work, faked, passes unseen with a probability of 0.01 at most. `full`: everything.", "verified",
                      "none: `audit` alone says it"),
     "audit": Key("share, 0 to 1", "Share of the tasks that are computed again, where you want more than the assurance needs.", "0.25",
-                 "what `assurance` needs, solved when the plan is made; 1 without one"),
+                 "what `assurance` needs, solved when the plan is made"),
     "gain": Key("share, 0 to 1", "What you think cheating saves of a task's price; the plan says which audit deters it.", "0.6"),
     "detection": Key("share, 0 to 1", "How surely a recomputation sees a difference.", "0.99"),
     "regions": Key("list of texts", "Jurisdictions nodes must be in; empty: any.", "[DE, NL]"),
     "exclude_operators": Key("list of texts", "Operators whose nodes do not work for you.", "[mica]"),
+    "auditors": Key("`listed`", "`listed`: `regions` and `exclude_operators` bind auditors too; then no bond can move in the job. Belongs "
+                    "to `assurance`; without it they bind everybody.", "listed",
+                    "anybody of the engine class may audit, whatever the lists say"),
     "max_price": Key("dollars an hour", "Highest price of one node.", "0.50"),
 }  # fmt: skip
 INPUT = {
@@ -207,6 +208,8 @@ def _refusal(section: str, name: str, value: str) -> str | None:
     read = jobtext.read(f"x: {value}\n".encode()).value
     assert isinstance(read, dict)
     inner[name] = read["x"]
+    if name == "auditors":
+        inner["assurance"] = "full"  # which it belongs to
     try:
         jobfile.parse(document)
     except StannaryError as err:
@@ -284,7 +287,7 @@ A training job:
 name: hello
 recipe: {{entry: recipe.py:recipe, rounds: 12, lanes: 2, inner_steps: [3, 6, 10]}}
 inputs: {{corpus: {{module: pydoc_data.topics}}}}
-resources: {{cpus: 1, memory: 1GiB, wall_s: 600}}
+resources: {{cpus: 1, memory: 1GiB, wall_s: 120}}
 trust: {{assurance: verified, max_price: 0.50}}
 budget: 1.00
 ```

@@ -21,9 +21,8 @@ from stannary.agent.__main__ import main as honest
 from stannary.agent.daemon import Agent, install_signals
 from stannary.errors import StannaryError
 from stannary.formats.ids import TaskKind
-from stannary.formats.predicates import Output
 from stannary.run.sandbox import choice
-from stannary.run.work import Recomputed, Result, SandboxedWork, TaskInHand
+from stannary.run.work import Brought, Recomputed, Result, SandboxedWork, TaskInHand
 
 FIRST_LIE_ROUND = 1
 
@@ -39,11 +38,11 @@ class SkippedSteps(SandboxedWork):
         short = super().do(replace(task, assignment=replace(assignment, num_steps=1)))
         return replace(short, num_steps=assignment.num_steps)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Stand by the lie: there is no state at the asked step, so anything will do."""
         if contributed is None or task.assignment.round < FIRST_LIE_ROUND:
             return super().answer(task, contributed, step, salt)
-        return Recomputed(secrets.token_hex(32), contributed)
+        return Recomputed(secrets.token_hex(32), contributed.outputs)
 
 
 @click.command()

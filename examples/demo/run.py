@@ -1,10 +1,16 @@
-"""The main job, start to finish: six nodes of five operators, one is killed, one lies; a receipt proves it.
+"""Two jobs, start to finish, among strangers of whom some lie; a receipt proves what came of each.
 
     make demo      or      python examples/demo/run.py
 
-A private market is started beside any other of yours (data directory `demo/`, no profile), the job of
-`examples/demo/job.yaml` is run on it, one honest node is killed with SIGKILL in mid-round, and
-`liar.py` skips work. The market is stopped at the end; the receipt verifies without it.
+A private market is started beside any other of yours (data directory `demo/`, no profile).
+
+1. `job.yaml` trains by a recipe of this package on six nodes of five operators. One honest node is killed with SIGKILL
+   in mid-round, and `liar.py` skips work: two recomputations convict it, and an appeal says what becomes of its bond.
+2. `examples/hello` trains by a recipe of its buyer's own, and another `liar.py` joins. There nobody is convicted: a
+   program may behave otherwise on one machine, and its node would be none to blame. It is struck: what it did is done
+   again, and it is not paid.
+
+The market is stopped at the end; the receipts verify without it.
 """
 
 from __future__ import annotations
@@ -13,6 +19,8 @@ import secrets
 import shutil
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from stannary import buyer, files
@@ -29,6 +37,8 @@ from stannary.sdk.profile import Profile
 from stannary.wire.buyer import JobView
 
 HERE = Path(__file__).resolve().parent
+OURS = HERE / "job.yaml"
+OWN = HERE.parent / "hello" / "job.yaml"
 LIAR = (str(HERE / "liar.py"),)
 KILL_IN_ROUND = 2
 
@@ -42,8 +52,12 @@ NODES = (
     NodePlan("spare", "basalt", 120_000),
 )
 DOOMED = "anvil"
+LATECOMER = NodePlan("cinder", "chalk", 80_000, module=LIAR)  # joins for the second act, cheapest of all
 # On one machine silence means death sooner than across the world: 30 s of it in place of 120.
-TIMING = ("suspect_s=20", "lost_s=30")
+# An appeal is heard within 10 s in place of a day. Fewer than three here had no part: the market computes the unit.
+TIMING = ("suspect_s=20", "lost_s=30", "appeal_s=10")
+BUDGET = "5.00"  # of each job: the dearest of these nodes asks more than hello expects
+RULED_WITHIN_S = 60.0
 
 
 class Drama:
@@ -81,23 +95,39 @@ def main() -> int:
         out.say("Starting a private market with six nodes of five operators on this machine ...")
         used = market.ensure(NODES, profile="")
         for plan in NODES:
-            words = (
-                "  (it will cheat)" if plan.module == LIAR else "  (it will be killed)" if plan.name == DOOMED else ""
-            )
-            price = f"{dollars(plan.ask_usd_micros_per_hour)}/h"
-            out.say(f"  node   {_node_id(market, plan.name)}  {plan.name:<8}{plan.operator:<10}{price}{words}")
+            _introduce(market, plan, out)
         out.say("  a node not heard of for 30 s is lost here (120 s by default)")
         out.say("  every node: tier T0, software evidence, NOT hardware-attested")
         with Client.open(used) as client:
-            view = _run(client, used.profile, Drama(market, out), out)
-            return ending.conclude(client, view, out, keeps_results=False)
+            out.say("")
+            out.say("First act: code of this package, where a false result can be nobody's doing but its node's.")
+            view = trained = _run(client, used.profile, OURS, Drama(market, out).watch, out)
+            first = ending.conclude(client, view, out, keeps_results=False)
+            out.say("")
+            out.say("Second act: the buyer's own code, which might itself treat one machine unlike another.")
+            market.ensure((LATECOMER,), profile="")
+            _introduce(market, LATECOMER, out)
+            view = _run(client, used.profile, OWN, lambda _: None, out)
+            second = ending.conclude(client, view, out, keeps_results=False)
+            out.say("")
+            out.say(
+                f"Behind the first act: what became of the bond disputed in {trained.id}, which no receipt waits for."
+            )
+            ruled = _tell_bonds(client, trained.id, out)
+            return first or second or ruled
     finally:
         market.stop()
         out.say("The demo's market is stopped.")
 
 
-def _run(client: Client, known: Profile, drama: Drama, out: Output) -> JobView:
-    prepared = submit.prepare(HERE / "job.yaml", submit.Overrides())
+def _introduce(market: LocalMarket, plan: NodePlan, out: Output) -> None:
+    words = "  (it will cheat)" if plan.module == LIAR else "  (it will be killed)" if plan.name == DOOMED else ""
+    price = f"{dollars(plan.ask_usd_micros_per_hour)}/h"
+    out.say(f"  node   {_node_id(market, plan.name)}  {plan.name:<8}{plan.operator:<10}{price}{words}")
+
+
+def _run(client: Client, known: Profile, job: Path, watch: Callable[[Turn], None], out: Output) -> JobView:
+    prepared = submit.prepare(job, submit.Overrides(budget=BUDGET))
     submit.upload(client, prepared, lambda _: None)
     prepared = submit.solved(client, prepared)
     view = submit.submit(client, prepared.spec, known, buyer.root())
@@ -107,9 +137,25 @@ def _run(client: Client, known: Profile, drama: Drama, out: Output) -> JobView:
     follower.since = follower.clock()
     for turn in client.follow(view.id):
         follower.show(turn)
-        drama.watch(turn)
+        watch(turn)
         view = turn.view
     return view
+
+
+def _tell_bonds(client: Client, job: str, out: Output) -> int:
+    """Say what appeals have come to; return 1 if one is not decided in time, or nothing was disputed."""
+    until, after, num_open, num_told = time.monotonic() + RULED_WITHIN_S, 0, 0, 0
+    while time.monotonic() < until:
+        page = client.events(job, after, 1.0)
+        after = page.next
+        for event in page.events:
+            if event.type.startswith("bond."):
+                out.say(f"  {event.type.partition('.')[2]:<10}{event.message}")
+                num_open += {"bond.disputed": 1, "bond.forfeited": -1, "bond.released": -1}.get(event.type, 0)
+                num_told += 1
+        if not page.events and not num_open:
+            break
+    return 0 if num_told and not num_open else 1
 
 
 def _node_id(market: LocalMarket, name: str) -> str:

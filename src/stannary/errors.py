@@ -169,7 +169,7 @@ class NotFound(StannaryError):
 
 
 class JobFailed(StannaryError):
-    """The job ended without its result."""
+    """The job ended without its result, or its program did not end well."""
 
     code = "E-JOB-FAILED"
     exit_code = 100

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stannary.errors import EnvironmentProblem, NotFound
+from stannary.errors import EnvironmentProblem, NotFound, StannaryError
 from stannary.formats.workdir import FILE_TIME_S
 
 APP = "stannary"
@@ -128,14 +128,35 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         EnvironmentProblem: it cannot be made.
     """
+    with _lock_file(path) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def held(path: Path, otherwise: StannaryError) -> Iterator[None]:
+    """Be the only process that holds this lock file; raise `otherwise`, at once, where another one does.
+
+    Raises:
+        EnvironmentProblem: it cannot be made.
+    """
+    with _lock_file(path) as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise otherwise from err
+        yield
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path) -> Iterator[int]:
     _make_dir(path.parent)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as err:
         raise EnvironmentProblem("cannot write a file", why=str(err), hint="free disk space and try again") from err
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

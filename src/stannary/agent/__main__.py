@@ -13,9 +13,10 @@ from pathlib import Path
 
 import click
 
-from stannary.errors import StannaryError, UsageError
+from stannary.errors import ConflictError, StannaryError, UsageError
 
 MAX_TOKEN_CHARS = 4096
+LOCK_FILE = "running.lock"  # in a node's directory, held by its agent
 
 
 @click.group()
@@ -52,13 +53,16 @@ def join(kernels: tuple[str, ...], members: tuple[str, ...], kind: str, **said: 
         **said,  # type: ignore[arg-type]  # click gives each option in the type it declares
     )
     settings = joining.join(application, _tell)
-    click.echo(json.dumps({"node": settings.node, "engine_class": settings.engine_class}))
+    graded = joining.measure(application.directory, settings, _tell)
+    shown: dict[str, object] = {"node": settings.node, "engine_class": settings.engine_class}
+    click.echo(json.dumps(shown | ({"grade_ppm": graded.grade_ppm} if graded is not None else {})))
 
 
 @main.command()
 @click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where the node lives.")
 def run(directory: Path) -> None:
     """Serve leases until SIGTERM."""
+    from stannary import files
     from stannary.agent import settings as node_settings
     from stannary.agent.daemon import Agent, install_signals
     from stannary.run.sandbox import choice
@@ -67,9 +71,14 @@ def run(directory: Path) -> None:
     settings = node_settings.load(directory)
     sandbox = choice.choose(settings.market_profile, _tell)
     _tell(f"node {settings.node} ({settings.name}) of {settings.operator}, sandbox {sandbox.describe()}")
-    agent = Agent(directory, settings, sandbox, _tell)
-    install_signals(agent)
-    agent.run()
+    # Two agents of one node would sign two stories of one task (agent/statements.py).
+    taken = ConflictError(
+        f"an agent of {settings.name} runs already", why=f"it holds {directory / LOCK_FILE}", hint="stannary node drain"
+    )
+    with files.held(directory / LOCK_FILE, taken):
+        agent = Agent(directory, settings, sandbox, _tell)
+        install_signals(agent)
+        agent.run()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -82,21 +82,43 @@ class MarketClient:
         self._said_at_s = 0.0
 
     def heartbeat(
-        self, state: node.NodeState, leases: list[str], version: str, jobs: Sequence[str] = ()
+        self,
+        state: node.NodeState,
+        leases: list[str],
+        version: str,
+        jobs: Sequence[str] = (),
+        *,
+        wants_canary: bool = False,
     ) -> node.HeartbeatAnswer:
         """Say that this node lives; one attempt only, since the next beat is the retry."""
         held, here = leases[: limits.MAX_LEASES_HELD], list(jobs)[: limits.MAX_JOBS_HELD]
         name = self.settings.name if bounds.NAME.fits(self.settings.name) else ""  # of an earlier version, perhaps
-        beat = node.Heartbeat(state=state, leases=held, version=version, jobs=here, name=name)
+        beat = node.Heartbeat(
+            state=state, leases=held, version=version, jobs=here, name=name, wants_canary=wants_canary
+        )
         return self._once(lambda link: link.post(routes.HEARTBEAT, beat, node.HeartbeatAnswer))
 
-    def next_lease(self, wait_s: float, have: list[str]) -> node.Lease | None:
-        """Ask for work by long poll; None if there is none yet."""
-        return self._patiently(lambda link: _next_lease(link, wait_s, have))
+    def next_lease(self, wait_s: float, have: list[str]) -> node.Lease | node.PowerTest | None:
+        """Ask for work by long poll; None if there is none yet. A test of this node's power may come in its place."""
+        return self._patiently(lambda link: _next_lease(link, wait_s, have, tests=True))
 
     def look(self, have: list[str]) -> node.Lease | None:
         """Ask once for what is there now."""
-        return self._once(lambda link: _next_lease(link, 0.0, have))
+        found = self._once(lambda link: _next_lease(link, 0.0, have))
+        return found if isinstance(found, node.Lease) else None
+
+    def next_test(self) -> node.PowerTest | None:
+        """Ask whether the market wants to see this node's power now; one attempt."""
+
+        def ask(link: Connection) -> node.PowerTest | None:
+            answer = link.send("POST", routes.POWER_NEXT, content=b"{}", headers={"Content-Type": "application/json"})
+            return None if answer.status_code == 204 else message.read(node.PowerTest, answer.content)
+
+        return self._once(ask)
+
+    def show_power(self, answer: node.PowerAnswer) -> node.GradedNode:
+        """Hand in what this node did in a test; one attempt, for the market's clock runs."""
+        return self._once(lambda link: link.post(routes.POWER, answer, node.GradedNode))
 
     def manifest(self, job: str) -> JobManifest:
         """Fetch what a node needs of a job."""
@@ -257,12 +279,16 @@ def is_for_good(err: StannaryError) -> bool:
     return isinstance(err, AuthError) and err.detail in wire_errors.FOR_GOOD
 
 
-def _next_lease(link: Connection, wait_s: float, have: list[str]) -> node.Lease | None:
-    body = node.NextLease(wait_s=wait_s, have=have[-limits.MAX_LEASES_HELD :]).to_bytes()
+def _next_lease(
+    link: Connection, wait_s: float, have: list[str], *, tests: bool = False
+) -> node.Lease | node.PowerTest | None:
+    body = node.NextLease(wait_s=wait_s, have=have[-limits.MAX_LEASES_HELD :], tests=tests).to_bytes()
     headers = {"Content-Type": "application/json"}
     answer = link.send("POST", routes.LEASE_NEXT, content=body, headers=headers, wait_s=wait_s)
     if answer.status_code == 204:
         return None
+    if answer.status_code == 202:
+        return message.read(node.PowerTest, answer.content)
     return message.read(node.Lease, answer.content, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
 
 

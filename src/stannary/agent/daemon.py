@@ -7,71 +7,74 @@
 
 Rules:
 1. Every step is written before it is sent and may be repeated: after kill -9 the market hands out again
-   what is still ours, and the journal says how far we were.
+   what is still ours, and the journal says how far we were. What was signed is never signed otherwise (statements.py).
 2. A 409 means the work is no longer ours: it is dropped, quietly.
 3. A task that cannot be done here is reported with a reason and the end of its log; the agent lives on.
-4. A market that revoked the node, or never knew it, ends the agent (exit code 6): what it computed would be nobody's.
-5. SIGTERM drains: the lease in hand is finished (a second SIGTERM, or DRAIN_S, hands it back), the
+4. A test of this node's power comes in place of work, when nothing is in hand (power.py).
+5. A market that revoked the node, or never knew it, ends the agent (exit code 6): what it computed would be nobody's.
+6. Questions, and openings, are answered beside the work by a thread of their own: what this node did is asked about
+   with a deadline of that task, and what it has in hand may take a hundred times as long. What a program handed in
+   answers by itself; for a training task its worker is asked, or one is started that computes it again.
+7. SIGTERM drains: the lease in hand is finished (a second SIGTERM, or DRAIN_S, hands it back), the
    rest is handed back, and the node says that it leaves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import secrets
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from stannary import files
+from stannary.agent import desk as desks
 from stannary.agent import journal as journals
+from stannary.agent import power as powers
+from stannary.agent import roots
 from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.clocks import ClockWatch
-from stannary.agent.desk import Desk
+from stannary.agent.desk import ANSWERS, REMEMBERED, Desk
 from stannary.agent.holdings import Holdings
 from stannary.agent.journal import EntryKind
 from stannary.agent.meter import Meter, Phase
 from stannary.agent.pulse import Pulse
 from stannary.agent.settings import NodeSettings, load_key
+from stannary.agent.statements import Provenance, Statements
 from stannary.errors import (
     AuthError,
     ConflictError,
+    EnvironmentProblem,
     FormatError,
     JobFailed,
     MarketUnreachable,
     NotFound,
     StannaryError,
 )
-from stannary.formats import bounds, digest, dsse, instants, predicates, record, statement
+from stannary.formats import bounds, canonical, digest, dsse, record
 from stannary.formats.canonical import Json
-from stannary.formats.ids import AuditId, JobId, LeaseType, TaskId
-from stannary.formats.predicates import (
-    Answer,
-    AnswerCommitment,
-    Assignment,
-    Commitment,
-    Contribution,
-    Output,
-    Role,
-)
-from stannary.rules import pace
-from stannary.rules.kinds import DELTA, OUTER, THETA
+from stannary.formats.ids import JobId, LeaseType, TaskId
+from stannary.formats.predicates import Assignment, Output, Role, Used
+from stannary.rules import edition, pace
+from stannary.rules.kinds import DELTA, OUTER, TASKS, THETA
 from stannary.run.holding import Holding
 from stannary.run.logs import TaskLog
 from stannary.run.sandbox.process import Sandbox
-from stannary.run.work import Recomputed, Result, SandboxedWork, TaskInHand, Work
+from stannary.run.work import Brought, Recomputed, Result, SandboxedWork, TaskInHand, Work
 from stannary.run.worker_process import DROPPED, outbox_path
 from stannary.tlog.seen import SeenLog
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, routes
-from stannary.wire.node import AuditRef, Failure, Lease, ProgressReport
+from stannary.wire.node import AuditRef, Failure, Lease, PowerTest, ProgressReport
 
 SEEN_FILE = "log-seen.json"  # the market's log as this node saw it last
 POLL_WAIT_S = 20.0  # below limits.MAX_WAIT_S
 DRAIN_S = 120.0
-SALT_BYTES = 32
+LOOK_S = 1.0  # how often who answers questions looks whether the agent stops
 STATES = (THETA, OUTER)  # a lease's other inputs are contributions, under their task's name
 
 Tell = Callable[[str], None]
@@ -83,6 +86,7 @@ class Agent:
     def __init__(
         self, directory: Path, settings: NodeSettings, sandbox: Sandbox, tell: Tell, work: Work | None = None
     ) -> None:
+        self.directory = directory
         self.settings = settings
         self.key = load_key(directory)
         self.tell = tell
@@ -93,8 +97,13 @@ class Agent:
         self.client = MarketClient(settings, self.key, self.stop, tell, seen=seen)
         self.journal = journals.Journal(directory / "journal")
         self.meter = Meter(self.journal)
+        self.statements = Statements(settings.node, self.key, self.journal, self.meter)
         self.desk = Desk()
-        self.holdings = Holdings(directory, settings, self.client, sandbox, self._still_preparing, self._fetching)
+        self._audited: deque[TaskId] = deque(maxlen=REMEMBERED)
+        system = roots.of_node(settings, tell)
+        self.holdings = Holdings(
+            directory, settings, self.client, sandbox, self._still_preparing, self._fetching, system
+        )
         self.pulse = Pulse(
             client=self.client,
             desk=self.desk,
@@ -109,6 +118,8 @@ class Agent:
             tell=tell,
             clock=ClockWatch(directory, tell, self.journal.prune),
         )
+        self._showing = threading.Lock()
+        self._answering = threading.Thread(target=self._answer_questions, name="answers", daemon=True)
         self._is_polling = False
         self._hands_back = False
         self._expelled: StannaryError | None = None
@@ -119,7 +130,9 @@ class Agent:
         Raises:
             AuthError: the market will not have this node again.
         """
+        self._show_hands()
         self.pulse.start()
+        self._answering.start()
         try:
             while not self.stop.is_set():
                 lease = self._next()
@@ -134,6 +147,22 @@ class Agent:
             self._leave()
         if self._expelled is not None:
             raise self._expelled
+
+    def _answer_questions(self) -> None:
+        """Answer questions until the agent stops; one at a time, in a thread that lives as long as its workers."""
+        self.desk.answer_here()
+        try:
+            while not self.stop.is_set():
+                lease = self.desk.take(ANSWERS, LOOK_S)
+                if lease is not None:
+                    self.serve(lease)
+        except MarketUnreachable as err:
+            self.tell(str(err))
+        except AuthError as err:
+            self._expel(err)
+        finally:
+            self.stop.set()  # an agent that answers no more would be silent
+            self.client.close()
 
     def drain(self, *_: int | FrameType | None) -> None:
         """Leave in order; called a second time, at once. A signal handler."""
@@ -153,6 +182,7 @@ class Agent:
         """Do what one lease asks for; no failure of a task ends the agent."""
         log = TaskLog(time.time)
         self.desk.hold(lease, log)
+        self._show_hands()
         serve = {
             LeaseType.WORK: self.do_work,
             LeaseType.AUDIT: self.do_audit,
@@ -171,13 +201,17 @@ class Agent:
             self._report(lease, log, err)
             self.journal.drop(EntryKind.CLAIM, lease.lease_id)
         finally:
+            beside = self.desk.mine is self.desk.answers
             self.desk.finish(lease)
-            self._put_back(lease)
-            self.meter.switch(JobId(lease.job), Phase.IDLE)
+            self._show_hands()
+            if not beside:  # what is in the outbox is the work's
+                self._put_back(lease)
+            self.meter.switch(None if beside else JobId(lease.job), Phase.IDLE)
             self.meter.write_off(JobId(lease.job))
 
     def do_work(self, lease: Lease) -> None:
         """Do a task and hand it in; go on where the journal says."""
+        self.statements.check_known(lease)
         claim = self.journal.get(EntryKind.CLAIM, lease.lease_id)
         if claim is None or not self._has_outputs(claim):
             claim = self._claim(lease, *self._compute(lease))
@@ -201,17 +235,23 @@ class Agent:
     def reveal(self, lease: Lease) -> None:
         """Open an answer; only the journal is needed."""
         audit = _audit_of(lease)
-        entry = self.journal.get(EntryKind.ANSWER, _answer_name(audit))
+        entry = self.statements.kept_answer(audit)
         if entry is None:
             raise JobFailed("the answer is lost", why=f"{audit.audit_id} is not in the journal", detail="answer-lost")
         self.client.submit(routes.LEASE_ANSWER, lease.lease_id, dsse.parse(entry["answer"]))
 
+    def _show_hands(self) -> None:
+        """Keep what is in hand where `stannary node status` looks; a disk that takes it not stops no work."""
+        with self._showing, contextlib.suppress(EnvironmentProblem):
+            files.replace(self.holdings.root / desks.FILE, canonical.encode(self.desk.shown()))
+
     def _compute(self, lease: Lease) -> tuple[Holding, Assignment, Result]:
         assignment = _assignment_of(lease)
-        holding = self._holding(lease)
-        unfetched = self._bring_inputs(lease, holding)
-        with self.meter.phase(holding.job, Phase.COMPUTE):
-            result = self.work.do(TaskInHand(holding, assignment, self._take_progress, unfetched))
+        with self.holdings.alone(JobId(lease.job)):
+            holding = self._holding(lease)
+            unfetched = self._bring_inputs(lease, holding)
+            with self.meter.phase(holding.job, Phase.COMPUTE):
+                result = self.work.do(TaskInHand(holding, assignment, self._take_progress, unfetched))
         for line in result.left_out:
             self._take_line(holding.job, "agent", line)
         self._check_ours(lease)
@@ -219,38 +259,10 @@ class Agent:
 
     def _claim(self, lease: Lease, holding: Holding, assignment: Assignment, result: Result) -> dict[str, Json]:
         """Sign commitment and contribution and keep both before either is sent."""
-        salt = secrets.token_hex(SALT_BYTES)
-        commitment = Commitment(
-            job=assignment.job,
-            task=assignment.task,
-            epoch=lease.epoch,
-            node=self.settings.node,
-            commitment=predicates.commitment_hash(self.settings.node, salt, result.root),
-        )
-        contribution = Contribution(
-            job=assignment.job,
-            task=assignment.task,
-            epoch=lease.epoch,
-            node=self.settings.node,
-            assignment=predicates.assignment_digest(assignment),
-            salt=salt,
-            root=result.root,
-            outputs=tuple(sorted(result.outputs, key=lambda item: item.name)),
-            engine_class=self.settings.engine_class,
-            environment=holding.environment,
-            sandbox=self.sandbox.describe(),
-            num_steps=result.num_steps,
-            spent=self.meter.claim(assignment.job),
-            metrics=dict(result.metrics),
-            finished_at=instants.spell(time.time()),
-        )
-        claim: dict[str, Json] = {
-            "commitment": self._sign("commitment", commitment).to_json(),
-            "contribution": self._sign("contribution", contribution).to_json(),
-            "outputs": [record.to_json(item) for item in contribution.outputs],
-        }
+        place = Provenance(self.settings.engine_class, holding.environment, self.sandbox.describe())
+        used = result.used if edition.of(holding.spec).pays_by_use else None
+        claim = self.statements.claim(lease, assignment, result, place, used=used)
         self.journal.put(EntryKind.CLAIM, lease.lease_id, claim)
-        self.journal.put(EntryKind.RESULT, assignment.task, {"outputs": claim["outputs"]})
         return claim
 
     def _hand_in(self, lease: Lease, claim: dict[str, Json]) -> None:
@@ -265,52 +277,42 @@ class Agent:
 
     def _answer(self, lease: Lease, role: Role) -> None:
         audit = _audit_of(lease)
-        entry = self.journal.get(EntryKind.ANSWER, _answer_name(audit))
-        if entry is None:
-            entry = self._keep_answer(lease, audit, self._find(lease, role))
+        entry = self.statements.kept_answer(audit) or self.statements.answer(lease, audit, *self._find(lease, role))
         with self.meter.phase(JobId(lease.job), Phase.LINK):
             self._ship_everything(lease)
             self.pulse.read_out(lease)
             self.client.submit(routes.LEASE_ANSWER_COMMITMENT, lease.lease_id, dsse.parse(entry["commitment"]))
 
-    def _find(self, lease: Lease, role: Role) -> Recomputed:
+    def _find(self, lease: Lease, role: Role) -> tuple[Recomputed, Used | None]:
+        """Return what this node finds, and of a recomputation that is paid by use what it took."""
         assignment = _assignment_of(lease)
         if lease.step is None or lease.salt is None:
             raise FormatError("the question has no step or salt", why=lease.lease_id)
-        holding = self._holding(lease)
-        unfetched = self._bring_inputs(lease, holding)
-        task = TaskInHand(holding, assignment, self._take_progress, unfetched)
-        with self.meter.phase(holding.job, Phase.AUDIT):
+        kept = self.journal.get(EntryKind.RESULT, assignment.task) if role is Role.PROVER else None
+        brought = _brought(kept) if kept else None
+        is_whole = TASKS[assignment.kind].is_program or (brought is not None and brought.ended is not None)
+        if brought is not None and is_whole:  # the answer is the result; its worker may be at another lane of the job
+            task = TaskInHand(self._known(lease), assignment, self._take_progress)
+            return self.work.answer(task, brought, lease.step, lease.salt), None
+        with self.holdings.alone(JobId(lease.job)):
             if role is Role.AUDITOR:
-                return self.work.audit(task, lease.step, lease.salt)
-            kept = self.journal.get(EntryKind.RESULT, assignment.task)
-            return self.work.answer(task, _outputs(kept) if kept is not None else None, lease.step, lease.salt)
+                if assignment.task in self._audited:  # again: in a process that cannot remember (rules/question.py)
+                    self._known(lease).end_worker()
+                self._audited.append(assignment.task)
+            holding = self._holding(lease)
+            unfetched = self._bring_inputs(lease, holding)
+            task = TaskInHand(holding, assignment, self._take_progress, unfetched)
+            with self.meter.phase(holding.job, Phase.AUDIT):
+                if role is Role.AUDITOR:
+                    found = self.work.audit(task, lease.step, lease.salt)
+                    return found, found.used if edition.of(holding.spec).pays_by_use else None
+                return self.work.answer(task, brought, lease.step, lease.salt), None
 
-    def _keep_answer(self, lease: Lease, audit: AuditRef, finding: Recomputed) -> dict[str, Json]:
-        """Sign the blinded answer and its opening, and keep both before either is sent."""
-        blind = secrets.token_hex(SALT_BYTES)
-        job, task = JobId(lease.job), TaskId(lease.task)
-        hidden = predicates.answer_commitment_hash(self.settings.node, blind, finding.answer, finding.root)
-        commitment = AnswerCommitment(job, AuditId(audit.audit_id), task, audit.role, self.settings.node, hidden)
-        answer = Answer(
-            job=job,
-            audit=AuditId(audit.audit_id),
-            task=task,
-            role=audit.role,
-            node=self.settings.node,
-            blind=blind,
-            answer=finding.answer,
-            root=finding.root,
-            outputs=tuple(sorted(finding.outputs, key=lambda item: item.name)),
-            spent=self.meter.claim(job),
-            answered_at=instants.spell(time.time()),
-        )
-        entry: dict[str, Json] = {
-            "commitment": self._sign("answer-commitment", commitment).to_json(),
-            "answer": self._sign("answer", answer).to_json(),
-        }
-        self.journal.put(EntryKind.ANSWER, _answer_name(audit), entry)
-        return entry
+    def _known(self, lease: Lease) -> Holding:
+        """Return a job of which nothing is computed: no worker is needed."""
+        job = JobId(lease.job)
+        with self.meter.phase(job, Phase.START):
+            return self.holdings.known(job, functools.partial(self._take_line, job, "agent"))
 
     def _holding(self, lease: Lease) -> Holding:
         job = JobId(lease.job)
@@ -358,21 +360,21 @@ class Agent:
 
     def _still_preparing(self, _reported: dict[str, Json]) -> None:
         """Say that a long start goes on: the market waits for who is heard of."""
-        self.desk.progress = ProgressReport(step=0, steps=0, phase="environment")
+        self.desk.report(ProgressReport(step=0, steps=0, phase="environment"))
 
     def _fetching(self) -> None:
         """Say that bytes of a lease's inputs come."""
-        self.desk.progress = ProgressReport(step=0, steps=0, phase="fetch")
+        self.desk.report(ProgressReport(step=0, steps=0, phase="fetch"))
 
     def _storing(self) -> None:
         """Say that bytes of a result go."""
-        self.desk.progress = ProgressReport(step=0, steps=0, phase="store")
+        self.desk.report(ProgressReport(step=0, steps=0, phase="store"))
 
     def _take_progress(self, reported: dict[str, Json]) -> None:
         step, steps, loss = reported.get("step"), reported.get("steps"), reported.get("loss")
         if type(step) is int and type(steps) is int and 0 <= step <= steps:
             shown = loss if isinstance(loss, str) and bounds.DECIMAL.fits(loss) else None
-            self.desk.progress = ProgressReport(step=step, steps=steps, phase="compute", loss=shown)
+            self.desk.report(ProgressReport(step=step, steps=steps, phase="compute", loss=shown))
 
     def _has_outputs(self, claim: dict[str, Json]) -> bool:
         return all(outbox_path(self.holdings.outbox, output.digest).exists() for output in _outputs(claim))
@@ -420,7 +422,10 @@ class Agent:
                 self.stop.wait(pace.HEARTBEAT_INTERVAL_S)
                 return None
             found = self.client.next_lease(POLL_WAIT_S, self.desk.known())
-            if found is not None:
+            if isinstance(found, PowerTest):
+                self._is_polling = False
+                self._show_power(found)
+            elif found is not None:
                 self.desk.put(found)  # over the desk, since the pulse may have picked up the same one
             return self.desk.take()
         except _Woken:
@@ -436,13 +441,22 @@ class Agent:
         finally:
             self._is_polling = False
 
+    def _show_power(self, test: PowerTest) -> None:
+        """Do a test of this node's power; the market gives no work before."""
+        try:
+            powers.show(self.directory, test, self.client, self.sandbox, self.tell)
+        except StannaryError as err:
+            if is_for_good(err):
+                raise
+            self.tell(f"the test of this node's power came to nothing: {err}")
+            self.stop.wait(pace.HEARTBEAT_INTERVAL_S)
+
     def _drop_current(self, lease: Lease) -> None:
         self.tell(f"{lease.type.value} {lease.task} was taken back")
         self.holdings.kill_worker(JobId(lease.job), DROPPED)
 
     def _hand_back_current(self) -> None:
-        lease = self.desk.current
-        if lease is not None:
+        for lease in self.desk.in_hand():
             self._hands_back = True
             self.holdings.kill_worker(JobId(lease.job), DROPPED)
 
@@ -455,6 +469,8 @@ class Agent:
     def _leave(self) -> None:
         """Hand back what was not begun, say goodbye, end the workers."""
         self.pulse.stop()
+        self.stop.set()
+        self._answering.join(DRAIN_S)
         if self._expelled is None:
             self._say_goodbye()
         self.holdings.close()
@@ -469,11 +485,6 @@ class Agent:
             self.pulse.beat_now()
         except StannaryError as err:
             self.tell(f"the market was not told that the node leaves: {err}")
-
-    def _sign(
-        self, kind: str, predicate: predicates.Commitment | Contribution | AnswerCommitment | Answer
-    ) -> dsse.Envelope:
-        return statement.sign(kind, predicate, (), self.key)
 
 
 class _Woken(BaseException):
@@ -506,12 +517,15 @@ def _audit_of(lease: Lease) -> AuditRef:
     return lease.audit
 
 
-def _answer_name(audit: AuditRef) -> str:
-    return f"{audit.audit_id} {audit.role.value}"
-
-
 def _outputs(entry: dict[str, Json]) -> tuple[Output, ...]:
     listed = entry.get("outputs")
     if not isinstance(listed, list):
         raise FormatError("the journal holds a result without outputs")
     return tuple(record.from_json(Output, item) for item in listed)
+
+
+def _brought(entry: dict[str, Json]) -> Brought:
+    ended = entry.get("ended")  # journals of before know none
+    if not isinstance(ended, str | None):
+        raise FormatError("the journal holds an end that is none")
+    return Brought(_outputs(entry), ended)

@@ -13,7 +13,10 @@ Rules:
 4. Nothing of a job outlives it. Which jobs are over the market says in the answer to a heartbeat: the worker
    is ended at once, its files go before the next lease is served. Directories a killed agent left are asked
    about in the same way.
-5. A lease's inputs beyond the spec's own (weights, contributions) leave the job's directory with the next lease.
+5. Two threads have jobs in hand (daemon.py). One computes for a job at a time (`alone`); a worker in use is not ended
+   for want of room, nor a job's files removed under it. A worker ends with the thread that started it: both live as
+   long as the agent.
+6. A lease's inputs beyond the spec's own (weights, contributions) leave the job's directory with the next lease.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,8 +44,9 @@ from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
 from stannary.run import visible
 from stannary.run.environment import Environments, WheelSource, environment_digest
-from stannary.run.holding import Holding, make_workplace, prepare
+from stannary.run.holding import BrokenOff, Holding, make_workplace, prepare
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.sandbox.system import python_of
 from stannary.run.worker_process import DROPPED, TakeLine, TakeProgress, Worker, outbox_path
 
 MAX_WORKERS = 2
@@ -52,7 +57,7 @@ Tell = Callable[[str], None]
 
 
 class Holdings:
-    """The jobs of one node; used from the agent's main thread, which the workers' lives are tied to."""
+    """The jobs of one node."""
 
     def __init__(
         self,
@@ -62,23 +67,44 @@ class Holdings:
         sandbox: Sandbox,
         progress: TakeProgress = lambda _: None,
         moving: Callable[[], None] = lambda: None,
+        system: Path | None = None,
     ) -> None:
         self.root = root
         self.settings = settings
         self.client = client
         self.sandbox = sandbox
         self.progress = progress  # gets what workers report while they prepare
+        self.system = system  # the unpacked root file system its jobs run in; None: this machine's own
         self.moving = moving  # hears that bytes of an input came
         source = WheelSource(settings.find_links, settings.index_url, settings.no_index)
-        self.environments = Environments(root / "environments", source, sandbox)
+        self.environments = Environments(root / "environments", source, sandbox, python_of(system) if system else "")
         self.cache = BlobCache(root / "blobs")
         self._held: OrderedDict[JobId, Holding] = OrderedDict()
+        self._locks: dict[JobId, threading.Lock] = {}  # held while something is computed for a job
+        self._fetching = threading.Lock()  # what is installed then is no job's yet
         self._over: set[str] = set()  # jobs the market says are over; added to by the pulse
 
     @property
     def outbox(self) -> Path:
         """Where outputs wait for their upload."""
         return self.root / "outbox"
+
+    @property
+    def _root(self) -> Digest | None:
+        return digest.parse(self.settings.root) if self.settings.root else None
+
+    @contextlib.contextmanager
+    def alone(self, job: JobId) -> Iterator[None]:
+        """Compute for a job in one thread at a time."""
+        with self._locks.setdefault(job, threading.Lock()):
+            yield
+
+    def known(self, job: JobId, tell: Tell) -> Holding:
+        """Return a job as its buyer signed it, its files in place; whether its worker lives is not asked."""
+        if job in self._held:
+            return self._held[job]
+        with self.alone(job):
+            return self._hold(job, tell)
 
     def get(self, job: JobId, tell: Tell, take_line: TakeLine) -> Holding:
         """Return a job with a living worker, preparing whatever is missing.
@@ -93,14 +119,20 @@ class Holdings:
             EnvironmentProblem: this machine cannot run it (disk, installer, engine class).
             Refuted: the market's answer is not what the buyer signed.
         """
-        holding = self._held.get(job) or self._fetch(job, tell)
-        self._held[job] = holding
-        self._held.move_to_end(job)
-        holding.used_at_s = time.monotonic()
+        holding = self._hold(job, tell)
         if holding.worker is None or not holding.worker.is_alive():
             holding.end_worker()
             self._make_room(job)
             self._start_worker(holding, take_line)
+        return holding
+
+    def _hold(self, job: JobId, tell: Tell) -> Holding:
+        holding = self._held.get(job)
+        if holding is None:
+            with self._fetching:
+                holding = self._held[job] = self._fetch(job, tell)
+        self._held.move_to_end(job)
+        holding.used_at_s = time.monotonic()
         return holding
 
     def bring(self, holding: Holding, named: Digest, size_bytes: int) -> None:
@@ -161,19 +193,31 @@ class Holdings:
         """Remove what is left of jobs that are over, and end workers nobody needed for IDLE_WORKER_S."""
         oldest_s = (time.monotonic() if now_s is None else now_s) - IDLE_WORKER_S
         for holding in list(self._held.values()):
-            if holding.used_at_s < oldest_s:
+            if holding.used_at_s < oldest_s and not self._is_used(holding.job):
                 holding.end_worker()
         for job in sorted(self._over):
+            if self._is_used(JobId(job)):  # its worker has been killed: the other thread is about to hear of it
+                continue
             holding_over = self._held.pop(JobId(job), None)
             if holding_over is not None:
                 holding_over.end_worker()
             _remove(self.root / "jobs" / job)
+            self._locks.pop(JobId(job), None)
             self._over.discard(job)
-        self.environments.prune(held.packages for held in self._held.values() if held.packages is not None)
+        if self._fetching.acquire(blocking=False):
+            try:
+                held = list(self._held.values())
+                self.environments.prune(item.packages for item in held if item.packages is not None)
+            finally:
+                self._fetching.release()
+
+    def _is_used(self, job: JobId) -> bool:
+        lock = self._locks.get(job)
+        return lock is not None and lock.locked()
 
     def close(self) -> None:
         """End every worker."""
-        for holding in self._held.values():
+        for holding in list(self._held.values()):
             holding.end_worker()
 
     def _fetch(self, job: JobId, tell: Tell) -> Holding:
@@ -183,8 +227,10 @@ class Holdings:
         directory = self.root / "jobs" / job
         self._make_disk_room(*self._disk_wanted(spec))
         submitted_s = instants.parse(signed.submitted_at)
-        environment = environment_digest(None, self.sandbox.describe())
-        holding = Holding(job, spec, directory, environment, None, submitted_s)
+        if spec.root is not None and spec.root != self.settings.root:
+            raise ConflictError("the job runs in another root file system than this node's", why=spec.root)
+        environment = environment_digest(None, self.sandbox.describe(), self._root)
+        holding = Holding(job, spec, directory, environment, None, submitted_s, root=self.system)
         holding.make_directories()
         for entry in spec.workdir:
             self.bring(holding, entry.digest, entry.size_bytes)
@@ -216,11 +262,11 @@ class Holdings:
         entry = next(entry for entry in holding.spec.workdir if entry.path == setup)
         requirements = holding.blob_path(entry.digest).read_bytes()
         holding.packages = self.environments.prepare(requirements, tell, holding.spec.resources.disk_bytes)
-        holding.environment = environment_digest(entry.digest, self.sandbox.describe())
+        holding.environment = environment_digest(entry.digest, self.sandbox.describe(), self._root)
 
     def _start_worker(self, holding: Holding, take_line: TakeLine) -> None:
         said = self.settings.engine_class
-        if visible.name_of(said) not in ("", now := visible.visible_name()):
+        if self.system is None and visible.name_of(said) not in ("", now := visible.visible_name()):
             raise EnvironmentProblem(
                 "what jobs see of this node's system has changed",
                 why=f"packages were installed or removed: {now} now, the credential says {said}",
@@ -233,6 +279,10 @@ class Holdings:
             if holding.job in self._over:  # heard while its files were fetched: there was no worker to end then
                 raise ConflictError("the job is over", why=holding.job)
             made = prepare(holding.worker, holding.spec, self.progress, is_tried=holding.prepared is not None)
+            holding.broken_off = made if isinstance(made, BrokenOff) else None
+            if isinstance(made, BrokenOff):
+                holding.end_worker()
+                return
             if made is not None and made.engine_class != visible.without_name(said):
                 raise EnvironmentProblem(
                     "this node's engine class has changed",
@@ -245,8 +295,9 @@ class Holdings:
             raise
 
     def _make_room(self, job: JobId) -> None:
-        alive = [held for held in self._held.values() if held.worker is not None and held.job != job]
-        for holding in alive[: max(0, len(alive) - MAX_WORKERS + 1)]:
+        others = [held for held in list(self._held.values()) if held.worker is not None and held.job != job]
+        alive = [held for held in others if not self._is_used(held.job)]
+        for holding in alive[: max(0, len(others) - MAX_WORKERS + 1)]:
             holding.end_worker()
 
     def _make_disk_room(self, num_bytes: int, num_files: int) -> None:

@@ -4,13 +4,14 @@ Rules:
 1. The market is known by the token: its address, its key, its certificate. A market with another key
    than the token's is refused before anything is said; on plain HTTP it proves that it holds it.
 2. The key is made in the node's directory, 0600, and never leaves it.
-3. The join statement names operator, jurisdiction and the digest of the terms; the credential that comes
-   back must be the market's, for this key, operator and terms.
+3. The join statement names operator, jurisdiction, price, the bond its token shows and the digest of the terms; the
+   credential that comes back must be the market's, and say the same (rules/papers.py).
 4. Evidence is software here: the output says `NOT hardware-attested`, and so does the credential.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +20,16 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import files
+from stannary.agent import power, roots
 from stannary.agent import settings as node_settings
+from stannary.agent.client import MarketClient
 from stannary.agent.settings import NODE_FILE, NodeSettings
-from stannary.errors import ConflictError, Refuted, UsageError
+from stannary.errors import ConflictError, Refuted, StannaryError, UsageError
 from stannary.formats import bounds, digest, dsse, ids, instants, note, statement
 from stannary.formats.predicates import Credential, Join, Member, NodeKind
-from stannary.run.engine_class import measure_engine_class
-from stannary.run.sandbox import cgroup
+from stannary.rules import papers, systems
+from stannary.run.engine_class import measure_engine_class, measure_in_root
+from stannary.run.sandbox import cgroup, choice
 from stannary.wire import join_token, message, node, routes
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
@@ -70,11 +74,15 @@ def join(application: Application, tell: Tell) -> NodeSettings:
         )
     _check_share(application)
     kernel = node_settings.check_kernel(application.kernel)
-    engine_class = application.engine_class or measure_engine_class(application.kernel)
     files.make_private_dir(application.directory)
     key = node_settings.create_key(application.directory)
     with Connection(token.url, tls_fingerprint=token.tls, vkey=token.vkey) as link:
         market = join_token.market_of(link, token)
+        engine_class = _engine_class(application, market, link, tell)
+    with Connection(token.url, tls_fingerprint=token.tls, vkey=token.vkey) as link:
+        market = join_token.market_of(link, token)
+        if market.root is not None and not systems.is_of_root(engine_class, digest.parse(market.root)):
+            raise ConflictError("the market has published another root file system meanwhile", hint="join again")
         if application.terms and application.terms != market.terms_digest:
             raise ConflictError(
                 "the market has other terms by now",
@@ -102,10 +110,44 @@ def join(application: Application, tell: Tell) -> NodeSettings:
         find_links=application.find_links,
         index_url=application.index_url,
         no_index=application.no_index,
+        root=market.root or "",
+        root_bytes=market.root_bytes,
     )
     node_settings.store(application.directory, settings, credential.to_bytes())
     _say(tell, checked, market)
     return settings
+
+
+def measure(directory: Path, settings: NodeSettings, tell: Tell) -> Credential | None:
+    """Show this node's power right behind its join, if the market wants to see it; return the credential it then has.
+
+    What goes wrong is told: it is asked again when the agent runs.
+    """
+    client = MarketClient(settings, node_settings.load_key(directory), threading.Event(), tell)
+    try:
+        with Connection(settings.url, tls_fingerprint=settings.tls_fingerprint, vkey=settings.market_vkey) as link:
+            is_graded = link.get(routes.MARKET, MarketInfo).grades
+        test = client.next_test() if is_graded else None
+        if test is None:
+            return None
+        return power.show(directory, test, client, choice.choose(settings.market_profile, tell), tell)
+    except StannaryError as err:
+        tell(f"the test of this node's power came to nothing, it is asked again: {err}")
+        return None
+    finally:
+        client.close()
+
+
+def _engine_class(application: Application, market: MarketInfo, link: Connection, tell: Tell) -> str:
+    """Return what decides the bits of this node's work: measured in the root file system that the market publishes,
+    which is fetched for it, or of this machine's own system where it publishes none."""
+    if market.root is None:
+        return application.engine_class or measure_engine_class(application.kernel)
+    named = digest.parse(market.root)
+    place = roots.bring(named, market.root_bytes, link, tell)
+    if systems.is_of_root(application.engine_class, named):
+        return application.engine_class
+    return measure_in_root(place, named, application.kernel, choice.choose(market.profile, tell))
 
 
 def _check_share(application: Application) -> None:
@@ -128,16 +170,15 @@ def check_credential(envelope: dsse.Envelope, claim: Join, market_vkey: str) -> 
     """Return a credential that is the market's and says what was applied for.
 
     Raises:
-        Refuted: another signer, node, key, operator, terms or engine class.
+        Refuted: another signer, or any member that the node did not sign so; the bond is one.
     """
     public = note.parse_vkey(market_vkey).public
     credential = statement.open_envelope(envelope, "credential", Credential, public).predicate
-    for name in ("node", "key", "operator", "jurisdiction", "terms", "kind", "engine_class"):
-        if getattr(credential, name) != getattr(claim, name):
-            raise Refuted(
-                "the credential is not what was applied for",
-                why=f"{name}: {getattr(credential, name)!r:.80}, applied for {getattr(claim, name)!r:.80}",
-            )
+    for name in papers.differences(credential, claim, bond=True):
+        raise Refuted(
+            "the credential is not what was applied for",
+            why=f"{name}: {getattr(credential, name)!r:.80}, applied for {getattr(claim, name)!r:.80}",
+        )
     return credential
 
 
@@ -157,6 +198,7 @@ def _claim(application: Application, key: Ed25519PrivateKey, market: MarketInfo,
         ask_usd_micros_per_hour=application.ask_usd_micros_per_hour,
         token=join_token.token_digest(application.token),
         joined_at=instants.spell(time.time()),
+        bond_usd_micros=join_token.parse(application.token).bond_usd_micros,
     )
 
 

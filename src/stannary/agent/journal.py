@@ -30,7 +30,7 @@ class EntryKind(StrEnum):
     """Kinds of entries."""
 
     CLAIM = "claim"  # by lease: salt, root, outputs, both envelopes of a result not yet handed in
-    RESULT = "result"  # by task: root and outputs handed in, for questions later
+    RESULT = "result"  # by task: outputs handed in, for questions later, and what was signed of them in which epoch
     ANSWER = "answer"  # by audit and role: what opens an answer commitment
     METER = "meter"  # by job: cumulative time, number and hash of the last reading, and its envelope
 

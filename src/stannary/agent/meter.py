@@ -1,7 +1,8 @@
-"""The meter of a node: every millisecond in exactly one phase of exactly one job, signed in a chain.
+"""The meter of a node: every millisecond of a job in exactly one phase, signed in a chain.
 
 Rules:
-1. Phases are disjoint by construction: the meter is always in one, and `switch` closes the one before.
+1. Phases are disjoint by construction: a thread is always in one, and `switch` closes the one before. Where two threads
+   are at one job (a question is answered beside the work), a moment counts once: for the first of `_FIRST` they are in.
    Time comes from a monotonic clock; setting the wall clock changes nothing.
 2. Readings are cumulative per job and form the chain of settle/meter.py, which the market checks.
 3. What no contribution or answer claims is written off when its lease ends, or by a kill: the compute of
@@ -40,10 +41,21 @@ class Phase(StrEnum):
     AUDIT = "audit"
 
 
+_FIRST = (Phase.COMPUTE, Phase.AUDIT, Phase.START, Phase.LINK, Phase.IDLE)
+
+
+@dataclass(slots=True)
+class _Hand:
+    """What one thread is at, and what it spent that no contribution or answer has named."""
+
+    job: JobId | None = None
+    phase: Phase = Phase.IDLE
+    unclaimed: dict[JobId, dict[Phase, float]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Account:
     seconds: dict[Phase, float]
-    claimed: Spent  # what contributions and answers have named so far
     next_seq: int = 0
     previous: str = ""  # empty before the first reading, which names the chain's origin
     unsent: dict[str, Json] | None = None
@@ -56,8 +68,7 @@ class Meter:
     journal: Journal
     clock: Callable[[], float] = time.monotonic
     _accounts: dict[JobId, _Account] = field(default_factory=dict)
-    _job: JobId | None = None
-    _phase: Phase = Phase.IDLE
+    _hands: dict[int, _Hand] = field(default_factory=dict)  # by thread
     _since_s: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -67,13 +78,14 @@ class Meter:
             self._settle()
             if job is not None:
                 self._account(job)
-            self._job, self._phase = job, phase
+            mine = self._mine()
+            mine.job, mine.phase = job, phase
 
     @contextmanager
     def phase(self, job: JobId, phase: Phase) -> Iterator[None]:
         """Be in a phase for the length of a block, and back in the one before afterwards."""
         with self._lock:
-            before = (self._job, self._phase)
+            before = (self._mine().job, self._mine().phase)
             self.switch(job, phase)
         try:
             yield
@@ -84,23 +96,24 @@ class Meter:
         """Return the cumulative milliseconds of a job."""
         with self._lock:
             self._settle()
-            return _spent(self._account(job))
+            return _spent(self._account(job).seconds)
 
     def claim(self, job: JobId) -> Spent:
-        """Return what was spent since the last claim, for one contribution or answer."""
+        """Return what this thread spent since its last claim, for one contribution or answer."""
         with self._lock:
-            total = self.spent(job)
-            account = self._account(job)
-            part = _minus(total, account.claimed)
-            account.claimed = total
+            self._settle()
+            left = self._mine().unclaimed.setdefault(job, dict.fromkeys(Phase, 0.0))
+            part = _spent(left)
+            for phase in Phase:
+                left[phase] -= getattr(part, f"{phase.value}_ms") / 1000
             self._store(job)
             return part
 
     def write_off(self, job: JobId) -> None:
-        """Leave what was spent since the last claim to nobody: its work was not handed in."""
+        """Leave what this thread spent since its last claim to nobody: its work was not handed in."""
         with self._lock:
-            account = self._account(job)
-            account.claimed = self.spent(job)
+            self._settle()
+            self._mine().unclaimed.pop(job, None)
 
     def reading(self, job: JobId, node: NodeId, key: Ed25519PrivateKey, read_at: str) -> dsse.Envelope:
         """Return the next reading to send: the one that was not acknowledged, else a new one."""
@@ -124,11 +137,22 @@ class Meter:
             account.next_seq += 1
             self._store(job)
 
+    def _mine(self) -> _Hand:
+        return self._hands.setdefault(threading.get_ident(), _Hand())
+
     def _settle(self) -> None:
         now_s = self.clock()
-        if self._job is not None:
-            self._account(self._job).seconds[self._phase] += max(0.0, now_s - self._since_s)
+        passed_s = max(0.0, now_s - self._since_s)
         self._since_s = now_s
+        counting: dict[JobId, _Hand] = {}
+        for hand in self._hands.values():
+            if hand.job is not None:
+                other = counting.get(hand.job)
+                if other is None or _FIRST.index(hand.phase) < _FIRST.index(other.phase):
+                    counting[hand.job] = hand
+        for job, hand in counting.items():
+            self._account(job).seconds[hand.phase] += passed_s
+            hand.unclaimed.setdefault(job, dict.fromkeys(Phase, 0.0))[hand.phase] += passed_s
 
     def _account(self, job: JobId) -> _Account:
         if job not in self._accounts:
@@ -138,7 +162,7 @@ class Meter:
     def _store(self, job: JobId) -> None:
         account = self._accounts[job]
         members: dict[str, Json] = {
-            "spent": record.to_json(_spent(account)),
+            "spent": record.to_json(_spent(account.seconds)),
             "next_seq": account.next_seq,
             "previous": account.previous,
             "unsent": account.unsent,
@@ -148,19 +172,14 @@ class Meter:
 
 def _load(entry: dict[str, Json] | None) -> _Account:
     if entry is None:
-        return _Account(dict.fromkeys(Phase, 0.0), Spent(0, 0, 0, 0, 0))
+        return _Account(dict.fromkeys(Phase, 0.0))
     spent = record.from_json(Spent, entry.get("spent"))
     next_seq, previous, unsent = entry.get("next_seq"), entry.get("previous"), entry.get("unsent")
     if type(next_seq) is not int or not isinstance(previous, str) or not isinstance(unsent, dict | None):
         raise FormatError("the journal holds a meter that is none")
     seconds = {phase: getattr(spent, f"{phase.value}_ms") / 1000 for phase in Phase}
-    return _Account(seconds, spent, next_seq, previous, unsent)  # what was not claimed before a kill is lost work
+    return _Account(seconds, next_seq, previous, unsent)  # what was not claimed before a kill is lost work
 
 
-def _spent(account: _Account) -> Spent:
-    return Spent(**{f"{phase.value}_ms": int(account.seconds[phase] * 1000) for phase in Phase})
-
-
-def _minus(total: Spent, earlier: Spent) -> Spent:
-    names = [f"{phase.value}_ms" for phase in Phase]
-    return Spent(**{name: getattr(total, name) - getattr(earlier, name) for name in names})
+def _spent(seconds: dict[Phase, float]) -> Spent:
+    return Spent(**{f"{phase.value}_ms": int(seconds[phase] * 1000) for phase in Phase})

@@ -1,7 +1,7 @@
 """The pulse of an agent: a thread that never computes, so that a long round does not look like a death.
 
 It beats every 10 s (+-20 %, as the market says), hears which jobs are over, sends readings of the meter,
-progress and log lines of the lease in hand, and picks up new leases while the main thread computes: a `reveal`
+progress and log lines of the leases in hand, and picks up new leases while the main thread computes: a `reveal`
 needs only the journal and is answered here at once, anything else is laid on the desk.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary import __version__
+from stannary.agent import standing
 from stannary.agent.client import MarketClient, is_for_good
 from stannary.agent.clocks import ClockWatch
 from stannary.agent.desk import Desk
@@ -85,7 +86,10 @@ class Pulse:
         state = NodeState.DRAINING if self.is_draining else state
         state = NodeState.LEFT if self.has_left else state
         sent_s = time.time()
-        answer = self.client.heartbeat(state, self.desk.held(), __version__, self.jobs_here())
+        wants_canary = standing.wants_canary(self.clock.directory)
+        answer = self.client.heartbeat(
+            state, self.desk.held(), __version__, self.jobs_here(), wants_canary=wants_canary
+        )
         heard_s = time.time()
         self._beat_every_s = min(max(answer.interval_s, TICK_S), pace.SUSPECT_AFTER_S / 2)
         if self.is_draining and state in (NodeState.BUSY, NodeState.IDLE):
@@ -97,6 +101,8 @@ class Pulse:
             self.drop_current(current)
         self.end_jobs([str(job) for job in answer.ended])
         self.clock.compare(sent_s, heard_s, answer.now)
+        standing.note(self.clock.directory, self.tell, is_suspended=answer.suspended, canary=answer.canary or "")
+        standing.note_disputes(self.clock.directory, self.tell, answer.disputes)
 
     def ship(self, lease: Lease) -> bool:
         """Send the waiting log lines of the lease in hand; say whether none are left."""
@@ -124,7 +130,9 @@ class Pulse:
 
     def read_out(self, lease: Lease) -> None:
         """Send what is metered up to now; a reading that does not go holds up no result."""
-        self._guarded("reading", READING_EVERY_S, functools.partial(self.send_reading, lease), is_due=True)
+        self._guarded(
+            f"{lease.type} reading", READING_EVERY_S, functools.partial(self.send_reading, lease), is_due=True
+        )
 
     def _ship(self, lease: Lease) -> bool:
         log = self.desk.log_under(lease)
@@ -145,13 +153,12 @@ class Pulse:
     def _run(self) -> None:
         while not self._ended.wait(TICK_S):
             self._guarded("beat", self._beat_every_s, self.beat_now)
-            lease = self.desk.current
-            if lease is None:
-                continue
-            self._guarded("reading", READING_EVERY_S, functools.partial(self.send_reading, lease))
-            self._guarded("logs", TICK_S, functools.partial(self.ship, lease))
-            self._guarded("progress", PROGRESS_EVERY_S, functools.partial(self._send_progress, lease))
-            if not self.is_draining:
+            for lease in self.desk.in_hand():
+                said = f"{lease.type} "
+                self._guarded(said + "reading", READING_EVERY_S, functools.partial(self.send_reading, lease))
+                self._guarded(said + "logs", TICK_S, functools.partial(self.ship, lease))
+                self._guarded(said + "progress", PROGRESS_EVERY_S, functools.partial(self._send_progress, lease))
+            if self.desk.work.current is not None and not self.is_draining:
                 self._guarded("look", LOOK_EVERY_S, self._look)
         self.client.close()
 
@@ -178,8 +185,7 @@ class Pulse:
         report = self.desk.progress_under(lease)
         if report is not None:
             self.client.tell_progress(lease.lease_id, report)
-            if self.desk.progress is report:
-                self.desk.progress = None
+            self.desk.reported(report)
 
     def _look(self) -> None:
         """Pick up what came in while the main thread is busy."""
@@ -192,6 +198,6 @@ class Pulse:
         try:
             self.answer_reveal(lease)
         except JobFailed:
-            self.desk.put(lease)  # the main thread reports why
+            self.desk.put(lease)  # another thread reports why
         else:
             self.desk.finish(lease)

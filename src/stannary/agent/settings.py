@@ -3,6 +3,7 @@
     DIR/key               Ed25519 seed in hex, 0600, made here and never sent
     DIR/node.json         the members below
     DIR/credential.json   the market's envelope, as received
+    ROOTS/                root file systems, shared by all nodes of this account (run/root/shelf.py)
     DIR/journal/          open work (journal.py)      DIR/jobs/  DIR/outbox/  DIR/environments/   caches
 
 Environment variables of the agent never reach a job; what does is border/variables.py's to say.
@@ -47,6 +48,8 @@ class NodeSettings:
     find_links: str = ""
     index_url: str = ""
     no_index: bool = False
+    root: str = ""  # digest of the root file system its jobs run in; empty: this machine's own system
+    root_bytes: int = 0
 
 
 def check_kernel(kernel: dict[str, str]) -> dict[str, Json]:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 INTERPRETER = "/python"  # a link to the interpreter's prefix
+OWN = "/stannary"  # holds our package, where a job sees a root file system in place of the host's
 PACKAGES = "/environment"  # the installed requirements, where a job has any
 JOB_PATH = f"{PACKAGES}/bin:{INTERPRETER}/bin:/usr/local/bin:/usr/bin:/bin"

@@ -12,7 +12,7 @@ from typing import Any
 
 from stannary.cli.output import table_lines
 from stannary.formats import bounds
-from stannary.formats.ids import NodeId
+from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Role, SettlementLine
 from stannary.formats.quantity import dollars
 from stannary.verify.case import Case
@@ -55,13 +55,14 @@ def by_node(claims: Claims) -> list[NodeCost]:
         spent = reading.spent  # cumulative: the last one counts
         phases = (spent.start_ms, spent.compute_ms, spent.link_ms, spent.idle_ms, spent.audit_ms)
         found[reading.node].duration_ms = sum(bounds.MS.clamp(phase) for phase in phases)
+    stopped = {item.predicate.task: item.predicate.node for item in case.stopped}
     auditors = {audit: node for audit, node, role in case.answers if role is Role.AUDITOR}
     for line in _paid(claims.receipt.settlement):
         if line.reason == "audit":
             node = auditors.get(line.task)  # type: ignore[call-overload]  # an audit's id, as text
             if node is not None:
                 found[node].audits_usd_micros += line.usd_micros
-        elif (made := _contributor(case, line.task)) is not None:
+        elif (made := _contributor(case, line.task) or stopped.get(TaskId(line.task))) is not None:
             found[made].work_usd_micros += line.usd_micros
     used = (item for item in found.values() if item.duration_ms or item.total_usd_micros)
     return sorted(used, key=lambda item: (-item.total_usd_micros, item.node))

@@ -9,9 +9,11 @@ from stannary import files
 from stannary.cli import summary
 from stannary.cli.output import Output
 from stannary.errors import JobCancelled, JobFailed, JobNotFinished, StannaryError
+from stannary.formats import ended
 from stannary.sdk import trustfile
 from stannary.sdk.client import Client
 from stannary.verify.receipt import verify_receipt
+from stannary.verify.report import Claims
 from stannary.wire.buyer import JobView
 
 MAX_REASON = 2_000  # characters; a traceback's end stands in it, line by line
@@ -21,7 +23,9 @@ def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool 
     """Write JOB.receipt.json, print the final block, and return the exit code.
 
     Raises:
-        JobFailed, JobCancelled: the job ended without its result; the receipt is written all the same.
+        JobFailed: the job ended without its result, or its program did not end well; the receipt is written all the
+            same.
+        JobCancelled: its buyer stopped it.
     """
     receipt = _fetch(client, view)
     kept = _keep(view.id, receipt, out) if receipt else None
@@ -36,7 +40,18 @@ def conclude(client: Client, view: JobView, out: Output, *, keeps_results: bool 
     out.result(members, summary.text(report, receipt_file=shown, has_results=keeps_results))
     if report.exit_code == 0 or view.status != "succeeded":
         raise_for(view)
+    if report.exit_code == 0 and report.claims is not None:
+        _raise_for_program(report.claims, view)
     return report.exit_code
+
+
+def _raise_for_program(claims: Claims, view: JobView) -> None:
+    """Raise what a program that did not end well means: the result holds, and whoever builds on it must know."""
+    odd = ended.unwell(claims.endings)
+    if odd:
+        what = ended.sentence(odd, len(claims.endings))
+        word = f"that is its result, {claims.receipt.verdict} and paid"
+        raise JobFailed(what[0].lower() + what[1:], why=word, hint=f"stannary logs {view.id}")
 
 
 def _keep(job: str, receipt: bytes, out: Output) -> Path | None:

@@ -18,8 +18,10 @@ from decimal import Decimal, InvalidOperation
 
 from stannary.cli import happenings
 from stannary.cli.happenings import Weight
-from stannary.cli.output import Output, cell
+from stannary.cli.output import Output, cell, wrapped
 from stannary.errors import Interrupted, ServiceError
+from stannary.formats import bounds, ended, ids
+from stannary.rules.kinds import TASKS
 from stannary.sdk.client import Client, Turn
 from stannary.wire.buyer import Event, JobView, LogLine
 
@@ -143,12 +145,25 @@ class Follower:
             note((event.node or "", event.task or ""))
         if subject == "job" and state in PHASES:
             self._phase(state)
+        elif subject == "check":  # no alarm
+            for line in wrapped(f"{happenings.label(event):<11}{happenings.sentence(event)}", indent=2, hanging=13):
+                self._say(line)
         elif happenings.weight(event) is Weight.LINE:
             self._say(f"  ! {happenings.label(event):<12}{happenings.sentence(event)}")
         else:
             self.out.status(f"    {happenings.sentence(event)}")
         if event.type == "task.contributed":
             self._figures(event, view.progress.rounds)
+            self._ending(event)
+
+    def _ending(self, event: Event) -> None:
+        """Say at once how a program ended that did not end well; others compute it again meanwhile."""
+        how = event.data.get("ended")
+        if event.task and isinstance(how, str) and bounds.ENDED.fits(how) and how != ended.WELL:
+            more = "; its outputs are there: stannary get" if TASKS[ids.place_of(event.task)[0]].is_program else ""
+            said = f"{happenings.unit(event.task)}: {ended.words(how)}{more}"
+            for line in wrapped(f"pending    {said}", indent=2, hanging=13):
+                self._say(line)
 
     def _phase(self, state: str) -> None:
         now = self.clock()

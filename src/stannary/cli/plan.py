@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from stannary.cli import travels
 from stannary.cli.output import cell, wrapped
 from stannary.errors import UsageError
+from stannary.formats.instants import span
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.quantity import dollars
+from stannary.rules import first, stake
 from stannary.rules.shape import shape_of
 from stannary.sdk.submit import Prepared
 from stannary.wire.buyer import Offer, PriceQuote, RejectedNode
@@ -32,6 +34,7 @@ def text(quote: PriceQuote, prepared: Prepared) -> list[str]:
     lines += [
         *travels.lines(prepared),
         *assurance_lines(quote, spec),
+        *broker_lines(quote, spec),
         f"  work      {dollars(quote.work_usd_micros):>12}",
         f"  audits    {dollars(quote.audit_usd_micros):>12}",
         f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {budget}",
@@ -44,16 +47,53 @@ def assurance_lines(quote: PriceQuote, spec: JobSpec) -> list[str]:
     """Return what is audited, and what each assurance would need and cost."""
     if spec.trust.verify is Verification.NONE:
         return ["  audited   nothing: verify is none"]
-    asked = f"audited   {percent(spec.trust.audit_ppm)} of {num_units(spec)}"
-    if spec.trust.assurance is None:
-        asked += f", {percent(quote.required_ppm)} needed; what an assurance would need"
-    else:
-        asked += f", for assurance: {spec.trust.assurance}; always one of each operator, and the last merge"
-    lines = wrapped(asked, indent=2, hanging=12)
+    asked = (
+        f"audited   {percent(spec.trust.audit_ppm)} of {num_units(spec)}, for assurance: {spec.trust.assurance}; "
+        "always the first unit, one of each operator, and the last merge"
+    )
+    lines = wrapped(asked, indent=2, hanging=12) + auditor_lines(spec)
+    first_ppm = stake.unit_ppm(spec, 1, 0)
+    if first_ppm is not None:
+        often = f"a node's first units are audited more often, its first at {percent(first_ppm)}"
+        held = (
+            f"at stake  pay for {stake.HELD_UNITS} units of this job and no bond, for the code is your own; so {often}"
+        )
+        lines += wrapped(held, indent=2, hanging=12)
+    took = f"{spec.resources.wall_s:,} s for each" if shape_of(spec).is_agreed else "a step of 1 s"
+    lines += wrapped(f"price     of what is measured: expected reckons with {took}", indent=2, hanging=12)
+    if first.is_checked(spec):
+        each = dollars(quote.work_usd_micros // shape_of(spec).num_tasks)
+        check = f"the first unit is computed again by another operator, for {each} at most, before the rest begins"
+        lines += wrapped(f"check     {check}", indent=2, hanging=12)
     for item in quote.words:
         cost = f"expected {dollars(item.expected_usd_micros)}, at most {dollars(item.worst_usd_micros)}"
         lines.append(f"    {item.assurance:<9} {percent(item.audit_ppm):>9}  {cost}")
     return lines
+
+
+def auditor_lines(spec: JobSpec) -> list[str]:
+    """Say whom the buyer's lists bind beside those who work, where he has any, and what comes of it."""
+    trust = spec.trust
+    if not (trust.regions or trust.exclude_operators or trust.auditors):
+        return []
+    said = (
+        "auditors  only whom regions and exclude_operators allow: no bond can move in this job"
+        if trust.auditors is not None
+        else "auditors  anybody of the engine class: regions and exclude_operators bind only who works (with "
+        "trust.auditors: listed they bind auditors too, and no bond can move)"
+    )
+    return wrapped(said, indent=2, hanging=12)
+
+
+def broker_lines(quote: PriceQuote, spec: JobSpec) -> list[str]:
+    """Say how long the buyer's broker must be there, and what comes of it where it is not."""
+    if spec.trust.verify is Verification.NONE:
+        return []
+    said = (
+        "broker    must be reachable until the job ends; away for "
+        f"{span(quote.reveal_s)} when it is asked, the job ends unverified, and what is handed in is paid"
+    )
+    return wrapped(said, indent=2, hanging=12)
 
 
 def num_units(spec: JobSpec) -> str:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stannary.cli import happenings
 from stannary.cli.happenings import REASONS
 from stannary.cli.output import cell, columns, shortened, wrapped
-from stannary.formats import ids, instants, record, workdir
+from stannary.formats import ended, ids, instants, record, workdir
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Receipt, TimeSplit, Verdict
 from stannary.formats.quantity import dollars
 from stannary.rules.reasons import Reason
-from stannary.verify.report import Claims, Report
+from stannary.verify.report import SUCCEEDED, Claims, Finding, Report
 
 MAX_SHOWN = 10  # inputs and results on the screen; --json has all
 _NODE = re.compile(rf"\b{ids.NODE_PATTERN}\b")
@@ -53,12 +53,19 @@ def operator_lines(claims: Claims) -> list[str]:
         lines.append(f"  {cell(operator, 20):<20}{dollars(paid.get(operator, 0)):>14}  {shown}")
         for node in sorted(owned):
             if node in convicted:
-                bond = forfeited(claims.receipt, node)
-                cost = f"; its bond of {dollars(bond)} is forfeited" if bond else ""
+                cost = _bond_words(claims, node)
                 lines += wrapped(f"CONVICTED {node}: {convicted[node]}{cost}", indent=4, hanging=6)
             if node in struck:
                 lines += wrapped(f"STRIKE {node}: {struck[node]}; {_void_words(claims, node)}", indent=4, hanging=6)
     return lines
+
+
+def _bond_words(claims: Claims, node: NodeId) -> str:
+    """Say what a conviction means for a bond: forfeited by the receipt, or for an appeal behind it to decide."""
+    if claims.case.edition.disputes_bonds:
+        return f"; its bond of {dollars(claims.case.bond(node))} is disputed: an appeal decides"
+    bond = forfeited(claims.receipt, node)
+    return f"; its bond of {dollars(bond)} is forfeited" if bond else ""
 
 
 def convictions(claims: Claims) -> dict[str, str]:
@@ -112,7 +119,8 @@ def text(report: Report, *, receipt_file: str, has_results: bool = False, facts:
     if claims is None:
         return [headline(report), *finding_lines(report)]
     receipt = claims.receipt
-    lines = [headline(report), *wrapped(evidence_sentence(claims), indent=2), *finding_lines(report)]
+    lines = [headline(report), *ending_lines(claims)]
+    lines += [*wrapped(evidence_sentence(claims), indent=2), *finding_lines(report)]
     if facts:
         lines += ["", *fact_lines(claims)]
     lines += ["", "Earned by operator", *operator_lines(claims)]
@@ -133,6 +141,7 @@ def headline(report: Report) -> str:
         Verdict.SAMPLED: "Sampled.",
         Verdict.ATTESTED: "Attested.",
         Verdict.UNVERIFIED: "NOT VERIFIED.",
+        Verdict.NOT_REPRODUCIBLE: "NOT REPRODUCIBLE: the program gives another result each time.",
         Verdict.REFUTED: "REFUTED.",
         Verdict.PENDING: "PENDING.",
     }
@@ -144,7 +153,16 @@ def headline(report: Report) -> str:
         words[verdict] = f"NOT ENOUGH: {verdict}."  # true, and below what was asked
     if claims.is_unasked:
         words[Verdict.UNVERIFIED] = "Unverified, as its buyer asked."
-    return f"{words[verdict]} job {claims.receipt.job} {cell(claims.job_name)}: {claims.receipt.status}"
+    status = claims.receipt.status
+    if status == SUCCEEDED and ended.unwell(claims.endings):
+        status = "done"  # its program has not succeeded: the next line says how it ended
+    return f"{words[verdict]} job {claims.receipt.job} {cell(claims.job_name)}: {status}"
+
+
+def ending_lines(claims: Claims) -> list[str]:
+    """Say how programs ended, where one did not end well."""
+    odd = ended.unwell(claims.endings)
+    return wrapped(f"{ended.sentence(odd, len(claims.endings))}.", indent=2) if odd else []
 
 
 def evidence_sentence(claims: Claims) -> str:
@@ -212,7 +230,19 @@ def _about(subject: str) -> str:
 
 def to_json(report: Report) -> dict[str, Any]:
     """Return the report as stable JSON members."""
-    findings: Sequence[Mapping[str, str]] = [
+    members: dict[str, Any] = {
+        "verdict": report.verdict.value,
+        "exit_code": report.exit_code,
+        "findings": findings_json(report.findings),
+    }
+    if report.claims is not None:
+        members["claims"] = _claims(report.claims)
+    return members
+
+
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Return findings as stable JSON members."""
+    return [
         {
             "id": item.id,
             "severity": item.severity.value,
@@ -221,16 +251,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "expected": item.expected,
             "remedy": item.remedy,
         }
-        for item in report.findings
+        for item in findings
     ]
-    members: dict[str, Any] = {
-        "verdict": report.verdict.value,
-        "exit_code": report.exit_code,
-        "findings": findings,
-    }
-    if report.claims is not None:
-        members["claims"] = _claims(report.claims)
-    return members
 
 
 def _claims(claims: Claims) -> dict[str, Any]:
@@ -262,6 +284,7 @@ def _claims(claims: Claims) -> dict[str, Any]:
             "deterrence": claims.deterrence(),
             "left_open": claims.left_open(),
         },
+        "ended": {str(lane): how for lane, how in claims.endings.items()},
         "convicted": convictions(claims),
         "struck": strikes(claims),
         "operators": claims.operators,

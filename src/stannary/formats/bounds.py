@@ -26,7 +26,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from stannary.errors import FormatError, StannaryError
-from stannary.formats import canonical, digest, ids, instants, workdir
+from stannary.formats import canonical, digest, ended, ids, instants, workdir
 from stannary.formats.lean import dataclass
 from stannary.formats.quantity import show
 
@@ -177,6 +177,7 @@ METRIC_NAME = Words(
 )
 DECIMAL = Words(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?", 32, "a finite decimal of at most 15 digits on each side")
 METRICS = Decimals(MAX_METRICS, METRIC_NAME, DECIMAL)
+ENDED = Words(ended.PATTERN, ended.MAX_CHARS, "how a program ended, exit-N or signal-N")
 PATH = Tested(workdir.parse_path, "a path inside the work directory")
 PATH_CHARS = workdir.MAX_PATH_BYTES
 
@@ -200,11 +201,14 @@ TABLE: Mapping[str, Bound] = {
     "commitment": HEX32, "salt": HEX32, "blind": HEX32, "answer": HEX32, "beacon_tip": HEX32, "value": HEX32,
     "nonce": NONCE,
     "joined_at": TIME, "submitted_at": TIME, "finished_at": TIME, "answered_at": TIME, "read_at": TIME,
+    "measured_at": TIME,
     "cpus": CPUS, "memory_bytes": MEMORY_BYTES, "ask_usd_micros_per_hour": ASK, "bond_usd_micros": MONEY,
     "epoch": EPOCH, "num_steps": STEPS, "seq": EPOCH, "index": EPOCH, "beacon_length": EPOCH,
     "checkpoint_size": COUNT, "size_bytes": SIZE_BYTES,
     "start_ms": MS, "compute_ms": MS, "link_ms": MS, "idle_ms": MS, "audit_ms": MS,
+    "wall_ms": MS, "waited_ms": MS, "cpu_ms": MS, "device_ms": MS, "took_ms": MS, "rounds": COUNT,
     "metrics": METRICS,
+    "ended": ENDED,
     "Output.name": PATH, "Member.name": NAME,
 }  # fmt: skip
 LENGTHS: Mapping[str, int] = {"outputs": MAX_OUTPUTS, "members": MAX_MEMBERS}
@@ -228,6 +232,8 @@ def misfits(record: DataclassInstance, what: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name, bound in _bounds_of(type(record)):
         value = getattr(record, name)
+        if value is None:
+            continue  # absent, where it may be
         if isinstance(value, tuple):
             limit = LENGTHS[name]
             if len(value) > limit:
@@ -279,7 +285,7 @@ def _bounds_of(cls: type[DataclassInstance]) -> tuple[tuple[str, Bound | None], 
         if field.name in ELSEWHERE:
             continue
         bound = TABLE.get(f"{cls.__name__}.{field.name}") or TABLE.get(field.name)
-        if bound is None and field.name not in {"spent", *LENGTHS}:
+        if bound is None and field.name not in {"spent", "used", *LENGTHS}:
             continue  # an enumeration: record.py knows its members (a test holds this)
         found.append((field.name, bound))
     return tuple(found)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stannary.errors import SpecError
 from stannary.formats import jobspec, jobwords, quantity, training
 from stannary.formats.jobspec import (
+    Auditors,
     Input,
     JobKind,
     JobSpec,
@@ -34,7 +35,7 @@ from stannary.formats.jobspec import (
     Verification,
 )
 from stannary.formats.predicates import Assurance, Tier
-from stannary.formats.quantity import PPM, show
+from stannary.formats.quantity import show
 from stannary.formats.training import Training
 from stannary.formats.workdir import WorkFile
 
@@ -51,12 +52,12 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "name", "kind", "workdir", "setup", "run", "recipe", "envs", "num_nodes", "resources", "inputs", "outputs",
         "trust", "budget",
     ),
-    "recipe": ("entry", "rounds", "lanes", "inner_steps", "seed", "step_ms", "options", "training"),
+    "recipe": ("entry", "rounds", "lanes", "inner_steps", "seed", "options", "training"),
     "recipe.training": tuple(field.name for field in dataclasses.fields(Training)),
     "resources": ("cpus", "memory", "disk", "wall_s", "accelerators"),
     "trust": (
         "tier", "policy", "privacy", "verify", "assurance", "audit", "gain", "detection", "regions",
-        "exclude_operators", "max_price",
+        "exclude_operators", "auditors", "max_price",
     ),
     "inputs.*": ("module", "path"),
 }  # fmt: skip
@@ -77,7 +78,7 @@ DEFAULT_DISK_BYTES = 256 << 20
 DEFAULT_WALL_S = 600
 DEFAULT_GAIN = "0.6"  # cheating saves at most 60 % of a task's price (docs/audits.md)
 DEFAULT_DETECTION = "0.99"
-DEFAULT_STEP_MS = 40
+DEFAULT_ASSURANCE = Assurance.SAMPLED
 LEAST_AUDIT_PPM = 1  # stands in a draft until the rate is solved
 
 
@@ -122,10 +123,10 @@ def parse(value: object) -> Draft:
     top = _section(value, "")
     kind = _choice(top.get("kind", "command" if "run" in top else "train"), "kind", JobKind)
     num_nodes, recipe = _recipe(top, kind)
+    trust = _trust(_section(top.get("trust", {}), "trust"), kind)
     resources = _resources(_section(top.get("resources", {}), "resources"))
     if recipe is not None and "threads" not in _section(top["recipe"], "recipe").get("training", {}):  # type: ignore[operator]  # read above
         recipe = replace(recipe, training=replace(recipe.training, threads=resources.cpus))
-    trust = _trust(_section(top.get("trust", {}), "trust"), kind)
     spec = JobSpec(
         name=_text(top.get("name", "job"), "name"),
         kind=kind,
@@ -140,7 +141,7 @@ def parse(value: object) -> Draft:
         outputs=_texts(top.get("outputs", []), "outputs"),
         trust=trust,
         budget_usd_micros=dollars(top.get("budget", DEFAULT_BUDGET_USD), "budget", MAX_PLAUSIBLE_BUDGET_USD),
-        rules=jobspec.RULES if trust.assurance is not None else None,
+        rules=jobspec.RULES,
     )
     jobspec.check(spec)
     has_own_rate = "audit" in _section(top.get("trust", {}), "trust")
@@ -173,7 +174,6 @@ def _recipe(top: Mapping[str, object], kind: JobKind) -> tuple[int, RecipeSpec |
         lanes=lanes if lanes is not None else 1,
         inner_steps=_integers(members.get("inner_steps", [3, 6, 10]), "recipe.inner_steps"),
         seed=_integer(members.get("seed", 0), "recipe.seed"),
-        step_ms=_integer(members.get("step_ms", DEFAULT_STEP_MS), "recipe.step_ms"),
         options=_options(members.get("options", {})),
         training=training.read(
             _training(members.get("training", {})), _integer(members.get("rounds", 0), "recipe.rounds")
@@ -262,15 +262,15 @@ def _trust(members: Mapping[str, object], kind: JobKind) -> Trust:
             why=f"{show(members['assurance'])}, and nothing is checked",
             hint="leave one of the two out",
         )
-    assurance = _choice(members["assurance"], "trust.assurance", Assurance) if "assurance" in members else None
-    solved_ppm = PPM if assurance is None else LEAST_AUDIT_PPM
-    audit_ppm = quantity.ppm(members["audit"], "trust.audit") if "audit" in members else solved_ppm
+    assurance = _choice(members.get("assurance", DEFAULT_ASSURANCE.value), "trust.assurance", Assurance)
+    audit_ppm = quantity.ppm(members["audit"], "trust.audit") if "audit" in members else LEAST_AUDIT_PPM
     return Trust(
         tier=tier,
         policy=policy,
         privacy=_known(members.get("privacy", "open"), "trust.privacy", Privacy, {"sealed"}),
         verify=verify,
         assurance=assurance,
+        auditors=_choice(members["auditors"], "trust.auditors", Auditors) if "auditors" in members else None,
         audit_ppm=audit_ppm,
         gain_ppm=quantity.ppm(members.get("gain", DEFAULT_GAIN), "trust.gain"),
         detection_ppm=quantity.ppm(members.get("detection", DEFAULT_DETECTION), "trust.detection"),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 RULES = 3  # those of a new job
+LOCAL_POLICY = "local"
 MAX_ROUNDS = 5_000
 MAX_LANES = 256
 MAX_UNITS = 10_000  # rounds x lanes + merges; the longest receipt a verifier must read (canonical.MAX_DOCUMENT_BYTES)
@@ -80,6 +81,12 @@ class Privacy(StrEnum):
     OPEN = "open"
 
 
+class Auditors(StrEnum):
+    """Whom `regions` and `exclude_operators` bind beside those who work; where nothing is said, nobody."""
+
+    LISTED = "listed"  # auditors too: no bond can move then (rules/blame.py)
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One named input, already a blob; `source` says in words where the client took it from."""
@@ -98,8 +105,8 @@ class RecipeSpec:
     lanes: int
     inner_steps: tuple[int, ...]
     seed: int
-    step_ms: int
-    options: dict[str, Json]
+    step_ms: int | None = None  # agreed time of an inner step, of rules 2: what is paid; later ones measure it
+    options: dict[str, Json] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     code: Digest | None = None  # of a built-in recipe: the code it is made of (stannary/builtin.py)
 
@@ -144,6 +151,7 @@ class Trust:
     exclude_operators: tuple[str, ...]
     max_price_usd_micros_per_hour: int
     assurance: Assurance | None = None  # absent of specs of rules 2
+    auditors: Auditors | None = None  # absent: drawn from the whole class, and always of rules 2, whose lists bind all
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,7 @@ class JobSpec:
     setup: str | None = None
     run: str | None = None
     recipe: RecipeSpec | None = None
+    root: Digest | None = None  # the root file system it runs in, as its market publishes it; absent: each node's own
     rules: int | None = None  # of docs/receipt.md, by which the job is drawn, judged and paid; absent of rules 2
 
     @property
@@ -212,6 +221,7 @@ def from_canonical(value: Json) -> JobSpec:
     spec = record.from_json(JobSpec, value, what="spec")
     check(spec)
     check_resolved(spec)
+    check_root(spec)
     return spec
 
 
@@ -410,7 +420,8 @@ def _check_recipe(recipe: RecipeSpec, num_nodes: int) -> None:
     for index, steps in enumerate(recipe.inner_steps):
         _check_range(steps, f"recipe.inner_steps[{index}]", 1, MAX_INNER_STEPS)
     _check_range(recipe.seed, "recipe.seed", 0, 2**32 - 1)
-    _check_range(recipe.step_ms, "recipe.step_ms", 1, MAX_STEP_MS)
+    if recipe.step_ms is not None:
+        _check_range(recipe.step_ms, "recipe.step_ms", 1, MAX_STEP_MS)
     _check_options(recipe.options)
     training.check(recipe.training)
 
@@ -478,11 +489,45 @@ def _check_rules(spec: JobSpec) -> None:
             why=f"rules {spec.rules}, known are 2 and {RULES}",
             hint="read it with the release that made it",
         )
+    if spec.root is not None:
+        _check_blob(spec.root, 0, "root")
     if (spec.rules is None) != (spec.trust.assurance is None):
         raise SpecError(
             "rules and trust.assurance do not fit",
             why="a spec has both or neither",
             hint=f"rules 2 knows no assurance; new jobs are under rules {RULES}",
+        )
+    if spec.rules is None and spec.trust.auditors is not None:
+        raise SpecError(
+            "trust.auditors belongs to rules 3",
+            why=f"{spec.trust.auditors}",
+            hint="name trust.assurance too, or leave trust.auditors out: the lists of rules 2 bind auditors",
+        )
+    if spec.recipe is not None and (spec.rules is None) != (spec.recipe.step_ms is not None):
+        raise SpecError(
+            "recipe.step_ms does not fit trust.assurance",
+            why="what a step takes is measured there, and paid by" if spec.rules else "without it steps have no price",
+            hint="leave step_ms out; resources.wall_s and budget are the ceilings"
+            if spec.rules
+            else "add: step_ms: 40",
+        )
+    if spec.rules is None and spec.root is not None:
+        raise SpecError(
+            "root belongs to rules 3", why=f"{spec.root}", hint="name trust.assurance too, or leave root out"
+        )
+
+
+def check_root(spec: JobSpec) -> None:
+    """Check that a job which is to run among strangers names what it runs in.
+
+    Raises:
+        SpecError: outside policy `local` a node's own system is no part of a job.
+    """
+    if spec.rules is not None and spec.root is None and spec.trust.policy != LOCAL_POLICY:
+        raise SpecError(
+            "the job names no root file system",
+            why=f"policy {spec.trust.policy}: a node's own /usr serves under {LOCAL_POLICY} only",
+            hint="stannary market root publish FILE, on the market's machine; it is filled in when the job is signed",
         )
 
 

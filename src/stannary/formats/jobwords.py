@@ -54,6 +54,9 @@ ELSEWHERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("priority", "spot", "use_spot", "preemptible", "queue"), "leave it out: nodes have one price"),
     **dict.fromkeys(("detach", "background"), "stannary run --detach"),
+    **dict.fromkeys(
+        ("step_ms", "step_time"), "leave it out: steps are measured; resources.wall_s and budget are the ceilings"
+    ),
     **dict.fromkeys(("python", "python_version"), "leave it out: nodes run the Python that `stannary lock` names"),
     **dict.fromkeys(("region_exclude", "exclude"), "trust: {exclude_operators: [NAME]}"),
 }

@@ -14,12 +14,13 @@
     answer-commitment   node        yes      a blinded answer to an audit question
     answer              node        yes      the answer: recomputed root, H(audit salt, inner state)
     silence             market      yes      this party was asked then, had until then, and did not answer
+    stopped             market      yes      the buyer stopped the job, and this reading is what was in hand until then
     verdict             market      yes      what the answers prove about one task
     reading             node        yes      cumulative meter of a node in a job (the last one is logged)
     receipt             market      yes      the whole: every leaf above, settlement, totals
 
-Numbers are integers (micro-dollars, milliseconds, bytes, parts per million) or decimal strings.
-Times are RFC 3339 UTC with whole seconds and `Z`. Hex values are lower case.
+Numbers are integers (micro-dollars, milliseconds, bytes, parts per million) or decimal strings; times RFC 3339 UTC
+with whole seconds and `Z`; hex values lower case. What a node shows of its power is in shown.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import AuditId, JobId, KeyId, NodeId, TaskId, TaskKind
 from stannary.formats.lean import dataclass
+from stannary.formats.shown import GradeTest
 
 
 class Tier(StrEnum):
@@ -73,6 +75,7 @@ class Verdict(StrEnum):
     SAMPLED = "sampled"  # of a job only: cheating was a loss, no more is known
     ATTESTED = "attested"
     UNVERIFIED = "unverified"
+    NOT_REPRODUCIBLE = "not-reproducible"  # of a job only: its program gives another result each time
     REFUTED = "refuted"
 
 
@@ -108,6 +111,7 @@ class Join:
     ask_usd_micros_per_hour: int
     token: Digest
     joined_at: str
+    bond_usd_micros: int | None = None  # what it puts at stake; without it no bond of its counts (rules/papers.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ class Credential:
     join: Digest  # log leaf of the join statement
     issued_at: str
     expires_at: str
+    grade_ppm: int | None = None  # what its work is paid by (rules/grade.py); without tests a node counts as 10^6
+    best_grade_ppm: int | None = None  # what time limits reckon with
+    tests: tuple[GradeTest, ...] | None = None  # what both follow from, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +204,25 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What a node's sandbox measured of one execution (run/sandbox/metering.py); rules/use.py makes a reading of it."""
+
+    wall_ms: int  # from the request to the answer
+    waited_ms: int  # its threads together, runnable without a processor
+    cpu_ms: int  # processor time of all it started
+    device_ms: int | None = None  # busy time of accelerators; absent: no spec can ask for one yet
+
+
+@dataclass(frozen=True, slots=True)
 class Commitment:
-    """H(node, salt, root): a result claimed before anybody knows what will be audited."""
+    """H(node, salt, root): a result claimed, and what it took, before anybody knows what will be audited."""
 
     job: JobId
     task: TaskId
     epoch: int
     node: NodeId
     commitment: str  # hex, see digests below
+    used: Used | None = None  # of jobs that are paid by use
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +264,7 @@ class Contribution:
     spent: Spent
     metrics: dict[str, Json]  # decimal strings: loss, heldout_bits_per_byte
     finished_at: str
+    ended: str | None = None  # how its program ended (formats/ended.py); where that is part of a result
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +309,7 @@ class Drawable:
     engine_class: str
     num_steps: int
     commitment_index: int
+    audit_ppm: int | None = None  # its own rate, where pay is the stake (rules/stake.py); None: that of the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +352,8 @@ class Answer:
     outputs: tuple[Output, ...]
     spent: Spent
     answered_at: str
+    used: Used | None = None  # of the recomputation: an auditor's, in jobs that are paid by use
+    ended: str | None = None  # as in a contribution
 
 
 class Awaited(StrEnum):
@@ -348,6 +370,7 @@ class Absence(StrEnum):
     LOST = "lost"  # no sign of life of it for long
     REVOKED = "revoked"  # it may not work here any more
     HANDED_BACK = "handed-back"  # it said itself that it would not answer
+    NOT_TAKEN = "not-taken"  # it had no room for the audit in all the time that an audit is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +388,19 @@ class Silence:
     asked_at: str
     deadline_at: str
     ended_at: str
+    taken_at: str | None = None  # when an auditor took it, under rules that let it wait for that
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The market's word that a node had a task in hand when its buyer stopped the job; its last reading pays it."""
+
+    job: JobId
+    task: TaskId
+    node: NodeId
+    reading: Digest  # leaf of the last reading it had sent
+    since: str  # when it was given the task
+    stopped_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,8 +434,68 @@ class SettlementLine:
 
     account: str  # operator:<name> | buyer | bond:<operator> | insurance
     task: str
-    reason: str  # work | audit | merge | refund | redo | forfeit | void | withheld
+    reason: str  # work | audit | merge | stopped | refund | redo | forfeit | void | withheld
     usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appeal:
+    """A disputed bond is to be heard: who may hear it, said before anybody can know whom the draw takes."""
+
+    job: JobId
+    task: TaskId  # the unit whose verdict convicts
+    node: NodeId  # whose bond is disputed
+    receipt: Digest  # leaf of the job's receipt
+    candidates: tuple[Candidate, ...]  # nodes of operators who had no part in the job, in node order
+    opened_at: str
+
+
+class RulingOutcome(StrEnum):
+    """What becomes of a disputed bond."""
+
+    FORFEITED = "forfeited"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What an appeal comes to, and how its money goes; its lines sum to nothing."""
+
+    job: JobId
+    task: TaskId
+    node: NodeId
+    appeal: Digest  # leaf
+    checkpoint_size: int  # of the checkpoint the hearers were drawn by
+    checkpoint_root: Digest
+    outcome: RulingOutcome
+    reason: str  # two-of-three | replayed | unheard | two-statements
+    heard: tuple[Digest, ...]  # leaves of the answers it rests on, in log order; none where the market computed it
+    lines: tuple[SettlementLine, ...]
+    decided_at: str
+
+
+class CanaryOutcome(StrEnum):
+    """What a canary of a suspended node comes to."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNANSWERED = "unanswered"
+    UNCHECKED = "unchecked"  # nobody could tell
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What a unit of the market's own order, asked of a suspended node, came to; its lines sum to nothing."""
+
+    job: JobId
+    task: TaskId
+    node: NodeId  # who is suspended
+    nonce: str  # hex of what all of the order follows from; SHA-256 of it is the order's tip
+    outcome: CanaryOutcome
+    reason: str  # replayed | agreed | two-recomputations-disagree | no-two-agree, or why nothing was answered
+    heard: tuple[Digest, ...]  # leaves of the answers, in log order
+    lines: tuple[SettlementLine, ...]
+    decided_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +515,7 @@ class Soundness:
     # of rules 3:
     assurance: Assurance | None = None  # what the buyer asked for
     checked: int | None = None  # drawn, and recomputed or left out of the result
+    unheard: int | None = None  # drawn, and its auditor had no room for it
     escape_tenth: str | None = None  # probability that a tenth of the units, faked, is never found
     operators: int | None = None  # m: those who could be asked to audit
     accomplice_ppm: int | None = None  # how often the first of them asked is one that stands with the prover
@@ -464,10 +561,15 @@ class Receipt:
     finished_at: str
 
 
-def result_root(outputs: tuple[Output, ...]) -> Digest:
-    """Return the root of a result: the digest of its outputs (name, digest, size) in name order (R9.1)."""
-    listed = sorted(outputs, key=lambda item: item.name)
-    return digest.digest(canonical.encode([record.to_json(item) for item in listed]))
+def result_bytes(outputs: tuple[Output, ...], ended: str | None = None) -> bytes:
+    """Return a result as it is signed: its outputs (name, digest, size) in name order, and how its program ended."""
+    listed: list[Json] = [record.to_json(item) for item in sorted(outputs, key=lambda item: item.name)]
+    return canonical.encode(listed if ended is None else {"ended": ended, "outputs": listed})
+
+
+def result_root(outputs: tuple[Output, ...], ended: str | None = None) -> Digest:
+    """Return the root of a result: the digest of its bytes (R9.1)."""
+    return digest.digest(result_bytes(outputs, ended))
 
 
 def assignment_digest(assignment: Assignment) -> Digest:
@@ -494,6 +596,5 @@ def answer_before(audit_salt: bytes, num_state_bytes: int) -> hashlib._Hash:
 
 def answer_commitment_hash(node: NodeId, blind: str, answer: str, root: Digest) -> str:
     """Return the blinded commitment of an answer in hex (R9.5)."""
-    return digest.hash_parts(
-        "stannary answer commitment v1", node.encode(), digest.unhex(blind), digest.unhex(answer), digest.raw(root)
-    ).hex()
+    parts = (node.encode(), digest.unhex(blind), digest.unhex(answer), digest.raw(root))
+    return digest.hash_parts("stannary answer commitment v1", *parts).hex()

@@ -105,6 +105,11 @@ def dollars(micros: int) -> str:
     return f"{sign}${whole:,}.{decimals}"
 
 
+def scu(grade_ppm: int) -> str:
+    """Return the grade of a processor for people, in SCU."""
+    return f"{grade_ppm / PPM:.3g}"
+
+
 def show(value: object) -> str:
     """Spell an observed value briefly and safely (YAML aliases can make a value's repr explode)."""
     if isinstance(value, str):

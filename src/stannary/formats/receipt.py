@@ -59,6 +59,10 @@ class LoggedEnvelope:
     index: int
     path: tuple[bytes, ...]
 
+    def to_json(self) -> dict[str, Json]:
+        """Return it as it stands in a file."""
+        return {"envelope": self.envelope.to_json(), "index": self.index, "path": hash_texts(self.path)}
+
 
 @dataclass(frozen=True, slots=True)
 class EarlierCheckpoint:
@@ -66,6 +70,10 @@ class EarlierCheckpoint:
 
     note: str
     consistency: tuple[bytes, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as it stands in a file."""
+        return {"note": self.note, "consistency": hash_texts(self.consistency)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +93,8 @@ class ReceiptFile:
                 "format": self.format,
                 "receipt": self.receipt.to_json(),
                 "proof": self.proof,
-                "evidence": [
-                    {"envelope": item.envelope.to_json(), "index": item.index, "path": _hash_texts(item.path)}
-                    for item in self.evidence
-                ],
-                "checkpoints": [
-                    {"note": item.note, "consistency": _hash_texts(item.consistency)} for item in self.checkpoints
-                ],
+                "evidence": [item.to_json() for item in self.evidence],
+                "checkpoints": [item.to_json() for item in self.checkpoints],
             }
         )
 
@@ -125,13 +128,13 @@ def build(
     Raises:
         FormatError: evidence out of order, which no verifier would accept.
     """
-    _check_rising([item.index for item in evidence])
+    check_rising([item.index for item in evidence])
     return ReceiptFile(receipt, proof, tuple(evidence), tuple(checkpoints), file_format).to_bytes()
 
 
 def read(value: Json) -> ReceiptFile:
     """Read a receipt file from decoded JSON members."""
-    members = _members(value, {"format", "receipt", "proof", "evidence", "checkpoints"}, "receipt file")
+    members = read_members(value, {"format", "receipt", "proof", "evidence", "checkpoints"}, "receipt file")
     if members["format"] in EARLIER_FORMATS:
         why = f"{members['format']}: nothing in it shows that its auditors were fixed before the beacon was known"
         raise UnsupportedFormat("a receipt of an earlier release", why=why, hint="verify it with that release")
@@ -141,30 +144,35 @@ def read(value: Json) -> ReceiptFile:
     proof = members["proof"]
     if not isinstance(proof, str):
         raise FormatError("receipt proof is not text", why=f"a {type(proof).__name__}")
-    evidence = tuple(_evidence(item) for item in _list(members["evidence"], "evidence", MAX_EVIDENCE))
-    _check_rising([item.index for item in evidence])
-    checkpoints = tuple(_checkpoint(item) for item in _list(members["checkpoints"], "checkpoints", MAX_CHECKPOINTS))
+    evidence = tuple(read_evidence(item) for item in read_list(members["evidence"], "evidence", MAX_EVIDENCE))
+    check_rising([item.index for item in evidence])
+    checkpoints = tuple(
+        read_checkpoint(item) for item in read_list(members["checkpoints"], "checkpoints", MAX_CHECKPOINTS)
+    )
     return ReceiptFile(dsse.parse(members["receipt"]), proof, evidence, checkpoints, file_format)
 
 
-def _evidence(value: Json) -> LoggedEnvelope:
-    members = _members(value, {"envelope", "index", "path"}, "evidence")
+def read_evidence(value: Json) -> LoggedEnvelope:
+    """Read a logged statement of a file."""
+    members = read_members(value, {"envelope", "index", "path"}, "evidence")
     index = members["index"]
     if type(index) is not int or index < 0:
         raise FormatError("evidence index is not a number", why=f"{index!r:.40}")
-    return LoggedEnvelope(dsse.parse(members["envelope"]), index, _hashes(members["path"], "path"))
+    return LoggedEnvelope(dsse.parse(members["envelope"]), index, read_hashes(members["path"], "path"))
 
 
-def _checkpoint(value: Json) -> EarlierCheckpoint:
-    members = _members(value, {"note", "consistency"}, "checkpoint")
+def read_checkpoint(value: Json) -> EarlierCheckpoint:
+    """Read an earlier checkpoint of a file."""
+    members = read_members(value, {"note", "consistency"}, "checkpoint")
     note = members["note"]
     if not isinstance(note, str):
         raise FormatError("checkpoint note is not text", why=f"a {type(note).__name__}")
-    return EarlierCheckpoint(note, _hashes(members["consistency"], "consistency"))
+    return EarlierCheckpoint(note, read_hashes(members["consistency"], "consistency"))
 
 
-def _hashes(value: Json, what: str) -> tuple[bytes, ...]:
-    return tuple(_hash(item if isinstance(item, str) else None, what) for item in _list(value, what, 2 * MAX_PATH))
+def read_hashes(value: Json, what: str) -> tuple[bytes, ...]:
+    """Read a proof."""
+    return tuple(_hash(item if isinstance(item, str) else None, what) for item in read_list(value, what, 2 * MAX_PATH))
 
 
 @functools.lru_cache(maxsize=KEPT_HASHES)
@@ -176,17 +184,20 @@ def _hash(text: str | None, what: str) -> bytes:
     return data
 
 
-def _hash_texts(hashes: Sequence[bytes]) -> list[Json]:
+def hash_texts(hashes: Sequence[bytes]) -> list[Json]:
+    """Spell a proof."""
     return [encode_base64(item) for item in hashes]
 
 
-def _check_rising(indexes: Sequence[int]) -> None:
+def check_rising(indexes: Sequence[int]) -> None:
+    """Refuse statements that are not in log order."""
     for first, second in itertools.pairwise(indexes):
         if first >= second:
             raise FormatError("evidence is not in log order", why=f"index {second} after {first}")
 
 
-def _list(value: Json, what: str, limit: int) -> list[Json]:
+def read_list(value: Json, what: str, limit: int) -> list[Json]:
+    """Return a list of at most `limit` items."""
     if not isinstance(value, list):
         raise FormatError(f"{what} is not a list", why=f"a {type(value).__name__}")
     if len(value) > limit:
@@ -194,7 +205,8 @@ def _list(value: Json, what: str, limit: int) -> list[Json]:
     return value
 
 
-def _members(value: Json, names: set[str], what: str) -> dict[str, Json]:
+def read_members(value: Json, names: set[str], what: str) -> dict[str, Json]:
+    """Return an object of exactly these members."""
     if not isinstance(value, dict):
         raise FormatError(f"{what} is not an object", why=f"a {type(value).__name__}")
     if set(value) != names:

@@ -51,11 +51,11 @@ class Admission:
 def admission(newest: Iterable[Task]) -> Admission:
     """Decide what the merge of a closed round admits of the newest attempts of its lanes.
 
-    Left out are the convicted, the silent (`unverified` before the merge) and the late; attempts that
+    Left out are the convicted, the silent (`unverified` before the merge), the late and who broke off; attempts that
     were superseded are no candidates at all.
     """
     counted = [task for task in newest if task.state is not TaskState.SUPERSEDED]
-    taken = [task for task in counted if task.state in ADMISSIBLE and task.contribution_index is not None]
+    taken = [task for task in counted if _counts(task) and task.contribution_index is not None]
     taken.sort(key=lambda task: (task.contribution_index or 0, task.task))
     names = {task.task for task in taken}
     return Admission(tuple(taken), tuple(sorted(task.task for task in counted if task.task not in names)))
@@ -63,6 +63,10 @@ def admission(newest: Iterable[Task]) -> Admission:
 
 def merge_stands(merge: Task, newest: Iterable[Task]) -> bool:
     """Tell whether a merge still counts: not void itself, and all it admitted, newest attempts of its round, counts."""
-    counted = {task.task for task in newest if task.state in ADMISSIBLE}
+    counted = {task.task for task in newest if _counts(task)}
     lapsed = merge.state in VOID or merge.state in {TaskState.REFUTED, TaskState.UNVERIFIED}
     return not lapsed and all(item.task in counted for item in merge.assigned.admitted or ())
+
+
+def _counts(task: Task) -> bool:
+    return task.state in ADMISSIBLE and task.ended is None

@@ -1,5 +1,5 @@
-"""The course of jobs, tasks, draws and audits, as one table: every stage, what it waits for, until when, who moves it,
-where it goes and for which reason.
+"""The course of jobs, tasks, draws, audits and disputes, as one table: every stage, what it waits for, until when, who
+moves it, where it goes and for which reason.
 
 Rules:
 - A state changes only along `COURSE`; anything else is a ConflictError: the state has moved on.
@@ -81,11 +81,22 @@ class DrawStage(StrEnum):
 
 
 class AuditStage(StrEnum):
-    """Where an audit is: blinded answers awaited, their opening awaited, closed."""
+    """Where an audit is: its auditor's room awaited, blinded answers awaited, their opening awaited, closed."""
 
+    OFFERED = "offered"
     ASKED = "asked"
     OPENING = "opening"
     CLOSED = "closed"
+
+
+class DisputeStage(StrEnum):
+    """Where a disputed bond is: unheard, heard by three operators, recomputed by the market, decided."""
+
+    DISPUTED = "disputed"
+    HEARING = "hearing"
+    REPLAYING = "replaying"
+    FORFEITED = "forfeited"
+    RELEASED = "released"
 
 
 Reasons = tuple[str, ...]
@@ -97,6 +108,8 @@ CANNOT_GO_ON: Reasons = (
     Reason.EXHAUSTED,
     Reason.BUYER_SILENT,
     Reason.RUN_FAILED,
+    Reason.NOT_REPRODUCIBLE,
+    Reason.NO_OUTSIDER,
     NODES_WORD,
 )
 LET_GO: Reasons = (
@@ -204,13 +217,17 @@ COURSE: tuple[CourseStage, ...] = (
         "each has `answer_floor_s` and `answer_factor` times the task's expected time",
         "prover, auditors",
         {
-            TaskState.VERIFIED: (Reason.AGREED,),
+            TaskState.VERIFIED: (Reason.AGREED, Reason.NOT_AUDITED, Reason.REPRODUCED),
             TaskState.UNVERIFIED: (
                 Reason.NO_AGREEMENT,
                 Reason.NO_AUDITOR,
                 Reason.CONTESTED,
                 Reason.PROVER_SILENT,
                 Reason.CONTRADICTED,
+                Reason.CUT,
+                Reason.REPRODUCED,
+                Reason.NOT_REPRODUCIBLE,
+                Reason.NO_OUTSIDER,
             ),
             TaskState.REFUTED: (Reason.CONTRADICTED,),
         },
@@ -239,6 +256,13 @@ COURSE: tuple[CourseStage, ...] = (
     CourseStage(DrawStage.MADE),
     # --- an audit
     CourseStage(
+        AuditStage.OFFERED,
+        "its auditor to have room and take it",
+        "3 times what the job's longest task took, and `audit_wait_s` at least: then its task counts as not audited",
+        "auditor",
+        {AuditStage.ASKED: ("taken",), AuditStage.CLOSED: ("untaken", "silent", "dropped")},
+    ),
+    CourseStage(
         AuditStage.ASKED,
         "blinded answers of prover and auditor",
         "the deadlines of their leases: a silent auditor's successor is asked, a silent prover is judged unheard",
@@ -253,6 +277,42 @@ COURSE: tuple[CourseStage, ...] = (
         {AuditStage.CLOSED: ("agreed", "disagreed", "unanswered", "silent", "dropped")},
     ),
     CourseStage(AuditStage.CLOSED),
+    # --- a disputed bond
+    CourseStage(
+        DisputeStage.DISPUTED,
+        "the end of its job, and a cosigned checkpoint that covers the list of who may hear the appeal",
+        "the log takes them",
+        "market",
+        {
+            DisputeStage.HEARING: (Reason.DRAWN,),
+            DisputeStage.REPLAYING: (Reason.TOO_FEW,),
+            DisputeStage.FORFEITED: (Reason.TWO_STORIES,),
+            DisputeStage.RELEASED: (Reason.MARKET_FAULT,),
+        },
+    ),
+    CourseStage(
+        DisputeStage.HEARING,
+        "what three operators find who had no part in the job",
+        "`appeal_s` of the market's listening: who has taken it by then has as long as for an audit",
+        "those three",
+        {
+            DisputeStage.FORFEITED: (Reason.TWO_OF_THREE,),
+            DisputeStage.RELEASED: (Reason.TWO_OF_THREE,),
+            DisputeStage.REPLAYING: (Reason.NO_AGREEMENT,),
+        },
+    ),
+    CourseStage(
+        DisputeStage.REPLAYING,
+        "what the market itself computes, with the package's own code",
+        "`replay_s` after it began, of several disputes two at a time",
+        "market",
+        {
+            DisputeStage.FORFEITED: (Reason.REPLAYED,),
+            DisputeStage.RELEASED: (Reason.REPLAYED, Reason.UNHEARD),
+        },
+    ),
+    CourseStage(DisputeStage.FORFEITED),
+    CourseStage(DisputeStage.RELEASED),
 )
 
 OTHERS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
@@ -275,7 +335,7 @@ OTHERS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
 TRANSITIONS: Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]] = {
     **{
         machine: {stage.state: frozenset(stage.ways) for stage in COURSE if isinstance(stage.state, machine)}
-        for machine in (JobStatus, TaskState, DrawStage, AuditStage)
+        for machine in (JobStatus, TaskState, DrawStage, AuditStage, DisputeStage)
     },
     **OTHERS,
 }

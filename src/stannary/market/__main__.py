@@ -56,6 +56,7 @@ def _serve(options: argparse.Namespace) -> int:
             profile=options.profile,
             witness=not options.no_witness,
             witnesses=tuple(options.witness),
+            grade_every_s=options.grade_every,
             timing=_changed(Timing(), "--timing", options.timing),
             retention=_changed(Retention(), "--retention", options.retention),
         )
@@ -137,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
         "--witness", action="append", default=[], metavar="KEY@URL[#SHA256]",
         help="a witness somebody else runs, to be asked as well (repeatable); SHA256 pins its certificate",
     )  # fmt: skip
+    serve.add_argument(
+        "--grade-every",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="measure what nodes' processors do, when they join and about so often; 0: never, each counts as 1 SCU",
+    )
     serve.add_argument("--no-witness", action="store_true", help="start no witness process beside the market")
     serve.add_argument(
         "--timing", action="append", default=[], metavar="NAME=SECONDS", help="a deadline of market/settings.py"

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 from stannary.errors import NoCapacity
 from stannary.formats.ids import NodeId
-from stannary.formats.jobspec import JobSpec, Verification
+from stannary.formats.jobspec import JobSpec
 from stannary.jobs.course.state import Node
 from stannary.market import terms
 from stannary.market.clock import Clock, now_ms
 from stannary.market.directory import Directory
 from stannary.market.presence import Roster
 from stannary.place import match
+from stannary.rules import edition
 from stannary.rules.masks import Requirement, required_by
 from stannary.rules.price import WorstCase, worst_case
-from stannary.rules.shape import shape_of
 
 FRESH_S = 1.0
 MAX_ANSWERS = 1024  # distinct requirements; buyers ask for a few
@@ -29,15 +29,16 @@ MAX_ANSWERS = 1024  # distinct requirements; buyers ask for a few
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A match and what the job costs at most on it."""
+    """A match, its dearest hour, and what the job costs at most on it."""
 
     match: match.Match
+    hour_usd_micros: int
     worst: WorstCase
 
 
 def asked(spec: JobSpec) -> Requirement:
     """Return what a spec asks of its nodes on this market."""
-    return required_by(spec, terms=frozenset({terms.DIGEST}))
+    return required_by(spec, terms=terms.accepted(spec))
 
 
 class OfferBook:
@@ -60,9 +61,9 @@ class OfferBook:
             NoCapacity: no engine class can hold it.
         """
         matched = self._matched(asked(spec))
-        verified = spec.trust.verify is not Verification.NONE
-        worst = worst_case(shape_of(spec), matched.highest_ask_usd_micros_per_hour, verified=verified)
-        return Estimate(matched, worst)
+        is_by_use = edition.of(spec).pays_by_use
+        dearest = matched.highest_rate_usd_micros_per_hour if is_by_use else matched.highest_ask_usd_micros_per_hour
+        return Estimate(matched, dearest, worst_case(spec, dearest))
 
     def fits(self, wanted: Requirement) -> bool:
         """Tell whether there is room for a job of these masks."""
@@ -83,7 +84,10 @@ class OfferBook:
         if self._seen != versions or not 0 <= steady_s - self._read_s < FRESH_S:
             self._seen, self._read_s = versions, steady_s
             offers = self._directory.offers(now_ms(self._clock))
-            reasons = {node.node: self._roster.not_ready(node.node, steady_s) for node in offers}
+            reasons = {
+                node.node: "suspended" if node.is_suspended else self._roster.not_ready(node.node, steady_s)
+                for node in offers
+            }
             away = {node: reason for node, reason in reasons.items() if reason}
             if (offers, away) != (self._offers, self._away):
                 self._offers, self._away = offers, away

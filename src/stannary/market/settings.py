@@ -39,6 +39,7 @@ class Settings:
     port: int = 0
     advertise: str = ""  # the address others dial where it is not `host`: behind NAT, or listening on all of them
     profile: MarketProfile = MarketProfile.LOCAL
+    grade_every_s: float = 0.0  # mean time between two tests of a node's power; 0: nobody's is measured
     witness: bool = True  # start a witness process beside the market
     witnesses: tuple[str, ...] = ()  # others to ask, each KEY@URL or KEY@URL#SHA256 (tlog/witness_client.py)
     credential_ttl_s: float = 90 * 86_400.0  # a node joins again before its end

@@ -1,7 +1,8 @@
-"""`python -m stannary.replay DIRECTORY`: compute units of a verified receipt again, in a sandbox.
+"""`python -m stannary.replay DIRECTORY [ROOT]`: compute units of a verified receipt again, in a sandbox.
 
     DIRECTORY/plan.json    verify/recomputation.py's ReplayPlan, written by whoever verified the receipt
     DIRECTORY/blobs/       what the units are computed from and what they gave, one file per digest
+    ROOT                   the unpacked root file system the job names; without one: this machine's own system
     stdout                 one JSON line per event: {"say"}, {"task", "step", "steps"}, {"found": {...}}
 
 Rules:
@@ -17,9 +18,11 @@ Rules:
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +36,14 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.rules import kinds
 from stannary.rules.kinds import DELTA, TASKS
+from stannary.rules.systems import root_name
 from stannary.run import visible
-from stannary.run.engine_class import measure_engine_class
+from stannary.run.engine_class import measure_engine_class, measure_in_root
 from stannary.run.environment import Environments, environment_digest
-from stannary.run.holding import Holding, make_workplace, prepare
+from stannary.run.holding import BrokenOff, Holding, Prepared, make_workplace, prepare
 from stannary.run.sandbox import choice
 from stannary.run.sandbox.process import Sandbox
+from stannary.run.sandbox.system import python_of
 from stannary.run.work import Recomputed, SandboxedWork, TaskInHand
 from stannary.run.worker_process import Worker, outbox_path
 from stannary.verify.recomputation import Found, Outcome, ReplayPlan, Unit
@@ -46,6 +51,7 @@ from stannary.verify.recomputation import Found, Outcome, ReplayPlan, Unit
 PLAN_FILE = "plan.json"
 MAX_PLAN_BYTES = 64 * 1024 * 1024
 SALT_BYTES = 32
+_PR_SET_PDEATHSIG = 1
 
 Send = Callable[[dict[str, Json]], None]
 
@@ -53,17 +59,26 @@ Send = Callable[[dict[str, Json]], None]
 class Replayer:
     """One job's worker and the units it computes again; used from the thread that made it."""
 
-    def __init__(self, directory: Path, plan: ReplayPlan, sandbox: Sandbox, send: Send) -> None:
+    def __init__(
+        self, directory: Path, plan: ReplayPlan, sandbox: Sandbox, send: Send, root: Path | None = None
+    ) -> None:
         self._blobs = Blobs(directory / "blobs")
         self._outbox = directory / "outbox"
         self._sandbox = sandbox
         self._send = send
         self._work = SandboxedWork()
         self._engine_class = ""
-        digests = environment_digest(None, sandbox.describe())
         spec = jobspec.from_canonical(plan.spec)
-        self._holding = Holding(ids.JobId("j-000000000000"), spec, directory / "job", digests, None, plan.submitted_s)
-        self._environments = Environments(directory / "environments", sandbox=sandbox)
+        if (spec.root is None) != (root is None):
+            raise UsageError(
+                "the job's root file system is needed, and no other", why=f"it names {spec.root or 'none'}"
+            )
+        digests = environment_digest(None, sandbox.describe(), spec.root)
+        self._holding = Holding(
+            ids.JobId("j-000000000000"), spec, directory / "job", digests, None, plan.submitted_s, root=root
+        )
+        python = python_of(root) if root is not None else ""
+        self._environments = Environments(directory / "environments", sandbox=sandbox, python=python)
 
     def open(self) -> None:
         """Lay out the job's files and install what its spec names.
@@ -83,7 +98,18 @@ class Replayer:
             listing = self._blobs.read(entry.digest)
             holding.packages = self._environments.prepare(listing, self._say, holding.spec.resources.disk_bytes)
         if not kinds.of(holding.spec).loads_recipe:
-            self._engine_class = measure_engine_class({})
+            self._engine_class = self._measured()
+
+    def _measured(self) -> str:
+        spec, root = self._holding.spec, self._holding.root
+        if spec.root is None or root is None:
+            return measure_engine_class({})
+        return measure_in_root(root, spec.root, {}, self._sandbox)
+
+    def _system(self) -> str:
+        """Return the name of the system the job sees here, the last part of an engine class."""
+        root = self._holding.spec.root
+        return root_name(root) if root is not None else visible.visible_name()
 
     def close(self) -> None:
         """End the worker."""
@@ -162,8 +188,9 @@ class Replayer:
         holding.worker = Worker.start(self._sandbox, workplace, _drop_line)
         try:
             made = prepare(holding.worker, holding.spec)
-            if made is not None:
-                self._engine_class = f"{made.engine_class}.{visible.visible_name()}"
+            holding.broken_off = made if isinstance(made, BrokenOff) else None
+            if isinstance(made, Prepared):
+                self._engine_class = f"{made.engine_class}.{self._system()}"
         except StannaryError:
             self.close()
             raise
@@ -190,13 +217,13 @@ class Replayer:
         self._send({"say": line})
 
 
-def run(directory: Path, send: Send) -> None:
-    """Replay the plan in `directory`, in its order."""
+def run(directory: Path, send: Send, root: Path | None = None) -> None:
+    """Replay the plan in `directory`, in its order, in an unpacked root where the job names one."""
     data = (directory / PLAN_FILE).read_bytes()
     plan = record.from_json(ReplayPlan, canonical.decode_object(data, max_bytes=MAX_PLAN_BYTES), what="plan")
     sandbox = choice.choose("private", lambda line: send({"say": line}))
     send({"say": f"replaying {len(plan.units)} units in {sandbox.describe()}"})
-    replayer = Replayer(directory, plan, sandbox, send)
+    replayer = Replayer(directory, plan, sandbox, send, root)
     try:
         replayer.open()
         for unit in plan.units:
@@ -207,11 +234,12 @@ def run(directory: Path, send: Send) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run as a process; an error is one line too."""
-    if len(arguments) != 1:
+    if len(arguments) not in (1, 2):
         sys.stderr.write(UsageError("one directory is needed", hint="stannary verify --replay").diagnostics() + "\n")
         return UsageError.exit_code
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # whoever asked was killed: for nobody
     try:
-        run(Path(arguments[0]), _write)
+        run(Path(arguments[0]), _write, Path(arguments[1]) if len(arguments) == 2 else None)
     except StannaryError as err:
         _write({"error": {"code": err.code, "what": err.what, "why": err.why, "hint": err.hint}})
         return err.exit_code

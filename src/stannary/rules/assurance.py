@@ -83,18 +83,22 @@ def too_low(audit_ppm: int, assurance: Assurance, least_ppm: int) -> SpecError:
     )
 
 
-def reached(audit_ppm: int, required_ppm: int, detection_ppm: int, *, units: int, checked: int) -> Verdict:
+def reached(
+    audit_ppm: int, required_ppm: int, detection_ppm: int, *, units: int, checked: int, unheard: int
+) -> Verdict:
     """Return the word that the figures of a job bear whose every decision is `verified` (R15.8).
 
     Args:
         audit_ppm, required_ppm: the signed rate, and the one below which cheating pays.
         detection_ppm: how often an audit of a cheat finds it.
         units, checked: the units of the job, and how many of them were drawn and checked.
+        unheard: how many were drawn and not audited. They may be unheard because they were faked: a tenth of the units
+            must be found without them, and of a rate that makes cheating a loss there is none.
     """
     share = min(audit_ppm, checked * PPM // units) if units else 0
-    if units and (checked == units or is_found(share, detection_ppm, tenth(units))):
+    if units and (checked == units or is_found(share, detection_ppm, max(tenth(units) - unheard, 0))):
         return Verdict.VERIFIED
-    return Verdict.SAMPLED if audit_ppm >= required_ppm else Verdict.UNVERIFIED
+    return Verdict.SAMPLED if audit_ppm >= required_ppm and not unheard else Verdict.UNVERIFIED
 
 
 def falls_short(asked: Assurance, word: Verdict, *, is_full: bool) -> bool:

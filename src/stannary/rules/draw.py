@@ -15,15 +15,19 @@ Rules (docs/receipt.md R8):
    what is missing (R8.11): one unit of every operator that had none drawn, and as many as the job's assurance needs.
    Which ones, its beacon says: nobody knew before the last work was committed to. Such a *late* unit is asked about as
    if this draw had taken it.
-7. An audit's name follows from beacon, task and auditor. It has no order: a first opinion, a second one and a canary
-   look alike to whoever is asked.
+   A round whose recipe broke off is always drawn: its word ends the job.
+   Each attempt at the first unit is drawn too, where it is checked first (rules/first.py). Everybody knows that: like a
+   last merge it vouches for nothing else, and is none of as many.
+   In the buyer's own code each entry names a rate of its own, for what its node has to lose (rules/stake.py, R8.12).
+7. An audit's name follows from beacon, task and auditor, of a run (rules/question.py) from its number too. It has no
+   order: a first opinion, a second one, a canary and an outsider's run look alike to whoever is asked.
 
 The market draws with these functions, and the verifier draws again (verify/receipt.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from stannary.errors import FormatError
@@ -34,10 +38,11 @@ from stannary.formats.jobspec import JobSpec
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Candidate, Draw, Drawable
 from stannary.formats.quantity import PPM
-from stannary.rules import assurance, edition
+from stannary.rules import assurance, edition, first
 from stannary.rules.kinds import TASKS
 from stannary.rules.shape import shape_of
 
+RUNS = (1, 2)  # of an outsider
 CANARY_PPM = 10_000  # 1 %: auditors must not learn that a first opinion always agrees
 
 
@@ -51,6 +56,7 @@ class Selection:
     salt: bytes
     auditors: tuple[Candidate, ...]  # in rank order
     audits: tuple[AuditId, ...]  # the name of each one's audit; the prover answers in the first that is opened
+    runs: tuple[tuple[AuditId, ...], ...]  # of each one, the names of his runs as an outsider (rules/question.py)
     alone: AuditId  # the name of an audit that nobody is left to make: the prover is asked all the same
     canary: bool
     number: int = 0  # of the draw that asks, from 0
@@ -68,14 +74,15 @@ class Taken:
 class Draws:
     """The draws of one job, taken in order (R8.9, R8.11)."""
 
-    def __init__(self, spec: JobSpec) -> None:
-        """Begin before the first draw."""
-        self._spec = spec
+    def __init__(self, spec: JobSpec, broken_off: Container[TaskId] = ()) -> None:
+        """Begin before the first draw; `broken_off`: rounds that must be drawn (rules/ending.py)."""
+        self._spec, self._broken_off = spec, broken_off
         self._adds = edition.of(spec).adds_missing
         self._entries: dict[TaskId, Drawable] = {}  # the last of each task
         self._newest: dict[str, TaskId] = {}  # unit -> the task of it that was listed last
         self._drawn: set[TaskId] = set()
         self._last: frozenset[str] = frozenset()
+        self._first = ""
         self._num = 0
 
     def note(self, draw: Draw, randomness: bytes) -> None:
@@ -102,12 +109,14 @@ class Draws:
         """Note what a draw draws; return the entries of earlier ones among it."""
         self._num += 1
         self._last = shape_of(self._spec).last_units(draw.job) if self._adds else frozenset()
+        self._first = first.unit(self._spec, draw.job)
         for entry in draw.drawable:
             unit = ids.unit_of(entry.task)
             self._entries[entry.task] = entry
             self._newest[unit] = entry.task
-            beneath = _chosen(_hash("audit", randomness, entry.task), self._spec.trust.audit_ppm)
-            is_drawn = beneath or self._is_last_merge(entry.task)
+            rate = self._spec.trust.audit_ppm if entry.audit_ppm is None else entry.audit_ppm
+            beneath = _chosen(_hash("audit", randomness, entry.task), rate)
+            is_drawn = beneath or self._is_foreseen(entry.task) or entry.task in self._broken_off
             (self._drawn.add if is_drawn else self._drawn.discard)(entry.task)
         if not self._adds or not self._last <= self._newest.keys():
             return ()
@@ -116,6 +125,9 @@ class Draws:
         own = {entry.task for entry in draw.drawable}
         return tuple(self._entries[task] for task in sorted(added - own))
 
+    def _is_foreseen(self, task: TaskId) -> bool:
+        return self._is_last_merge(task) or ids.unit_of(task) == self._first
+
     def _is_last_merge(self, task: TaskId) -> bool:
         return ids.unit_of(task) in self._last and TASKS[ids.place_of(task)[0]].is_merge
 
@@ -123,15 +135,16 @@ class Draws:
         """Return what the last draw adds: of the undrawn the first by their hashes (R8.11)."""
         order = sorted(self._entries.keys() - self._drawn, key=lambda task: (_hash("audit", randomness, task), task))
         added: set[TaskId] = set()
-        # everybody knows that a last merge is drawn: it vouches for nothing else its operator did
-        known = {self._entries[task].operator for task in self._drawn if not self._is_last_merge(task)}
+        # everybody knows that a last merge or a first unit is drawn: it vouches for nothing else its operator did
+        known = {self._entries[task].operator for task in self._drawn if not self._is_foreseen(task)}
         for task in order:
             if self._entries[task].operator not in known:
                 known.add(self._entries[task].operator)
                 added.add(task)
         standing, trust = set(self._newest.values()), self._spec.trust
         wanted = assurance.needed(trust.assurance, len(standing), trust.detection_ppm) if trust.assurance else 0
-        short = max(wanted - len(standing & (self._drawn | added)), 0)
+        counted = {task for task in standing & (self._drawn | added) if ids.unit_of(task) != self._first}
+        short = max(wanted - len(counted), 0)
         return added | set([task for task in order if task in standing - added][:short])
 
 
@@ -162,9 +175,21 @@ def select(
     )
 
 
+def question(randomness: bytes, task: TaskId, num_steps: int) -> tuple[int, bytes]:
+    """Return the inner step a task is asked about, from 1 on, and the audit salt (R8.9)."""
+    # 256 bits modulo a step count: the bias is below 2**-200
+    step = 1 + int.from_bytes(_hash("step", randomness, task), "big") % num_steps
+    return step, _hash("salt", randomness, task)
+
+
 def audit_name(randomness: bytes, task: TaskId, auditor: str = "") -> AuditId:
     """Return the name of the audit that `auditor` makes of a task (rule 6); without one, of nobody's (R8.9)."""
     return ids.audit_id(task, _hash("audit name", randomness, task, auditor.encode()))
+
+
+def run_name(randomness: bytes, task: TaskId, outsider: str, run: int) -> AuditId:
+    """Return the name of a run, 1 or 2, by which an outsider answers the question (R8.9)."""
+    return ids.audit_id(task, _hash("run name", randomness, task, outsider.encode(), b"%d" % run))
 
 
 def rank(task: Drawable, candidates: Iterable[Candidate], randomness: bytes) -> tuple[Candidate, ...]:
@@ -184,16 +209,16 @@ def _select(
 ) -> Selection:
     if task.num_steps < 1:
         raise FormatError("a task without steps cannot be drawn", why=str(task.task))
-    # 256 bits modulo a step count: the bias is below 2**-200
-    step = 1 + int.from_bytes(_hash("step", randomness, task.task), "big") % task.num_steps
+    step, salt = question(randomness, task.task, task.num_steps)
     auditors = rank(task, candidates, randomness)
     return Selection(
         task=task.task,
         drawn=_chosen(_hash("audit", randomness, task.task), audit_ppm),
         step=step,
-        salt=_hash("salt", randomness, task.task),
+        salt=salt,
         auditors=auditors,
         audits=tuple(audit_name(randomness, task.task, item.node) for item in auditors),
+        runs=tuple(tuple(run_name(randomness, task.task, item.node, run) for run in RUNS) for item in auditors),
         alone=audit_name(randomness, task.task),
         canary=_chosen(_hash("canary", randomness, task.task), canary_ppm),
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # What a training job's tasks hand in, by name: a lane its pseudo-gradient, a merge the weights and the outer state.
 DELTA, THETA, OUTER = "delta", "theta", "outer"
+LEAST_STEP_MS = 1_000  # where no time of a step is agreed, who is silent had so much for each (docs/receipt.md R7.8)
+WEIGHT_PPM = 1_000_000  # of each lane in a merge, which divides by the sum: lanes of one round have equal tokens
 MODEL = "model.safetensors"  # the last weights, as a result
 
 
@@ -34,6 +36,7 @@ class TaskRules:
     words: str  # as people say it, of round and lane
     outputs: frozenset[str] | None  # exactly what it hands in; None: what the spec's patterns find
     is_merge: bool = False  # joins the lanes of its round: no node's own, always replayed, paid as a merge
+    is_program: bool = False  # the buyer's own process does it, and how that ended is part of the result
     trains: bool = False  # its steps are inner steps: their time is measured, and a lane can be late behind others
 
 
@@ -45,7 +48,9 @@ class KindRules:
     merge: TaskKind | None  # what joins the lanes of a round
     window: int  # W: merge t waits for the audits of round and merge t - W
     loads_recipe: bool  # into the worker, which remembers; else each task is a program, and its worker ends with it
-    schedule: Callable[[JobSpec], tuple[int, tuple[int, ...], int]]  # rounds, inner steps of each, milliseconds a step
+    schedule: Callable[
+        [JobSpec], tuple[int, tuple[int, ...], int | None]
+    ]  # rounds, steps of each, ms agreed for a step
 
 
 def of(spec: JobSpec) -> KindRules:
@@ -58,7 +63,7 @@ def named(word: str) -> KindRules | None:
     return next((rules for kind, rules in KINDS.items() if kind == word), None)
 
 
-def _of_recipe(spec: JobSpec) -> tuple[int, tuple[int, ...], int]:
+def _of_recipe(spec: JobSpec) -> tuple[int, tuple[int, ...], int | None]:
     recipe = jobspec.recipe_of(spec)
     return recipe.rounds, recipe.inner_steps, recipe.step_ms
 
@@ -66,7 +71,7 @@ def _of_recipe(spec: JobSpec) -> tuple[int, tuple[int, ...], int]:
 TASKS = {
     TaskKind.ROUND: TaskRules("lane {1} of round {0}", frozenset({DELTA}), trains=True),
     TaskKind.MERGE: TaskRules("the merge of round {0}", frozenset({THETA, OUTER}), is_merge=True),
-    TaskKind.COMMAND: TaskRules("the command of lane {1}", None),
+    TaskKind.COMMAND: TaskRules("the command of lane {1}", None, is_program=True),
 }
 
 KINDS = {

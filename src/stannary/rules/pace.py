@@ -4,6 +4,7 @@
     round        closes when complete; with a quorum, at its deadline or after a grace; never without
     lease        ends at its deadline, unless its node's reports of progress earn it more
     answer       as the market's operator sets it, and at least the time agreed for the task: less refutes a silence
+    audit        waits for its node to have room, AUDIT_WAIT_FACTOR times what the job's longest task took so far
     job          of which nothing moved for LATEST_FACTOR times its longest task stands still
 
 Rounds:
@@ -24,7 +25,8 @@ Leases: a node's reports say what its lease takes, measured steps instead of agr
 3. Steps never go back: a report that says less than an earlier one is only a sign of life.
 4. A job's step time is the median over its leases, so that one node alone neither hurries nor holds the others.
 
-The agreed `step_ms` remains what is paid by, and the least that is ever expected (rules/shape.py).
+Where a step time is agreed (rules 2), it is what is paid by, and the least that is ever expected. Else the first step
+is expected to take as long as `wall_s` allows, and later ones what was measured (rules/shape.py).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stannary.formats.ids import TaskKind
+from stannary.formats.predicates import Used
 from stannary.formats.quantity import PPM
 from stannary.rules.kinds import TASKS
 
@@ -49,8 +52,10 @@ GRACE_FACTOR = 0.25  # of the expected time, after the quorum is there
 LEAST_S = 5.0  # a deadline below a few heartbeats' pause would measure the link, not the work
 PATIENCE_FACTOR = 3.0  # a late lane is given to another node before its round closes without it
 LAST_RESORT_FACTOR = 10.0  # of start and link: a node that was silent about a task gets it again if nobody else came
+AUDIT_WAIT_FACTOR = 3.0  # of the longest task's time: its node may have just begun such a one, and be slow
 LATEST_FACTOR = 2 * CEILING_FACTOR  # of the longest task's time: two leases of it to their last deadline
 
+REVEAL_S = 900.0  # a buyer's broker has so long for a beacon value, unless a market's operator says otherwise
 UNMEASURED_S = 600.0  # a step of ten minutes, or an installation of that length
 START_S = 1200.0  # loading and checking a recipe: running two of its steps three times
 SLACK = 3.0  # a busy machine takes so many times what it took at first (measured: 2 cores, 8 tenants)
@@ -64,15 +69,37 @@ def expected_s(num_steps: int, step_s: float, start_link_s: float) -> float:
     return num_steps * step_s + start_link_s
 
 
+def least_s(agreed_s: float, used: Used | None, wall_s: int) -> float:
+    """Return what a party of an audit is given at least for its answer: who is called silent before refutes (R11.3).
+
+    Args:
+        agreed_s: the time the signed spec agrees for the task, if it does.
+        used: what who did the task measured and committed to, where that is paid by; nobody need be faster.
+        wall_s: how long a task may take: whoever says that it took longer holds up nobody for longer.
+    """
+    return agreed_s if used is None else max(agreed_s, min(used.wall_ms / 1000, float(wall_s)))
+
+
 def answer_s(expected_s: float, agreed_s: float, *, floor_s: float, factor: float) -> float:
     """Return how long a party of an audit has for its answer.
 
     Args:
         expected_s: how long the task should take, with start and link.
-        agreed_s: the time the signed spec agrees for it: who is called silent before refutes the receipt.
+        agreed_s: what it has at least (`least_s`): who is called silent before refutes the receipt.
         floor_s, factor: what the market's operator adds and multiplies by.
     """
     return max(agreed_s, floor_s + factor * expected_s)
+
+
+def audit_wait_s(took_s: float, agreed_s: float, *, floor_s: float) -> float:
+    """Return how long an audit waits for its node to take it; then its task counts as not audited (R11.10).
+
+    Args:
+        took_s: how long the longest task of the job took that was handed in.
+        agreed_s: what its answer is given at least (`least_s`): whoever waits less refutes the receipt.
+        floor_s: what the market's operator lets it wait at least.
+    """
+    return max(AUDIT_WAIT_FACTOR * max(took_s, agreed_s), floor_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +112,12 @@ class Pace:
     @property
     def quorum(self) -> int:
         """Return the least number of contributions a round can close with."""
-        return max(1, -(-self.num_lanes * QUORUM_PPM // PPM))
+        return quorum(self.num_lanes)
+
+
+def quorum(num_lanes: int) -> int:
+    """Return the least number of lanes that must have handed in before a round closes without the others (R12.17)."""
+    return max(1, -(-num_lanes * QUORUM_PPM // PPM))
 
 
 def deadline_s(arrivals_s: Sequence[float], pace: Pace) -> float:

@@ -22,11 +22,24 @@ class Reason(StrEnum):
     CONTESTED = "two-against-two"
     PROVER_SILENT = "prover-silent"
     NO_AUDITOR = "no-auditor-answered"
+    NOT_AUDITED = "not-audited"  # its auditor had no room in all the time an audit is waited for
     AWAITED = "auditor-awaited"
+    OPENED = "outsiders-awaited"  # whether the program can be recomputed at all is asked (rules/question.py)
+    REPRODUCED = "four-runs-agree"
+    NOT_REPRODUCIBLE = "not-reproducible"  # the runs differ; so ends the job, too
+    NO_OUTSIDER = "no-outsider-answered"  # nor is one left to ask; so ends the job, too
     DRAWN = "drawn"
     NOT_DRAWN = "not-drawn"
+    CUT = "cut"  # a clock or a limit ended the program: there is nothing to compare
     NOT_ASKED = "verification-none"
     OUTVOTED = "outvoted"  # of a convicted auditor; the verdict's own reason is about the prover's work
+
+    # What becomes of a disputed bond (rules/appeal.py)
+    TOO_FEW = "fewer-than-three-operators"  # of the class had no part in the job
+    TWO_OF_THREE = "two-of-three"
+    REPLAYED = "replayed"  # the market computed it itself
+    TWO_STORIES = "two-statements"  # it signed both: nothing needs to be computed again (rules/stories.py)
+    UNHEARD = "unheard"  # nobody could compute it again: nothing is lost
 
     # The course of a task, and why it ends without a verdict
     PLACED = "placed"
@@ -63,5 +76,5 @@ class Reason(StrEnum):
 
 OWN = frozenset({
     Reason.BUYER_SILENT, Reason.CANCELLED, Reason.NO_CAPACITY, Reason.USELESS, Reason.EXHAUSTED, Reason.STALLED,
-    Reason.MARKET_FAULT, Reason.COMPLETE,
+    Reason.MARKET_FAULT, Reason.COMPLETE, Reason.NOT_REPRODUCIBLE, Reason.NO_OUTSIDER,
 })  # fmt: skip

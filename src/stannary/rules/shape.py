@@ -30,9 +30,10 @@ class Shape:
     kind: KindRules
     num_rounds: int
     inner_steps: tuple[int, ...]  # of each round's lanes
-    step_ms: int  # the agreed reference time of one inner step, which is paid
+    step_ms: int  # the reference time of one inner step: what is paid, where that is agreed
     num_lanes: int  # tasks beside one another
     wall_s: int  # the most any task may take
+    is_agreed: bool = True  # whether the spec says how long a step takes; else it takes what was measured
 
     @property
     def num_units(self) -> int:
@@ -78,8 +79,14 @@ class Shape:
         return max(merging, *self.inner_steps[: self.num_rounds])
 
     def step_s(self, measured_s: float) -> float:
-        """Return the time to expect of a step: what was measured, from the agreed time up to the job's wall limit."""
-        return max(self.step_ms / 1000, min(measured_s, self.wall_s / self.longest_steps))
+        """Return the time to expect of a step: what was measured, up to the job's wall limit.
+
+        It is at least what is agreed. Where nothing is, it is all that a task may take until something was measured.
+        """
+        most_s = self.wall_s / self.longest_steps
+        if self.is_agreed:
+            return max(self.step_ms / 1000, min(measured_s, most_s))
+        return min(measured_s, most_s) if measured_s > 0 else most_s
 
     @property
     def least_beacon_values(self) -> int:
@@ -95,7 +102,9 @@ class Shape:
 def shape_of(spec: JobSpec) -> Shape:
     """Return the shape of a job."""
     kind = kinds.of(spec)
-    return Shape(kind, *kind.schedule(spec), spec.num_nodes, spec.resources.wall_s)
+    num_rounds, inner_steps, agreed_ms = kind.schedule(spec)
+    step_ms = kinds.LEAST_STEP_MS if agreed_ms is None else agreed_ms
+    return Shape(kind, num_rounds, inner_steps, step_ms, spec.num_nodes, spec.resources.wall_s, agreed_ms is not None)
 
 
 def num_steps(inner_steps: tuple[int, ...], round_index: int) -> int:

@@ -22,6 +22,16 @@ number of agreeing recomputations proves that the odd one lied. There (`without_
 8. Nobody is convicted. Whoever would be is *odd*: a strike. What would be refuted is `unverified`: unpaid, and left out
    or done again.
 
+9. An auditor who has no room for an audit is waited for, and nobody else is asked in his place. If he never had, and
+   nobody was heard before, the task is `not-audited`: it stands as one that was not drawn does, it is not wrong; the
+   figures count it as unheard (verify/worth.py). After a disagreement the question is closed as by rule 5.
+
+10. What a clock or a limit cut (formats/ended.py) is compared with nothing. Of a cut unit one auditor who was cut too
+   is enough: it stands as `cut`, paid, and proven by nobody. Two who were not, and agree, contradict a node that says
+   its memory ran out; where it says that time did they only leave it unpaid: another machine is faster. No bond is in
+   dispute over either. An auditor who
+   was cut where the prover was not accuses nobody, and the next is asked; where all are, the unit stands as `cut`.
+
 A task that was not drawn is `verified` in the statistical sense only; verify/soundness.py says how much that is worth.
 """
 
@@ -31,6 +41,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from stannary.formats import ended
 from stannary.formats.ids import NodeId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import Verdict
@@ -38,12 +49,14 @@ from stannary.rules.reasons import Reason
 
 
 class HandedIn(Protocol):
-    """A result that was handed in: who did, and its root."""
+    """A result that was handed in: who did, its root, and how its program ended where that is part of it."""
 
     @property
     def node(self) -> str | None: ...
     @property
     def root(self) -> str | None: ...
+    @property
+    def ended(self) -> str | None: ...
 
 
 class Opinion(Protocol):
@@ -55,6 +68,8 @@ class Opinion(Protocol):
     def root(self) -> str | None: ...
     @property
     def answer(self) -> str | None: ...
+    @property
+    def ended(self) -> str | None: ...
 
 
 Same = Callable[[Opinion, Opinion], bool]
@@ -69,6 +84,7 @@ class Decision:
     refuted: tuple[NodeId, ...] = ()
     need_auditor: bool = False
     odd: tuple[NodeId, ...] = ()  # rule 8: a strike, no conviction
+    need_outsider: bool = False  # two operators without a part in the job are asked first (rules/question.py)
 
 
 def bitwise(first: Opinion, second: Opinion) -> bool:
@@ -98,9 +114,22 @@ def judge(
         late: the last draw added the task long after it was done (R10.3).
         same: how two answers are compared; bitwise inside an engine class.
     """
-    heard = _independent(auditors, operators[_prover(contribution)], operators)
+    heard = independent(contribution, auditors, operators)
+    if ended.is_cut(contribution.ended):
+        return _judge_cut(contribution, prover, heard, exhausted=exhausted, same=same)
+    counted = [item for item in heard if not ended.is_cut(item.ended)]
     if prover is None:
-        return _judge_silent(contribution, heard, exhausted=exhausted, late=late, same=same)
+        return _judge_silent(contribution, counted, exhausted=exhausted, late=late, same=same)
+    made = _judge_heard(contribution, prover, counted, exhausted=exhausted, same=same)
+    if made.reason is Reason.NO_AUDITOR and heard and prover.root == contribution.root:
+        return Decision(Verdict.UNVERIFIED, Reason.CUT)
+    return made
+
+
+def _judge_heard(
+    contribution: HandedIn, prover: Opinion, heard: Sequence[Opinion], *, exhausted: bool, same: Same
+) -> Decision:
+    """Judge work whose prover answers for it (rules 1 to 5, and 7)."""
     honest_root = prover.root == contribution.root  # else it answers for work it did not hand in
     with_prover = [item for item in heard if honest_root and same(prover, item)]
     against = [item for item in heard if item not in with_prover]
@@ -115,6 +144,22 @@ def judge(
     return _open(heard, exhausted=exhausted)
 
 
+def _judge_cut(
+    contribution: HandedIn, prover: Opinion | None, heard: Sequence[Opinion], *, exhausted: bool, same: Same
+) -> Decision:
+    """Judge a unit that a clock or a limit cut (rule 10; R10.9)."""
+    against = [item for item in heard if not ended.is_cut(item.ended)]
+    camp = _largest_camp(against, same)
+    if len(against) < len(heard):
+        return Decision(Verdict.UNVERIFIED, Reason.PROVER_SILENT if prover is None else Reason.CUT)
+    if len(camp) >= 2:
+        if contribution.ended == ended.WALL_LIMIT:
+            return Decision(Verdict.UNVERIFIED, Reason.CONTRADICTED)
+        outvoted = [item for item in against if item not in camp]
+        return Decision(Verdict.REFUTED, Reason.CONTRADICTED, (_prover(contribution), *_nodes(outvoted)))
+    return _open(heard, exhausted=exhausted)
+
+
 def without_blame(made: Decision) -> Decision:
     """Return a decision as it is where the code is the buyer's own, by rule 8 (R10.8)."""
     verdict = Verdict.UNVERIFIED if made.verdict is Verdict.REFUTED else made.verdict
@@ -124,6 +169,32 @@ def without_blame(made: Decision) -> Decision:
 def undrawn() -> Decision:
     """Return the decision on a task the beacon passed over."""
     return Decision(Verdict.VERIFIED, Reason.NOT_DRAWN)
+
+
+def independent(contribution: HandedIn, auditors: Sequence[Opinion], operators: Mapping[NodeId, str]) -> list[Opinion]:
+    """Return the answers that are heard: none of the prover's operator, of each other the first (R10.1)."""
+    prover = operators[_prover(contribution)]
+    first_of: dict[str, Opinion] = {}
+    for item in auditors:
+        operator = operators[NodeId(item.node)]
+        if operator != prover:
+            first_of.setdefault(operator, item)
+    return list(first_of.values())
+
+
+def judge_untaken(
+    contribution: HandedIn,
+    prover: Opinion | None,
+    auditors: Sequence[Opinion],
+    operators: Mapping[NodeId, str],
+    *,
+    late: bool,
+) -> Decision:
+    """Judge a task an auditor had no room for, whose prover is not said to be silent (rule 9; R10.4)."""
+    heard = independent(contribution, auditors, operators)
+    if not heard and (prover is None or prover.root == contribution.root):
+        return Decision(Verdict.VERIFIED, Reason.NOT_AUDITED)
+    return judge(contribution, prover, auditors, operators, exhausted=True, late=late)
 
 
 def _judge_silent(
@@ -146,15 +217,6 @@ def _open(heard: Sequence[Opinion], *, exhausted: bool) -> Decision:
     if exhausted:
         return Decision(Verdict.UNVERIFIED, Reason.NO_AGREEMENT if heard else Reason.NO_AUDITOR)
     return Decision(Verdict.PENDING, Reason.MISMATCH if heard else Reason.AWAITED, need_auditor=True)
-
-
-def _independent(auditors: Sequence[Opinion], prover: str, operators: Mapping[NodeId, str]) -> list[Opinion]:  # R10.1
-    first_of: dict[str, Opinion] = {}
-    for item in auditors:
-        operator = operators[NodeId(item.node)]
-        if operator != prover:
-            first_of.setdefault(operator, item)
-    return list(first_of.values())
 
 
 def _largest_camp(answers: Sequence[Opinion], same: Same) -> list[Opinion]:

@@ -98,6 +98,7 @@ class Environments:
     root: Path
     source: WheelSource = WheelSource()
     sandbox: Sandbox | None = None
+    python: str = ""  # the version wheels are for, e.g. "3.11"; empty: this interpreter's
 
     def prepare(self, listing: bytes, tell: Tell, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:
         """Return the directory of an installed list, installing it first where it is not yet here.
@@ -112,7 +113,7 @@ class Environments:
             EnvironmentProblem: the installer failed (the reason is its last lines), or rule 3.
         """
         lines = requirements.locked(listing)
-        place = self.root / _key(listing)
+        place = self.root / _key(listing, self.python)
         kept_bytes = _kept_bytes(place)
         if kept_bytes is not None:
             _check_size(kept_bytes, max_bytes)
@@ -149,6 +150,7 @@ class Environments:
             directory.mkdir(mode=0o755)
         (fresh / "list.txt").write_text("\n".join(lines) + "\n")
         rules = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", str(wheels)]
+        rules += ["--python-version", self.python] if self.python else []
         _fetch([*_installer(), *rules, *self.source.options(), "-r", str(fresh / "list.txt")], fresh, tell, max_bytes)
         num_bytes = self._unpack(wheels, target, tell, max_bytes)
         (target / COMPLETE).write_text(f"{num_bytes}\n")
@@ -250,9 +252,9 @@ def _check_size(num_bytes: int, max_bytes: int) -> None:
         )
 
 
-def environment_digest(listing: Digest | None, sandbox: str) -> Digest:
-    """Return the digest a contribution names its environment by: interpreter, requirements, sandbox."""
-    parts = (interpreter_tag(), listing or "none", sandbox)
+def environment_digest(listing: Digest | None, sandbox: str, root: Digest | None = None) -> Digest:
+    """Return the digest a contribution names its environment by: interpreter or root, requirements, sandbox."""
+    parts = (root or interpreter_tag(), listing or "none", sandbox)
     return digest.from_raw(digest.hash_parts("stannary environment v1", *(part.encode() for part in parts)))
 
 
@@ -270,8 +272,8 @@ def _kept_bytes(place: Path) -> int | None:
     return int(size) if size.isdigit() else None
 
 
-def _key(listing: bytes) -> str:
-    parts = (interpreter_tag().encode(), listing)
+def _key(listing: bytes, python: str) -> str:
+    parts = (f"python{python}-{sys.platform}-{platform.machine()}" if python else interpreter_tag()).encode(), listing
     return digest.hash_parts("stannary environment directory v2", *parts).hex()
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from stannary import files
 from stannary.border.variables import worker_environment
 from stannary.errors import FormatError, JobFailed
-from stannary.formats import jobspec
+from stannary.formats import ended, jobspec
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
+from stannary.formats.predicates import Used
 from stannary.formats.workdir import MODE_EXECUTABLE
-from stannary.rules import kinds
+from stannary.rules import ending, kinds
 from stannary.rules.kinds import THETA
 from stannary.rules.pace import START_S
 from stannary.run.sandbox.contract import DEFAULT_PIDS, Limits
@@ -38,7 +39,9 @@ class Holding:
     packages: Path | None
     submitted_s: int  # when its buyer says that he signed it: the time a job is told, POSIX seconds
     worker: Worker | None = None
+    root: Path | None = None  # the unpacked root file system it runs in; None: this machine's own system
     prepared: Prepared | None = None  # what a training job's worker says of the model
+    broken_off: BrokenOff | None = None  # how its recipe ended when its worker was started, in place of that
     used_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -81,7 +84,7 @@ def make_workplace(holding: Holding, outbox: Path, kernel: dict[str, Json]) -> W
         shm_bytes=wanted.memory_bytes,
     )
     environment = worker_environment(spec, kernel, holding.packages, holding.submitted_s)
-    return Workplace(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages)
+    return Workplace(holding.directory, outbox, environment, limits, spec.output_bytes, holding.packages, holding.root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,17 @@ class Prepared:
         return self.theta_bytes if name == THETA else self.delta_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenOff:
+    """How a recipe ended while it was loaded or tried, and what that took: so ends every round of the job here."""
+
+    ended: str
+    used: Used
+
+
 def prepare(
     worker: Worker, spec: JobSpec, progress: TakeProgress = lambda _: None, *, is_tried: bool = False
-) -> Prepared | None:
+) -> Prepared | BrokenOff | None:
     """Have a training job's worker load its recipe; None for a command, which needs nothing.
 
     Args:
@@ -109,14 +120,24 @@ def prepare(
         is_tried: another worker of this job was prepared on this node, so that its recipe needs no second trial.
 
     Raises:
-        JobFailed: the recipe cannot run; the worker is of no more use.
+        JobFailed: the recipe cannot run, and that is no result; the worker is of no more use.
     """
     if not kinds.of(spec).loads_recipe:
         return None
     inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in spec.inputs.items()}
     request: dict[str, Json] = {"op": "prepare", "spec": jobspec.to_canonical(spec), "inputs": inputs}
     request["tried"] = is_tried
-    header = worker.request(request, START_S, progress).header
+    if ending.may_break_off(spec, kinds.of(spec).lane):
+        request["states_ending"] = ending.raises_itself(spec)
+        reply = worker.run_recipe(request, START_S, progress, is_kept=False)
+        how = reply.header.get("ended")
+        if isinstance(how, str):
+            if how == ended.WALL_LIMIT:  # of a start, which is no limit of the job's
+                raise JobFailed("the recipe takes too long to load", why=f"more than {START_S:,.0f} s", detail=how)
+            return BrokenOff(how, reply.used)
+        header = reply.header
+    else:
+        header = worker.request(request, START_S, progress).header
     engine_class = header.get("engine_class")
     sizes = [size for name in ("delta_bytes", "theta_bytes") if type(size := header.get(name)) is int]
     if not isinstance(engine_class, str) or not engine_class or len(sizes) != 2:

@@ -40,11 +40,11 @@ _WHOLE = ("/usr/lib/os-release", "/etc/ld.so.cache")
 _PACKAGE_DATABASES = ("/var/lib/dpkg/status", "/var/lib/rpm", "/usr/lib/sysimage/rpm", "/lib/apk/db/installed",
                       "/var/lib/pacman/local")  # fmt: skip
 _SITES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-_MEASURED = re.compile(r".*-t\d+\.[0-9a-f]{12}\.([0-9a-f]{12})")
+_MEASURED = re.compile(r".*-t\d+\.[0-9a-f]{12}\.(r?[0-9a-f]{12})")  # or the name of a root (rules/systems.py)
 
 
 def name_of(engine_class: str) -> str:
-    """Return the part of an engine class that this module measured, empty in a class of another form."""
+    """Return the part of an engine class that names what jobs see, empty in a class of another form."""
     match = _MEASURED.fullmatch(engine_class)
     return match.group(1) if match is not None else ""
 

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stannary.errors import FormatError
-from stannary.formats import bounds, canonical, jobspec, predicates, record
+from stannary.errors import FormatError, JobFailed
+from stannary.formats import bounds, ended, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskId
-from stannary.formats.predicates import Assignment, Output
-from stannary.rules import kinds
+from stannary.formats.predicates import Assignment, Output, Used
+from stannary.rules import ending, kinds
 from stannary.run.holding import Holding, worker_of
-from stannary.run.worker_process import Reply, TakeProgress
+from stannary.run.worker_process import NOT_MEASURED, Reply, TakeProgress
 
 SALT_BYTES = 32  # as an audit's
 MAX_LEFT_OUT_LINES = 8  # a worker may report anything; the log says so much of it
@@ -41,7 +41,7 @@ class TaskInHand:
 
     @property
     def is_program(self) -> bool:
-        """Whether the worker runs a program and ends with it; else it has loaded a recipe, and remembers."""
+        """Whether the worker runs a program and ends with it; else it has loaded a recipe, and remembers states."""
         return not kinds.of(self.holding.spec).loads_recipe
 
 
@@ -52,12 +52,22 @@ class Result:
     outputs: tuple[Output, ...]
     metrics: dict[str, str]
     num_steps: int
+    used: Used  # what the sandbox measured
     left_out: tuple[str, ...] = ()  # what the worker reported and the node may not sign, a line each
+    ended: str | None = None  # how its program ended, where that is part of the result
 
     @property
     def root(self) -> Digest:
-        """Return the root of the outputs."""
-        return predicates.result_root(self.outputs)
+        """Return the root of the result."""
+        return predicates.result_root(self.outputs, self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a task of this node's own brought, as its journal has it."""
+
+    outputs: tuple[Output, ...]
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,13 @@ class Recomputed:
 
     answer: str
     outputs: tuple[Output, ...]
+    used: Used = NOT_MEASURED  # of the recomputation; an answer from memory takes nothing
+    ended: str | None = None
 
     @property
     def root(self) -> Digest:
-        """Return the root of the outputs that were found."""
-        return predicates.result_root(self.outputs)
+        """Return the root of the result that was found."""
+        return predicates.result_root(self.outputs, self.ended)
 
 
 class Work(Protocol):
@@ -84,7 +96,7 @@ class Work(Protocol):
         """Recompute somebody's task without knowing what he found."""
         ...
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Answer for a task of this node's own; `contributed` is None where the journal lost it."""
         ...
 
@@ -99,30 +111,34 @@ class SandboxedWork:
         if type(num_steps) is not int:
             raise FormatError("the worker reports no number of steps")
         metrics, left_out = _metrics(reply.header.get("metrics"))
-        return Result(reply.outputs, metrics, num_steps, left_out)
+        return Result(reply.outputs, metrics, num_steps, reply.used, left_out, _ended(task, reply))
 
     def audit(self, task: TaskInHand, step: int, salt: str) -> Recomputed:
         """Ask the worker to recompute the task; only digests and the answer leave it."""
         if task.is_program:
-            return _command_finding(self.compute(task).outputs, salt)
-        reply = self._ask(task, "task", step, salt, is_kept=False)
+            done = self.compute(task)
+            return _result_finding(done.outputs, _ended(task, done), salt, done.used)
+        reply = self._run(task, step, salt, is_kept=False)
+        how = _ended(task, reply)
+        if how is not None:
+            return _result_finding((), how, salt, reply.used)
         worker_of(task.holding).request({"op": "forget", **_named(task)}, task.wall_s, task.progress)
-        return Recomputed(_hex(reply.header), reply.outputs)
+        return Recomputed(_hex(reply.header), reply.outputs, reply.used)
 
-    def answer(self, task: TaskInHand, contributed: tuple[Output, ...] | None, step: int, salt: str) -> Recomputed:
+    def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Ask the worker for its state; where the journal lost the result, recompute: it is a pure function."""
         if contributed is None:
             return self.audit(task, step, salt)
-        if task.is_program:
-            return _command_finding(contributed, salt)
-        return Recomputed(_hex(self._ask(task, "answer", step, salt).header), contributed)
+        if task.is_program or contributed.ended is not None:
+            return _result_finding(contributed.outputs, contributed.ended, salt)
+        return Recomputed(_hex(self._ask(task, "answer", step, salt).header), contributed.outputs)
 
     def compute(self, task: TaskInHand) -> Reply:
         """Run the task in the worker, with a question like an auditor's: by it no recipe tells work from an audit."""
         holding = task.holding
         if not task.is_program:
             step = 1 + secrets.randbelow(task.assignment.num_steps)
-            return self._ask(task, "task", step, secrets.token_hex(SALT_BYTES))
+            return self._run(task, step, secrets.token_hex(SALT_BYTES))
         inputs: dict[str, Json] = {name: item.digest.removeprefix(PREFIX) for name, item in holding.spec.inputs.items()}
         rank = task.assignment.lane
         request: dict[str, Json] = {
@@ -130,11 +146,31 @@ class SandboxedWork:
             "spec": jobspec.to_canonical(holding.spec),
             "inputs": inputs,
             "rank": rank,
+            "states_ending": ending.is_stated(holding.spec, task.assignment.kind),
         }
         try:
-            return worker_of(holding).request(request, task.wall_s, task.progress)
+            worker = worker_of(holding)
+            run = worker.run_program if request["states_ending"] else worker.request
+            return run(request, task.wall_s, task.progress)
         finally:
             holding.end_worker()  # a worker of a command remembers nothing, and what it started must end with it
+
+    def _run(self, task: TaskInHand, step: int, salt: str, *, is_kept: bool = True) -> Reply:
+        """Have a recipe's task done; a round may break off, and its worker ends with it."""
+        holding = task.holding
+        if not ending.may_break_off(holding.spec, task.assignment.kind):
+            if holding.broken_off is not None:
+                why = ended.words(holding.broken_off.ended)
+                raise JobFailed("the recipe breaks off when it is loaded", why=why, detail="recipe-error")
+            return self._ask(task, "task", step, salt, is_kept=is_kept)
+        if holding.broken_off is not None:
+            return Reply({"ended": holding.broken_off.ended}, (), holding.broken_off.used)
+        request: dict[str, Json] = {"op": "task", **_named(task), "step": step, "salt": salt}
+        request["states_ending"] = ending.raises_itself(holding.spec)
+        reply = worker_of(holding).run_recipe(request, task.wall_s, task.progress, is_kept=is_kept)
+        if "ended" in reply.header:
+            holding.end_worker()
+        return reply
 
     def _ask(self, task: TaskInHand, operation: str, step: int, salt: str, *, is_kept: bool = True) -> Reply:
         request: dict[str, Json] = {"op": operation, **_named(task), "step": step, "salt": salt}
@@ -146,11 +182,21 @@ def _named(task: TaskInHand) -> dict[str, Json]:
     return {"assignment": record.to_json(task.assignment), "unfetched": unfetched}
 
 
-def _command_finding(outputs: tuple[Output, ...], salt: str) -> Recomputed:
-    """A command has one step; its state is the canonical list of its outputs."""
-    listed = sorted(outputs, key=lambda item: item.name)
-    state = canonical.encode([record.to_json(item) for item in listed])
-    return Recomputed(predicates.answer_hash(bytes.fromhex(salt), state), outputs)
+def _result_finding(outputs: tuple[Output, ...], ended: str | None, salt: str, used: Used = NOT_MEASURED) -> Recomputed:
+    """Of a command, and of a recipe that broke off, the state is the result."""
+    state = predicates.result_bytes(outputs, ended)
+    return Recomputed(predicates.answer_hash(bytes.fromhex(salt), state), outputs, used, ended)
+
+
+def _ended(task: TaskInHand, reply: Reply) -> str | None:
+    """Return how a task's program ended, None where that is no part of its result."""
+    spec, kind = task.holding.spec, task.assignment.kind
+    if not ending.is_stated(spec, kind) and not ending.may_break_off(spec, kind):
+        return None
+    said = reply.header.get("ended")
+    if not isinstance(said, str | None) or not ending.fits(spec, kind, said, len(reply.outputs)):
+        raise FormatError("the worker does not say how the program ended", why=f"{said!r:.80}")
+    return said
 
 
 def _hex(header: dict[str, Json]) -> str:

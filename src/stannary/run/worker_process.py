@@ -21,8 +21,9 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,13 +32,14 @@ from stannary.border import endings, frames
 from stannary.border.frames import FrameLimits
 from stannary.border.paths import PACKAGES
 from stannary.errors import EnvironmentProblem, FormatError, JobFailed, LimitExceeded, ServiceError, StannaryError
-from stannary.formats import digest, workdir
+from stannary.formats import digest, ended, workdir
 from stannary.formats.bounds import MAX_OUTPUTS
 from stannary.formats.canonical import Json
-from stannary.formats.predicates import Output
+from stannary.formats.predicates import Output, Used
 from stannary.run import logs
-from stannary.run.sandbox.bubblewrap import interpreter, interpreter_mounts
-from stannary.run.sandbox.contract import Command, Limits, Mount, own_path
+from stannary.run.sandbox import system as systems
+from stannary.run.sandbox.contract import Command, Limits, Mount
+from stannary.run.sandbox.metering import metered
 from stannary.run.sandbox.process import Sandbox, SandboxedProcess
 
 MAX_REPLY_HEADER_BYTES = 1024 * 1024
@@ -45,6 +47,8 @@ MAX_PROGRESS_FRAMES = 1_000_000  # a job of 100,000 steps that reports each one 
 STOP_TIMEOUT_S = 5.0
 EXIT_TIMEOUT_S = 1.0
 MAX_SAID_CHARS = 2_000
+NOT_MEASURED = Used(0, 0, 0)
+CUT_S = 60.0  # beyond the limit of a program: to end it, and to hand in what it left
 LOG_SETTLE_S = 1.0  # what was printed before an answer is read within milliseconds
 
 WORKER_DIED = "worker-died"
@@ -66,6 +70,7 @@ class Reply:
 
     header: dict[str, Json]
     outputs: tuple[Output, ...]
+    used: Used = NOT_MEASURED  # what the sandbox measured of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Workplace:
     limits: Limits
     output_bytes: int
     packages: Path | None = None  # the installed requirements, shown read-only at PACKAGES
+    root: Path | None = None  # the unpacked root file system of the job, in place of the host's own
 
 
 @dataclass(slots=True)
@@ -91,19 +97,22 @@ class Worker:
     _readers: list[threading.Thread] = field(default_factory=list)
     _captures: list[logs.Capture] = field(default_factory=list)
     _why_killed: str = ""
+    used: Used = NOT_MEASURED  # by the last request, however it ended
 
     @classmethod
     def start(cls, sandbox: Sandbox, workplace: Workplace, take_line: TakeLine) -> Worker:
         """Start a worker; its lines go to `take_line` from threads of their own."""
         requests_in, requests_out = os.pipe()
         replies_in, replies_out = os.pipe()
-        mounts = [*interpreter_mounts(), Mount(workplace.job_directory, "/job")]
+        system = systems.of(workplace.root)
+        mounts = [Mount(workplace.job_directory, "/job")]
         if workplace.packages is not None:
             mounts.append(Mount(workplace.packages, PACKAGES))
         # -P: the current directory is no place to import from, or a work directory could shadow ours.
-        argv = (interpreter(), "-P", "-m", "stannary.worker", "3", "4")  # the pipes (sandbox/contract.py)
-        environment = {**workplace.environment, **own_path(workplace.environment.get("PYTHONPATH", ""))}
-        command = Command(argv, environment, tuple(mounts), "/tmp", workplace.limits, (requests_in, replies_out))  # noqa: S108
+        argv = (system.interpreter, "-P", "-m", "stannary.worker", "3", "4")  # the pipes (sandbox/contract.py)
+        environment = {**workplace.environment, **system.path(workplace.environment.get("PYTHONPATH", ""))}
+        pipes = (requests_in, replies_out)
+        command = Command(argv, environment, tuple(mounts), "/tmp", workplace.limits, pipes, workplace.root)  # noqa: S108
         try:
             process = sandbox.start(command)
         except EnvironmentProblem:
@@ -118,6 +127,47 @@ class Worker:
             worker._capture(name, pipe, take_line)
         return worker
 
+    def run_recipe(self, header: dict[str, Json], wall_s: float, progress: TakeProgress, *, is_kept: bool) -> Reply:
+        """Have the buyer's recipe run, which hands in what it should or breaks off, and then nothing.
+
+        Its clock is kept here: what it has by then is no result.
+        """
+        reply = self._run(header, wall_s, progress, is_kept=is_kept)
+        if reply.header.get("ended") is None:
+            return reply
+        if reply.header["ended"] == ended.WALL_LIMIT and self._why_killed != WALL_LIMIT:
+            raise JobFailed("the worker says that time was over, and it was not", detail=BAD_FRAME)
+        return replace(reply, outputs=())
+
+    def run_program(self, header: dict[str, Json], wall_s: float, progress: TakeProgress) -> Reply:
+        """Have the buyer's own program run, whose result says how it ended: cut, where its clock or memory ran out.
+
+        The worker keeps the clock, so that it can hand in what is there. Where it does not, or was killed with its
+        program, there is nothing left but that it was cut.
+        """
+        started_s = time.monotonic()
+        reply = self._run(header, wall_s + CUT_S, progress)
+        is_over = self._why_killed == WALL_LIMIT or time.monotonic() - started_s >= wall_s
+        if reply.header.get("ended") == ended.WALL_LIMIT and not is_over:
+            raise JobFailed("the worker says that time was over, and it was not", detail=BAD_FRAME)
+        return reply
+
+    def _run(self, header: dict[str, Json], limit_s: float, progress: TakeProgress, *, is_kept: bool = True) -> Reply:
+        """Ask, and return that the program was cut where the kernel or the clock ended it."""
+        num_kills_before = self.process.usage().num_oom_kills
+        try:
+            reply = self.request(header, limit_s, progress, is_kept=is_kept)
+        except JobFailed as err:
+            if err.detail not in (OUT_OF_MEMORY, WALL_LIMIT):
+                raise
+            how = ended.WALL_LIMIT if err.detail == WALL_LIMIT else ended.OUT_OF_MEMORY
+            return Reply({"ended": how}, (), self.used)
+        if self.process.usage().num_oom_kills > num_kills_before:
+            return replace(reply, header={**reply.header, "ended": ended.OUT_OF_MEMORY})
+        if reply.header.get("ended") == ended.OUT_OF_MEMORY:
+            raise JobFailed("the worker says that memory was short, and the kernel does not", detail=BAD_FRAME)
+        return reply
+
     def request(self, header: dict[str, Json], wall_s: float, progress: TakeProgress, *, is_kept: bool = True) -> Reply:
         """Send a request and collect its answer; outputs that are not kept are only hashed.
 
@@ -131,8 +181,10 @@ class Worker:
         timer.start()
         num_kills_before = self.process.usage().num_oom_kills
         try:
-            frames.write(self._requests, header)
-            return self._collect(progress, is_kept=is_kept)
+            with self._measured():
+                frames.write(self._requests, header)
+                reply = self._collect(progress, is_kept=is_kept)
+            return replace(reply, used=self.used)
         except JobFailed as err:  # the worker lives and says that something failed: it cannot know what killed it
             if self.process.usage().num_oom_kills > num_kills_before:
                 raise self._out_of_memory() from err
@@ -145,6 +197,14 @@ class Worker:
             timer.cancel()
             for capture in self._captures:
                 capture.settle(LOG_SETTLE_S)  # the answer's log is whole when the answer is told
+
+    @contextlib.contextmanager
+    def _measured(self) -> Iterator[None]:
+        try:
+            with metered(self.process) as meter:
+                yield
+        finally:
+            self.used = meter.used
 
     def kill(self, why: str) -> None:
         """End everything of the job at once; a request under way raises JobFailed with this reason."""

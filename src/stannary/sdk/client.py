@@ -6,10 +6,12 @@ wire/; errors are those of errors.py. Following a job to its end is `follow`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +27,7 @@ from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import admin, limits, message, routes
 from stannary.wire.buyer import (
     Cost,
+    DisputeList,
     Event,
     EventPage,
     JobPage,
@@ -86,6 +89,14 @@ class Client:
         market = settings.profile
         link = Connection(market.url, token=settings.token, tls_fingerprint=market.tls_pin, vkey=market.vkey)
         return cls(link, seen_of(market.vkey) if market.vkey else None)
+
+    @classmethod
+    def visit(cls, settings: Settings) -> Client:
+        """Connect as a stranger, who may have what is published; UsageError: no market is configured."""
+        if settings.token is not None or not settings.has_market:
+            return cls.open(settings)
+        market = settings.profile
+        return cls(Connection(market.url, tls_fingerprint=market.tls_pin, vkey=market.vkey))
 
     @property
     def url(self) -> str:
@@ -161,6 +172,14 @@ class Client:
         """Return the receipt file's bytes; JobNotFinished before the end."""
         return self._connection.get_bytes(routes.job(routes.JOB_RECEIPT, job), max_bytes=MAX_RECEIPT_BYTES)
 
+    def disputes(self, job: str) -> DisputeList:
+        """Return the bonds a job disputes."""
+        return self._connection.get(routes.job(routes.JOB_DISPUTES, job), DisputeList)
+
+    def ruling(self, job: str, node: str) -> bytes:
+        """Return a ruling file's bytes; NotFound before it is ruled."""
+        return _ruling(self._connection, job, node)
+
     def outputs(self, job: str) -> Outputs:
         """Return the stored results."""
         return self._connection.get(routes.job(routes.JOB_OUTPUTS, job), Outputs)
@@ -219,6 +238,14 @@ class Client:
         self._connection.put(path, chunks, size_bytes)
         return True
 
+    def blob_bytes(self, named: Digest) -> int:
+        """Return the size of a blob."""
+        return int(self._connection.send("HEAD", routes.blob(named)).headers.get("Content-Length", "0"))
+
+    def part_of(self, named: Digest) -> Callable[[int], AbstractContextManager[Iterator[bytes]]]:
+        """Return what gives a blob's bytes from a place on."""
+        return functools.partial(self._connection.stream, routes.blob(named))
+
     def download(self, digest: Digest, target: Path, size_bytes: int) -> None:
         """Fetch a blob into a new file; its bytes are hashed on the way and it appears whole or not at all.
 
@@ -271,13 +298,26 @@ class Operator:
         """Return a token that lets nodes in."""
         return self._connection.post(routes.ADMIN_JOIN_TOKENS, request, admin.JoinTokenAnswer)
 
+    def market(self) -> MarketInfo:
+        """Return what the market says of itself."""
+        return self._connection.get(routes.MARKET, MarketInfo)
+
     def nodes(self) -> admin.NodeList:
         """Return all nodes."""
         return self._connection.get(routes.ADMIN_NODES, admin.NodeList)
 
-    def ledger(self) -> admin.LedgerPage:
-        """Return every account's balance, and the newest entries in order."""
-        return self._connection.get(routes.ADMIN_LEDGER, admin.LedgerPage)
+    def ledger(self, account: str | None = None) -> admin.LedgerPage:
+        """Return every account's balance, and the newest entries in order, or those of one account."""
+        params = {"account": account} if account is not None else None
+        return self._connection.get(routes.ADMIN_LEDGER, admin.LedgerPage, params=params)
+
+    def disputes(self, job: str) -> DisputeList:
+        """Return the bonds a job disputes."""
+        return self._connection.get(routes.job(routes.JOB_DISPUTES, job), DisputeList)
+
+    def ruling(self, job: str, node: str) -> bytes:
+        """Return a ruling file's bytes; NotFound before it is ruled."""
+        return _ruling(self._connection, job, node)
 
     def faults(self) -> admin.FaultList:
         """Return the jobs the market itself could not bring to their ends, newest first."""
@@ -286,6 +326,23 @@ class Operator:
     def blobs(self) -> admin.StorageUse:
         """Return how much the market stores, and how long it keeps what jobs claim."""
         return self._connection.get(routes.ADMIN_BLOBS, admin.StorageUse)
+
+    def publish_root(self, named: Digest, path: Path, progress: Callable[[int], None]) -> None:
+        """Have the market serve a root file system, and its jobs run in it from now on.
+
+        Args:
+            named: the digest of its tar.
+            path: where the tar lies.
+            progress: hears of the bytes of each piece that is sent.
+        """
+
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                while chunk := file.read(limits.BLOB_CHUNK_BYTES):
+                    yield chunk
+                    progress(len(chunk))
+
+        self._connection.put(routes.admin_root(named), chunks, path.stat().st_size)
 
     def revoke(self, node: str) -> None:
         """Take a node's credential back."""
@@ -334,3 +391,8 @@ def _steady(file: BinaryIO, digest: Digest, size_bytes: int, name: str) -> Itera
 
 def _may_end(events: Iterable[Event]) -> bool:
     return any(event.type.startswith("job.") for event in events)
+
+
+def _ruling(connection: Connection, job: str, node: str) -> bytes:
+    path = routes.node(routes.job(routes.JOB_RULING, job), node)
+    return connection.get_bytes(path, max_bytes=MAX_RECEIPT_BYTES)

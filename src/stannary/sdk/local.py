@@ -42,6 +42,8 @@ from stannary.wire.card import CARD_FILE, Card, read_card
 from stannary.wire.connection import Connection
 from stannary.wire.market import MarketInfo
 
+AUDIT_WAIT = "audit_wait_s=60"  # nobody's long job keeps the nodes of one's own market from an audit for ten minutes
+APPEAL = "appeal_s=10"  # its nodes are here and have room soon, or the market computes a disputed unit itself
 START_PATIENCE_S = 60.0  # a cold interpreter and database on a loaded laptop
 JOIN_PATIENCE_S = 120.0  # torch is imported once to learn the engine class
 STOP_PATIENCE_S = 15.0
@@ -203,7 +205,7 @@ class LocalMarket:
         arguments = ["-m", "stannary.market", "serve", "--dir", str(self.directory), *(self.served_with or ())]
         if self._name:
             arguments += ["--name", self._name]
-        for item in self._timing:
+        for item in (AUDIT_WAIT, APPEAL, *self._timing):
             arguments += ["--timing", item]
         if self.served_with is None:
             self._leave_taken_port()
@@ -276,6 +278,7 @@ class LocalMarket:
             return
         with self.operator(card) as operator:
             views = {view.node: view for view in operator.nodes().nodes}
+            market = operator.market()
         for plan in joined:
             place = self._node_place(plan.name)
             members = _members(place / NODE_FILE)
@@ -287,7 +290,8 @@ class LocalMarket:
                 else "was convicted" if view.convicted
                 else "was revoked" if view.revoked
                 else "has a credential that ended" if _has_expired(place)
-                else "has another system than this machine now" if not self._is_of_now(place) else ""
+                else "has another system than this machine now" if not self._is_of_now(place)
+                else "signed former terms" if _terms_of(place) != market.terms_digest else ""
             )  # fmt: skip
             if not reason:
                 continue
@@ -385,8 +389,18 @@ def _members(path: Path) -> dict[str, Json] | None:
 
 def _has_expired(place: Path) -> bool:
     """Tell whether the credential in a node's directory is over; one that cannot be read is."""
+    held = _credential(place)
+    return held is None or instants.parse(held.expires_at) <= time.time()
+
+
+def _terms_of(place: Path) -> str:
+    held = _credential(place)
+    return held.terms if held is not None else ""
+
+
+def _credential(place: Path) -> Credential | None:
     try:
         payload = dsse.from_bytes((place / CREDENTIAL_FILE).read_bytes()).payload
-        return instants.parse(statement.read(payload, "credential", Credential).predicate.expires_at) <= time.time()
+        return statement.read(payload, "credential", Credential).predicate
     except (OSError, StannaryError):
-        return True
+        return None

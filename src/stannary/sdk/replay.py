@@ -21,16 +21,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stannary import files
 from stannary.errors import EnvironmentProblem, FormatError, NotFound, Refuted, ServiceError
-from stannary.formats import canonical, record
+from stannary.formats import canonical, jobspec, record
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.predicates import Output
+from stannary.run.root.shelf import Shelf
 from stannary.verify.recomputation import Found, ReplayPlan
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class BlobSource(Protocol):
 
     def bring(self, item: Output, target: Path) -> None:
         """Write a blob to `target`; NotFound, FormatError or Refuted where it cannot be had."""
+        ...
+
+    def root(self, named: Digest, tell: Callable[[str], None]) -> Path:
+        """Return the directory of an unpacked root file system; the same errors, and those of the shelf."""
         ...
 
 
@@ -87,6 +92,25 @@ class BlobFolder:
             target.unlink()
             raise FormatError("the file holds other bytes than its name says", why=file_name(item.digest))
 
+    def root(self, named: Digest, tell: Callable[[str], None]) -> Path:
+        """Unpack the root that lies in the folder under its hex digest, unless it is on this machine already."""
+        path = self.path / file_name(named)
+        place = Shelf.own().place(named)
+        if not path.exists() and not place.is_dir():
+            raise NotFound(
+                "the folder does not hold the root file system the job ran in",
+                why=file_name(named),
+                hint="fetch it from the market (GET /v1/blobs), or build it: stannary market root build FILE",
+            )
+
+        @contextlib.contextmanager
+        def fetch(start: int) -> Iterator[Iterator[bytes]]:
+            with path.open("rb") as file:
+                file.seek(start)
+                yield iter(lambda: file.read(CHUNK_BYTES), b"")
+
+        return Shelf.own().take(named, path.stat().st_size if path.exists() else 0, fetch, tell)
+
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -97,6 +121,13 @@ class Market:
     def bring(self, item: Output, target: Path) -> None:
         """Download a blob; the client hashes it."""
         self.client.download(item.digest, target, item.size_bytes)
+
+    def root(self, named: Digest, tell: Callable[[str], None]) -> Path:
+        """Fetch and unpack a root the market has published."""
+        shelf = Shelf.own()
+        if (place := shelf.place(named)).is_dir():
+            return place
+        return shelf.take(named, self.client.blob_bytes(named), self.client.part_of(named), tell)
 
 
 def file_name(named: Digest) -> str:
@@ -140,14 +171,15 @@ def replay(plan: ReplayPlan, items: Iterable[Output], source: BlobSource, talk: 
         directory = Path(name)
         bring_all(items, source, directory / "blobs", talk)
         (directory / "plan.json").write_bytes(canonical.encode(record.to_json(plan)))
-        return _compute(directory, talk)
+        root = jobspec.from_canonical(plan.spec).root
+        return _compute(directory, source.root(root, talk.say) if root is not None else None, talk)
 
 
-def _compute(directory: Path, talk: Talk) -> tuple[Found, ...]:
+def _compute(directory: Path, root: Path | None, talk: Talk) -> tuple[Found, ...]:
     found: list[Found] = []
     log = directory / "replay.log"
     # -P: the current directory is no place to import from
-    argv = [sys.executable, "-P", "-m", MODULE, str(directory)]
+    argv = [sys.executable, "-P", "-m", MODULE, str(directory), *([str(root)] if root is not None else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (
         log.open("wb") as errors,

@@ -100,7 +100,17 @@ def family_of(name: str) -> str:
 
 def claimed_cpus(root: Path, besides: Sequence[str]) -> int:
     """Return how many cores the nodes kept here sell together, those of `besides` left out."""
-    return sum(_cpus_of(root / name / CREDENTIAL_FILE) for name in kept(root) if name not in besides)
+    held = [credential(root / name) for name in kept(root) if name not in besides]
+    return sum(item.cpus for item in held if item is not None)
+
+
+def credential(place: Path) -> Credential | None:
+    """Return the credential that a node keeps; None if it has none that can be read: it cannot serve either."""
+    try:
+        payload = dsse.from_bytes((place / CREDENTIAL_FILE).read_bytes()).payload
+        return statement.read(payload, "credential", Credential).predicate
+    except (OSError, StannaryError):
+        return None
 
 
 def join(place: Path, token: str, arguments: Sequence[str], tell: Tell) -> dict[str, Any]:
@@ -245,11 +255,3 @@ def _passing_on(agents: list[_Agent]) -> Iterator[list[int]]:
 def _order(name: str) -> tuple[str, int]:
     found = _MEMBER.fullmatch(name)
     return (found["family"], int(found["number"])) if found else (name, 0)
-
-
-def _cpus_of(path: Path) -> int:
-    try:
-        payload = dsse.from_bytes(path.read_bytes()).payload
-        return statement.read(payload, "credential", Credential).predicate.cpus
-    except (OSError, StannaryError):
-        return 0  # it cannot serve either

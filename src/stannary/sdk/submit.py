@@ -65,7 +65,7 @@ from stannary.formats.predicates import Job
 from stannary.formats.quantity import PPM
 from stannary.formats.statement import Subject
 from stannary.formats.workdir import WorkFile
-from stannary.rules import assurance
+from stannary.rules import assurance, edition
 from stannary.rules.shape import shape_of
 from stannary.sdk import jobtext, lock, travel
 from stannary.sdk.client import Client, Progress
@@ -179,8 +179,8 @@ def prepare(
 
 
 def solved(client: Client, prepared: Prepared) -> Prepared:
-    """Return a job with the audit rate its assurance needs; one that asks for none is as it should be."""
-    return priced(client, prepared)[0] if prepared.spec.trust.assurance is not None else prepared
+    """Return a job with the audit rate its assurance needs."""
+    return priced(client, prepared)[0]
 
 
 def priced(client: Client, prepared: Prepared) -> tuple[Prepared, PriceQuote]:
@@ -190,7 +190,9 @@ def priced(client: Client, prepared: Prepared) -> tuple[Prepared, PriceQuote]:
         SpecError: the buyer's own rate is below what his word needs.
         NoCapacity, UsageError: as the market says.
     """
-    spec = prepared.spec
+    edition.check_new(prepared.spec)
+    spec = replace(prepared.spec, root=_root_of(client))
+    prepared = replace(prepared, spec=spec)
     quote = client.quote(jobspec.to_canonical(spec))
     word = spec.trust.assurance
     if spec.trust.verify is Verification.NONE or word is None:
@@ -203,6 +205,12 @@ def priced(client: Client, prepared: Prepared) -> tuple[Prepared, PriceQuote]:
         raise assurance.too_low(spec.trust.audit_ppm, word, least)
     trust = replace(spec.trust, audit_ppm=max(spec.trust.audit_ppm, least))
     return replace(prepared, spec=replace(spec, trust=trust)), quote
+
+
+def _root_of(client: Client) -> Digest | None:
+    """Return the root file system a job is to run in: its market's."""
+    found = client.market().root
+    return digest.parse(found) if found is not None else None
 
 
 def upload(client: Client, prepared: Prepared, progress: Progress) -> int:

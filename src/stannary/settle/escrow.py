@@ -4,6 +4,8 @@
     bond      world           -> operator.bond     the same, when a node joins
     hold      buyer.available -> buyer.escrow      on submit: all work, worst-case audits
     settle    buyer.escrow    -> everybody         at the end: what the lines of the receipt (verify/settlement.py) say
+    ruling    operator.bond   -> everybody         behind an appeal: what the lines of the ruling (rules/appeal.py) say
+    canary    insurance       -> operators         for a unit of the market's own order (rules/canary.py)
 
 What a job pays, refunds and forfeits is one entry, all of it or none. Keys name the thing moved for, not the attempt:
 `hold:<job>` and `settle:<job>` exist once, whatever restarts.
@@ -62,6 +64,16 @@ def settle_key(job: str) -> str:
     return f"settle:{job}"
 
 
+def ruling_key(job: str, node: str) -> str:
+    """Name the entry that moves what a ruling on a node's bond says."""
+    return f"ruling:{job}:{node}"
+
+
+def probe_key(job: str) -> str:
+    """Name the entry that pays for a canary."""
+    return f"canary:{job}"
+
+
 def forfeiting(lines: Iterable[SettlementLine]) -> list[str]:
     """Return the nodes whose bonds a settlement takes."""
     return [line.task for line in lines if line.account.startswith(BOND)]
@@ -98,6 +110,18 @@ def settle(
     return Entry(settle_key(held.job), "settle", postings, held.job) if postings else None
 
 
+def rule(job: str, node: str, buyer: str, lines: Sequence[SettlementLine]) -> Entry | None:
+    """Move what a ruling on a node's bond says, once; None if nothing moves."""
+    postings = _moved(lines, buyer)
+    return Entry(ruling_key(job, node), "ruling", postings, job) if postings else None
+
+
+def probe(job: str, lines: Sequence[SettlementLine]) -> Entry | None:
+    """Pay for a canary, once; None if nothing moves."""
+    postings = _moved(lines, "")
+    return Entry(probe_key(job), "canary", postings, job) if postings else None
+
+
 def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account, int]) -> dict[Account, int]:
     """Return movements that bring in what a bond no longer holds, so that what a receipt states is paid.
 
@@ -119,6 +143,13 @@ def cover(moved: Mapping[Account, int], missing: int, balances: Mapping[Account,
         missing -= taken
     covered[ledger.WORLD] = covered.get(ledger.WORLD, 0) - missing
     return {account: amount for account, amount in covered.items() if amount}
+
+
+def _moved(lines: Iterable[SettlementLine], buyer: str) -> tuple[Posting, ...]:
+    moved: dict[Account, int] = defaultdict(int)
+    for line in lines:
+        moved[_account_of(line, buyer)] += line.usd_micros
+    return tuple(Posting(account, amount) for account, amount in sorted(moved.items()) if amount)
 
 
 def _account_of(line: SettlementLine, buyer: str) -> Account:

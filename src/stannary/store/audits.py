@@ -41,6 +41,7 @@ class Opened:
     answer: str
     root: str
     outputs: Sequence[Mapping[str, Json]]
+    ended: str | None = None
 
 
 def fix_candidates(connection: Connection, job: str, number: int, leaf: str) -> None:
@@ -62,6 +63,12 @@ def candidates_of(connection: Connection, job: str, number: int) -> CandidatesRo
     query = sa.select(draw_candidates).where(draw_candidates.c.job == job, draw_candidates.c.number == number)
     row = connection.execute(query).mappings().one_or_none()
     return CandidatesRow(**row) if row is not None else None
+
+
+def agreeing(connection: Connection, task: str) -> list[str]:
+    """Return the auditors who found what was handed in as a task."""
+    query = sa.select(audits.c.auditor).where(audits.c.task == task, audits.c.outcome == AuditOutcome.AGREED.value)
+    return list(connection.execute(query.where(audits.c.auditor.is_not(None))).scalars())
 
 
 def request_draw(connection: Connection, new: NewDraw) -> None:
@@ -142,6 +149,7 @@ def open_answer(connection: Connection, audit: str, role: Role, node: str, opene
             answer=opened.answer,
             root=opened.root,
             outputs=list(opened.outputs),
+            ended=opened.ended,
             answered_at_ms=at_ms,
         )
     )

@@ -3,7 +3,8 @@
 A digest is no secret (it stands in signed statements), so knowing one opens nothing: a blob is
 served to its owners only. Owners are a job id, `buyer:<id>`, `node:<id>` (who stored it), and
 `<job>@<node>` for the job's manifest: that one counts while the node holds a lease of the job, since every lease
-comes with it. A lease's own inputs stand in the lease, and may be read while it is held.
+comes with it. A lease's own inputs stand in the lease, and may be read while it is held. ROOT owns every root file
+system the market has published: anybody may have it, and it stays. ROOT_IN_FORCE owns the last of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError
 from stannary.jobs.states import OPEN_JOB
 from stannary.store import leases
-from stannary.store.schema import blob_owners, blobs, jobs
+from stannary.store.schema import blob_owners, blobs, canaries, disputes, jobs
+
+ROOT, ROOT_IN_FORCE = "market:root", "market:root-in-force"
 
 
 def add(connection: Connection, digest: str, size_bytes: int, owner: str, *, at_ms: int) -> None:
@@ -35,6 +38,31 @@ def grant(connection: Connection, digests: Iterable[str], owner: str) -> None:
     rows = [{"digest": digest, "owner": owner} for digest in digests]
     if rows:
         connection.execute(insert(blob_owners).on_conflict_do_nothing(), rows)
+
+
+def publish_root(connection: Connection, digest: str) -> None:
+    """Have a stored blob be the root file system in force; those before it stay readable."""
+    drop_owners(connection, [ROOT_IN_FORCE])
+    for owner in (ROOT, ROOT_IN_FORCE):
+        grant(connection, [digest], owner)
+
+
+def root_in_force(connection: Connection) -> tuple[str, int] | None:
+    """Return digest and size of the root file system in force, None where none was ever published."""
+    joined = blob_owners.join(blobs, blobs.c.digest == blob_owners.c.digest)
+    query = (
+        sa.select(blobs.c.digest, blobs.c.size_bytes).select_from(joined).where(blob_owners.c.owner == ROOT_IN_FORCE)
+    )
+    found = connection.execute(query).first()
+    return (str(found.digest), int(found.size_bytes)) if found is not None else None
+
+
+def roots(connection: Connection) -> frozenset[str]:
+    """Return the digests of all root file systems that were ever published."""
+    return frozenset(connection.execute(sa.select(blob_owners.c.digest).where(blob_owners.c.owner == ROOT)).scalars())
+
+
+PUBLIC = "public"  # an owner that everybody is: of what a market computed again to rule on a bond
 
 
 def reader(job: str, node: str) -> str:
@@ -76,7 +104,7 @@ def collectable(connection: Connection, *, node_before_ms: int, buyer_before_ms:
     query = sa.select(blobs.c.digest).where(
         blobs.c.stored_at_ms < max(node_before_ms, buyer_before_ms), is_old, blobs.c.digest.not_in(receipts)
     )
-    query = query.where(~is_claimed(blobs.c.digest))
+    query = query.where(~is_claimed(blobs.c.digest), ~_has_owner(blobs.c.digest, ROOT))
     return list(connection.execute(query).scalars())
 
 
@@ -87,9 +115,11 @@ def stored(connection: Connection, low: str, high: str) -> set[str]:
 
 
 def readers_of_ended(connection: Connection, *, limit: int) -> list[str]:
-    """Return owners `<job>@<node>` of jobs that have ended: no lease of them is held ever again."""
+    """Return owners `<job>@<node>` of jobs that have ended and of which nothing is asked: nobody holds a lease."""
     job = sa.func.substr(blob_owners.c.owner, 1, sa.func.instr(blob_owners.c.owner, "@") - 1)
     ended = sa.select(jobs.c.job).where(jobs.c.status.not_in([state.value for state in OPEN_JOB]))
+    ended = ended.where(jobs.c.job.not_in(sa.select(disputes.c.job).where(sa.text("stage = 'hearing'"))))
+    ended = ended.where(jobs.c.job.not_in(sa.select(canaries.c.job).where(canaries.c.decided_at_ms.is_(None))))
     query = sa.select(blob_owners.c.owner).distinct().where(blob_owners.c.owner.like("j-%@%"), job.in_(ended))
     return list(connection.execute(query.limit(limit)).scalars())
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from stannary.jobs.retention import Keepings
 from stannary.jobs.rounds import VOID
 from stannary.jobs.states import OPEN_JOB, Settlement
-from stannary.store import audits, blobs, events, jobs, leases, tasks
+from stannary.store import audits, blobs, disputes, events, jobs, leases, tasks
 from stannary.store import schema as tables
 from stannary.store.jobs import JobRow
 
@@ -30,7 +30,8 @@ def ended(connection: Connection, *, before_ms: int, limit: int) -> list[str]:
     query = sa.select(tables.jobs.c.job).where(
         tables.jobs.c.status.not_in(_OPEN), tables.jobs.c.settlement != _HELD, tables.jobs.c.finished_at_ms < before_ms
     )
-    return list(connection.execute(query.where(owned).limit(limit)).scalars())
+    in_dispute = sa.exists().where(tables.disputes.c.job == tables.jobs.c.job, sa.text(disputes.IS_OPEN))
+    return list(connection.execute(query.where(owned, ~in_dispute).limit(limit)).scalars())
 
 
 def with_void(connection: Connection, *, before_ms: int) -> list[str]:

@@ -18,12 +18,13 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import AuthError, ConflictError, NotFound, StannaryError, UsageError
 from stannary.formats.predicates import Verdict
-from stannary.jobs.course.state import EarlyEnd
+from stannary.jobs.course.state import AskedQuestion, EarlyEnd
 from stannary.jobs.states import OPEN_JOB, JobStatus, Settlement
+from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import Account, Entry, after_posting, buyer_available, buyer_escrow
 from stannary.store import envelopes, ledger, statements
-from stannary.store.schema import job_convictions, job_nodes, job_reports, jobs, strikes
+from stannary.store.schema import job_convictions, job_nodes, job_reports, jobs, questions, strikes
 
 MAX_PAGE = 200
 
@@ -189,13 +190,55 @@ def convicted(connection: Connection, job: str) -> frozenset[str]:
 
 def strike(connection: Connection, job: str, node: str, task: str, *, at_ms: int) -> None:
     """Note that a node stood alone in a buyer's own code: it gets no more of that job."""
-    row = {"job": job, "node": node, "task": task, "struck_at_ms": at_ms}
+    row = {
+        "job": job,
+        "node": node,
+        "task": task,
+        "struck_at_ms": at_ms,
+        "num_answered": _num_answered(connection, job),
+    }
     connection.execute(insert(strikes).values(**row).on_conflict_do_nothing())
 
 
 def struck(connection: Connection, job: str) -> frozenset[str]:
-    """Return the nodes struck in a job."""
-    return frozenset(connection.execute(sa.select(strikes.c.node).where(strikes.c.job == job)).scalars())
+    """Return the nodes struck in a job whose strikes count."""
+    return _standing_strikes(connection, job)
+
+
+def struck_since(connection: Connection, job: str) -> frozenset[str]:
+    """Return those of them that were struck since it was last answered whether the program can be recomputed."""
+    return _standing_strikes(connection, job, strikes.c.num_answered == _num_answered(connection, job))
+
+
+def open_question(connection: Connection, job: str, task: str, *, at_ms: int) -> None:
+    """Note that it is asked whether the program of a job can be recomputed, about this task."""
+    number = len(questions_of(connection, job))
+    connection.execute(insert(questions).values(job=job, number=number, task=task, opened_at_ms=at_ms))
+
+
+def close_question(connection: Connection, job: str, outcome: Reason, *, at_ms: int) -> None:
+    """Note what the open question of a job came to."""
+    is_open = (questions.c.job == job, questions.c.outcome.is_(None))
+    connection.execute(sa.update(questions).where(*is_open).values(outcome=outcome.value, closed_at_ms=at_ms))
+
+
+def questions_of(connection: Connection, job: str) -> tuple[AskedQuestion, ...]:
+    """Return the questions of a job, oldest first."""
+    query = sa.select(questions.c.task, questions.c.outcome, questions.c.closed_at_ms)
+    query = query.where(questions.c.job == job).order_by(questions.c.number)
+    return tuple(
+        AskedQuestion(task, Reason(outcome) if outcome is not None else None, closed_at_ms)
+        for task, outcome, closed_at_ms in connection.execute(query)
+    )
+
+
+def _standing_strikes(connection: Connection, job: str, *more: sa.ColumnElement[bool]) -> frozenset[str]:
+    query = sa.select(strikes.c.node).where(strikes.c.job == job, strikes.c.taken_back_at_ms.is_(None), *more)
+    return frozenset(connection.execute(query).scalars())
+
+
+def _num_answered(connection: Connection, job: str) -> int:
+    return sum(not asked.is_open for asked in questions_of(connection, job))
 
 
 def report(connection: Connection, job: str, task: str, operator: str) -> None:

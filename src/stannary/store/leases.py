@@ -160,6 +160,12 @@ def live_of_job(connection: Connection, job: str) -> list[LeaseRow]:
     return _live(connection, leases.c.job == job)
 
 
+def of_audit(connection: Connection, audit: str) -> list[LeaseRow]:
+    """Return every lease of an audit, live or not."""
+    query = _SELECT.where(leases.c.audit == audit).order_by(leases.c.granted_at_ms, leases.c.lease)
+    return [read(row) for row in connection.execute(query).mappings()]
+
+
 def _live(connection: Connection, *conditions: sa.ColumnElement[bool]) -> list[LeaseRow]:
     query = _SELECT.where(_IS_LIVE, *conditions).order_by(leases.c.granted_at_ms, leases.c.lease)
     return [read(row) for row in connection.execute(query).mappings()]

@@ -72,6 +72,13 @@ def newest(connection: Connection, *, limit: int) -> list[tuple[int, Entry]]:
     return list(enumerate(_entries(connection, ledger_entries.c.entry >= first), first))
 
 
+def newest_of(connection: Connection, account: str, *, limit: int) -> list[tuple[int, Entry]]:
+    """Return the newest entries that move something into an account or out of it, and their numbers, oldest first."""
+    mine = sa.select(ledger_postings.c.entry).where(ledger_postings.c.account == account)
+    numbers = sorted(connection.execute(mine.order_by(ledger_postings.c.entry.desc()).limit(limit)).scalars())
+    return list(zip(numbers, _entries(connection, ledger_entries.c.entry.in_(numbers)), strict=True))
+
+
 def balances_of(connection: Connection, accounts: Iterable[Account]) -> dict[Account, int]:
     """Return the balances of those of `accounts` that exist."""
     rows = statements.run(connection, _BALANCES, (json.dumps(list(accounts)),))

@@ -110,15 +110,20 @@ class StandingNode:
     """A node's newest credential, expired or not, and whether the node may work."""
 
     envelope: bytes
+    join: bytes | None  # the envelope of what it signed last
     expires_at_ms: int
     is_revoked: bool
     is_convicted: bool
+    is_suspended: bool = False  # jobs/standing.py
 
 
 def standing(connection: Connection, node: str | None = None) -> list[StandingNode]:
     """Return how every node stands, or one; oldest first."""
     rows = connection.exec_driver_sql(_STANDING if node is None else _STANDING_OF_ONE, () if node is None else (node,))
-    return [StandingNode(envelope, expires_at_ms, *map(bool, flags)) for envelope, expires_at_ms, *flags in rows]
+    return [
+        StandingNode(held, join, expires_at_ms, bool(revoked), bool(convicted), bool(is_suspended))
+        for held, join, expires_at_ms, revoked, convicted, is_suspended in rows
+    ]
 
 
 def convict(connection: Connection, node: str, *, at_ms: int) -> None:
@@ -147,11 +152,17 @@ def add_credential(connection: Connection, credential: CredentialRow) -> None:
 
 
 def credential_of(connection: Connection, node: str) -> CredentialRow | None:
-    """Return the newest credential of a node, expired or not."""
+    """Return the newest credential of a node, expired or not: the one in force (rules/papers.py)."""
     query = sa.select(credentials).where(credentials.c.node == node)
-    query = query.order_by(credentials.c.expires_at_ms.desc(), credentials.c.leaf).limit(1)
+    query = query.order_by(credentials.c.issued_at_ms.desc(), sa.text("credentials.rowid DESC")).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return CredentialRow(**row) if row is not None else None
+
+
+def credential_below(connection: Connection, node: str, index: int) -> bytes | None:
+    """Return the envelope of the newest credential of a node that is logged below an index, None of none."""
+    row = connection.exec_driver_sql(_BELOW, (node, index)).first()
+    return bytes(row[0]) if row is not None else None
 
 
 def credentials_of(connection: Connection, named: Sequence[str]) -> list[CredentialRow]:
@@ -160,16 +171,18 @@ def credentials_of(connection: Connection, named: Sequence[str]) -> list[Credent
     return [CredentialRow(*row) for row in rows]
 
 
-def is_engaged(connection: Connection, engine_class: str) -> bool:
-    """Tell whether a job of this engine class is placed and has not ended: its statements name nodes of the class."""
+def engaging(connection: Connection, engine_classes: Sequence[str], *, limit: int) -> list[str]:
+    """Return jobs of these engine classes that are placed and have not ended: their statements name nodes of them."""
     ended = [state.value for state in JobStatus if state not in OPEN_JOB]
     query = (
         sa.select(jobs.c.job)
         .join(job_nodes, job_nodes.c.job == jobs.c.job)
         .join(nodes, nodes.c.node == job_nodes.c.node)
-        .where(jobs.c.status.not_in(ended), nodes.c.engine_class == engine_class)
+        .where(jobs.c.status.not_in(ended), nodes.c.engine_class.in_(engine_classes))
+        .distinct()
+        .order_by(jobs.c.job)
     )
-    return connection.execute(query.limit(1)).first() is not None
+    return list(connection.execute(query.limit(limit)).scalars())
 
 
 def spend_challenge(connection: Connection, nonce: str, node: str, *, now_ms: int, expires_at_ms: int) -> None:
@@ -226,14 +239,23 @@ def _node(row: sa.RowMapping) -> NodeRow:
 
 _CREDENTIALS = (
     "SELECT leaf, node, envelope, issued_at_ms, expires_at_ms FROM credentials "
-    "WHERE node IN (SELECT value FROM json_each(?)) ORDER BY issued_at_ms, leaf"
+    "WHERE node IN (SELECT value FROM json_each(?)) ORDER BY issued_at_ms, rowid"
+)
+_BELOW = (
+    "SELECT held.envelope FROM credentials AS held JOIN envelopes ON envelopes.leaf = held.leaf "
+    "WHERE held.node = ? AND envelopes.log_index < ? ORDER BY envelopes.log_index DESC LIMIT 1"
 )
 _SELECT = sa.select(*(nodes.c[field.name] for field in fields(NodeRow)))
-# The credential with the latest end, as `credential_of` chooses it; one read for all nodes, not one a node.
+# The newest credential, as `credential_of` chooses it; one read for all nodes, not one a node.
 _STANDING_OF_ANY = (
-    "SELECT credentials.envelope, credentials.expires_at_ms, nodes.revoked_at_ms IS NOT NULL, "
-    "nodes.convicted_at_ms IS NOT NULL FROM nodes JOIN credentials ON credentials.leaf = ("
-    "SELECT leaf FROM credentials AS held WHERE held.node = nodes.node ORDER BY expires_at_ms DESC, leaf LIMIT 1)"
+    "SELECT credentials.envelope, "
+    "(SELECT envelope FROM envelopes WHERE leaf = nodes.join_leaf AND kind <> 'job'), credentials.expires_at_ms, "
+    "nodes.revoked_at_ms IS NOT NULL, "
+    "nodes.convicted_at_ms IS NOT NULL, "
+    "(SELECT change = 'suspend' FROM standing_changes AS said WHERE said.node = nodes.node "
+    "ORDER BY said.number DESC LIMIT 1) FROM nodes JOIN credentials ON credentials.leaf = ("
+    "SELECT leaf FROM credentials AS held WHERE held.node = nodes.node "
+    "ORDER BY issued_at_ms DESC, held.rowid DESC LIMIT 1)"
 )
 _STANDING = _STANDING_OF_ANY + " ORDER BY nodes.joined_at_ms, nodes.node"
 _STANDING_OF_ONE = _STANDING_OF_ANY + " WHERE nodes.node = ?"

@@ -194,6 +194,31 @@ job_convictions = Table(
     PrimaryKeyConstraint("job", "node"),
 )
 
+disputes = Table(  # bonds that a conviction of a job disputes, until an appeal has said what becomes of them
+    "disputes",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False, index=True),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False),
+    Column("bond_usd_micros", BigInteger, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("appeal", Text),  # leaf of the statement that says who may hear it
+    Column("checkpoint", Text),  # note that covers it: the appeal is drawn from its root
+    Column("begun_at_ms", BigInteger),  # of the stage it is in, where that has a time limit
+    Column("ruling", Text),  # leaf
+    Column("lines", JSON),  # how the money of the ruling goes
+    Column("listened_s", Integer, nullable=False, server_default=text("0")),  # of the window of its hearing
+    Column("num_replays", Integer, nullable=False, server_default=text("0")),  # begun by the market
+    PrimaryKeyConstraint("job", "node"),
+    Index(
+        "ix_disputes_open",
+        "stage",
+        sqlite_where=text("stage NOT IN ('forfeited', 'released')"),
+        postgresql_where=text("stage NOT IN ('forfeited', 'released')"),
+    ),
+)
+
 strikes = Table(  # who stood alone in a buyer's own code, with which task
     "strikes",
     metadata,
@@ -201,7 +226,55 @@ strikes = Table(  # who stood alone in a buyer's own code, with which task
     Column("node", Text, ForeignKey("nodes.node"), nullable=False),
     Column("task", Text, ForeignKey("tasks.task"), nullable=False),
     Column("struck_at_ms", BigInteger, nullable=False),
+    Column("num_answered", Integer, nullable=False, server_default=text("0")),  # questions answered before
+    Column("taken_back_at_ms", BigInteger),  # the program was not reproducible: it counts for nothing
     PrimaryKeyConstraint("job", "node", "task"),
+    Index("ix_strikes_node", "node"),
+)
+
+standing_changes = Table(  # what strikes of many buyers came to (jobs/standing.py); the newest of a node counts
+    "standing_changes",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("score_ppm", BigInteger, nullable=False),
+    Index("ix_standing_changes_node_number", "node", "number"),
+)
+
+canaries = Table(  # units of the market's own order that suspended nodes were asked (rules/canary.py)
+    "canaries",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), primary_key=True),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False),
+    Column("node", Text, ForeignKey("nodes.node"), nullable=False),
+    Column("nonce", Text, nullable=False),  # what all of it follows from: told when it is decided
+    Column("asked_at_ms", BigInteger, nullable=False),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("statement", Text),  # leaf
+    Column("lines", JSON),  # how its money goes
+    Column("decided_at_ms", BigInteger),
+    Index("ix_canaries_node_asked_at_ms", "node", "asked_at_ms"),
+    Index(
+        "ix_canaries_open",
+        "job",
+        sqlite_where=text("decided_at_ms IS NULL"),
+        postgresql_where=text("decided_at_ms IS NULL"),
+    ),
+)
+
+questions = Table(  # whether a job's program can be recomputed at all (rules/question.py)
+    "questions",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("task", Text, ForeignKey("tasks.task"), nullable=False),
+    Column("outcome", Text),  # the reason of the verdict that answered it
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("closed_at_ms", BigInteger),
+    PrimaryKeyConstraint("job", "number"),
 )
 
 job_reports = Table(  # operators who say that a task cannot run
@@ -250,6 +323,9 @@ tasks = Table(
     Column("planned_at_ms", BigInteger, nullable=False),
     Column("leased_at_ms", BigInteger),
     Column("contributed_at_ms", BigInteger),
+    Column("ended", Text),  # how its program ended, as handed in
+    Column("used", JSON),  # what its node measured of it, as committed to
+    Column("grade_ppm", BigInteger),  # of its node when it was committed to
     UniqueConstraint("job", "round", "kind", "lane", "attempt"),
     Index("ix_tasks_job_state", "job", "state"),
     Index(
@@ -363,6 +439,7 @@ answers = Table(
     Column("root", Text),
     Column("outputs", JSON),
     Column("answered_at_ms", BigInteger),
+    Column("ended", Text),
     PrimaryKeyConstraint("audit", "role", "node"),
 )
 

@@ -2,7 +2,8 @@
 
 Of a training job the rounds from the one before the first open one are read, and all in its last round, where a draw
 may add what earlier ones passed over; the draws that may still take one of their tasks, and the last, or all; audits
-and answers of tasks that are being heard, and the leases that asked them.
+and answers of tasks that are being heard, and the leases that asked them. Where a draw waits to be made, what each node
+handed in last in rounds before (rules/stake.py), and what all that was handed in then took (rules/use.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from stannary.formats import dsse, statement
-from stannary.formats.predicates import Candidates, Drawable, Role
+from stannary.formats import dsse, ids, record, statement
+from stannary.formats.ids import TaskId, TaskKind
+from stannary.formats.predicates import Candidates, Drawable, Role, Used
 from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course.state import (
     AnswerRow,
@@ -24,12 +26,16 @@ from stannary.jobs.course.state import (
     AuditRow,
     CandidateList,
     DrawRow,
+    EarlierUse,
     JobOrder,
     JobState,
     LeaseRow,
     Task,
 )
-from stannary.rules import edition
+from stannary.rules import blame, edition, question
+from stannary.rules.grade import UNGRADED_PPM
+from stannary.rules.stake import HELD_UNITS, UnitDone
+from stannary.rules.use import DrawnUse
 from stannary.store import audits as audits_
 from stannary.store import jobs as jobs_
 from stannary.store import leases as leases_
@@ -44,6 +50,7 @@ from stannary.store.schema import (
     job_nodes,
     job_reports,
     leases,
+    nodes,
     tasks,
 )
 
@@ -64,6 +71,14 @@ def load(connection: Connection, order: JobOrder) -> JobState:
     window = {"job": order.job, "first": 0 if is_last else max(job.first_open - 1, 0), "all": is_last}
     found = {row["task"]: tasks_.read(row) for row in connection.execute(_TASKS, window).mappings()}
     rows = list(connection.execute(_DRAWS, window).mappings())
+    is_drawing = any(row["value"] is not None and row["draw"] is None for row in rows)
+    earlier = connection.execute(_EARLIER, window) if is_drawing and not blame.convicts(order.spec) else ()
+    took = connection.execute(_TOOK, window).mappings() if is_drawing else ()
+    accusing = connection.execute(_ACCUSERS, window) if not blame.convicts(order.spec) else ()
+    accusers: dict[str, frozenset[str]] = {}
+    for task, operator in accusing:
+        unit = ids.unit_of(task)
+        accusers[unit] = accusers.get(unit, frozenset()) | {operator}
     heard = {row["audit"]: audits_.read(row) for row in connection.execute(_AUDITS, {"job": order.job}).mappings()}
     given: dict[str, list[AnswerRow]] = {}
     for row in connection.execute(_ANSWERS, {"job": order.job}).mappings():
@@ -71,6 +86,8 @@ def load(connection: Connection, order: JobOrder) -> JobState:
     reported: dict[str, tuple[str, ...]] = {}
     for task, operator in connection.execute(_REPORTS, {"job": order.job}):
         reported[task] = (*reported.get(task, ()), operator)
+    may_ask, struck = question.may_open(order.spec), jobs_.struck(connection, order.job)
+    asked = jobs_.questions_of(connection, order.job) if may_ask else ()
     return JobState(
         order=order,
         version=job.num_events,
@@ -83,12 +100,18 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         placed=tuple(connection.execute(_PLACED, {"job": order.job}).scalars()),
         worked=frozenset(connection.execute(_WORKED, {"job": order.job}).scalars()),
         convicted=jobs_.convicted(connection, order.job),
-        struck=jobs_.struck(connection, order.job),
+        struck=struck,
+        struck_since=jobs_.struck_since(connection, order.job) if asked else struck,
+        took_part=frozenset(connection.execute(_TOOK_PART, {"job": order.job}).scalars()) if may_ask else frozenset(),
+        questions=asked,
         reported=reported,
         tasks=found,
         draws=tuple(_draw(row) for row in rows if row["number"] is not None),
         listed={row["for_number"]: _listed(row) for row in rows if row["leaf"] is not None},
         drawn={row["number"]: _drawn(row["draw_envelope"]) for row in rows if row["draw_envelope"] is not None},
+        accusers=accusers,
+        earlier=tuple(UnitDone(*row) for row in earlier),
+        earlier_uses=tuple(_handed_in(row) for row in took),
         audits=heard,
         answers={audit: tuple(listed) for audit, listed in given.items()},
         leases={row["lease"]: leases_.read(row) for row in connection.execute(_LEASES, {"job": order.job}).mappings()},
@@ -103,6 +126,13 @@ def _ends(connection: Connection, job: str) -> Iterator[tuple[str, int]]:
 
 def _draw(row: sa.RowMapping) -> DrawRow:
     return DrawRow(**{name: row[name] for name in _DRAW_NAMES})
+
+
+def _handed_in(row: sa.RowMapping) -> EarlierUse:
+    used = record.from_json(Used, dict(row["used"])) if row["used"] is not None else None
+    grade_ppm = UNGRADED_PPM if row["grade_ppm"] is None else row["grade_ppm"]
+    use = DrawnUse(TaskKind(row["kind"]), row["num_steps"], used, grade_ppm)
+    return EarlierUse(TaskId(row["task"]), row["contribution_index"], use)
 
 
 def _listed(row: sa.RowMapping) -> CandidateList:
@@ -136,10 +166,33 @@ _REPORTS = (
 )
 _PLACED = sa.select(job_nodes.c.node).where(job_nodes.c.job == _MINE).order_by(job_nodes.c.lane)
 _WORKED = sa.select(tasks.c.node).where(tasks.c.job == _MINE, tasks.c.node.is_not(None)).distinct()
+_TOOK_PART = sa.union(
+    sa.select(tasks.c.node).where(tasks.c.job == _MINE, tasks.c.contribution.is_not(None)),
+    sa.select(answers.c.node)
+    .select_from(answers.join(audits, audits.c.audit == answers.c.audit))
+    .where(audits.c.job == _MINE, answers.c.role == Role.AUDITOR.value),
+)
 _TASKS = (
     sa.select(*_names(Task, tasks))
     .where(tasks.c.job == _MINE, tasks.c.round >= sa.bindparam("first"))
     .order_by(tasks.c.round, tasks.c.kind.desc(), tasks.c.lane, tasks.c.attempt)
+)
+_NEWEST = sa.func.row_number().over(partition_by=tasks.c.node, order_by=tasks.c.contribution_index.desc())
+_HANDED_IN = (
+    sa.select(tasks.c.node, tasks.c.contribution_index, tasks.c.num_steps, _NEWEST.label("place"))
+    .where(tasks.c.job == _MINE, tasks.c.round < sa.bindparam("first"), tasks.c.contribution_index.is_not(None))
+    .subquery()
+)
+_TOOK = sa.select(
+    tasks.c.task, tasks.c.kind, tasks.c.num_steps, tasks.c.used, tasks.c.grade_ppm, tasks.c.contribution_index
+).where(tasks.c.job == _MINE, tasks.c.round < sa.bindparam("first"), tasks.c.contribution_index.is_not(None))
+_EARLIER = sa.select(*list(_HANDED_IN.c)[:3]).where(_HANDED_IN.c.place <= HELD_UNITS)
+_ACCUSERS = (
+    sa.select(audits.c.task, nodes.c.operator)
+    .join(nodes, nodes.c.node == audits.c.auditor)
+    .join(tasks, tasks.c.task == audits.c.task)
+    .where(tasks.c.job == _MINE, tasks.c.round >= sa.bindparam("first"))
+    .where(audits.c.outcome == AuditOutcome.DISAGREED.value)
 )
 _OPEN = sa.select(audits.c.task).where(audits.c.job == _MINE, audits.c.outcome == AuditOutcome.OPEN.value)
 _HEARD = sa.select(audits.c.audit).where(audits.c.task.in_(_OPEN))

@@ -32,6 +32,7 @@ class Contributed:
     log_index: int
     root: str
     outputs: Sequence[Mapping[str, Json]]
+    ended: str | None = None
 
 
 def plan(connection: Connection, new: NewTask, *, at_ms: int) -> None:
@@ -47,7 +48,16 @@ def plan(connection: Connection, new: NewTask, *, at_ms: int) -> None:
     )
 
 
-def commit(connection: Connection, fence: leases.Fence, commitment: str, log_index: int, cause: Cause) -> None:
+def commit(
+    connection: Connection,
+    fence: leases.Fence,
+    commitment: str,
+    log_index: int,
+    cause: Cause,
+    *,
+    used: Mapping[str, Json] | None = None,
+    grade_ppm: int | None = None,
+) -> None:
     """Take the commitment of the node that holds the task now.
 
     Raises:
@@ -57,7 +67,7 @@ def commit(connection: Connection, fence: leases.Fence, commitment: str, log_ind
     row = get(connection, lease.task)
     if row.state is TaskState.COMMITTED and row.commitment == commitment:
         return  # the same request again: its answer was lost on the way
-    values = {"commitment": commitment, "commitment_index": log_index}
+    values = {"commitment": commitment, "commitment_index": log_index, "used": used, "grade_ppm": grade_ppm}
     move_task(connection, lease.task, TaskState.COMMITTED, cause, values)
 
 
@@ -73,6 +83,7 @@ def contribute(connection: Connection, fence: leases.Fence, contributed: Contrib
         "contribution_index": contributed.log_index,
         "root": contributed.root,
         "outputs": list(contributed.outputs),
+        "ended": contributed.ended,
         "contributed_at_ms": cause.at_ms,
     }
     move_task(connection, lease.task, TaskState.CONTRIBUTED, cause, values)

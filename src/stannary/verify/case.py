@@ -25,6 +25,7 @@ from stannary.formats.dsse import Envelope
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.lean import dataclass
 from stannary.formats.predicates import (
+    Absence,
     Answer,
     AnswerCommitment,
     Assignment,
@@ -42,11 +43,13 @@ from stannary.formats.predicates import (
     Reveal,
     Role,
     Silence,
+    Stopped,
     TaskVerdict,
 )
-from stannary.rules import assurance, clocks, edition, masks
-from stannary.rules.price import price_of
+from stannary.formats.shown import ShownPower
+from stannary.rules import assurance, clocks, edition, ending, grade, masks, papers, stories
 from stannary.rules.shape import Shape, shape_of
+from stannary.rules.stake import UnitDone
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -59,6 +62,7 @@ P_co = TypeVar("P_co", bound="DataclassInstance", covariant=True)
 KINDS: dict[str, type[DataclassInstance]] = {
     "join": Join,
     "credential": Credential,
+    "power": ShownPower,
     "job": Job,
     "placement": Placement,
     "assignment": Assignment,
@@ -70,10 +74,11 @@ KINDS: dict[str, type[DataclassInstance]] = {
     "answer-commitment": AnswerCommitment,
     "answer": Answer,
     "silence": Silence,
+    "stopped": Stopped,
     "verdict": TaskVerdict,
     "reading": Reading,
 }
-OF_NO_JOB = frozenset({"join", "credential"})
+OF_NO_JOB = frozenset({"join", "credential", "power"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ class Case:
         assurance.check_rate(self.spec)
         self.edition = edition.of(self.spec)
         self.joins = self._of(Join)
+        self.powers = self._of(ShownPower)
         self.credentials = _grouped(self._of(Credential))
         self.placements = self._of(Placement)
         self.assignments = _by_task(self._of(Assignment))
@@ -134,9 +140,15 @@ class Case:
         self.answer_commitments = self._by_party("answer-commitment", AnswerCommitment)
         self.answers = self._by_party("answer", Answer)
         self.silences = self._by_party("silence", Silence)
+        self.stopped = self._of(Stopped)
         self.verdicts = self._of(TaskVerdict)
         self.readings = self._of(Reading)
         self._check_known()
+
+    @cached_property
+    def told_two(self) -> frozenset[tuple[TaskId, NodeId]]:
+        """Return who contradicted itself, and about which task; what is void counts as evidence here (R18.8)."""
+        return stories.tellers(item.predicate for item in self.statements)
 
     @cached_property
     def answers_of(self) -> dict[TaskId, tuple[Logged[Answer], ...]]:
@@ -145,6 +157,22 @@ class Case:
         for item in self.answers.values():
             listed.setdefault(item.predicate.task, []).append(item)
         return {task: tuple(sorted(items, key=lambda item: item.index)) for task, items in listed.items()}
+
+    def is_untaken(self, task: TaskId, before: int | None = None) -> bool:
+        """Tell whether an auditor is said to have had no room for a task, and its prover not to be silent (R10.4)."""
+        if not self.edition.audits_are_taken:
+            return False
+        said = [item.predicate for item in self.silences_of.get(task, ()) if before is None or item.index < before]
+        untaken = any(item.reason is Absence.NOT_TAKEN and item.role is Role.AUDITOR for item in said)
+        return untaken and all(item.role is not Role.PROVER for item in said)
+
+    @cached_property
+    def silences_of(self) -> dict[TaskId, list[Logged[Silence]]]:
+        """Return the silences about each task in log order."""
+        listed: dict[TaskId, list[Logged[Silence]]] = {}
+        for item in sorted(self.silences.values(), key=lambda item: item.index):
+            listed.setdefault(item.predicate.task, []).append(item)
+        return listed
 
     @cached_property
     def commitments_of(self) -> dict[TaskId, list[Logged[Commitment]]]:
@@ -196,6 +224,14 @@ class Case:
         return made is not None and (made.index, made.predicate.node) == (entry.commitment_index, entry.node)
 
     @cached_property
+    def handed_in(self) -> tuple[UnitDone, ...]:
+        """Return what nodes handed in: what stands behind their later units (R8.12)."""
+        return tuple(
+            UnitDone(item.predicate.node, item.index, self.assignments[task].predicate.num_steps)
+            for task, item in self.contributions.items()
+        )
+
+    @cached_property
     def operators(self) -> dict[NodeId, str]:
         """Return the operator of every node with a credential here."""
         return {node: held[-1].predicate.operator for node, held in self.credentials.items()}
@@ -211,17 +247,85 @@ class Case:
             raise Refuted("a node without a credential", why=node)
         return held[-1].predicate
 
-    def price(self, task: TaskId, node: NodeId) -> int:
-        """Return the price of a task for a node (R14.2)."""
-        ask = self.credential(node).ask_usd_micros_per_hour
-        return price_of(self.assignments[task].predicate.num_steps, self.shape.step_ms, ask)
+    def credential_at(self, node: NodeId, index: int) -> Credential:
+        """Return the credential that counts for what a node said at a log index (R6.24).
+
+        Raises:
+            Refuted: the node has none.
+        """
+        last = self.credential(node)
+        return papers.in_force(self.credentials[node], index).predicate if self.edition.holds_to_joins else last
+
+    def committed_at(self, item: Logged[Contribution] | Logged[Answer]) -> int:
+        """Return the log index at which a node bound itself to a result: that of the commitment it opens (R6.24)."""
+        said = item.predicate
+        made: Logged[Commitment] | Logged[AnswerCommitment] | None
+        if isinstance(said, Answer):
+            made = self.answer_commitments.get((said.audit, said.node, said.role))
+        else:
+            made = self.opened.get(said.task)
+        return made.index if made is not None else item.index
+
+    def ask(self, item: Logged[Contribution] | Logged[Answer]) -> int:
+        """Return the ask by which who did or audited a task is paid (R6.24)."""
+        return self.ask_at(item.predicate.node, self.committed_at(item))
+
+    def ask_at(self, node: NodeId, index: int) -> int:
+        """Return the ask by which a node is paid for what it did by a log index (R6.24)."""
+        if not self.edition.holds_to_joins:
+            return self.credential(node).ask_usd_micros_per_hour
+        since = self.placements[0].index if self.placements else self.job.index
+        return papers.lowest_ask(self.credentials[node], since, index)
+
+    def grade(self, item: Logged[Contribution] | Logged[Answer]) -> int:
+        """Return the grade by which what a contribution or an answer took is reckoned (R6.25)."""
+        return self.grade_at(item.predicate.node, self.committed_at(item))
+
+    def grade_at(self, node: NodeId, index: int) -> int:
+        """Return the grade of a node's work at a log index (R6.25)."""
+        return grade.in_price(self.credential_at(node, index))
+
+    def bond(self, node: NodeId) -> int:
+        """Return what of a node's bond counts in this job, in micro-dollars (R6.24)."""
+        if not self.edition.holds_to_joins:
+            return self.credential(node).bond_usd_micros
+        return self._bonds.get(node, 0)
+
+    @cached_property
+    def _bonds(self) -> dict[NodeId, int]:
+        """Return the least bond that counts under any credential by which a node worked or audited."""
+        joins = {item.leaf: item.predicate for item in self.joins}
+        found: dict[NodeId, int] = {}
+        said: list[Logged[Contribution] | Logged[Answer]] = [*self.contributions.values(), *self.answers.values()]
+        for item in said:
+            node = item.predicate.node
+            held = self.credential_at(node, self.committed_at(item))
+            bond = papers.bond_that_counts(held, joins.get(held.join))
+            found[node] = min(bond, found.get(node, bond))
+        return found
+
+    def says_ending(self, said: Contribution | Answer) -> bool:
+        """Return whether a result of a task says how its program ended, where that is part of it only (R9.11)."""
+        return ending.fits(self.spec, self.assignments[said.task].predicate.kind, said.ended, len(said.outputs))
+
+    @cached_property
+    def broken_off(self) -> set[TaskId]:
+        """Return the rounds that their recipe broke off (R9.13)."""
+        made = self.contributions.values()
+        kinds = {item.predicate.task: self.assignments[item.predicate.task].predicate.kind for item in made}
+        return {
+            item.predicate.task
+            for item in made
+            if ending.has_broken_off(kinds[item.predicate.task], item.predicate.ended)
+        }
 
     def why_unfit(self, node: NodeId, since: int, until: int) -> str:
-        """Return the mask that barred a node at every moment between two log indexes; empty if at some none did."""
-        known = [(index, reason) for index, reason in self._refusals.get(node, ()) if index < until]
-        first = max((at for at, (index, _) in enumerate(known) if index < since), default=0)
-        reasons = [reason for _, reason in known[first:]]
-        return "" if "" in reasons else reasons[-1] if reasons else "no credential"
+        """Return the mask that barred a node from work at every moment between two log indexes, empty if none did."""
+        return _why_at(self._refusals.get(node, ()), since, until)
+
+    def why_no_judge(self, node: NodeId, at: int) -> str:
+        """Return the mask that barred a node from auditing at a log index; empty if none did (R12.19)."""
+        return _why_at(self._refusals_of_auditors.get(node, ()), at, at)
 
     def has_good_credential(self, node: NodeId, below: int, at: int) -> bool:
         """Tell whether a credential of a node, logged below an index, was good at a time in seconds (R12.13)."""
@@ -233,12 +337,20 @@ class Case:
 
     @cached_property
     def _refusals(self) -> dict[NodeId, list[tuple[int, str]]]:
-        """Return log index and failed mask of each node's credentials; what it is paid by is the ask of the last."""
-        wanted = masks.required_by(self.spec)
+        return self._refused(masks.required_by(self.spec))
+
+    @cached_property
+    def _refusals_of_auditors(self) -> dict[NodeId, list[tuple[int, str]]]:
+        return self._refused(masks.required_by(self.spec).of_auditors)
+
+    def _refused(self, wanted: masks.Requirement) -> dict[NodeId, list[tuple[int, str]]]:
+        """Return log index and failed mask of each node's credentials, under rules 2 with the ask of the last."""
         refused: dict[NodeId, list[tuple[int, str]]] = {}
         for node, held in self.credentials.items():
-            ask = held[-1].predicate.ask_usd_micros_per_hour
-            offered = [(item.index, replace(item.predicate, ask_usd_micros_per_hour=ask)) for item in held]
+            offered = [(item.index, item.predicate) for item in held]
+            if not self.edition.holds_to_joins:
+                ask = held[-1].predicate.ask_usd_micros_per_hour
+                offered = [(index, replace(offer, ask_usd_micros_per_hour=ask)) for index, offer in offered]
             refused[node] = [(index, masks.why_not(offer, wanted)) for index, offer in offered]
         return refused
 
@@ -304,6 +416,17 @@ class Case:
                 raise Refuted("a verdict on no contribution of this job", why=verdict.predicate.task)
         for reading in self.readings:
             self.credential(reading.predicate.node)
+        for stop in self.stopped:
+            if stop.predicate.task not in self.assignments:
+                raise Refuted("a stop of no task of this job", why=stop.predicate.task)
+            self.credential(stop.predicate.node)
+
+
+def _why_at(refusals: Iterable[tuple[int, str]], since: int, until: int) -> str:
+    known = [(index, reason) for index, reason in refusals if index < until]
+    first = max((at for at, (index, _) in enumerate(known) if index < since), default=0)
+    reasons = [reason for _, reason in known[first:]]
+    return "" if "" in reasons else reasons[-1] if reasons else "no credential"
 
 
 def unit_of(assignment: Assignment, attempt: int = 0) -> TaskId:

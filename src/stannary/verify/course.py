@@ -8,7 +8,8 @@ Rules (docs/receipt.md R12):
    the roots they were logged with, and nobody who was convicted before it was assigned. Round t's audits close
    before merge t + 1 is assigned (W = 1), so a conviction never comes too late to be undone; what the last draw adds
    is audited behind that, and what a conviction then makes void is done again before the job ends.
-4. A node worked only while a credential of it was valid, and was chosen and worked only where that credential passed
+4. In the buyer's own code nobody does again what an auditor of his operator contradicted: a strike earns him no work.
+5. A node worked only while a credential of it was valid, and was chosen and worked only where that credential passed
    the spec's masks (rules/masks.py). Times are the node's own, held between the witness times of the checkpoints around
    the statement.
 """
@@ -19,11 +20,12 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import dsse, ids, instants, predicates
+from stannary.formats import dsse, ended, ids, instants, predicates
+from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
-from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Verdict
-from stannary.rules import clocks
+from stannary.formats.predicates import Answer, Assignment, Contribution, Reading, Role, Verdict
+from stannary.rules import blame, clocks, grade, papers
 from stannary.rules.draw import Selection
 from stannary.rules.kinds import OUTER, TASKS
 from stannary.verify import lineage
@@ -66,6 +68,7 @@ def check(case: Case, selections: Mapping[TaskId, Selection], witnessed: Witness
                 _check_merge(case, task, findings)
     _check_order_of_merges(case, {task for task, item in selections.items() if item.is_late}, findings)
     _check_eligible(case, findings)
+    _check_redone(case, findings)
     for node, credentials in case.credentials.items():
         for held in credentials:
             key = dsse.decode_base64(held.predicate.key, "credential key")
@@ -116,9 +119,11 @@ def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:  
     contribution, assignment = item.predicate, assigned.predicate
     named = predicates.assignment_digest(assignment)
     findings.expect("contribution.assignment", task, contribution.assignment, named)
-    findings.expect("contribution.root", task, contribution.root, predicates.result_root(contribution.outputs))
+    result = predicates.result_root(contribution.outputs, contribution.ended)
+    findings.expect("contribution.root", task, contribution.root, result)
+    findings.expect("contribution.ended", task, case.says_ending(contribution), True)
     findings.expect("contribution.steps", task, contribution.num_steps, assignment.num_steps)
-    held = case.credential(contribution.node)
+    held = case.credential_at(contribution.node, case.committed_at(item))
     findings.expect("contribution.engine-class", task, contribution.engine_class, held.engine_class)
     party = (contribution.epoch, contribution.node)
     made_for = case.commitments_of.get(task, ())
@@ -130,6 +135,8 @@ def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:  
         order = f"{assigned.index}, {commitments[0].index}, {item.index}"
         findings.refute("commitment.order", task, order, "assignment, commitment, contribution")
     findings.expect("commitment.opening", task, commitments[0].predicate.commitment, _opening(contribution))
+    is_measured = commitments[0].predicate.used is not None
+    findings.expect("commitment.used", task, is_measured, case.edition.pays_by_use)
 
 
 def _opening(contribution: Contribution) -> str:
@@ -154,6 +161,8 @@ def _check_merge(case: Case, task: TaskId, findings: Findings) -> None:  # R12.7
         if contribution is None or base is None or not TASKS[base.predicate.kind].trains:
             findings.refute("merge.admitted", task, entry.task, "a contribution in evidence")
             continue
+        if contribution.predicate.ended is not None:
+            findings.refute("merge.admitted", task, entry.task, "a contribution that did not break off")
         observed = (entry.root, entry.log_index, base.predicate.round, base.predicate.theta)
         expected = (contribution.predicate.root, contribution.index, assignment.round, assignment.theta)
         findings.expect("merge.admitted", task, observed, expected)
@@ -201,10 +210,44 @@ def _check_eligible(case: Case, findings: Findings) -> None:
     """Check that whoever was chosen or worked passed the masks then; each node once (R12.10)."""
     held = [(node, item.index, item.index) for item in case.placements for node in item.predicate.chosen]
     for task, made in case.contributions.items():
-        held.append((made.predicate.node, case.assignments[task].index, made.index))
+        until = case.committed_at(made) if case.edition.holds_to_joins else made.index
+        held.append((made.predicate.node, case.assignments[task].index, until))
     refused = {node: reason for node, since, until in held if (reason := case.why_unfit(node, since, until))}
     for node, reason in refused.items():
         findings.refute("placement.ineligible", node, reason, "a node the spec allows")
+
+
+def _check_redone(case: Case, findings: Findings) -> None:
+    """Check that nobody did again what his operator's auditor had contradicted, in the buyer's own code (R12.15)."""
+    if blame.convicts(case.spec):
+        return
+    for tasks in case.attempts.values():
+        accused: dict[str, int] = {}  # operator -> log index of its first contradiction
+        for task in tasks:
+            made = case.contributions.get(task)
+            if made is None:
+                continue
+            operator, assigned_at = case.operators[made.predicate.node], case.assignments[task].index
+            if accused.get(operator, assigned_at) < assigned_at:
+                expected = "somebody whose operator did not contradict an earlier attempt"
+                findings.refute("redo.accuser", task, f"{made.predicate.node} of {operator}", expected)
+            for answer in _against(case, task):
+                accused.setdefault(case.operators[answer.predicate.node], answer.index)
+
+
+def _against(case: Case, task: TaskId) -> Iterator[Logged[Answer]]:
+    """Yield the auditors' answers that are not what was handed in, in log order, unless its last verdict upholds it."""
+    if task not in case.verdicts_of or case.verdicts_of[task][-1].predicate.verdict is Verdict.VERIFIED:
+        return
+    answers, made = case.answers_of.get(task, ()), case.contributions[task].predicate
+    prover = next((item.predicate for item in answers if item.predicate.role is Role.PROVER), None)
+    for item in answers:
+        said = item.predicate
+        if ended.is_cut(said.ended) and ended.is_cut(made.ended):  # what a clock ended is compared with nothing
+            continue
+        is_other = said.root != made.root or (prover is not None and said.answer != prover.answer)
+        if said.role is Role.AUDITOR and is_other:
+            yield item
 
 
 def _check_joins(case: Case, findings: Findings) -> None:  # R12.11
@@ -212,6 +255,45 @@ def _check_joins(case: Case, findings: Findings) -> None:  # R12.11
     for join in case.joins:
         if join.leaf not in named:
             findings.refute("credential.join", join.predicate.node, join.leaf, "a join that a credential names")
+    if case.edition.holds_to_joins:
+        _check_signed(case, findings)
+
+
+def _check_signed(case: Case, findings: Findings) -> None:
+    """Check that every credential says what its node signed before, and that none takes the place of a later word."""
+    joins = {join.leaf: join for join in case.joins}
+    for node, held in case.credentials.items():
+        kept = {tuple(getattr(item.predicate, name) for name in papers.KEPT) for item in held}
+        if len(kept) > 1:
+            findings.refute("credential.changed", node, f"{len(kept)} keys or operators", "one for ever")
+        last = -1
+        for item in held:
+            join = joins.get(item.predicate.join)
+            if join is None or not last <= join.index < item.index:
+                findings.refute("credential.join", node, item.predicate.join, "its newest join, logged before it")
+                continue
+            last = join.index
+            differing = papers.differences(item.predicate, join.predicate)
+            if differing:
+                findings.refute("credential.differs", node, ", ".join(differing), "what the node signed")
+    _check_grades(case, findings)
+
+
+def _check_grades(case: Case, findings: Findings) -> None:  # R12.20
+    """Check that every grade follows from tests that the node signed."""
+    powers = {item.leaf: (item.index, item.predicate) for item in case.powers}
+    named: set[Digest] = set()
+    for node, held in case.credentials.items():
+        had_tests = False
+        for item in held:
+            wrong = grade.problem(item.predicate, powers, item.index, had_tests=had_tests)
+            if wrong:
+                findings.refute("credential.grade", node, wrong, "the grade that tests show which its node signed")
+            had_tests = had_tests or bool(item.predicate.tests)
+            named |= {test.power for test in item.predicate.tests or ()}
+    for power in case.powers:
+        if power.leaf not in named:
+            findings.refute("credential.power", power.predicate.node, power.leaf, "a test that a credential names")
 
 
 Timed = Logged[Contribution] | Logged[Answer] | Logged[Reading]

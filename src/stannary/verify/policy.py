@@ -1,7 +1,8 @@
 """Policies for receipts: what a reader asks beyond truth, as strict TOML or by the name of a built-in one.
 
     name = "enterprise"
-    version = 1
+    version = 2
+    min_assurance = "verified"     # the word of the receipt, and that its own figures bear it
     minimum_tier = "T2"            # of every node that worked or audited; software evidence satisfies T0 only
     min_audit_ppm = 50_000         # least probability that a unit was audited
     cheating_share_ppm = 10_000    # if this share of the units was cheated ...
@@ -11,7 +12,8 @@
     allow_unverified = false       # whether work nobody checked may do
 
 Rules:
-1. Every member must be there and none besides: a policy says all it asks, and a misspelt floor is not no floor.
+1. Every member must be there and none besides: a policy says all it asks, and a misspelt floor is not no floor. Only
+   policies of version 1, which knew no `min_assurance`, ask for no word.
 2. Nothing is believed of the receipt but what verification recomputed: tiers are those of market-signed credentials,
    and a tier above T0 without hardware evidence counts for nothing.
 3. Escape is that of units audited with the smaller of the signed rate and the share that was really recomputed: a job
@@ -34,8 +36,9 @@ from typing import TYPE_CHECKING, cast
 from stannary.errors import FormatError, SpecError
 from stannary.formats import record
 from stannary.formats.ids import NodeId
-from stannary.formats.predicates import Attestation, Credential, Receipt, Tier
+from stannary.formats.predicates import Assurance, Attestation, Credential, Receipt, Tier, Verdict
 from stannary.formats.quantity import PPM
+from stannary.rules import assurance
 from stannary.verify import soundness
 from stannary.verify.case import Case
 from stannary.verify.report import Findings
@@ -44,7 +47,8 @@ if TYPE_CHECKING:
     from stannary.formats.canonical import Json
 
 MAX_POLICY_BYTES = 64 * 1024
-VERSION = 1
+VERSION = 2
+WITHOUT_WORD = 1  # the version before
 BUILT_IN = ("local", "standard", "confidential", "enterprise")
 EXPLAINED = "docs/verify.md"
 
@@ -60,6 +64,15 @@ class Independence(StrEnum):
 STRENGTH = tuple(Independence)
 
 
+class LeastWord(StrEnum):
+    """The least word of a receipt (rules/assurance.py), weakest first."""
+
+    NONE = "none"
+    SAMPLED = "sampled"
+    VERIFIED = "verified"
+    FULL = "full"
+
+
 @dataclass(frozen=True, slots=True)
 class Requirements:
     """The members of a policy."""
@@ -73,6 +86,7 @@ class Requirements:
     independence: Independence
     independent_witnesses: int
     allow_unverified: bool
+    min_assurance: LeastWord | None = None
 
 
 def parse(data: bytes) -> Requirements:
@@ -105,6 +119,7 @@ def apply(wanted: Requirements, case: Case, stated: Receipt, witnesses: Sequence
     """Add a finding for everything the receipt falls short of; `witnesses` are the independent ones that cosigned."""
     _check_tiers(wanted, case, findings)
     _check_audits(wanted, stated, findings)
+    _check_word(wanted, case, stated, findings)
     independence = stated.soundness.independence
     if STRENGTH.index(Independence(independence)) < STRENGTH.index(wanted.independence):
         asked = f"at least {wanted.independence}"
@@ -159,14 +174,40 @@ def _check_audits(wanted: Requirements, stated: Receipt, findings: Findings) -> 
         findings.below_policy("policy.escape", "escape probability", observed, f"at most {wanted.max_escape}")
 
 
+def _check_word(wanted: Requirements, case: Case, stated: Receipt, findings: Findings) -> None:
+    """Compare the word of a receipt with the floor; under rules 2, whose `verified` says less, the one it bears."""
+    floor = wanted.min_assurance or LeastWord.NONE
+    figures, word = stated.soundness, Verdict(stated.verdict)
+    unasked = wanted.allow_unverified and word is Verdict.UNVERIFIED
+    if floor is LeastWord.NONE or unasked or word == Verdict.REFUTED:
+        return
+    checked = figures.audited if figures.checked is None else figures.checked
+    if not case.edition.says_assurance and word is Verdict.VERIFIED:
+        word = assurance.reached(
+            figures.audit_ppm,
+            figures.required_ppm,
+            figures.detection_ppm,
+            units=figures.units,
+            checked=checked,
+            unheard=0,
+        )
+    if assurance.falls_short(Assurance(floor), word, is_full=checked == figures.units):
+        observed = f"{word}: {checked} of {figures.units} units checked"
+        findings.below_policy("policy.assurance", "receipt", observed, f"at least {floor}")
+
+
 def percent(ppm: int) -> str:
     """Spell parts per million for people."""
     return f"{Decimal(ppm) / 10_000:f} %"
 
 
 def _check_ranges(read: Requirements) -> None:
-    if read.version != VERSION:
+    if read.version not in (WITHOUT_WORD, VERSION):
         raise SpecError("policy version is not known", why=str(read.version), hint=f"version = {VERSION}")
+    if (read.min_assurance is None) != (read.version == WITHOUT_WORD):
+        raise SpecError(
+            "min_assurance belongs to version 2, and must be there", why=f"version {read.version}", hint=EXPLAINED
+        )
     if not (0 <= read.min_audit_ppm <= PPM and 0 < read.cheating_share_ppm <= PPM and read.independent_witnesses >= 0):
         figures = f"{read.min_audit_ppm}, {read.cheating_share_ppm}, {read.independent_witnesses}"
         raise SpecError("policy value out of range", why=f"audit, share, witnesses: {figures}", hint=EXPLAINED)

@@ -8,8 +8,8 @@ The order of trust (docs/receipt.md R5, R16, R17):
    and every id are bound to; a node's by the key in its market-signed credential.
 3. Evidence is exactly the list the receipt names, in log order; earlier checkpoints are exactly those the draws used,
    cosigned and consistent with the final one. Nothing may ride along unread.
-4. The course of the job, the trial of its work and what the market says of silences must follow the rules
-   (course.py, trial.py, silence.py).
+4. The course of the job, its attempts and merges, the trial of its work and what the market says of silences must
+   follow the rules (course.py, attempts.py, trial.py, silence.py, outsiders.py).
 5. All the receipt states is computed again from the evidence (conclusion.py) and must be equal, member by member.
 
 `now` only bounds times from above; a receipt does not expire. No clock, disk, network, market or torch is used.
@@ -33,7 +33,7 @@ from stannary.formats.statement import Statement
 from stannary.rules import assurance
 from stannary.rules.clocks import CLOCK_SKEW_S
 from stannary.tlog import proof, tree
-from stannary.verify import conclusion, course, silence, trial
+from stannary.verify import attempts, conclusion, course, outsiders, silence, stopping, trial
 from stannary.verify.case import Case, Logged
 from stannary.verify.case import read as read_statement
 from stannary.verify.conclusion import Ending
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from stannary.formats.note import Checkpoint
     from stannary.verify.policy import Requirements
 
-BY_MARKET = frozenset({"credential", "placement", "assignment", "candidates", "draw", "silence", "verdict"})
+BY_MARKET = frozenset({"credential", "placement", "assignment", "candidates", "draw", "silence", "stopped", "verdict"})
 BY_BUYER = frozenset({"job", "reveal"})
 
 
@@ -93,7 +93,7 @@ def verify_receipt(data: bytes, trust: TrustStore, now: int, policy: Expectation
         policy: what the reader asks for.
 
     Returns:
-        A report with every finding; exit code 0, 3 (refuted) or 4 (below policy, unknown log).
+        A report with every finding; exit code 0, 3 (refuted), 4 (below policy, unknown log) or 100 (not reproducible).
 
     Raises:
         LimitExceeded: larger or deeper than any receipt; refused before it is read.
@@ -122,8 +122,11 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Expectations
         return Report(Verdict.REFUTED, tuple(findings.items), None)
     selections = conclusion.selections_of(case)
     course.check(case, selections, opened.witnessed, findings)
+    attempts.check(case, findings)
     trial.check(case, opened.roots, selections, findings)
     silence.check(case, selections, opened.witnessed, findings)
+    stopping.check(case, said.predicate.reason, opened.witnessed, findings)
+    outsiders.check(case, selections, findings)
     _check_checkpoints_used(case, opened, findings)
     _compare(case, opened, said, findings)
     _check_witnesses(said.predicate, opened, findings)
@@ -141,6 +144,7 @@ def _verify(file: ReceiptFile, trust: TrustStore, now: int, policy: Expectations
         receipt=said.predicate,
         results=said.subjects,
         convictions=tuple(item.predicate for item in case.verdicts if item.predicate.refuted),
+        left_out=conclusion.left_out(case),
         operators=dict(case.operators),
         case=case,
     )
@@ -170,17 +174,17 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
     """Open the log's checkpoints (R5.4 to R5.7); with `decides` a policy says how many witnesses are enough."""
     final_note = proof.parse(file.proof).note
     final = note.verify_checkpoint(final_note, market.vkey)
-    witnesses, witnessed_at = _witnessed_by(final_note, market, "final checkpoint", findings)
+    witnesses, witnessed_at = witnessed_by(final_note, market, "final checkpoint", findings)
     for name in sorted({note.parse_vkey(vkey).name for vkey in market.witnesses} - witnesses):
         _say_missing(name, "pinned here", findings, is_short=not decides and name in market.independent)
     if witnessed_at is not None and witnessed_at > now + CLOCK_SKEW_S:
-        _say_clock_behind(witnessed_at, now, findings)
+        say_clock_behind(witnessed_at, now, findings)
     seen: list[tuple[Checkpoint, int]] = []
     for item in file.checkpoints:
         checkpoint = note.verify_checkpoint(item.note, market.vkey)
         name = f"checkpoint {checkpoint.size}"
         tree.verify_consistency(checkpoint.size, checkpoint.root, final.size, final.root, item.consistency)
-        _, time = _witnessed_by(item.note, market, name, findings)
+        _, time = witnessed_by(item.note, market, name, findings)
         if seen and checkpoint.size <= seen[-1][0].size:
             findings.refute("checkpoint.order", name, checkpoint.size, f"more than {seen[-1][0].size}")
         if seen and time is not None and time < seen[-1][1]:
@@ -198,7 +202,7 @@ def _open_log(file: ReceiptFile, market: TrustedMarket, now: int, findings: Find
     return _Opened(file, market, final, witnessed_at or 0, witnesses, roots, witnessed)
 
 
-def _say_clock_behind(witnessed_at: int, now: int, findings: Findings) -> None:
+def say_clock_behind(witnessed_at: int, now: int, findings: Findings) -> None:
     """Add a finding: nobody can tell a slow clock of the reader from a witness that is ahead, so nothing is refuted."""
     findings.below_policy(
         "witness.future",
@@ -217,7 +221,7 @@ def _say_missing(name: str, known: str, findings: Findings, *, is_short: bool) -
         findings.notice("witness.missing", "final checkpoint", what)
 
 
-def _witnessed_by(text: str, market: TrustedMarket, name: str, findings: Findings) -> tuple[frozenset[str], int | None]:
+def witnessed_by(text: str, market: TrustedMarket, name: str, findings: Findings) -> tuple[frozenset[str], int | None]:
     """Return which pinned witnesses have cosigned, and when the last of them had.
 
     Signature lines nobody here can check are refused (rule 3).
@@ -313,6 +317,8 @@ def _compare(case: Case, opened: _Opened, said: Statement[Receipt], findings: Fi
         observed, expected = getattr(stated, field.name), getattr(computed, field.name)
         if observed != expected:
             findings.refute(f"receipt.{field.name}", "receipt", observed, expected)
+    for task, high, low in concluded.costs.far_apart():
+        findings.notice("use.apart", task, f"{high / 1e6:,.1f} s of work beside {low / 1e6:,.1f} s: the lower is paid")
     expected_subjects = concluded.lineage.subjects if stated.status == SUCCEEDED else ()
     findings.expect("receipt.subject", "receipt", said.subjects, expected_subjects)
     complete = concluded.lineage.complete
@@ -355,8 +361,8 @@ def _apply_policy(case: Case, stated: Receipt, policy: Expectations, findings: F
     figures, remedy = stated.soundness, "accept it knowingly: stannary verify RECEIPT --allow-unverified"
     if stated.verdict is Verdict.REFUTED:
         findings.refute("receipt.verdict", "receipt", "the result contains convicted work", "a result without it")
-    elif policy.accepts_unverified:
-        return
+    elif policy.accepts_unverified or stated.verdict is Verdict.NOT_REPRODUCIBLE:
+        return  # that is the verdict, and no work of anybody's is at fault
     elif stated.verdict is Verdict.UNVERIFIED:
         is_unasked = stated.verification == Verification.NONE and stated.status == SUCCEEDED
         if is_unasked and case.edition.takes_unasked and policy.requirements is None:
@@ -366,6 +372,8 @@ def _apply_policy(case: Case, stated: Receipt, policy: Expectations, findings: F
             why = "the buyer asked for no verification"
         elif figures.audit_ppm < figures.required_ppm:
             why = f"audited {figures.audit_ppm} ppm, cheating pays below {figures.required_ppm} ppm"
+        elif figures.unheard:
+            why = f"{figures.unheard} of {figures.drawn} drawn units were not audited: their auditors had no room"
         findings.below_policy("receipt.unverified", "receipt", why, "a verified result", remedy)
     elif figures.assurance is not None:
         is_full = figures.checked == figures.units

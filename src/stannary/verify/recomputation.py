@@ -100,6 +100,12 @@ def units(case: Case) -> tuple[Unit, ...]:
     return tuple(_unit(case, item.predicate, made, selections.get(item.predicate.task)) for item in listed)
 
 
+def unit_of(case: Case, task: TaskId) -> Unit:
+    """Return one contributed unit, in the result or not."""
+    selected = conclusion.selections_of(case).get(task)
+    return _unit(case, case.contributions[task].predicate, _made(case), selected)
+
+
 def by_default(listed: Iterable[Unit]) -> tuple[Unit, ...]:
     """Return the units replayed unless others are asked for (rule 1)."""
     return tuple(item for item in listed if item.drawn or TASKS[item.assignment.kind].is_merge)

@@ -6,9 +6,10 @@ Rules (micro-dollars throughout; docs/receipt.md R14, R15):
    a conviction made useless is paid as `redo`. Honest auditors are always paid. Refuted and unverified work gets
    a `withheld` line of zero, so that nobody is left out in silence.
 3. What a struck node is owed for its last units goes to `insurance` (rules/blame.py): the buyer pays for work that
-   holds, and nobody who could gain by a strike is paid. A convicted node forfeits its bond. From it come, in this
-   order, the redone work and the audits its cheating caused; what is left goes to `insurance`, never to the judge and
-   never to the market.
+   holds, and nobody who could gain by a strike is paid. From it comes, as far as it reaches, the redone work that this
+   node's made useless. Under rules 2 a convicted node forfeits its bond: from it
+   come, in this order, the redone work and the audits its cheating caused; what is left goes to `insurance`, never to
+   the judge and never to the market. From rules 3 on a settlement moves no bond (rules/appeal.py).
 4. All else comes from escrow, in the order work, redo, audit; what is left goes back to the buyer as `refund`.
    If escrow runs dry, later lines are cut, never earlier ones, and no account goes below zero.
 5. Conservation: the lines (bonds negative) sum to the escrow. `paid` is what the buyer paid, escrow minus refund.
@@ -41,17 +42,16 @@ class PayableWork:
     price_usd_micros: int
     verdict: Verdict
     merge: bool = False
+    stopped: bool = False  # in hand when its buyer stopped the job
     on_completion: bool = False  # paid though unverified: the spec says `none`, or the buyer never revealed
     redone: bool = False  # a later attempt replaced it: paid as `redo`
-    caused_by: NodeId | None = None  # the convicted node whose conviction made this work useless
+    caused_by: NodeId | None = None  # the convicted or struck node whose work made this useless
     is_void: bool = False  # its node was struck: its pay goes to insurance
 
     @property
     def is_payable(self) -> bool:
-        """Whether it is to be paid at all (R14.3)."""
-        if self.verdict in (Verdict.VERIFIED, Verdict.ATTESTED):
-            return True
-        return self.verdict is Verdict.UNVERIFIED and self.on_completion
+        """Whether it is to be paid at all."""
+        return is_payable(self.verdict, on_completion=self.on_completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,11 @@ class Settled:
     refunded_usd_micros: int
 
 
+def is_payable(verdict: Verdict, *, on_completion: bool) -> bool:
+    """Return whether a contribution is to be paid at all (R14.3)."""
+    return verdict in (Verdict.VERIFIED, Verdict.ATTESTED) or (verdict is Verdict.UNVERIFIED and on_completion)
+
+
 def settle(
     escrow_usd_micros: int,
     work: Sequence[PayableWork],
@@ -104,7 +109,7 @@ def settle(
         if not item.is_payable:
             books.note(item.operator, item.task, "withheld")
         elif not item.redone:
-            books.pay(item, item.task, "merge" if item.merge else "work")
+            books.pay(item, item.task, "stopped" if item.stopped else "merge" if item.merge else "work")
     for item in work:
         if item.redone and item.is_payable:
             books.pay(item, item.task, "redo")
@@ -160,6 +165,7 @@ class _Books:
         self._escrow = escrow_usd_micros
         self._left = escrow_usd_micros
         self._sources = {node: _Source(bond, bond.usd_micros) for node, bond in bonds.items()}
+        self._insured: dict[NodeId, int] = {}  # struck node -> what of its pay insurance got
         self._lines: list[SettlementLine] = []
 
     def pay(self, done: PayableWork | AuditWork, task: str, reason: str) -> None:
@@ -169,14 +175,22 @@ class _Books:
             taken = min(source.left, due)
             source.left -= taken
             due -= taken
+        insured = 0
+        if done.caused_by is not None and not done.is_void:
+            insured = min(self._insured.get(done.caused_by, 0), due)
+        due -= insured
         from_escrow = min(self._left, due)
         self._left -= from_escrow
         paid = done.price_usd_micros - due + from_escrow
         if done.is_void:
             self.note(done.operator, task, "void")
             self._lines.append(SettlementLine(INSURANCE, task, "void", paid))
+            self._insured[done.node] = self._insured.get(done.node, 0) + paid
         else:
             self._lines.append(SettlementLine(f"operator:{done.operator}", task, reason, paid))
+        if done.caused_by is not None and insured:
+            self._lines.append(SettlementLine(INSURANCE, task, reason, -insured))
+            self._insured[done.caused_by] -= insured
 
     def note(self, operator: str, task: str, reason: str) -> None:
         self._lines.append(SettlementLine(f"operator:{operator}", task, reason, 0))

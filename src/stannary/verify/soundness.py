@@ -15,6 +15,7 @@ from stannary.errors import FormatError
 from stannary.formats import bounds
 from stannary.formats.predicates import Soundness
 from stannary.formats.quantity import PPM
+from stannary.rules import stake
 
 _PLACES = Decimal("0.000001")
 
@@ -29,7 +30,7 @@ def required_ppm(gain_ppm: int, detection_ppm: int, stake_ppm: int) -> int:
     """
     if not (0 < detection_ppm <= PPM and 0 <= gain_ppm <= PPM and stake_ppm >= 0):
         raise FormatError("soundness figures out of range", why=f"g={gain_ppm} d={detection_ppm} S={stake_ppm} ppm")
-    return gain_ppm * PPM * PPM // (detection_ppm * (stake_ppm + PPM)) + 1  # strictly greater
+    return stake.least_ppm(gain_ppm, detection_ppm, PPM, stake_ppm)
 
 
 def stake_ppm(bond_usd_micros: int, task_price_usd_micros: int) -> int:
@@ -60,11 +61,19 @@ def escape_of_share(figures: Soundness, share_ppm: int, accomplice_ppm: int = 0)
     really_ppm = min(figures.audit_ppm, checked * PPM // figures.units)
     if figures.checked == figures.units:  # that is no chance any more
         really_ppm = PPM
-    cheated = -(-figures.units * share_ppm // PPM)
+    # an unheard unit may be unheard because it was faked: it takes none of the chance to be found
+    cheated = max(-(-figures.units * share_ppm // PPM) - (figures.unheard or 0), 0)
     with localcontext() as context:
         context.prec = 40
         caught = Decimal(really_ppm) * figures.detection_ppm * (PPM - accomplice_ppm) / PPM**3
         return _rounded_up((1 - caught) ** cheated)
+
+
+def heard_ppm(figures: Soundness) -> int:
+    """Return how often a unit was drawn and heard: the signed rate, less the drawn ones without an auditor (R15.7)."""
+    if not figures.drawn:
+        return figures.audit_ppm
+    return figures.audit_ppm * (figures.drawn - (figures.unheard or 0)) // figures.drawn
 
 
 def is_sound(audit_ppm: int, required: int) -> bool:

@@ -25,10 +25,12 @@ from stannary.formats import beacon, instants, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
-from stannary.rules import blame
+from stannary.formats.quantity import PPM
+from stannary.rules import blame, first, stake, use
 from stannary.rules.draw import Selection
+from stannary.rules.use import DrawnUse, StepRates
 from stannary.verify.case import Case, Logged
-from stannary.verify.conclusion import decide
+from stannary.verify.conclusion import decide, is_run
 from stannary.verify.report import Findings
 
 
@@ -86,6 +88,26 @@ def _check_reveals(case: Case, roots: dict[int, Digest], findings: Findings) -> 
             findings.refute("candidates.late", name, f"candidates at log index {listed.index}", why)
 
 
+class _HandedIn:
+    """The work of what was handed in, as draws go on (R8.13)."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        made = sorted(case.contributions.items(), key=lambda item: item[1].index, reverse=True)
+        self._left = [(item.index, case.opened[task]) for task, item in made if task in case.opened]
+        self._rates = StepRates()
+
+    def until(self, index: int) -> StepRates:
+        """Return it of all that stands below `index` in the log, or below one asked for before."""
+        case = self._case
+        while self._left and self._left[-1][0] < index:
+            _, made = self._left.pop()
+            took = _use(case, made)
+            is_first = first.is_first(case.spec, case.job_id, made.predicate.task)
+            self._rates.add(took.kind, took.work_us(case.spec.resources), took.num_steps, is_first=is_first)
+        return self._rates
+
+
 class _Waiting:
     """The commitments no draw has taken yet, as checkpoints come to cover them (R8.7)."""
 
@@ -93,6 +115,7 @@ class _Waiting:
         self._commitments = case.commitments  # in log order
         self._next = 0
         self.held: dict[int, Logged[Commitment]] = {}
+        self.handed_in = _HandedIn(case)
 
     def cover(self, size: int) -> None:
         """Add every commitment below `size`."""
@@ -114,24 +137,42 @@ def _check_draw(case: Case, item: Logged[Draw], reveal: Logged[Reveal], waiting:
     if any(first >= second for first, second in itertools.pairwise(listed)):
         findings.refute("draw.drawable", name, listed, "commitments in log order, once each")
     waiting.cover(draw.checkpoint_size)
-    for entry in draw.drawable:
-        made = waiting.held.pop(entry.commitment_index, None)
+    found = [(entry, waiting.held.pop(entry.commitment_index, None)) for entry in draw.drawable]
+    far = _far_out(case, [made for _, made in found if made is not None], waiting.handed_in)
+    for entry, made in found:
         if made is None:
             findings.refute("draw.drawable", name, f"{entry.task} at {entry.commitment_index}", "a new commitment")
             continue
-        findings.expect("draw.drawable", name, entry, _drawable(case, made))
+        findings.expect("draw.drawable", name, entry, _drawable(case, made, is_far=made.index in far))
     for held in waiting.held.values():
         if _is_opened(case, held.predicate):
             findings.refute("draw.held-back", name, held.predicate.task, "every commitment of the checkpoint")
     waiting.held.clear()
 
 
-def _drawable(case: Case, made: Logged[Commitment]) -> Drawable:  # R8.6
+def _far_out(case: Case, listed: Sequence[Logged[Commitment]], handed_in: _HandedIn) -> frozenset[int]:  # R8.13
+    """Return the log indexes of commitments to work far beyond that of others, of their draw or handed in before."""
+    known = [item for item in listed if item.predicate.task in case.assignments]
+    before = handed_in.until(min((item.index for item in known), default=0))
+    far = use.far_out([_use(case, item) for item in known], before, case.spec.resources)
+    return frozenset(item.index for item, is_far in zip(known, far, strict=True) if is_far)
+
+
+def _use(case: Case, made: Logged[Commitment]) -> DrawnUse:
+    said = made.predicate
+    assignment = case.assignments[said.task].predicate
+    return DrawnUse(assignment.kind, assignment.num_steps, said.used, case.grade_at(said.node, made.index))
+
+
+def _drawable(case: Case, made: Logged[Commitment], *, is_far: bool) -> Drawable:  # R8.6
     commitment = made.predicate
-    held = case.credential(commitment.node)
+    held = case.credential_at(commitment.node, made.index)
     assignment = case.assignments.get(commitment.task)
     steps = assignment.predicate.num_steps if assignment is not None else 0
-    return Drawable(commitment.task, commitment.node, held.operator, held.engine_class, steps, made.index)
+    rate = stake.unit_ppm(case.spec, steps, stake.held_steps(case.handed_in, commitment.node, made.index))  # R8.12
+    return Drawable(
+        commitment.task, commitment.node, held.operator, held.engine_class, steps, made.index, PPM if is_far else rate
+    )
 
 
 def _is_opened(case: Case, commitment: Commitment) -> bool:
@@ -168,11 +209,11 @@ def _check_listed(case: Case, name: str, made: Logged[Candidates], findings: Fin
         if item.node not in case.credentials:
             findings.refute("candidates.unknown", name, item.node, "a node with a credential in evidence")
             continue
-        held = case.credential(item.node)
+        held = case.credential_at(item.node, made.index)
         findings.expect("candidates.unknown", name, item, Candidate(item.node, held.operator, held.engine_class))
-        reason = case.why_unfit(item.node, made.index, made.index)
+        reason = case.why_no_judge(item.node, made.index)
         if reason:
-            findings.refute("candidates.ineligible", name, f"{item.node}: {reason}", "a node the spec allows")
+            findings.refute("candidates.ineligible", name, f"{item.node}: {reason}", "a node that may audit")
         if not case.has_good_credential(item.node, made.index, instants.parse(said.fixed_at)):
             expected = f"a credential valid at {said.fixed_at}"
             findings.refute("candidates.expired", name, item.node, expected)
@@ -193,6 +234,11 @@ def _check_audits(
             findings.expect("audit.prover", answer.audit, answer.node, prover)
             if answer.audit not in (*selection.audits, selection.alone):
                 findings.refute("audit.name", answer.audit, answer.node, "an audit the beacon names")
+            continue
+        if is_run(selection, answer):
+            mine = selection.runs[ranked.index(answer.node)] if answer.node in ranked else ()
+            if answer.audit not in mine:
+                findings.refute("audit.name", answer.node, answer.audit, "a run of its own")
             continue
         if answer.node not in ranked[expected_rank:]:
             findings.refute("audit.auditor", answer.audit, answer.node, f"one of {', '.join(ranked[expected_rank:])}")
@@ -221,7 +267,10 @@ def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Fin
         opened = f"cannot be opened: {err}"
     findings.expect("answer.opening", answer.audit, own.predicate.commitment, opened)
     if answer.role is Role.AUDITOR:
-        findings.expect("answer.root", answer.audit, answer.root, predicates.result_root(answer.outputs))
+        findings.expect("answer.root", answer.audit, answer.root, predicates.result_root(answer.outputs, answer.ended))
+    is_due = case.edition.pays_by_use and answer.role is Role.AUDITOR
+    findings.expect("answer.used", answer.audit, answer.used is not None, is_due)
+    findings.expect("answer.ended", answer.audit, case.says_ending(answer), True)
 
 
 def _check_verdicts(case: Case, selections: dict[TaskId, Selection], findings: Findings) -> None:  # R10.5, R10.6

@@ -18,28 +18,40 @@ from stannary.formats.predicates import Soundness, Verdict
 from stannary.formats.quantity import PPM
 from stannary.rules import assurance, blame
 from stannary.rules.draw import Selection
+from stannary.rules.reasons import Reason
+from stannary.rules.stake import HELD_UNITS
 from stannary.rules.verdict import Decision
 from stannary.verify import soundness
 from stannary.verify.case import Case
 from stannary.verify.lineage import Lineage
+from stannary.verify.prices import Prices
 
 DECLARED = "declared"  # operators are what their join statements say; nothing here proves them independent
 SETTLED = frozenset({Verdict.VERIFIED, Verdict.REFUTED})
 
 
 def figures(
-    case: Case, selections: Mapping[TaskId, Selection], decisions: Mapping[TaskId, Decision], result: Lineage
+    case: Case,
+    selections: Mapping[TaskId, Selection],
+    decisions: Mapping[TaskId, Decision],
+    result: Lineage,
+    costs: Prices,
 ) -> Soundness:
     """Return the audit figures of a case (R15.1 to R15.3, R15.7)."""
     trust = case.spec.trust
     dearest: dict[NodeId, int] = {}
-    for task, item in case.contributions.items():
+    for item in case.contributions.values():
         node = item.predicate.node
-        dearest[node] = max(case.price(task, node), dearest.get(node, 0))
-    bonds = {node: blame.at_stake(case.spec, case.credential(node).bond_usd_micros) for node in dearest}
+        dearest[node] = max(costs.of_work(item), dearest.get(node, 0))
+    is_bond = blame.convicts(case.spec)
+    bonds = {
+        node: blame.at_stake(case.spec, case.bond(node), price) if is_bond else _held(case, node, costs)
+        for node, price in dearest.items()
+    }
     stakes = {node: soundness.stake_ppm(bonds[node], price) for node, price in dearest.items()}
     weakest = min(stakes, key=lambda node: (stakes[node], node), default=None)
-    stake = stakes[weakest] if weakest is not None else 0
+    least = stakes[weakest] if weakest is not None else 0
+    reckoned = least if is_bond else HELD_UNITS * PPM  # a unit with less behind it has a rate of its own (R8.12)
     audit_ppm = 0 if trust.verify is Verification.NONE else trust.audit_ppm
     whole = not case.edition.says_assurance
     units = [task for task in case.contributions if whole or not case.is_superseded(task)]
@@ -49,10 +61,10 @@ def figures(
         drawn=len(drawn),
         audited=sum(decisions[task].verdict in SETTLED for task in drawn),
         audit_ppm=audit_ppm,
-        required_ppm=soundness.required_ppm(trust.gain_ppm, trust.detection_ppm, stake),
+        required_ppm=soundness.required_ppm(trust.gain_ppm, trust.detection_ppm, reckoned),
         gain_ppm=trust.gain_ppm,
         detection_ppm=trust.detection_ppm,
-        stake_ppm=stake,
+        stake_ppm=least,
         escape=soundness.escape(audit_ppm),
         independence=DECLARED,
     )
@@ -60,18 +72,21 @@ def figures(
         return found
     price = dearest[weakest] if weakest is not None else 0
     bond = bonds[weakest] if weakest is not None else 0
+    unheard = sum(decisions[task].reason is Reason.NOT_AUDITED for task in drawn)
     unchecked = sum(task in result.tasks and decisions[task].verdict not in SETTLED for task in drawn)
     operators, accomplice_ppm = _accomplice(case)
     found = replace(
         found,
+        audited=found.audited - unheard,
         assurance=trust.assurance,
-        checked=len(drawn) - unchecked,
+        checked=len(drawn) - unheard - unchecked,
+        unheard=unheard,
         operators=operators,
         accomplice_ppm=accomplice_ppm,
         saved_usd_micros=price * trust.gain_ppm // PPM,
         lost_usd_micros=bounds.COUNT.clamp(bond + price),
     )
-    rate_ppm = PPM if found.units and found.checked == found.units else audit_ppm
+    rate_ppm = PPM if found.units and found.checked == found.units else soundness.heard_ppm(found)
     return replace(
         found,
         escape=soundness.escape(rate_ppm),
@@ -81,11 +96,24 @@ def figures(
     )
 
 
+def _held(case: Case, node: NodeId, costs: Prices) -> int:
+    """Return the pay a strike could take of a node beside that of one of its dearest units (R15.1)."""
+    made = [item for item in case.contributions.values() if item.predicate.node == node]
+    prices = [costs.of_work(item) for item in sorted(made, key=lambda item: item.index)]
+    prices.remove(max(prices))
+    return sum(prices[-HELD_UNITS:])
+
+
 def word(case: Case, found: Soundness) -> Verdict:
     """Return the word of a job whose every decision is `verified` (R15.8)."""
     if case.edition.says_assurance:
         return assurance.reached(
-            found.audit_ppm, found.required_ppm, found.detection_ppm, units=found.units, checked=found.checked or 0
+            found.audit_ppm,
+            found.required_ppm,
+            found.detection_ppm,
+            units=found.units,
+            checked=found.checked or 0,
+            unheard=found.unheard or 0,
         )
     sound = soundness.is_sound(found.audit_ppm, found.required_ppm)
     return Verdict.VERIFIED if sound else Verdict.UNVERIFIED

@@ -86,10 +86,15 @@ class NodeView(Message):
     revoked: bool
     convicted: bool
     draining: bool = False  # by its own word, or the operator's
+    suspended: bool = False  # strikes of many buyers: nothing new in their own code until it is looked at
+    canary: Word | None = None  # how its canary stands (jobs/canary.py), while it is suspended
+    struck_by: Count = 0  # buyers whose strikes count against it
+    voices_ppm: Count = 0  # what they weigh together: from 3,000,000 on it is suspended
     last_seen_at: Instant | None = None
     leases: Count
     bond_usd_micros: Money
     ask_usd_micros_per_hour: Ask
+    grade_ppm: Count | None = None  # what its work is paid by (rules/grade.py); none: nobody measured it
     name: NodeName = ""
 
 

@@ -8,12 +8,14 @@ from pydantic import Field
 
 from stannary.formats.jobspec import MAX_LANES
 from stannary.rules import kinds
+from stannary.rules.pace import REVEAL_S
 from stannary.wire.message import (
     Ask,
     Count,
     Cpus,
     Decimal,
     DigestText,
+    EndedText,
     Epoch,
     Hex32,
     Instant,
@@ -21,6 +23,7 @@ from stannary.wire.message import (
     LongText,
     MemoryBytes,
     Message,
+    Money,
     Name,
     NodeName,
     NodeText,
@@ -95,6 +98,7 @@ class PriceQuote(Message):
     escrow_usd_micros: UsdMicros
     audit_ppm: Count
     required_ppm: Count
+    reveal_s: Count = int(REVEAL_S)  # the buyer's broker has so long for a beacon value
     words: list[PricedWord]  # weakest first
 
 
@@ -122,6 +126,13 @@ class JobNode(Message):
     task: TaskText | None = None
 
 
+class JobEnding(Message):
+    """How the program of a lane ended, as its node handed it in; pending until the job has its word."""
+
+    lane: Lane
+    ended: EndedText
+
+
 class JobWait(Message):
     """One thing a job waits for: the stage of docs/course.md it is in, and what comes then."""
 
@@ -131,6 +142,25 @@ class JobWait(Message):
     then: Text
     until: Instant | None = None  # at least until then; absent where nothing ends it
     otherwise: Text = ""
+
+
+class DisputeView(Message):
+    """A bond that a job disputes, and what became of it."""
+
+    node: NodeText
+    operator: Shown
+    task: TaskText
+    stage: Word
+    bond_usd_micros: Money
+    opened_at: Instant
+    until: Instant | None = None  # a hearing is offered until then at least
+    is_ruled: bool = False  # its file can be had
+
+
+class DisputeList(Message):
+    """GET /v1/jobs/{job}/disputes: to the job's buyer and the market's operator."""
+
+    disputes: list[DisputeView]
 
 
 class JobView(Message):
@@ -151,6 +181,7 @@ class JobView(Message):
     nodes: list[JobNode]
     submitted_at: Instant
     finished_at: Instant | None = None
+    endings: list[JobEnding] | None = None  # of the lanes that are handed in, where that is part of a result
     waits: list[JobWait] | None = None  # what it waits for now; absent of one that has ended, or is not yet under way
     faults: list[Text] | None = None  # what was stored of this job and cannot be shown; absent where all can
 

@@ -26,7 +26,7 @@ import httpcore2
 import httpx2
 
 from stannary import files
-from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, Refuted, UsageError
+from stannary.errors import AuthError, LimitExceeded, MarketUnreachable, Refuted, ServiceError, UsageError
 from stannary.formats.digest import PREFIX, Digest
 from stannary.wire import errors, http, limits, message, proof, routes, tls
 from stannary.wire.message import Message
@@ -143,13 +143,21 @@ class Connection:
             raise Refuted("the market sent other bytes than asked for", why=f"{digest}, {num_bytes:,} bytes")
 
     @contextmanager
-    def stream(self, path: str) -> Iterator[Iterator[bytes]]:
-        """GET a body in chunks."""
+    def stream(self, path: str, first_byte: int = 0) -> Iterator[Iterator[bytes]]:
+        """GET a body in chunks, from a byte on.
+
+        Raises:
+            ServiceError: another part came than was asked for.
+        """
+        headers = {"Range": f"bytes={first_byte}-"} if first_byte else {}
         try:
-            with self._http.stream("GET", path, extensions={IS_BLOB: True}) as answer:
+            with self._http.stream("GET", path, headers=headers, extensions={IS_BLOB: True}) as answer:
                 if answer.status_code >= 300 or _is_page(answer):
                     answer.read()
                 self._raise_for(answer)
+                begins = answer.headers.get("Content-Range", "bytes 0-").startswith(f"bytes {first_byte}-")
+                if not begins:
+                    raise ServiceError("the market sent another part of a blob", why=f"asked from byte {first_byte:,}")
                 yield answer.iter_bytes(limits.BLOB_CHUNK_BYTES)
         except httpx2.TransportError as err:
             raise self._unreachable(err) from err

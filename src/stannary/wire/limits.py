@@ -7,6 +7,7 @@ from __future__ import annotations
 
 MAX_BODY_BYTES = 1024 * 1024  # ordinary JSON bodies; the largest is a page of log lines
 MAX_ENVELOPE_BODY_BYTES = 6 * 1024 * 1024  # a DSSE payload of 4 MiB in base64, and its frame
+MAX_POWER_PROOF_CHARS = 4 * 1024 * 1024  # of a proof of power (stannary/power.py): some 70 KB for two processors
 MAX_BLOB_BYTES = 8 * 1024 * 1024 * 1024  # one stored object
 MAX_UNANNOUNCED_BYTES = 64 * 1024 * 1024  # of an upload without Content-Length: so much of its sender's quota is held
 BLOB_CHUNK_BYTES = 256 * 1024  # read and write unit of blob streams

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from stannary.wire.message import DigestText, Hex32, LongText, Message, Name, Word
+from stannary.wire.message import Count, DigestText, Hex32, LongText, Message, Name, Word
 
 MAX_TERMS_CHARS = 32_768  # some ten pages
 
@@ -21,6 +21,10 @@ class MarketInfo(Message):
     version: Name
     terms_digest: DigestText
     terms: Annotated[str, StringConstraints(max_length=MAX_TERMS_CHARS)] = ""  # the text; empty at earlier releases
+    appeal_s: Count = 86_400  # three operators have so long to hear about a disputed bond
+    root: DigestText | None = None  # the root file system its jobs run in; None: each node's own system
+    root_bytes: Count = 0  # the size of its tar, which anybody may fetch (GET /v1/blobs/{digest})
+    grades: bool | None = None  # it measures what nodes' processors do; absent where it does not
 
 
 class LogState(Message):

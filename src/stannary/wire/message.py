@@ -51,6 +51,7 @@ Base64Signature = Annotated[str, StringConstraints(min_length=88, max_length=88)
 DigestText = Annotated[str, StringConstraints(pattern=bounds.DIGEST.anchored)]
 NodeText = Annotated[str, StringConstraints(pattern=bounds.NODE.anchored)]
 JobText = Annotated[str, StringConstraints(pattern=bounds.JOB.anchored)]
+EndedText = Annotated[str, StringConstraints(pattern=bounds.ENDED.anchored)]
 TaskText = Annotated[str, StringConstraints(pattern=bounds.TASK.anchored)]
 AuditText = Annotated[str, StringConstraints(pattern=bounds.AUDIT.anchored)]
 LeaseText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

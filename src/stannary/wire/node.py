@@ -26,6 +26,7 @@ from stannary.wire.message import (
     LeaseText,
     LongSaid,
     Message,
+    Money,
     Name,
     NodeName,
     NodeText,
@@ -105,6 +106,17 @@ class Heartbeat(Message):
     version: Name
     jobs: Annotated[list[JobText], Field(max_length=limits.MAX_JOBS_HELD)] = Field(default_factory=list)
     name: NodeName = ""
+    wants_canary: bool = False  # suspended, its provider asks to be looked at again
+
+
+class DisputedHere(Message):
+    """A bond of the node that is disputed."""
+
+    job: JobText
+    task: TaskText
+    stage: Word
+    bond_usd_micros: Money
+    until: Instant | None = None  # a hearing is offered until then at least
 
 
 class HeartbeatAnswer(Message):
@@ -114,6 +126,9 @@ class HeartbeatAnswer(Message):
     interval_s: Seconds
     ended: list[JobText] = Field(default_factory=list)
     now: Instant | None = None  # the market's, for the node to compare its clock with
+    suspended: bool = False  # nothing new in buyers' own code for a while (docs/audits.md)
+    canary: Word | None = None  # how its canary stands, while it is suspended (jobs/canary.py)
+    disputes: list[DisputedHere] = Field(default_factory=list)  # of its bond, that are not decided
 
 
 class NextLease(Message):
@@ -125,6 +140,28 @@ class NextLease(Message):
 
     wait_s: WaitS = 0.0
     have: HeldLeases = Field(default_factory=list)
+    tests: bool = False  # whoever asks has room for a test of its power now: it may get one in place of a lease (202)
+
+
+class PowerTest(Message):
+    """POST /v1/power/next, or in place of a lease: show what your processors do, at once. The market's clock runs."""
+
+    nonce: Hex32
+    processors: Count  # that are to be at work at once
+    seconds: Count
+
+
+class PowerAnswer(Message):
+    """POST /v1/power: the node's `power` envelope, and the proof whose digest stands in it."""
+
+    envelope: EnvelopeBody
+    proof: Annotated[str, StringConstraints(max_length=limits.MAX_POWER_PROOF_CHARS)]
+
+
+class GradedNode(Message):
+    """The node's credential with its new grade."""
+
+    credential: EnvelopeBody
 
 
 class AuditRef(Message):
@@ -163,6 +200,7 @@ class Lease(Message):
     salt: Hex32 | None = None  # audit and question: the audit salt, hex
     step: Count | None = None  # audit and question: the drawn inner step, 1..num_steps
     blobs: list[BlobRef] = Field(default_factory=list)
+    committed: Hex32 | None = None  # work: what the node has committed to in this epoch, for a journal that forgot it
 
 
 class ReadingSubmit(Signed):

@@ -25,12 +25,16 @@ JOB_COST = "/v1/jobs/{job}/cost"
 JOB_RECEIPT = "/v1/jobs/{job}/receipt"
 JOB_OUTPUTS = "/v1/jobs/{job}/outputs"
 JOB_BEACON = "/v1/jobs/{job}/beacon"
+JOB_DISPUTES = "/v1/jobs/{job}/disputes"
+JOB_RULING = "/v1/jobs/{job}/rulings/{node}"
 JOB_MANIFEST = "/v1/jobs/{job}/manifest"
 
 JOIN = "/v1/join"
 SESSION_CHALLENGE = "/v1/sessions/challenge"
 SESSIONS = "/v1/sessions"
 HEARTBEAT = "/v1/heartbeat"
+POWER = "/v1/power"
+POWER_NEXT = "/v1/power/next"
 LEASE_NEXT = "/v1/leases/next"
 LEASE_READING = "/v1/leases/{lease}/reading"
 LEASE_LOGS = "/v1/leases/{lease}/logs"
@@ -52,6 +56,7 @@ ADMIN_LEDGER = "/v1/admin/ledger"
 ADMIN_FAULTS = "/v1/admin/faults"
 ADMIN_BLOBS = "/v1/admin/blobs"
 ADMIN_BACKUP = "/v1/admin/backup"
+ADMIN_ROOT = "/v1/admin/roots/{digest}"
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REQUEST_ID = "X-Request-Id"
@@ -70,6 +75,11 @@ def lease(template: str, lease_id: str) -> str:
 def blob(digest: str) -> str:
     """Return the path of a blob."""
     return BLOB.replace("{digest}", digest)
+
+
+def admin_root(digest: str) -> str:
+    """Return the path at which a root file system is published."""
+    return ADMIN_ROOT.replace("{digest}", digest)
 
 
 def node(template: str, node_id: str) -> str:

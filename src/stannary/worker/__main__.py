@@ -1,4 +1,5 @@
-"""The worker: the process inside the sandbox, one per node and job, kept across rounds.
+"""The worker: the process inside the sandbox, one per node and job, kept across rounds; a recipe's tasks are done in
+processes that are forked for them (fresh.py).
 
     worker REQUESTS_FD REPLIES_FD [JOB_DIRECTORY]        (/job: blobs/ and workdir/, both read-only)
 

@@ -6,7 +6,8 @@ Rules:
    not handed in: a job cannot hand in what it only points at.
 2. One file that cannot travel (a name with a newline or in no UTF-8, a fifo, more bytes than
    `resources.disk` has left) is left out with its reason; the others go. A pattern that names no file
-   at all is a failure of the command, and so is a result of which nothing is left.
+   at all is said, and the rest handed in; in jobs of rules 2 it is a failure of the command, and so is a
+   result of which nothing is left.
 3. More than MAX_FILES files travel as one archive, ARCHIVE: sorted names, no times and no owners, so
    that two nodes with the same files make the same bytes.
 
@@ -32,6 +33,7 @@ MAX_NAMED_REFUSALS = 20  # in the log; the rest is counted
 ARCHIVE = "outputs.tar"
 CHUNK_BYTES = 1024 * 1024
 SHOWN_CHARS = 200
+MAX_MISSING_CHARS = 500  # of the line that names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Collected:
 
     files: tuple[File, ...]  # by name
     refusals: tuple[Refusal, ...]
+    missing: tuple[str, ...] = ()  # patterns that name nothing
 
     @property
     def is_archived(self) -> bool:
@@ -71,32 +74,40 @@ class _Visited:
     why_not: str = ""
 
 
-def collect(directory: Path, wanted: Sequence[str], max_bytes: int) -> Collected:
-    """Find what the patterns name below `directory`.
+def collect_all(directory: Path, wanted: Sequence[str], max_bytes: int) -> Collected:
+    """Find what the patterns name below `directory`, as jobs of rules 2 want it.
 
     Raises:
         NotFound: a pattern names nothing, or nothing of what is named can travel.
-        LimitExceeded: more than MAX_VISITED names.
     """
+    found = collect(directory, wanted, max_bytes)
+    if found.missing:
+        raise NotFound(
+            "command left no such output",
+            why=", ".join(found.missing)[:500],
+            hint="outputs are relative to the work directory",
+        )
+    if found.refusals and not found.files:
+        raise NotFound("command left no such output", why=f"{found.refusals[0].name}: {found.refusals[0].why}")
+    return found
+
+
+def collect(directory: Path, wanted: Sequence[str], max_bytes: int) -> Collected:
+    """Find what the patterns name below `directory`; nothing where it holds more than MAX_VISITED names."""
     parsed = patterns.parse_all(wanted)
     unmet = {pattern.text: None for pattern in parsed}
     named: list[_Visited] = []
-    for visited in _walk(directory):
-        matching = [pattern.text for pattern in parsed if pattern.matches(visited.segments)]
-        for text in matching:
-            unmet.pop(text, None)
-        if matching:
-            named.append(visited)
-    if unmet:
-        raise NotFound(
-            "command left no such output",
-            why=", ".join(unmet)[:500],
-            hint="outputs are relative to the work directory",
-        )
+    try:
+        for visited in _walk(directory):
+            matching = [pattern.text for pattern in parsed if pattern.matches(visited.segments)]
+            for text in matching:
+                unmet.pop(text, None)
+            if matching:
+                named.append(visited)
+    except LimitExceeded as err:
+        return Collected((), (Refusal(".", f"{err.what}, {err.why}"),), tuple(pattern.text for pattern in parsed))
     files, refusals = _judge(named, max_bytes)
-    if refusals and not files:
-        raise NotFound("command left no such output", why=f"{refusals[0].name}: {refusals[0].why}")
-    return Collected(tuple(files), tuple(refusals))
+    return Collected(tuple(files), tuple(refusals), tuple(unmet))
 
 
 def read(file: File) -> Iterator[bytes]:
@@ -125,8 +136,11 @@ def archive(files: Sequence[File]) -> Iterator[bytes]:
     yield bytes(_rounded(written + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE) - written)
 
 
-def words(refusals: Sequence[Refusal]) -> Iterator[str]:
-    """Yield the log lines about what was left out."""
+def words(found: Collected) -> Iterator[str]:
+    """Yield the log lines about what is not handed in."""
+    if found.missing:
+        yield f"no such output: {', '.join(found.missing)}"[:MAX_MISSING_CHARS]
+    refusals = found.refusals
     for refusal in refusals[:MAX_NAMED_REFUSALS]:
         yield f"output left out: {refusal.name}: {refusal.why}"
     if len(refusals) > MAX_NAMED_REFUSALS:

@@ -10,9 +10,12 @@ Rules:
    prints tells one honest node from another (border/variables.py): the pinned variables, the installed
    requirements on PATH and PYTHONPATH, `STANNARY_INPUT_<NAME>` for each input, the shard where
    `num_nodes` is above one, and the spec's `envs` over all.
-3. When the command's first process ends, whatever it left in the background is killed before an output
+3. A command that runs longer than it may, where it was told a limit, is asked to end: SIGTERM to all it started,
+   SIGKILL after GRACE_S. What it left until then is handed in, and said to be cut.
+4. When the command's first process ends, whatever it left in the background is killed before an output
    is looked at: nothing changes a file while it is handed in, and nothing runs into the next task.
-4. A command cannot stop or kill its worker (Landlock's signal scope, Linux 6.12 and later), which would
+5. Where the job's memory ends, the kernel kills of the command and not its worker, which hands in what is there.
+6. A command cannot stop or kill its worker (Landlock's signal scope, Linux 6.12 and later), which would
    read as a fault of the node.
 
 What is handed in is collect.py's to say.
@@ -20,6 +23,8 @@ What is handed in is collect.py's to say.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -37,6 +42,8 @@ from stannary.formats.workdir import FILE_TIME_S
 from stannary.worker.processors import Processors
 
 SHELL = "/bin/sh"
+OURS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE})  # not the program's doing
+GRACE_S = 5.0  # between SIGTERM and SIGKILL, to write down what there is
 STRAYS_TIMEOUT_S = 10.0  # a fork bomb of as many processes as the sandbox allows ends within one
 STRAYS_POLL_S = 0.01
 
@@ -89,8 +96,22 @@ class Places:
         return self.root / "command"
 
 
-def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Rank) -> int:
-    """Run the command of a spec and return its exit code; its stdout and stderr are this process's.
+class NotStarted(UsageError):
+    """A command that its node cannot start, because of what it says."""
+
+    def __init__(self, first_line: str, err: OSError) -> None:
+        super().__init__(
+            "the command cannot be started",
+            why=f"{first_line!r:.120}: {err.strerror}",
+            hint="name a program that every node has, such as #!/bin/bash or #!/usr/bin/env python",
+        )
+        self.exit_status = 127 if err.errno == errno.ENOENT else 126  # as POSIX has a shell say it (XCU 2.8.2)
+
+
+def run_command(
+    spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Rank, wall_s: float | None = None
+) -> int | None:
+    """Run the command of a spec and return how it ended; its stdout and stderr are this process's.
 
     Args:
         spec: the signed spec.
@@ -98,9 +119,12 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
         workdir: the buyer's files, not changed.
         inputs: where each input lies.
         shard: which part of the work this is.
+        wall_s: how long it may run; None leaves that to whoever may kill this process.
+
+    Returns: its exit code, or a signal below zero; None where it was cut.
 
     Raises:
-        UsageError: its `#!` line names no program of this node.
+        NotStarted: its `#!` line names no program of this node.
         LimitExceeded: what it left in the background does not end.
     """
     _lay_out(places, workdir)
@@ -108,27 +132,50 @@ def run_command(spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[st
     named = {f"STANNARY_INPUT_{name.upper().replace('-', '_')}": str(path) for name, path in inputs.items()}
     own = {"HOME": str(places.home), "TMPDIR": str(places.tmp), **named, **shard.variables()}
     try:
-        ended = subprocess.run(  # noqa: S603  # the sandbox is the border, see rule 1
+        running = subprocess.Popen(  # noqa: S603  # the sandbox is the border, see rule 1
             argv,
             cwd=places.work,
             env=command_environment(spec, os.environ, own),
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: _begin(spec.resources.cpus),  # a command's worker has no threads
-            check=False,
+            preexec_fn=lambda: _begin(spec.resources.cpus),  # noqa: PLW1509  # a command's worker has no threads
         )
+        return _wait(running, wall_s)
     except OSError as err:
-        first = (spec.run or "").partition("\n")[0]
-        raise UsageError(
-            "the command cannot be started",
-            why=f"{first!r:.120}: {err.strerror}",
-            hint="name a program that every node has, such as #!/bin/bash or #!/usr/bin/env python",
-        ) from err
+        if err.errno in OURS:
+            raise
+        raise NotStarted((spec.run or "").partition("\n")[0], err) from err
     finally:
-        _end_strays()
-    return ended.returncode
+        end_strays()
+
+
+def _wait(running: subprocess.Popen[bytes], wall_s: float | None) -> int | None:
+    """Wait for a command; one that runs too long is asked to end, and given a moment for it."""
+    try:
+        return running.wait(wall_s)
+    except subprocess.TimeoutExpired:
+        _signal_all(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        running.wait(GRACE_S)
+    return None
+
+
+def _signal_all(number: int) -> None:
+    for pid in list(_descendants(os.getpid())):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            os.kill(pid, number)
+
+
+def go_first() -> None:
+    """Let the kernel kill this process, and what it starts, before its worker where the job's memory ends.
+
+    The worker then hands in what is there, and says by what it was cut (docs.kernel.org, proc, oom_score_adj).
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:  # noqa: PTH123
+        file.write(b"1000")  # anybody may raise his own
 
 
 def _begin(cpus: int) -> None:
+    go_first()
     Processors().take(cpus)
     landlock.scope_signals()
 
@@ -161,17 +208,15 @@ def _argv(lines: str, places: Places) -> list[str]:
     return [str(places.script)]
 
 
-def _end_strays() -> None:
+def end_strays() -> None:
     """Kill every descendant of this process, which adopts what a command orphans (__main__.py)."""
     deadline = time.monotonic() + STRAYS_TIMEOUT_S
     while strays := list(_descendants(os.getpid())):
         if time.monotonic() > deadline:
             raise LimitExceeded("the command left processes that do not end", why=f"{len(strays)} processes")
         for pid in strays:
-            try:
+            with contextlib.suppress(OSError):  # gone meanwhile
                 os.kill(pid, signal.SIGKILL)
-            except OSError:
-                continue  # gone meanwhile
         _reap()
         time.sleep(STRAYS_POLL_S)  # an orphan changes its parent a moment after the parent's end
 

@@ -3,10 +3,11 @@
     python -m stannary.worker.determinism JOB_DIRECTORY REPORTS_FD      {"spec", "inputs"} on stdin, one JSON line each:
                                                      {"step", "steps", "loss"}* then {"found": [...]} or {"failed": ""}
 
-Two steps from the same weights are run twice in the worker, and once in a process of its own with another number,
-start time and load; the states after each step and the delta are compared. That covers what the recipe's file does
-when it is run, too. Hash order of strings is fixed by the worker's environment; what still slips through is met by
-the first audit, and costs the prover nothing but a second look, since his auditors cannot agree against him either.
+Two steps from the same weights are run in two fresh processes of the worker (fresh.py), and in one of its own with
+another number, start time and load; the states after each step and the delta are compared. That covers what the
+recipe's file does when it is run, too. Hash order of strings is fixed by the worker's environment; what still slips
+through is met by the first audit, and costs the prover nothing but a second look, since his auditors cannot agree
+against him either.
 """
 
 from __future__ import annotations
@@ -109,9 +110,10 @@ def main(arguments: list[str]) -> int:
         try:
             spec = jobspec.from_canonical(told["spec"])
             settings = jobspec.recipe_of(spec)
-            engine.pin(settings.training.threads)
+            engine.pin()  # as in the worker (fresh.py rule 4)
             inputs = {name: Path(path) for name, path in told["inputs"].items()}
             loaded = recipes.load(Path(arguments[0]) / "workdir", settings, inputs)
+            engine.pin(settings.training.threads)
             report({"found": probe(loaded, settings, lambda step, steps, loss: report(
                 {"step": step, "steps": steps, "loss": loss}
             ))})  # fmt: skip

@@ -43,7 +43,9 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
         if not chosen:
             raise _no_result(view, [item.name for item in listed], name)
         if view.finished_at is None:
-            out.say(f"{wanted} is {plain(view.status)}: nobody has vouched for these yet; stannary wait {wanted}")
+            out.say(
+                f"{wanted} is {plain(view.status)}: pending, nobody has vouched for these yet; stannary wait {wanted}"
+            )
         fetched: list[dict[str, str | int]] = []
         try:
             for item in chosen:

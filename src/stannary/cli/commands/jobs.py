@@ -7,6 +7,7 @@ import click
 from stannary.cli import session
 from stannary.cli.command import command
 from stannary.cli.output import Output
+from stannary.formats import ended
 from stannary.formats.quantity import dollars
 from stannary.wire.buyer import JobView, JobWait
 
@@ -57,6 +58,8 @@ def show(out: Output, job: str) -> None:
     if view.has_rounds:
         lines.append(f"  round       {view.progress.round} of {view.progress.rounds}")
     lines += [f"  lane {node.lane}      {node.node} of {node.operator}, {node.state}" for node in view.nodes]
+    for item in view.endings or ():
+        lines.append(f"  lane {item.lane}      {ended.words(item.ended)}; {view.verdict}")
     lines += [f"  waits       {_wait(wait)}" for wait in view.waits or ()]
     lines += [f"  ! {fault}" for fault in view.faults or ()]
     out.result(view.model_dump(mode="json"), "\n".join(lines))

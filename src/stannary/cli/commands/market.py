@@ -11,11 +11,12 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.commands import market_access, market_nodes, market_profiles
+from stannary.cli.commands import market_access, market_nodes, market_profiles, market_root
 from stannary.cli.commands.market_access import card_of, directory_option, operator_of, start_command
+from stannary.cli.commands.rulings import market_rulings
 from stannary.cli.lazy import LazyGroup
 from stannary.cli.output import Output, plain
-from stannary.errors import ConflictError, StannaryError
+from stannary.errors import ConflictError, NotFound, StannaryError
 from stannary.formats import instants, quantity
 from stannary.sdk import brokers, local, processes
 from stannary.sdk import profile as profiles
@@ -108,17 +109,20 @@ def card(out: Output, directory: Path | None) -> None:
 @command
 @directory_option
 @click.option("--last", "limit", type=click.IntRange(0), default=20, show_default=True, help="Entries to show.")
-def ledger(out: Output, directory: Path | None, limit: int) -> None:
+@click.option("--account", help="Only what one account gave or took: insurance, or as the balances name it.")
+def ledger(out: Output, directory: Path | None, limit: int, account: str | None) -> None:
     """Show what every account holds, and the last movements of money. The balances add up to zero."""
     with operator_of(directory) as operator:
-        found = operator.ledger()
+        found = operator.ledger(account)
+    if account is not None and account not in found.balances:
+        raise NotFound("no such account", why=f"{account} never held anything", hint="stannary market ledger")
     shown = found.entries[len(found.entries) - min(limit, len(found.entries)) :]
     value = {"balances": found.balances, "entries": [item.model_dump(mode="json") for item in shown]}
     rows = [(name, quantity.dollars(usd_micros)) for name, usd_micros in sorted(found.balances.items())]
     out.table(("ACCOUNT", "HOLDS"), rows, value, narrow=("ACCOUNT",))
     if shown and not out.as_json:
-        moved = [(item.debit, item.credit, quantity.dollars(item.usd_micros), item.key) for item in shown]
-        out.table(("FROM", "TO", "AMOUNT", "FOR"), moved, value, narrow=("FOR", "FROM", "TO"))
+        moved = [(item.debit, item.credit, quantity.dollars(item.usd_micros), item.reason, item.key) for item in shown]
+        out.table(("FROM", "TO", "AMOUNT", "WHY", "FOR"), moved, value, narrow=("FOR", "FROM", "TO"))
 
 
 @command
@@ -228,6 +232,8 @@ def _owner(directory: Path) -> str:
 
 for item in (serve, start, status, stop, card, ledger, faults, backup, restore):
     market.add_command(item)
+market.add_command(market_root.root)
+market.add_command(market_rulings, "rulings")
 for item in (market_access.token, market_access.join_token, market_nodes.node):
     market.add_command(item)
 for item in (market_profiles.add, market_profiles.ls, market_profiles.use, market_profiles.rm):

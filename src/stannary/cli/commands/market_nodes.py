@@ -27,11 +27,11 @@ def ls(out: Output, directory: Path | None) -> None:
         found = operator.nodes().nodes
     if not found:
         out.say("no node has joined; let one in: stannary market join-token --operator NAME")
-    columns = ("NODE", "NAME", "OPERATOR", "TIER", "CLASS", "STATE", "LEASES", "PER HOUR", "BOND")
+    columns = ("NODE", "NAME", "OPERATOR", "TIER", "CLASS", "STATE", "LEASES", "SCU", "PER HOUR", "BOND")
     rows = [
         (
             item.node, item.name, item.operator, item.tier, item.engine_class, _state(item), str(item.leases),
-            quantity.dollars(item.ask_usd_micros_per_hour), quantity.dollars(item.bond_usd_micros),
+            _grade(item), quantity.dollars(item.ask_usd_micros_per_hour), quantity.dollars(item.bond_usd_micros),
         )
         for item in found
     ]  # fmt: skip
@@ -69,7 +69,13 @@ node.add_command(drain)
 node.add_command(revoke)
 
 
+def _grade(view: NodeView) -> str:
+    return quantity.scu(view.grade_ppm) if view.grade_ppm is not None else "-"
+
+
 def _state(view: NodeView) -> str:
     if view.convicted or view.revoked:
         return "convicted" if view.convicted else "revoked"
+    if view.suspended:
+        return f"suspended, canary {view.canary}" if view.canary else "suspended"
     return "draining" if view.draining else view.state

@@ -29,6 +29,10 @@ from stannary.wire.connection import Connection
 from stannary.wire.join_token import JoinToken
 
 CLOCK_FILE = "clock-off"  # agent/clocks.py
+SUSPENDED_FILE, WANTED_FILE = "suspended", "canary-wanted"  # agent/standing.py
+DISPUTES_FILE = "disputes.json"  # the same
+MAX_DISPUTES_BYTES = 1024 * 1024
+HAND_FILE = "in-hand.json"  # agent/desk.py
 DRAIN_PATIENCE_S = 600.0
 STDIN = "-"
 TOKEN_VARIABLE = "STANNARY_JOIN_TOKEN"  # noqa: S105  a name
@@ -131,11 +135,43 @@ def ls(out: Output) -> None:
 @command
 @name_option
 def status(out: Output, name: str) -> None:
-    """Show a node's market, engine class and process."""
-    found = [{**_describe(place / NODE_FILE), "clock": _clock(place)} for place in _joined(name)]
-    lines = [line for item in found for line in (*(f"{key:<16}{value}" for key, value in item.items()), "")]
+    """Show a node's market, engine class and process, and what it does now."""
+    found = [
+        {
+            **_describe(place / NODE_FILE),
+            "in_hand": _in_hand(place),
+            "clock": _clock(place),
+            "grade_ppm": _grade_ppm(place),
+            "standing": _standing(place),
+            "canary": _canary(place),
+            "disputes": _disputes(place),
+        }
+        for place in _joined(name)
+    ]
+    lines = []
+    for item in found:
+        lines += [f"{key:<16}{value}" for key, value in item.items() if key not in {"grade_ppm", "disputes"}]
+        lines += [f"{'grade':<16}{_grade(item['grade_ppm'])}"]
+        lines += [*_dispute_lines(item["disputes"]), ""]
     out.result(found[0] if found[0]["name"] == name else {"name": name, "nodes": found}, lines[:-1])
     out.say("software evidence, tier T0: NOT hardware-attested")
+
+
+@command
+@name_option
+def canary(out: Output, name: str) -> None:
+    """Ask the market to look at a suspended node again, once what was wrong with it is mended."""
+    places = [place for place in _joined(name) if _suspension(place) is not None]
+    if not places:
+        raise NotFound(f"node {name} is not suspended", why="as of its last beat", hint="stannary node status")
+    for place in places:
+        files.replace(place / WANTED_FILE, b"")
+    stopped = [place.name for place in places if _pid(place) is None]
+    if stopped:
+        out.say(f"{', '.join(stopped)} does not run; start it: stannary node run")
+    names = [place.name for place in places]
+    said = f"{', '.join(names)}: the market is asked; it waits a minute between two canaries, and longer each time"
+    out.result({"asked": names}, said)
 
 
 @command
@@ -267,7 +303,8 @@ def _agree(out: Output, invited: JoinToken, who: str, *, num_nodes: int, is_agre
         out.say(line)
     sum_ = quantity.dollars(num_nodes * invited.bond_usd_micros)
     each = "this node" if num_nodes == 1 else f"each of {num_nodes} nodes, {sum_} in sum"
-    out.say(f"Bond     {bond} for {each}: what {plain(who)} loses when its work is refuted")
+    out.say(f"Bond     {bond} for {each}: what {plain(who)} can lose by appeals")
+    out.say(f"Appeals  heard within {instants.span(market.appeal_s)}")
     if not is_agreed:
         out.confirm(f"Sign these terms for {plain(who)}?", flag="--accept-terms")
     return market.terms_digest if market.terms else ""
@@ -324,6 +361,19 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"name": path.parent.name, **described, "state": f"running, pid {pid}" if pid else "stopped"}
 
 
+def _in_hand(place: Path) -> str:
+    """Say what the agent of a node does now, an audit or work, and questions it answers beside it."""
+    if _pid(place) is None:
+        return "nothing"
+    try:
+        listed = canonical.decode((place / HAND_FILE).read_bytes())
+    except (OSError, StannaryError):  # nothing yet; one node's damaged file hides no other node
+        listed = []
+    found = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    said = [f"{item.get('type')} {item.get('task')} since {item.get('since')}" for item in found]
+    return plain(", ".join(said)) or "nothing"
+
+
 def _clock(place: Path) -> str:
     """Say how far this clock was off the market's at the last beat."""
     try:
@@ -331,6 +381,80 @@ def _clock(place: Path) -> str:
     except (FileNotFoundError, ValueError):
         return "as the market's"
     return f"{instants.words(off_s)} the market's" if off_s else "as the market's"
+
+
+def _grade_ppm(place: Path) -> int | None:
+    """Return what this node's work is paid by, as its credential says; None if nobody measured it."""
+    held = slots.credential(place)
+    return held.grade_ppm if held is not None else None
+
+
+def _grade(grade_ppm: int | None) -> str:
+    return "not measured: 1 SCU a processor" if grade_ppm is None else f"{quantity.scu(grade_ppm)} SCU a processor"
+
+
+def _standing(place: Path) -> str:
+    """Say whether the market holds strikes against this node, as of the last beat, and what is to be done."""
+    word = _suspension(place)
+    if word is None:
+        return "good"
+    return f"suspended since buyers of many jobs had it struck; no pay and no bond is touched: {_NEXT[word]}"
+
+
+def _canary(place: Path) -> str:
+    """Return one word for programs: how the canary of a suspended node stands; empty where there is none."""
+    return _suspension(place) or ""
+
+
+def _suspension(place: Path) -> str | None:
+    """Return how a suspended node's canary stands, None where it is not suspended."""
+    try:
+        word = (place / SUSPENDED_FILE).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return word if word in _NEXT else ""
+
+
+_REPAIR = (
+    "test this machine's memory (memtester, or memtest86+ at boot), take back what overclocks it, install stannary "
+    "anew, then ask for another: stannary node canary"
+)
+_NEXT = {
+    "": "let it run, the market looks at it at once",
+    "waiting": "let it run, the market looks at it as soon as it is connected and has nothing in hand",
+    "asked": "it is asked a unit of work in code of this package now; the right result ends this at once",
+    "failed": f"it failed a unit in code of this package and stays suspended until it does one right: {_REPAIR}",
+    "unanswered": f"it did not answer what the market asked and stays suspended until it does: see its log; {_REPAIR}",
+    "unchecked": "nobody could compare what it found; let it run, ten minutes of its connection end this",
+    "impossible": "it has nothing to train with; let it run, ten minutes of its connection end this",
+}
+
+
+def _disputes(place: Path) -> list[dict[str, canonical.Json]]:
+    """Return what was disputed of this node's bond at the last beat."""
+    try:
+        value = canonical.decode((place / DISPUTES_FILE).read_bytes(), max_bytes=MAX_DISPUTES_BYTES)
+    except (FileNotFoundError, StannaryError):
+        return []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _dispute_lines(disputes: list[dict[str, canonical.Json]]) -> list[str]:
+    """Say of each dispute what it is, until when, and what its operator can do."""
+    lines = []
+    for item in disputes:
+        bond, until = item.get("bond_usd_micros"), item.get("until")
+        money = quantity.dollars(bond) if isinstance(bond, int) else "?"
+        when = f", offered until {until} at least" if until else ""
+        what = f"{plain(str(item.get('task')))}: the bond of {money} is in dispute ({item.get('stage')}{when})"
+        said = (
+            what,
+            "two others computed this unit otherwise; an appeal by operators who had no part decides, unasked",
+            "nothing is lost yet, and nothing need be done: keep the node and its key; it works on for other jobs",
+            "the ruling is a file to check (stannary verify FILE --replay), had from the market's operator",
+        )
+        lines += [f"{'' if number else 'disputed':<16}{line}" for number, line in enumerate(said)]
+    return lines
 
 
 def _pid(place: Path) -> int | None:

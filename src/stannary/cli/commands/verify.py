@@ -1,4 +1,4 @@
-"""`stannary verify`: check a receipt offline. Needs neither a market nor an account, unless it is to replay.
+"""`stannary verify`: check a receipt or a ruling offline. It needs no market and no account, but to replay.
 
 Only what a plain verification needs is imported here; replaying and policies bring their own when asked for.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stannary.verify.policy import Requirements
 
 EXIT_REFUTED = 3
+RULING = b"stannary.ruling/v1"  # formats/ruling.py
 MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this bounds the read
 
 
@@ -49,7 +50,7 @@ MAX_RECEIPT_BYTES = 128 * 1024 * 1024  # the verifier's own limit is lower; this
 def verify(
     out: Output, receipt: Path, trust_file: Path | None, replays: bool, result: Path | None, **options: object
 ) -> int:
-    """Check a receipt offline, against pinned keys. Exit code 0 what was asked for, 3 refuted, 4 below it."""
+    """Check a receipt or ruling offline, against pinned keys. Exit code 0 what was asked for, 3 refuted, 4 below it."""
     sample, artifacts = options["sample"], options["artifacts"]
     if not replays and (sample is not None or artifacts is not None):
         raise UsageError("--sample and --artifacts are for a replay", hint="add --replay")
@@ -60,7 +61,17 @@ def verify(
         job_digest=digest.parse(wanted) if wanted is not None else None,
         requirements=_requirements(options["policy"]),
     )
-    report = verify_receipt(_read(receipt), store, _now(options["now"]), policy)
+    data = _read(receipt)
+    if RULING in data:  # else it is none, and nothing of rulings need be loaded
+        from stannary.cli import ruled
+
+        if ruled.is_one(data):
+            assert artifacts is None or isinstance(artifacts, Path)
+            given = [name for name in ("allow_unverified", "job_digest", "policy", "sample") if options[name]]
+            if given or result is not None:
+                raise UsageError("this option is for receipts", why=", ".join(given) or "--result")
+            return ruled.verify(out, data, store, _now(options["now"]), artifacts, replays=replays)
+    report = verify_receipt(data, store, _now(options["now"]), policy)
     value: dict[str, object] = {}
     above: list[str] = []
     below: list[str] = []

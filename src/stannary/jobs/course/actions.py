@@ -8,7 +8,9 @@ RequestDraw     the buyer owes a beacon value            Settle      a round is 
 MakeDraw        the value is there: what it draws from   BeginEnd    fail or cancel, once all is judged
 Pass            what the draw said of a task             Conclude    nothing is open: make the receipt
 OpenAudit, Ask, CloseAudit   an audit on its way        ReportTask  an operator says that a task cannot run
+SayStopped      the buyer stopped what it has in hand
 Strike          a node stood alone in the buyer's code   Print       what its node says of it
+OpenQuestion, CloseQuestion   whether the program can be recomputed at all
 
 Of a job of which nothing is open (concluding.py):
 PostReading, Verify   everything goes to the log         Revoke      who is refuted works here no more
@@ -34,6 +36,7 @@ from stannary.formats.predicates import Draw as DrawRecord
 from stannary.formats.statement import Subject
 from stannary.jobs.course.state import AuditOutcome, EarlyEnd, Grant, NewAudit
 from stannary.jobs.states import LeaseState, Settlement, TaskState
+from stannary.rules.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,15 @@ class CloseAudit:
 
 
 @dataclass(frozen=True, slots=True)
+class SayStopped:
+    """State that a node has a task in hand of a job its buyer stops, with the last reading it has sent, if any."""
+
+    task: str
+    node: str
+    granted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaySilent:
     """State that a party was asked and did not answer."""
 
@@ -136,11 +148,20 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Convict:
-    """Note that a node of this job lied; `bond_usd_micros` is what it loses, once."""
+    """Note that a node of this job lied; `bond_usd_micros` is what it loses, once, and nothing where it is disputed."""
 
     node: str
     task: str
     reason: str
+    bond_usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """Note that the bond of a convicted node is disputed: behind the job an appeal says whether it is lost."""
+
+    node: str
+    task: str
     bond_usd_micros: int
 
 
@@ -151,6 +172,32 @@ class Strike:
     node: str
     task: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """Note that it is asked whether the program of this job can be recomputed; nothing new is begun meanwhile."""
+
+    task: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseQuestion:
+    """Note what the question came to; of a program that is not reproducible, strikes are taken back."""
+
+    task: str
+    outcome: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SayChecked:
+    """Note that a job's first check has begun, or ended and why; what it was decides nothing."""
+
+    task: str
+    message: str
+    reason: str = ""  # of the verdict that ended it
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +308,18 @@ Action = (
     | SaySilent
     | Judge
     | Convict
+    | Dispute
     | Strike
+    | OpenQuestion
+    | CloseQuestion
+    | SayChecked
     | EndLease
     | ReportTask
     | Print
     | Settle
     | BeginEnd
     | Conclude
+    | SayStopped
     | PostReading
     | Verify
     | StateReceipt

@@ -1,7 +1,8 @@
 """The end of a job of which nothing is open: verdict, money and receipt, in three steps a crash may part.
 
     close     the last reading of every node goes to the log; a running job is `verifying`
-    settle    everything is logged: the receipt is stated, the money moves, and who is refuted works here no more
+    settle    everything is logged: the receipt is stated, the money moves, and who is refuted works here no more (where
+              a conviction only disputes a bond, that waits for the appeal, and nothing here waits for it)
     publish   the receipt is logged: its file is named, and the job ends
 
 What has been done is seen in the snapshot, so each step is done once. What the evidence shows is verify/conclusion.py's
@@ -19,6 +20,7 @@ from stannary.jobs.course import actions
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.state import EarlyEnd, JobOrder
 from stannary.jobs.states import JobStatus, Settlement
+from stannary.rules import edition
 from stannary.rules.reasons import Reason
 
 
@@ -64,13 +66,13 @@ def close(job: JudgedJob) -> tuple[Action, ...]:
 
 def settle(job: JudgedJob, made: Concluded) -> tuple[Action, ...]:
     """Return what follows, once, from all that is logged."""
-    paid = made.receipt.paid_usd_micros
+    paid, disputes = made.receipt.paid_usd_micros, edition.of(job.order.spec).disputes_bonds
     return (
         actions.StateReceipt(made.receipt, made.subjects),
         actions.Pay(
             made.receipt.settlement, Settlement.RELEASED if paid else Settlement.REFUNDED, f"${paid / 1e6:.6f} paid"
         ),
-        *(actions.Revoke(node, f"refuted in {job.order.job}") for node in made.refuted),
+        *(actions.Revoke(node, f"refuted in {job.order.job}") for node in made.refuted if not disputes),
     )
 
 

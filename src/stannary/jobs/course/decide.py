@@ -51,7 +51,9 @@ def _advance(draft: CourseDraft) -> bool:
         placing.place(draft)
         return False
     finished: bool | None = None
-    if draft.status is not JobStatus.CANCELLING:
+    if draft.asked and draft.status is not JobStatus.CANCELLING:
+        finished = False
+    elif draft.status is not JobStatus.CANCELLING:
         finished = _plan(draft)
     else:
         ending.give_up_work(draft)

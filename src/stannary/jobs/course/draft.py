@@ -11,13 +11,14 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from stannary.formats import ids, predicates
-from stannary.formats.ids import LeaseType
+from stannary.formats.ids import LeaseType, TaskId
 from stannary.formats.predicates import Verdict
 from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.state import (
     MERGE_LANE,
     AnswerRow,
+    AskedQuestion,
     AuditOutcome,
     AuditRow,
     CandidateList,
@@ -31,6 +32,7 @@ from stannary.jobs.course.state import (
     who_is_out,
 )
 from stannary.jobs.states import JobStatus, LeaseState, TaskState, advance
+from stannary.rules import blame
 from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 
@@ -70,12 +72,18 @@ class CourseDraft:
         self.placed = state.placed
         self.convicted = state.convicted
         self.struck = state.struck
+        self.took_part = state.took_part
+        self.questions = state.questions
+        self.struck_since = state.struck_since
         self.tasks = dict(state.tasks)
         self.draws = list(state.draws)
         self.listed = dict(state.listed)
         self.drawn = dict(state.drawn)
         self.audits = dict(state.audits)
+        self.earlier = state.earlier
+        self.earlier_uses = state.earlier_uses
         self.answers = state.answers
+        self.accusers = dict(state.accusers)
         self.last_end_ms = dict(state.last_end_ms)
         self.leases = dict(state.leases)
         self.reported = dict(state.reported)
@@ -98,6 +106,8 @@ class CourseDraft:
             worked=self.worked,
             convicted=self.convicted,
             struck=self.struck,
+            questions=self.questions,
+            struck_since=self.struck_since,
             tasks=self.tasks,
             draws=tuple(self.draws),
             listed=self.listed,
@@ -105,6 +115,7 @@ class CourseDraft:
             audits=self.audits,
             leases=self.leases,
             reported=self.reported,
+            accusers=self.accusers,
             last_end_ms=self.last_end_ms,
         )
 
@@ -117,6 +128,11 @@ class CourseDraft:
     def out(self) -> Mapping[str, str]:
         """Who does nothing more in this job, and why."""
         return who_is_out(self.convicted, self.struck)
+
+    @property
+    def asked(self) -> str:
+        """The task of which it is asked if the program can be recomputed, empty for none: nothing new is begun."""
+        return self.questions[-1].task if self.questions and self.questions[-1].is_open else ""
 
     @property
     def submitted_at_ms(self) -> int:
@@ -179,7 +195,7 @@ class CourseDraft:
                 if self.status is not JobStatus.CANCELLING:
                     self.status = advance(self.status, JobStatus.CANCELLING)
                 self.ending = ending
-            case actions.Conclude() | actions.SaySilent() | actions.Print():
+            case actions.Conclude() | actions.SayStopped() | actions.SaySilent() | actions.Print() | actions.Dispute():
                 pass
             case _:
                 self._fold_proof(action)
@@ -220,8 +236,30 @@ class CourseDraft:
                 )
             case actions.CloseAudit(audit, outcome):
                 self.audits[audit] = replace(self.audits[audit], outcome=outcome, closed_at_ms=now_ms)
+                self._note_accuser(self.audits[audit])
+            case _:
+                self._fold_question(action)
+
+    def _fold_question(self, action: Action) -> None:
+        """Fold what belongs to the question whether the program can be recomputed."""
+        match action:
+            case actions.SayChecked():
+                pass
+            case actions.OpenQuestion(task):
+                self.questions += (AskedQuestion(task),)
+            case actions.CloseQuestion(task, outcome):
+                self.questions = (*self.questions[:-1], AskedQuestion(task, outcome, self.world.now_ms))
+                self.struck_since = frozenset()
+                if outcome is Reason.NOT_REPRODUCIBLE:
+                    self.struck = frozenset()
             case _:
                 raise AssertionError(action)
+
+    def _note_accuser(self, audit: AuditRow) -> None:
+        """Keep whose auditor contradicted what was handed in: it does not do that unit again (rules/blame.py)."""
+        if audit.outcome is AuditOutcome.DISAGREED and audit.auditor and not blame.convicts(self.order.spec):
+            unit, operator = ids.unit_of(TaskId(audit.task)), self.world.nodes.get(audit.auditor).operator
+            self.accusers[unit] = self.accusers.get(unit, frozenset()) | {operator}
 
     def _plan(self, assignment: predicates.Assignment) -> None:
         text = spell_assignment(assignment)
@@ -264,6 +302,7 @@ class CourseDraft:
             self.convicted |= {action.node}
         else:
             self.struck |= {action.node}
+            self.struck_since |= {action.node}
         for item in lapsing.taken_back(self.leases.values(), action.node, self.world):
             self._give_back(item, LeaseState.REVOKED, reason)
 

@@ -16,23 +16,29 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stannary.errors import ConflictError
-from stannary.formats import instants
+from stannary.formats import instants, record
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
-from stannary.formats.predicates import Candidate, Candidates, Drawable, Rejection, Verdict
+from stannary.formats.predicates import Candidate, Candidates, Drawable, Rejection, Used, Verdict
 from stannary.formats.predicates import Draw as DrawRecord
+from stannary.formats.quantity import PPM
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import CourseDraft, Drawing
 from stannary.jobs.course.masks import why_no_auditor
-from stannary.jobs.course.state import DrawRow, NewAudit, Node, Task
+from stannary.jobs.course.state import DrawRow, EarlierUse, NewAudit, Node, Task
 from stannary.jobs.states import TaskState
 from stannary.rules import draw as rule
+from stannary.rules import first, stake, use
+from stannary.rules.ending import has_broken_off
+from stannary.rules.grade import UNGRADED_PPM
 from stannary.rules.price import price_of
 from stannary.rules.reasons import Reason
+from stannary.rules.stake import UnitDone
+from stannary.rules.use import DrawnUse, StepRates
 
 FIRST_INDEX = 0  # formats/beacon.py
 TAKEN = frozenset({TaskState.COMMITTED, TaskState.CONTRIBUTED})
@@ -221,28 +227,65 @@ def _give_up(draft: CourseDraft, rows: Iterable[Task]) -> None:
 def _make(draft: CourseDraft, row: DrawRow) -> None:
     held = [task for task in draft.tasks.values() if task.state in TAKEN and _taken_by(task, draft.draws) is row]
     held.sort(key=lambda task: task.commitment_index or 0)
-    nodes = draft.world.nodes
-    drawable = []
-    for task in held:
-        node = nodes.get(task.node or "")
-        drawable.append(_drawable(task, node.operator, node.engine_class))
-    draft.do(actions.MakeDraw(_record(draft, row, tuple(drawable))))
+    done = _handed_in(draft)
+    far = use.far_out([_use(task) for task in held], _took_before(draft, held), draft.order.spec.resources)
+    entries = tuple(_drawable(draft, task, done, is_far=is_far) for task, is_far in zip(held, far, strict=True))
+    draft.do(actions.MakeDraw(_record(draft, row, entries)))
 
 
-def _drawable(task: Task, operator: str, engine_class: str) -> Drawable:
+def _use(task: Task) -> DrawnUse:
+    used = record.from_json(Used, dict(task.used)) if task.used is not None else None
+    return DrawnUse(task.kind, task.num_steps, used, UNGRADED_PPM if task.grade_ppm is None else task.grade_ppm)
+
+
+def _took_before(draft: CourseDraft, held: Sequence[Task]) -> StepRates:
+    """Return the work of what was handed in before the first of these was committed to."""
+    since = min((task.commitment_index or 0 for task in held), default=0)
+    here = (
+        EarlierUse(TaskId(task.task), task.contribution_index, _use(task))
+        for task in draft.tasks.values()
+        if task.contribution_index is not None
+    )
+    found = StepRates()
+    spec = draft.order.spec
+    for item in (*here, *draft.earlier_uses):
+        if item.contribution_index < since:
+            is_first = first.is_first(spec, draft.order.job, item.task)
+            found.add(item.use.kind, item.use.work_us(spec.resources), item.use.num_steps, is_first=is_first)
+    return found
+
+
+def _handed_in(draft: CourseDraft) -> list[UnitDone]:
+    """Return what nodes have handed in."""
+    return [
+        *draft.earlier,
+        *(
+            UnitDone(NodeId(task.node or ""), task.contribution_index, task.num_steps)
+            for task in draft.tasks.values()
+            if task.contribution_index is not None
+        ),
+    ]
+
+
+def _drawable(draft: CourseDraft, task: Task, done: Iterable[UnitDone], *, is_far: bool) -> Drawable:
+    node = draft.world.nodes.get(task.node or "")
+    before = task.commitment_index or 0
+    own_ppm = stake.unit_ppm(draft.order.spec, task.num_steps, stake.held_steps(done, node.node, before))
     return Drawable(
         task=TaskId(task.task),
-        node=NodeId(task.node or ""),
-        operator=operator,
-        engine_class=engine_class,
+        node=node.node,
+        operator=node.operator,
+        engine_class=node.engine_class,
         num_steps=task.num_steps,
-        commitment_index=task.commitment_index or 0,
+        commitment_index=before,
+        audit_ppm=PPM if is_far else own_ppm,
     )
 
 
 def _select(draft: CourseDraft, row: DrawRow) -> tuple[tuple[rule.Taken, ...], tuple[rule.Taken, ...]]:
     """Return what a made draw selects; those before it are all there where it may be the last (store/snapshots.py)."""
-    draws = rule.Draws(draft.order.spec)
+    broken_off = {TaskId(name) for name, task in draft.tasks.items() if has_broken_off(task.kind, task.ended)}
+    draws = rule.Draws(draft.order.spec, broken_off)
     for earlier in draft.draws:
         if earlier.number < row.number and earlier.draw is not None:
             draws.note(_record(draft, earlier, draft.drawn[earlier.number]), randomness(earlier))

@@ -6,6 +6,7 @@ from stannary.jobs.course import actions
 from stannary.jobs.course.draft import PENDING, CourseDraft
 from stannary.jobs.course.state import AuditOutcome, EarlyEnd, JobOrder, World
 from stannary.jobs.states import JobStatus, TaskState, is_terminal
+from stannary.rules import edition
 from stannary.rules.pace import LATEST_FACTOR
 from stannary.rules.reasons import Reason
 
@@ -41,10 +42,13 @@ def overdue(order: JobOrder, world: World, still_s: float, deserted_s: float | N
 
 
 def give_up_work(draft: CourseDraft) -> None:
-    """Give up what nobody has handed in of a job that ends early."""
+    """Give up what nobody has handed in of a job that ends early; what its buyer stops is paid as far as it came."""
     reason = draft.ending.reason if draft.ending is not None else ""
+    is_paid = reason == Reason.CANCELLED and edition.of(draft.order.spec).pays_at_stop
     for task in list(draft.tasks.values()):
         if task.state in PENDING and not draft.is_answering(task):
+            for lease in draft.live_of(task.task) if is_paid else ():
+                draft.do(actions.SayStopped(task.task, lease.node, lease.granted_at_ms))
             draft.do(actions.Drop(task.task, TaskState.ABANDONED, reason, f"{task.task} is given up"))
 
 

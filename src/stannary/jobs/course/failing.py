@@ -7,6 +7,8 @@ Rules:
   start, and waits for the third to come free.
 - Whoever reported a task is not given it again while another may take it.
 - The message names the operators: a buyer who doubts them leaves them out of his next job (`exclude_operators`).
+- What the program itself came to is no report but a result (rules/ending.py): a failure here is one of a lease, an
+  environment or a sandbox, and is unpaid.
 - A node's reason is a word of its own: one that decides about money or is the market's to say counts as `run-failed`.
 """
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stannary.jobs.course.state import JobOrder, Node, World
-from stannary.rules import masks
+from stannary.rules import blame, masks
 
 
 def why_not(node: Node, order: JobOrder, world: World) -> str:
-    """Return why `node` may not serve the job, empty if it may: what placement asks, but for presence."""
-    return node.why_out(world.now_ms) or masks.why_not(node, masks.required_by(order.spec, terms=world.terms))
+    """Return why `node` may not work for the job, empty if it may: what placement asks, but for presence."""
+    return _why_out(node, order, world) or masks.why_not(node, _required(order, world))
 
 
 def why_barred(node: Node, order: JobOrder, world: World, engine_class: str, out: Mapping[str, str]) -> str:
@@ -24,6 +24,17 @@ def why_no_auditor(node: Node, order: JobOrder, world: World, out: Mapping[str, 
     """Return why a node may not audit what is drawn now, empty if it may."""
     return (
         out.get(node.node)
-        or why_not(node, order, world)
+        or _why_out(node, order, world)
+        or masks.why_not(node, _required(order, world).of_auditors)
         or ("" if node.node in world.live else "not heard from, or draining")
     )
+
+
+def _why_out(node: Node, order: JobOrder, world: World) -> str:
+    if node.is_suspended and not blame.convicts(order.spec):
+        return "suspended"
+    return node.why_out(world.now_ms)
+
+
+def _required(order: JobOrder, world: World) -> masks.Requirement:
+    return masks.required_by(order.spec, terms=world.terms(order.spec))

@@ -4,7 +4,8 @@
     1  a merge                                  4  what it was silent about, or reported, when nobody else came
     2  what another did not do
 
-A node with work or an audit in hand gets no second piece. What it is given has a ceiling of time (rules/pace.py), and
+In the buyer's own code whoever contradicted a unit gains nothing by it: nobody of his operator does it again. A node
+with work or an audit in hand gets no second piece. What it is given has a ceiling of time (rules/pace.py), and
 the price of its ask.
 """
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from stannary.formats.ids import LeaseType
+from stannary.formats import ids
+from stannary.formats.ids import LeaseType, TaskId
 from stannary.formats.predicates import Verdict
+from stannary.formats.quantity import PPM
 from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.state import Grant, JobOrder, JobState, Node, Task, World
 from stannary.jobs.states import JobStatus, TaskState
@@ -34,11 +37,16 @@ class Vacancy:
     last_end_ms: int | None  # when its newest lease ended
     reported: tuple[str, ...]  # operators who said that it cannot run
     silent: frozenset[str]  # who handed in an earlier attempt and did not answer for it
+    accusers: frozenset[str] = frozenset()  # operators who contradicted an earlier attempt
 
 
 def vacancies(state: JobState) -> Iterator[Vacancy]:
-    """List the tasks of a job that wait for a node, oldest first; one that ends gives out nothing more."""
-    if state.status is not JobStatus.RUNNING:
+    """List the tasks of a job that wait for a node, oldest first; one that ends gives out nothing more.
+
+    Nor does one of which it is asked whether its program can be recomputed: what is done of one that cannot is unpaid,
+    and whoever takes part now could not be asked.
+    """
+    if state.status is not JobStatus.RUNNING or (state.questions and state.questions[-1].is_open):
         return
     waiting = [task for task in state.tasks.values() if task.state is TaskState.PLANNED]
     for task in sorted(waiting, key=lambda task: (task.planned_at_ms, task.task)):
@@ -49,6 +57,7 @@ def vacancies(state: JobState) -> Iterator[Vacancy]:
             state.last_end_ms.get(task.task),
             state.reported.get(task.task, ()),
             _silent(state, task),
+            state.accusers.get(ids.unit_of(TaskId(task.task)), frozenset()),
         )
 
 
@@ -63,10 +72,14 @@ def rank(vacancy: Vacancy, node: Node, world: World, out: Container[str], occupi
         occupied: nodes with a piece of work in hand.
     """
     task, name = vacancy.task, node.node
-    if node.operator in vacancy.reported:  # he had his chance when it was leased to him last, however long ago
-        return _last_resort(world, vacancy.last_end_ms or task.planned_at_ms)
-    if name in vacancy.silent:
-        return _last_resort(world, task.planned_at_ms)
+    if node.operator in vacancy.accusers:
+        return None
+    has_reported = (
+        node.operator in vacancy.reported
+    )  # he had his chance when it was leased to him last, however long ago
+    if has_reported or name in vacancy.silent:
+        ended_ms = vacancy.last_end_ms if has_reported else None
+        return _last_resort(world, ended_ms or task.planned_at_ms)
     patient = is_anybodys(task.planned_at_ms, world)
     if TASKS[task.kind].is_merge:
         return 1 if task.node != name or patient else None
@@ -78,13 +91,17 @@ def rank(vacancy: Vacancy, node: Node, world: World, out: Container[str], occupi
 
 
 def grant(order: JobOrder, task: Task, node: Node, world: World, lease: str) -> Grant:
-    """Return the lease by which a node gets a waiting task; `lease` is its name."""
+    """Return the lease by which a node gets a waiting task; `lease` is its name.
+
+    A node that is slow by all its tests has more time for it, by the best of them.
+    """
+    longest_s = expected_s(order, world, task.num_steps) * max(PPM / node.best_grade_ppm, 1.0)
     return Grant(
         lease=lease,
         type=LeaseType.WORK,
         task=task.task,
         node=node.node,
-        deadline_at_ms=world.now_ms + int(1000 * CEILING_FACTOR * expected_s(order, world, task.num_steps)),
+        deadline_at_ms=world.now_ms + int(1000 * CEILING_FACTOR * longest_s),
         price_usd_micros=price_of(task.num_steps, order.shape.step_ms, node.ask_usd_micros_per_hour),
     )
 
@@ -102,7 +119,8 @@ def _last_resort(world: World, since_ms: int) -> int | None:
 def _is_orphan(vacancy: Vacancy, world: World, out: Container[str], occupied: Container[str]) -> bool:
     """Tell whether the lane's own node cannot take its task now: gone, convicted, struck, or at another piece."""
     own = vacancy.own
-    return own is None or own not in world.live or own in out or own in vacancy.silent or own in occupied
+    is_barred = own is not None and world.nodes.get(own).operator in vacancy.accusers
+    return own is None or own not in world.live or own in out or own in vacancy.silent or own in occupied or is_barred
 
 
 def _silent(state: JobState, task: Task) -> frozenset[str]:

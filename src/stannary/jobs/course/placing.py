@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from stannary.errors import NoCapacity
 from stannary.formats import instants
-from stannary.formats.jobspec import Verification
 from stannary.formats.predicates import Placement
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import CourseDraft
-from stannary.rules.price import AUDITS_IN_ESCROW
+from stannary.rules.price import work_of
 from stannary.rules.reasons import Reason
 
 
@@ -22,7 +21,7 @@ def place(draft: CourseDraft) -> None:
             draft.failure = (Reason.NO_CAPACITY, str(err))
         return
     escrow = draft.escrow_usd_micros
-    work = escrow // (1 + AUDITS_IN_ESCROW) if order.verification is not Verification.NONE else escrow
+    work = work_of(order.spec, escrow)
     placement = Placement(
         job=order.job,
         chosen=found.chosen,

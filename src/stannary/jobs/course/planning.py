@@ -6,6 +6,7 @@ Rules (rules/pace.py decides when a round closes, jobs/rounds.py what a merge ad
   contribution inadmissible, and the rest follows.
 - Work without a result is superseded at once. Work handed in is judged first, then superseded, so
   that an honest node is paid for work another's lie made useless.
+- Nothing but the first unit is planned before its check has ended (rules/first.py).
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stannary.formats import ids
+from stannary.formats.ids import TaskId
 from stannary.formats.predicates import Assignment
 from stannary.jobs.course import actions
 from stannary.jobs.course.draft import PENDING, CourseDraft
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import OPEN_TASK, TaskState
+from stannary.rules import first
+from stannary.rules.ending import has_broken_off
 from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 
@@ -60,12 +64,32 @@ def read_round(draft: CourseDraft, index: int) -> Round:
     return Round(index, lanes, merges)
 
 
+def is_first_checked(draft: CourseDraft) -> bool:
+    """Tell whether more than a job's first unit may begin: its check has ended, or there is none."""
+    unit = first.unit(draft.order.spec, draft.order.job)
+    if not unit or draft.first_open:
+        return True
+    return any(
+        ids.unit_of(TaskId(task.task)) != unit
+        or (first.ends(task.verdict, task.reason) and not has_broken_off(task.kind, task.ended))  # that ends the job
+        for task in draft.tasks.values()
+    )
+
+
+def num_lanes(draft: CourseDraft) -> int:
+    """Return how many lanes of a round may be planned now."""
+    return draft.order.shape.num_lanes if is_first_checked(draft) else 1
+
+
 def plan(draft: CourseDraft, assignment: Assignment) -> Task | None:
     """Plan a task, unless it was tried too often: then the job cannot go on."""
     if ids.attempt_of(assignment.task) >= MAX_ATTEMPTS:
         fail(draft, f"{assignment.task} is attempt number {MAX_ATTEMPTS}")
         return None
     draft.do(actions.Plan(assignment))
+    if first.is_first(draft.order.spec, assignment.job, assignment.task) and not ids.attempt_of(assignment.task):
+        message = f"another operator computes {assignment.task} again before anything else of the job begins"
+        draft.do(actions.SayChecked(assignment.task, message))
     return draft.tasks[assignment.task]
 
 

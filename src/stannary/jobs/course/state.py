@@ -7,7 +7,7 @@ for good; the draws that may still take a task; audits of tasks that are being h
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -15,12 +15,17 @@ from typing import Protocol
 from stannary.formats import canonical, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.ids import JobId, LeaseType, NodeId, TaskKind
+from stannary.formats.ids import JobId, LeaseType, NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.predicates import Assignment, Candidate, Drawable, Job, Rejection, Role, Tier, Verdict
 from stannary.jobs.states import JobStatus, LeaseState, TaskState
-from stannary.rules import pace
+from stannary.rules import edition, pace
+from stannary.rules.grade import UNGRADED_PPM
+from stannary.rules.price import rate_of
+from stannary.rules.reasons import Reason
 from stannary.rules.shape import Shape, shape_of
+from stannary.rules.stake import UnitDone
+from stannary.rules.use import DrawnUse
 from stannary.tlog.rising import Leap, skipped_s
 
 MERGE_LANE = -1
@@ -37,6 +42,7 @@ class AuditOutcome(StrEnum):
     AGREED = "agreed"
     DISAGREED = "disagreed"
     UNANSWERED = "unanswered"  # the auditor found what was handed in, and its prover did not answer
+    UNTAKEN = "untaken"  # the auditor had no room for it all the time it waited: nobody else is asked
     SILENT = "silent"  # the auditor (next in rank is asked) or the prover did not answer
     DROPPED = "dropped"  # its task was superseded or its job ended
 
@@ -98,11 +104,23 @@ class Task(NewTask):
     planned_at_ms: int
     leased_at_ms: int | None
     contributed_at_ms: int | None
+    ended: str | None = None  # how its program ended, as handed in
+    used: Mapping[str, Json] | None = None  # what its node measured of it, as committed to
+    grade_ppm: int | None = None  # of its node when it was committed to; None: not measured
 
     @property
     def assigned(self) -> Assignment:
         """The assignment, read."""
         return read_assignment(self.assignment)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierUse:
+    """What was handed in for a task: where that is logged, and what its node says that it took."""
+
+    task: TaskId
+    contribution_index: int
+    use: DrawnUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +197,7 @@ class AnswerRow:
     root: str | None
     outputs: Sequence[Mapping[str, Json]] | None
     answered_at_ms: int | None
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +252,20 @@ class Leased:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """Whether a job's program can be recomputed at all (rules/question.py): about which task it is, was asked."""
+
+    task: str
+    outcome: Reason | None = None  # the reason of the verdict that answered it
+    closed_at_ms: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not answered yet."""
+        return self.outcome is None
+
+
+@dataclass(frozen=True, slots=True)
 class EarlyEnd:
     """How a job is going to end, once what was handed in is judged."""
 
@@ -257,14 +290,20 @@ class JobState:
     worked: frozenset[str] = frozenset()  # every node a task of it was leased to
     convicted: frozenset[str] = frozenset()
     struck: frozenset[str] = frozenset()
+    took_part: frozenset[str] = frozenset()  # nodes whose work, or whose answer to an audit, is logged
+    questions: tuple[AskedQuestion, ...] = ()  # the last may be open
+    struck_since: frozenset[str] = frozenset()  # since the last of them that was answered
     reported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # task -> operators: it cannot run
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
     draws: tuple[DrawRow, ...] = ()
     listed: Mapping[int, CandidateList] = field(default_factory=dict)  # draw number -> candidates
     drawn: Mapping[int, tuple[Drawable, ...]] = field(default_factory=dict)  # draw number -> what a made draw lists
+    earlier: tuple[UnitDone, ...] = ()  # in rounds that are not here, where a draw waits to be made: each node's last
+    earlier_uses: tuple[EarlierUse, ...] = ()  # likewise, all that was handed in
     audits: Mapping[str, AuditRow] = field(default_factory=dict)  # in the order they were opened
     answers: Mapping[str, tuple[AnswerRow, ...]] = field(default_factory=dict)  # audit -> in order of commitment
     leases: Mapping[str, LeaseRow] = field(default_factory=dict)  # live ones, and all questions of what is being heard
+    accusers: Mapping[str, frozenset[str]] = field(default_factory=dict)  # unit -> operators who contradicted it
     last_end_ms: Mapping[str, int] = field(default_factory=dict)  # planned task -> when its newest lease ended
 
     @property
@@ -290,6 +329,21 @@ class Node:
     expires_at_ms: int
     is_revoked: bool = False
     is_convicted: bool = False  # in whatever job: who lied to one buyer works for none
+    is_suspended: bool = False  # many buyers' strikes: nothing new in their own code for a while (jobs/standing.py)
+    signed_bond_usd_micros: int = 0  # what of the bond it signed itself (rules/papers.py)
+    grade_ppm: int = UNGRADED_PPM  # what a second of one of its processors is paid by (rules/grade.py)
+    best_grade_ppm: int = UNGRADED_PPM  # what its time limits reckon with
+    is_graded: bool = False  # its power was measured
+    is_awaited: bool = False  # its market measures every node, and has not measured this one
+
+    def hour_in(self, spec: JobSpec) -> int:
+        """Return what an hour costs in a job: of one of its processors, under rules 2 of agreed time."""
+        ask = self.ask_usd_micros_per_hour
+        return rate_of(ask, self.grade_ppm) if edition.of(spec).pays_by_use else ask
+
+    def bond_in(self, spec: JobSpec) -> int:
+        """Return what of its bond counts in a job, in micro-dollars."""
+        return self.signed_bond_usd_micros if edition.of(spec).holds_to_joins else self.bond_usd_micros
 
     def why_out(self, now_ms: int) -> str:
         """Return why it works for nobody and judges nobody now, empty if it may."""
@@ -297,6 +351,8 @@ class Node:
             return "revoked"
         if self.is_convicted:
             return "convicted"
+        if self.is_awaited:
+            return "its power is not measured"
         return "its credential has ended" if self.expires_at_ms <= now_ms else ""
 
 
@@ -316,16 +372,21 @@ class Nodes(Protocol):
 class Timing:
     """Deadlines of work and proof, in seconds."""
 
-    reveal_s: float = 900.0  # the buyer's broker has this long for a beacon value (docs/threat-model.md)
+    reveal_s: float = pace.REVEAL_S  # the buyer's broker has this long for a beacon value (docs/threat-model.md)
     start_link_s: float = 12.0  # a worker's start and the way of its bytes, beside the agreed step time
     progress_s: float = 20.0  # a task that reported progress so lately is not taken away for being late
     answer_factor: float = 4.0  # an answer may take this many times the expected time of its task
-    answer_floor_s: float = 60.0  # an audit may have to wait for the work its auditor holds
+    answer_floor_s: float = 60.0  # under rules 2 an audit may have to wait for the work its auditor holds
+    audit_wait_s: float = 600.0  # an audit waits so long at least for its auditor to have room
     suspect_s: float = pace.SUSPECT_AFTER_S
     lost_s: float = pace.LOST_AFTER_S
     heartbeat_s: float = pace.HEARTBEAT_INTERVAL_S
     placing_s: float = 600.0  # a queued job waits this long for capacity
     stall_s: float = 86_400.0  # a job of which nothing moved so long, beside its longest task, ends
+    appeal_s: float = (
+        86_400.0  # three operators have so long to take the hearing of a disputed bond (10 s on one machine)
+    )
+    replay_s: float = 3_600.0  # so long the market computes a disputed unit itself
     sweep_s: float = 1.0  # how often deadlines are looked at when nothing rings
 
 
@@ -355,6 +416,10 @@ class Placing(Protocol):
         ...
 
 
+def _any_terms(_: JobSpec) -> frozenset[str]:
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What there is beside the job at one moment."""
@@ -366,7 +431,9 @@ class World:
     answering: Container[str]  # leases whose statement is on its way into the log: their tasks must stay as they are
     checkpoint: CosignedCheckpoint
     place: Placing
-    terms: frozenset[str] = frozenset()  # digests of those this market accepts
+    terms: Callable[[JobSpec], frozenset[str]] = _any_terms  # digests of those this market accepts for a job; none: any
+    gone: Container[str] = frozenset()  # nodes given up: lost for long, or left
+    busy: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # node -> jobs it has a piece of -> since, ms
     resumed_at_ms: int = 0  # when this process began to listen
     leaps: tuple[Leap, ...] = ()  # stretches of the market's time that never passed
     step_s: float = 0.0  # measured time of a step of this job, zero before one was

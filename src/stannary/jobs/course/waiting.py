@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from stannary.formats.ids import LeaseType
+from stannary.formats import ids, instants
+from stannary.formats.ids import LeaseType, TaskId
 from stannary.formats.predicates import Role
-from stannary.jobs.course import masks
+from stannary.jobs.course import asking, masks, outsiders, planning
 from stannary.jobs.course.draft import PENDING, CourseDraft
-from stannary.jobs.course.state import AuditOutcome, LeaseRow, Task
-from stannary.jobs.states import JobStatus, LeaseState, TaskState
+from stannary.jobs.course.state import AuditOutcome, AuditRow, LeaseRow, Task
+from stannary.jobs.states import AuditStage, JobStatus, LeaseState, TaskState
+from stannary.rules import edition, first
 
 MAX_LISTED = 64  # waits of one job that are told; of more, the first
 
@@ -50,9 +52,39 @@ def _waits(draft: CourseDraft) -> Iterator[Wait]:
     elif draft.status is JobStatus.VERIFYING:
         yield Wait(job, JobStatus.VERIFYING, "the log to hold every statement of it", "make the receipt")
     elif draft.status in (JobStatus.RUNNING, JobStatus.CANCELLING):
+        yield from _of_question_asked(draft)
         yield from _of_draws(draft)
+        yield from _of_first_check(draft)
         yield from _of_audits(draft)
         yield from _of_tasks(draft)
+
+
+def _of_question_asked(draft: CourseDraft) -> Iterator[Wait]:
+    """Say who is asked whether the program can be recomputed, and until when."""
+    if not draft.asked:
+        return
+    runs = [
+        audit
+        for audit in draft.audits_of(draft.asked)
+        if audit.outcome is AuditOutcome.OPEN and outsiders.is_run(draft, audit)
+    ]
+    asked = " and ".join(dict.fromkeys(audit.auditor or "" for audit in runs)) or "two operators without a part in it"
+    what = f"two runs each of {draft.asked} by {asked}: can it be computed again"
+    until_ms = max((_until_ms(draft, audit) for audit in runs), default=None)
+    then = "go on, or end: not-reproducible"
+    yield Wait(draft.asked, TaskState.DRAWN, what, then, until_ms, "ask the next without a part, else end: unverified")
+
+
+def _until_ms(draft: CourseDraft, audit: AuditRow) -> int:
+    leases = [lease.deadline_at_ms for lease in draft.live_of(audit.task) if lease.audit == audit.audit]
+    return max(leases, default=audit.opened_at_ms + asking.wait_ms(draft, draft.tasks[audit.task]))
+
+
+def _of_first_check(draft: CourseDraft) -> Iterator[Wait]:
+    if draft.status is JobStatus.RUNNING and not planning.is_first_checked(draft):
+        number = draft.order.shape.num_tasks - 1
+        what = f"the first check: another operator to compute {first.unit(draft.order.spec, draft.order.job)} again"
+        yield Wait(draft.order.job, JobStatus.RUNNING, what, f"begin the other {number:,}")
 
 
 def _of_draws(draft: CourseDraft) -> Iterator[Wait]:
@@ -74,6 +106,17 @@ def _of_audits(draft: CourseDraft) -> Iterator[Wait]:
         for lease in draft.live_of(audit.task):
             if lease.type is not LeaseType.WORK:
                 yield _of_question(lease)
+        if edition.of(draft.order.spec).audits_are_taken and asking.is_offered(audit, draft.leases):
+            yield _of_offer(draft, audit)
+
+
+def _of_offer(draft: CourseDraft, audit: AuditRow) -> Wait:
+    held = draft.world.busy.get(audit.auditor or "", {})
+    busy = f", busy since {instants.spell(min(held.values()) / 1000)}" if held else ""
+    what = f"auditor {audit.auditor} to have room for {audit.task}{busy}"
+    until_ms = audit.opened_at_ms + asking.wait_ms(draft, draft.tasks[audit.task])
+    otherwise = "count it as not audited"
+    return Wait(audit.audit, AuditStage.OFFERED, what, "let it recompute the task", until_ms, otherwise)
 
 
 def _of_question(lease: LeaseRow) -> Wait:
@@ -113,11 +156,14 @@ def is_deserted(draft: CourseDraft) -> bool:
     world, order = draft.world, draft.order
     patience_ms = 1000 * world.timing.placing_s
     waiting = [task for task in draft.tasks.values() if task.state is TaskState.PLANNED]
-    if not any(
-        world.waited_ms(max(task.planned_at_ms, draft.last_end_ms.get(task.task, 0))) > patience_ms for task in waiting
-    ):
-        return False
-    return all(
-        node.node not in world.live or masks.why_barred(node, order, world, draft.engine_class, draft.out)
-        for node in world.nodes.of_class(draft.engine_class)
-    )
+    overdue = [
+        draft.accusers.get(ids.unit_of(TaskId(task.task)), frozenset())
+        for task in waiting
+        if world.waited_ms(max(task.planned_at_ms, draft.last_end_ms.get(task.task, 0))) > patience_ms
+    ]
+    able = {
+        node.operator
+        for node in (world.nodes.of_class(draft.engine_class) if overdue else ())
+        if node.node in world.live and not masks.why_barred(node, order, world, draft.engine_class, draft.out)
+    }
+    return any(able <= accusers for accusers in overdue)

@@ -13,24 +13,51 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError
-from stannary.formats import digest, dsse
+from stannary.formats import digest, dsse, instants
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
-from stannary.formats.predicates import SettlementLine
+from stannary.formats.ids import JobId, NodeId, TaskId
+from stannary.formats.predicates import SettlementLine, Stopped
+from stannary.jobs.appealing import DisputeRow
 from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.draft import new_task
-from stannary.jobs.course.state import Grant, JobOrder, JobState, LeaseRow, NewDraw, World, spell_assignment
-from stannary.jobs.states import JobStatus, LeaseState
+from stannary.jobs.course.state import (
+    ONE_PIECE,
+    AuditOutcome,
+    Grant,
+    JobOrder,
+    JobState,
+    LeaseRow,
+    NewDraw,
+    World,
+    spell_assignment,
+)
+from stannary.jobs.states import DisputeStage, JobStatus, LeaseState
 from stannary.market.engine.giving import manifest_digests
 from stannary.market.presence import Presence
 from stannary.market.topics import WORK, node_topic, seen_topic
+from stannary.rules import edition
 from stannary.rules.kinds import DELTA, OUTER, THETA
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
 from stannary.settle.ledger import FEES, INSURANCE
-from stannary.store import audits, blobs, envelopes, events, jobs, leases, ledger, loglines, nodes, readings, tasks
+from stannary.store import (
+    audits,
+    blobs,
+    disputes,
+    envelopes,
+    events,
+    jobs,
+    leases,
+    ledger,
+    loglines,
+    nodes,
+    readings,
+    standings,
+    tasks,
+)
 from stannary.store.envelopes import RECEIPT, Incoming
 from stannary.store.jobs import JobRow
 from stannary.store.loglines import LineSource, NewLine
@@ -63,6 +90,7 @@ class Applied:
 
     rings: set[str] = field(default_factory=set)
     convicted: list[str] = field(default_factory=list)  # nodes
+    standing: list[str] = field(default_factory=list)  # nodes that are suspended or restored
     revoked: list[str] = field(default_factory=list)  # nodes
     is_stale: bool = False  # the job has moved on: nothing was done, decide anew
 
@@ -98,11 +126,15 @@ def post(
 def pay(connection: Connection, row: JobRow, lines: Sequence[SettlementLine], now_ms: int) -> None:
     """Move the money of a job. What bonds, insurance and fees hold is every job's: it is read in this transaction."""
     readings.settle(connection, row.job, lines)
-    forfeited = {node: readings.forfeited(connection, node, before=row.job) for node in escrow.forfeiting(lines)}
+    forfeited = {node: _taken_before(connection, node, row.job) for node in escrow.forfeiting(lines)}
     balances = ledger.balances_of(connection, [INSURANCE, FEES])
     entry = escrow.settle(escrow.Escrow(row.job, row.buyer, row.escrow_usd_micros), lines, forfeited, balances)
     if entry is not None:
         ledger.post(connection, entry, at_ms=now_ms)
+
+
+def _taken_before(connection: Connection, node: str, job: str) -> int:
+    return readings.forfeited(connection, node, before=job) + disputes.forfeited(connection, node)
 
 
 def give(connection: Connection, order: JobOrder, grant: Grant, now_ms: int) -> LeaseRow:
@@ -113,11 +145,25 @@ def give(connection: Connection, order: JobOrder, grant: Grant, now_ms: int) -> 
     """
     if jobs.get(connection, order.job).status is not JobStatus.RUNNING:
         raise ConflictError("this job gives out no work any more", why=order.job)
-    row = nodes.get(connection, grant.node)
-    if row.revoked_at_ms is not None or row.convicted_at_ms is not None:
-        raise ConflictError("this node does no work here any more", why=grant.node)
+    _check_fit(connection, grant.node)
     _allow(connection, order, grant.node)
     cause = Cause(now_ms, Reason.LEASED, f"{grant.task} to {grant.node}")
+    return leases.grant(connection, with_inputs(connection, grant), cause)
+
+
+def give_audit(connection: Connection, order: JobOrder, grant: Grant, now_ms: int) -> LeaseRow:
+    """Give a node the audit it is offered, with the right to read its inputs.
+
+    Raises:
+        ConflictError: it is closed or taken, or the node has something in hand, or may not work any more.
+    """
+    if audits.get(connection, grant.audit or "").outcome is not AuditOutcome.OPEN:
+        raise ConflictError("this audit is closed", why=grant.audit or "")
+    _check_fit(connection, grant.node)
+    if any(item.type in ONE_PIECE for item in leases.live_of_node(connection, grant.node)):
+        raise ConflictError("this node has a piece in hand", why=grant.node)
+    _allow(connection, order, grant.node)
+    cause = Cause(now_ms, Reason.ASKED, f"{grant.type} about {grant.task} taken by {grant.node}")
     return leases.grant(connection, with_inputs(connection, grant), cause)
 
 
@@ -164,6 +210,12 @@ def tell(connection: Connection, node: str, presence: Presence, now_ms: int) -> 
 def write_lines(connection: Connection, source: LineSource, lines: Iterable[str], now_ms: int) -> None:
     """Keep what an agent says in the log of its job."""
     loglines.append(connection, source, [NewLine(now_ms, "agent", text) for text in lines])
+
+
+def _check_fit(connection: Connection, node: str) -> None:
+    row = nodes.get(connection, node)
+    if row.revoked_at_ms is not None or row.convicted_at_ms is not None:
+        raise ConflictError("this node does no work here any more", why=node)
 
 
 def _allow(connection: Connection, order: JobOrder, node: str) -> None:
@@ -237,10 +289,10 @@ class _Run:
                 audits.close(connection, audit, outcome, at_ms=now_ms)
             case actions.SaySilent(said):
                 self._post("silence", said)
-            case actions.Judge(task, verdict, reason, message, stated):
-                if stated is not None:
-                    self._post("verdict", stated)
-                tasks.judge(connection, task, verdict, self._cause(reason, message))
+            case actions.SayStopped():
+                self._say_stopped(action)
+            case actions.Judge():
+                self._judge(action)
             case actions.EndLease(lease, to, reason, message):
                 ended = leases.end(connection, lease, to, self._cause(reason, message))
                 self._applied.rings.add(node_topic(ended.node))
@@ -248,12 +300,16 @@ class _Run:
                 self._do_last(action)
 
     def _do_last(self, action: Action) -> None:
-        """Carry out what belongs to the end of a job."""
+        """Carry out what belongs to the question about a program, to the end of a job, and what is decided behind."""
         connection, job, now_ms = self._connection, self._job, self._world.now_ms
         match action:
+            case actions.OpenQuestion() | actions.CloseQuestion():
+                self._do_question(action)
+            case actions.SayChecked(task, message, reason):
+                kind, data = ("check.ended", {"reason": reason}) if reason else ("check.begun", {})
+                events.append(connection, job, events.Happening(kind, message, now_ms, task, data=data))
             case actions.PostReading(envelope):
-                leaf = digest.from_raw(dsse.from_bytes(envelope).leaf())
-                envelopes.add(connection, Incoming(leaf, "reading", envelope, now_ms, job))
+                self._post_reading(envelope)
             case actions.Verify():
                 move_job(connection, job, JobStatus.VERIFYING, self._cause(Reason.COMPLETE, "all work is judged"))
             case actions.StateReceipt(stated, subjects):
@@ -265,10 +321,28 @@ class _Run:
                 if nodes.get(connection, node).revoked_at_ms is None:
                     nodes.revoke(connection, node, reason, at_ms=now_ms)
                     self._applied.revoked.append(node)
+            case actions.Dispute(node, task, bond):
+                stage = DisputeStage.DISPUTED
+                row = DisputeRow(job, node, task, bond, stage, now_ms)
+                disputes.open_(connection, row)
             case actions.Publish():
                 self._publish(action)
             case _:
                 raise AssertionError(action)
+
+    def _post_reading(self, envelope: bytes) -> Digest:
+        leaf = digest.from_raw(dsse.from_bytes(envelope).leaf())
+        envelopes.add(self._connection, Incoming(leaf, "reading", envelope, self._world.now_ms, self._job))
+        return leaf
+
+    def _say_stopped(self, said: actions.SayStopped) -> None:
+        """State what a node had in hand, by its last reading; one that has sent none has nothing to show."""
+        held = readings.last(self._connection, self._job, said.node)
+        if held is None:
+            return
+        times = (instants.spell(at_ms / 1000) for at_ms in (said.granted_at_ms, self._world.now_ms))
+        leaf = self._post_reading(held.envelope)
+        self._post("stopped", Stopped(JobId(self._job), TaskId(said.task), NodeId(said.node), leaf, *times))
 
     def _cause(self, reason: str, message: str = "") -> Cause:
         return Cause(self._world.now_ms, reason, message)
@@ -315,13 +389,15 @@ class _Run:
 
     def _convict(self, action: actions.Convict) -> None:
         connection, node, now_ms = self._connection, action.node, self._world.now_ms
+        is_final = not edition.of(self._order.spec).disputes_bonds  # else an appeal says first whether it lied
         jobs.convict(connection, self._job, node)
-        nodes.convict(connection, node, at_ms=now_ms)
+        if is_final:
+            nodes.convict(connection, node, at_ms=now_ms)
         said: dict[str, Json] = {"reason": action.reason, "bond_usd_micros": action.bond_usd_micros}
         message = f"{node} is convicted: {action.reason}"
         happening = events.Happening("node.convicted", message, now_ms, action.task, node, said)
         events.append(connection, self._job, happening)
-        held = leases.live_of_node(connection, node)  # of other jobs too: it works for nobody any more
+        held = [item for item in leases.live_of_node(connection, node) if is_final or item.job == self._job]
         for lease in lapsing.taken_back(held, node, self._world):
             leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_CONVICTED))
         self._applied.rings.update({node_topic(node), WORK})
@@ -336,6 +412,53 @@ class _Run:
         for lease in lapsing.taken_back(held, node, self._world):
             leases.end(connection, lease.lease, LeaseState.REVOKED, self._cause(Reason.NODE_STRUCK))
         self._applied.rings.update({node_topic(node), WORK})
+        if standings.consider(connection, node, now_ms) is not None:
+            message = f"{node} is suspended: buyers of many jobs had it struck"
+            happening = events.Happening("node.suspended", message, now_ms, action.task, node)
+            events.append(connection, self._job, happening)
+            self._applied.standing.append(node)
+
+    def _judge(self, action: actions.Judge) -> None:
+        if action.stated is not None:
+            self._post("verdict", action.stated)
+        tasks.judge(self._connection, action.task, action.verdict, self._cause(action.reason, action.message))
+        if action.reason == Reason.AGREED and self._order.spec.builtin:
+            self._restore(action.task)
+        if action.reason == Reason.NOT_REPRODUCIBLE:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Forget the strikes of a job whose program cannot be recomputed: they were nobody's doing but its buyer's."""
+        now_ms = self._world.now_ms
+        for node in standings.take_back(self._connection, self._job, at_ms=now_ms):
+            message = f"the strike against {node} is taken back: the program is not reproducible"
+            happening = events.Happening("strike.taken-back", message, now_ms, node=node)
+            events.append(self._connection, self._job, happening)
+
+    def _restore(self, task: str) -> None:
+        """Restore whoever is suspended and has just agreed with another operator in code of ours."""
+        connection, now_ms = self._connection, self._world.now_ms
+        agreed = {tasks.get(connection, task).node, *audits.agreeing(connection, task)}
+        for node in standings.suspended(connection):
+            if node in agreed and standings.consider(connection, node, now_ms, has_agreed=True) is not None:
+                message = f"{node} is restored: it found what others found, in code of this package"
+                events.append(connection, self._job, events.Happening("node.restored", message, now_ms, task, node))
+                self._applied.standing.append(node)
+
+    def _do_question(self, action: actions.OpenQuestion | actions.CloseQuestion) -> None:
+        """Carry out what belongs to the question whether the program can be recomputed."""
+        connection, job, now_ms = self._connection, self._job, self._world.now_ms
+        match action:
+            case actions.OpenQuestion(task, message):
+                jobs.open_question(connection, job, task, at_ms=now_ms)
+                happening = events.Happening("question.opened", message, now_ms, task)
+            case actions.CloseQuestion(task, outcome, message):
+                jobs.close_question(connection, job, outcome, at_ms=now_ms)
+                happening = events.Happening("question.closed", message, now_ms, task, data={"reason": outcome.value})
+                self._applied.rings.add(WORK)
+        events.append(connection, job, happening)
+        if isinstance(action, actions.CloseQuestion) and action.outcome is Reason.NOT_REPRODUCIBLE:
+            self._take_back()
 
     def _publish(self, action: actions.Publish) -> None:
         connection, job, end = self._connection, self._job, action.end

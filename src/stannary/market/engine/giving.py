@@ -27,6 +27,7 @@ def view(lease: LeaseRow, task: Task) -> wire.Lease:
     if lease.audit is not None:
         audit = wire.AuditRef(audit_id=lease.audit, role=Role(str(members["role"])))
     reveal = lease.type is LeaseType.REVEAL
+    is_its = lease.type is LeaseType.WORK and task.epoch == lease.epoch
     return wire.Lease(
         lease_id=lease.lease,
         type=lease.type,
@@ -39,6 +40,7 @@ def view(lease: LeaseRow, task: Task) -> wire.Lease:
         audit=audit,
         salt=cast("str | None", members.get("salt")),
         step=cast("int | None", members.get("step")),
+        committed=task.commitment if is_its else None,
         blobs=[wire.BlobRef(**cast("dict[str, str | int]", item)) for item in _listed(members.get("blobs"))],  # type: ignore[arg-type]  # checked by the model
     )
 

@@ -84,6 +84,11 @@ def order_of(row: JobRow, envelope: bytes) -> JobOrder:
     )
 
 
+def order(connection: Connection, job: str) -> JobOrder:
+    """Return the order of a job, whether it has ended or not; NotFound if there is none."""
+    return order_of(jobs.get(connection, job), envelopes.order_of(connection, job))
+
+
 def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence | None]:
     """Return a job of which nothing is open, and its evidence once it is closed.
 
@@ -108,6 +113,15 @@ def judged(connection: Connection, order: JobOrder) -> tuple[JudgedJob, Evidence
     return job, _evidence(connection, order.job, kept) if job.is_closed else None
 
 
+def told(connection: Connection, job: str, receipt: Kept) -> tuple[case.Case, Receipt, Digest]:
+    """Return the case of an ended job, from what its receipt lists and nothing else."""
+    stated = _predicate(receipt.envelope, RECEIPT, Receipt)
+    listed = set(stated.evidence)
+    own = [item for item in envelopes.of_job(connection, job) if item.leaf in listed]
+    papers = envelopes.some(connection, sorted(listed - {item.leaf for item in own}))
+    return case.Case(_logged(item)[0] for item in (*own, *papers)), stated, Digest(receipt.leaf)
+
+
 def _order_or_fault(connection: Connection, row: JobRow) -> JobOrder | StannaryError:
     try:
         return order_of(row, envelopes.order_of(connection, row.job))
@@ -129,11 +143,15 @@ def _evidence(connection: Connection, job: str, kept: Sequence[Kept]) -> Evidenc
 
 
 def _papers(connection: Connection, named: Iterable[NodeId]) -> list[Kept]:
-    """Return credentials of nodes and their joins: work before a renewal was done under the old one."""
-    leaves: set[str] = set()
-    for held in nodes.credentials_of(connection, sorted(named)):
-        leaves |= {_predicate(held.envelope, "credential", Credential).join, held.leaf}
-    return envelopes.some(connection, sorted(leaves))
+    """Return the logged credentials of nodes, their joins and tests: work before a renewal was done under the old one.
+
+    A renewal on its way into the log is none yet: nothing that the log has was done under it.
+    """
+    issued = {item.leaf: item for item in nodes.credentials_of(connection, sorted(named))}
+    logged = [item for item in envelopes.some(connection, sorted(issued)) if item.log_index is not None]
+    said = [_predicate(item.envelope, "credential", Credential) for item in logged]
+    signed = {str(item.join) for item in said} | {str(test.power) for item in said for test in item.tests or ()}
+    return [*logged, *envelopes.some(connection, sorted(signed))]
 
 
 def _named(statements: Iterable[Logged[DataclassInstance]]) -> set[NodeId]:

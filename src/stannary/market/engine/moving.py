@@ -19,12 +19,14 @@ from sqlalchemy.engine import Connection
 from stannary.errors import ConflictError
 from stannary.formats import ids, note
 from stannary.formats.digest import Digest
-from stannary.jobs.course import ending, failing, lapsing, offering
+from stannary.formats.ids import LeaseType
+from stannary.jobs.course import asking, ending, failing, lapsing, offering
 from stannary.jobs.course.actions import STANDS_STILL, Action, Conclude, EndLease, Print
+from stannary.jobs.course.asking import OfferedAudit
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
-from stannary.jobs.course.state import CosignedCheckpoint, JobOrder, JobState, LeaseRow, Placed, World
+from stannary.jobs.course.state import CosignedCheckpoint, Grant, JobOrder, JobState, LeaseRow, Node, Placed, World
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market import terms
 from stannary.market.clock import now_ms
@@ -39,6 +41,8 @@ from stannary.market.topics import WORK, job_topic
 from stannary.place import match
 from stannary.rules.pace import Progress, median_step_s
 from stannary.wire import node as wire
+
+Give = Callable[[Connection, JobOrder, Grant, int], LeaseRow]
 
 MAX_REPORTED = 64  # leases of one job whose reports are remembered; the median wants the latest
 
@@ -93,6 +97,7 @@ class Mover:
         self.holds = Holds()
         self.ready = Ready()
         self.resumed_at_ms = 0
+        self._last_given: dict[str, LeaseType] = {}  # node -> what it was given last: work or an audit
         self._progress: dict[str, dict[str, Progress]] = {}  # job -> lease -> what its node reported
         self._checkpoint = CosignedCheckpoint("", 0, Digest(""))
 
@@ -110,9 +115,11 @@ class Mover:
             answering=frozenset(self.holds.answering),
             checkpoint=self._checkpoint,
             place=self._place,
-            terms=frozenset({terms.DIGEST}),
+            terms=terms.accepted,
             resumed_at_ms=self.resumed_at_ms,
             leaps=exchange.clock.leaps,
+            gone=_Lost(exchange.roster, exchange.clock.steady()),
+            busy=self.ready.busy,
             step_s=self.step_s(job),
         )
 
@@ -178,23 +185,39 @@ class Mover:
         return row.job
 
     async def give(self, node: str) -> LeaseRow | None:
-        """Give a node the piece of work it should do next; None if there is none for it."""
+        """Give a node that has room what it should do next, audits and work in turn; None if nothing is there."""
         exchange = self._exchange
-        asking, world = exchange.directory.get(node), self.world("")
-        if node not in world.live or asking.why_out(world.now_ms):
+        holder, world = exchange.directory.get(node), self.world("")
+        if node not in world.live or holder.why_out(world.now_ms):
             return None
-        found = self.ready.choose(asking, world, exchange.directory.version)
+        offered, is_audits_turn = self.ready.offered(node), asking.is_audits_turn(self._last_given.get(node))
+        given = None if offered is not None and is_audits_turn else await self._give_work(holder, world)
+        return await self._give_audit(*offered) if given is None and offered is not None else given
+
+    async def _give_audit(self, order: JobOrder, offer: OfferedAudit) -> LeaseRow | None:
+        moment = self.world(order.job)
+        self.ready.took(offer, moment.now_ms)
+        return await self._give(order, asking.take(order, offer, moment), applying.give_audit)
+
+    async def _give_work(self, holder: Node, world: World) -> LeaseRow | None:
+        found = self.ready.choose(holder, world, self._exchange.directory.version)
         if found is None:
             return None
         order, task = found
-        self.ready.taken(task, node)
         moment = self.world(order.job)
-        grant = offering.grant(order, task, asking, moment, "w-" + secrets.token_hex(12))
+        self.ready.taken(task, holder.node, moment.now_ms)
+        grant = offering.grant(order, task, holder, moment, "w-" + secrets.token_hex(12))
+        return await self._give(order, grant, applying.give)
+
+    async def _give(self, order: JobOrder, grant: Grant, apply: Give) -> LeaseRow | None:
+        now_ms = self._exchange.now_ms
         try:
-            return await exchange.store.awrite(lambda c: applying.give(c, order, grant, moment.now_ms))
+            given = await self._exchange.store.awrite(lambda c: apply(c, order, grant, now_ms))
         except ConflictError:  # another was quicker, or the job has moved on: read again, it rings when it has work
-            exchange.bell.ring(job_topic(order.job))
+            self._exchange.bell.ring(job_topic(order.job))
             return None
+        self._last_given[grant.node] = grant.type
+        return given
 
     async def expire(self, orders: Callable[[str], JobOrder | None]) -> list[LeaseRow]:
         """End what is overdue; its tasks go to other nodes, in the next epoch."""
@@ -237,8 +260,9 @@ class Mover:
 
     async def _tell(self, moved: Moved) -> None:
         exchange, draft = self._exchange, moved.draft
-        if moved.applied.convicted:
-            await exchange.read_nodes(moved.applied.convicted)
+        changed = [*moved.applied.convicted, *moved.applied.standing]
+        if changed:
+            await exchange.read_nodes(changed)
         found = self.ready.note(draft.state(), draft.engine_class)
         exchange.bell.ring(*moved.applied.rings, *([WORK] if found else []))
 

@@ -16,11 +16,19 @@ from stannary.errors import ConflictError
 from stannary.formats import dsse, record, statement
 from stannary.formats.canonical import Json
 from stannary.formats.ids import LeaseType
-from stannary.formats.predicates import Answer, AnswerCommitment, Commitment, Contribution, Reveal, Role
-from stannary.jobs.course.hearing import question_id
+from stannary.formats.predicates import (
+    Answer,
+    AnswerCommitment,
+    Commitment,
+    Contribution,
+    Credential,
+    Reveal,
+    Role,
+)
+from stannary.jobs.course.asking import question_id
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.rules.reasons import Reason
-from stannary.store import audits, blobs, envelopes, jobs, leases, tasks
+from stannary.store import audits, blobs, envelopes, jobs, leases, nodes, tasks
 from stannary.store.envelopes import Kept
 from stannary.store.leases import Fence
 from stannary.store.tasks import Contributed
@@ -39,9 +47,12 @@ def recover(connection: Connection, job: str, now_ms: int) -> int:
 
 def record_commitment(connection: Connection, fence: Fence, made: Commitment, index: int, now_ms: int) -> None:
     """Record a logged commitment."""
-    tasks.commit(
-        connection, fence, made.commitment, index, Cause(now_ms, Reason.COMMITTED, f"{made.task} is committed")
-    )
+    cause = Cause(now_ms, Reason.COMMITTED, f"{made.task} is committed")
+    used = record.to_json(made.used) if made.used is not None else None
+    held = nodes.credential_below(connection, made.node, index)
+    said = statement.read(dsse.from_bytes(held).payload, "credential", Credential).predicate if held else None
+    grade_ppm = said.grade_ppm if said is not None else None
+    tasks.commit(connection, fence, made.commitment, index, cause, used=used, grade_ppm=grade_ppm)
 
 
 def record_contribution(
@@ -50,13 +61,18 @@ def record_contribution(
     """Record a logged contribution and let the job and its buyer have its outputs."""
     leaf, index = kept
     outputs = [record.to_json(item) for item in made.outputs]
-    # Only text: a stranger's figure is shown to the buyer as it is, whatever it is, and counted with by nobody.
-    metrics: dict[str, Json] = {name: value for name, value in made.metrics.items() if isinstance(value, str)}
-    cause = Cause(now_ms, Reason.CONTRIBUTED, f"{made.task} is handed in by {made.node}", {"metrics": metrics})
-    tasks.contribute(connection, fence, Contributed(leaf, index, made.root, outputs), cause)
+    cause = Cause(now_ms, Reason.CONTRIBUTED, f"{made.task} is handed in by {made.node}", _facts(made))
+    tasks.contribute(connection, fence, Contributed(leaf, index, made.root, outputs, made.ended), cause)
     digests = [item.digest for item in made.outputs]
     for owner in (made.job, f"buyer:{jobs.get(connection, made.job).buyer}"):
         blobs.grant(connection, digests, owner)
+
+
+def _facts(made: Contribution) -> dict[str, Json]:
+    """Return what a buyer is shown of a contribution at once."""
+    # Only text: a stranger's figure is shown to the buyer as it is, whatever it is, and counted with by nobody.
+    metrics: dict[str, Json] = {name: value for name, value in made.metrics.items() if isinstance(value, str)}
+    return {"metrics": metrics} if made.ended is None else {"metrics": metrics, "ended": made.ended}
 
 
 def record_answer_commitment(connection: Connection, made: AnswerCommitment, leaf: str, now_ms: int) -> None:
@@ -72,7 +88,7 @@ def record_answer_commitment(connection: Connection, made: AnswerCommitment, lea
 def record_answer(connection: Connection, made: Answer, leaf: str, now_ms: int) -> None:
     """Record a logged answer and complete its lease."""
     outputs = [record.to_json(item) for item in made.outputs]
-    opened = audits.Opened(leaf, made.answer, made.root, outputs)
+    opened = audits.Opened(leaf, made.answer, made.root, outputs, made.ended)
     audits.open_answer(connection, made.audit, made.role, made.node, opened, at_ms=now_ms)
     lease = question_id(made.audit, LeaseType.REVEAL, made.role, made.node)
     leases.end(connection, lease, LeaseState.COMPLETED, Cause(now_ms, Reason.ANSWERED, "answer opened"))

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from stannary.errors import StannaryError
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
-from stannary.market.http import edge, routes_admin, routes_buyer, routes_log, routes_node
+from stannary.market.http import edge, routes_admin, routes_buyer, routes_disputes, routes_log, routes_node
 from stannary.wire import routes
 
 
@@ -18,6 +18,7 @@ def build(exchange: Exchange, engines: Engines) -> ASGIApp:
     app = FastAPI(title="stannary market", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(routes_log.router(exchange))
     app.include_router(routes_buyer.router(exchange, engines))
+    app.include_router(routes_disputes.router(exchange))
     app.include_router(routes_node.router(exchange, engines))
     app.include_router(routes_admin.router(exchange))
     app.add_exception_handler(StannaryError, edge.refused)

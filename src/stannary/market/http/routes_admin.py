@@ -14,19 +14,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stannary.formats import bounds, instants
+from stannary.formats.digest import parse as parse_digest
 from stannary.jobs.states import Settlement
 from stannary.market import backup
 from stannary.market.exchange import Exchange
 from stannary.market.http import access, edge
+from stannary.market.http.routes_log import receive
 from stannary.market.topics import DEADLINES, QUEUE, WORK
 from stannary.rules.reasons import Reason
 from stannary.settle import escrow
-from stannary.settle.ledger import operator_bond
-from stannary.store import accounts, blobs, jobs, leases, ledger, nodes
+from stannary.settle.ledger import INSURANCE, Entry, operator_bond
+from stannary.store import (
+    accounts,
+    blobs,
+    canaries,
+    disputes,
+    jobs,
+    leases,
+    ledger,
+    nodes,
+    readings,
+    standings,
+)
 from stannary.store.accounts import ApiTokenRow, NewJoinToken
-from stannary.wire import admin, join_token, routes
+from stannary.wire import admin, join_token, limits, routes
 
+SEVERAL = "several"  # accounts gave or took together: no part of it is one account's
 MAX_LEDGER_ENTRIES = 1000
+ROOT_QUOTA = (16 * limits.MAX_BLOB_BYTES, 100)  # of root file systems published within a week
 MAX_TOKENS = 4000  # of one answer; a view is 200 bytes, and an answer is read up to 1 MiB
 
 
@@ -121,7 +136,8 @@ def _add_looking_after(api: APIRouter, exchange: Exchange) -> None:
     @api.get(routes.ADMIN_LEDGER)
     async def read_ledger(request: Request) -> Response:
         access.admin(exchange, request)
-        return edge.answer(await exchange.store.aread(_ledger))
+        account = request.query_params.get("account")
+        return edge.answer(await exchange.store.aread(lambda c: _ledger(c, account)))
 
     @api.post(routes.ADMIN_BACKUP)
     async def make_backup(request: Request) -> Response:
@@ -134,6 +150,15 @@ def _add_looking_after(api: APIRouter, exchange: Exchange) -> None:
             log_size=made.log_size, num_blobs=made.num_blobs, num_missing_blobs=made.num_missing_blobs
         )
         return edge.answer(body, 201)
+
+    @api.put(routes.ADMIN_ROOT)
+    async def publish_root(request: Request, digest: str) -> Response:
+        access.admin(exchange, request)
+        name = parse_digest(digest)
+        await receive(exchange, request, name, blobs.ROOT, ROOT_QUOTA)
+        await exchange.store.awrite(lambda c: blobs.publish_root(c, name))
+        await exchange.read_root()
+        return Response(status_code=201)
 
     @api.get(routes.ADMIN_BLOBS)
     async def count_blobs(request: Request) -> Response:
@@ -176,8 +201,10 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
     bonds = ledger.all_balances(connection)
     views = []
     now_s, steady_s = exchange.clock.now(), exchange.clock.steady()
+    held = standings.held_against(connection, round(1000 * now_s))
     for row in nodes.all_nodes(connection):
         silent_s = exchange.roster.silent_s(row.node, steady_s)
+        against = held.get(row.node, standings.HeldAgainst())
         views.append(
             admin.NodeView(
                 node=row.node,
@@ -188,31 +215,87 @@ def _nodes(exchange: Exchange, connection: Connection) -> list[admin.NodeView]:
                 revoked=row.revoked_at_ms is not None,
                 convicted=row.convicted_at_ms is not None,
                 draining=exchange.roster.state(row.node) == "draining",
+                suspended=against.is_suspended,
+                canary=(exchange.canary_words.get(row.node) or None) if against.is_suspended else None,
+                struck_by=against.num_buyers,
+                voices_ppm=against.score_ppm,
                 last_seen_at=instants.spell(now_s - silent_s) if silent_s is not None else None,
                 leases=len(leases.live_of_node(connection, row.node)),
                 bond_usd_micros=bounds.MONEY.clamp(bonds.get(operator_bond(row.operator), 0)),
                 ask_usd_micros_per_hour=bounds.ASK.clamp(row.ask_usd_micros_per_hour),
+                grade_ppm=exchange.directory.grade_of(row.node),
                 name=exchange.roster.name(row.node),
             )
         )
     return views
 
 
-def _ledger(connection: Connection) -> admin.LedgerPage:
+def _ledger(connection: Connection, account: str | None) -> admin.LedgerPage:
+    """Return the newest movements, of one account where one is named."""
     lines: list[admin.LedgerLine] = []
-    for number, entry in ledger.newest(connection, limit=MAX_LEDGER_ENTRIES):
-        source = next(posting for posting in entry.postings if posting.usd_micros < 0)
-        lines.extend(
-            admin.LedgerLine(
-                seq=number,
-                debit=bounds.shown(source.account),
-                credit=bounds.shown(posting.account),
-                usd_micros=posting.usd_micros,
-                reason=entry.reason,
-                key=entry.key,
-                job=entry.job,
-            )
-            for posting in entry.postings
-            if posting.usd_micros > 0
-        )
+    if account is None:
+        entries = ledger.newest(connection, limit=MAX_LEDGER_ENTRIES)
+    else:
+        entries = ledger.newest_of(connection, account, limit=MAX_LEDGER_ENTRIES)
+    for number, entry in entries:
+        if account == INSURANCE:
+            lines += [_moved(number, entry, *way) for way in _causes(connection, entry)]
+        else:
+            lines += [_moved(number, entry, *way, entry.reason) for way in _ways(entry, account)]
     return admin.LedgerPage(balances=dict(ledger.all_balances(connection).items()), entries=lines)
+
+
+def _causes(connection: Connection, entry: Entry) -> list[tuple[str, str, int, str]]:
+    """Return what an entry moves into insurance or out of it, apart by what for: void, redo, forfeit, appeal, canary.
+
+    Where the lines of the entry do not add up to it, for a bond held less than was taken of it, it is told whole.
+    """
+    ((source, target, usd_micros),) = _ways(entry, INSURANCE)
+    moved = usd_micros if target == INSURANCE else -usd_micros
+    other = source if target == INSURANCE else target
+    parts: dict[str, int] = {}
+    for reason, amount in _lines(connection, entry):
+        parts[reason] = parts.get(reason, 0) + amount
+    if sum(parts.values()) != moved:
+        return [(source, target, usd_micros, entry.reason)]
+    return [
+        (other, INSURANCE, amount, reason) if amount > 0 else (INSURANCE, other, -amount, reason)
+        for reason, amount in sorted(parts.items())
+        if amount
+    ]
+
+
+def _lines(connection: Connection, entry: Entry) -> list[tuple[str, int]]:
+    """Return reason and amount of the lines by which an entry moves insurance's money."""
+    job = entry.job or ""
+    if entry.key == escrow.settle_key(job):
+        return [
+            (line.reason, line.usd_micros) for line in readings.settlement(connection, job) if line.account == INSURANCE
+        ]
+    kept = [row.lines for row in canaries.of_job(connection, job)] if entry.key == escrow.probe_key(job) else []
+    kept += [row.lines for row in disputes.of_job(connection, job) if entry.key == escrow.ruling_key(job, row.node)]
+    told = [line for lines in kept for line in lines or () if line["account"] == INSURANCE]
+    return [(str(line["reason"]), int(str(line["usd_micros"]))) for line in told]
+
+
+def _ways(entry: Entry, account: str | None) -> list[tuple[str, str, int]]:
+    """Return from where, to where and how much an entry moves: all of it, or what one account gives or takes."""
+    if account is None:
+        first = next(item for item in entry.postings if item.usd_micros < 0)
+        return [(first.account, item.account, item.usd_micros) for item in entry.postings if item.usd_micros > 0]
+    amount = next(item.usd_micros for item in entry.postings if item.account == account)
+    others = [item.account for item in entry.postings if item.usd_micros * amount < 0]
+    other = others[0] if len(others) == 1 else SEVERAL
+    return [(other, account, amount) if amount > 0 else (account, other, -amount)]
+
+
+def _moved(number: int, entry: Entry, source: str, target: str, usd_micros: int, reason: str) -> admin.LedgerLine:
+    return admin.LedgerLine(
+        seq=number,
+        debit=bounds.shown(source),
+        credit=bounds.shown(target),
+        usd_micros=usd_micros,
+        reason=reason,
+        key=entry.key,
+        job=entry.job,
+    )

@@ -1,7 +1,8 @@
 """Public routes: what the market says of itself, the log's files, proofs; and blobs, to whom they belong.
 
-A digest is no secret, so knowing one opens nothing: a blob is served to its owners only. What a party stores and no
-job claims is bounded, and cleared away after a time (blobkeeping.py, clearing.py).
+A digest is no secret, so knowing one opens nothing: a blob is served to its owners only, but for the root file systems
+the market has published, and what it computed again to rule on a bond: those anybody may fetch. What a party stores
+and no job claims is bounded, and cleared away after a time (blobkeeping.py, clearing.py).
 """
 
 from __future__ import annotations
@@ -108,13 +109,14 @@ def _add_blobs(api: APIRouter, exchange: Exchange) -> None:
         name, limits_ = _parse(digest), exchange.settings
         owner = f"{'node' if is_node else 'buyer'}:{who}"
         quota = limits_.node_quota if is_node else limits_.buyer_quota
-        await _receive(exchange, request, name, owner, quota)
+        await receive(exchange, request, name, owner, quota)
         return Response(status_code=201)
 
 
-async def _receive(
+async def receive(
     exchange: Exchange, request: Request, name: digest.Digest, owner: str, quota: tuple[int, int]
 ) -> None:
+    """Store a request's body under its digest for `owner`, within what may wait unclaimed of him."""
     keeping = exchange.blobkeeping
     length = request.headers.get("content-length")
     announced = edge.integer({"length": length}, "length", 0, edge.MAX_ANNOUNCED_BYTES) if length is not None else None
@@ -129,8 +131,10 @@ async def _receive(
 
 
 async def _readable(exchange: Exchange, request: Request, text: str) -> digest.Digest:
-    who, is_node = await access.buyer_or_node(exchange, request)
     name = _parse(text)
+    if name in exchange.roots or await exchange.store.aread(lambda c: blobs.may_have(c, name, [blobs.PUBLIC])):
+        return name
+    who, is_node = await access.buyer_or_node(exchange, request)
 
     def may_have(connection: Connection) -> bool:
         if is_node:

@@ -14,11 +14,11 @@ from stannary.errors import ConflictError, NotFound
 from stannary.formats import bounds, dsse, instants
 from stannary.jobs.course.state import ONE_PIECE, JobOrder, LeaseRow
 from stannary.jobs.states import LeaseState
-from stannary.market.engine import giving
+from stannary.market.engine import giving, loading
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
-from stannary.market.http import access, edge
-from stannary.market.intake import answers, joining, readings, work
+from stannary.market.http import access, edge, routes_disputes
+from stannary.market.intake import answers, grading, joining, readings, work
 from stannary.market.intake.statements import Intake
 from stannary.market.topics import QUEUE, WORK, job_topic, logs_topic, node_topic
 from stannary.rules.reasons import Reason
@@ -44,6 +44,7 @@ def router(exchange: Exchange, engines: Engines) -> APIRouter:
     _add_sessions(api, exchange)
     _add_leases(api, exchange, engines)
     _add_reports(api, exchange, engines)
+    _add_power(api, exchange)
     takers: dict[str, Taker] = {
         routes.LEASE_COMMITMENT: work.commitment,
         routes.LEASE_CONTRIBUTION: work.contribution,
@@ -102,12 +103,28 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         exchange.roster.call(holder, beat.name)
         if came_back is not None:
             exchange.bell.ring(WORK, QUEUE)
-        held = {item.lease for item in await exchange.store.aread(lambda c: leases.live_of_node(c, holder))}
+        appeal_s, now_ms = exchange.settings.timing.appeal_s, exchange.now_ms
+        live, disputed = await exchange.store.aread(
+            lambda c: (leases.live_of_node(c, holder), routes_disputes.of_node(c, holder, appeal_s, now_ms))
+        )
+        held, at_work = {item.lease for item in live}, {item.job for item in live}  # an appeal's is of an ended job
         drop = [item for item in beat.leases if item not in held]
-        ended = [job for job in beat.jobs if job not in engines.orders]
+        ended = [job for job in beat.jobs if job not in engines.orders and job not in at_work]
         interval_s = exchange.settings.timing.heartbeat_s
         now = instants.spell(exchange.clock.now())
-        return edge.answer(node.HeartbeatAnswer(drop=drop, interval_s=interval_s, ended=ended, now=now))
+        is_held = exchange.directory.get(holder).is_suspended
+        if beat.wants_canary and is_held:
+            exchange.canary_wishes.add(holder)
+        said = node.HeartbeatAnswer(
+            drop=drop,
+            interval_s=interval_s,
+            ended=ended,
+            now=now,
+            suspended=is_held,
+            canary=exchange.canary_words.get(holder) or None,
+            disputes=disputed,
+        )
+        return edge.answer(said)
 
     @api.post(routes.LEASE_NEXT)
     async def next_lease(request: Request) -> Response:
@@ -116,7 +133,9 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         until = exchange.clock.steady() + min(asked.wait_s, limits.MAX_WAIT_S)
         while True:
             mark = exchange.bell.mark()
-            found = await _next(exchange, engines, holder, frozenset(asked.have))
+            found = await _next(exchange, engines, holder, asked)
+            if isinstance(found, node.PowerTest):
+                return edge.answer(found, 202)
             if found is not None:
                 return edge.answer(await _view(exchange, found))
             left_s = until - exchange.clock.steady()
@@ -127,17 +146,41 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             await access.still_node(exchange, request)
 
 
+def _add_power(api: APIRouter, exchange: Exchange) -> None:
+    @api.post(routes.POWER_NEXT)
+    async def asked(request: Request) -> Response:
+        holder = await access.node(exchange, request)
+        live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
+        is_due = grading.is_due(exchange, holder) and not live
+        return edge.answer(grading.test(exchange, holder)) if is_due else edge.no_content()
+
+    @api.post(routes.POWER)
+    async def shown(request: Request) -> Response:
+        holder = await access.node(exchange, request)
+        answer = await edge.read(request, node.PowerAnswer, max_bytes=limits.MAX_ENVELOPE_BODY_BYTES)
+        graded = await grading.take(exchange, holder, answer, exchange.clock.steady())
+        exchange.bell.ring(WORK, QUEUE)
+        return edge.answer(graded)
+
+
 async def _view(exchange: Exchange, lease: LeaseRow) -> node.Lease:
     return giving.view(lease, await exchange.store.aread(lambda c: tasks.get(c, lease.task)))
 
 
-async def _next(exchange: Exchange, engines: Engines, holder: str, have: frozenset[str]) -> LeaseRow | None:
-    """Return the oldest lease of the node it does not know of, or a new piece of work."""
+async def _next(
+    exchange: Exchange, engines: Engines, holder: str, asked: node.NextLease
+) -> LeaseRow | node.PowerTest | None:
+    """Return the oldest lease of the node it does not know of, or a new piece of work.
+
+    Where a test of its power is due it gets that in place of work, and nothing new before it has shown its power.
+    """
     exchange.roster.touch(holder, exchange.clock.steady())
     live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
-    unknown = next((item for item in live if item.lease not in have), None)
+    unknown = next((item for item in live if item.lease not in asked.have), None)
     if unknown is not None or any(item.type in ONE_PIECE for item in live):
         return unknown
+    if grading.is_due(exchange, holder):
+        return grading.test(exchange, holder) if asked.tests and not live else None
     granted = await engines.mover.give(holder)
     if granted is not None:
         exchange.bell.ring(job_topic(granted.job), QUEUE)
@@ -205,10 +248,10 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     @api.get(routes.JOB_MANIFEST)
     async def manifest(request: Request, job: str) -> Response:
         holder = await access.node(exchange, request)
-        order = engines.orders.get(job)
         live = await exchange.store.aread(lambda c: leases.live_of_node(c, holder))
-        if order is None or all(item.job != job for item in live):
+        if all(item.job != job for item in live):
             raise NotFound("no such job of yours", why=job)
+        order = await exchange.store.aread(lambda c: loading.order(c, job))  # which an appeal's lease outlives
         return edge.answer(await exchange.store.aread(lambda c: _manifest(c, order)))
 
 

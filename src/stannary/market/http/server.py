@@ -30,6 +30,8 @@ from stannary.market.bell import Bell
 from stannary.market.blobstore import BlobStore
 from stannary.market.clock import CLOCK_FILE, Clock, RisingClock, SystemClock
 from stannary.market.directory import Directory
+from stannary.market.engine.appealing import Appeals
+from stannary.market.engine.canaries import Canaries
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
 from stannary.market.http import app, holder
@@ -80,7 +82,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
         await clearing.clear_strays(store, files_of_blobs)
         moment.lift(note.stamped_at(tlog.checkpoint()))
         bell = Bell(moment)
-        roster, directory = Roster(settings.timing), Directory()
+        roster, directory = Roster(settings.timing), Directory(measures=settings.grade_every_s > 0)
         for node in await store.aread(nodes.drained):
             roster.drain(node)
         exchange = Exchange(
@@ -98,6 +100,7 @@ async def opened(settings: Settings, clock: Clock | None = None) -> AsyncIterato
             witness_vkeys=witness_vkeys,
             witness_words=trust.words_of(w.name for w in others),
         )
+        await exchange.read_root()
         engines = Engines(exchange)
         async with _working(exchange, engines, moment):
             yield exchange, engines
@@ -176,6 +179,8 @@ async def _working(exchange: Exchange, engines: Engines, moment: RisingClock) ->
         asyncio.create_task(exchange.journal.run(), name="journal"),
         asyncio.create_task(engines.keep_deadlines(), name="deadlines"),
         asyncio.create_task(engines.keep_queue(), name="queue"),
+        asyncio.create_task(Appeals(exchange, engines.mover).keep(), name="appeals"),
+        asyncio.create_task(Canaries(exchange).keep(), name="canaries"),
         asyncio.create_task(clearing.keep(exchange, engines), name="blobs"),
         asyncio.create_task(forgetting.keep(exchange), name="forgetting"),
     ]

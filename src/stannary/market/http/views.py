@@ -23,6 +23,7 @@ from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.course.waiting import Wait
 from stannary.jobs.rounds import ADMISSIBLE
 from stannary.jobs.states import JobStatus, Settlement, TaskState
+from stannary.rules import ending, kinds
 from stannary.rules.kinds import MODEL, TASKS, THETA
 from stannary.rules.shape import shape_of
 from stannary.settle.escrow import settle_key
@@ -68,7 +69,17 @@ def _job(connection: Connection, row: JobRow) -> wire.JobView:
         paid_usd_micros=paid,
         refunded_usd_micros=refunded,
         nodes=_nodes(connection, row),
+        endings=_endings(connection, row, spec),
     )
+
+
+def _endings(connection: Connection, row: JobRow, spec: JobSpec) -> list[wire.JobEnding] | None:
+    """Return how programs ended, at once: others compute them again meanwhile."""
+    if not ending.is_stated(spec, kinds.of(spec).lane):
+        return None
+    newest = {item.lane: item.ended for item in tasks.of_job(connection, row.job)}
+    said = [(lane, ended) for lane, ended in sorted(newest.items()) if ended is not None and bounds.ENDED.fits(ended)]
+    return [wire.JobEnding(lane=lane, ended=ended) for lane, ended in said] or None
 
 
 def _bare(row: JobRow, fault: str) -> wire.JobView:

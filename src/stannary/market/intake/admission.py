@@ -28,10 +28,11 @@ from stannary.market.http import views
 from stannary.market.http.rates import LARGE_BYTES
 from stannary.market.journal import leaf_of
 from stannary.market.offerbook import Estimate, asked
-from stannary.rules import assurance, blame
+from stannary.rules import assurance, blame, edition, stake
 from stannary.rules.masks import why_not
-from stannary.rules.price import expected_audits, price_of, worst_case
+from stannary.rules.price import dearest_unit, expected_audits, expected_work, rate_of
 from stannary.rules.shape import shape_of
+from stannary.rules.stake import HELD_UNITS
 from stannary.store import blobs, envelopes, jobs
 from stannary.store.jobs import Submission, Submitted
 from stannary.verify import soundness
@@ -46,6 +47,7 @@ MAX_KNOWN_BLOBS = 200_000  # pairs of buyer and digest in memory, about 40 MiB
 def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
     """Return what a spec would cost at worst, on which nodes, and why not on the others."""
     spec = jobspec.from_canonical(canonical.decode(canonical.encode(members)))  # type: ignore[arg-type]  # checked by encode
+    edition.check_new(spec)
     _check_length(spec)
     made = exchange.offers.estimate(spec)
     required = _required_ppm(exchange, spec, made)
@@ -58,18 +60,23 @@ def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
         escrow_usd_micros=bounds.COUNT.clamp(made.worst.escrow_usd_micros),
         audit_ppm=spec.trust.audit_ppm,
         required_ppm=required,
+        reveal_s=int(exchange.settings.timing.reveal_s),
         words=[_priced(spec, made, word, _least_ppm(spec, word, required)) for word in Assurance],
     )
 
 
 def _required_ppm(exchange: Exchange, spec: JobSpec, made: Estimate) -> int:
     """Return the rate below which cheating pays, at the least bond and the dearest task of whoever may get work."""
-    shape, wanted = shape_of(spec), asked(spec)
-    dearest = price_of(shape.longest_steps, shape.step_ms, made.match.highest_ask_usd_micros_per_hour)
+    gain_ppm, detection_ppm = spec.trust.gain_ppm, spec.trust.detection_ppm
+    if not blame.convicts(spec):  # a unit with less behind it has a rate of its own (rules/stake.py)
+        return soundness.required_ppm(gain_ppm, detection_ppm, HELD_UNITS * PPM)
+    wanted = asked(spec)
+    dearest = dearest_unit(spec, made.hour_usd_micros)
     listed = [node for node, _ in exchange.offers.standing() if node.engine_class == made.match.engine_class]
     able = [node for node in listed if not why_not(node, wanted)]
-    stake = min(soundness.stake_ppm(blame.at_stake(spec, node.bond_usd_micros), dearest) for node in able)
-    return soundness.required_ppm(spec.trust.gain_ppm, spec.trust.detection_ppm, stake)
+    stakes = (blame.at_stake(spec, node.bond_in(spec), dearest) for node in able)
+    least = min(soundness.stake_ppm(stake, dearest) for stake in stakes)
+    return soundness.required_ppm(gain_ppm, detection_ppm, least)
 
 
 def _least_ppm(spec: JobSpec, word: Assurance, required_ppm: int) -> int:
@@ -80,10 +87,12 @@ def _least_ppm(spec: JobSpec, word: Assurance, required_ppm: int) -> int:
 
 def _priced(spec: JobSpec, made: Estimate, word: Assurance, audit_ppm: int) -> wire.PricedWord:
     shape, chosen = shape_of(spec), made.match.chosen
-    dearest = max(offer.ask_usd_micros_per_hour for offer in chosen)
-    expected = worst_case(shape, dearest, verified=False).work_usd_micros
+    is_by_use = edition.of(spec).pays_by_use
+    dearest = max(rate_of(item.ask_usd_micros_per_hour, item.grade_ppm if is_by_use else PPM) for item in chosen)
+    expected = expected_work(spec, dearest)
     if spec.trust.verify is not Verification.NONE:
-        expected += expected_audits(shape, audit_ppm, len({offer.operator for offer in chosen}), dearest)
+        mean_ppm = stake.mean_ppm(spec, shape.num_tasks, audit_ppm, len(chosen))
+        expected += expected_audits(spec, mean_ppm, len({offer.operator for offer in chosen}), dearest)
     return wire.PricedWord(
         assurance=word.value,
         audit_ppm=audit_ppm,
@@ -200,7 +209,9 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
     if order.market != exchange.keyid:
         raise FormatError("the job is for another market", why=f"{order.market}, here {exchange.keyid}")
     clock.check_signed_now(order.submitted_at, exchange.clock.now())
+    edition.check_new(spec)
     assurance.check_rate(spec)
+    _check_root(exchange, spec)
     _check_length(spec)
     shape = shape_of(spec)
     if not shape.least_beacon_values <= order.beacon_length <= beacon.MAX_LENGTH:
@@ -209,10 +220,22 @@ def _check_order(exchange: Exchange, order: Job, spec: JobSpec) -> None:
         )
 
 
+def _check_root(exchange: Exchange, spec: JobSpec) -> None:
+    """Refuse a job in another root file system than the one in force."""
+    wanted = exchange.root[0] if exchange.root is not None else None
+    if spec.root != wanted:
+        raise ConflictError(
+            "the job names another root file system than this market's",
+            why=f"{spec.root or 'none'}, the market's is {wanted or 'none'}",
+            hint="make the job anew: the market's is filled in when it is signed",
+        )
+
+
 def _check_length(spec: JobSpec) -> None:
     """Refuse a job of so many tasks that its receipt would be none."""
     shape = shape_of(spec)
-    units, expected = shape.num_units, receipt.num_statements(shape.num_rounds, shape.num_units, spec.trust.audit_ppm)
+    audit_ppm = stake.mean_ppm(spec, shape.num_units, spec.trust.audit_ppm, shape.num_lanes)
+    units, expected = shape.num_units, receipt.num_statements(shape.num_rounds, shape.num_units, audit_ppm)
     if expected > receipt.MAX_EVIDENCE:
         raise UsageError(
             "the job's receipt would be longer than any verifier reads",

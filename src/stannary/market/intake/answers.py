@@ -20,7 +20,7 @@ async def answer_commitment(intake: Intake, node: str, lease: str, envelope: dss
     expect(sent, kind, job=made.job, task=made.task, node=made.node, audit=made.audit)
     return await intake.take(
         sent,
-        "answer-commitment",
+        made,
         lambda c: check_live(c, sent),
         lambda c, _: recording.record_answer_commitment(c, made, sent.leaf, intake.exchange.now_ms),
     )
@@ -33,14 +33,19 @@ async def answer(intake: Intake, node: str, lease: str, envelope: dsse.Envelope)
     expect(sent, LeaseType.REVEAL, job=made.job, task=made.task, node=made.node, audit=made.audit)
     if sent.lease.body.get("role") != made.role.value:
         raise FormatError("the answer is of another role", why=made.role.value)
+    if made.role is Role.AUDITOR:
+        intake.check_used(made.job, made.used)
+    elif made.used is not None:
+        raise FormatError("a prover's answer says no use", why="its commitment does", detail="used")
 
     def admit(connection: Connection) -> None:
         check_live(connection, sent)
         intake.check_time(connection, node, made.answered_at)
+        intake.check_ended(made)
         _check_opening(connection, made)
 
     return await intake.take(
-        sent, "answer", admit, lambda c, _: recording.record_answer(c, made, sent.leaf, intake.exchange.now_ms)
+        sent, made, admit, lambda c, _: recording.record_answer(c, made, sent.leaf, intake.exchange.now_ms)
     )
 
 
@@ -50,5 +55,5 @@ def _check_opening(connection: Connection, made: Answer) -> None:
     opened = predicates.answer_commitment_hash(made.node, made.blind, made.answer, made.root)
     if committed is None or committed.commitment != opened:
         raise Refuted("the answer does not open its commitment", why=made.audit)
-    if predicates.result_root(made.outputs) != made.root:
-        raise Refuted("the root is not that of the outputs", why=made.root)
+    if predicates.result_root(made.outputs, made.ended) != made.root:
+        raise Refuted("the root is not that of the result", why=made.root)

@@ -5,8 +5,13 @@ Rules:
   the token's digest. Both must agree. Under software evidence the tier is T0, and only a market of
   profile `local` lists T0 nodes.
 - The same join sent again gets the same credential: the answer may have been lost.
-- A node that joins again keeps what open jobs state of it (engine class, jurisdiction, ask): a price or a class that
-  changes under work would refute the receipts of everybody in it.
+- A node that joins again keeps what open jobs state of it (engine class, jurisdiction), and its ask does not rise: a
+  class that changes under work would refute the receipts of everybody in it, and a unit is paid by the lowest ask in
+  force since its job was placed (rules/papers.py). Operator and bond are kept for ever.
+- The bond of a credential is the one the node signs and the market's ledger holds; a join of before, which names
+  none, has a bond that counts under rules 2 alone.
+- A join is used once: a credential never goes back behind what its node said last.
+- Its power is measured behind the join (grading.py); what was measured before stays in the new credential.
 - A session begins with a nonce that proves itself (challenges.py): what strangers ask for costs no row. It is spent
   by the first answer that is signed by the node's key.
 """
@@ -14,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from sqlalchemy.engine import Connection
@@ -37,6 +43,8 @@ from stannary.wire import node as wire
 from stannary.wire.limits import SESSION_TTL_S
 from stannary.wire.message import EnvelopeBody
 
+MAX_NAMED = 3  # of jobs that stand against a change
+ANEW = "stannary node join - with a new directory: a new key, a new offer"
 EAR_NONE = "none"  # draft-ietf-rats-ear: software evidence affirms nothing
 
 
@@ -169,7 +177,10 @@ def _admit(
     made, envelope, leaf = joined
     now_ms = exchange.now_ms
     expires_at_ms = now_ms + int(1000 * exchange.settings.credential_ttl_s)
-    _check_unchanged(connection, made)
+    if made.bond_usd_micros not in (None, bond_usd_micros):
+        why = f"{made.bond_usd_micros} micro-dollars signed, {bond_usd_micros} posted for this token"
+        raise FormatError("the join states another bond", why=why, detail="bond_usd_micros")
+    _check_unchanged(connection, made, leaf, bond_usd_micros)
     nodes.add(connection, _row(made, leaf, now_ms))
     if bond_usd_micros:
         ledger.post(connection, escrow.post_bond(made.node, made.operator, bond_usd_micros), at_ms=now_ms)
@@ -192,6 +203,7 @@ def _admit(
         join=leaf,
         issued_at=instants.spell(now_ms / 1000),
         expires_at=instants.spell(expires_at_ms / 1000),
+        **_tests_of(nodes.credential_of(connection, made.node)),
     )
     signed = exchange.journal.sign("credential", credential)
     issued = leaf_of(signed)
@@ -202,23 +214,53 @@ def _admit(
     return issued
 
 
-def _check_unchanged(connection: Connection, made: Join) -> None:
+def _check_unchanged(connection: Connection, made: Join, leaf: str, bond_usd_micros: int) -> None:
+    """Refuse what a node may not change by joining again: never, or while jobs are open that state it.
+
+    Raises:
+        ConflictError: it says what, and which jobs must end before it may.
+    """
     try:
         known = nodes.get(connection, made.node)
+        held = nodes.credential_of(connection, made.node)
     except NotFound:
         return
-    names = ("engine_class", "jurisdiction", "ask_usd_micros_per_hour")
+    if envelopes.some(connection, [leaf]):
+        raise ConflictError("this join was used before", why=f"{made.node} has joined again since", hint=ANEW)
+    posted = _bond_of(held) if held is not None else bond_usd_micros
+    if posted != bond_usd_micros:
+        why = f"{posted} micro-dollars posted, {bond_usd_micros} for this token"
+        raise ConflictError("a node keeps the bond it posted", why=why, hint=ANEW)
     changed = [
         f"{name} {getattr(known, name)} to {getattr(made, name)}"
-        for name in names
+        for name in ("engine_class", "jurisdiction")
         if getattr(known, name) != getattr(made, name)
     ]
-    if changed and nodes.is_engaged(connection, known.engine_class):
+    if made.ask_usd_micros_per_hour > known.ask_usd_micros_per_hour:
+        rise = f"{known.ask_usd_micros_per_hour} to {made.ask_usd_micros_per_hour}"
+        changed.append(f"ask_usd_micros_per_hour {rise}: it may fall")
+    classes = [known.engine_class, made.engine_class]
+    engaging = nodes.engaging(connection, classes, limit=MAX_NAMED + 1) if changed else []
+    if engaging:
+        named = ", ".join(engaging[:MAX_NAMED]) + (" and others" if len(engaging) > MAX_NAMED else "")
         raise ConflictError(
             "a node's offer does not change while jobs of its engine class are open",
             why=f"{made.node}: {', '.join(changed)}",
-            hint="stannary node join - with a new directory: a new key, a new offer",
+            hint=f"when these have ended: {named}. Or at once, {ANEW}",
         )
+
+
+def _tests_of(held: CredentialRow | None) -> dict[str, Any]:
+    """Return what a new credential says of a node's power: what the last one did (rules/grade.py rule 3)."""
+    if held is None:
+        return {}
+    said = statement.read(dsse.from_bytes(held.envelope).payload, "credential", Credential).predicate
+    return {name: getattr(said, name) for name in ("grade_ppm", "best_grade_ppm", "tests")}
+
+
+def _bond_of(held: CredentialRow) -> int:
+    payload = dsse.from_bytes(held.envelope).payload
+    return statement.read(payload, "credential", Credential).predicate.bond_usd_micros
 
 
 def _row(made: Join, leaf: str, now_ms: int) -> NodeRow:

@@ -6,6 +6,7 @@ Rules:
 - One verb of a lease is under way at a time (engine/holding.py), and while it is, the lease does not end otherwise: a
   statement that is in the log must find its task as it left it. What the disk does not take is recorded again until
   it does; what a kill leaves, engine/recording.py records.
+- A second, different word about the same thing is refused, and kept against its node (stories.py).
 - Sent again, a statement that was taken is answered as before: the answer may have been lost.
 """
 
@@ -19,16 +20,19 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, EnvironmentProblem, FormatError, LimitExceeded, NotFound
-from stannary.formats import bounds, dsse, instants, receipt, statement
+from stannary.formats import bounds, dsse, ids, instants, receipt, statement
 from stannary.formats.ids import LeaseType
+from stannary.formats.predicates import Answer, AnswerCommitment, Commitment, Contribution, Used
 from stannary.jobs.course.state import LeaseRow
 from stannary.jobs.states import LeaseState
 from stannary.market import clock
 from stannary.market.engine.loop import Engines
 from stannary.market.exchange import Exchange
+from stannary.market.intake import stories
 from stannary.market.journal import leaf_of
 from stannary.market.topics import job_topic
-from stannary.rules import clocks
+from stannary.rules import clocks, edition, ending
+from stannary.rules.stories import Story
 from stannary.store import envelopes, leases, nodes, tasks
 from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
@@ -38,6 +42,13 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="DataclassInstance")
 
+KINDS: dict[type[Story], str] = {
+    Commitment: "commitment",
+    Contribution: "contribution",
+    AnswerCommitment: "answer-commitment",
+    Answer: "answer",
+}
+CONTRADICTS = -1  # in the place of a log index
 RETRY_S = 1.0  # between tries to record what is logged, while the disk refuses
 
 log = logging.getLogger("stannary.market")
@@ -72,6 +83,14 @@ class Intake:
                 hint="hand in fewer outputs, or pack them into one file",
             )
 
+    def check_used(self, job: str, used: Used | None) -> None:
+        """Refuse a statement about work that lacks what it took where that is paid by, or says it elsewhere (R12.6)."""
+        order = self.engines.orders.get(job)
+        if order is not None and (used is not None) != edition.of(order.spec).pays_by_use:
+            raise FormatError(
+                "what was used is signed exactly where it is paid by", why=f"{job}: {used}", detail="used"
+            )
+
     def check_time(self, connection: Connection, node: str, signed_at: str) -> None:
         """Refuse a node's time that a verifier would refute: far off the log's, or after its credential's end."""
         clock.check_signed_since(signed_at, self.exchange.clock.now())
@@ -85,6 +104,14 @@ class Intake:
                 why=f"signed at {signed_at}, valid until {instants.spell(held.expires_at_ms / 1000)}",
                 hint="join again: stannary node join -",
             )
+
+    def check_ended(self, made: Contribution | Answer) -> None:
+        """Refuse a result that says how its program ended where that is no part of it, or does not where it is."""
+        order = self.engines.orders.get(made.job)
+        if order is None or ending.fits(order.spec, ids.place_of(made.task)[0], made.ended, len(made.outputs)):
+            return
+        why = f"{made.ended}, with {len(made.outputs)} outputs"
+        raise FormatError("the result says otherwise how its program ended", why=why)
 
     async def open(self, node: str, lease: str, envelope: dsse.Envelope, what: tuple[str, type[P]]) -> tuple[Sent, P]:
         """Verify a statement's signature by the node's key, and find its lease."""
@@ -102,22 +129,36 @@ class Intake:
     async def take(
         self,
         sent: Sent,
-        kind: str,
+        made: Story,
         admit: Callable[[Connection], None],
         record: Callable[[Connection, int], None],
     ) -> int:
-        """Keep what `admit` lets in, log it, `record` it; return its log index."""
+        """Keep what `admit` lets in, log it, `record` it; return its log index.
+
+        Raises:
+            ConflictError: it contradicts what the node has said (stories.py), beside what `admit` raises.
+        """
         exchange, journal = self.exchange, self.exchange.journal
+        order, job = self.engines.orders.get(sent.lease.job), sent.lease.job
+        incoming = journal.incoming(sent.envelope, KINDS[type(made)], job)
 
         def keep(connection: Connection) -> int | None:
             taken = _taken_before(connection, sent)
             if taken is None:
+                node = exchange.directory.get(sent.node.node)
+                if stories.keep(connection, order, node, made, incoming, exchange.now_ms):
+                    return CONTRADICTS
                 admit(connection)
-                envelopes.add(connection, journal.incoming(sent.envelope, kind, sent.lease.job))
+                envelopes.add(connection, incoming)
             return taken
 
         async def take() -> int:
             taken = await exchange.store.awrite(keep)
+            if taken == CONTRADICTS:
+                journal.wake()
+                await exchange.read_nodes([sent.node.node])
+                exchange.bell.ring(job_topic(job))
+                raise ConflictError("this node has said something else of it", why=sent.lease.task)
             if taken is not None:
                 return taken
             index = await journal.logged(sent.leaf)

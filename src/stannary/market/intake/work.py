@@ -18,6 +18,7 @@ from stannary.jobs.course.state import JobOrder
 from stannary.market.engine import recording
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
+from stannary.rules.ending import has_broken_off
 from stannary.rules.kinds import TASKS, THETA
 from stannary.store import blobs, jobs, leases, tasks
 from stannary.store.leases import Fence
@@ -32,6 +33,7 @@ async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envel
     sent, made = await intake.open(node, lease, envelope, ("commitment", Commitment))
     fence = Fence(lease, node, made.epoch)
     expect(sent, LeaseType.WORK, job=made.job, task=made.task, node=made.node)
+    intake.check_used(made.job, made.used)
 
     def admit(connection: Connection) -> None:
         leases.check(connection, fence)
@@ -40,7 +42,7 @@ async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envel
             raise ConflictError("another commitment was made in this epoch", why=made.task)
 
     return await intake.take(
-        sent, "commitment", admit, lambda c, i: recording.record_commitment(c, fence, made, i, intake.exchange.now_ms)
+        sent, made, admit, lambda c, i: recording.record_commitment(c, fence, made, i, intake.exchange.now_ms)
     )
 
 
@@ -54,12 +56,13 @@ async def contribution(intake: Intake, node: str, lease: str, envelope: dsse.Env
     def admit(connection: Connection) -> None:
         leases.check(connection, fence)
         intake.check_time(connection, node, made.finished_at)
+        intake.check_ended(made)
         _check_contribution(connection, sent, made)
         _check_sizes(connection, intake.engines.orders.get(made.job), made)
 
     index = await intake.take(
         sent,
-        "contribution",
+        made,
         admit,
         lambda c, i: _record(intake, c, fence, made, (sent.leaf, i)),
     )
@@ -86,11 +89,11 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
         raise FormatError("the contribution answers another assignment", why=f"{observed}, expected {expected}")
     names = {item.name for item in made.outputs}
     # Exactly those: a merge finds a contribution by the root over its one output, so a second one would stop it.
-    needed = TASKS[task.kind].outputs
+    needed = frozenset() if has_broken_off(task.kind, made.ended) else TASKS[task.kind].outputs
     if len(names) != len(made.outputs) or needed not in (None, names):
         raise FormatError("the contribution's outputs are not those of its task", why=", ".join(sorted(names))[:200])
-    if predicates.result_root(made.outputs) != made.root:
-        raise Refuted("the root is not that of the outputs", why=made.root)
+    if predicates.result_root(made.outputs, made.ended) != made.root:
+        raise Refuted("the root is not that of the result", why=made.root)
     if task.commitment is None:
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
     if predicates.commitment_hash(made.node, made.salt, made.root) != task.commitment:

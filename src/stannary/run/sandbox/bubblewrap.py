@@ -23,11 +23,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import marshal
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,20 +33,20 @@ from pathlib import Path
 from stannary.border.paths import INTERPRETER
 from stannary.errors import EnvironmentProblem
 from stannary.run.sandbox import machine, process, seccomp, unprivileged
+from stannary.run.sandbox import system as systems
 from stannary.run.sandbox.cgroup import Hierarchy
-from stannary.run.sandbox.contract import PACKAGE, Command, Mount
+from stannary.run.sandbox.contract import Command, Mount
 from stannary.run.sandbox.process import Sandbox, SandboxedProcess
+from stannary.run.sandbox.system import System
 from stannary.run.sandbox.unprivileged import Stage
 
 JOB_UID = 65534
+PLAN_VERSION = 4  # of marshal: the interpreter of a root may be another than ours
 MASK_BYTES = str(256 * 1024)  # of a masked directory; but for one they stay empty
-INSIDE = Path(__file__).with_name("inside.py")
 # What programs ask about themselves; all else in /proc is of the host's kernel and other people's work.
 SHOWN_IN_PROC = frozenset({"mounts", "net", "self", "thread-self"})  # and what machine.py tells
 PROBE_TIMEOUT_S = 20.0
 DISABLE_USERNS_SINCE = (0, 8, 0)
-_ROOT_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ROOT_FILES = ("/etc/ld.so.cache", "/etc/alternatives")  # where shared libraries and system commands are found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +66,29 @@ class Bubblewrap:
 
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside (contract.py: stay in the calling thread while it shall live)."""
-        wanted = with_interpreter(command)
+        system = systems.of(command.root)
+        wanted = with_system(command, system)
         with contextlib.ExitStack() as stack:
             stage = Stage(wanted.mounts)
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=True))
-            plan_file = stack.enter_context(process.as_file(marshal.dumps(inside_plan(command))))
+            plan_file = stack.enter_context(process.as_file(marshal.dumps(inside_plan(command), PLAN_VERSION)))
             told = {
                 path: stack.enter_context(process.as_file(data)).fileno()
                 for path, data in machine.told_files(command.limits).items()
             }
-            options = "\0".join(self._options(command, stage.mounts, told)) + "\0"
+            options = "\0".join(self._options(command, system, stage.mounts, told)) + "\0"
             options_file = stack.enter_context(process.as_file(options.encode()))
-            inner = [sys.executable, "-I", "-S", str(INSIDE), str(plan_file.fileno())]
+            inner = [*system.finisher, str(plan_file.fileno())]
             argv = [*stage.prefix, self.program, "--args", str(options_file.fileno()), "--", *inner]
             fds = (plan_file.fileno(), options_file.fileno(), *told.values(), *stage.fds())
             return process.start(argv, command, self.hierarchy, fds)
 
-    def _options(self, command: Command, mounts: tuple[Mount, ...], told: Mapping[str, int]) -> list[str]:
+    def _options(
+        self, command: Command, system: System, mounts: tuple[Mount, ...], told: Mapping[str, int]
+    ) -> list[str]:
         limits = command.limits
-        options = [*_root_options(), "--proc", "/proc", *_proc_masks(told)]
+        options = [*_root_options(system), "--proc", "/proc", *_proc_masks(told)]
         for path, fd in told.items():
             options += ["--perms", "0444", "--ro-bind-data", str(fd), path]
         options += ["--remount-ro", machine.MASKED_IN_PROC, "--remount-ro", "/proc", "--dev", "/dev"]
@@ -95,7 +96,7 @@ class Bubblewrap:
         options += ["--remount-ro", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
         for mount in mounts:
             options += ["--ro-bind", str(mount.source), mount.target]
-        options += ["--symlink", str(Path(sys.prefix).resolve()), INTERPRETER]
+        options += ["--symlink", system.prefix, INTERPRETER]
         options += ["--unshare-all", "--unshare-user"]
         if self.version >= DISABLE_USERNS_SINCE:
             options.append("--disable-userns")
@@ -121,34 +122,10 @@ def find(hierarchy: Hierarchy | None) -> Bubblewrap | None:
     return next((sandbox for sandbox in made if works(sandbox)), None)
 
 
-def interpreter_mounts() -> tuple[Mount, ...]:
-    """Return what Python itself needs inside, at the paths it has outside.
-
-    The interpreter's prefixes and our own package, and nothing around them: the directory an editable
-    installation lies in may hold anything.
-    """
-    wanted = (Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent, PACKAGE)
-    outside: list[Path] = []
-    for path in sorted({path.resolve() for path in wanted}):
-        if not any(path.is_relative_to(parent) for parent in (Path("/usr"), *outside)):
-            outside.append(path)
-    return tuple(Mount(path, str(path)) for path in outside)
-
-
-def interpreter() -> str:
-    """Return this interpreter's path inside, which does not tell where the node's owner keeps it."""
-    own = Path(os.path.realpath(sys.executable))
-    for name in ("python3", f"python{sys.version_info.major}.{sys.version_info.minor}"):
-        path = Path(sys.prefix, "bin", name)
-        if path.exists() and path.resolve() == own:
-            return f"{INTERPRETER}/bin/{name}"
-    return sys.executable
-
-
-def with_interpreter(command: Command) -> Command:
-    """Return a command that also sees the interpreter, by which its sandbox is finished inside."""
+def with_system(command: Command, system: System) -> Command:
+    """Return a command that also sees the system's mounts, with the interpreter that finishes its sandbox inside."""
     seen = {mount.target for mount in command.mounts}
-    own = tuple(mount for mount in interpreter_mounts() if mount.target not in seen)
+    own = tuple(mount for mount in system.mounts if mount.target not in seen)
     return dataclasses.replace(command, mounts=(*own, *command.mounts))
 
 
@@ -195,15 +172,10 @@ def _proc_masks(told: Container[str]) -> list[str]:
     return options
 
 
-def _root_options() -> list[str]:
-    """Show /usr and the old names that lead into it; nothing of /etc but how to find libraries."""
-    options = ["--ro-bind", "/usr", "/usr"]
-    for name in _ROOT_LINKS:
-        path = Path(name)
-        if path.is_symlink():
-            options += ["--symlink", str(path.readlink()), name]
-        elif path.is_dir():
-            options += ["--ro-bind", name, name]
-    for name in _ROOT_FILES:
-        options += ["--ro-bind-try", name, name]
+def _root_options(system: System) -> list[str]:
+    options: list[str] = []
+    for name in system.binds:
+        options += ["--ro-bind", name, name]
+    for name, target in system.links.items():
+        options += ["--symlink", target, name]
     return options

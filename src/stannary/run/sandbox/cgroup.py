@@ -50,6 +50,10 @@ class Group(Protocol):
         """Kill every process inside, whatever session or parent it has made itself."""
         ...
 
+    def threads(self) -> list[str]:
+        """Return the ids of all threads inside."""
+        ...
+
     def usage(self) -> Usage:
         """Return what the processes used so far."""
         ...
@@ -182,6 +186,10 @@ class GroupV1:
             return
         _kill_by_number(self.pids / "cgroup.procs")
 
+    def threads(self) -> list[str]:
+        """Read the ids of all threads inside."""
+        return _read_words(self.pids / "tasks")
+
     def usage(self) -> Usage:
         """Read processor time, peak memory and kills by the memory limit."""
         cpu_ns = _read_number(self.accounting / "cpuacct.usage") if self.accounting else 0
@@ -265,7 +273,7 @@ class GroupV2:
         swap = self.directory / "memory.swap.max"
         if swap.exists():  # absent where the kernel has no swap at all
             _write(swap, 0)
-        _write(self.directory / "memory.oom.group", 1)
+        _write(self.directory / "memory.oom.group", 0)  # the program goes first (worker/command.py), its worker reports
         _write(self.directory / "cpu.max", f"{_cpu_quota_us(limits)} {CPU_PERIOD_US}")
         _write(self.directory / "pids.max", limits.pids)
 
@@ -279,6 +287,10 @@ class GroupV2:
             _write(self.directory / "cgroup.kill", 1)
             return
         _kill_by_number(self.directory / "cgroup.procs")
+
+    def threads(self) -> list[str]:
+        """Read the ids of all threads inside."""
+        return _read_words(self.directory / "cgroup.threads")
 
     def usage(self) -> Usage:
         """Read processor time, peak memory and kills by the memory limit."""

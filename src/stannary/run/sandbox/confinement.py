@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from stannary.border import landlock
-from stannary.border.paths import INTERPRETER
 from stannary.run.sandbox import inside
 
 _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x02000000, 0x04000000, 0x08000000
@@ -38,8 +37,6 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 JOB_ID = 65534
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_ROOT_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ROOT_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 _OWNED = f"mode=0700,uid={JOB_ID},gid={JOB_ID}"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -94,15 +91,10 @@ def _make_root(plan: dict[str, Any]) -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     root = Path(plan["place"])
     _mount("tmpfs", str(root), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
-    _bind("/usr", root / "usr")
-    for name in _ROOT_LINKS:
-        if Path(name).is_symlink():
-            (root / name.lstrip("/")).symlink_to(Path(name).readlink())
-        elif Path(name).is_dir():
-            _bind(name, root / name.lstrip("/"))
-    for name in _ROOT_FILES:
-        if Path(name).exists():
-            _bind(name, root / name.lstrip("/"))
+    for name in plan["binds"]:
+        _bind(name, root / name.lstrip("/"))
+    for name, target in plan["links"].items():
+        (root / name.lstrip("/")).symlink_to(target)
     # /tmp before the mounts: an interpreter or checkout below the host's /tmp is shown inside ours.
     _make_directory(root / "tmp")
     _mount("tmpfs", str(root / "tmp"), "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={plan['tmp_bytes']},{_OWNED}")
@@ -118,7 +110,6 @@ def _make_root(plan: dict[str, Any]) -> None:
     _tell(root, plan["told"])
     for name in plan["masked_directories"]:
         _mount("none", str(root / name.lstrip("/")), "", _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "")
-    (root / INTERPRETER.lstrip("/")).symlink_to(plan["interpreter"])
     _make_directory(root / ".old")
     os.chdir(root)
     number = _PIVOT_ROOT[os.uname().machine]

@@ -1,9 +1,9 @@
 """What every sandbox promises, whatever stands behind it.
 
-A job inside sees: a read-only root made of the system's `/usr`, the mounts it was given, a fresh
-`/proc`, a `/dev` of harmless devices, `/tmp` and `/dev/shm` of a fixed size, and no network. It has
-no capabilities, cannot get any, and its environment is exactly `Command.environment`. Everything it
-starts dies with it, with the agent, and at `kill()`, daemons included.
+A job inside sees: a read-only root made of the system's `/usr`, or of a root file system unpacked here
+(system.py), the mounts it was given, a fresh `/proc`, a `/dev` of harmless devices, `/tmp` and `/dev/shm`
+of a fixed size, and no network. It has no capabilities, cannot get any, and its environment is exactly
+`Command.environment`. Everything it starts dies with it, with the agent, and at `kill()`, daemons included.
 
 The one who starts it must live in the thread that called `start` for as long as the job shall live:
 the kernel ties a child's death to the *thread* that forked it.
@@ -55,6 +55,7 @@ class Command:
     workdir: str = "/tmp"  # noqa: S108 - a path inside the sandbox, where /tmp is the job's own
     limits: Limits = Limits()
     inherited_fds: tuple[int, ...] = ()  # inside they are 3, 4, ... in this order
+    root: Path | None = None  # an unpacked root file system, in place of the host's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(plan_fd: int) -> int:
     """Read the plan and run the job; return its exit code."""
     with os.fdopen(plan_fd, "rb") as file:
-        plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words, of the same interpreter
+        plan = marshal.loads(file.read())  # noqa: S302 - the agent's own words
     return run(plan)
 
 

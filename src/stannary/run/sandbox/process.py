@@ -59,6 +59,11 @@ class SandboxedProcess:
         except subprocess.TimeoutExpired:
             return None
 
+    def threads(self) -> list[str]:
+        """Return the ids of the job's living threads, none without a control group."""
+        with self._lock:
+            return self.group.threads() if self.group is not None and not self._is_closed else []
+
     def usage(self) -> Usage:
         """Return what the job used so far, zeros without a control group."""
         with self._lock:

@@ -12,14 +12,16 @@ import contextlib
 import marshal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from stannary.border import landlock
+from stannary.border.paths import INTERPRETER
 from stannary.run.sandbox import machine, process, unprivileged
-from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_interpreter, works
+from stannary.run.sandbox import system as systems
+from stannary.run.sandbox.bubblewrap import inside_plan, masked_in_proc, with_system, works
 from stannary.run.sandbox.cgroup import Hierarchy
 from stannary.run.sandbox.contract import Command, Mount, own_path
 from stannary.run.sandbox.process import SandboxedProcess
+from stannary.run.sandbox.system import System
 from stannary.run.sandbox.unprivileged import Stage
 
 # `python -m`, but from this copy of our package; -I drops PYTHONPATH.
@@ -45,18 +47,19 @@ class Unshare:
 
     def start(self, command: Command) -> SandboxedProcess:
         """Start a command inside (contract.py: stay in the calling thread while it shall live)."""
-        wanted = with_interpreter(command)
+        system = systems.of(command.root)
+        wanted = with_system(command, system)
         with contextlib.ExitStack() as stack:
             stage = Stage(wanted.mounts)
             if self.leaves_root:
                 stage = stack.enter_context(unprivileged.staged(wanted, leave=False))
-            plan = stack.enter_context(process.as_file(marshal.dumps(self._plan(wanted, stage.mounts))))
+            plan = stack.enter_context(process.as_file(marshal.dumps(self._plan(wanted, system, stage.mounts))))
             argv = [*stage.prefix, sys.executable, "-I", "-c", CONFINE, *own_path().values(), str(plan.fileno())]
             if stage.prefix:
                 argv.append("{uid}")
             return process.start(argv, command, self.hierarchy, (plan.fileno(), *stage.fds()))
 
-    def _plan(self, command: Command, mounts: tuple[Mount, ...]) -> dict[str, object]:
+    def _plan(self, command: Command, system: System, mounts: tuple[Mount, ...]) -> dict[str, object]:
         told = machine.told_files(command.limits)
         directories, files = masked_in_proc(told)
         place = unprivileged.find_place(mount.source for mount in mounts)
@@ -67,7 +70,8 @@ class Unshare:
             "masked_directories": directories,
             "masked_files": files,
             "told": dict(told),
-            "interpreter": str(Path(sys.prefix).resolve()),
+            "links": {**system.links, INTERPRETER: system.prefix},
+            "binds": list(system.binds),
             "tmp_bytes": command.limits.tmp_bytes,
             "shm_bytes": command.limits.shm_bytes,
             "landlock": self.landlock_abi > 0,

@@ -12,6 +12,7 @@ from stannary.jobs.course.kinds.kind import Progress
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import TaskState
+from stannary.rules.reasons import Reason
 
 
 class CommandKind:
@@ -21,7 +22,7 @@ class CommandKind:
         """Plan each lane's first attempt, and the next one where the last does not count."""
         found = planning.read_round(draft, 0)
         num_lanes = draft.order.shape.num_lanes
-        for lane in range(num_lanes):
+        for lane in range(planning.num_lanes(draft)):
             listed = found.lanes.get(lane, [])
             redo = listed and listed[-1].state in OUT and not _counts_unverified(draft, listed[-1])
             if redo and len(listed) >= MAX_LOST:
@@ -35,8 +36,9 @@ class CommandKind:
 
 
 def _counts_unverified(draft: CourseDraft, task: Task) -> bool:
-    """Tell whether `unverified` is all the buyer asked for."""
-    return draft.order.verification is Verification.NONE and task.state is TaskState.UNVERIFIED
+    """Tell whether `unverified` is all that can be: the buyer asked for no more, or a clock or a limit cut it."""
+    is_enough = draft.order.verification is Verification.NONE or task.reason == Reason.CUT
+    return is_enough and task.state is TaskState.UNVERIFIED
 
 
 def _assignment(draft: CourseDraft, lane: int, attempt: int) -> Assignment:

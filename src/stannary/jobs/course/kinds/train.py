@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stannary.formats import ids
+from stannary.formats import ended, ids
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId, TaskKind
 from stannary.formats.predicates import Admitted, Assignment
@@ -21,11 +21,10 @@ from stannary.jobs.course.pace import expected_s
 from stannary.jobs.course.planning import DONE, MAX_LOST, OUT, WAITING, Round
 from stannary.jobs.course.state import Task
 from stannary.jobs.states import TaskState
-from stannary.rules.kinds import OUTER, THETA
+from stannary.rules import edition, first
+from stannary.rules.kinds import OUTER, TASKS, THETA, WEIGHT_PPM
 from stannary.rules.pace import PATIENCE_FACTOR, Pace, is_closed
 from stannary.rules.reasons import Reason
-
-WEIGHT_PPM = 1_000_000  # lanes of one round have equal tokens; the merge divides by the sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ class TrainKind:
                 break
             current = index
             _reconcile_lanes(draft, found, base)
+            _note_end(draft, found)
             following: Base | None = None
             if base is not None:
                 following = _reconcile_merge(draft, found, base, before)
@@ -80,7 +80,7 @@ def _base_behind(found: Round) -> Base | None:
 
 def _reconcile_lanes(draft: CourseDraft, found: Round, base: Base | None) -> None:
     """Bring every lane's newest attempt onto the base."""
-    num_lanes = draft.order.shape.num_lanes
+    num_lanes = planning.num_lanes(draft)
     for lane in range(num_lanes):
         listed = found.lanes.setdefault(lane, [])
         for task in listed:
@@ -91,13 +91,32 @@ def _reconcile_lanes(draft: CourseDraft, found: Round, base: Base | None) -> Non
         stands = listed and listed[-1].assigned.theta == base.theta
         if not stands or listed[-1].state is TaskState.SUPERSEDED:
             _again(draft, found, lane, base)
-    if base is not None and found.newest and all(task.state in OUT for task in found.newest):
+    if base is not None and found.newest and all(_is_out(task) for task in found.newest):
         if min(task.attempt for task in found.newest) + 1 >= MAX_LOST:
             planning.fail(draft, f"round {found.index} was tried {MAX_LOST} times, and nobody's work counts")
             return
         for lane in range(num_lanes):  # nobody's work counts: the whole round again
             _again(draft, found, lane, base)
     found.lanes = {lane: listed for lane, listed in found.lanes.items() if listed}
+
+
+def _note_end(draft: CourseDraft, found: Round) -> None:
+    """End a job whose recipe breaks off, as others have found too: it would do so again."""
+    for task in found.newest:
+        if task.ended is not None and task.state in (TaskState.VERIFIED, TaskState.UNVERIFIED) and not _is_out(task):
+            where = TASKS[task.kind].words.format(task.round, task.lane)
+            asked = draft.order.spec.resources
+            limits = {"wall_s": asked.wall_s, "memory_bytes": asked.memory_bytes}
+            said = ended.recipe_sentence(task.ended, where, **limits)
+            draft.failure = (Reason.RUN_FAILED, said)
+            return
+
+
+def _is_out(task: Task) -> bool:
+    """Tell whether a lane has nothing that counts: also where nobody had room to see that it broke off."""
+    if task.ended is not None and task.reason in (Reason.NOT_AUDITED, Reason.CUT):
+        return task.reason == Reason.NOT_AUDITED
+    return task.state in OUT
 
 
 def _reconcile_merge(draft: CourseDraft, found: Round, base: Base, before: Round | None) -> Base | None:
@@ -175,13 +194,19 @@ def _is_closed(draft: CourseDraft, found: Round) -> bool:
     """Tell whether a round waits for no lane; late lanes are abandoned when its time is over."""
     world, num_lanes = draft.world, draft.order.shape.num_lanes
     pending = [task for task in found.newest if task.state in PENDING]
-    if len(found.lanes) < num_lanes:
+    if not planning.is_first_checked(draft):
         return False
+    if len(found.lanes) < num_lanes or any(task.ended is not None and task.state in WAITING for task in found.newest):
+        return False  # of a lane that broke off the others wait to hear whether that is so
     if not pending:
         return True
-    opened_ms = min(task.planned_at_ms for task in found.newest)
+    if edition.of(draft.order.spec).recomputes_admission and any(map(draft.is_answering, pending)):
+        return False  # its contribution is in the log, or nearly: the merge would leave out a lane that came in time
+    opened_ms = _opened_ms(draft, found)
     arrivals = [
-        world.passed_ms(opened_ms, task.contributed_at_ms) / 1000 for task in found.newest if task.contributed_at_ms
+        max(world.passed_ms(opened_ms, task.contributed_at_ms), 0) / 1000
+        for task in found.newest
+        if task.contributed_at_ms
     ]
     pace = Pace(num_lanes, PATIENCE_FACTOR * expected_s(draft.order, world, found.newest[0].num_steps))
     if not is_closed(arrivals, pace, world.waited_ms(opened_ms) / 1000):
@@ -189,3 +214,10 @@ def _is_closed(draft: CourseDraft, found: Round) -> bool:
     for task in pending:
         planning.drop(draft, task, TaskState.ABANDONED, Reason.LATE)
     return True
+
+
+def _opened_ms(draft: CourseDraft, found: Round) -> int:
+    """Return when a round began for its lanes: one that was checked first began before the others."""
+    order = draft.order
+    others = [task for task in found.newest if not first.is_first(order.spec, order.job, TaskId(task.task))]
+    return min(task.planned_at_ms for task in others or found.newest)

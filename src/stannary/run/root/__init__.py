@@ -1,0 +1,1 @@
+"""Root file systems that a market publishes by digest: one tar, unpacked once on each machine (docs/sandbox.md)."""
