@@ -298,7 +298,10 @@ class Prices:
         own = [c for c in self.case.contributions.values() if c["node"] == item["node"] and c.index < item.index]
         passed = 1000 * (time(item["stopped_at"]) - time(item["since"]) + 1)
         asked = self.case.spec["resources"]
-        left = max(min(compute(held[0]) - sum(map(compute, own)), passed), 0)
+        left = max(compute(held[0]) - sum(map(compute, own)), 0)
+        if left:
+            left += 1000 * (min(max(time(item["stopped_at"]) - time(held[0]["read_at"]), 0), 6) + 1)
+        left = max(min(left, passed), 0)
         grade = self.case.grade(item["node"], item.index)
         amount = min(left, asked["wall_s"] * 1000) * asked["cpus"] * grade // 1000
         return int(-(-amount * self.case.ask_at(item["node"], item.index) // 3_600_000_000))

@@ -46,6 +46,7 @@ from stannary.rules.price import worst_case
 
 LINK_S = 20.0  # the way of a result, an answer or a beacon value
 BACK_S = 3600.0  # when a vanished node hands in what it had begun
+READING_EVERY_S = 5  # as agents do
 MAX_ACTS = 50_000
 
 
@@ -250,9 +251,9 @@ class Day(World):
     def _stop(self, task: str, name: str, granted_at_ms: int) -> None:
         """State what a node had in hand when the buyer stopped the job, by its meter."""
         node = self.party(name)
-        since = granted_at_ms // 1000
-        node.compute_ms += (self.now - since) * 1000 * self.meter_percent // 100
-        read = predicates.Reading(self.job_id, node.id, 0, "0" * 64, self._spent(node), self.time(self.now))
+        since, read_s = granted_at_ms // 1000, self.now - self.now % READING_EVERY_S
+        node.compute_ms += max(1000 * read_s - granted_at_ms, 0) * self.meter_percent // 100
+        read = predicates.Reading(self.job_id, node.id, 0, "0" * 64, self._spent(node), self.time(read_s))
         leaf, _ = self._log_of(node, "reading", read)
         times = (self.time(since), self.time(self.now))
         made = predicates.Stopped(self.job_id, TaskId(task), node.id, leaf, *times)

@@ -34,6 +34,7 @@ US_PER_MS = 1000
 US_PER_HOUR = 3_600_000_000
 FAR_NUMERATOR, FAR_DENOMINATOR = 5, 4  # beyond 1.25 x
 FAR_US = 1_000_000  # and by so much: starting a program varies by some tenths of a second
+UNREAD_S = 6  # a node reads its meter every 5 s, and a reading is on its way for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,22 @@ def reading_ms(used: Used, asked: Resources) -> int:
 def work_us(used: Used, asked: Resources, grade_ppm: int = UNGRADED_PPM) -> int:
     """Return the grade-adjusted reading of one execution, in microseconds."""
     return reading_ms(used, asked) * grade_ppm // US_PER_MS
+
+
+def stopped_ms(read_ms: int, *, stopped_s: int, passed_s: int) -> int:
+    """Return the milliseconds of work in hand when its buyer stopped it (R14.12): with what came since it was read.
+
+    Times in the log are whole seconds, rounded down: one more is allowed for, in favour of who worked.
+
+    Args:
+        read_ms: what the last reading before the stop has of this work; of 0 nothing had begun.
+        stopped_s: seconds from that reading to the stop.
+        passed_s: seconds from the lease to the stop: the most that can have been worked.
+    """
+    if read_ms <= 0:
+        return 0
+    unread_s = min(max(stopped_s, 0), UNREAD_S) + 1
+    return max(min(read_ms + 1000 * unread_s, 1000 * (passed_s + 1)), 0)
 
 
 def price_of(amount_us: int, ask_usd_micros_per_hour: int) -> int:

@@ -64,11 +64,11 @@ class Prices:
             return 0
         done = [made for made in case.contributions.values() if made.predicate.node == said.node]
         claimed_ms = sum(bounds.MS.clamp(made.predicate.spent.compute_ms) for made in done if made.index < item.index)
-        # times are whole seconds, rounded down: as much as may have passed, in favour of who worked
-        passed_ms = 1000 * (instants.parse(said.stopped_at) - instants.parse(said.since) + 1)
-        in_hand_ms = min(bounds.MS.clamp(held.spent.compute_ms) - claimed_ms, passed_ms)
+        read_ms = max(bounds.MS.clamp(held.spent.compute_ms) - claimed_ms, 0)
+        began, read, stopped = (instants.parse(item) for item in (said.since, held.read_at, said.stopped_at))
+        in_hand_ms = use.stopped_ms(read_ms, stopped_s=stopped - read, passed_s=stopped - began)
         grade_ppm = case.grade_at(said.node, item.index)
-        amount_us = use.work_us(Used(max(in_hand_ms, 0), 0, 0), case.spec.resources, grade_ppm)
+        amount_us = use.work_us(Used(in_hand_ms, 0, 0), case.spec.resources, grade_ppm)
         return use.price_of(amount_us, case.ask_at(said.node, item.index))
 
     def far_apart(self) -> Iterable[tuple[TaskId, int, int]]:

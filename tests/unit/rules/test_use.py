@@ -98,3 +98,20 @@ def test_units_dearer_than_all_before_are_told() -> None:
     assert use.far_out(dear, before, replace(ASKED, cpus=1)) == (False, False)
     assert before.median_us(TaskKind.ROUND) == 9 * SECOND
     assert before.median_us(TaskKind.COMMAND) is None
+
+
+@pytest.mark.parametrize(
+    ("read_ms", "stopped_s", "passed_s", "paid_ms"),
+    [
+        (55_000, 4, 59, 60_000),  # read at 55, stopped between 59 and 60: no more than what passed
+        (20_000, 4, 59, 25_000),  # half of the time it waited for something else
+        (20_000, 3600, 3700, 27_000),  # an old reading is worth no hour
+        (20_000, -5, 59, 21_000),  # read after the stop, by its own clock
+        (90_000, 4, 59, 60_000),  # an inflated meter
+        (0, 4, 59, 0),  # nothing had begun
+        (5_000, 4, -30, 0),  # times that run backwards
+    ],
+)
+def test_work_in_hand_is_paid_to_the_second_it_was_stopped(read_ms, stopped_s, passed_s, paid_ms):
+    """By the last reading and the seconds since, which are few, and never by more than there were."""
+    assert use.stopped_ms(read_ms, stopped_s=stopped_s, passed_s=passed_s) == paid_ms
