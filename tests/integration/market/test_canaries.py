@@ -413,6 +413,7 @@ def test_a_market_killed_in_the_middle_asks_and_pays_once(tmp_path: Path) -> Non
             for operator in ("south", "east"):
                 await world.node(operator, Beating)
             process.kill()
+            one.word = ""  # it was good before
             store = Store.open(tmp_path / "market.db")
             store.write(lambda c: suspend(c, one.id, 1, INSURED)).result(30)
             store.close()
