@@ -19,7 +19,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ from stannary.errors import (
 from stannary.files import Secret
 from stannary.formats import bounds, dsse
 from stannary.formats.digest import Digest
+from stannary.formats.predicates import Output
 from stannary.tlog.seen import SeenLog, follow
 from stannary.wire import errors as wire_errors
 from stannary.wire import limits, message, node, routes
@@ -151,6 +152,11 @@ class MarketClient:
     def fail(self, lease_id: str, failure: node.Failure) -> None:
         """Say that a task cannot be done here."""
         self._post(routes.lease(routes.LEASE_FAIL, lease_id), failure)
+
+    def leave(self, lease_id: str, outputs: Iterable[Output]) -> None:
+        """Leave what was stored of a task that its buyer stopped."""
+        stored = [node.StoredOutput(name=i.name, digest=i.digest, size_bytes=i.size_bytes) for i in outputs]
+        self._post(routes.lease(routes.LEASE_PARTIAL, lease_id), node.Partial(outputs=stored))
 
     def release(self, lease_id: str) -> None:
         """Hand a lease back undone; one attempt, its deadline does the same."""

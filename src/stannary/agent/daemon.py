@@ -8,7 +8,8 @@
 Rules:
 1. Every step is written before it is sent and may be repeated: after kill -9 the market hands out again
    what is still ours, and the journal says how far we were. What was signed is never signed otherwise (statements.py).
-2. A 409 means the work is no longer ours: it is dropped, quietly.
+2. A 409 means the work is no longer ours: it is dropped, quietly. A program that its buyer stops is asked to end, and
+   what it left goes to the market, as partial.
 3. A task that cannot be done here is reported with a reason and the end of its log; the agent lives on.
 4. A test of this node's power comes in place of work, when nothing is in hand (power.py).
 5. A market that revoked the node, or never knew it, ends the agent (exit code 6): what it computed would be nobody's.
@@ -254,6 +255,8 @@ class Agent:
                 result = self.work.do(TaskInHand(holding, assignment, self._take_progress, unfetched))
         for line in result.left_out:
             self._take_line(holding.job, "agent", line)
+        if self.desk.is_stopped(lease):
+            self._hand_in_partial(lease, result)
         self._check_ours(lease)
         return holding, assignment, result
 
@@ -274,6 +277,14 @@ class Agent:
             self.pulse.read_out(lease)  # the contribution's time must be in a reading, or its share reads as nobody's
             self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
         self.journal.drop(EntryKind.CLAIM, lease.lease_id)
+
+    def _hand_in_partial(self, lease: Lease, result: Result) -> None:
+        """Leave with the market what a program had written when its buyer stopped it."""
+        with self.meter.phase(JobId(lease.job), Phase.LINK):
+            self._ship_everything(lease)
+            for output in result.outputs:
+                self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest), self._storing)
+            self.client.leave(lease.lease_id, result.outputs)
 
     def _answer(self, lease: Lease, role: Role) -> None:
         audit = _audit_of(lease)
@@ -452,6 +463,10 @@ class Agent:
             self.stop.wait(pace.HEARTBEAT_INTERVAL_S)
 
     def _drop_current(self, lease: Lease) -> None:
+        if self.desk.is_stopped(lease):
+            self.tell(f"{lease.type.value} {lease.task} was stopped by its buyer")
+            self.holdings.wind_down(JobId(lease.job), DROPPED)
+            return
         self.tell(f"{lease.type.value} {lease.task} was taken back")
         self.holdings.kill_worker(JobId(lease.job), DROPPED)
 

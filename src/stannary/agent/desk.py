@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from stannary.formats import instants
@@ -46,6 +46,7 @@ class Desk:
         self._waiting: list[Lease] = []
         self._done: deque[str] = deque(maxlen=REMEMBERED)
         self._dropped: set[str] = set()
+        self._stopped: set[str] = set()  # of these, what the buyer stopped: the market takes what is left of it
         self._changed = threading.Condition(threading.RLock())
 
     def answer_here(self) -> None:
@@ -130,13 +131,15 @@ class Desk:
         with self._changed:
             self._done.append(lease.lease_id)
             self._dropped.discard(lease.lease_id)
+            self._stopped.discard(lease.lease_id)
             for hand in self._hands():
                 if hand.current is lease:
                     hand.current = hand.log = hand.progress = None
 
-    def drop(self, lease_ids: list[str]) -> Lease | None:
+    def drop(self, lease_ids: list[str], stopped: Iterable[str] = ()) -> Lease | None:
         """Forget leases that are no longer ours; return the piece in hand if it is among them."""
         with self._changed:
+            self._stopped.update(stopped)
             self._dropped.update(lease_ids)
             self._waiting = [lease for lease in self._waiting if lease.lease_id not in self._dropped]
             current = self.work.current
@@ -146,6 +149,11 @@ class Desk:
         """Say whether the market took a lease back."""
         with self._changed:
             return lease.lease_id in self._dropped
+
+    def is_stopped(self, lease: Lease) -> bool:
+        """Say whether the buyer stopped what a lease asks for."""
+        with self._changed:
+            return lease.lease_id in self._stopped
 
     def held(self) -> list[str]:
         """Return the ids of leases that are still ours."""

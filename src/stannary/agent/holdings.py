@@ -11,8 +11,8 @@ Rules:
 3. A worker that could not be prepared is ended: what it says later would hide why. One whose engine class is
    not the node's is a fault of the operator, said before any work is done.
 4. Nothing of a job outlives it. Which jobs are over the market says in the answer to a heartbeat: the worker
-   is ended at once, its files go before the next lease is served. Directories a killed agent left are asked
-   about in the same way.
+   is ended at once, but that of a program its buyer stopped, which has a moment to hand in what is left. Its files go
+   before the next lease is served. Directories a killed agent left are asked about in the same way.
 5. Two threads have jobs in hand (daemon.py). One computes for a job at a time (`alone`); a worker in use is not ended
    for want of room, nor a job's files removed under it. A worker ends with the thread that started it: both live as
    long as the agent.
@@ -42,6 +42,7 @@ from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import JobId
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job
+from stannary.rules import ending, kinds
 from stannary.run import visible
 from stannary.run.environment import Environments, WheelSource, environment_digest
 from stannary.run.holding import BrokenOff, Holding, make_workplace, prepare
@@ -177,6 +178,15 @@ class Holdings:
         if worker is not None:
             worker.kill(why)
 
+    def wind_down(self, job: JobId, why: str) -> None:
+        """Have a job's program asked to end, and its worker hand in what it left; a recipe leaves nothing and dies."""
+        holding = self._held.get(job)
+        worker = holding.worker if holding is not None else None
+        if holding is None or worker is None or not ending.is_stated(holding.spec, kinds.of(holding.spec).lane):
+            self.kill_worker(job, why)
+            return
+        worker.wind_down()
+
     def jobs(self) -> list[str]:
         """Return the jobs of which anything is here, also after a kill."""
         found = {*list(self._held), *(path.name for path in self.root.glob("jobs/*"))} - self._over
@@ -187,7 +197,8 @@ class Holdings:
         for job in jobs:
             if bounds.JOB.fits(job):  # the name of a directory from here on
                 self._over.add(job)
-                self.kill_worker(JobId(job), DROPPED)
+                if not self._winds_down(JobId(job)):
+                    self.kill_worker(JobId(job), DROPPED)
 
     def tidy(self, now_s: float | None = None) -> None:
         """Remove what is left of jobs that are over, and end workers nobody needed for IDLE_WORKER_S."""
@@ -210,6 +221,11 @@ class Holdings:
                 self.environments.prune(item.packages for item in held if item.packages is not None)
             finally:
                 self._fetching.release()
+
+    def _winds_down(self, job: JobId) -> bool:
+        holding = self._held.get(job)
+        worker = holding.worker if holding is not None else None
+        return worker is not None and worker.is_winding_down
 
     def _is_used(self, job: JobId) -> bool:
         lock = self._locks.get(job)

@@ -96,7 +96,7 @@ class Pulse:
             self._due_s["beat"] = 0.0  # drained while this beat was on its way
         else:
             self._schedule("beat", self._beat_every_s)
-        current = self.desk.drop(answer.drop)
+        current = self.desk.drop(answer.drop, answer.stopped)
         if current is not None:
             self.drop_current(current)
         self.end_jobs([str(job) for job in answer.ended])

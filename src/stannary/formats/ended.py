@@ -2,7 +2,8 @@
 
 Words: `exit-3` by itself, with this exit code; `signal-11` by a signal of its own doing. What is *cut* was ended by a
 clock or a limit and not by the program: `wall-limit`, it ran longer than the job allows; `out-of-memory`, the kernel
-killed for its memory, as its control group counted. Its partial outputs are kept and never compared.
+killed for its memory, as its control group counted. Its partial outputs are kept and never compared. `stopped` stands
+in no result, for what its buyer stopped has none: it says of partial outputs alone why they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 from collections.abc import Mapping
 
 EXIT, SIGNAL = "exit-", "signal-"
+STOPPED = "stopped"
 WALL_LIMIT, OUT_OF_MEMORY = "wall-limit", "out-of-memory"
 CUTS = {WALL_LIMIT: "cut at resources.wall_s", OUT_OF_MEMORY: "cut at resources.memory"}  # what there is to raise
 PATTERN = "exit-(?:0|[1-9][0-9]{0,2})|signal-[1-9][0-9]?|" + "|".join(CUTS)
@@ -29,8 +31,15 @@ def is_cut(ended: str | None) -> bool:
     return ended in CUTS
 
 
+def is_partial(ended: str | None) -> bool:
+    """Return whether outputs are what a program had left when it was cut or stopped."""
+    return is_cut(ended) or ended == STOPPED
+
+
 def words(ended: str) -> str:
     """Return an end as people say it: `ended with exit code 3`, `ended with SIGSEGV (Segmentation fault)`."""
+    if ended == STOPPED:
+        return "stopped by its buyer"
     return CUTS.get(ended) or f"ended with {_own_words(ended)}"
 
 

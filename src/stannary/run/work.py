@@ -194,6 +194,8 @@ def _ended(task: TaskInHand, reply: Reply) -> str | None:
     if not ending.is_stated(spec, kind) and not ending.may_break_off(spec, kind):
         return None
     said = reply.header.get("ended")
+    if said == ended.STOPPED:  # by us: the worker does not say so by itself
+        return ended.STOPPED
     if not isinstance(said, str | None) or not ending.fits(spec, kind, said, len(reply.outputs)):
         raise FormatError("the worker does not say how the program ended", why=f"{said!r:.80}")
     return said

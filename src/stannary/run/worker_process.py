@@ -49,6 +49,7 @@ EXIT_TIMEOUT_S = 1.0
 MAX_SAID_CHARS = 2_000
 NOT_MEASURED = Used(0, 0, 0)
 CUT_S = 60.0  # beyond the limit of a program: to end it, and to hand in what it left
+WIND_DOWN_S = 30.0  # the same where its buyer stops it: nobody pays for it
 LOG_SETTLE_S = 1.0  # what was printed before an answer is read within milliseconds
 
 WORKER_DIED = "worker-died"
@@ -97,6 +98,7 @@ class Worker:
     _readers: list[threading.Thread] = field(default_factory=list)
     _captures: list[logs.Capture] = field(default_factory=list)
     _why_killed: str = ""
+    _ending: threading.Timer | None = None  # since it was asked to end its program
     used: Used = NOT_MEASURED  # by the last request, however it ended
 
     @classmethod
@@ -148,9 +150,25 @@ class Worker:
         started_s = time.monotonic()
         reply = self._run(header, wall_s + CUT_S, progress)
         is_over = self._why_killed == WALL_LIMIT or time.monotonic() - started_s >= wall_s
-        if reply.header.get("ended") == ended.WALL_LIMIT and not is_over:
+        how = reply.header.get("ended")
+        if (how == ended.WALL_LIMIT and not is_over) or (how == ended.STOPPED and not self.is_winding_down):
             raise JobFailed("the worker says that time was over, and it was not", detail=BAD_FRAME)
         return reply
+
+    @property
+    def is_winding_down(self) -> bool:
+        """Whether it was asked to end its program."""
+        return self._ending is not None
+
+    def wind_down(self) -> None:
+        """Have the running program ended, and what it left handed in; from any thread. What does not end is killed."""
+        if self._ending is not None:
+            return
+        self._ending = threading.Timer(WIND_DOWN_S, self.kill, (DROPPED,))
+        self._ending.daemon = True
+        self._ending.start()
+        with contextlib.suppress(ServiceError):  # it has ended
+            frames.write(self._requests, {"op": "stop"})
 
     def _run(self, header: dict[str, Json], limit_s: float, progress: TakeProgress, *, is_kept: bool = True) -> Reply:
         """Ask, and return that the program was cut where the kernel or the clock ended it."""
@@ -217,6 +235,8 @@ class Worker:
 
     def close(self) -> None:
         """End the worker and everything it started; it is not asked, since it might not listen."""
+        if self._ending is not None:
+            self._ending.cancel()
         self.process.close()
         for reader in self._readers:
             reader.join(STOP_TIMEOUT_S)

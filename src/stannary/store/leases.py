@@ -22,6 +22,7 @@ from stannary.formats.ids import LeaseType, TaskKind
 from stannary.jobs.course.state import Grant, Leased, LeaseRow
 from stannary.jobs.states import LeaseState, TaskState
 from stannary.rules.kinds import TASKS
+from stannary.rules.reasons import Reason
 from stannary.store import events
 from stannary.store.schema import leases, tasks
 from stannary.store.transitions import Cause, move_lease, move_task
@@ -148,6 +149,18 @@ def live_work(connection: Connection) -> list[Leased]:
 def live_of_node(connection: Connection, node: str) -> list[LeaseRow]:
     """Return what a node holds now, oldest first (an agent that came back is told the same again)."""
     return _live(connection, leases.c.node == node)
+
+
+def stopped(connection: Connection, node: str, *, since_ms: int) -> list[LeaseRow]:
+    """Return the work that a node had in hand when its buyer stopped the job, since then."""
+    query = _SELECT.where(
+        leases.c.node == node,
+        leases.c.type == LeaseType.WORK.value,
+        leases.c.state == LeaseState.REVOKED.value,
+        leases.c.reason == Reason.CANCELLED.value,
+        leases.c.ended_at_ms >= since_ms,
+    )
+    return [read(row) for row in connection.execute(query).mappings()]
 
 
 def live_of_task(connection: Connection, task: str) -> list[LeaseRow]:

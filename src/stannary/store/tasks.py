@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, NotFound
+from stannary.formats import ended
 from stannary.formats.canonical import Json
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Verdict
@@ -94,6 +95,18 @@ def draw(connection: Connection, task: str, *, number: int, selected: bool, caus
     """Note what draw `number` said of a task: selected for an audit, or passed over."""
     to = TaskState.DRAWN if selected else TaskState.PASSED
     move_task(connection, task, to, cause, {"draw_number": number})
+
+
+def leave(connection: Connection, task: str, outputs: Sequence[Mapping[str, Json]]) -> None:
+    """Keep what there was of a task when its buyer stopped it; it stays abandoned.
+
+    Raises:
+        ConflictError: it is not, or something of it is kept already.
+    """
+    values = {"outputs": list(outputs), "ended": ended.STOPPED}
+    is_open = (tasks.c.task == task, tasks.c.state == TaskState.ABANDONED.value, tasks.c.outputs.is_(None))
+    if connection.execute(sa.update(tasks).where(*is_open).values(**values)).rowcount != 1:
+        raise ConflictError("nothing more is taken of this task", why=task)
 
 
 _STATE_OF = {

@@ -279,6 +279,7 @@ class OutputRef(Message):
     name: OutputText
     digest: DigestText
     size_bytes: Count
+    partial: bool = False  # what there was when it was stopped, or when a clock or a limit cut it
 
 
 class Outputs(Message):

@@ -30,6 +30,7 @@ from stannary.wire.message import (
     Name,
     NodeName,
     NodeText,
+    PathText,
     Said,
     Seconds,
     Signed,
@@ -123,6 +124,7 @@ class HeartbeatAnswer(Message):
     """Leases that are no longer the node's, jobs of which nothing need be kept, and when to beat again (+-20 %)."""
 
     drop: list[LeaseText]
+    stopped: HeldLeases = Field(default_factory=list)  # of `drop`, what its buyer stopped: partial outputs are taken
     interval_s: Seconds
     ended: list[JobText] = Field(default_factory=list)
     now: Instant | None = None  # the market's, for the node to compare its clock with
@@ -240,6 +242,20 @@ class Failure(Message):
     reason: Word  # recipe-not-deterministic | recipe-error | pickle-refused | out-of-memory | wall-limit | ...
     message: Said
     log_tail: LongSaid = ""
+
+
+class StoredOutput(Message):
+    """One stored output."""
+
+    name: PathText
+    digest: DigestText
+    size_bytes: Count
+
+
+class Partial(Message):
+    """POST /v1/leases/{id}/partial: what a program had left when its buyer stopped it. Nobody vouches for it."""
+
+    outputs: Annotated[list[StoredOutput], Field(max_length=bounds.MAX_OUTPUTS)]
 
 
 def session_message(market_vkey: str, nonce: str) -> bytes:

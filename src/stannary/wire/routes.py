@@ -45,6 +45,7 @@ LEASE_ANSWER_COMMITMENT = "/v1/leases/{lease}/answer-commitment"
 LEASE_ANSWER = "/v1/leases/{lease}/answer"
 LEASE_FAIL = "/v1/leases/{lease}/fail"
 LEASE_RELEASE = "/v1/leases/{lease}/release"
+LEASE_PARTIAL = "/v1/leases/{lease}/partial"
 
 ADMIN_API_TOKENS = "/v1/admin/api-tokens"
 ADMIN_API_TOKEN_REVOKE = "/v1/admin/api-tokens/{token}/revoke"  # noqa: S105  a path

@@ -10,8 +10,8 @@ Rules:
    prints tells one honest node from another (border/variables.py): the pinned variables, the installed
    requirements on PATH and PYTHONPATH, `STANNARY_INPUT_<NAME>` for each input, the shard where
    `num_nodes` is above one, and the spec's `envs` over all.
-3. A command that runs longer than it may, where it was told a limit, is asked to end: SIGTERM to all it started,
-   SIGKILL after GRACE_S. What it left until then is handed in, and said to be cut.
+3. A command that runs longer than it may, where it was told a limit, or that its buyer stops, is asked to end: SIGTERM
+   to all it started, SIGKILL after GRACE_S. What it left until then is handed in, and said to be cut or stopped.
 4. When the command's first process ends, whatever it left in the background is killed before an output
    is looked at: nothing changes a file while it is handed in, and nothing runs into the next task.
 5. Where the job's memory ends, the kernel kills of the command and not its worker, which hands in what is there.
@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from pathlib import Path
 from stannary.border import landlock
 from stannary.border.variables import command_environment
 from stannary.errors import LimitExceeded, UsageError
+from stannary.formats import ended
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.workdir import FILE_TIME_S
 from stannary.worker.processors import Processors
@@ -96,6 +98,14 @@ class Places:
         return self.root / "command"
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When a command is asked to end, if it has not ended by itself."""
+
+    wall_s: float
+    told: int | None = None  # the pipe of its worker's requests: whatever comes there asks for the end
+
+
 class NotStarted(UsageError):
     """A command that its node cannot start, because of what it says."""
 
@@ -109,8 +119,8 @@ class NotStarted(UsageError):
 
 
 def run_command(
-    spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Rank, wall_s: float | None = None
-) -> int | None:
+    spec: JobSpec, places: Places, workdir: Path, inputs: Mapping[str, Path], shard: Rank, until: Until | None = None
+) -> int | str:
     """Run the command of a spec and return how it ended; its stdout and stderr are this process's.
 
     Args:
@@ -119,9 +129,9 @@ def run_command(
         workdir: the buyer's files, not changed.
         inputs: where each input lies.
         shard: which part of the work this is.
-        wall_s: how long it may run; None leaves that to whoever may kill this process.
+        until: None leaves that to whoever may kill this process.
 
-    Returns: its exit code, or a signal below zero; None where it was cut.
+    Returns: its exit code, or a signal below zero; `wall-limit` or `stopped` where it was asked to end.
 
     Raises:
         NotStarted: its `#!` line names no program of this node.
@@ -139,7 +149,7 @@ def run_command(
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: _begin(spec.resources.cpus),  # noqa: PLW1509  # a command's worker has no threads
         )
-        return _wait(running, wall_s)
+        return _wait(running, until)
     except OSError as err:
         if err.errno in OURS:
             raise
@@ -148,15 +158,22 @@ def run_command(
         end_strays()
 
 
-def _wait(running: subprocess.Popen[bytes], wall_s: float | None) -> int | None:
-    """Wait for a command; one that runs too long is asked to end, and given a moment for it."""
+def _wait(running: subprocess.Popen[bytes], until: Until | None) -> int | str:
+    """Wait for a command; one that runs too long, or is stopped, is asked to end, and given a moment for it."""
+    if until is None:
+        return running.wait()
+    ended_fd = os.pidfd_open(running.pid)
     try:
-        return running.wait(wall_s)
-    except subprocess.TimeoutExpired:
-        _signal_all(signal.SIGTERM)
+        watched = [ended_fd] if until.told is None else [ended_fd, until.told]
+        woken, _, _ = select.select(watched, [], [], until.wall_s)
+    finally:
+        os.close(ended_fd)
+    if ended_fd in woken:
+        return running.wait()
+    _signal_all(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         running.wait(GRACE_S)
-    return None
+    return ended.STOPPED if woken else ended.WALL_LIMIT
 
 
 def _signal_all(number: int) -> None:

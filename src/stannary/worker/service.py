@@ -129,25 +129,26 @@ class Service:
 
     def _run_in(self, places: Places, spec: jobspec.JobSpec, request: dict[str, Json]) -> dict[str, Json]:
         from stannary.worker import collect
-        from stannary.worker.command import NotStarted, Rank, run_command
+        from stannary.worker.command import NotStarted, Rank, Until, run_command
 
         shard = Rank(_number(request, "rank"), spec.num_nodes)
         started = time.monotonic()
         is_stated = request.get("states_ending") is True
         try:
-            wall_s = float(spec.resources.wall_s) if is_stated else None
-            exit_code = run_command(spec, places, self.job / "workdir", self._inputs(request), shard, wall_s)
+            until = Until(float(spec.resources.wall_s), self.requests.fileno()) if is_stated else None
+            how_it_ended = run_command(spec, places, self.job / "workdir", self._inputs(request), shard, until)
         except NotStarted as err:
             if not is_stated:
                 raise
             sys.stderr.write(f"{err}\n")
-            exit_code = err.exit_status
+            how_it_ended = err.exit_status
         compute_ms = round((time.monotonic() - started) * 1000)
-        if exit_code != 0 and not is_stated:
+        said_so = how_it_ended if isinstance(how_it_ended, str) else ended.of_return_code(how_it_ended)
+        if how_it_ended != 0 and not is_stated:
             return {
                 "ok": False,
                 "reason": "command-failed",
-                "message": f"the command ended with {endings.describe(exit_code or 0)}",
+                "message": f"the command ended with {endings.describe(cast('int', how_it_ended))}",
             }
         find = collect.collect if is_stated else collect.collect_all
         found = find(places.work, spec.outputs, spec.resources.disk_bytes)
@@ -158,7 +159,6 @@ class Service:
             sys.stderr.write("\n".join(["", *said, ""]))
         self._hand_in(found)
         metrics: dict[str, Json] = {"outputs_left_out": str(len(found.refusals))} if found.refusals else {}
-        said_so = ended.WALL_LIMIT if exit_code is None else ended.of_return_code(exit_code)
         how: dict[str, Json] = {"ended": said_so} if is_stated else {}
         return {"ok": True, **how, "compute_ms": compute_ms, "metrics": metrics}
 

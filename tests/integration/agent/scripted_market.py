@@ -49,6 +49,8 @@ class ScriptedMarket:
     released: list[str] = field(default_factory=list)
     beats: list[dict[str, Any]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)  # of these, what its buyer stopped
+    partial: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by lease, what was left of it
     loses: set[str] = field(default_factory=set)  # statements that are taken and whose answer never comes
     lost: list[dict[str, Any]] = field(default_factory=list)  # leases that ended so
     ended: list[str] = field(default_factory=list)  # jobs a beat is told of, if it names them
@@ -144,7 +146,7 @@ class ScriptedMarket:
         spec = JobSpec(
             name="scripted", kind=JobKind.COMMAND, workdir=entries, envs=more.pop("envs", {}), num_nodes=1,
             resources=more.pop("resources", resources), inputs={}, outputs=more.pop("outputs", ("out.txt",)),
-            trust=TRUST, budget_usd_micros=10**6, run=run, **more,
+            trust=more.pop("trust", TRUST), budget_usd_micros=10**6, run=run, **more,
         )  # fmt: skip
         buyer = Ed25519PrivateKey.generate()
         job = Job(
@@ -213,7 +215,7 @@ class ScriptedMarket:
             beat = json.loads(body)
             self.beats.append(beat)
             ended = [job for job in beat.get("jobs", ()) if job in self.ended]
-            return 200, _json({"drop": self.drop, "interval_s": 0.5, "ended": ended})
+            return 200, _json({"drop": self.drop, "stopped": self.stopped, "interval_s": 0.5, "ended": ended})
         if path == "/v1/leases/next":
             return self.next(who, json.loads(body))
         _, _, _, lease_id, what = path.split("/")
@@ -284,6 +286,12 @@ class ScriptedMarket:
 
     def take(self, who: str, lease_id: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
         known = [lease for lease in self.leases if lease["lease_id"] == lease_id]
+        if what == "partial":
+            self.partial[lease_id] = body["outputs"]
+            return {}
+        if what == "logs" and lease_id in self.stopped:
+            self.lines += [line["text"] for line in body["lines"]]
+            return {}
         if not known:
             raise ConflictError("another node has it", detail=wire_errors.STALE_EPOCH)
         if what == "logs":

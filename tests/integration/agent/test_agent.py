@@ -22,9 +22,10 @@ from stannary.agent.join import Application, join
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Refuted, ServiceError
 from stannary.formats import canonical, predicates, record
 from stannary.formats.jobspec import Resources
+from stannary.formats.predicates import Assurance
 from stannary.wire import errors as wire_errors
 
-from .scripted_market import FOREVER, ScriptedMarket
+from .scripted_market import FOREVER, TRUST, ScriptedMarket
 
 ENGINE_CLASS = "cpu-fp32-scripted-000000000000"
 HELLO = "echo working; printf '%s' \"$WORD\" > out.txt"
@@ -432,6 +433,27 @@ def test_taken_back_while_running(market: ScriptedMarket, launch: Launch) -> Non
     market.wait_for(lambda: market.count("contribution") == 1)
     assert market.failures == []
     assert market.predicate("contribution").job == other
+
+
+def test_what_a_program_left_when_its_buyer_stopped_it_goes_to_the_market(
+    market: ScriptedMarket, launch: Launch
+) -> None:
+    """Asked to end, it writes what it has: file and line arrive though the job is over; the next one is served."""
+    last = "trap 'echo half > out.txt; echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    job = market.add_command_job(last, trust=replace(TRUST, assurance=Assurance.FULL), rules=3)
+    stopped = market.lease(job)
+    launch()
+    market.wait_for(lambda: "up" in market.lines)
+    with market.changed:
+        market.leases, market.drop, market.stopped, market.ended = [], [stopped], [stopped], [job]
+    market.wait_for(lambda: stopped in market.partial)
+    (left,) = market.partial[stopped]
+    assert (left["name"], market.blobs[left["digest"]]) == ("out.txt", b"half\n")
+    assert "bye" in market.lines
+    other = market.add_command_job(HELLO, envs={"WORD": "b"})
+    market.lease(other)
+    market.wait_for(lambda: market.count("contribution") == 1)
+    assert (market.failures, market.predicate("contribution").job) == ([], other)
 
 
 def test_failure_is_told(market: ScriptedMarket, launch: Launch) -> None:

@@ -1,9 +1,10 @@
-"""A buyer stops his job: what a node has in hand is paid by its last reading before, and nothing it says afterwards."""
+"""A buyer stops his job: what a node has in hand is paid to the second of the stop, and nothing it says afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from tests.integration.market.test_market_jobs import case_of, check
 
 from stannary.cli import costs
 from stannary.errors import StannaryError
-from stannary.formats import jobspec
+from stannary.formats import digest, instants, jobspec
 from stannary.verify.case import Case
 from stannary.verify.report import Report
-from stannary.wire import node, routes
-from stannary.wire.buyer import JobView
+from stannary.wire import message, node, routes
+from stannary.wire.buyer import JobView, Outputs
 
 HELD_S = 5.0
+HALF = b"half\n"
+SAID_AT = "2026-01-01T00:00:00Z"
 
 
 class Busy(FakeNode):
@@ -76,4 +79,83 @@ def test_what_is_in_hand_at_the_stop_is_paid_by_the_reading_before(tmp_path: Pat
     assert report.claims is not None
     shown = next(item for item in costs.by_node(report.claims) if item.node == busy.id)
     assert shown.work_usd_micros == view.paid_usd_micros
-    assert view.paid_usd_micros == -(-reading.spent.compute_ms * 1000 * ask // 3_600_000_000) > 0
+    since_s = instants.parse(stopped.predicate.stopped_at) - instants.parse(reading.read_at)
+    most_ms = reading.spent.compute_ms + 1000 * (min(max(since_s, 0), 6) + 1)
+    assert view.paid_usd_micros == -(-most_ms * 1000 * ask // 3_600_000_000) > 0
+
+
+@dataclass
+class Leaving(FakeNode):
+    """Takes work, hears in a beat that it was stopped, and leaves what there is, and more than it may."""
+
+    lease: node.Lease | None = None
+    said: node.HeartbeatAnswer | None = None
+
+    async def work(self, lease: node.Lease) -> None:
+        """Hold it."""
+        self.lease = lease
+        while self.said is None or not self.said.drop:
+            await self.clock.sleep(0.2)
+            beat = node.Heartbeat(state=node.NodeState.BUSY, leases=[lease.lease_id], version="fake")
+            self.said = message.read(node.HeartbeatAnswer, (await self.call(routes.HEARTBEAT, beat)).content)
+
+    async def leave(self, *outputs: tuple[str, bytes], size_bytes: int | None = None) -> StannaryError | None:
+        """Leave outputs with the market; return its refusal."""
+        assert self.lease is not None
+        stored = [
+            node.StoredOutput(
+                name=name, digest=digest.digest(data), size_bytes=len(data) if size_bytes is None else size_bytes
+            )
+            for name, data in outputs
+        ]
+        try:
+            await self.call(routes.lease(routes.LEASE_PARTIAL, self.lease.lease_id), node.Partial(outputs=stored))
+        except StannaryError as err:
+            return err
+        return None
+
+
+def test_what_was_left_at_the_stop_is_the_buyers_as_partial(tmp_path: Path) -> None:
+    """From who held the work, once, stored and within the job's disk; the receipt is silent about it.
+
+    Catches: taking it before a stop, from another node, twice, unstored, too large, under one name twice.
+    """
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            busy = await world.node("north", Leaving)
+            for operator in ("south", "east"):
+                await world.node(operator, ask_usd_micros_per_hour=400_000)
+            stranger = await world.node("west", Leaving, ask_usd_micros_per_hour=480_000)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec(outputs=("out.txt",)))).id
+            world.start(ada.broker(job))
+            assert isinstance(busy, Leaving) and isinstance(stranger, Leaving)
+            while busy.lease is None:
+                await world.clock.sleep(0.1)
+            await busy.put_blob(HALF)
+            stranger.lease = busy.lease
+            assert await busy.leave(("out.txt", HALF)), "nobody has stopped it"
+            await ada.call("POST", routes.job(routes.JOB_CANCEL, job))
+            await ada.finished(job)
+            while busy.said is None or not busy.said.drop:
+                await world.clock.sleep(0.1)
+            assert busy.said.stopped == busy.said.drop == [busy.lease.lease_id]
+            assert await stranger.leave(("out.txt", HALF))
+            assert await busy.leave(("out.txt", b"never stored"))
+            assert await busy.leave(("out.txt", HALF), size_bytes=2**40)
+            assert await busy.leave(("out.txt", HALF), ("out.txt", HALF))
+            assert await busy.leave(("../out.txt", HALF))
+            assert await busy.leave(("out.txt", HALF)) is None
+            assert await busy.leave(("out.txt", HALF)), "it is there already"
+            log = node.LogUpload(first_seq=0, lines=[node.LogUploadLine(at=SAID_AT, stream="stdout", text="bye")])
+            await busy.call(routes.lease(routes.LEASE_LOGS, busy.lease.lease_id), log)
+            listed = message.read(Outputs, (await ada.call("GET", routes.job(routes.JOB_OUTPUTS, job))).content)
+            assert [(item.name, item.partial) for item in listed.outputs] == [("out.txt", True)]
+            assert (await ada.call("GET", routes.blob(digest.digest(HALF)))).content == HALF
+            receipt = (await ada.call("GET", routes.job(routes.JOB_RECEIPT, job))).content
+            report = check(world, receipt)
+            assert not [item for item in report.findings if item.severity == "refuted"], report.findings
+            assert b"out.txt" not in receipt
+
+    asyncio.run(scenario())

@@ -47,6 +47,7 @@ class Node:
         self.memory_bytes = 256 * MIB
         self.rules: int | None = None
         self.wall_s = 60
+        self.stops_at = ""  # the line at which its buyer stops it
 
     def run(self, run: str, *outputs: str, files: dict[str, bytes] | None = None, **envs: str) -> Reply:
         """Do a command job and return its worker's reply."""
@@ -79,7 +80,7 @@ class Node:
         holding.root = self.system
         holding.make_directories()
         workplace: Workplace = make_workplace(holding, self.outbox, {})
-        worker = Worker.start(self.sandbox, workplace, lambda stream, text: self.lines.append((stream, text)))
+        worker = Worker.start(self.sandbox, workplace, lambda stream, text: self.hear(worker, stream, text))
         try:
             request: dict[str, Any] = {
                 "op": "command", "spec": jobspec.to_canonical(spec), "rank": self.num_nodes - 1,
@@ -91,6 +92,12 @@ class Node:
             return worker.request(request, WALL_S, lambda _: None)
         finally:
             worker.close()
+
+    def hear(self, worker: Worker, stream: str, text: str) -> None:
+        """Take a line of the job's."""
+        self.lines.append((stream, text))
+        if self.stops_at and text == self.stops_at:
+            worker.wind_down()
 
     def output(self, reply: Reply, name: str) -> bytes:
         """Return the bytes of one output."""
@@ -373,6 +380,22 @@ def test_what_a_program_left_when_its_time_was_over_is_handed_in(node: Node, run
     node.rules, node.wall_s = 3, 1
     reply = node.run(run, "out.txt")
     assert reply.header["ended"] == "wall-limit"
+    assert node.output(reply, "out.txt") == b"half\n"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "echo half > out.txt; echo up; sleep 600; echo whole > out.txt",
+        "#!/bin/sh\ntrap 'echo half > out.txt; exit 7' TERM\necho up\nwhile :; do sleep 0.1; done",
+        "trap '' TERM; echo half > out.txt; echo up; while :; do sleep 0.1; done",
+    ],
+)
+def test_what_a_program_left_when_its_buyer_stopped_it_is_handed_in(node: Node, run: str) -> None:
+    """It gets SIGTERM, a moment, then SIGKILL; long before its time is over."""
+    node.rules, node.stops_at = 3, "up"
+    reply = node.run(run, "out.txt")
+    assert reply.header["ended"] == "stopped"
     assert node.output(reply, "out.txt") == b"half\n"
 
 

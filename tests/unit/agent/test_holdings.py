@@ -32,6 +32,7 @@ class FakeWorker:
     is_closed: bool = False
     is_told_tried: bool = False
     killed: list[str] = field(default_factory=list)
+    is_winding_down: bool = False
 
     def request(self, header: dict[str, Any], wall_s: float, progress: object) -> Reply:
         assert header["op"] == "prepare"

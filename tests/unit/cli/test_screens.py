@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from tests.unit.verify.world import World
@@ -145,6 +146,26 @@ def test_results_that_are_no_longer_kept_are_said_to_be(monkeypatch, capsys, tmp
     assert f"the results of {JOB} are kept no longer" in told
     assert "since 2026-12-22T00:00:00Z: they are kept for 30 d" in told
     assert f"stannary wait {JOB}" in told
+
+
+def test_what_was_left_at_a_stop_is_said_to_be_partial(monkeypatch, capsys, tmp_path):
+    """`get` fetches it, says what it is, and `--json` has it beside each file."""
+
+    class Stopped(Market):
+        def outputs(self, job: str) -> Outputs:
+            return Outputs(outputs=[OutputRef(name="half", digest="sha256:" + "0" * 64, size_bytes=0, partial=True)])
+
+        def job(self, job: str) -> JobView:
+            return self.view()
+
+        def download(self, _named: object, target: Path, _size: object) -> None:
+            target.write_bytes(b"")
+
+    monkeypatch.setattr(session, "connect", lambda: Stopped("oak"))
+    assert run(["get", JOB, "-o", str(tmp_path), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["outputs"][0]["partial"] is True
+    assert "partial, what there was when it was stopped or cut" in printed.err
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -120,6 +120,24 @@ def test_memory_and_time_are_said_in_words(ask: Callable[..., Any], tmp_path: Pa
     assert (caught.value.detail, str(caught.value)) == ("wall-limit", "killed: longer than it may take: 3,600 s")
 
 
+def test_only_who_was_asked_to_end_was_stopped(tmp_path: Path) -> None:
+    """A worker that says of itself that its program was stopped lies: nothing would be compared with it."""
+    for is_asked in (False, True):
+        said, asked = io.BytesIO(), io.BytesIO()
+        frames.write(said, {"ok": True, "ended": "stopped"})
+        said.seek(0)
+        worker = Worker(DeadProcess(), Workplace(tmp_path, tmp_path, {}, Limits(), 1), asked, said)  # type: ignore[arg-type]
+        if is_asked:
+            worker.wind_down()
+            worker.wind_down()
+            assert asked.getvalue().count(b'"stop"') == 1
+            assert worker.run_program({"op": "command"}, 60.0, lambda _: None).header["ended"] == "stopped"
+            continue
+        with pytest.raises(JobFailed) as caught:
+            worker.run_program({"op": "command"}, 60.0, lambda _: None)
+        assert caught.value.detail == "bad-frame"
+
+
 def test_a_refusal_keeps_its_lines(ask: Callable[..., Any]) -> None:
     """What, why and what to do arrive as they were said, each once, several lines as several."""
     said = {

@@ -46,7 +46,9 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
             out.say(
                 f"{wanted} is {plain(view.status)}: pending, nobody has vouched for these yet; stannary wait {wanted}"
             )
-        fetched: list[dict[str, str | int]] = []
+        elif any(item.partial for item in chosen):
+            out.say(f"{wanted} has {plain(view.status)}: partial, what there was when it was stopped or cut")
+        fetched: list[dict[str, str | int | bool]] = []
         try:
             for item in chosen:
                 # A result is named by the nodes that made it: the name must stay below DIR.
@@ -57,7 +59,8 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
                     client.download(digest.parse(item.digest), target, item.size_bytes)
                 except NotFound as err:
                     raise _gone(wanted, answer) or err from err
-                fetched.append({"path": str(target), "digest": item.digest, "size_bytes": item.size_bytes})
+                size, is_partial = item.size_bytes, item.partial
+                fetched.append({"path": str(target), "digest": item.digest, "size_bytes": size, "partial": is_partial})
         finally:
             noted.note(Path(str(item["path"])) for item in fetched)
     out.result({"outputs": fetched}, [f"{item['path']}  {item['digest']}" for item in fetched])
@@ -70,7 +73,8 @@ def _no_result(view: JobView, names: list[str], name: str | None) -> NotFound:
         return NotFound(what, why=f"results: {', '.join(names)}"[:300], hint=f"stannary get {view.id}")
     if view.finished_at is None:
         return NotFound(what, why=f"none yet: the job is {view.status}", hint=f"stannary wait {view.id}")
-    return NotFound(what, why=f"the job has {view.status} and left none", hint=f"stannary logs {view.id}")
+    late = "; what was in hand may come up to a minute after a stop" if view.status == "cancelled" else ""
+    return NotFound(what, why=f"the job has {view.status} and left none{late}", hint=f"stannary logs {view.id}")
 
 
 def _gone(job: str, answer: Outputs) -> NotFound | None:

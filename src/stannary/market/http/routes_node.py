@@ -45,6 +45,7 @@ def router(exchange: Exchange, engines: Engines) -> APIRouter:
     _add_leases(api, exchange, engines)
     _add_reports(api, exchange, engines)
     _add_power(api, exchange)
+    _add_partial(api, intake)
     takers: dict[str, Taker] = {
         routes.LEASE_COMMITMENT: work.commitment,
         routes.LEASE_CONTRIBUTION: work.contribution,
@@ -62,6 +63,14 @@ def router(exchange: Exchange, engines: Engines) -> APIRouter:
         return edge.no_content()
 
     return api
+
+
+def _add_partial(api: APIRouter, intake: Intake) -> None:
+    @api.post(routes.LEASE_PARTIAL)
+    async def partial(request: Request, lease: str) -> Response:
+        holder = await access.node(intake.exchange, request)
+        await work.partial(intake, holder, lease, await edge.read(request, node.Partial))
+        return edge.no_content()
 
 
 def _statement_route(intake: Intake, take: Taker) -> Callable[[Request, str], Awaitable[Response]]:
@@ -109,6 +118,8 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         )
         held, at_work = {item.lease for item in live}, {item.job for item in live}  # an appeal's is of an ended job
         drop = [item for item in beat.leases if item not in held]
+        since_ms = now_ms - work.PARTIAL_MS
+        stopped = await exchange.store.aread(lambda c: leases.stopped(c, holder, since_ms=since_ms)) if drop else []
         ended = [job for job in beat.jobs if job not in engines.orders and job not in at_work]
         interval_s = exchange.settings.timing.heartbeat_s
         now = instants.spell(exchange.clock.now())
@@ -117,6 +128,7 @@ def _add_leases(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
             exchange.canary_wishes.add(holder)
         said = node.HeartbeatAnswer(
             drop=drop,
+            stopped=[item.lease for item in stopped if item.lease in drop],
             interval_s=interval_s,
             ended=ended,
             now=now,
@@ -194,7 +206,7 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
     async def logs(request: Request, lease: str) -> Response:
         holder = await access.node(exchange, request)
         upload = await edge.read(request, node.LogUpload, max_bytes=4 * limits.MAX_BODY_BYTES)
-        held = await _held(exchange, holder, lease)
+        held = await _held(exchange, holder, lease, or_stopped=True)
         known = max(kept_lines.get(lease, 0) - upload.first_seq, 0)
         span = bounds.Range(
             held.granted_at_ms, max(exchange.now_ms, held.granted_at_ms)
@@ -255,11 +267,13 @@ def _add_reports(api: APIRouter, exchange: Exchange, engines: Engines) -> None:
         return edge.answer(await exchange.store.aread(lambda c: _manifest(c, order)))
 
 
-async def _held(exchange: Exchange, holder: str, lease: str) -> LeaseRow:
+async def _held(exchange: Exchange, holder: str, lease: str, *, or_stopped: bool = False) -> LeaseRow:
     row = await exchange.store.aread(lambda c: leases.get(c, lease))
     if row.node != holder:
         raise NotFound("no such lease", why=lease, detail=wire_errors.NOT_YOUR_LEASE)
     if row.state is not LeaseState.GRANTED:
+        if or_stopped:
+            return await exchange.store.aread(lambda c: work.stopped_lease(c, holder, lease, exchange.now_ms))
         raise ConflictError(
             "this lease has ended",
             why=f"{lease} is {row.state}: {row.reason}",

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.errors import StannaryError
 from stannary.formats import bounds, dsse, instants, jobspec, statement
+from stannary.formats import ended as words
 from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Job, Receipt, Verdict
 from stannary.jobs.course.waiting import Wait
@@ -230,8 +231,11 @@ def _outputs(connection: Connection, row: JobRow) -> list[wire.OutputRef]:
     newest = {item.lane: item for item in tasks.of_job(connection, row.job)}
     for lane, item in sorted(newest.items()):
         prefix = f"l{lane}/" if spec.num_nodes > 1 else ""
-        if item.state in ADMISSIBLE or item.state is TaskState.UNVERIFIED:
-            found.extend(_ref(prefix + str(output["name"]), output) for output in item.outputs or ())
+        is_partial = words.is_partial(item.ended)
+        if item.state in ADMISSIBLE or item.state is TaskState.UNVERIFIED or is_partial:
+            found.extend(
+                _ref(prefix + str(output["name"]), output, is_partial=is_partial) for output in item.outputs or ()
+            )
     return found
 
 
@@ -249,14 +253,17 @@ def _model(connection: Connection, row: JobRow, rounds: int) -> list[wire.Output
         merges = [item for item in tasks.of_job(connection, row.job, round_index=index) if TASKS[item.kind].is_merge]
         for merge in reversed(merges):
             if merge.state in ADMISSIBLE:
-                return [_ref(MODEL, output) for output in merge.outputs or () if output["name"] == THETA]
+                is_partial = index < rounds - 1
+                listed = (output for output in merge.outputs or () if output["name"] == THETA)
+                return [_ref(MODEL, output, is_partial=is_partial) for output in listed]
     return []
 
 
-def _ref(name: str, output: object) -> wire.OutputRef:
+def _ref(name: str, output: object, *, is_partial: bool) -> wire.OutputRef:
     members = cast("dict[str, str | int]", output)
     spelled = bounds.printable(name)[: bounds.PATH_CHARS]
-    return wire.OutputRef(name=spelled, digest=str(members["digest"]), size_bytes=int(members["size_bytes"]))
+    size_bytes = int(members["size_bytes"])
+    return wire.OutputRef(name=spelled, digest=str(members["digest"]), size_bytes=size_bytes, partial=is_partial)
 
 
 def _nodes(connection: Connection, row: JobRow) -> list[wire.JobNode]:

@@ -6,26 +6,31 @@ the numbers are right is for audits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
-from stannary.formats import dsse, predicates
+from stannary.formats import dsse, predicates, record, workdir
+from stannary.formats.digest import Digest
 from stannary.formats.ids import LeaseType
-from stannary.formats.predicates import Commitment, Contribution
-from stannary.jobs.course.state import JobOrder
-from stannary.market.engine import recording
+from stannary.formats.predicates import Commitment, Contribution, Output
+from stannary.jobs.course.state import JobOrder, LeaseRow
+from stannary.market.engine import loading, recording
 from stannary.market.intake.statements import Intake, Sent, expect
 from stannary.market.topics import WORK
+from stannary.rules import ending
 from stannary.rules.ending import has_broken_off
 from stannary.rules.kinds import TASKS, THETA
 from stannary.store import blobs, jobs, leases, tasks
 from stannary.store.leases import Fence
 from stannary.wire import errors as wire_errors
+from stannary.wire import node as wire
 
 SIZE_FACTOR = 2  # of what a task was given: the same tensors, in a wider type at most
 SIZE_SLACK_BYTES = 2**20  # names and metadata
+PARTIAL_MS = 3_600_000  # after a stop: to end the program, and to store what it left
 
 
 async def commitment(intake: Intake, node: str, lease: str, envelope: dsse.Envelope) -> int:
@@ -70,6 +75,43 @@ async def contribution(intake: Intake, node: str, lease: str, envelope: dsse.Env
     return index
 
 
+async def partial(intake: Intake, node: str, lease: str, left: wire.Partial) -> None:
+    """Keep what a program had left when its buyer stopped it: nobody vouches for it, nothing is compared with it."""
+    exchange = intake.exchange
+
+    def keep(connection: Connection) -> None:
+        row = stopped_lease(connection, node, lease, exchange.now_ms)
+        order = loading.order(connection, row.job)
+        outputs = tuple(Output(item.name, Digest(item.digest), item.size_bytes) for item in left.outputs)
+        if not ending.is_stated(order.spec, tasks.get(connection, row.task).kind):
+            raise ConflictError("nothing partial is taken of this task", why=row.task)
+        for item in outputs:
+            workdir.parse_path(item.name)
+        if len({item.name for item in outputs}) != len(outputs):
+            raise FormatError("an output is named twice", why=row.task)
+        if sum(item.size_bytes for item in outputs) > order.spec.output_bytes:
+            raise LimitExceeded("more than the job may hand in", why=f"{order.spec.output_bytes:,} bytes")
+        _check_stored(connection, outputs, node)
+        tasks.leave(connection, row.task, [record.to_json(item) for item in outputs])
+        for owner in (row.job, f"buyer:{order.buyer}"):
+            blobs.grant(connection, [item.digest for item in outputs], owner)
+
+    await exchange.store.awrite(keep)
+
+
+def stopped_lease(connection: Connection, node: str, lease: str, now_ms: int) -> LeaseRow:
+    """Return a lease whose work its buyer has just stopped.
+
+    Raises:
+        ConflictError: that is not so.
+    """
+    of_node = leases.stopped(connection, node, since_ms=now_ms - PARTIAL_MS)
+    found = next((row for row in of_node if row.lease == lease), None)
+    if found is None:
+        raise ConflictError("this is no work its buyer has just stopped", why=lease, detail=wire_errors.STALE_EPOCH)
+    return found
+
+
 def _record(intake: Intake, connection: Connection, fence: Fence, made: Contribution, kept: tuple[str, int]) -> None:
     recording.record_contribution(connection, fence, made, kept, intake.exchange.now_ms)
     members = {
@@ -98,9 +140,13 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
     if predicates.commitment_hash(made.node, made.salt, made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
-    for item in made.outputs:
+    _check_stored(connection, made.outputs, made.node)
+
+
+def _check_stored(connection: Connection, outputs: Sequence[Output], node: str) -> None:
+    for item in outputs:
         size = blobs.size_of(connection, item.digest)  # an output may be the bytes of an input: those count as well
-        if size != item.size_bytes or not blobs.may_node_have(connection, item.digest, made.node):
+        if size != item.size_bytes or not blobs.may_node_have(connection, item.digest, node):
             raise ConflictError(
                 "an output is not stored",
                 why=f"{item.name}: {item.digest}",
