@@ -89,9 +89,11 @@ def broker_lines(quote: PriceQuote, spec: JobSpec) -> list[str]:
     """Say how long the buyer's broker must be there, and what comes of it where it is not."""
     if spec.trust.verify is Verification.NONE:
         return []
+    kept = "for ever" if quote.kept_s is None else f"for {span(quote.kept_s)}"
     said = (
         "broker    must be reachable until the job ends; away for "
-        f"{span(quote.reveal_s)} when it is asked, the job ends unverified, and what is handed in is paid"
+        f"{span(quote.reveal_s)} when it is asked, the job ends unverified: what is handed in and stored is paid, and "
+        f"yours to fetch {kept}"
     )
     return wrapped(said, indent=2, hanging=12)
 

@@ -99,6 +99,7 @@ class PriceQuote(Message):
     audit_ppm: Count
     required_ppm: Count
     reveal_s: Count = int(REVEAL_S)  # the buyer's broker has so long for a beacon value
+    kept_s: Count | None = None  # what a job made is kept so long after its end; None: for ever
     words: list[PricedWord]  # weakest first
 
 

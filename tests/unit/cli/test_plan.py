@@ -86,6 +86,7 @@ def test_what_travels_who_could_run_it_and_the_worst_case(prepared: Prepared) ->
     assert "at most         $0.003   of a budget of $0.50" in text
     assert "pay for 20 units" in text
     assert "away for 1 h 1 min when it is asked" in " ".join(text.split())
+    assert "yours to fetch for ever" in " ".join(text.split())
 
 
 def test_the_rate_is_solved_for_the_word_and_each_word_has_its_price(prepared: Prepared) -> None:

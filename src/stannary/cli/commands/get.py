@@ -15,6 +15,7 @@ from stannary.cli.command import command
 from stannary.cli.output import Output, plain
 from stannary.errors import NotFound, Refuted, UsageError
 from stannary.formats import digest, workdir
+from stannary.formats.predicates import Verdict
 from stannary.sdk import fetched as noted
 from stannary.wire.buyer import JobView, Outputs
 
@@ -48,6 +49,8 @@ def get(out: Output, job: str, name: str | None, directory: Path, artifacts: boo
             )
         elif any(item.partial for item in chosen):
             out.say(f"{wanted} has {plain(view.status)}: partial, what there was when it was stopped or cut")
+        elif view.verdict == Verdict.UNVERIFIED:
+            out.say(f"{wanted} is {plain(view.verdict)}: nobody vouches for these")
         fetched: list[dict[str, str | int | bool]] = []
         try:
             for item in chosen:

@@ -6,7 +6,7 @@ import click
 
 from stannary.cli import session
 from stannary.cli.command import command
-from stannary.cli.output import Output
+from stannary.cli.output import Output, plain
 from stannary.formats import ended
 from stannary.formats.quantity import dollars
 from stannary.wire.buyer import JobView, JobWait
@@ -52,6 +52,7 @@ def show(out: Output, job: str) -> None:
     lines = [
         f"{view.id}  {view.name}",
         f"  status      {view.status}{f', {view.reason}' if view.reason else ''}",
+        *([f"  because     {plain(view.message)}"] if view.message and view.finished_at is not None else []),
         f"  verdict     {view.verdict}",
         f"  money       {_money(view)} of {dollars(view.escrow_usd_micros)} held",
     ]

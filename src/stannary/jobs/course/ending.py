@@ -53,7 +53,7 @@ def give_up_work(draft: CourseDraft) -> None:
 
 
 def give_up_on_buyer(draft: CourseDraft) -> bool:
-    """End a job whose buyer does not reveal: committed work is paid unseen (docs/threat-model.md).
+    """End a job whose buyer does not reveal: what is handed in is stored and paid unseen (docs/threat-model.md).
 
     Returns: whether nothing is left to do but the receipt.
     """

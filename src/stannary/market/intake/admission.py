@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
@@ -61,6 +62,7 @@ def quote(exchange: Exchange, members: dict[str, object]) -> wire.PriceQuote:
         audit_ppm=spec.trust.audit_ppm,
         required_ppm=required,
         reveal_s=int(exchange.settings.timing.reveal_s),
+        kept_s=int(kept_s) if (kept_s := exchange.settings.retention.ended_s) < math.inf else None,
         words=[_priced(spec, made, word, _least_ppm(spec, word, required)) for word in Assurance],
     )
 
