@@ -24,7 +24,7 @@ from tests.second_verifier.evidence import (
     output,
     unit_of,
 )
-from tests.second_verifier.rules import Decision, Selection
+from tests.second_verifier.rules import Decision, Selection, extra_of
 from tests.second_verifier.shapes import is_found
 from tests.second_verifier.values import MAX_INT, Malformed, NotJson, read_json, time
 
@@ -199,7 +199,7 @@ def _compute(
     if case.rules == 3:
         figures |= _worth(case, figures, selections, decisions, tasks, prices)
     is_reproducible = all(made.reason != "not-reproducible" for made in decisions.values())
-    lines, escrow, refund = _settle(case, decisions, (stated["reason"] if is_reproducible else "", prices))
+    lines, escrow, refund = _settle(case, decisions, (stated["reason"] if is_reproducible else "", prices), selections)
     trust = case.spec["trust"]
     verdict = "unverified"
     if not is_reproducible:
@@ -347,19 +347,25 @@ class _Books:
         self.left, self.bonds, self.lines = escrow, dict(bonds), list[dict[str, Any]]()
         self.void = set[str]()
         self.insured: dict[str, int] = {}
+        self.extra = 0
 
     def line(self, account: str, task: str, reason: str, amount: int) -> None:
         self.lines.append({"account": account, "task": task, "reason": reason, "usd_micros": amount})
 
-    def pay(self, whose: tuple[str, str], task: str, reason: str, price: int, cause: str | None = None) -> None:
+    def pay(
+        self, whose: tuple[str, str], task: str, reason: str, price: int, cause: str | None = None, *,
+        is_extra: bool = False,
+    ) -> None:  # fmt: skip
         node, operator = whose
         from_bond = min(self.bonds.get(cause or "", 0), price)
         if from_bond and cause is not None:
             self.bonds[cause] -= from_bond
         from_insurance = 0 if task in self.void else min(self.insured.get(cause or "", 0), price - from_bond)
-        from_escrow = min(self.left, price - from_bond - from_insurance)
+        from_extra = min(self.extra, price - from_bond - from_insurance) if is_extra else 0
+        self.extra -= from_extra
+        from_escrow = min(self.left, price - from_bond - from_insurance - from_extra)
         self.left -= from_escrow
-        taken = from_bond + from_insurance + from_escrow
+        taken = from_bond + from_insurance + from_extra + from_escrow
         if task in self.void:
             self.line(f"operator:{operator}", task, "void", 0)
             self.line("insurance", task, "void", taken)
@@ -369,10 +375,12 @@ class _Books:
         if from_insurance and cause is not None:
             self.line("insurance", task, reason, -from_insurance)
             self.insured[cause] -= from_insurance
+        if from_extra:
+            self.line("insurance", task, "extra", -from_extra)
 
 
 def _settle(
-    case: Case, decisions: dict[str, Decision], more: tuple[str, Prices]
+    case: Case, decisions: dict[str, Decision], more: tuple[str, Prices], selections: dict[str, Selection]
 ) -> tuple[list[dict[str, Any]], int, int]:
     """R14: lines, escrow, refund."""
     reason, prices = more
@@ -383,6 +391,7 @@ def _settle(
     bonds = {node: case.bond(node) for node in convicted} if case.rules == 2 else {}
     books = _Books(escrow, bonds)
     books.void = _void(case, decisions, reason)
+    extra, books.extra = extra_of(case, selections)
     for superseded in (False, True):
         for item in case.contributions.values():
             _pay_work(case, books, item, decisions, (reason, prices), superseded=superseded)
@@ -397,7 +406,8 @@ def _settle(
                 price, accused = prices.of(item), next(iter(decision.convicted), None)
                 if case.rules == 3 and accused is not None:
                     price = min(price, prices.of(item, case.contributions[item["task"]]))
-                books.pay((item["node"], operator), item["audit"], "audit", price, accused)
+                is_extra = item["task"] in extra
+                books.pay((item["node"], operator), item["audit"], "audit", price, accused, is_extra=is_extra)
     for node, bond in bonds.items():
         books.line(f"bond:{case.operator(node)}", node, "forfeit", -bond)
         if books.bonds[node]:

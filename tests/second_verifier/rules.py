@@ -118,7 +118,7 @@ class _Listing:
             task, unit = entry["task"], entry["task"].rpartition("/a")[0]
             self._entries[task], self._standing[unit] = entry, task
             is_drawn = chance(task) * 10**6 < entry.get("audit_ppm", trust["audit_ppm"]) * 2**256
-            is_drawn = is_drawn or (self._case.rules == 3 and self._is_foreseen(task))
+            is_drawn = is_drawn or (self._case.rules == 3 and self.is_foreseen(task))
             is_drawn = is_drawn or has_broken_off(self._case, self._case.contributions.get(task))
             (self.drawn.add if is_drawn else self.drawn.discard)(task)
         if self._case.rules == 2 or not self._last <= set(self._standing):
@@ -126,7 +126,7 @@ class _Listing:
         undrawn = sorted(set(self._entries) - self.drawn, key=lambda task: (chance(task), task))
         late = []
         for task in undrawn:
-            vouched = {other for other in self.drawn if not self._is_foreseen(other)}
+            vouched = {other for other in self.drawn if not self.is_foreseen(other)}
             if self._entries[task]["operator"] not in {self._entries[other]["operator"] for other in vouched}:
                 self.drawn.add(task)
                 late.append(task)
@@ -140,7 +140,7 @@ class _Listing:
         own = {entry["task"] for entry in draw["drawable"]}
         return [self._entries[task] for task in late if task not in own]
 
-    def _is_foreseen(self, task: str) -> bool:
+    def is_foreseen(self, task: str) -> bool:
         return self._is_last_merge(task) or is_first(self._case, task)
 
     def _is_last_merge(self, task: str) -> bool:
@@ -244,10 +244,11 @@ def check_draws(case: Case, file: File, findings: Findings) -> None:
         fresh = {c.index: c for c in case.of["commitment"] if covered <= c.index < size}
         found = [(entry, fresh.pop(entry["commitment_index"], None)) for entry in item["drawable"]]
         far = _far_out(case, [made for _, made in found if made is not None])
+        watched = watched_of(case, item)
         for entry, made in found:
             if say("draw.drawable", made is not None) and made is not None:
                 more = {"audit_ppm": 10**6} if made.index in far else {}
-                say("draw.drawable", entry == _entry(case, made) | more)
+                say("draw.drawable", entry == _entry(case, made, made.index in watched) | more)
         for made in fresh.values():
             of = case.contributions.get(made["task"])
             is_opened = of is not None and (of["node"], of["epoch"]) == (made["node"], made["epoch"])
@@ -300,17 +301,17 @@ def reading_ms(case: Case, used: dict[str, int] | None) -> int:
     return int(min(max(held - waited, cpu), held))
 
 
-def _entry(case: Case, made: Said) -> dict[str, Any]:
+def _entry(case: Case, made: Said, is_watched: bool) -> dict[str, Any]:
     held, assignment = case.in_force(made["node"], made.index), case.assignments.get(made["task"])
     steps = assignment["num_steps"] if assignment else 0
     return {
         "task": made["task"], "node": made["node"], "operator": held["operator"],
         "engine_class": held["engine_class"], "num_steps": steps, "commitment_index": made.index,
-        **_own_rate(case, made, steps),
+        **own_rate(case, made, steps, is_watched=is_watched),
     }  # fmt: skip
 
 
-def _own_rate(case: Case, made: Said, steps: int) -> dict[str, int]:
+def own_rate(case: Case, made: Said, steps: int, *, is_watched: bool = False) -> dict[str, int]:
     """R8.12."""
     trust = case.spec["trust"]
     if can_convict(case) or trust["verify"] == "none":
@@ -320,9 +321,51 @@ def _own_rate(case: Case, made: Said, steps: int) -> dict[str, int]:
         for task, item in case.contributions.items()
         if item["node"] == made["node"] and item.index < made.index
     ]
-    unit, behind = max(steps, 1), sum(steps for _, steps in sorted(before)[-20:])
+    unit, behind = max(steps, 1), 0 if is_watched else sum(steps for _, steps in sorted(before)[-20:])
     least = trust["gain_ppm"] * 10**6 * unit // (trust["detection_ppm"] * (unit + behind)) + 1
     return {"audit_ppm": max(trust["audit_ppm"], min(least, 10**6))}
+
+
+def watched_of(case: Case, draw: Said) -> dict[int, int]:
+    """R8.15: commitment indexes, and what each costs at most."""
+    watch = case.lists[draw["candidates"]].p.get("watch") if case.rules == 3 else None
+    if watch is None:
+        return {}
+    made = {item.index: item for item in case.of["commitment"]}
+    left, found = watch["usd_micros"], dict[int, int]()
+    for entry in draw["drawable"]:
+        index = entry["commitment_index"]
+        work = work_us(case, made[index], index) if index in made else 0
+        price = -(-work * case.spec["trust"]["max_price_usd_micros_per_hour"] // 3_600_000_000)
+        if entry["node"] in watch["nodes"] and price <= left:
+            left -= price
+            found[index] = price
+    return found
+
+
+def extra_of(case: Case, selections: dict[str, Selection]) -> tuple[set[str], int]:
+    """R14.13: tasks, and what insurance gives for them at most."""
+    listing, tasks, most = _Listing(case), set[str](), 0
+    reveals = {item.leaf: item for item in case.of["reveal"]}
+    for draw in case.of["draw"]:
+        watched = watched_of(case, draw)
+        most += sum(watched.values())
+        for entry in draw["drawable"] if watched else ():
+            task, made = entry["task"], case.opened(entry["task"])
+            is_work = made is not None and (made.index, made["node"]) == (entry["commitment_index"], entry["node"])
+            if entry["commitment_index"] not in watched or not is_work or made is None:
+                continue
+            is_due = listing.is_foreseen(task) or has_broken_off(case, case.contributions[task])
+            own = own_rate(case, made, entry["num_steps"]).get("audit_ppm")
+            alone = own_rate(case, made, entry["num_steps"], is_watched=True).get("audit_ppm")
+            if task not in selections or selections[task].is_late or is_due or own is None:
+                continue
+            value = reveals[draw["reveal"]]["value"]
+            beacon = H("stannary beacon v1", raw(value), raw(draw["checkpoint_root"]))
+            chance = int.from_bytes(H("stannary draw audit v1", beacon, task.encode()), "big") * 10**6
+            if entry.get("audit_ppm") == alone and own * 2**256 <= chance < alone * 2**256:
+                tasks.add(task)
+    return tasks, most
 
 
 def _check_candidates(case: Case, findings: Findings) -> None:
@@ -335,6 +378,11 @@ def _check_candidates(case: Case, findings: Findings) -> None:
         outside = [entry["node"] for entry in item["left_out"]]
         in_order = inside == sorted(set(inside)) and outside == sorted(set(outside))
         findings.say("candidates.order", in_order and not set(inside) & set(outside))
+        watch = item.p.get("watch")
+        if watch is not None:
+            has_rates = case.rules == 3 and not can_convict(case) and case.spec["trust"]["verify"] != "none"
+            in_order = watch["nodes"] == sorted(set(watch["nodes"])) and watch["nodes"] != []
+            findings.say("candidates.watch", has_rates and in_order and watch["usd_micros"] >= 0)
         for entry in item["candidates"]:
             held = case.in_force(entry["node"], item.index) if entry["node"] in case.credentials else None
             said = (entry["operator"], entry["engine_class"])

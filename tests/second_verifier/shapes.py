@@ -54,7 +54,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "candidates": {
         "job": T, "index": N, "candidates": [{"node": T, "operator": T, "engine_class": T}], "left_out": LEFT_OUT,
-        "fixed_at": T,
+        "fixed_at": T, "watch?": {"nodes": [T], "usd_micros": N},
     },
     "reveal": {
         "job": T, "index": N, "value": T, "checkpoint_size": N, "checkpoint_root": T, "candidates": T,

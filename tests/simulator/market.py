@@ -307,9 +307,9 @@ class Market:
             case actions.Plan(assignment):
                 say("assignment", assignment)
             case actions.FixCandidates(made):
-                listed = CandidateList(*say("candidates", made), made.candidates)
+                listed = CandidateList(*say("candidates", made), made.candidates, made.watch)
                 self.state = replace(state, listed={**state.listed, made.index: listed})
-            case actions.MakeDraw(drawn):
+            case actions.MakeDraw(drawn, _):
                 leaf = say("draw", drawn)[0]
                 rows = tuple(replace(row, draw=leaf) if row.number == drawn.index else row for row in state.draws)
                 self.state = replace(state, draws=rows)

@@ -277,6 +277,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """Nodes whose units a draw draws more often, and what insurance has put aside for that."""
+
+    nodes: tuple[NodeId, ...]  # in node order
+    usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Whom draw `index` of a job may rank, fixed in the log before the checkpoint its beacon is made of."""
 
@@ -285,6 +293,7 @@ class Candidates:
     candidates: tuple[Candidate, ...]  # in node order: the beacon ranks them, nobody else
     left_out: tuple[Rejection, ...]  # nodes of the job's class that may not, or are not there, in node order
     fixed_at: str
+    watch: Watch | None = None  # struck lately: their units are drawn more often (rules/stake.py)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,12 @@ class Draws:
         return added | set([task for task in order if task in standing - added][:short])
 
 
+def is_extra(entry: Drawable, own_ppm: int, randomness: bytes) -> bool:
+    """Tell whether an entry is drawn at its rate, and would not be at `own_ppm` (R14.13)."""
+    value = _hash("audit", randomness, entry.task)
+    return _chosen(value, entry.audit_ppm or 0) and not _chosen(value, own_ppm)
+
+
 def beacon(value: str, checkpoint_root: Digest) -> bytes:
     """Return the randomness that `value`, revealed for this checkpoint, makes (R8.8)."""
     raw_value = digest.raw(Digest(digest.PREFIX + value))

@@ -36,6 +36,7 @@ class Edition:
     audits_by_class: bool  # who may work binds no auditor, unless the spec says so (R12.19)
     pays_by_use: bool  # what a unit is paid follows what its sandbox measured, not what was agreed (R9.10)
     checks_first: bool  # a job's first unit is recomputed before a second one begins (R12.21)
+    watches: bool  # units of nodes whose operator was struck are drawn more often (R8.15)
 
 
 _EDITIONS = (
@@ -55,6 +56,7 @@ _EDITIONS = (
         places_by_operators=False,
         pays_by_use=False,
         checks_first=False,
+        watches=False,
         states_endings=False,
         pays_at_stop=False,
     ),
@@ -69,6 +71,7 @@ _EDITIONS = (
         recomputes_admission=True,
         audits_are_taken=True,
         checks_first=True,
+        watches=True,
         states_endings=True,
         pays_at_stop=True,
         disputes_bonds=True,

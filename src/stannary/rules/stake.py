@@ -10,7 +10,11 @@ Rules:
 2. Each unit is drawn at a rate of its own, the larger of the signed one and the least at which faking it is a loss: its
    own steps against those of what its node has handed in before it, the last `HELD_UNITS` units at most. So a node's
    first unit is drawn most often, whether it came first or was called in late: nothing is behind it.
-3. What stands behind a unit is a fact of the log: contributions that were logged before its commitment was.
+3. A node whose operator was struck is *watched* until `CLEAN_RUN` of its units or canaries in a row were found the same
+   by others: as many as a strike takes the pay of. A draw takes its units as if nothing stood behind them, as far as
+   what insurance has put aside reaches. That is what strikes against its operator took and no more, in one job at a
+   time: so nobody who strikes a friend gets back more than he paid (R8.15).
+4. What stands behind a unit is a fact of the log: contributions that were logged before its commitment was.
 
 docs/audits.md (What a strike takes) says why no way of cheating pays then; unit/rules/test_stake.py tries them all.
 """
@@ -22,9 +26,11 @@ from collections.abc import Iterable, Sequence
 from stannary.formats.ids import NodeId
 from stannary.formats.jobspec import JobSpec, Verification
 from stannary.formats.lean import dataclass
+from stannary.formats.predicates import Watch
 from stannary.formats.quantity import PPM
-from stannary.rules import blame
+from stannary.rules import blame, use
 
+CLEAN_RUN = 20  # units, or canaries, that others found the same since the last strike
 HELD_UNITS = 20  # S: so many units' pay is at stake beside the unit itself, and so many more may be in flight
 
 
@@ -72,9 +78,27 @@ def unit_ppm(spec: JobSpec, num_steps: int, held_steps: int) -> int | None:
 
 
 def held_steps(done: Iterable[UnitDone], node: NodeId, before: int) -> int:
-    """Return the steps of the last `HELD_UNITS` units a node handed in before a log index (rule 3)."""
+    """Return the steps of the last `HELD_UNITS` units a node handed in before a log index (rule 4)."""
     found = sorted((item.index, item.num_steps) for item in done if item.node == node and item.index < before)
     return sum(steps for _, steps in found[-HELD_UNITS:])
+
+
+def watched(units: Sequence[tuple[NodeId, int]], watch: Watch | None, max_usd_micros_per_hour: int) -> dict[int, int]:
+    """Return which units of a draw are watched, by their place in it, and what each costs at most (R8.15).
+
+    Args:
+        units: their nodes and their work, in microseconds, in the order of the draw.
+        watch: of its list of candidates.
+        max_usd_micros_per_hour: what the buyer pays anybody at most.
+    """
+    left = watch.usd_micros if watch is not None else 0
+    found: dict[int, int] = {}
+    for at, (node, work_us) in enumerate(units):
+        price = use.price_of(work_us, max_usd_micros_per_hour)
+        if watch is not None and node in watch.nodes and price <= left:
+            found[at] = price
+            left -= price
+    return found
 
 
 def voided(paid: Sequence[Paid], odd: int) -> list[Paid]:

@@ -3,7 +3,8 @@
     deposit   world           -> buyer.available   entered by the market's operator
     bond      world           -> operator.bond     the same, when a node joins
     hold      buyer.available -> buyer.escrow      on submit: all work, worst-case audits
-    settle    buyer.escrow    -> everybody         at the end: what the lines of the receipt (verify/settlement.py) say
+    settle    buyer.escrow    -> everybody         at the end: what the lines of the receipt (verify/settlement.py) say,
+              insurance          the extra audits among them
     ruling    operator.bond   -> everybody         behind an appeal: what the lines of the ruling (rules/appeal.py) say
     canary    insurance       -> operators         for a unit of the market's own order (rules/canary.py)
 
@@ -105,7 +106,9 @@ def settle(
         moved[_account_of(line, held.buyer)] += amount
     moved[ledger.buyer_available(held.buyer)] += held.usd_micros - sum(line.usd_micros for line in lines)
     moved[ledger.buyer_escrow(held.buyer)] -= held.usd_micros
-    covered = cover(moved, missing, balances or {})
+    short = max(-(balances or {}).get(ledger.INSURANCE, 0) - moved[ledger.INSURANCE], 0)
+    moved[ledger.INSURANCE] += short  # what others had taken of it since the job was told that it may
+    covered = cover(moved, missing + short, balances or {})
     postings = tuple(Posting(account, amount) for account, amount in sorted(covered.items()))
     return Entry(settle_key(held.job), "settle", postings, held.job) if postings else None
 

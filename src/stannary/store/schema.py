@@ -243,6 +243,15 @@ standing_changes = Table(  # what strikes of many buyers came to (jobs/standing.
     Index("ix_standing_changes_node_number", "node", "number"),
 )
 
+watches = Table(  # jobs in which units of a struck operator's nodes are drawn more often (rules/stake.py)
+    "watches",
+    metadata,
+    Column("job", Text, ForeignKey("jobs.job"), primary_key=True),
+    Column("operator", Text, nullable=False, index=True),
+    Column("granted_usd_micros", BigInteger, nullable=False),  # what insurance has put aside
+    Column("used_usd_micros", BigInteger, nullable=False, server_default=text("0")),  # what that was reckoned to cost
+)
+
 canaries = Table(  # units of the market's own order that suspended nodes were asked (rules/canary.py)
     "canaries",
     metadata,
@@ -328,6 +337,13 @@ tasks = Table(
     Column("grade_ppm", BigInteger),  # of its node when it was committed to
     UniqueConstraint("job", "round", "kind", "lane", "attempt"),
     Index("ix_tasks_job_state", "job", "state"),
+    Index(
+        "ix_tasks_agreed",
+        "node",
+        "contributed_at_ms",
+        sqlite_where=text("reason = 'agreed'"),
+        postgresql_where=text("reason = 'agreed'"),
+    ),
     Index(
         "ix_tasks_planned", "state", sqlite_where=text("state = 'planned'"), postgresql_where=text("state = 'planned'")
     ),

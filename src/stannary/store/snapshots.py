@@ -9,7 +9,7 @@ handed in last in rounds before (rules/stake.py), and what all that was handed i
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from stannary.formats import dsse, ids, record, statement
 from stannary.formats.ids import TaskId, TaskKind
-from stannary.formats.predicates import Candidates, Drawable, Role, Used
+from stannary.formats.predicates import Candidates, Drawable, Role, Used, Watch
 from stannary.formats.predicates import Draw as DrawRecord
 from stannary.jobs.course.state import (
     AnswerRow,
@@ -32,7 +32,7 @@ from stannary.jobs.course.state import (
     LeaseRow,
     Task,
 )
-from stannary.rules import blame, edition, question
+from stannary.rules import blame, edition, question, stake
 from stannary.rules.grade import UNGRADED_PPM
 from stannary.rules.stake import HELD_UNITS, UnitDone
 from stannary.rules.use import DrawnUse
@@ -40,6 +40,7 @@ from stannary.store import audits as audits_
 from stannary.store import jobs as jobs_
 from stannary.store import leases as leases_
 from stannary.store import tasks as tasks_
+from stannary.store import watches as watches_
 from stannary.store.envelopes import is_no_order
 from stannary.store.schema import (
     answers,
@@ -88,8 +89,11 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         reported[task] = (*reported.get(task, ()), operator)
     may_ask, struck = question.may_open(order.spec), jobs_.struck(connection, order.job)
     asked = jobs_.questions_of(connection, order.job) if may_ask else ()
+    placed = tuple(connection.execute(_PLACED, {"job": order.job}).scalars())
+    worked = at_work(connection, order.job)
     return JobState(
         order=order,
+        watch=watch_of(connection, order, worked),
         version=job.num_events,
         status=job.status,
         ending=job.ending,
@@ -97,8 +101,8 @@ def load(connection: Connection, order: JobOrder) -> JobState:
         escrow_usd_micros=job.escrow_usd_micros,
         first_open=job.first_open,
         round=job.round,
-        placed=tuple(connection.execute(_PLACED, {"job": order.job}).scalars()),
-        worked=frozenset(connection.execute(_WORKED, {"job": order.job}).scalars()),
+        placed=placed,
+        worked=worked,
         convicted=jobs_.convicted(connection, order.job),
         struck=struck,
         struck_since=jobs_.struck_since(connection, order.job) if asked else struck,
@@ -119,6 +123,17 @@ def load(connection: Connection, order: JobOrder) -> JobState:
     )
 
 
+def at_work(connection: Connection, job: str) -> frozenset[str]:
+    """Return the nodes that a task of a job was leased to."""
+    return frozenset(connection.execute(_WORKED, {"job": job}).scalars())
+
+
+def watch_of(connection: Connection, order: JobOrder, at_work: Collection[str]) -> Watch | None:
+    """Return whose units the next draw of a job draws more often, None where nobody's."""
+    has_rates = edition.of(order.spec).watches and stake.unit_ppm(order.spec, 1, 0) is not None
+    return watches_.of_job(connection, order.job, at_work) if has_rates else None
+
+
 def _ends(connection: Connection, job: str) -> Iterator[tuple[str, int]]:
     for row in connection.execute(_ENDS, {"job": job}):
         yield row[0], row[1]
@@ -136,9 +151,8 @@ def _handed_in(row: sa.RowMapping) -> EarlierUse:
 
 
 def _listed(row: sa.RowMapping) -> CandidateList:
-    return CandidateList(
-        row["leaf"], row["listed_index"], _read(row["listed_envelope"], "candidates", Candidates).candidates
-    )
+    said = _read(row["listed_envelope"], "candidates", Candidates)
+    return CandidateList(row["leaf"], row["listed_index"], said.candidates, said.watch)
 
 
 def _drawn(envelope: bytes) -> tuple[Drawable, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stannary.errors import Refuted
-from stannary.formats import bounds, ended
+from stannary.formats import bounds, ended, ids
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.jobspec import Verification
@@ -39,7 +39,7 @@ from stannary.rules.kinds import TASKS
 from stannary.rules.reasons import Reason
 from stannary.rules.stake import Paid
 from stannary.rules.verdict import Decision
-from stannary.verify import lineage, settlement, worth
+from stannary.verify import lineage, settlement, watching, worth
 from stannary.verify.case import Case, Logged
 from stannary.verify.lineage import Lineage
 from stannary.verify.prices import Prices
@@ -99,7 +99,7 @@ def conclude(case: Case, *, status: str, reason: str) -> Conclusion:
         selections=selections,
         decisions=decisions,
         lineage=result,
-        settlement=_settle(case, decisions, costs),
+        settlement=_settle(case, selections, decisions, costs),
         soundness=figures,
         time_split=_split(case, decisions, result),
         verdict=_verdict(case, decisions, result, figures, status=status),
@@ -264,7 +264,9 @@ def is_drawn(decision: Decision) -> bool:
     return decision.reason is not Reason.NOT_DRAWN
 
 
-def _settle(case: Case, decisions: dict[TaskId, Decision], costs: Prices) -> Settled:  # R14.5
+def _settle(
+    case: Case, selections: Mapping[TaskId, Selection], decisions: dict[TaskId, Decision], costs: Prices
+) -> Settled:  # R14.5
     ordered = sorted(case.contributions.items(), key=lambda item: item[1].index)
     work = [_work(case, decisions, task, costs) for task, _ in ordered]
     audits = [
@@ -272,13 +274,14 @@ def _settle(case: Case, decisions: dict[TaskId, Decision], costs: Prices) -> Set
         for item in sorted(case.answers.values(), key=lambda item: item.index)
         if item.predicate.role is Role.AUDITOR and item.predicate.task in decisions
     ]
-    void = _void(case, decisions, work, audits)
+    void, extra = _void(case, decisions, work, audits), watching.extra_audits(case, selections)
     stopped = [_stopped_work(case, item, costs) for item in case.stopped]
     return settlement.settle(
         escrow_of(case),
         [*(replace(item, is_void=item.task in void) for item in work), *stopped],
-        [replace(item, is_void=item.audit in void) for item in audits],
+        [replace(item, is_void=item.audit in void, is_extra=ids.task_of(item.audit) in extra.tasks) for item in audits],
         _bonds(case, decisions),
+        extra.usd_micros,
     )
 
 

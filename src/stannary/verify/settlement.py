@@ -10,8 +10,9 @@ Rules (micro-dollars throughout; docs/receipt.md R14, R15):
    node's made useless. Under rules 2 a convicted node forfeits its bond: from it
    come, in this order, the redone work and the audits its cheating caused; what is left goes to `insurance`, never to
    the judge and never to the market. From rules 3 on a settlement moves no bond (rules/appeal.py).
-4. All else comes from escrow, in the order work, redo, audit; what is left goes back to the buyer as `refund`.
-   If escrow runs dry, later lines are cut, never earlier ones, and no account goes below zero.
+4. An audit that was drawn only because its prover's node is watched is paid by insurance (R14.13), as far as what that
+   was reckoned to come to reaches. All else comes from escrow, in the order work, redo, audit; what is left goes back
+   to the buyer as `refund`. If escrow runs dry, later lines are cut, never earlier ones; no account goes below zero.
 5. Conservation: the lines (bonds negative) sum to the escrow. `paid` is what the buyer paid, escrow minus refund.
 
 The market settles with these functions, the verifier again (receipt.py): they must agree to the micro-dollar.
@@ -65,6 +66,7 @@ class AuditWork:
     refuted: bool = False  # this auditor was convicted or struck for it: unpaid
     caused_by: NodeId | None = None  # the convicted node this audit exposed: it pays
     is_void: bool = False  # its node was struck: its pay goes to insurance
+    is_extra: bool = False  # drawn only because its prover's node is watched: insurance pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def settle(
     work: Sequence[PayableWork],
     audits: Sequence[AuditWork],
     forfeited: Iterable[Bond] = (),
+    most_extra_usd_micros: int = 0,
 ) -> Settled:
     """Divide escrow and forfeited bonds by the rules above (R14.5).
 
@@ -103,8 +106,9 @@ def settle(
         work: contributions in log order.
         audits: answered audits in log order.
         forfeited: bonds of the convicted, one per node.
+        most_extra_usd_micros: what insurance gives at most for audits behind a strike in another job.
     """
-    books = _Books(escrow_usd_micros, {bond.node: bond for bond in forfeited})
+    books = _Books(escrow_usd_micros, {bond.node: bond for bond in forfeited}, most_extra_usd_micros)
     for item in work:
         if not item.is_payable:
             books.note(item.operator, item.task, "withheld")
@@ -159,11 +163,12 @@ class _Source:
 class _Books:
     """Escrow and bonds while they are being divided."""
 
-    def __init__(self, escrow_usd_micros: int, bonds: Mapping[NodeId, Bond]) -> None:
+    def __init__(self, escrow_usd_micros: int, bonds: Mapping[NodeId, Bond], most_extra_usd_micros: int) -> None:
         if escrow_usd_micros < 0 or any(bond.usd_micros < 0 for bond in bonds.values()):
             raise FormatError("negative escrow or bond", why=f"escrow {escrow_usd_micros}")
         self._escrow = escrow_usd_micros
         self._left = escrow_usd_micros
+        self._extra_left = most_extra_usd_micros
         self._sources = {node: _Source(bond, bond.usd_micros) for node, bond in bonds.items()}
         self._insured: dict[NodeId, int] = {}  # struck node -> what of its pay insurance got
         self._lines: list[SettlementLine] = []
@@ -179,6 +184,9 @@ class _Books:
         if done.caused_by is not None and not done.is_void:
             insured = min(self._insured.get(done.caused_by, 0), due)
         due -= insured
+        extra = min(self._extra_left, due) if isinstance(done, AuditWork) and done.is_extra else 0
+        self._extra_left -= extra
+        due -= extra
         from_escrow = min(self._left, due)
         self._left -= from_escrow
         paid = done.price_usd_micros - due + from_escrow
@@ -191,6 +199,8 @@ class _Books:
         if done.caused_by is not None and insured:
             self._lines.append(SettlementLine(INSURANCE, task, reason, -insured))
             self._insured[done.caused_by] -= insured
+        if extra:
+            self._lines.append(SettlementLine(INSURANCE, task, "extra", -extra))
 
     def note(self, operator: str, task: str, reason: str) -> None:
         self._lines.append(SettlementLine(f"operator:{operator}", task, reason, 0))

@@ -29,6 +29,7 @@ from stannary.formats.quantity import PPM
 from stannary.rules import blame, first, stake, use
 from stannary.rules.draw import Selection
 from stannary.rules.use import DrawnUse, StepRates
+from stannary.verify import watching
 from stannary.verify.case import Case, Logged
 from stannary.verify.conclusion import decide, is_run
 from stannary.verify.report import Findings
@@ -139,11 +140,14 @@ def _check_draw(case: Case, item: Logged[Draw], reveal: Logged[Reveal], waiting:
     waiting.cover(draw.checkpoint_size)
     found = [(entry, waiting.held.pop(entry.commitment_index, None)) for entry in draw.drawable]
     far = _far_out(case, [made for _, made in found if made is not None], waiting.handed_in)
+    watched = watching.of_draw(case, draw)
     for entry, made in found:
         if made is None:
             findings.refute("draw.drawable", name, f"{entry.task} at {entry.commitment_index}", "a new commitment")
             continue
-        findings.expect("draw.drawable", name, entry, _drawable(case, made, is_far=made.index in far))
+        is_watched = made.index in watched
+        expected_entry = _drawable(case, made, is_far=made.index in far, is_watched=is_watched)
+        findings.expect("draw.drawable", name, entry, expected_entry)
     for held in waiting.held.values():
         if _is_opened(case, held.predicate):
             findings.refute("draw.held-back", name, held.predicate.task, "every commitment of the checkpoint")
@@ -164,12 +168,13 @@ def _use(case: Case, made: Logged[Commitment]) -> DrawnUse:
     return DrawnUse(assignment.kind, assignment.num_steps, said.used, case.grade_at(said.node, made.index))
 
 
-def _drawable(case: Case, made: Logged[Commitment], *, is_far: bool) -> Drawable:  # R8.6
+def _drawable(case: Case, made: Logged[Commitment], *, is_far: bool, is_watched: bool) -> Drawable:  # R8.6
     commitment = made.predicate
     held = case.credential_at(commitment.node, made.index)
     assignment = case.assignments.get(commitment.task)
     steps = assignment.predicate.num_steps if assignment is not None else 0
-    rate = stake.unit_ppm(case.spec, steps, stake.held_steps(case.handed_in, commitment.node, made.index))  # R8.12
+    held_steps = 0 if is_watched else stake.held_steps(case.handed_in, commitment.node, made.index)
+    rate = stake.unit_ppm(case.spec, steps, held_steps)  # R8.12
     return Drawable(
         commitment.task, commitment.node, held.operator, held.engine_class, steps, made.index, PPM if is_far else rate
     )
@@ -205,6 +210,10 @@ def _check_listed(case: Case, name: str, made: Logged[Candidates], findings: Fin
     left_out = [item.node for item in said.left_out]
     if nodes != sorted(set(nodes)) or left_out != sorted(set(left_out) - set(nodes)):
         findings.refute("candidates.order", name, [*nodes, *left_out], "in node order, once each")
+    if said.watch is not None and not watching.may_be(case, said.watch):
+        findings.refute(
+            "candidates.watch", name, said.watch.nodes, "nodes in order, where units have rates of their own"
+        )
     for item in said.candidates:
         if item.node not in case.credentials:
             findings.refute("candidates.unknown", name, item.node, "a node with a credential in evidence")

@@ -180,3 +180,21 @@ def test_a_ruling_by_which_nothing_moves_is_no_entry(owed: tuple[Due, ...]) -> N
     lines = appeal.lines((), owed, 7, 0)
     assert len(lines) == len(owed)
     assert escrow.rule("j-1", "n-0", "ada", lines) is None
+
+
+@pytest.mark.parametrize(("insured", "fees"), [(100, 0), (25, 0), (10, 8), (0, 0)])
+def test_extra_audits_come_from_insurance_and_what_it_lacks_from_the_market(insured: int, fees: int) -> None:
+    """A signed receipt is paid: the auditor has all of it, the buyer loses nothing, and insurance never owes."""
+    lines = (
+        SettlementLine("operator:bob", "t/q", "audit", 25),
+        SettlementLine("insurance", "t/q", "extra", -25),
+        SettlementLine("buyer", "", "refund", 50),
+    )
+    entry = escrow.settle(escrow.Escrow("j-1", "ada", 50), lines, None, {INSURANCE: insured, FEES: fees})
+    assert entry is not None
+    moved = {item.account: item.usd_micros for item in entry.postings}
+    assert sum(moved.values()) == 0
+    assert (moved[operator_available("bob")], moved[buyer_available("ada")]) == (25, 50)
+    assert -moved.get(INSURANCE, 0) == min(insured, 25)
+    assert -moved.get(FEES, 0) == min(fees, 25 - min(insured, 25))
+    assert -moved.get(WORLD, 0) == 25 - min(insured, 25) - min(fees, 25 - min(insured, 25))

@@ -18,7 +18,7 @@ from stannary.jobs.course.state import JobOrder, JobState, NewTask, spell_assign
 from stannary.store import envelopes, jobs, snapshots, tasks
 from stannary.store.database import Store
 
-MAX_QUERIES = 15
+MAX_QUERIES = 16
 
 
 def read(store: Store, order: JobOrder) -> tuple[JobState, int]:

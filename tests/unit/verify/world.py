@@ -128,6 +128,7 @@ class World:
         self.ranked_instead: tuple[predicates.Candidate, ...] = ()  # whom a dishonest market ranks after the reveal
         self.skips: set[str] = set()  # nodes a dishonest market passes over when they come first
         self.says_silences = True  # a dishonest market passes over without a word
+        self.watch: predicates.Watch | None = None  # whom the market says are drawn more often
         self.step_ms = 40  # what a step takes, by an honest meter
         self.job_id = ids.JobId("")
 
@@ -350,6 +351,7 @@ class World:
                 predicates.Rejection(node.id, "convicted in this job") for node in ordered if node.name in gone
             ),
             fixed_at=self.time(self.now),
+            watch=self.watch,
         )  # fmt: skip
         envelope = self.log("candidates", listed, self.market_key)
         bent = statement.read(envelope.payload, "candidates", predicates.Candidates).predicate
@@ -368,9 +370,13 @@ class World:
         assigned = [(self.assignments[task], node) for _, task, node in fresh]
         listed = [self._drawn_use(item, node) for item, node in assigned]
         far = use.far_out(listed, self._handed_in(fresh), self.spec().resources)
+        units = [
+            (node.id, took.work_us(self.spec().resources)) for took, (_, node) in zip(listed, assigned, strict=True)
+        ]
+        watched = stake.watched(units, self.watch, self.spec().trust.max_price_usd_micros_per_hour)
         drawable = [
-            replace(self._drawable(*item), audit_ppm=PPM) if is_far else self._drawable(*item)
-            for item, is_far in zip(fresh, far, strict=True)
+            replace(self._drawable(*item, is_watched=at in watched), **({"audit_ppm": PPM} if is_far else {}))
+            for at, (item, is_far) in enumerate(zip(fresh, far, strict=True))
         ]
         made = predicates.Draw(
             job=self.job_id, index=number, reveal=digest.from_raw(reveal.leaf()), checkpoint_size=size,
@@ -381,13 +387,14 @@ class World:
         self.draw = digest.from_raw(self.log("draw", made, self.market_key).leaf())
         return fresh, made, draw.beacon(value, root)
 
-    def _drawable(self, at: int, task: TaskId, node: Node) -> predicates.Drawable:
+    def _drawable(self, at: int, task: TaskId, node: Node, *, is_watched: bool = False) -> predicates.Drawable:
         steps = self.assignments[task].num_steps
         done = [
             UnitDone(made.node, index, self.assignments[made.task].num_steps)
             for index, made in self.contributions.values()
         ]
-        rate = stake.unit_ppm(self.spec(), steps, stake.held_steps(done, node.id, at))
+        held_steps = 0 if is_watched else stake.held_steps(done, node.id, at)
+        rate = stake.unit_ppm(self.spec(), steps, held_steps)
         return predicates.Drawable(task, node.id, node.operator, node.engine_class, steps, at, rate)
 
     def say_silent(self, selection: draw.Selection, role: Role, node: Node, rank: int) -> None:

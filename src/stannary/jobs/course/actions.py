@@ -82,9 +82,10 @@ class RequestDraw:
 
 @dataclass(frozen=True, slots=True)
 class MakeDraw:
-    """State what a revealed value draws from."""
+    """State what a revealed value draws from, and what its watched units cost insurance at most."""
 
     made: DrawRecord
+    extra_usd_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)

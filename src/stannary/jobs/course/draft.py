@@ -78,6 +78,7 @@ class CourseDraft:
         self.tasks = dict(state.tasks)
         self.draws = list(state.draws)
         self.listed = dict(state.listed)
+        self.watch = state.watch
         self.drawn = dict(state.drawn)
         self.audits = dict(state.audits)
         self.earlier = state.earlier
@@ -205,11 +206,14 @@ class CourseDraft:
         now_ms, checkpoint = self.world.now_ms, self.world.checkpoint
         match action:
             case actions.FixCandidates(made):
-                self.listed[made.index] = CandidateList(UNSIGNED, None, made.candidates)
+                self.listed[made.index] = CandidateList(UNSIGNED, None, made.candidates, made.watch)
             case actions.RequestDraw(number):
                 shown = (checkpoint.text, checkpoint.size, checkpoint.root)
                 self.draws.append(DrawRow(self.order.job, number, *shown, (), now_ms, None, None, None, None))
-            case actions.MakeDraw(made):
+            case actions.MakeDraw(made, extra_usd_micros):
+                if self.watch is not None:
+                    left = self.watch.usd_micros - extra_usd_micros
+                    self.watch = replace(self.watch, usd_micros=left) if left > 0 else None
                 self.draws = [replace(row, draw=UNSIGNED) if row.number == made.index else row for row in self.draws]
                 self.drawn[made.index] = made.drawable
             case actions.Pass(task, number, is_drawn):

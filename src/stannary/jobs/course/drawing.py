@@ -202,7 +202,8 @@ def _fix_candidates(draft: CourseDraft, number: int) -> None:
         elif name in worked or (node is not None and not node.is_revoked):
             left_out.append(Rejection(NodeId(name), reason or "another engine class"))
     fixed_at = instants.spell(world.now_ms / 1000)
-    draft.do(actions.FixCandidates(Candidates(draft.order.job, number, tuple(listed), tuple(left_out), fixed_at)))
+    made = Candidates(draft.order.job, number, tuple(listed), tuple(left_out), fixed_at, draft.watch)
+    draft.do(actions.FixCandidates(made))
 
 
 def _request(draft: CourseDraft, last: DrawRow | None, number: int) -> Drawing:
@@ -229,8 +230,16 @@ def _make(draft: CourseDraft, row: DrawRow) -> None:
     held.sort(key=lambda task: task.commitment_index or 0)
     done = _handed_in(draft)
     far = use.far_out([_use(task) for task in held], _took_before(draft, held), draft.order.spec.resources)
-    entries = tuple(_drawable(draft, task, done, is_far=is_far) for task, is_far in zip(held, far, strict=True))
-    draft.do(actions.MakeDraw(_record(draft, row, entries)))
+    spec = draft.order.spec
+    took = [(NodeId(task.node or ""), _use(task).work_us(spec.resources)) for task in held]
+    listed = draft.listed.get(row.number)
+    watch = listed.watch if listed is not None else None
+    watched = stake.watched(took, watch, spec.trust.max_price_usd_micros_per_hour)
+    entries = tuple(
+        _drawable(draft, task, [] if at in watched else done, is_far=is_far)
+        for at, (task, is_far) in enumerate(zip(held, far, strict=True))
+    )
+    draft.do(actions.MakeDraw(_record(draft, row, entries), sum(watched.values())))
 
 
 def _use(task: Task) -> DrawnUse:

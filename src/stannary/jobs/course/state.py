@@ -17,7 +17,7 @@ from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, LeaseType, NodeId, TaskId, TaskKind
 from stannary.formats.jobspec import JobSpec, Verification
-from stannary.formats.predicates import Assignment, Candidate, Drawable, Job, Rejection, Role, Tier, Verdict
+from stannary.formats.predicates import Assignment, Candidate, Drawable, Job, Rejection, Role, Tier, Verdict, Watch
 from stannary.jobs.states import JobStatus, LeaseState, TaskState
 from stannary.rules import edition, pace
 from stannary.rules.grade import UNGRADED_PPM
@@ -153,6 +153,7 @@ class CandidateList:
     leaf: str
     log_index: int | None
     candidates: tuple[Candidate, ...] = ()
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,7 @@ class JobState:
     reported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # task -> operators: it cannot run
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by round, kind, lane and attempt
     draws: tuple[DrawRow, ...] = ()
+    watch: Watch | None = None  # whose units the next draw draws more often
     listed: Mapping[int, CandidateList] = field(default_factory=dict)  # draw number -> candidates
     drawn: Mapping[int, tuple[Drawable, ...]] = field(default_factory=dict)  # draw number -> what a made draw lists
     earlier: tuple[UnitDone, ...] = ()  # in rounds that are not here, where a draw waits to be made: each node's last

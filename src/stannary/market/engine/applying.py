@@ -17,7 +17,7 @@ from stannary.formats import digest, dsse, instants
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, NodeId, TaskId
-from stannary.formats.predicates import SettlementLine, Stopped
+from stannary.formats.predicates import SettlementLine, Stopped, Watch
 from stannary.jobs.appealing import DisputeRow
 from stannary.jobs.course import actions, lapsing
 from stannary.jobs.course.actions import Action
@@ -35,6 +35,7 @@ from stannary.jobs.course.state import (
     spell_assignment,
 )
 from stannary.jobs.states import DisputeStage, JobStatus, LeaseState
+from stannary.market.engine import loading
 from stannary.market.engine.giving import manifest_digests
 from stannary.market.presence import Presence
 from stannary.market.topics import WORK, node_topic, seen_topic
@@ -57,6 +58,7 @@ from stannary.store import (
     readings,
     standings,
     tasks,
+    watches,
 )
 from stannary.store.envelopes import RECEIPT, Incoming
 from stannary.store.jobs import JobRow
@@ -101,10 +103,19 @@ def apply(connection: Connection, state: Decided, decided: Sequence[Action], wor
     if jobs.get(connection, state.order.job).num_events != state.version:
         applied.is_stale = True
         return applied
+    fixed = [action.made for action in decided if isinstance(action, actions.FixCandidates)]
+    if any(made.watch is not None and not _may_put_aside(connection, state.order, made.watch) for made in fixed):
+        applied.is_stale = True  # another job has it
+        return applied
     run = _Run(connection, state, world, pen, applied)
     for action in decided:
         run.do(action)
     return applied
+
+
+def _may_put_aside(connection: Connection, order: JobOrder, watch: Watch) -> bool:
+    free = loading.watch(connection, order)
+    return free is not None and free.usd_micros >= watch.usd_micros
 
 
 def post(
@@ -272,10 +283,12 @@ class _Run:
         match action:
             case actions.FixCandidates(made):
                 audits.fix_candidates(connection, job, made.index, self._post("candidates", made))
+                watches.begin(connection, job, made.watch)
             case actions.RequestDraw():
                 self._request(action)
-            case actions.MakeDraw(drawn):
+            case actions.MakeDraw(drawn, extra_usd_micros):
                 audits.set_draw(connection, job, drawn.index, self._post("draw", drawn), at_ms=now_ms)
+                watches.use(connection, job, extra_usd_micros)
             case actions.Pass(task, number, is_drawn):
                 reason = Reason.DRAWN if is_drawn else Reason.NOT_DRAWN
                 message = f"the beacon {'drew' if is_drawn else 'passed over'} {task}"

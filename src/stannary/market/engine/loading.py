@@ -12,7 +12,7 @@ from stannary.errors import StannaryError
 from stannary.formats import digest, dsse, jobspec, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import JobId, NodeId
-from stannary.formats.predicates import Candidates, Credential, Job, Placement, Receipt
+from stannary.formats.predicates import Candidates, Credential, Job, Placement, Receipt, Watch
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.state import JobOrder, JobState, Leased, LeaseRow
 from stannary.jobs.states import JobStatus
@@ -64,6 +64,11 @@ def open_jobs(connection: Connection) -> list[OpenJob]:
 def snapshot(connection: Connection, order: JobOrder) -> JobState:
     """Return one job as it stands; NotFound if there is none."""
     return snapshots.load(connection, order)
+
+
+def watch(connection: Connection, order: JobOrder) -> Watch | None:
+    """Return whose units the next draw of a job draws more often, None where nobody's."""
+    return snapshots.watch_of(connection, order, snapshots.at_work(connection, order.job))
 
 
 def lease(connection: Connection, name: str) -> LeaseRow:
