@@ -82,7 +82,8 @@ class Holdings:
         self.cache = BlobCache(root / "blobs")
         self._held: OrderedDict[JobId, Holding] = OrderedDict()
         self._locks: dict[JobId, threading.Lock] = {}  # held while something is computed for a job
-        self._fetching = threading.Lock()  # what is installed then is no job's yet
+        self._counting = threading.Lock()
+        self._num_fetching = 0  # jobs whose files are on their way: what is installed then is no job's yet
         self._over: set[str] = set()  # jobs the market says are over; added to by the pulse
 
     @property
@@ -130,11 +131,22 @@ class Holdings:
     def _hold(self, job: JobId, tell: Tell) -> Holding:
         holding = self._held.get(job)
         if holding is None:
-            with self._fetching:
+            with self._fetching():
                 holding = self._held[job] = self._fetch(job, tell)
         self._held.move_to_end(job)
         holding.used_at_s = time.monotonic()
         return holding
+
+    @contextlib.contextmanager
+    def _fetching(self) -> Iterator[None]:
+        """Count a job whose files are fetched; two threads do so for two jobs side by side."""
+        with self._counting:
+            self._num_fetching += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._num_fetching -= 1
 
     def bring(self, holding: Holding, named: Digest, size_bytes: int) -> None:
         """Have one more input in place."""
@@ -215,12 +227,10 @@ class Holdings:
             _remove(self.root / "jobs" / job)
             self._locks.pop(JobId(job), None)
             self._over.discard(job)
-        if self._fetching.acquire(blocking=False):
-            try:
+        with self._counting:
+            if not self._num_fetching:
                 held = list(self._held.values())
                 self.environments.prune(item.packages for item in held if item.packages is not None)
-            finally:
-                self._fetching.release()
 
     def _winds_down(self, job: JobId) -> bool:
         holding = self._held.get(job)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -187,3 +189,40 @@ def test_a_recipe_that_passed_here_is_tried_once(held: Any, started: list[FakeWo
     started[1].close()
     get(holdings)
     assert [worker.is_told_tried for worker in started] == [False, False, True]
+
+
+def test_a_jobs_files_are_fetched_while_anothers_are_on_their_way(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question about a training job does not wait for the packages of other work; nothing is pruned meanwhile.
+
+    Catches: one lock for all fetches, and a count that forgets who failed.
+    """
+    holdings, pruned = held(), []
+    slow, quick = JobId("j-00000000000a"), JobId("j-00000000000b")
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def fetch(job: JobId, tell: object) -> Holding:
+        if job == slow:
+            has_begun.set()
+            goes_on.wait(60)
+            raise EnvironmentProblem("the disk is full")
+        return Holding(job, train_spec(), holdings.root / "jobs" / job, digest(b""), None, 0)
+
+    def work() -> None:
+        with contextlib.suppress(EnvironmentProblem):
+            holdings.known(slow, lambda _: None)
+
+    monkeypatch.setattr(holdings, "_fetch", fetch)
+    monkeypatch.setattr(type(holdings.environments), "prune", lambda _, used: pruned.append(list(used)))
+    working = threading.Thread(target=work, daemon=True)
+    working.start()
+    assert has_begun.wait(60)
+    asked = threading.Thread(target=holdings.known, args=(quick, lambda _: None), daemon=True)
+    asked.start()
+    asked.join(30)
+    assert not asked.is_alive() and quick in holdings._held
+    holdings.tidy()
+    assert pruned == []
+    goes_on.set()
+    working.join(30)
+    holdings.tidy()
+    assert len(pruned) == 1
