@@ -71,6 +71,15 @@ def worst_case(spec: JobSpec, highest_usd_micros_per_hour: int) -> WorstCase:
     return WorstCase(shape.num_tasks * unit, (_parts(spec) - shape.num_tasks) * unit)
 
 
+def most_per_hour(spec: JobSpec, escrow_usd_micros: int) -> int:
+    """Return the dearest hour at which all that a job can cost is held, where use is paid: `worst_case` inverted.
+
+    Whoever asks more, since he raised his ask or came later, would be paid from what is held for others.
+    """
+    unit = escrow_usd_micros // _parts(spec)
+    return unit * use.US_PER_HOUR // max(use.ceiling_us(spec.resources), 1)
+
+
 def rate_of(ask_usd_micros_per_hour: int, grade_ppm: int) -> int:
     """Return what an hour of one processor costs at an ask per SCU-hour, in micro-dollars, rounded up."""
     return -(-ask_usd_micros_per_hour * grade_ppm // PPM)

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stannary.formats.quantity import PPM, dollars
 from stannary.jobs.course.state import JobOrder, Node, World
-from stannary.rules import blame, masks
+from stannary.rules import blame, edition, masks, price
+
+SLACK_PPM = 1_250_000  # of what is held for: powers measured anew differ, and few units take all they may
 
 
 def why_not(node: Node, order: JobOrder, world: World) -> str:
     """Return why `node` may not work for the job, empty if it may: what placement asks, but for presence."""
-    return _why_out(node, order, world) or masks.why_not(node, _required(order, world))
+    return _why_out(node, order, world) or masks.why_not(node, _required(order, world)) or why_dear(node, order)
+
+
+def why_dear(node: Node, order: JobOrder) -> str:
+    """Return why what is held for a job does not cover a node, empty if it does.
+
+    That was reckoned by the dearest there when the job came. Whoever has raised his ask since, or came later, would be
+    paid from what is held for others.
+    """
+    held = order.escrow_usd_micros
+    if held is None or not edition.of(order.spec).pays_by_use:
+        return ""
+    most, hour = price.most_per_hour(order.spec, held) * SLACK_PPM // PPM, node.hour_in(order.spec)
+    return f"an hour of it costs {dollars(hour)}, {dollars(most)} is held for" if hour > most else ""
 
 
 def why_barred(node: Node, order: JobOrder, world: World, engine_class: str, out: Mapping[str, str]) -> str:
@@ -26,6 +42,7 @@ def why_no_auditor(node: Node, order: JobOrder, world: World, out: Mapping[str, 
         out.get(node.node)
         or _why_out(node, order, world)
         or masks.why_not(node, _required(order, world).of_auditors)
+        or why_dear(node, order)
         or ("" if node.node in world.live else "not heard from, or draining")
     )
 

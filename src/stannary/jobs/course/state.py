@@ -57,6 +57,7 @@ class JobOrder:
     buyer: str
     predicate: Job
     spec: JobSpec
+    escrow_usd_micros: int | None = None  # what is held for it; None where nobody asks
 
     @property
     def verification(self) -> Verification:

@@ -85,7 +85,13 @@ def order_of(row: JobRow, envelope: bytes) -> JobOrder:
     """Read the order of a stored job (its envelope was verified when it was admitted)."""
     made = _predicate(envelope, "job", Job)
     return JobOrder(
-        JobId(row.job), Digest(row.job_digest), row.leaf, row.buyer, made, jobspec.from_canonical(made.spec)
+        JobId(row.job),
+        Digest(row.job_digest),
+        row.leaf,
+        row.buyer,
+        made,
+        jobspec.from_canonical(made.spec),
+        row.escrow_usd_micros,
     )
 
 

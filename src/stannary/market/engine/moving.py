@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ from stannary.errors import ConflictError
 from stannary.formats import ids, note
 from stannary.formats.digest import Digest
 from stannary.formats.ids import LeaseType
+from stannary.formats.predicates import Rejection
 from stannary.jobs.course import asking, ending, failing, lapsing, offering
 from stannary.jobs.course.actions import STANDS_STILL, Action, Conclude, EndLease, Print
 from stannary.jobs.course.asking import OfferedAudit
 from stannary.jobs.course.concluding import JudgedJob
 from stannary.jobs.course.decide import course
 from stannary.jobs.course.draft import CourseDraft
+from stannary.jobs.course.masks import why_dear
 from stannary.jobs.course.state import CosignedCheckpoint, Grant, JobOrder, JobState, LeaseRow, Node, Placed, World
 from stannary.jobs.states import JobStatus, LeaseState
 from stannary.market import terms
@@ -39,6 +42,7 @@ from stannary.market.offerbook import asked
 from stannary.market.presence import Presence, Roster
 from stannary.market.topics import WORK, job_topic
 from stannary.place import match
+from stannary.rules import masks
 from stannary.rules.pace import Progress, median_step_s
 from stannary.wire import node as wire
 
@@ -273,10 +277,15 @@ class Mover:
 
     def _place(self, order: JobOrder) -> Placed:
         live = _There(self._exchange.roster, self._exchange.clock.steady())
-        offers = self._exchange.directory.offers(now_ms(self._exchange.clock))
+        standing = self._exchange.directory.offers(now_ms(self._exchange.clock))
+        wanted = asked(order.spec)
+        fit = [node for node in standing if not masks.why_not(node, wanted.of_auditors)]
+        dear = {node.node: why for node in fit if (why := why_dear(node, order))}
+        offers = [node for node in standing if node.node not in dear]
         away = {node.node: "not heard from" for node in offers if node.node not in live}
-        found = match.match(offers, asked(order.spec), away)
-        return Placed(tuple(offer.node for offer in found.chosen), found.rejected, found.engine_class)
+        found = match.match(offers, wanted, away)
+        rejected = sorted([*found.rejected, *itertools.starmap(Rejection, dear.items())], key=lambda item: item.node)
+        return Placed(tuple(offer.node for offer in found.chosen), tuple(rejected), found.engine_class)
 
 
 def read_checkpoint(text: str) -> CosignedCheckpoint:

@@ -184,7 +184,7 @@ async def submit(exchange: Exchange, engines: Engines, buyer: str, idempotency_k
     if not answer.created:
         return AcceptedJob(answer.job, None)
     exchange.buyer_keys.setdefault(buyer, order.buyer)
-    engines.add(answer.job, JobOrder(job, job_digest, submission.leaf, buyer, order, spec))
+    engines.add(answer.job, JobOrder(job, job_digest, submission.leaf, buyer, order, spec, escrow_usd_micros))
     exchange.journal.wake()
     return AcceptedJob(answer.job, views.submitted(submission, spec))
 

@@ -10,6 +10,7 @@ from tests.unit.market.moment import CLASS
 
 from stannary.formats.jobspec import RULES
 from stannary.jobs.course import masks
+from stannary.rules import price
 
 NODE = moment.node("n-1", "ann")
 ORDER = moment.order(train_spec())
@@ -66,3 +67,20 @@ def test_an_auditor_must_be_there_besides() -> None:
 def test_terms_a_market_does_not_accept_bar_a_node() -> None:
     """They are the market's to name, not the job's."""
     assert "terms" in masks.why_not(NODE, ORDER, replace(WORLD, terms=lambda _: frozenset({"others"})))
+
+
+def test_who_raised_his_ask_is_not_paid_from_what_is_held_for_others() -> None:
+    """A job is held for by the dearest who was there: who costs more than a quarter more neither gets it nor audits.
+
+    Catches: reckoning by the buyer's ceiling, or by nothing; barring whoever was there, or was measured anew.
+    """
+    spec = replace(train_spec(), rules=RULES)
+    held = price.worst_case(spec, NODE.hour_in(spec)).escrow_usd_micros
+    order = replace(moment.order(spec), escrow_usd_micros=held)
+    dear = replace(NODE, ask_usd_micros_per_hour=NODE.ask_usd_micros_per_hour * 4 // 3)
+    regraded = replace(NODE, grade_ppm=NODE.grade_ppm * 6 // 5)
+    assert [bool(masks.why_dear(node, order)) for node in (NODE, regraded, dear)] == [False, False, True]
+    assert masks.why_no_auditor(dear, order, WORLD, NOBODY).startswith("an hour of it costs")
+    assert masks.why_barred(dear, order, WORLD, CLASS, NOBODY).startswith("an hour of it costs")
+    assert masks.why_barred(regraded, order, WORLD, CLASS, NOBODY) == ""
+    assert masks.why_dear(dear, replace(order, escrow_usd_micros=None)) == ""
