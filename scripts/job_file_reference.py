@@ -112,6 +112,7 @@ RESOURCES = {
     "disk": Key("size", "What the job may write, results included.", "1GiB", low=quantity.MIN_PLAUSIBLE_BYTES,
                 high=quantity.MAX_SIZE_BYTES),
     "wall_s": Key("seconds", "How long a task may run: a ceiling for its time and for what is held; paid is what was measured.", "3600", low=1, high=jobspec.MAX_WALL_S),
+    "engine_class": Key("text", "The class of nodes it runs on, as `stannary offers` shows it; it binds auditors too. Without it the class of most operators.", "cpu-fp32-torch2.13.0-t16.1f2e3d4c5b6a", "the class of most operators"),
     "accelerators": Key("`none`", "GPU nodes come later.", "none", "`none`"),
 }  # fmt: skip
 TRUST = {

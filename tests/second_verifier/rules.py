@@ -1199,6 +1199,7 @@ def _is_allowed(spec: dict[str, Any], item: Said, ask: int, lists: bool) -> bool
         item["tier"] >= trust["tier"]
         and not (lists and item["operator"] in trust["exclude_operators"])
         and ("root" not in spec or item["engine_class"].endswith(".r" + spec["root"][7:19]))  # R7.11
+        and resources.get("engine_class") in (None, item["engine_class"])
         and (not lists or not trust["regions"] or item["jurisdiction"] in trust["regions"])
         and item["cpus"] >= resources["cpus"]
         and item["memory_bytes"] >= resources["memory_bytes"]

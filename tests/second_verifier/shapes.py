@@ -97,7 +97,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 SPEC: dict[str, Any] = {
     "name": T, "kind": ("train", "command"), "workdir": [{"path": T, "mode": N, "digest": T, "size_bytes": N}],
-    "envs": O, "num_nodes": N, "resources": dict.fromkeys(("cpus", "memory_bytes", "disk_bytes", "wall_s"), N),
+    "envs": O, "num_nodes": N,
+    "resources": {**dict.fromkeys(("cpus", "memory_bytes", "disk_bytes", "wall_s"), N), "engine_class?": T},
     "inputs": O, "outputs": [T], "budget_usd_micros": N, "setup?": T, "run?": T, "root?": T, "rules?": N,
     "trust": {
         "tier": TIER, "policy": T, "privacy": ("open",), "verify": ("replay", "rerun-compare", "none"),
@@ -184,6 +185,9 @@ def check_spec(spec: Any) -> None:
         check_recipe(spec)
     need(spec.get("rules", 3) == 3 and ("rules" in spec) == ("assurance" in trust))
     need("auditors" not in trust or "rules" in spec)
+    if "engine_class" in resources:
+        need("rules" in spec and len(resources["engine_class"]) <= 128)
+        matches("[A-Za-z0-9][A-Za-z0-9._+-]*", resources["engine_class"])
     need("root" not in spec or ("rules" in spec and is_digest(spec["root"])))
     need("rules" not in spec or "root" in spec or trust["policy"] == "local")  # R7.11
     if "rules" in spec and trust["verify"] != "none":

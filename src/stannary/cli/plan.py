@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stannary.cli import travels
+from stannary.cli import classes, travels
 from stannary.cli.output import cell, wrapped
 from stannary.errors import UsageError
 from stannary.formats.instants import span
@@ -29,7 +29,7 @@ def text(quote: PriceQuote, prepared: Prepared) -> list[str]:
     rejected = [item for item in quote.rejected if not item.reason.startswith(SPARE)]
     others = set(quote.chosen) | {item.node for item in rejected}
     lines += [f"  could too {_node(node, offer)}" for node, offer in offers.items() if node not in others]
-    lines += _rejections(rejected)
+    lines += [*class_lines(quote), *_rejections(rejected)]
     budget = dollars(spec.budget_usd_micros)
     lines += [
         *travels.lines(prepared),
@@ -40,6 +40,20 @@ def text(quote: PriceQuote, prepared: Prepared) -> list[str]:
         f"  at most   {dollars(quote.escrow_usd_micros):>12}   of a budget of {budget}",
         "NOT hardware-attested: tier T0 nodes show software evidence only.",
     ]
+    return lines
+
+
+def class_lines(quote: PriceQuote) -> list[str]:
+    """Say of which engine class the chosen are, how many operators there are in it, and how to see the others."""
+    chosen = {offer.engine_class for offer in quote.offers if offer.node in quote.chosen}
+    listed = classes.of(quote.offers)
+    lines = []
+    for item in listed:
+        if item.name in chosen:
+            lines += [f"  class     {item.shown}", *wrapped(item.text, indent=12)]
+    if lines and len(listed) > len(chosen):
+        said = "others    of the market are to be seen with: stannary offers; resources.engine_class names one"
+        lines += wrapped(said, indent=2, hanging=12)
     return lines
 
 

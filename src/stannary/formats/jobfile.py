@@ -54,7 +54,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     ),
     "recipe": ("entry", "rounds", "lanes", "inner_steps", "seed", "options", "training"),
     "recipe.training": tuple(field.name for field in dataclasses.fields(Training)),
-    "resources": ("cpus", "memory", "disk", "wall_s", "accelerators"),
+    "resources": ("cpus", "memory", "disk", "wall_s", "engine_class", "accelerators"),
     "trust": (
         "tier", "policy", "privacy", "verify", "assurance", "audit", "gain", "detection", "regions",
         "exclude_operators", "auditors", "max_price",
@@ -200,6 +200,7 @@ def _resources(members: Mapping[str, object]) -> Resources:
         memory_bytes=quantity.plausible_size_bytes(members.get("memory", DEFAULT_MEMORY_BYTES), "resources.memory"),
         disk_bytes=quantity.plausible_size_bytes(members.get("disk", DEFAULT_DISK_BYTES), "resources.disk"),
         wall_s=_wall_s(members.get("wall_s", DEFAULT_WALL_S)),
+        engine_class=_text(members["engine_class"], "resources.engine_class") if "engine_class" in members else None,
     )
 
 

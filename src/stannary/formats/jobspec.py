@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stannary.errors import FormatError, SpecError
-from stannary.formats import canonical, record, training, workdir
+from stannary.formats import bounds, canonical, record, training, workdir
 from stannary.formats import outputs as patterns
 from stannary.formats.canonical import Json
 from stannary.formats.digest import Digest, parse
@@ -134,6 +134,7 @@ class Resources:
     memory_bytes: int
     disk_bytes: int
     wall_s: int
+    engine_class: str | None = None  # of every node of it; absent: the market chooses (place/match.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,7 @@ def check(spec: JobSpec) -> None:
     _check_range(spec.resources.wall_s, "resources.wall_s", 1, MAX_WALL_S)
     for name in ("memory", "disk"):
         _check_range(getattr(spec.resources, f"{name}_bytes"), f"resources.{name}", 1, canonical.MAX_SAFE_INTEGER)
+    _check_class(spec.resources.engine_class)
     _check_range(spec.budget_usd_micros, "budget in millionths of a dollar", 1, canonical.MAX_SAFE_INTEGER)
     _check_envs(spec.envs)
     _check_outputs(spec.outputs)
@@ -482,6 +484,15 @@ def _check_trust(trust: Trust, kind: JobKind) -> None:
             _check_words(word, f"trust.{name}")
 
 
+def _check_class(engine_class: str | None) -> None:
+    if engine_class is not None and not bounds.ENGINE_CLASS.fits(engine_class):
+        raise SpecError(
+            "resources.engine_class is no engine class",
+            why=f"{engine_class!r:.80}, it is {bounds.ENGINE_CLASS.expected}",
+            hint="copy one that stannary offers shows, or leave it out",
+        )
+
+
 def _check_rules(spec: JobSpec) -> None:
     if spec.rules not in (None, RULES):
         raise SpecError(
@@ -502,6 +513,12 @@ def _check_rules(spec: JobSpec) -> None:
             "trust.auditors belongs to rules 3",
             why=f"{spec.trust.auditors}",
             hint="name trust.assurance too, or leave trust.auditors out: the lists of rules 2 bind auditors",
+        )
+    if spec.rules is None and spec.resources.engine_class is not None:
+        raise SpecError(
+            "resources.engine_class belongs to rules 3",
+            why=f"{spec.resources.engine_class:.80}",
+            hint="name trust.assurance too, or leave resources.engine_class out",
         )
     if spec.recipe is not None and (spec.rules is None) != (spec.recipe.step_ms is not None):
         raise SpecError(

@@ -12,7 +12,8 @@ Rules:
 
 - Who may audit is asked apart (rules/masks.py): a buyer's lists bind only who works.
 - Of the classes that can hold a job under rules 3 it goes to the one of most operators: two who declare a class of
-  their own cannot draw jobs there by a price, and judge one another. Under rules 2 the cheapest class is taken.
+  their own cannot draw jobs there by a price, and judge one another. Under rules 2 the cheapest class is taken. A class
+  the buyer names is a mask (rules/masks.py).
 
 Inside one class the cheapest first under a cap for each operator is optimal: the caps make a
 partition matroid, for which greedy gives the least sum: O(n log n) for n offers.

@@ -7,10 +7,12 @@ Rules:
 2. Lists narrow who may work, never who may audit: auditors are drawn from the whole class (`of_auditors`), so that no
    buyer chooses who judges. His ceiling is no list: it bounds what he pays to anybody. Where he says
    `auditors: listed`, the lists bind auditors too, as they did under rules 2, and no bond can move (blame.py).
-3. A mask is never weighed against a price or against another mask.
-4. What changes by the minute is no mask: presence, other work, a conviction, a revocation, the end of a credential
+3. A class the buyer names binds auditors too: results are compared inside one only.
+4. A mask is never weighed against a price or against another mask.
+5. What changes by the minute is no mask: presence, other work, a conviction, a revocation, the end of a credential
    (jobs/course/masks.py).
-   Nor is what holds between nodes: one engine class, auditors of other operators, an operator's share of the lanes.
+   Nor is what holds between nodes: one engine class for all, auditors of other operators, an
+   operator's share of the lanes.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class Requirement:
     terms: frozenset[str] = frozenset()  # accepted terms digests; empty: any
     most_operators: bool = False  # among classes the one of most operators is taken, else the cheapest
     audits_by_class: bool = False  # regions and excluded operators bind no auditor
+    engine_class: str | None = None  # that the buyer names; None: any, and a job still lies in one
     root: Digest | None = None  # the root file system it names; None: whatever a node's own system is
 
     @property
@@ -98,6 +101,7 @@ def required_by(spec: JobSpec, *, terms: frozenset[str] = frozenset()) -> Requir
         terms=terms,
         most_operators=edition.of(spec).places_by_operators,
         audits_by_class=edition.of(spec).audits_by_class and spec.trust.auditors is None,
+        engine_class=spec.resources.engine_class,
         root=spec.root,
     )
 
@@ -123,10 +127,18 @@ def _trust_mask(offered: Offered, wanted: Requirement) -> str:
         return f"operator {offered.operator} is excluded"
     if wanted.terms and offered.terms not in wanted.terms:
         return "its terms are not accepted"
-    if wanted.root is not None and not systems.is_of_root(offered.engine_class, wanted.root):
-        return f"it runs no jobs in the root file system {systems.root_name(wanted.root)}"
+    if strange := _class_mask(offered, wanted):
+        return strange
     if wanted.regions and offered.jurisdiction not in wanted.regions:
         return f"region {offered.jurisdiction}, {', '.join(sorted(wanted.regions))} is required"
+    return ""
+
+
+def _class_mask(offered: Offered, wanted: Requirement) -> str:
+    if wanted.root is not None and not systems.is_of_root(offered.engine_class, wanted.root):
+        return f"it runs no jobs in the root file system {systems.root_name(wanted.root)}"
+    if wanted.engine_class not in (None, offered.engine_class):
+        return f"engine class {offered.engine_class}, {wanted.engine_class} is asked for"
     return ""
 
 

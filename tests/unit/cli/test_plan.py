@@ -79,6 +79,7 @@ def test_what_travels_who_could_run_it_and_the_worst_case(prepared: Prepared) ->
     assert "chosen    n-000000000000  basalt" in text
     assert "could too n-000000000002" in text
     assert "rejected  n-000000000001: too dear" in text
+    assert "class     c\n            1 operator, 3 nodes, from $0.10/h; nobody of another operator" in text
     assert "\x1b" not in text
     assert "4 cpus, 8.0 GiB" in text
     assert "2 files" in text

@@ -188,6 +188,24 @@ def test_a_class_of_more_operators_comes_before_a_cheaper_one() -> None:
     assert {item.node: item.reason for item in tied.rejected}["n-4"] == "engine class: another class is cheaper"
 
 
+def test_a_class_the_buyer_names_is_taken_or_none() -> None:
+    """Neither more operators nor a lower price lead a job away from it; whoever is not of it reads why."""
+    found = offers(
+        ("n-1", "ann", "named", 70),
+        ("n-2", "bob", "named", 80),
+        ("n-3", "cat", "common", 50),
+        ("n-4", "dan", "common", 40),
+        ("n-5", "eve", "common", 60),
+    )
+    need = replace(NEED, num_nodes=1, most_operators=True, engine_class="named")
+    answer = match(found, need, {})
+    assert [offer.node for offer in answer.chosen] == ["n-1"]
+    reasons = {item.node: item.reason for item in answer.rejected}
+    assert reasons["n-4"] == "engine class common, named is asked for"
+    with pytest.raises(NoCapacity, match="3 x engine class common"):
+        match(found[2:], need, {})
+
+
 def test_whoever_is_left_out_of_work_still_audits_it() -> None:
     """An operator the buyer excludes holds no lane, makes the class one that can be audited, and is held for."""
     standing = offers(("n-0", "ann", "x", 100), ("n-1", "bob", "x", 300), ("n-2", "bob", "x", 2_000))

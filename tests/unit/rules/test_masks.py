@@ -29,6 +29,7 @@ NEED = Requirement(2, Tier.T0, 1, GIB, frozenset(), frozenset(), 1_000, verified
         ({}, {"regions": frozenset({"US"})}, "region EU"),
         ({}, {"root": ROOT}, "no jobs in the root file system rabcdefabcdef"),
         ({"engine_class": "cpu-a.abcdefabcdef"}, {"root": ROOT}, "no jobs in the root file system"),
+        ({}, {"engine_class": "cpu-b"}, "engine class cpu-a, cpu-b is asked for"),
         ({"cpus": 1}, {"cpus": 2}, "1 cpus, 2"),
         ({"memory_bytes": GIB - 1}, {}, "bytes of memory"),
         ({"ask_usd_micros_per_hour": 1_001}, {}, "$0.001001/h"),
@@ -58,7 +59,7 @@ def test_a_spec_asks_for_all_it_names() -> None:
         max_price_usd_micros_per_hour=7,
         verify=Verification.NONE,
     )
-    resources = replace(spec.resources, cpus=64, memory_bytes=64 * GIB)
+    resources = replace(spec.resources, cpus=64, memory_bytes=64 * GIB, engine_class="cpu-b")
     wanted = required_by(replace(spec, trust=trust, resources=resources, root=ROOT), terms=frozenset({"terms"}))
     assert wanted == Requirement(
         num_nodes=3,
@@ -72,6 +73,7 @@ def test_a_spec_asks_for_all_it_names() -> None:
         audits_by_class=True,
         terms=frozenset({"terms"}),
         most_operators=True,
+        engine_class="cpu-b",
         root=ROOT,
     )
     assert wanted.of_auditors == replace(wanted, regions=frozenset(), exclude_operators=frozenset())

@@ -665,6 +665,19 @@ def test_a_job_that_names_a_root_is_done_and_judged_by_nodes_of_it(stray):
     assert ("placement.ineligible" in findings) == (stray in ("n1", "n4"))
 
 
+@pytest.mark.parametrize("stray", ["", "n1", "n4", "n5"])
+def test_a_job_that_names_a_class_is_done_and_judged_by_nodes_of_it(stray):
+    """A market that places it elsewhere, or draws elsewhere, is refuted; every node of the class is fine."""
+    world = World(rounds=1, lanes=2, assurance=Assurance.FULL)
+    spec = world.spec()
+    world.spec = lambda: replace(spec, resources=replace(spec.resources, engine_class="cpu-named"))
+    for node in world.nodes.values():
+        node.engine_class = "cpu-named-2" if node.name == stray else "cpu-named"
+    findings = found(judged(world.play()))
+    assert ("candidates.ineligible" in findings) == bool(stray)
+    assert ("placement.ineligible" in findings) == (stray in ("n1", "n4"))
+
+
 def test_a_statement_signed_by_another_key_is_refused():
     """The market's signature under a node's statement does not stand for the node's."""
     world = World(rounds=1, lanes=2)

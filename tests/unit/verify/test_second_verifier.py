@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests import second_verifier
 from tests.second_verifier import shapes
-from tests.second_verifier.comparison import second
+from tests.second_verifier.comparison import assert_same, second
 from tests.second_verifier.values import Malformed
 
 from stannary.errors import StannaryError
@@ -240,3 +240,42 @@ def test_both_want_the_same_root_of_a_spec(change, is_one):
             continue
         with pytest.raises(error):
             read(members)
+
+
+@pytest.mark.parametrize("stray", ["", "n1", "n5"])
+def test_both_keep_a_job_to_the_class_it_names(stray):
+    """A worker or a candidate of another class is refuted by both, a job that keeps to its class by neither."""
+    world = World(rounds=1, lanes=2, assurance=predicates.Assurance.FULL)
+    spec = world.spec()
+    world.spec = lambda: replace(spec, resources=replace(spec.resources, engine_class="cpu-named"))
+    for node in world.nodes.values():
+        node.engine_class = "cpu-named-2" if node.name == stray else "cpu-named"
+    data = world.play().receipt()
+    ours, theirs = verify_receipt(data, world.trust(), world.now), second(data, world.trust(), world.now)
+    assert_same(ours, theirs)
+    assert (ours.verdict is not predicates.Verdict.VERIFIED) == bool(stray)
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "is_one"),
+    [
+        ("cpu-fp32-torch2.13.0-t16.1f2e3d4c5b6a", 3, True),
+        ("x" * 128, 3, True),
+        ("x" * 129, 3, False),
+        ("", 3, False),
+        ("a b", 3, False),
+        ("a\n", 3, False),
+        (None, 3, False),
+        ("cpu-a", 2, False),
+    ],
+)
+def test_both_read_the_same_engine_class_in_a_spec(name, rules, is_one):
+    """A class a buyer names is spelled as one, and belongs to rules 3."""
+    members = jobspec.to_canonical(World(rounds=1, lanes=2, assurance=predicates.Assurance.FULL).spec())
+    members["resources"] = {**members["resources"], "engine_class": name}
+    if rules == 2:
+        members = {key: value for key, value in members.items() if key not in ("rules", "root")}
+        members["trust"] = {key: value for key, value in members["trust"].items() if key != "assurance"}
+        members["recipe"] = {**members["recipe"], "step_ms": 40}
+    assert reads(jobspec.from_canonical, members) is is_one
+    assert reads(shapes.check_spec, members) is is_one

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stannary.cli import session
+from stannary.cli import classes, session
 from stannary.cli.command import command
-from stannary.cli.output import Output
+from stannary.cli.output import Output, wrapped
 from stannary.formats.quantity import dollars
 
 GIB = 2**30
@@ -12,7 +12,7 @@ GIB = 2**30
 
 @command
 def offers(out: Output) -> None:
-    """Show every node's offer: tier, class, price and state."""
+    """Show every node's offer: tier, class, price and state; and how many operators each class has."""
     with session.connect() as client:
         listed = client.offers().offers
     if not listed:
@@ -32,7 +32,14 @@ def offers(out: Output) -> None:
         for item in listed
     ]
     columns = ("NODE", "NAME", "OPERATOR", "EVIDENCE", "CPUS", "GIB", "$/H", "STATE", "CLASS")
-    value = {"offers": [item.model_dump(mode="json") for item in listed]}
+    found = classes.of(listed)
+    value = {
+        "offers": [item.model_dump(mode="json") for item in listed],
+        "classes": [{"engine_class": each.name, "operators": each.num_operators} for each in found],
+    }
     out.table(columns, rows, value, narrow=("CLASS", "NAME", "OPERATOR"))
+    for each in found:
+        for line in (f"class {each.shown}", *wrapped(each.text, indent=2)):
+            out.say(line)
     if any(item.attestation == "software" for item in listed):
         out.say("EVIDENCE software: NOT hardware-attested; satisfies no hardware policy.")
