@@ -14,6 +14,7 @@ from stannary.wire.buyer import Offer
 
 MAX_NAME = 56  # columns: a measured class takes 51
 CONVICTING = 3  # a node, and two operators beside it who find otherwise (rules/verdict.py)
+HERE = ("idle", "busy")  # states of an offer whose node could take work or audits
 ALONE = "nobody of another operator can check work here"
 PAIR = "no recomputation convicts anybody here: that needs three operators"
 
@@ -48,9 +49,14 @@ class Class:
 
 
 def of(offers: Iterable[Offer]) -> list[Class]:
-    """Return the classes of some offers in the order jobs go to them: most operators first, then the cheapest."""
+    """Return the classes of some offers in the order jobs go to them: most operators first, then the cheapest.
+
+    Nodes count that are there (place/match.py).
+    """
     found: dict[str, list[Offer]] = {}
     for offer in offers:
+        if offer.state not in HERE:
+            continue
         found.setdefault(offer.engine_class, []).append(offer)
     return sorted((_class(name, listed) for name, listed in found.items()), key=_order)
 

@@ -13,7 +13,8 @@ Rules:
 - Who may audit is asked apart (rules/masks.py): a buyer's lists bind only who works.
 - Of the classes that can hold a job under rules 3 it goes to the one of most operators: two who declare a class of
   their own cannot draw jobs there by a price, and judge one another. Under rules 2 the cheapest class is taken. A class
-  the buyer names is a mask (rules/masks.py).
+  the buyer names is a mask (rules/masks.py). An operator counts where a node of his is there: who left, or is not
+  heard from, checks nobody, and makes no class look large.
 
 Inside one class the cheapest first under a cap for each operator is optimal: the caps make a
 partition matroid, for which greedy gives the least sum: O(n log n) for n offers.
@@ -76,6 +77,7 @@ def match(offers: Iterable[Graded], requirement: Requirement, away: Mapping[Node
             rejected[offer.node] = reason
         else:
             classes.setdefault(offer.engine_class, []).append(offer)
+    there = {name: [offer for offer in auditors[name] if offer.node not in away] for name in classes}
     best: tuple[int, int, str, list[Graded]] | None = None
     unfit: dict[str, str] = {}
     for name in sorted(classes):
@@ -85,14 +87,14 @@ def match(offers: Iterable[Graded], requirement: Requirement, away: Mapping[Node
         if problem:
             unfit[name] = problem
             continue
-        fewer = -_num_operators(auditors[name]) if requirement.most_operators else 0
+        fewer = -_num_operators(there[name]) if requirement.most_operators else 0
         candidate = (fewer, sum(offer.ask_usd_micros_per_hour for offer in chosen), name, chosen)
         if best is None or candidate[:3] < best[:3]:
             best = candidate
     if best is None:
         raise _no_capacity(rejected, classes, unfit, requirement)
     _, _, name, chosen = best
-    for other, problem in _lost({known: auditors[known] for known in classes}, name, requirement).items():
+    for other, problem in _lost(there, name, requirement).items():
         unfit.setdefault(other, problem)
     rejected.update(_not_chosen(classes, unfit, name, chosen, requirement.max_lanes_per_operator))
     eligible = [offer for offers in classes.values() for offer in offers]

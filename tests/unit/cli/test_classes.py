@@ -27,6 +27,14 @@ def test_a_class_counts_operators_and_not_nodes() -> None:
     assert found[0].least_ask_usd_micros_per_hour == 60
 
 
+def test_who_is_not_there_is_not_counted() -> None:
+    """A node that left or was lost checks nobody; a busy one does."""
+    states = ["idle", "busy", "lost", "left", "suspect", "suspended", "draining"]
+    listed = offers(*((f"operator-{state}", "c", 5) for state in states))
+    found = classes.of(item.model_copy(update={"state": state}) for item, state in zip(listed, states, strict=True))
+    assert [(item.num_operators, item.num_nodes) for item in found] == [(2, 2)]
+
+
 def test_of_as_many_operators_the_cheaper_class_comes_first() -> None:
     """The order is that in which jobs go to classes (place/match.py)."""
     assert [item.name for item in classes.of(offers(("ann", "a", 9), ("bob", "b", 3)))] == ["b", "a"]

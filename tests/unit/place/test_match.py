@@ -188,6 +188,26 @@ def test_a_class_of_more_operators_comes_before_a_cheaper_one() -> None:
     assert {item.node: item.reason for item in tied.rejected}["n-4"] == "engine class: another class is cheaper"
 
 
+def test_an_operator_who_is_not_there_makes_no_class_larger() -> None:
+    """Two in league keep credentials of a third and a fourth in their class, whose nodes are long gone: it has two."""
+    found = offers(
+        ("n-1", "ann", "theirs", 1),
+        ("n-2", "bob", "theirs", 1),
+        ("n-3", "cat", "theirs", 1),
+        ("n-4", "dan", "theirs", 1),
+        ("n-5", "eve", "common", 50),
+        ("n-6", "fay", "common", 40),
+        ("n-7", "gus", "common", 60),
+    )
+    need = replace(NEED, num_nodes=1, most_operators=True)
+    gone = {NodeId("n-3"): "not heard from", NodeId("n-4"): "lost"}
+    answer = match(found, need, gone)
+    assert [offer.node for offer in answer.chosen] == ["n-6"]
+    reasons = {item.node: item.reason for item in answer.rejected}
+    assert reasons["n-1"] == "engine class: another class has 3 operators, this one 2"
+    assert [offer.node for offer in match(found, need, {}).chosen] == ["n-1"]
+
+
 def test_a_class_the_buyer_names_is_taken_or_none() -> None:
     """Neither more operators nor a lower price lead a job away from it; whoever is not of it reads why."""
     found = offers(
