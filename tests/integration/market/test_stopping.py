@@ -156,6 +156,6 @@ def test_what_was_left_at_the_stop_is_the_buyers_as_partial(tmp_path: Path) -> N
             receipt = (await ada.call("GET", routes.job(routes.JOB_RECEIPT, job))).content
             report = check(world, receipt)
             assert not [item for item in report.findings if item.severity == "refuted"], report.findings
-            assert b"out.txt" not in receipt
+            assert case_of(receipt).contributions == {}
 
     asyncio.run(scenario())

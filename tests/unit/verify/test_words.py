@@ -173,7 +173,7 @@ def test_a_draw_at_another_rate_is_refuted(named: int | None) -> None:
     """The market may neither spare a friend nor audit at the buyer's cost more than the rules say."""
     world = World(rounds=1, lanes=2, audit_ppm=28_861, is_ours=False)
     drawable = world._drawable
-    world._drawable = lambda *entry: replace(drawable(*entry), audit_ppm=named)  # type: ignore[method-assign]
+    world._drawable = lambda *entry, **more: replace(drawable(*entry, **more), audit_ppm=named)  # type: ignore[method-assign]
     assert ids_of(judged(world.play())) == {"draw.drawable"}
     verify_both(world.receipt(), world.trust(), world.now)
 
