@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import before, command_spec, taken_before
+from tests.integration.market.fake_buyer import before, command_spec, taken_before, train_spec
 from tests.integration.market.fake_node import FakeNode
 from tests.integration.market.test_market_jobs import case_of, check
 
@@ -157,5 +157,66 @@ def test_what_was_left_at_the_stop_is_the_buyers_as_partial(tmp_path: Path) -> N
             report = check(world, receipt)
             assert not [item for item in report.findings if item.severity == "refuted"], report.findings
             assert case_of(receipt).contributions == {}
+
+    asyncio.run(scenario())
+
+
+class Cut(FakeNode):
+    """Its clock ends every program."""
+
+    async def ended(self, lease: node.Lease) -> str | None:
+        """Say so."""
+        return "wall-limit"
+
+
+def test_what_a_limit_cut_is_listed_as_partial(tmp_path: Path) -> None:
+    """At once, while it is pending, and when the job has ended: handed in, compared with nothing, `sampled` at most."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south"):
+                await world.node(operator, Cut)
+            ada = await world.buyer()
+            job = (await ada.submit(command_spec())).id
+
+            async def listed() -> set[bool]:
+                path = routes.job(routes.JOB_OUTPUTS, job)
+                found = message.read(Outputs, (await ada.call("GET", path)).content)
+                return {item.partial for item in found.outputs}
+
+            while not await listed():
+                await world.clock.sleep(0.2)
+            view = message.read(JobView, (await ada.call("GET", routes.job(routes.JOB, job))).content)
+            assert (await listed(), view.finished_at) == ({True}, None)
+            world.start(ada.broker(job))
+            view = await ada.finished(job)
+            assert (view.status, view.verdict, await listed()) == ("succeeded", "sampled", {True})
+
+    asyncio.run(scenario())
+
+
+def test_the_weights_before_the_last_round_are_partial(tmp_path: Path) -> None:
+    """A training job that is stopped leaves those of its last merge, said to be that; one that ends has its model."""
+
+    async def scenario() -> None:
+        async with worlds.inside(tmp_path, witness=False) as world:
+            for operator in ("north", "south", "east"):
+                await world.node(operator)
+            ada = await world.buyer()
+
+            async def listed(job: str) -> list[bool]:
+                path = routes.job(routes.JOB_OUTPUTS, job)
+                found = message.read(Outputs, (await ada.call("GET", path)).content)
+                return [item.partial for item in found.outputs]
+
+            whole, job = [(await ada.submit(train_spec(rounds=rounds))).id for rounds in (1, 50)]
+            for each in (whole, job):
+                world.start(ada.broker(each))
+            await ada.finished(whole)
+            while not await listed(job):
+                await world.clock.sleep(0.5)
+            await ada.call("POST", routes.job(routes.JOB_CANCEL, job))
+            view = await ada.finished(job)
+            assert (view.status, await listed(job), await listed(whole)) == ("cancelled", [True], [False])
 
     asyncio.run(scenario())
