@@ -26,7 +26,8 @@ Leases: a node's reports say what its lease takes, measured steps instead of agr
 4. A job's step time is the median over its leases, so that one node alone neither hurries nor holds the others.
 
 Where a step time is agreed (rules 2), it is what is paid by, and the least that is ever expected. Else the first step
-is expected to take as long as `wall_s` allows, and later ones what was measured (rules/shape.py).
+is expected to take as long as `wall_s` allows, and later ones what was measured (rules/shape.py): a lease given before
+that ends SLACK times what is left at its own pace after its last report, whatever it was given.
 """
 
 from __future__ import annotations
@@ -178,6 +179,10 @@ class Progress:
         if self.step == self.first_step:
             return (self.first_step_at_s - self.begun_s) / self.step
         return (self.step_at_s - self.first_step_at_s) / (self.step - self.first_step)
+
+    def has_pace(self, num_steps: int) -> bool:
+        """Tell whether steps are measured and some are left: what comes before and behind them has no pace."""
+        return self.step_s is not None and not self.is_computed and self.step < num_steps
 
     def is_silent(self, now_s: float, least_s: float, num_steps: int) -> bool:
         """Tell whether the next sign of life is overdue; it never is before `least_s`."""

@@ -44,7 +44,8 @@ def test_a_restored_market_goes_on_with_its_jobs(tmp_path: Path) -> None:
     async def scenario() -> tuple[str, Any, dict[str, Any]]:
         world = await asyncio.to_thread(process.start)
         ada = await world.buyer()
-        nodes = [await world.node(operator, run=False) for operator in ("north", "south")]
+        asks = {"north": 1000, "south": 2000}  # the first units are north's
+        nodes = [await world.node(name, run=False, ask_usd_micros_per_hour=ask) for name, ask in asks.items()]
         done = (await ada.submit(command_spec(), key="first")).id
         job = (await ada.submit(train_spec(), key="second")).id
         lease = await nodes[0].next_lease()  # work is under way

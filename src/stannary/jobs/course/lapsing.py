@@ -1,6 +1,7 @@
 """When a lease is over though its node has not said so: a pause, no fault.
 
-deadline       its time is over: the time it was given, and the time its reports earned it since
+deadline       its time is over: the time it was given, and the time its reports earned it since; where no step
+               time is agreed, what is left of it at the pace of its own steps
 node-lost      no sign of life of its node for long
 node-revoked   its node may not work here any more
 late           a round's task takes longer than median + K MAD of its round, and says nothing of its progress
@@ -74,13 +75,21 @@ def taken_back(leases: Iterable[LeaseRow], node: str, world: World) -> list[Leas
 def _is_over(held: HeldLease, world: World, now_s: float) -> bool:
     lease, reported, order = held.leased.lease, held.reported, held.order
     waited_ms = world.waited_ms(lease.granted_at_ms)
+    if order is not None and waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
+        return True
+    if _has_stalled(held, world.timing.progress_s, now_s):
+        return True
     if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
         return False
-    if reported is None or order is None:
-        return True
-    if waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
-        return True
-    return now_s >= reported.allowed_until_s(held.leased.num_steps)
+    return reported is None or order is None or now_s >= reported.allowed_until_s(held.leased.num_steps)
+
+
+def _has_stalled(held: HeldLease, least_s: float, now_s: float) -> bool:
+    """Tell whether a node is held to the pace of its own steps: it was given all that `wall_s` allows, for want of one."""
+    reported, num_steps = held.reported, held.leased.num_steps
+    if reported is None or held.order is None or held.order.shape.is_agreed or not reported.has_pace(num_steps):
+        return False
+    return now_s >= max(reported.at_s + least_s, reported.allowed_until_s(num_steps))
 
 
 def moved_bytes(order: JobOrder, body: Mapping[str, Json]) -> int:

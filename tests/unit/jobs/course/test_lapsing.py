@@ -28,7 +28,7 @@ def over(waited_s: float = 0.0, *, lost: frozenset[str] = frozenset(), **changes
     """Return why a lease of a round's task is over, so long after it was given for a minute."""
     row = LeaseRow(
         "w-1", changes.pop("type", LeaseType.WORK), JOB, TASK, None, "n-1", 1, LeaseState.GRANTED, "leased",
-        changes.pop("body", {}), NOW_MS, NOW_MS + GIVEN_MS, None,
+        changes.pop("body", {}), NOW_MS, NOW_MS + changes.pop("given_ms", GIVEN_MS), None,
     )  # fmt: skip
     kind, handed_in = changes.pop("kind", TaskKind.ROUND), changes.pop("handed_in_ms", ())
     held = HeldLease(
@@ -77,6 +77,31 @@ def test_reports_earn_time_up_to_the_jobs_own_limit() -> None:
     reported.hear("compute", 3, longest_s)
     assert over(longest_s + 1.0, reported=reported) == "deadline"
     assert over(80.0, reported=reported, order=None) == "deadline", "of a job that is not open nothing is known"
+
+
+def test_who_said_how_quick_it_is_is_held_to_that_where_no_step_time_is_agreed() -> None:
+    """Else one step and then beats alone would hold a task for six times `wall_s`."""
+    given_ms = 10_000_000
+    reported = Progress(TaskKind.ROUND, 0.0, 0.0)
+    reported.hear("compute", 1, 10.0)  # 3 steps are left: 3 x 10 s x 3
+    assert over(99.0, reported=reported, given_ms=given_ms) == ""
+    assert over(100.0, reported=reported, given_ms=given_ms) == "deadline"
+    agreed = moment.order(before(train_spec()))
+    assert over(100.0, reported=reported, given_ms=given_ms, order=agreed) == ""
+    reported.hear("store", 1, 100.0)  # bytes have no pace
+    assert over(300.0, reported=reported, given_ms=given_ms) == ""
+    quick = Progress(TaskKind.ROUND, 0.0, 0.0)
+    quick.hear("compute", 1, 0.1)
+    assert over(20.0, reported=quick, given_ms=given_ms) == "", "a pause is no end"
+    assert over(20.2, reported=quick, given_ms=given_ms) == "deadline"
+
+
+def test_nobody_holds_a_task_longer_than_it_may_take() -> None:
+    """Reports or none, whatever was given."""
+    order = moment.order(train_spec())
+    longest_s = limit_s(order.spec.resources.wall_s, moved_bytes(order, {}))
+    assert over(longest_s - 1.0, given_ms=10**9) == ""
+    assert over(longest_s + 1.0, given_ms=10**9) == "deadline"
 
 
 def test_a_lane_far_behind_its_round_is_late_unless_it_says_how_far_it_is() -> None:
