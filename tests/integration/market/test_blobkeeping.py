@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from tests.integration.market import toy_work
 from tests.integration.market import world as worlds
 from tests.integration.market.fake_buyer import PROGRAM, FakeBuyer, command_spec, train_spec
 from tests.integration.market.fake_node import FakeNode, LyingNode
@@ -21,7 +22,8 @@ from tests.integration.market.world import World
 from stannary import errors
 from stannary.formats import digest
 from stannary.formats.digest import Digest
-from stannary.formats.predicates import Assignment
+from stannary.formats.jobspec import JobSpec, Resources
+from stannary.formats.predicates import Assignment, Role
 from stannary.jobs.retention import Retention
 from stannary.market import clearing
 from stannary.market.clock import RisingClock
@@ -392,6 +394,20 @@ def test_a_crash_between_row_and_file_loses_nothing_claimed(tmp_path: Path, monk
     asyncio.run(scenario())
 
 
+class LateLiar(LyingNode):
+    """Is honest in the first round: a lie at the first check goes into no weights, and makes nothing vain."""
+
+    async def results(self, lease: node.Lease, assignment: Assignment) -> dict[str, bytes]:
+        """Lie behind it."""
+        honest = FakeNode.results if assignment.round == 0 else LyingNode.results
+        return await honest(self, lease, assignment)
+
+    def state(self, assignment: Assignment, step: int, blobs: toy_work.Blobs, run: str, role: Role) -> bytes:
+        """Stand by what was handed in."""
+        honest = FakeNode.state if assignment.round == 0 else LyingNode.state
+        return honest(self, assignment, step, blobs, run, role)
+
+
 def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> None:
     """With claims taken back all the time a job with a liar ends well; all its replay needs is there."""
 
@@ -400,7 +416,7 @@ def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> 
         async with worlds.inside(tmp_path, witness=False, retention=kept) as world:
             for operator in ("north", "south", "east", "west"):
                 await world.node(operator)
-            await world.node("liar", LyingNode, ask_usd_micros_per_hour=1000)
+            await world.node("liar", LateLiar, ask_usd_micros_per_hour=1000)
             exchange, engines = world.inside
 
             async def release() -> None:
@@ -412,7 +428,7 @@ def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> 
             ada = await world.buyer()
             made_in_vain: set[str] = set()
             for _ in range(8):  # until the beacon draws the liar: it may let a whole job pass
-                job = (await ada.submit(train_spec())).id
+                job = (await ada.submit(train_spec(rounds=3))).id
                 world.start(ada.broker(job))
                 view = await ada.finished(job)
                 assert (view.status, view.verdict) == ("succeeded", "verified")
@@ -422,6 +438,9 @@ def test_what_an_open_job_made_in_vain_goes_and_nothing_else(tmp_path: Path) -> 
                     needed |= {str(item.digest) for item in (*unit.blobs, *unit.outputs)}
                 made = {str(item.digest) for held in case.contributions.values() for item in held.predicate.outputs}
                 await Later(world).clear(1.1)
+                for made_node in world.nodes:  # a session does not last so long, nor does a node count as there
+                    await made_node.open_session()
+                    await made_node.beat()
                 there = {name for name in made | needed if exchange.blobs.path(Digest(name)).exists()}
                 assert needed <= there
                 if made_in_vain := made - there:
@@ -455,10 +474,11 @@ def test_what_is_stored_during_a_look_is_counted(tmp_path: Path) -> None:
 
 
 class Bloated(FakeNode):
-    """Hands in one output that is larger than any of this model, unless another node did so before."""
+    """Hands in one output that is larger than any of this job, unless another node did so before."""
 
     lease_in_hand = ""
     bloats = ""
+    at_round = 1
 
     def __post_init__(self) -> None:
         """Remember what is refused."""
@@ -466,10 +486,10 @@ class Bloated(FakeNode):
         self.told: list[errors.StannaryError] = []
 
     async def results(self, lease: node.Lease, assignment: Assignment) -> dict[str, bytes]:
-        """Blow a second round's output up."""
+        """Blow an output up."""
         self.lease_in_hand = lease.lease_id
         honest = await super().results(lease, assignment)
-        if assignment.round != 1 or self.told:
+        if assignment.round != self.at_round or self.told:
             return honest
         return {name: data + bytes(3 * 2**20) if name == self.bloats else data for name, data in honest.items()}
 
@@ -482,22 +502,29 @@ class Bloated(FakeNode):
             await self.call(routes.lease(routes.LEASE_FAIL, self.lease_in_hand), failure)
 
 
+async def bloated(directory: Path, spec: JobSpec, name: str, at_round: int) -> tuple[str, set[str]]:
+    """Run a job of whose outputs one is blown up; return how it ended, and what was told who handed that in."""
+    async with worlds.inside(directory, witness=False) as world:
+        told: list[errors.StannaryError] = []
+        for operator in ("north", "south", "east", "west"):
+            made = await world.node(operator, Bloated, run=False)
+            made.bloats, made.told, made.at_round = name, told, at_round
+            world.start(made.run())
+        ada = await world.buyer()
+        job = (await ada.submit(spec)).id
+        world.start(ada.broker(job))
+        return (await ada.finished(job)).status, {err.what for err in told}
+
+
 @pytest.mark.parametrize("name", ["delta", "theta", "outer"])
 def test_a_bloated_output_is_refused_at_the_door(tmp_path: Path, name: str) -> None:
     """What is twice as large as what it was made of is never taken; another node does the task, the job ends well."""
+    ran = asyncio.run(bloated(tmp_path, train_spec(rounds=3), name, 1))
+    assert ran == ("succeeded", {f"the {name} is larger than any of this model"})
 
-    async def scenario() -> tuple[str, list[errors.StannaryError]]:
-        async with worlds.inside(tmp_path, witness=False) as world:
-            told: list[errors.StannaryError] = []
-            for operator in ("north", "south", "east", "west"):
-                made = await world.node(operator, Bloated, run=False)
-                made.bloats, made.told = name, told
-                world.start(made.run())
-            ada = await world.buyer()
-            job = (await ada.submit(train_spec(rounds=3))).id
-            world.start(ada.broker(job))
-            return (await ada.finished(job)).status, told
 
-    status, told = asyncio.run(scenario())
-    assert status == "succeeded"
-    assert {err.what for err in told} == {f"the {name} is larger than any of this model"}
+def test_a_program_hands_in_no_more_than_its_disk_holds(tmp_path: Path) -> None:
+    """A node that hands in more has ignored its job's limits: it is refused, and who does the task instead is paid."""
+    small = Resources(cpus=1, memory_bytes=2**28, disk_bytes=2**20, wall_s=60)
+    ran = asyncio.run(bloated(tmp_path, command_spec(resources=small), "out.txt", 0))
+    assert ran == ("succeeded", {"more than the job may hand in"})

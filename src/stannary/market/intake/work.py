@@ -15,6 +15,7 @@ from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
 from stannary.formats import dsse, predicates, record, workdir
 from stannary.formats.digest import Digest
 from stannary.formats.ids import LeaseType
+from stannary.formats.jobspec import JobSpec
 from stannary.formats.predicates import Commitment, Contribution, Output
 from stannary.jobs.course.state import JobOrder, LeaseRow
 from stannary.market.engine import loading, recording
@@ -89,8 +90,7 @@ async def partial(intake: Intake, node: str, lease: str, left: wire.Partial) -> 
             workdir.parse_path(item.name)
         if len({item.name for item in outputs}) != len(outputs):
             raise FormatError("an output is named twice", why=row.task)
-        if sum(item.size_bytes for item in outputs) > order.spec.output_bytes:
-            raise LimitExceeded("more than the job may hand in", why=f"{order.spec.output_bytes:,} bytes")
+        _check_room(order.spec, outputs)
         _check_stored(connection, outputs, node)
         tasks.leave(connection, row.task, [record.to_json(item) for item in outputs])
         for owner in (row.job, f"buyer:{order.buyer}"):
@@ -155,13 +155,23 @@ def _check_stored(connection: Connection, outputs: Sequence[Output], node: str) 
             )
 
 
+def _check_room(spec: JobSpec, outputs: Sequence[Output]) -> None:
+    num_bytes = sum(item.size_bytes for item in outputs)
+    if num_bytes > spec.output_bytes:
+        raise LimitExceeded("more than the job may hand in", why=f"{num_bytes:,} bytes, at most {spec.output_bytes:,}")
+
+
 def _check_sizes(connection: Connection, order: JobOrder | None, made: Contribution) -> None:
     """Refuse what is no delta, weights or outer state of the model a task was given, by its size; nodes judge exactly.
 
+    What a program wrote fits on its job's disk: a node's sandbox hands in no more.
     Of round 0 the market knows no weights: there it is the merger who leaves other sizes where they lie.
     """
     task = tasks.get(connection, made.task)
-    if order is None or TASKS[task.kind].outputs is None:
+    if order is None:
+        return
+    if TASKS[task.kind].outputs is None:
+        _check_room(order.spec, made.outputs)
         return
     assignment = task.assigned
     given = [blobs.size_of(connection, name) for name in (assignment.theta, assignment.outer) if name is not None]
