@@ -94,3 +94,16 @@ def test_who_is_convicted_or_of_another_class_could_not_try() -> None:
     assert draft.engine_class == CLASS
     failing.report(draft, held, "exit", "exit code 1")
     assert draft.status is JobStatus.CANCELLING
+
+
+@pytest.mark.parametrize(("accusers", "ends"), [({"bob", "cat", "dan"}, True), ({"bob", "cat"}, False)])
+def test_who_contradicted_the_unit_could_not_try(accusers: set[str], *, ends: bool) -> None:
+    """Where all others may not do it, one report ends the job: else one who only reports would have it for a day."""
+    held = lease()
+    unit = {ids.unit_of(TASK): frozenset(accusers)}
+    state = moment.state(
+        command_spec(), status=JobStatus.RUNNING, placed=("n-ann",), leases={"w-1": held}, accusers=unit
+    )
+    draft = CourseDraft(state, moment.world(*NODES))
+    failing.report(draft, held, "exit", "exit code 1")
+    assert (draft.status is JobStatus.CANCELLING) is ends
