@@ -1,21 +1,21 @@
 """Whole jobs through the public protocol: honest and dishonest nodes, receipts that verify.
 
-All jobs run beside one another in one market, on the same three honest nodes; each one's odd node is kept from the
-others' jobs by the regions their specs allow.
+The plain jobs run beside one another in one market, on the same three honest nodes. Each odd node has a market of its
+own, with as many honest ones: it would be asked to audit the others' jobs too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from tests.integration.market import toy_work
 from tests.integration.market import world as worlds
-from tests.integration.market.fake_buyer import TRUST, command_spec, train_spec
+from tests.integration.market.fake_buyer import command_spec, train_spec
 from tests.integration.market.fake_node import (
     DyingNode,
     FakeNode,
@@ -46,7 +46,6 @@ from stannary.wire import admin, message, routes
 from stannary.wire import buyer as wire
 
 CORE = ("north", "south", "east")
-AT_ONCE = 4  # more would make honest nodes late for one another's questions
 TIMING = replace(worlds.QUICK, answer_floor_s=4.0)
 ODD: dict[str, type[FakeNode]] = {
     cls.__name__: cls
@@ -87,85 +86,88 @@ class Outcome:
         return {item.predicate.verdict for item in self.case.verdicts if item.predicate.node == node}
 
 
-@dataclass
 class Day:
-    """All jobs, by name."""
+    """All jobs, by name, each run when it is first looked at."""
 
-    outcomes: dict[str, Outcome | BaseException]
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.outcomes: dict[str, Outcome | BaseException] = {}
 
     def __getitem__(self, name: str) -> Outcome:
+        if name not in self.outcomes:
+            self.outcomes |= asyncio.run(_run(self.directory / name, _beside(name)))
         outcome = self.outcomes[name]
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
 
+def _beside(name: str) -> dict[str, JobSpec]:
+    """Return the jobs that run in one market with that of a name."""
+    if name in ODD:
+        return {name: train_spec(is_ours=True)}
+    return {"command": command_spec(), "train": train_spec(), "beside": train_spec(lanes=3)}
+
+
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    """Run all jobs once."""
-    yield asyncio.run(_run(tmp_path_factory.mktemp("market")))
+def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """Run each job once."""
+    return Day(tmp_path_factory.mktemp("market"))
 
 
-async def _run(directory: Path) -> Day:
+async def _run(directory: Path, wanted: dict[str, JobSpec]) -> dict[str, Outcome | BaseException]:
     async with worlds.inside(directory, TIMING) as world:
         for operator in CORE:
-            await world.node(operator, jurisdiction="core")
-        gate = asyncio.Semaphore(AT_ONCE)
+            await world.node(operator)
         both = asyncio.Barrier(2)  # no job ends before its broker reveals, so these two run beside one another
         meet = {"train": both.wait, "beside": both.wait}
-        plain = {"command": command_spec(), "train": train_spec(), "beside": train_spec(lanes=3)}
-        wanted = {**{name: train_spec(is_ours=True) for name in ODD}, **plain}
         runs = await asyncio.gather(
-            *(_outcome(world, gate, name, spec, meet.get(name, _go_on)) for name, spec in wanted.items()),
+            *(_outcome(world, name, spec, meet.get(name, _go_on)) for name, spec in wanted.items()),
             return_exceptions=True,
         )
-        return Day(dict(zip(wanted, runs, strict=True)))
+        return dict(zip(wanted, runs, strict=True))
 
 
 async def _go_on() -> None:
     return None
 
 
-async def _outcome(
-    world: World, gate: asyncio.Semaphore, name: str, spec: JobSpec, meet: Callable[[], Awaitable[object]] = _go_on
-) -> Outcome:
+async def _outcome(world: World, name: str, spec: JobSpec, meet: Callable[[], Awaitable[object]] = _go_on) -> Outcome:
     """Run one job among the honest nodes and, if one is named so, an odd one, the cheapest: it is placed."""
-    async with gate:
-        buyer = await world.buyer(name)
-        odd = ""
-        if name in ODD:
-            made = await world.node(f"odd-{name}", ODD[name], ask_usd_micros_per_hour=1000, jurisdiction=name)
-            odd = made.id
-        allowed = replace(spec, trust=replace(TRUST, verify=spec.trust.verify, regions=("core", name)))
-        signed = await buyer.order(allowed)
-        if name == LyingMerger.__name__:
-            job = ids.job_id(digest.digest(signed.payload))
-            for honest in world.nodes[: len(CORE)]:
-                honest.hands_back.add(f"{job}/r0/merge/a0")  # the first merge falls to the liar
-        await meet()  # both are here,
-        job = (await buyer.submit(allowed, envelope=signed)).id
-        await meet()  # and both are sent
-        broker = asyncio.create_task(buyer.broker(job))
-        try:
-            view = await buyer.finished(job)
-        finally:
-            broker.cancel()
-        assert view.status == "succeeded", (view, await buyer.events(job))
-        data = await buyer.receipt(job)
-        report = check(world, data)
-        assert not [item for item in report.findings if item.severity == "refuted"], report.findings
-        (model,) = await buyer.outputs(job)
-        ledger = message.read(admin.LedgerPage, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
-        return Outcome(
-            view=view,
-            report=report,
-            case=case_of(data),
-            odd=odd,
-            events=await buyer.events(job),
-            cost=await buyer.cost(job),
-            model=(await buyer.call("GET", routes.blob(model.digest))).content,
-            ledger=ledger,
-        )
+    buyer = await world.buyer(name)
+    odd = ""
+    if name in ODD:
+        made = await world.node(f"odd-{name}", ODD[name], ask_usd_micros_per_hour=1000)
+        odd = made.id
+    signed = await buyer.order(spec)
+    if name == LyingMerger.__name__:
+        job = ids.job_id(digest.digest(signed.payload))
+        for honest in world.nodes[: len(CORE)]:
+            honest.hands_back.add(f"{job}/r0/merge/a0")  # the first merge falls to the liar
+    await meet()  # both are here,
+    job = (await buyer.submit(spec, envelope=signed)).id
+    await meet()  # and both are sent
+    broker = asyncio.create_task(buyer.broker(job))
+    try:
+        view = await buyer.finished(job)
+    finally:
+        broker.cancel()
+    assert view.status == "succeeded", (view, await buyer.events(job))
+    data = await buyer.receipt(job)
+    report = check(world, data)
+    assert not [item for item in report.findings if item.severity == "refuted"], report.findings
+    (model,) = await buyer.outputs(job)
+    ledger = message.read(admin.LedgerPage, (await world.admin("GET", routes.ADMIN_LEDGER)).content)
+    return Outcome(
+        view=view,
+        report=report,
+        case=case_of(data),
+        odd=odd,
+        events=await buyer.events(job),
+        cost=await buyer.cost(job),
+        model=(await buyer.call("GET", routes.blob(model.digest))).content,
+        ledger=ledger,
+    )
 
 
 def check(world: World, data: bytes) -> Report:
@@ -324,8 +326,8 @@ def test_canaries_catch_who_answers_unseen(tmp_path: Path, monkeypatch: pytest.M
     async def scenario() -> tuple[Outcome, list[str]]:
         async with worlds.inside(tmp_path, TIMING, witness=False) as world:
             for operator in CORE[:2]:  # all who may be asked are
-                await world.node(operator, jurisdiction="core")
-            got = await _outcome(world, asyncio.Semaphore(), "FalseAccuser", train_spec(rounds=1, is_ours=True))
+                await world.node(operator)
+            got = await _outcome(world, "FalseAccuser", train_spec(rounds=1, is_ours=True))
             return got, [line for node in world.nodes for line in node.served if line.startswith("audit ")]
 
     got, asked = asyncio.run(scenario())
