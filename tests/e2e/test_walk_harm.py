@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.realm import CAN_RUN, COMMAND_JOB, NEEDS_ROOT, PORT, Host, Realm, wait_for
+from tests.e2e.realm import CAN_RUN, COMMAND_JOB, NEEDS_ROOT, PORT, STOP_S, Host, Realm, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_root, pytest.mark.timeout(900)]
 
@@ -19,8 +19,11 @@ SCRIPT = Path(__file__).with_name("harmful.py")
 # The lease of a node that says nothing lapses after six times what its task should take: 30 s here.
 TIMING = ("start_link_s=1",)
 HARMFUL = {"mica": "wrong", "pyrite": "nan", "slag": "oversized"}
+# As many as a unit of mica's may need: who contradicts it may not do it, and two without a part may be asked about it.
+HONEST = ("basalt", "granite", "marl", "gneiss")
 # The disk is less than what slag hands in: that is refused at the door, and so mica alone stands alone.
 JOB = COMMAND_JOB.replace("python work.py", "mkdir out && echo 42 > out/answer.txt").replace("disk: 256", "disk: 32")
+PAID = {f"operator:{operator}" for operator in HONEST}
 LANES_JOB = JOB.replace("kind: command\n", "kind: command\nnum_nodes: 3\n")
 SHORT_JOB = JOB.replace("wall_s: 300", "wall_s: 4")
 # The client without what keeps a broker.
@@ -85,7 +88,7 @@ class Harm:
         self.ada = self.market.buyer("ada")
         self.mallory = self.market.buyer("mallory")
         self.engine_class: tuple[str, ...] = ()  # measured once; all are on this machine
-        for operator in ("basalt", "granite"):
+        for operator in HONEST:
             self.join(self.honest, operator, "0.20")
             self.honest.start("node", "run", "--name", operator, log=f"{operator}.log")
             kept = json.loads((self.honest.data / "node" / operator / "node.json").read_text())
@@ -106,7 +109,7 @@ def harm(tmp_path_factory):
         pytest.skip(NEEDS_ROOT)
     with Realm(tmp_path_factory.mktemp("harm")) as realm:
         made = Harm(realm)
-        wait_for(lambda: set(made.states().values()) == {"idle"}, "both honest nodes")
+        wait_for(lambda: set(made.states().values()) == {"idle"}, "the honest nodes")
         yield made
 
 
@@ -143,8 +146,13 @@ def harmful(harm: Harm, operators: dict[str, str], ask: str) -> Iterator[None]:
         yield
     finally:
         for process in running:
-            process.kill()
-            process.wait()
+            process.terminate()  # in order: one that vanished would be asked to audit until it counts as lost
+        for process in running:
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -240,12 +248,12 @@ def test_liars_are_struck_and_nobody_honest(lanes):
     claims = told["claims"]
     assert claims["convicted"] == {}, "no bond rests on a buyer's program"
     assert {claims["operators"][node] for node in claims["struck"]} == {"mica"}
-    assert said.count("STRIKE ") == 1
+    assert said.count("! strike ") == 1 and "(mica) for the command of lane" in said
 
 
 def test_harm_is_not_paid(lanes):
     """Nobody is paid for lies, for metrics that are no numbers, or for more bytes than were asked for."""
-    assert paid_for_work(lanes[2]) and paid_for_work(lanes[2]) <= {"operator:basalt", "operator:granite"}
+    assert paid_for_work(lanes[2]) and paid_for_work(lanes[2]) <= PAID
 
 
 def test_silence_is_unpaid_and_no_crime(harm, lanes):
@@ -254,13 +262,13 @@ def test_silence_is_unpaid_and_no_crime(harm, lanes):
         _, said, told = ran(harm, SHORT_JOB, "short.yaml")
     assert "(shade) did not finish" in said
     assert told["claims"]["convicted"] == {}
-    assert paid_for_work(told) and paid_for_work(told) <= {"operator:basalt", "operator:granite"}
+    assert paid_for_work(told) and paid_for_work(told) <= PAID
 
 
 def test_the_market_goes_on(harm, lanes):
     """After all that the market answers, blames itself for nothing, and honest nodes are offered."""
     states = harm.states()
-    assert {states["basalt"], states["granite"]} <= {"idle", "busy"}
+    assert {states[operator] for operator in HONEST} <= {"idle", "busy"}
     where = ("--dir", str(harm.market.directory))
     assert harm.market.json("market", "status", *where)["answers"] is True
     assert harm.market.json("market", "faults", *where)["faults"] == []
