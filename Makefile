@@ -38,7 +38,7 @@ quick: install ## run unit tests and simulator but the slow ones, on every core
 	$(BIN)/pytest -n auto --hypothesis-profile quick -m "not slow" tests/unit tests/simulator
 
 test: install ## run every test but the opt-in ones (20 minutes or more on 2 cores), or some: make test T=tests/unit/rules
-	$(BIN)/pytest $(or $(T),-n 2 --floor)
+	$(BIN)/pytest $(or $(T),-n 2 --floor --durations=25)
 
 floor: install ## print how many branches of the rooms that decide their own tests take; fail below the floor
 	$(BIN)/python -m tests.floor
