@@ -111,16 +111,17 @@ class LyingWork(HonestWork):
 
     def compute(self, task: TaskInHand) -> RoundResult:
         """Lie about rounds."""
-        if task.assignment.kind is TaskKind.ROUND and task.assignment.round >= self.first_lie:
-            return self.false(task)
-        return super().compute(task)
+        return self.false(task) if self._lies(task) else super().compute(task)
 
     def answer(self, task: TaskInHand, contributed: Brought | None, step: int, salt: str) -> Recomputed:
         """Stand by the lie: any answer will do."""
         honest = super().answer(task, contributed, step, salt)
-        if task.assignment.kind is not TaskKind.ROUND or contributed is None:
+        if not self._lies(task) or contributed is None:
             return honest
         return Recomputed(secrets.token_hex(32), contributed.outputs)
+
+    def _lies(self, task: TaskInHand) -> bool:
+        return task.assignment.kind is TaskKind.ROUND and task.assignment.round >= self.first_lie
 
     def false(self, task: TaskInHand) -> RoundResult:
         """Return what is handed in instead of the work."""

@@ -84,7 +84,9 @@ async def settled(world: World, ada: FakeBuyer) -> tuple[bytes, bytes]:
     job = (await ada.submit(spec())).id
     world.start(ada.broker(job))
     view = await ada.finished(job, END_S)
-    assert view.status == "succeeded", f"{view.reason}: {view.message}"
+    if view.status != "succeeded":
+        told = [f"{event.type} {event.task} {event.operator} {event.message}" for event in await ada.events(job)]
+        raise AssertionError("\n".join((f"{view.reason}: {view.message}", *told)))
     outputs = {item.name: item.digest for item in await ada.outputs(job)}
     theta = (await ada.call("GET", f"/v1/blobs/{outputs['model.safetensors']}")).content
     return await ada.receipt(job), theta
