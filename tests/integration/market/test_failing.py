@@ -15,7 +15,7 @@ from tests.integration.market.world import World
 
 from stannary.formats.jobspec import JobSpec, Resources, Verification
 from stannary.formats.predicates import Absence, Verdict
-from stannary.rules.pace import START_S, UNMEASURED_S
+from stannary.rules.pace import UNMEASURED_S
 from stannary.store import nodes
 from stannary.verify.report import Report
 from stannary.wire import node, routes
@@ -289,7 +289,7 @@ def test_a_long_transfer_costs_no_lease(tmp_path: Path) -> None:
 
 
 def test_who_only_claims_progress_loses_his_lease(tmp_path: Path) -> None:
-    """After one step nothing more is heard: the lane goes to another node, before what a start alone may take."""
+    """After one step nothing more is heard: the lane goes to another node, long before the wall limit."""
 
     async def scenario() -> tuple[JobView, list[str], float]:
         async with worlds.inside(tmp_path, witness=False) as world:
@@ -303,5 +303,4 @@ def test_who_only_claims_progress_loses_his_lease(tmp_path: Path) -> None:
     view, served, took_s = asyncio.run(scenario())
     assert view.status == "succeeded", view
     assert any(line.startswith("work ") for line in served)
-    # he is asked for several tasks and holds the first for as long as a step may take, the others for some slack of his
-    assert took_s < START_S
+    assert took_s < 120.0  # he is asked for several tasks and holds each for some slack of three seconds a step

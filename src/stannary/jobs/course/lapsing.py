@@ -75,19 +75,21 @@ def taken_back(leases: Iterable[LeaseRow], node: str, world: World) -> list[Leas
 def _is_over(held: HeldLease, world: World, now_s: float) -> bool:
     lease, reported, order = held.leased.lease, held.reported, held.order
     waited_ms = world.waited_ms(lease.granted_at_ms)
-    if order is not None and waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
+    is_due = waited_ms >= lease.deadline_at_ms - lease.granted_at_ms
+    if order is None:
+        return is_due
+    if lease.type is LeaseType.WORK and _has_stalled(held, order, world.timing.progress_s, now_s):
         return True
-    if _has_stalled(held, world.timing.progress_s, now_s):
+    is_work_or_due = is_due or lease.type is LeaseType.WORK  # an answer has the time that its silence is judged by
+    if is_work_or_due and waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
         return True
-    if waited_ms < lease.deadline_at_ms - lease.granted_at_ms:
-        return False
-    return reported is None or order is None or now_s >= reported.allowed_until_s(held.leased.num_steps)
+    return is_due and (reported is None or now_s >= reported.allowed_until_s(held.leased.num_steps))
 
 
-def _has_stalled(held: HeldLease, least_s: float, now_s: float) -> bool:
+def _has_stalled(held: HeldLease, order: JobOrder, least_s: float, now_s: float) -> bool:
     """Tell whether a node is held to the pace of its own steps: it was given all that `wall_s` allows, for want of one."""
     reported, num_steps = held.reported, held.leased.num_steps
-    if reported is None or held.order is None or held.order.shape.is_agreed or not reported.has_pace(num_steps):
+    if reported is None or order.shape.is_agreed or not reported.has_pace(num_steps):
         return False
     return now_s >= max(reported.at_s + least_s, reported.allowed_until_s(num_steps))
 

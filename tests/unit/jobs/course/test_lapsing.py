@@ -102,6 +102,7 @@ def test_nobody_holds_a_task_longer_than_it_may_take() -> None:
     longest_s = limit_s(order.spec.resources.wall_s, moved_bytes(order, {}))
     assert over(longest_s - 1.0, given_ms=10**9) == ""
     assert over(longest_s + 1.0, given_ms=10**9) == "deadline"
+    assert over(longest_s + 1.0, given_ms=10**9, type=LeaseType.AUDIT) == "", "whose time its silence is judged by"
 
 
 def test_a_lane_far_behind_its_round_is_late_unless_it_says_how_far_it_is() -> None:
