@@ -51,7 +51,7 @@ def test_a_wrong_line_is_refused_and_nothing_is_kept(town):
 def test_a_job_survives_a_restart_of_the_market(town, dan):
     """stop in mid-job, backup, restore into an empty directory, serve again: the following client says so and ends."""
     market = town.market
-    running = dan.start("run", dan.job(sleep_s=20), log="restart.log")
+    running = dan.start("run", dan.job(sleep_s=10), log="restart.log")
     log = dan.cwd / "restart.log"
     wait_for(lambda: "running" in log.read_text(), "the job at work")
     assert market.stannary("market", "stop", "--dir", str(market.directory)).returncode == 0
