@@ -87,7 +87,7 @@ def _is_over(held: HeldLease, world: World, now_s: float) -> bool:
 
 
 def _has_stalled(held: HeldLease, order: JobOrder, least_s: float, now_s: float) -> bool:
-    """Tell whether a node is held to the pace of its own steps: it was given all that `wall_s` allows, for want of one."""
+    """Tell whether a node is held to the pace of its own steps: it was given all that `wall_s` allows, lacking one."""
     reported, num_steps = held.reported, held.leased.num_steps
     if reported is None or order.shape.is_agreed or not reported.has_pace(num_steps):
         return False
