@@ -78,18 +78,20 @@ def _is_over(held: HeldLease, world: World, now_s: float) -> bool:
     is_due = waited_ms >= lease.deadline_at_ms - lease.granted_at_ms
     if order is None:
         return is_due
-    if lease.type is LeaseType.WORK and _has_stalled(held, order, world.timing.progress_s, now_s):
+    # Where no step time is agreed a task is given for more than `wall_s`; an answer, for what its silence is judged by.
+    is_measured = lease.type is LeaseType.WORK and not order.shape.is_agreed
+    if is_measured and _has_stalled(held, world.timing.progress_s, now_s):
         return True
-    is_work_or_due = is_due or lease.type is LeaseType.WORK  # an answer has the time that its silence is judged by
-    if is_work_or_due and waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, moved_bytes(order, lease.body)):
+    bytes_moved = moved_bytes(order, lease.body)
+    if (is_due or is_measured) and waited_ms >= 1000 * limit_s(order.spec.resources.wall_s, bytes_moved):
         return True
     return is_due and (reported is None or now_s >= reported.allowed_until_s(held.leased.num_steps))
 
 
-def _has_stalled(held: HeldLease, order: JobOrder, least_s: float, now_s: float) -> bool:
-    """Tell whether a node is held to the pace of its own steps: it was given all that `wall_s` allows, lacking one."""
+def _has_stalled(held: HeldLease, least_s: float, now_s: float) -> bool:
+    """Tell whether who measured its own steps has fallen behind them."""
     reported, num_steps = held.reported, held.leased.num_steps
-    if reported is None or order.shape.is_agreed or not reported.has_pace(num_steps):
+    if reported is None or not reported.has_pace(num_steps):
         return False
     return now_s >= max(reported.at_s + least_s, reported.allowed_until_s(num_steps))
 
