@@ -28,7 +28,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -216,7 +216,13 @@ class Agent:
         claim = self.journal.get(EntryKind.CLAIM, lease.lease_id)
         if claim is None or not self._has_outputs(claim):
             claim = self._claim(lease, *self._compute(lease))
-        self._hand_in(lease, claim)
+        try:
+            self._hand_in(lease, claim)
+        except ConflictError:
+            self.pulse.beat_now()  # why it is not ours any more
+            if self.desk.is_stopped(lease):
+                self._hand_in_partial(lease, _outputs(claim))
+            raise
 
     def _put_back(self, lease: Lease) -> None:
         """Let go of a lease's bytes: only what an open claim names is still to be stored."""
@@ -256,7 +262,7 @@ class Agent:
         for line in result.left_out:
             self._take_line(holding.job, "agent", line)
         if self.desk.is_stopped(lease):
-            self._hand_in_partial(lease, result)
+            self._hand_in_partial(lease, result.outputs)
         self._check_ours(lease)
         return holding, assignment, result
 
@@ -278,13 +284,13 @@ class Agent:
             self.client.submit(routes.LEASE_CONTRIBUTION, lease.lease_id, dsse.parse(claim["contribution"]))
         self.journal.drop(EntryKind.CLAIM, lease.lease_id)
 
-    def _hand_in_partial(self, lease: Lease, result: Result) -> None:
-        """Leave with the market what a program had written when its buyer stopped it."""
+    def _hand_in_partial(self, lease: Lease, outputs: Sequence[Output]) -> None:
+        """Leave with the market what a program had written when its buyer stopped it, or what came too late."""
         with self.meter.phase(JobId(lease.job), Phase.LINK):
             self._ship_everything(lease)
-            for output in result.outputs:
+            for output in outputs:
                 self.client.store(output.digest, outbox_path(self.holdings.outbox, output.digest), self._storing)
-            self.client.leave(lease.lease_id, result.outputs)
+            self.client.leave(lease.lease_id, outputs)
 
     def _answer(self, lease: Lease, role: Role) -> None:
         audit = _audit_of(lease)

@@ -63,6 +63,7 @@ class Pulse:
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _unread: set[JobId] = field(default_factory=set)  # jobs whose meter chain the market refused
     _beat_every_s: float = pace.HEARTBEAT_INTERVAL_S
+    _beaten_s: float = 0.0  # when the last beat was sent: a refusal hurries the next one, and not more
 
     def start(self) -> None:
         """Begin to beat."""
@@ -85,7 +86,7 @@ class Pulse:
         state = NodeState.BUSY if self.desk.held() else NodeState.IDLE
         state = NodeState.DRAINING if self.is_draining else state
         state = NodeState.LEFT if self.has_left else state
-        sent_s = time.time()
+        sent_s, self._beaten_s = time.time(), time.monotonic()
         wants_canary = standing.wants_canary(self.clock.directory)
         answer = self.client.heartbeat(
             state, self.desk.held(), __version__, self.jobs_here(), wants_canary=wants_canary
@@ -169,8 +170,8 @@ class Pulse:
         self._schedule(what, every_s)
         try:
             act()
-        except (ConflictError, NotFound):
-            return  # the lease is gone; the next beat says so with the market's own words
+        except (ConflictError, NotFound):  # the lease is gone: the next beat says so with the market's own words
+            self._due_s["beat"] = min(self._due_s.get("beat", 0.0), self._beaten_s + LOOK_EVERY_S)
         except StannaryError as err:
             if is_for_good(err):
                 self._ended.set()

@@ -456,6 +456,26 @@ def test_what_a_program_left_when_its_buyer_stopped_it_goes_to_the_market(
     assert (market.failures, market.predicate("contribution").job) == ([], other)
 
 
+def test_what_was_done_when_its_buyer_stopped_it_goes_to_the_market(market: ScriptedMarket, launch: Launch) -> None:
+    """It is handed in before the next beat could say that it is not wanted: the refusal has the node ask why."""
+    trust = replace(TRUST, assurance=Assurance.FULL)
+    job = market.add_command_job("echo whole > out.txt", trust=trust, rules=3)
+    stopped = market.lease(job)
+
+    def refuse(_method: str, path: str) -> ConflictError | None:
+        if not (stopped in path and path.endswith("/commitment")):
+            return None
+        market.drop, market.stopped, market.ended = [stopped], [stopped], [job]  # not one beat earlier
+        return ConflictError("revoked", detail="stale-epoch")
+
+    market.refuse = refuse
+    launch()
+    market.wait_for(lambda: stopped in market.partial)
+    (left,) = market.partial[stopped]
+    assert (left["name"], market.blobs[left["digest"]]) == ("out.txt", b"whole\n")
+    assert market.failures == []
+
+
 def test_failure_is_told(market: ScriptedMarket, launch: Launch) -> None:
     """A task that cannot be done is reported with its reason and the end of its log; the next one is served."""
     roomy = Resources(cpus=1, memory_bytes=256 * 1024**2, disk_bytes=8 * 1024**2, wall_s=30)
