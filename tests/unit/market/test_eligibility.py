@@ -85,9 +85,9 @@ def test_a_small_node_may_not_judge() -> None:
 def test_a_report_is_not_held_for_a_node_that_could_not_try() -> None:
     """Where only a small node has not said anything, those who reported a failure are all who could."""
     reported = sorted(BIG.values())
-    assert failing._needed(CourseDraft(running(), world()), reported[:2]) == failing.AGREEING
+    assert failing._needed(CourseDraft(running(), world()), reported[:2], 2) == failing.AGREEING
     alone = replace(world(), live=frozenset({"n-big1", "n-big2", "n-small"}))
-    assert failing._needed(CourseDraft(running(), alone), reported[:2]) == 2
+    assert failing._needed(CourseDraft(running(), alone), reported[:2], 2) == 2
 
 
 def test_a_small_node_is_no_place_and_no_other_operator_to_audit() -> None:
