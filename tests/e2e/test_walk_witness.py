@@ -68,6 +68,7 @@ def test_an_independent_witness_counts_and_holds_nothing_up(tmp_path: Path) -> N
             for operator in ("basalt", "granite"):
                 market.node(operator, f"of-{operator}")
             ada = market.buyer("ada")
+            wait_for(lambda: [item["state"] for item in ada.json("offers")["offers"]] == ["idle"] * 2, "both nodes")
             (ada.cwd / "policy.toml").write_text(POLICY)
             pins = [word for key in market.card["witness_vkeys"] for word in ("--witness", key)]
             assert ada.stannary("trust", "add", vkey, *pins, "--independent", "witness.example").returncode == 0
