@@ -1,4 +1,4 @@
-"""Every table of a market, in the order a job meets them.
+"""Every table of a market, in the order a job meets them; those of money are in schema_money.py.
 
 Rules:
 - Secrets (API, join and session tokens, nonces) are stored as SHA-256 only: a copy of the database
@@ -24,7 +24,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -32,15 +31,13 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from stannary.store import schema_money
+from stannary.store.naming import metadata
+
+balances = schema_money.balances
+ledger_entries = schema_money.ledger_entries
+ledger_postings = schema_money.ledger_postings
+settlement_lines = schema_money.settlement_lines
 
 # --- the database itself -----------------------------------------------------------------------
 
@@ -563,53 +560,4 @@ readings = Table(
     Column("read_at_ms", BigInteger, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     PrimaryKeyConstraint("job", "node", "seq"),
-)
-
-balances = Table(
-    "balances",
-    metadata,
-    Column("account", Text, primary_key=True),
-    Column("usd_micros", BigInteger, nullable=False),
-    # Only the outside world may owe: whatever a bug orders, nobody is overdrawn.
-    CheckConstraint("usd_micros >= 0 OR account = 'world'", name="not_overdrawn"),
-)
-
-ledger_entries = Table(
-    "ledger_entries",
-    metadata,
-    Column("entry", Integer, primary_key=True, autoincrement=True),
-    Column("key", Text, nullable=False, unique=True),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("job", Text),
-    Column("task", Text),
-    # A job's hold is found by its key (`hold:<job>`).
-    Index(
-        "ix_ledger_entries_job",
-        "job",
-        sqlite_where=text("reason <> 'hold'"),
-        postgresql_where=text("reason <> 'hold'"),
-    ),
-)
-
-ledger_postings = Table(
-    "ledger_postings",
-    metadata,
-    Column("entry", Integer, ForeignKey("ledger_entries.entry"), nullable=False),
-    Column("account", Text, ForeignKey("balances.account"), nullable=False),
-    Column("usd_micros", BigInteger, nullable=False),
-    PrimaryKeyConstraint("entry", "account"),
-    sqlite_with_rowid=False,
-)
-
-settlement_lines = Table(
-    "settlement_lines",
-    metadata,
-    Column("job", Text, ForeignKey("jobs.job"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("account", Text, nullable=False),
-    Column("task", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("usd_micros", BigInteger, nullable=False),
-    PrimaryKeyConstraint("job", "number"),
 )
