@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from stannary.audit.replay import outputs_of
-from stannary.formats import digest, ids, jobspec, predicates
+from stannary.formats import commitments, digest, ids, jobspec, predicates
 from stannary.formats.ids import JobId, NodeId, TaskKind
 from stannary.formats.predicates import Answer, Assignment, Candidate, Contribution, Draw, Drawable, Role, Spent
 from stannary.formats.training import Training
@@ -193,7 +193,7 @@ def said(
     states: dict[int, bytes],
 ) -> Answer:
     """Return one party's answer to the drawn question."""
-    answer = predicates.answer_hash(selection.salt, states[selection.step])
+    answer = commitments.answer_hash(selection.salt, states[selection.step])
     audit_id, root = selection.alone, predicates.result_root(outputs)
     spent = Spent(0, 0, 0, 0, 0)
     return Answer(JOB, audit_id, work.assignment.task, role, node, "", answer, root, outputs, spent, TIME)

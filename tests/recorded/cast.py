@@ -29,7 +29,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
-from stannary.formats import digest, dsse, ids, instants, predicates, record, statement
+from stannary.formats import commitments, digest, dsse, ids, instants, predicates, record, statement
 from stannary.formats.jobspec import RULES, JobKind, JobSpec, Privacy, RecipeSpec, Resources, Trust, Verification
 from stannary.formats.predicates import (
     Answer,
@@ -223,7 +223,7 @@ class Player:
     def commitment(self, lease: node.Lease, used: Used | None) -> dsse.Envelope:
         """Sign the commitment to a result."""
         root = toy_work.root(self.results[lease.task], self.endings.get(lease.task))
-        hashed = predicates.commitment_hash(self.id, self._salt(lease), root)
+        hashed = commitments.commitment_hash(self.id, self._salt(lease), root)
         made = Commitment(ids.JobId(lease.job), ids.TaskId(lease.task), lease.epoch, self.id, hashed, used)
         return statement.sign("commitment", made, (), self.key)
 
@@ -277,7 +277,7 @@ class Player:
         opening = Opening(
             role=role,
             blind=derived("blind", self.cast.name, audit).hex(),
-            answer=predicates.answer_hash(bytes.fromhex(lease.salt or ""), inner),
+            answer=commitments.answer_hash(bytes.fromhex(lease.salt or ""), inner),
             outputs=toy_work.listed(results),
         )
         self.openings[f"{audit} {role}"] = opening
@@ -288,7 +288,7 @@ class Player:
             task=assignment.task,
             role=role,
             node=self.id,
-            commitment=predicates.answer_commitment_hash(self.id, opening.blind, opening.answer, root),
+            commitment=commitments.answer_commitment_hash(self.id, opening.blind, opening.answer, root),
         )
         return statement.sign("answer-commitment", made, (), self.key)
 

@@ -23,7 +23,7 @@ from tests.simulator.market import Log, Market, Refused
 from tests.simulator.parties import Party, Sight
 from tests.unit.verify.world import CHAIN_LENGTH, START, World
 
-from stannary.formats import beacon, digest, jobspec, note, predicates
+from stannary.formats import beacon, commitments, digest, jobspec, note, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ended import WELL
 from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId, TaskKind
@@ -365,7 +365,7 @@ class Day(World):
             self.blobs[root] = outputs["delta"]
         salt = hashlib.sha256(f"{node.name} {task.task} {lease.epoch}".encode()).hexdigest()
         made = predicates.Commitment(
-            self.job_id, assignment.task, lease.epoch, node.id, predicates.commitment_hash(node.id, salt, root),
+            self.job_id, assignment.task, lease.epoch, node.id, commitments.commitment_hash(node.id, salt, root),
             self.used(assignment, node),
         )  # fmt: skip
         if self._is_taken(lease, "commitment"):
@@ -421,7 +421,7 @@ class Day(World):
             spent=Spent(0, 0, 0, 0, self.step_ms * assignment.num_steps), answered_at=self.time(self.now),
             used=self.used(assignment, node, role) if role is Role.AUDITOR else None,
         )  # fmt: skip
-        hidden = predicates.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
+        hidden = commitments.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
         made = predicates.AnswerCommitment(self.job_id, answer.audit, answer.task, role, node.id, hidden)
         if self._is_taken(lease, "answer-commitment"):
             self._committed[lease.audit, role, node.id] = answer

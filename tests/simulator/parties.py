@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from tests.unit.verify.world import Node as Signer
 
-from stannary.formats import digest, predicates
+from stannary.formats import commitments, digest, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import Assignment, Output, Role
 
@@ -75,12 +75,12 @@ class Party(Signer):
     def answer(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
         """Answer for one's own task."""
         done = self.made[assignment.task]
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed, done.ended)
+        return Said(commitments.answer_hash(salt, done.states[step]), done.listed, done.ended)
 
     def audit(self, assignment: Assignment, step: int, salt: bytes, sight: Sight) -> Said:
         """Recompute somebody's task."""
         done = self.compute(assignment, sight)
-        return Said(predicates.answer_hash(salt, done.states[step]), done.listed, done.ended)
+        return Said(commitments.answer_hash(salt, done.states[step]), done.listed, done.ended)
 
     def metered_ms(self, assignment: Assignment, role: Role, took_ms: int) -> int:
         """Return what its sandbox says that a task took it, as its prover or as an auditor."""

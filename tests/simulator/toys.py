@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.simulator.parties import Computed, Party, Said, Sight
 
-from stannary.formats import jobspec, predicates
+from stannary.formats import commitments, jobspec, predicates
 from stannary.formats.ids import TaskKind
 from stannary.formats.jobspec import RecipeSpec
 from stannary.formats.predicates import Assignment
@@ -73,7 +73,7 @@ class Toy(Party):
         honest, false = self.compute(assignment, sight), self._made(assignment, self._lie)
         outputs = false if "accuses" in self.manner else honest
         state = false if self.manner & {"accuses", "guesses"} else honest
-        return Said(predicates.answer_hash(salt, state.states[step]), outputs.listed, outputs.ended)
+        return Said(commitments.answer_hash(salt, state.states[step]), outputs.listed, outputs.ended)
 
     def minutes(self, expected: float, what: str, chance: random.Random) -> float | None:
         """Take the time, take long, or never come."""

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stannary.agent.journal import EntryKind, Journal
 from stannary.agent.meter import Meter
 from stannary.errors import JobFailed
-from stannary.formats import digest, dsse, instants, predicates, record, statement
+from stannary.formats import commitments, digest, dsse, instants, predicates, record, statement
 from stannary.formats.canonical import Json
 from stannary.formats.ids import AuditId, JobId, NodeId, TaskId
 from stannary.formats.predicates import Answer, AnswerCommitment, Assignment, Commitment, Contribution, Used
@@ -89,7 +89,7 @@ class Statements:
             task=assignment.task,
             epoch=epoch,
             node=self.node,
-            commitment=predicates.commitment_hash(self.node, salt, result.root),
+            commitment=commitments.commitment_hash(self.node, salt, result.root),
             used=used,
         )
         contribution = Contribution(
@@ -122,7 +122,7 @@ class Statements:
         """Return a blinded answer and its opening, both kept before either is sent."""
         job, task = JobId(lease.job), TaskId(lease.task)
         blind = self._derived("blind", audit.audit_id, audit.role.value)
-        hidden = predicates.answer_commitment_hash(self.node, blind, found.answer, found.root)
+        hidden = commitments.answer_commitment_hash(self.node, blind, found.answer, found.root)
         commitment = AnswerCommitment(job, AuditId(audit.audit_id), task, audit.role, self.node, hidden)
         answer = Answer(
             job=job,

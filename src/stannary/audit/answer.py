@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from stannary.errors import FormatError
-from stannary.formats.predicates import answer_before, answer_hash
+from stannary.formats.commitments import answer_before, answer_hash
 
 MIN_SALT_BYTES = 16  # a guessable salt would let answers be prepared for states at likely steps
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stannary.errors import FormatError, JobFailed
-from stannary.formats import bounds, ended, jobspec, predicates, record
+from stannary.formats import bounds, commitments, ended, jobspec, predicates, record
 from stannary.formats.canonical import Json
 from stannary.formats.digest import PREFIX, Digest
 from stannary.formats.ids import TaskId
@@ -185,7 +185,7 @@ def _named(task: TaskInHand) -> dict[str, Json]:
 def _result_finding(outputs: tuple[Output, ...], ended: str | None, salt: str, used: Used = NOT_MEASURED) -> Recomputed:
     """Of a command, and of a recipe that broke off, the state is the result."""
     state = predicates.result_bytes(outputs, ended)
-    return Recomputed(predicates.answer_hash(bytes.fromhex(salt), state), outputs, used, ended)
+    return Recomputed(commitments.answer_hash(bytes.fromhex(salt), state), outputs, used, ended)
 
 
 def _ended(task: TaskInHand, reply: Reply) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stannary.errors import Refuted, StannaryError
-from stannary.formats import canonical, digest, dsse, ids, note, predicates, statement
+from stannary.formats import canonical, commitments, digest, dsse, ids, note, predicates, statement
 from stannary.formats import ruling as ruling_format
 from stannary.formats.ids import NodeId
 from stannary.formats.predicates import Answer, AnswerCommitment, Appeal, Credential, Role, Ruling, RulingOutcome
@@ -205,7 +205,7 @@ def _hearing(logged: Sequence[Logged[DataclassInstance]], findings: Findings) ->
         commitment, index = committed.get(answer.audit, (None, 0))
         if commitment is None or commitment.node != answer.node:
             raise Refuted("an answer has no commitment", why=answer.audit)
-        opens = predicates.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root)
+        opens = commitments.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root)
         findings.expect("answer.opening", answer.audit, commitment.commitment, opens)
         root = predicates.result_root(answer.outputs, answer.ended)
         findings.expect("answer.root", answer.audit, answer.root, root)

@@ -20,7 +20,7 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import dsse, ended, ids, instants, predicates
+from stannary.formats import commitments, dsse, ended, ids, instants, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import TaskId
 from stannary.formats.lean import dataclass
@@ -141,7 +141,7 @@ def _check_contribution(case: Case, task: TaskId, findings: Findings) -> None:  
 
 def _opening(contribution: Contribution) -> str:
     try:
-        return predicates.commitment_hash(contribution.node, contribution.salt, contribution.root)
+        return commitments.commitment_hash(contribution.node, contribution.salt, contribution.root)
     except StannaryError as err:  # a salt that is not hex
         return f"cannot be opened: {err}"
 

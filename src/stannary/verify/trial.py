@@ -21,7 +21,7 @@ import itertools
 from collections.abc import Sequence
 
 from stannary.errors import StannaryError
-from stannary.formats import beacon, instants, predicates
+from stannary.formats import beacon, commitments, instants, predicates
 from stannary.formats.digest import Digest
 from stannary.formats.ids import NodeId, TaskId
 from stannary.formats.predicates import Answer, Candidate, Candidates, Commitment, Draw, Drawable, Reveal, Role
@@ -271,7 +271,7 @@ def _check_answer(case: Case, item: Logged[Answer], drawn_at: int, findings: Fin
     if not drawn_at < min(others) or not max(others) < item.index:
         findings.refute("answer.order", answer.audit, f"{others} and {item.index}", "draw, commitments, then answers")
     try:
-        opened = predicates.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root)
+        opened = commitments.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root)
     except StannaryError as err:  # blind or answer that is not hex
         opened = f"cannot be opened: {err}"
     findings.expect("answer.opening", answer.audit, own.predicate.commitment, opened)

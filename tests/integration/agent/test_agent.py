@@ -20,7 +20,7 @@ from tests.unit.run.wheels import make_wheel
 
 from stannary.agent.join import Application, join
 from stannary.errors import AuthError, ConflictError, FormatError, NotFound, Refuted, ServiceError
-from stannary.formats import canonical, predicates, record
+from stannary.formats import canonical, commitments, predicates, record
 from stannary.formats.jobspec import Resources
 from stannary.formats.predicates import Assurance
 from stannary.wire import errors as wire_errors
@@ -112,7 +112,7 @@ def test_questions_are_answered_beside_the_work(market: ScriptedMarket, launch: 
     assert [item["type"] for item in shown if item["task"].startswith(endless)] == ["work"]
     answer = market.predicate("answer")
     assert answer.root == market.predicate("contribution").root
-    assert predicates.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root) == (
+    assert commitments.answer_commitment_hash(answer.node, answer.blind, answer.answer, answer.root) == (
         market.predicate("answer-commitment").commitment
     )
     assert market.count("contribution") == 1
@@ -147,7 +147,7 @@ def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
     made = market.predicate("contribution")
     order = [what for what, lease, _ in market.statements if lease == work and what != "reading"]
     assert order == ["commitment", "contribution"]
-    assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
+    assert market.predicate("commitment").commitment == commitments.commitment_hash(made.node, made.salt, made.root)
     assert market.blobs[made.outputs[0].digest] == b"hello"
     assert made.root == predicates.result_root(made.outputs)
     assert made.engine_class == ENGINE_CLASS
@@ -166,8 +166,8 @@ def test_work_and_questions(market: ScriptedMarket, launch: Launch) -> None:
     hidden = {p.role: p.commitment for what, _, p in market.statements if what == "answer-commitment"}
     for opened in (predicate for what, _, predicate in market.statements if what == "answer"):
         assert opened.root == made.root
-        assert opened.answer == predicates.answer_hash(bytes.fromhex(SALT), state)
-        assert hidden[opened.role] == predicates.answer_commitment_hash(
+        assert opened.answer == commitments.answer_hash(bytes.fromhex(SALT), state)
+        assert hidden[opened.role] == commitments.answer_commitment_hash(
             made.node, opened.blind, opened.answer, opened.root
         )
 
@@ -230,7 +230,7 @@ def test_killed_in_mid_task(market: ScriptedMarket, launch: Launch, directory: P
     assert len(sent) >= 2
     assert len(set(sent)) == 1
     made = market.predicate("contribution")
-    assert market.predicate("commitment").commitment == predicates.commitment_hash(made.node, made.salt, made.root)
+    assert market.predicate("commitment").commitment == commitments.commitment_hash(made.node, made.salt, made.root)
 
 
 COIN = "head -c 8 /dev/urandom > out.txt"  # a buyer's program that never says the same twice

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.integration.market import toy_work
 
 from stannary import errors
-from stannary.formats import canonical, digest, dsse, ids, instants, predicates, record, statement
+from stannary.formats import canonical, commitments, digest, dsse, ids, instants, predicates, record, statement
 from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobKind, JobSpec, from_canonical
 from stannary.formats.predicates import (
@@ -243,7 +243,7 @@ class FakeNode:
         results = await self.results(lease, assignment)
         salt = self.salts.setdefault(lease.lease_id, secrets.token_hex(32))  # a lease served again: the same words
         await self.commit(
-            lease, predicates.commitment_hash(self.id, salt, self.claimed_root(results, await self.ended(lease)))
+            lease, commitments.commitment_hash(self.id, salt, self.claimed_root(results, await self.ended(lease)))
         )
         for data in results.values():
             await self.put_blob(data)
@@ -318,7 +318,7 @@ class FakeNode:
             task=assignment.task,
             role=role,
             node=self.id,
-            commitment=predicates.answer_commitment_hash(self.id, opening.blind, opening.answer, opening.root),
+            commitment=commitments.answer_commitment_hash(self.id, opening.blind, opening.answer, opening.root),
         )
         await self._post(routes.LEASE_ANSWER_COMMITMENT, lease, "answer-commitment", made)
 
@@ -330,7 +330,7 @@ class FakeNode:
             await self.results(lease, assignment) if role is Role.PROVER else toy_work.outputs(assignment, blobs, run)
         )
         inner = self.state(assignment, lease.step or 1, blobs, run, role)
-        answer = predicates.answer_hash(bytes.fromhex(lease.salt or ""), inner)
+        answer = commitments.answer_hash(bytes.fromhex(lease.salt or ""), inner)
         ended = await self.ended(lease)
         root = toy_work.root(results, ended)
         return Opening(secrets.token_hex(32), answer, root, toy_work.listed(results), role, ended)

@@ -19,7 +19,7 @@ from tests.integration.market.world import World
 from tests.second_verifier import canary as second
 from tests.second_verifier.canary import GivenCanary
 
-from stannary.formats import digest, dsse, predicates, record, statement
+from stannary.formats import commitments, digest, dsse, record, statement
 from stannary.formats.predicates import Assignment, Canary, CanaryOutcome, Job, Role
 from stannary.jobs import canary, standing
 from stannary.jobs.canary import CanaryRow
@@ -86,7 +86,7 @@ async def toy(plan: ReplayPlan, digests: object, blobs: object, scratch: Path, l
     assert unit.question is not None
     root = toy_work.root(toy_work.outputs(unit.assignment, {}))
     state = toy_work.state(unit.assignment, unit.question.step, {})
-    right = (root, predicates.answer_hash(bytes.fromhex(unit.question.salt), state))
+    right = (root, commitments.answer_hash(bytes.fromhex(unit.question.salt), state))
     is_same = right == (unit.root, unit.question.answer)
     return Found(unit.task, Outcome.SAME if is_same else Outcome.DIFFERENT, unit.engine_class)
 

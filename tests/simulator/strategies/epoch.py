@@ -25,7 +25,7 @@ from tests.simulator.day import Day
 from tests.simulator.parties import Computed, Party, Sight
 from tests.simulator.toys import Toy, recipe
 
-from stannary.formats import digest, dsse, ids, predicates, statement
+from stannary.formats import commitments, digest, dsse, ids, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ids import AuditId, LeaseType, NodeId, TaskId
 from stannary.formats.jobspec import JobKind, JobSpec, RecipeSpec
@@ -449,7 +449,7 @@ class Epoch(Day):
         """Tell whether the unit makes what the accused says: its result, and its answer where it gave one."""
         asked, claim = dispute.question, dispute.claim
         made = self.seats[node].make(self.assignments[task], "")
-        answer = predicates.answer_hash(bytes.fromhex(asked.salt), made.states[asked.step])
+        answer = commitments.answer_hash(bytes.fromhex(asked.salt), made.states[asked.step])
         return claim.root == predicates.result_root(made.listed) and claim.answer in (None, answer)
 
     def _hear(self, dispute: DisputedBond, task: TaskId, node: NodeId) -> predicates.Answer:

@@ -27,7 +27,7 @@ from tests.simulator.strategies.strategy import (
     seats,
 )
 
-from stannary.formats import predicates
+from stannary.formats import commitments
 from stannary.formats.predicates import Assignment, Output
 from stannary.rules import use
 
@@ -80,7 +80,7 @@ class Member(Seat):
         if word is None:
             return super().audit(assignment, step, salt, sight)
         made = self.make(assignment, word)
-        return Said(predicates.answer_hash(salt, made.states[step]), made.listed, made.ended)
+        return Said(commitments.answer_hash(salt, made.states[step]), made.listed, made.ended)
 
     def word_about(self, assignment: Assignment, sight: Sight) -> str | None:
         """Return what it says that a task makes, None to compute it."""

@@ -25,7 +25,7 @@ from tests.simulator.strategies.strategy import (
     seats,
 )
 
-from stannary.formats import predicates
+from stannary.formats import commitments
 from stannary.formats.ids import TaskKind
 from stannary.formats.predicates import Assignment, Role
 from stannary.jobs.course.state import LeaseRow
@@ -81,7 +81,7 @@ class Dodger(Seat):
         """Recompute a task, or repeat what its prover handed in and make the state up."""
         shown = sight.contributed(assignment.task)
         if shown is not None and self.dares("copies", sight):
-            return Said(predicates.answer_hash(salt, b"made up"), shown.outputs, shown.ended)
+            return Said(commitments.answer_hash(salt, b"made up"), shown.outputs, shown.ended)
         return super().audit(assignment, step, salt, sight)
 
     def is_wanted(self, assignment: Assignment) -> bool:

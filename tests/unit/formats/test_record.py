@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stannary.errors import FormatError, LimitExceeded, Refuted
-from stannary.formats import canonical, digest, dsse, ids, predicates, record, statement
+from stannary.formats import canonical, commitments, digest, dsse, ids, predicates, record, statement
 from stannary.formats.digest import Digest
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -168,15 +168,15 @@ def test_commitments_bind_node_salt_and_root():
     one, two = ids.NodeId("n-1"), ids.NodeId("n-2")
     root, other = digest.digest(b"r"), digest.digest(b"s")
     hashes = {
-        predicates.commitment_hash(one, "00" * 32, root),
-        predicates.commitment_hash(two, "00" * 32, root),
-        predicates.commitment_hash(one, "01" * 32, root),
-        predicates.commitment_hash(one, "00" * 32, other),
-        predicates.answer_commitment_hash(one, "00" * 32, "00" * 32, root),
-        predicates.answer_commitment_hash(two, "00" * 32, "00" * 32, root),
-        predicates.answer_commitment_hash(one, "00" * 32, "01" * 32, root),
-        predicates.answer_hash(b"a", b"bc"),
-        predicates.answer_hash(b"ab", b"c"),
+        commitments.commitment_hash(one, "00" * 32, root),
+        commitments.commitment_hash(two, "00" * 32, root),
+        commitments.commitment_hash(one, "01" * 32, root),
+        commitments.commitment_hash(one, "00" * 32, other),
+        commitments.answer_commitment_hash(one, "00" * 32, "00" * 32, root),
+        commitments.answer_commitment_hash(two, "00" * 32, "00" * 32, root),
+        commitments.answer_commitment_hash(one, "00" * 32, "01" * 32, root),
+        commitments.answer_hash(b"a", b"bc"),
+        commitments.answer_hash(b"ab", b"c"),
     }
     assert len(hashes) == 9
 
@@ -186,10 +186,10 @@ def test_a_secret_has_one_spelling(text):
     """A salt, blind or answer that is not 64 lower-case hex digits opens nothing, though Python would read it."""
     node, root = ids.NodeId("n-1"), digest.digest(b"r")
     with pytest.raises(FormatError):
-        predicates.commitment_hash(node, text, root)
+        commitments.commitment_hash(node, text, root)
     for blind, answer in ((text, "aa" * 32), ("aa" * 32, text)):
         with pytest.raises(FormatError):
-            predicates.answer_commitment_hash(node, blind, answer, root)
+            commitments.answer_commitment_hash(node, blind, answer, root)
 
 
 def test_a_result_root_covers_names_digests_and_sizes():

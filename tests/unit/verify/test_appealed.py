@@ -16,7 +16,7 @@ from tests.second_verifier.evidence import Pins
 from tests.unit.verify.test_ruling import FRESH, RELEASED, WHEN, Trial, trial
 from tests.unit.verify.world import CLASS, key_of
 
-from stannary.formats import canonical, digest, dsse, ids, note, predicates, statement
+from stannary.formats import canonical, commitments, digest, dsse, ids, note, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.predicates import AnswerCommitment, Appeal, Candidate
 from stannary.formats.receipt import EarlierCheckpoint, LoggedEnvelope
@@ -86,7 +86,7 @@ class Court:
         answers = []
         for number, item in enumerate(told.heard):
             name = NAMES[item.answer.node]
-            blind = predicates.answer_commitment_hash(
+            blind = commitments.answer_commitment_hash(
                 item.answer.node, item.answer.blind, item.answer.answer, item.answer.root
             )
             made = AnswerCommitment(

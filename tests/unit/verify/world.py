@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stannary.formats import beacon, digest, dsse, ids, jobspec, note, predicates, statement
+from stannary.formats import beacon, commitments, digest, dsse, ids, jobspec, note, predicates, statement
 from stannary.formats.digest import Digest
 from stannary.formats.ended import WELL
 from stannary.formats.ids import NodeId, TaskId, TaskKind
@@ -503,7 +503,7 @@ class World:
         ended = self.ended(assignment, node if lie else None)
         root, salt = predicates.result_root(outputs, ended), hashlib.sha256(assignment.task.encode()).hexdigest()
         commitment = predicates.Commitment(
-            self.job_id, assignment.task, 0, node.id, predicates.commitment_hash(node.id, salt, root),
+            self.job_id, assignment.task, 0, node.id, commitments.commitment_hash(node.id, salt, root),
             self.used(assignment, node),
         )  # fmt: skip
         self.commitments.append((self.tree.size, assignment.task, node))
@@ -610,7 +610,7 @@ class World:
     ) -> list[predicates.Answer]:
         opened = [self._answer(selection, number, node, role) for node, role in parties]
         for (node, _), answer in zip(parties, opened, strict=True):
-            hashed = predicates.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
+            hashed = commitments.answer_commitment_hash(node.id, answer.blind, answer.answer, answer.root)
             committed = predicates.AnswerCommitment(
                 self.job_id, answer.audit, answer.task, answer.role, node.id, hashed
             )
@@ -633,7 +633,7 @@ class World:
         return predicates.Answer(
             job=self.job_id, audit=selection.audits[number], task=task, role=role, node=node.id,
             blind=hashlib.sha256(f"{node.name} {task} {number}".encode()).hexdigest(),
-            answer=predicates.answer_hash(selection.salt, state), root=predicates.result_root(outputs, ended),
+            answer=commitments.answer_hash(selection.salt, state), root=predicates.result_root(outputs, ended),
             outputs=outputs, spent=Spent(0, 0, 0, 0, 40 * assignment.num_steps), answered_at=self.time(self.now),
             used=self.used(assignment, node) if role is Role.AUDITOR else None,
             ended=ended,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from stannary.errors import FormatError, Refuted
-from stannary.formats import dsse, predicates
+from stannary.formats import commitments, dsse, predicates
 from stannary.formats.ids import LeaseType
 from stannary.formats.predicates import Answer, AnswerCommitment, Role
 from stannary.market.engine import recording
@@ -52,7 +52,7 @@ async def answer(intake: Intake, node: str, lease: str, envelope: dsse.Envelope)
 def _check_opening(connection: Connection, made: Answer) -> None:
     given = {(row.role, row.node): row for row in audits.answers_of(connection, made.audit)}
     committed = given.get((made.role, made.node))
-    opened = predicates.answer_commitment_hash(made.node, made.blind, made.answer, made.root)
+    opened = commitments.answer_commitment_hash(made.node, made.blind, made.answer, made.root)
     if committed is None or committed.commitment != opened:
         raise Refuted("the answer does not open its commitment", why=made.audit)
     if predicates.result_root(made.outputs, made.ended) != made.root:

@@ -12,7 +12,7 @@ from typing import cast
 from sqlalchemy.engine import Connection
 
 from stannary.errors import ConflictError, FormatError, LimitExceeded, Refuted
-from stannary.formats import dsse, predicates, record, workdir
+from stannary.formats import commitments, dsse, predicates, record, workdir
 from stannary.formats.digest import Digest
 from stannary.formats.ids import LeaseType
 from stannary.formats.jobspec import JobSpec
@@ -138,7 +138,7 @@ def _check_contribution(connection: Connection, sent: Sent, made: Contribution) 
         raise Refuted("the root is not that of the result", why=made.root)
     if task.commitment is None:
         raise ConflictError("nothing was committed to", why=made.task, hint="send the commitment first")
-    if predicates.commitment_hash(made.node, made.salt, made.root) != task.commitment:
+    if commitments.commitment_hash(made.node, made.salt, made.root) != task.commitment:
         raise Refuted("the contribution does not open its commitment", why=made.task)
     _check_stored(connection, made.outputs, made.node)
 
